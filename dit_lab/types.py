@@ -1,0 +1,187 @@
+"""The lab's shared vocabulary: plain records and the protocols between its parts. No logic.
+
+Shapes: N images, C channels, H x W pixels or latent cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dit_lab.interpolants import Interpolant
+
+
+class RequestError(ValueError):
+    """What was asked for cannot be done: one line that says what, where, and what instead.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class StopRequested(Exception):  # noqa: N818 - a request, not an error
+    """Somebody (SIGTERM, Ctrl-C) asked the process to save and stop. Carries the signal number."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.signal_number = signal_number
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch with everything random already drawn, each image from its own stream."""
+
+    sample_counter: Tensor  # (N,) int64, the image's position in the global order
+    data: Tensor  # (N, C, H, W) float32, what the model learns to produce
+    labels: Tensor  # (N,) int64 in [0, num_classes); all 0 for an unconditional model
+    noise: Tensor  # (N, C, H, W) float32, standard normal
+    time: Tensor  # (N,) in the objective's unit: flow time in [0, 1] or the DDPM timestep
+    drop_label: Tensor  # (N,) bool, where the null label takes the label's place
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of the two ends of its interpolant, seen from one noisy image."""
+
+    data: Tensor  # (N, C, H, W)
+    noise: Tensor  # (N, C, H, W)
+    variance_fraction: Tensor | None = None  # (N, C, H, W), 0 = posterior, 1 = beta; learn_sigma
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """What the data knows and the model is built from."""
+
+    channels: int
+    height: int
+    width: int
+    num_classes: int  # 0 for an unconditional set
+    class_names: tuple[str, ...]
+    train_images: int
+    validation_images: int
+    fingerprint: str  # changes when the data does
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """What an evaluator found: numbers by metric name, and files worth keeping with the run."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    artifacts: tuple[Path, ...] = ()
+
+
+ModelCall = Callable[["Tensor", "Tensor"], "Tensor"]
+"""(x_t (N, C, H, W), model time (N,)) -> raw output (N, C or 2C, H, W); labels are closed over."""
+
+LabelledCall = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+"""(x_t (N, C, H, W), model time (N,), labels (N,)) -> raw output (N, C or 2C, H, W)."""
+
+Predict = Callable[["Tensor", float], Prediction]
+"""(x_t (N, C, H, W), flow time t shared by the batch) -> Prediction; what samplers are given."""
+
+DrawNoise = Callable[[int], "Tensor"]
+"""step index -> fresh standard normal noise (N, C, H, W), reproducible per image."""
+
+
+class Objective(Protocol):
+    """What is learned: a target on an interpolant, and how a raw output is read."""
+
+    learn_sigma: bool  # the model has 2C output channels
+
+    @property
+    def interpolant(self) -> Interpolant:
+        """The path between noise and data that samplers follow."""
+
+    def time_from_uniform(self, uniform: Tensor) -> Tensor:
+        """Map draws from U[0, 1), shape (N,), to `Batch.time`, the quantile function of time."""
+
+    def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
+        """Per-image terms, each (N,) float32; the key "loss" is the one that is minimised."""
+
+    def model_time(self, t: float) -> float:
+        """Flow time t to the number that the model was trained to receive."""
+
+    def prediction(self, output: Tensor, x: Tensor, t: float) -> Prediction:
+        """Read a raw model output at (x, flow time t)."""
+
+
+class Sampler(Protocol):
+    """Carries noise to data along an interpolant by asking for predictions."""
+
+    steps: int
+
+    def sample(
+        self,
+        predict: Predict,
+        noise: Tensor,
+        *,
+        interpolant: Interpolant,
+        draw_noise: DrawNoise,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """noise (N, C, H, W) -> data (N, C, H, W). `on_step(k)` is called after step k."""
+
+
+class Codec(Protocol):
+    """Pixels in [-1, 1] to what the model sees, and back. Owns every scale and shift."""
+
+    fingerprint: str
+
+    def latent_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, height, width) of pixels to those of latents."""
+
+    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
+        """images (N, c, h, w) and posterior noise (N, C, H, W) -> latents (N, C, H, W)."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """latents (N, C, H, W) -> images (N, c, h, w) in [-1, 1]."""
+
+
+class Dataset(Protocol):
+    """Labelled images by index; augmentation depends on (seed, sample counter) alone."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Images (N, c, h, w) float32 in [-1, 1] and labels (N,) int64.
+
+        `counters` (N,) seed the augmentation; None means no augmentation (validation, reference).
+        """
+
+
+class Evaluator(Protocol):
+    """Looks at the averaged weights every `every_steps` and at the end; 0 = only at the end."""
+
+    @property
+    def every_steps(self) -> int: ...
+
+    def run(self, model: LabelledCall, step: int) -> EvaluationResult: ...
+
+
+class Hook(Protocol):
+    """Listens to a run: a metrics file, a tracker, a progress display. Rank 0 only.
+
+    Subclasses say what they listen to; the rest passes them by.
+    """
+
+    def on_start(self, *, first_step: int, total_steps: int) -> None:
+        return None
+
+    def on_step(self, step: int) -> None:
+        return None
+
+    def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        return None
+
+    def on_artifact(self, step: int, path: Path) -> None:
+        return None
+
+    def on_message(self, text: str) -> None:
+        return None
+
+    def on_end(self, *, status: str, step: int, error: str | None) -> None:
+        return None

@@ -1,0 +1,181 @@
+"""Interpolants: derivatives, conversions, and the discrete chain's two readings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from dit_lab.interpolants import DiscreteDiffusion, Interpolant, Linear, linear_betas
+from dit_lab.types import RequestError
+
+CHAIN = DiscreteDiffusion(linear_betas())
+ALL: list[Interpolant] = [Linear(), Linear(1e-4), CHAIN, DiscreteDiffusion(linear_betas(100))]
+
+
+def images(seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(5, 2, 3, 4, generator=draw, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("interpolant", ALL)
+def test_derivatives_match_differences(interpolant: Interpolant) -> None:
+    """Central differences, off the timesteps, where the chain's slope jumps."""
+    t = torch.tensor([0.0501, 0.2003, 0.5004, 0.8002, 0.9777], dtype=torch.float64)
+    h = 1e-6
+    for share, slope in (("alpha", "alpha_dot"), ("sigma", "sigma_dot")):
+        function = getattr(interpolant, share)
+        difference = (function(t + h) - function(t - h)) / (2 * h)
+        # error of the difference: h^2 times the third derivative, and rounding 1e-16 / h
+        torch.testing.assert_close(getattr(interpolant, slope)(t), difference, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("interpolant", ALL)
+@pytest.mark.parametrize("t", [0.003, 0.35, 0.5, 0.96])
+def test_conversions_return(interpolant: Interpolant, t: float) -> None:
+    """Ends to x and velocity, and back, in float64 and for floats and tensors alike."""
+    data, noise = images(0), images(1)
+    for time in (t, torch.full((5,), t, dtype=torch.float64)):
+        x = interpolant.interpolate(data, noise, time)
+        velocity = interpolant.velocity(data, noise, time)
+        for ours, theirs in zip(
+            interpolant.ends_from_velocity(velocity, x, time), (data, noise), strict=True
+        ):
+            # dividing by alpha, 0.003 at the least, costs three of sixteen digits
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            interpolant.data_from_noise(noise, x, time), data, rtol=0, atol=1e-12
+        )
+        torch.testing.assert_close(
+            interpolant.noise_from_data(data, x, time), noise, rtol=0, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("interpolant", ALL)
+def test_images_keep_their_dtype(interpolant: Interpolant) -> None:
+    data, noise = images(0, torch.float32), images(1, torch.float32)
+    for time in (0.4, torch.full((5,), 0.4), torch.full((5,), 0.4, dtype=torch.float64)):
+        x = interpolant.interpolate(data, noise, time)
+        ends = interpolant.ends_from_velocity(interpolant.velocity(data, noise, time), x, time)
+        assert {x.dtype, *(end.dtype for end in ends)} == {torch.float32}
+
+
+def test_time_is_per_image() -> None:
+    data, noise = images(0), images(1)
+    t = torch.linspace(0, 1, 5, dtype=torch.float64)
+    x = Linear().interpolate(data, noise, t)
+    for i in range(5):
+        torch.testing.assert_close(x[i], t[i] * data[i] + (1 - t[i]) * noise[i])
+
+
+def test_linear_ends_exactly() -> None:
+    data, noise = images(0), images(1)
+    assert torch.equal(Linear().interpolate(data, noise, 0.0), noise)
+    assert torch.equal(Linear().interpolate(data, noise, 1.0), data)
+    assert Linear().leftover_noise() == 0
+    assert Linear(1e-4).leftover_noise() == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("interpolant", ALL)
+def test_score_of_one_point_is_that_of_its_gaussian(interpolant: Interpolant) -> None:
+    data, noise = images(0), images(1)
+    t = torch.tensor(0.3, dtype=torch.float64)
+    x = interpolant.interpolate(data, noise, 0.3).requires_grad_()
+    gaussian = torch.distributions.Normal(interpolant.alpha(t) * data, interpolant.sigma(t))
+    (gradient,) = torch.autograd.grad(gaussian.log_prob(x).sum(), x)
+    torch.testing.assert_close(interpolant.score(noise, 0.3), gradient)
+
+
+# The discrete chain
+
+
+def test_linear_betas_are_the_published_ones() -> None:
+    betas = linear_betas()
+    assert len(betas) == 1000
+    assert betas[0].item() == pytest.approx(1e-4)
+    assert betas[-1].item() == pytest.approx(0.02)
+    assert torch.cumprod(1 - betas, 0)[-1].item() == pytest.approx(4.036e-5, rel=1e-4)
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(RequestError, match="use 21 or more"):
+        linear_betas(20)
+    with pytest.raises(RequestError, match="strictly between 0 and 1"):
+        DiscreteDiffusion(torch.tensor([0.1, 1.0]))
+    with pytest.raises(RequestError, match=r"not in \[0, 1\)"):
+        Linear(1.0)
+
+
+def test_continuous_reading_passes_through_every_timestep() -> None:
+    t = torch.tensor([CHAIN.flow_time(k) for k in range(1000)], dtype=torch.float64)
+    alpha, sigma = CHAIN.alpha(t), CHAIN.sigma(t)
+    torch.testing.assert_close(alpha**2, CHAIN.alphas_cumprod, rtol=1e-12, atol=0)
+    between = torch.linspace(0, 1, 777, dtype=torch.float64)
+    total = CHAIN.alpha(between) ** 2 + CHAIN.sigma(between) ** 2
+    torch.testing.assert_close(total, torch.ones_like(total))  # variance preserving
+    assert CHAIN.flow_time(0) == CHAIN.t_max and CHAIN.flow_time(999) == CHAIN.t_min
+    assert sigma[0] == pytest.approx(CHAIN.leftover_noise())
+
+
+def test_slope_at_a_timestep_is_the_mean_of_its_sides() -> None:
+    near = 1e-7
+    for k in (1, 20, 500):
+        at, *sides = (
+            CHAIN.alpha_dot(torch.tensor(CHAIN.flow_time(k + d), dtype=torch.float64))
+            for d in (0, -near * 100, near * 100)
+        )
+        assert at.item() == pytest.approx(sum(s.item() for s in sides) / 2, rel=1e-4)
+        assert sides[0] != pytest.approx(sides[1].item(), rel=1e-4)
+
+
+def test_posterior_is_bayes_rule() -> None:
+    """q(x_{k-1} | x_k, data) from the two Gaussians that it is made of, at every k > 0."""
+    k = torch.arange(1, 1000)
+    beta, before = CHAIN.betas[1:], CHAIN.alphas_cumprod[:-1]
+    precision = (1 - beta) / beta + 1 / (1 - before)  # of x_k given x_{k-1}; of x_{k-1} given data
+    data, x = torch.tensor(0.7, dtype=torch.float64), torch.tensor(-1.3, dtype=torch.float64)
+    mean = ((1 - beta).sqrt() / beta * x + before.sqrt() / (1 - before) * data) / precision
+    column = torch.ones(999, 1, 1, 1, dtype=torch.float64)
+    ours = CHAIN.posterior_mean(data * column, x * column, k).flatten()
+    torch.testing.assert_close(ours, mean, rtol=1e-9, atol=0)
+    variance = CHAIN.log_variance(None, column, k).flatten().exp()
+    torch.testing.assert_close(variance, 1 / precision, rtol=1e-9, atol=0)
+
+
+def test_last_step_ends_in_data() -> None:
+    data, x = images(0), images(1)
+    torch.testing.assert_close(CHAIN.posterior_mean(data, x, 0), data, rtol=1e-12, atol=1e-12)
+    assert torch.equal(CHAIN.log_variance(None, x, 0), CHAIN.log_variance(None, x, 1))
+
+
+def test_learned_variance_lies_between_posterior_and_beta() -> None:
+    x = images(0)
+    k = torch.tensor([0, 1, 10, 500, 999])
+    low, high = (CHAIN.log_variance(torch.full_like(x, f), x, k) for f in (0.0, 1.0))
+    torch.testing.assert_close(low, CHAIN.log_variance(None, x, k).expand_as(x))
+    torch.testing.assert_close(high[:, 0, 0, 0], CHAIN.betas[k].log())
+    half = CHAIN.log_variance(torch.full_like(x, 0.5), x, k)
+    torch.testing.assert_close(half, (low + high) / 2)
+
+
+def test_int_and_tensor_timesteps_agree_and_keep_dtype() -> None:
+    x = images(0, torch.float32)
+    for k in (0, 333, 999):
+        many = torch.full((5,), k)
+        for ours, theirs in (
+            (CHAIN.posterior_mean(x, 2 * x, k), CHAIN.posterior_mean(x, 2 * x, many)),
+            (CHAIN.log_variance(x, x, k), CHAIN.log_variance(x, x, many)),
+            (CHAIN.shares(k, x)[0] * x, CHAIN.shares(many, x)[0] * x),
+        ):
+            assert ours.dtype == theirs.dtype == torch.float32
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_respaced_chain_keeps_the_noise_levels() -> None:
+    timesteps = [0, 7, 300, 998]
+    short = CHAIN.respaced(timesteps)
+    torch.testing.assert_close(
+        short.alphas_cumprod, CHAIN.alphas_cumprod[timesteps], rtol=1e-12, atol=0
+    )
+    full = CHAIN.respaced(range(1000))
+    torch.testing.assert_close(full.betas, CHAIN.betas, rtol=1e-10, atol=0)
