@@ -1,0 +1,218 @@
+"""The diffusion transformer, DiT with adaLN-Zero (Peebles & Xie 2022, "Scalable Diffusion Models
+with Transformers").
+
+A vision transformer whose LayerNorms have no weights of their own: the condition (time and class)
+supplies a shift and a scale after each norm and a gate before each residual sum. The gates start
+at zero, so every block starts as the identity and the whole model as the zero function.
+
+Parameter names and initialisation are those of the original code, so that public DiT and SiT
+weights load without renaming.
+
+Shapes: N images, C channels (in), K channels out (C, or 2C with learn_sigma), H x W pixels or
+latent cells, p patch size, T = (H / p)(W / p) tokens, D width, h heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+from dit_lab.models.embeddings import (
+    LabelEmbedding,
+    PatchEmbedding,
+    TimeEmbedding,
+    sincos_positions,
+)
+from dit_lab.types import RequestError
+
+
+class DiT(nn.Module):
+    """Diffusion transformer: noisy image, time and label to a raw output of the same size.
+
+    input_size: (height, width) of what the model sees, multiples of `patch_size`; may differ.
+    hidden_size: width of a token; a multiple of `num_heads` and of 4.
+    num_classes: 0 for an unconditional model, which has no label table and ignores labels.
+    class_dropout_prob: above 0 the label table has one more row, `null_label`. The model itself
+        never drops a label: it holds no randomness. Whoever draws the batch does.
+    learn_sigma: twice as many channels out, the second half for the variance.
+    activation_checkpointing: recompute each block in the backward pass (training mode only):
+        same gradients, a fraction of the memory, a third more time.
+    generator: source of the initial weights, on the device where the model is built.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_size: tuple[int, int],
+        patch_size: int,
+        in_channels: int,
+        hidden_size: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        num_classes: int,
+        class_dropout_prob: float = 0.1,
+        learn_sigma: bool = True,
+        activation_checkpointing: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        height, width = input_size
+        _check_sizes(height, width, patch_size, hidden_size, num_heads)
+        self.input_size = (height, width)
+        self.patch_size = patch_size
+        self.grid = (height // patch_size, width // patch_size)
+        self.in_channels = in_channels
+        self.out_channels = 2 * in_channels if learn_sigma else in_channels
+        self.num_classes = num_classes
+        self.null_label = num_classes if num_classes and class_dropout_prob > 0 else None
+        self.activation_checkpointing = activation_checkpointing
+
+        self.x_embedder = PatchEmbedding(patch_size, in_channels, hidden_size)
+        self.t_embedder = TimeEmbedding(hidden_size)
+        self.y_embedder = (
+            LabelEmbedding(num_classes, hidden_size, null_label=self.null_label is not None)
+            if num_classes
+            else None
+        )
+        tokens = self.grid[0] * self.grid[1]
+        self.pos_embed = nn.Parameter(torch.empty(1, tokens, hidden_size), requires_grad=False)
+        self.blocks = nn.ModuleList(
+            Block(hidden_size, num_heads, int(hidden_size * mlp_ratio)) for _ in range(depth)
+        )
+        self.final_layer = FinalLayer(hidden_size, patch_size**2 * self.out_channels)
+        self.initialise(generator)
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        """x (N, C, H, W), time (N,) as the weights were trained, labels (N,) -> (N, K, H, W)."""
+        if x.shape[-2:] != self.input_size:
+            raise RequestError(f"DiT: images are {tuple(x.shape[-2:])}, not {self.input_size}")
+        tokens = self.x_embedder(x) + self.pos_embed  # (N, T, D)
+        condition = self.t_embedder(time)  # (N, D)
+        if self.y_embedder is not None:
+            condition = condition + self.y_embedder(labels)
+        recompute = self.activation_checkpointing and self.training
+        for block in self.blocks:
+            if recompute:
+                tokens = checkpoint(
+                    block, tokens, condition, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                tokens = block(tokens, condition)
+        return self._assemble(self.final_layer(tokens, condition))
+
+    def _assemble(self, patches: Tensor) -> Tensor:
+        """(N, T, p * p * K) -> (N, K, H, W): tokens back to where they were cut."""
+        (rows, columns), p = self.grid, self.patch_size
+        patches = patches.unflatten(1, (rows, columns)).unflatten(3, (p, p, self.out_channels))
+        return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.out_channels, *self.input_size)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None = None) -> None:
+        """Fill every parameter as the original does; the output is exactly 0 afterwards."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):  # a patch is mapped as one flat vector
+                nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+        for name in ("0.weight", "2.weight"):
+            weight = self.t_embedder.mlp.get_parameter(name)
+            nn.init.normal_(weight, std=0.02, generator=generator)
+        if self.y_embedder is not None:
+            table = self.y_embedder.embedding_table
+            nn.init.normal_(table.weight, std=0.02, generator=generator)
+        for layer in (*self.blocks, self.final_layer):  # adaLN-Zero
+            nn.init.zeros_(layer.adaLN_modulation[1].weight)
+        nn.init.zeros_(self.final_layer.linear.weight)
+        self.pos_embed.copy_(sincos_positions(self.pos_embed.shape[2], *self.grid)[None])
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each a residual branch modulated and gated by the condition."""
+
+    def __init__(self, hidden_size: int, num_heads: int, mlp_size: int) -> None:
+        super().__init__()
+        self.norm1 = _plain_norm(hidden_size)
+        self.attn = Attention(hidden_size, num_heads)
+        self.norm2 = _plain_norm(hidden_size)
+        self.mlp = Mlp(hidden_size, mlp_size)
+        self.adaLN_modulation = _modulation(hidden_size, 6)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (N, T, D), condition (N, D) -> (N, T, D)."""
+        modulation = self.adaLN_modulation(condition)[:, None]  # (N, 1, 6 D)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=2)
+        x = x + gate_a * self.attn(self.norm1(x) * (1 + scale_a) + shift_a)
+        return x + gate_m * self.mlp(self.norm2(x) * (1 + scale_m) + shift_m)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, D) -> (N, T, D)."""
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (N, T, 3, h, D / h)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (N, h, T, D / h)
+        mixed = scaled_dot_product_attention(query, key, value)  # (N, h, T, D / h)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two layers with the tanh form of GELU between them."""
+
+    def __init__(self, hidden_size: int, mlp_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, mlp_size)
+        self.fc2 = nn.Linear(mlp_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, D) -> (N, T, D)."""
+        return self.fc2(gelu(self.fc1(x), approximate="tanh"))
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and a linear map from a token to the pixels of its patch."""
+
+    def __init__(self, hidden_size: int, patch_values: int) -> None:
+        super().__init__()
+        self.norm_final = _plain_norm(hidden_size)
+        self.linear = nn.Linear(hidden_size, patch_values)
+        self.adaLN_modulation = _modulation(hidden_size, 2)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (N, T, D), condition (N, D) -> (N, T, p * p * K)."""
+        shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=2)
+        return self.linear(self.norm_final(x) * (1 + scale) + shift)
+
+
+def _plain_norm(hidden_size: int) -> nn.LayerNorm:
+    return nn.LayerNorm(hidden_size, eps=1e-6, elementwise_affine=False)
+
+
+def _modulation(hidden_size: int, count: int) -> nn.Sequential:
+    """`count` vectors of width D from the condition."""
+    return nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, count * hidden_size))
+
+
+def _check_sizes(height: int, width: int, patch_size: int, hidden_size: int, heads: int) -> None:
+    if height % patch_size or width % patch_size:
+        raise RequestError(
+            f"patch_size: {patch_size} does not divide the input {height}x{width} "
+            "(height x width that the model sees); choose a divisor of both"
+        )
+    if hidden_size % heads:
+        raise RequestError(
+            f"num_heads: {heads} does not divide hidden_size {hidden_size}; choose a divisor"
+        )
+    if hidden_size % 4:
+        raise RequestError(
+            f"hidden_size: {hidden_size} is not a multiple of 4, as the position code needs"
+        )

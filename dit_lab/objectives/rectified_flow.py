@@ -1,0 +1,32 @@
+"""Rectified flow (Liu et al. 2022, "Flow Straight and Fast"): straight lines from noise to data.
+
+x_t = t * data + (1 - t) * noise, so the velocity is data - noise. SiT's linear path (Ma et al.
+2024) is the same.
+"""
+
+from __future__ import annotations
+
+from dit_lab.interpolants import Linear
+from dit_lab.objectives.velocity import VelocityObjective
+
+
+class RectifiedFlow(VelocityObjective):
+    """Velocity on the straight path; the settings are those of `VelocityObjective`."""
+
+    def __init__(
+        self,
+        *,
+        time_sampling: str = "uniform",
+        logit_mean: float = 0.0,
+        logit_std: float = 1.0,
+        time_scale: float = 1000.0,
+        learn_sigma: bool = False,
+    ) -> None:
+        super().__init__(
+            Linear(),
+            time_sampling=time_sampling,
+            logit_mean=logit_mean,
+            logit_std=logit_std,
+            time_scale=time_scale,
+            learn_sigma=learn_sigma,
+        )

@@ -1,0 +1,197 @@
+"""The architecture: start at zero, sizes, labels, precision and activation checkpointing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dit_lab.models.dit import DiT
+from dit_lab.models.embeddings import TimeEmbedding, sincos_positions
+from dit_lab.types import RequestError
+
+TINY: dict[str, Any] = {
+    "input_size": (8, 16),
+    "patch_size": 2,
+    "in_channels": 3,
+    "hidden_size": 24,
+    "depth": 2,
+    "num_heads": 3,
+    "num_classes": 5,
+}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def build(*, perturbed: bool = True, **changes: Any) -> DiT:
+    """A tiny model; `perturbed` moves every weight off its start, the zero ones too."""
+    model = DiT(**(TINY | {"generator": seeded()} | changes))
+    if perturbed:
+        draw = seeded(1)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
+    return model
+
+
+def inputs(model: DiT, count: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.randn(count, model.in_channels, *model.input_size, generator=seeded(2))
+    return x, torch.linspace(0, 999, count), torch.arange(count) % max(model.num_classes, 1)
+
+
+@torch.no_grad()
+def test_output_is_exactly_zero_at_the_start() -> None:
+    model = build(perturbed=False)
+    out = model(*inputs(model))
+    assert out.shape == (3, 6, 8, 16)
+    assert torch.equal(out, torch.zeros_like(out))
+
+
+def test_initial_weights() -> None:
+    """Xavier for linear maps, 0.02 for embeddings, zero for biases and modulation."""
+    model = build(perturbed=False, hidden_size=120)
+    weights = dict(model.named_parameters())
+    bound = (6 / (120 + 360)) ** 0.5
+    qkv = weights["blocks.1.attn.qkv.weight"]
+    assert bound * 0.99 < qkv.abs().max() <= bound  # 43,200 draws come this near the edge
+    fan = 3 * 2 * 2 + 120
+    assert weights["x_embedder.proj.weight"].abs().max() <= (6 / fan) ** 0.5
+    for name in ("t_embedder.mlp.0.weight", "t_embedder.mlp.2.weight"):
+        # 14,400 draws or more: the standard error of the deviation is 0.6 %, allowed 3 %
+        assert weights[name].std().item() == pytest.approx(0.02, rel=0.03)
+    for name, weight in weights.items():
+        if name.endswith("bias") or "adaLN" in name or name.startswith("final_layer"):
+            assert not weight.any(), name
+
+
+def test_generator_decides_the_weights() -> None:
+    first, again = build(perturbed=False).state_dict(), build(perturbed=False).state_dict()
+    other = build(perturbed=False, generator=seeded(7)).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["blocks.0.attn.qkv.weight"], other["blocks.0.attn.qkv.weight"])
+
+
+def test_positions_are_frozen_and_tell_column_then_row() -> None:
+    model = build(perturbed=False)
+    assert not model.pos_embed.requires_grad
+    table = sincos_positions(24, 4, 8).reshape(4, 8, 24)
+    assert torch.equal(model.pos_embed[0], table.flatten(0, 1))
+    assert torch.equal(table[..., :12], table[:1, :, :12].expand(4, 8, 12))
+    assert torch.equal(table[..., 12:], table[:, :1, 12:].expand(4, 8, 12))
+    assert len(table.flatten(0, 1).unique(dim=0)) == 32
+
+
+@torch.no_grad()
+def test_patches_go_back_where_they_were_cut() -> None:
+    """Without blocks a token sees its patch only; a bias per output shows the order inside it."""
+    model = build(depth=0)
+    x, time, labels = inputs(model, 1)
+    changed = x.clone()
+    changed[0, 1, 5, 10] += 1  # in the patch of rows 4-5, columns 10-11
+    where = (model(changed, time, labels) != model(x, time, labels)).any(1)[0]
+    expected = torch.zeros(8, 16, dtype=torch.bool)
+    expected[4:6, 10:12] = True
+    assert torch.equal(where, expected)
+
+    model.final_layer.linear.weight.zero_()
+    model.final_layer.linear.bias.copy_(torch.arange(24))
+    patch = model(x, time, labels)[0, :, :2, :2]  # (K, p, p)
+    assert torch.equal(patch, torch.arange(24.0).reshape(2, 2, 6).permute(2, 0, 1))
+
+
+def test_non_square_images_train() -> None:
+    model = build()
+    model(*inputs(model)).square().mean().backward()
+    for name, weight in model.named_parameters():
+        assert (weight.grad is not None and bool(weight.grad.any())) == weight.requires_grad, name
+
+
+def test_wrong_image_shape_is_refused() -> None:
+    model = build()
+    x, time, labels = inputs(model)
+    with pytest.raises(RequestError, match=r"\(16, 8\), not \(8, 16\)"):
+        model(x.transpose(2, 3), time, labels)
+
+
+@torch.no_grad()
+def test_labels_condition_unless_unconditional() -> None:
+    model = build()
+    x, time, labels = inputs(model)
+    assert model.null_label == 5
+    assert not torch.equal(model(x, time, labels), model(x, time, torch.full_like(labels, 5)))
+
+    plain = build(num_classes=0)
+    assert plain.null_label is None
+    assert not any("y_embedder" in name for name in plain.state_dict())
+    assert torch.equal(plain(x, time, labels), plain(x, time, labels + 9))
+
+
+def test_no_null_row_without_label_dropout() -> None:
+    model = build(class_dropout_prob=0.0)
+    assert model.null_label is None
+    assert model.y_embedder.embedding_table.num_embeddings == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch_size": 4, "input_size": (8, 18)}, "patch_size: 4 does not divide the input 8x18"),
+        ({"num_heads": 5}, "num_heads: 5 does not divide hidden_size 24"),
+        ({"hidden_size": 30}, "hidden_size: 30 is not a multiple of 4"),
+    ],
+)
+def test_impossible_sizes_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        build(**changes)
+
+
+def test_checkpointing_recomputes_and_gives_equal_gradients() -> None:
+    """Exactly equal: the recomputation runs the same operations on the same numbers."""
+    gradients, forwards = [], []
+    for checkpointing in (False, True):
+        model = build(activation_checkpointing=checkpointing)
+        calls: list[int] = []
+        model.blocks[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        model(*inputs(model)).square().mean().backward()
+        gradients.append([w.grad for w in model.parameters() if w.requires_grad])
+        forwards.append(len(calls))
+        model.eval()(*inputs(model)).mean().backward()
+        forwards.append(len(calls))
+    assert forwards == [1, 2, 2, 3]  # a second pass in training mode only
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@torch.no_grad()
+def test_time_stays_float32_under_autocast() -> None:
+    """bfloat16 has 8 bits: 936 and 937 are the same number there."""
+    times = torch.tensor([936.0, 937.0])
+    assert times[0].bfloat16() == times[1].bfloat16()
+    embedder = TimeEmbedding(24)
+    plain = embedder.sinusoids(times)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = embedder.sinusoids(times)
+        first, second = embedder(times)
+    assert features.dtype == torch.float32
+    assert torch.equal(features, plain)
+    assert not torch.equal(first, second)
+
+
+@torch.no_grad()
+def test_scaled_flow_times_are_told_apart() -> None:
+    """Sinusoids built for 0..1000 hardly see t in [0, 1]; the default time_scale of 1000 does."""
+    features = TimeEmbedding.sinusoids(torch.tensor([0.1, 0.9, 100.0, 900.0]))
+    unscaled = (features[0] - features[1]).norm()
+    scaled = (features[2] - features[3]).norm()
+    assert scaled > 5 * unscaled
+
+
+def test_bfloat16_autocast_runs_forward_and_backward() -> None:
+    model = build()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(*inputs(model))
+    out.float().square().mean().backward()
+    assert all(w.grad.dtype == torch.float32 for w in model.parameters() if w.requires_grad)
