@@ -1,0 +1,40 @@
+"""Which training image stands at which place of the endless training sequence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dit_lab.rng import permutation
+from dit_lab.types import RequestError
+
+
+class SampleOrder:
+    """Each epoch is a permutation of all images, drawn from (seed, epoch) alone.
+
+    The order is a pure function of the global sample counter: it knows nothing of batch size,
+    processes, workers or where training was interrupted, so resuming is counting on.
+    """
+
+    def __init__(self, seed: int, num_images: int) -> None:
+        if num_images < 1:
+            raise RequestError(f"num_images={num_images}: an order needs at least one image")
+        self.seed = seed
+        self.num_images = num_images
+        self._permutations: dict[int, Tensor] = {}  # of the epochs that the last call touched
+
+    def indices(self, counters: Tensor) -> Tensor:
+        """Global sample counters (N,) int64 >= 0 to image indices (N,) int64."""
+        epochs = counters.div(self.num_images, rounding_mode="floor")  # (N,)
+        places = counters.remainder(self.num_images)  # (N,)
+        held, self._permutations = self._permutations, {}
+        indices = torch.empty_like(counters)
+        for epoch in epochs.unique().tolist():
+            order = held[epoch] if epoch in held else self._draw(epoch)
+            self._permutations[epoch] = order
+            here = epochs == epoch
+            indices[here] = order[places[here]]
+        return indices
+
+    def _draw(self, epoch: int) -> Tensor:
+        return permutation(self.seed, "order", epoch, self.num_images)

@@ -1,0 +1,232 @@
+"""Codecs: the numbers that make latents are the autoencoder's own, and decoding undoes them.
+
+The autoencoder is diffusers' class with random weights and two blocks of a few channels, saved
+as a user would have it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from dit_lab import codecs
+from dit_lab.codecs import AutoencoderKL, Identity
+from dit_lab.data.facts import codec_facts
+from dit_lab.rng import normal
+from dit_lab.types import RequestError
+
+MEAN = [0.3, -0.2, 0.1, 0.5]
+STD = [0.5, 2.0, 1.5, 0.8]
+
+STATISTICS: dict[str, dict[str, Any]] = {
+    "scale": {"scaling_factor": 0.18215},
+    "shift": {"scaling_factor": 0.3611, "shift_factor": 0.1159},
+    "mean and std": {"scaling_factor": 0.5, "latents_mean": MEAN, "latents_std": STD},
+    "std": {"scaling_factor": 1.0, "latents_std": STD},
+}
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Saves a tiny autoencoder with the given config keys and returns its folder."""
+
+    def save_autoencoder(name: str = "vae", *, seed: int = 0, **config: Any) -> Path:
+        torch.manual_seed(seed)
+        network = diffusers.AutoencoderKL(
+            block_out_channels=(4, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+            **config,
+        )
+        network.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return save_autoencoder
+
+
+def images(count: int = 5) -> Tensor:
+    return normal(0, "test images", torch.arange(count), (3, 8, 12)).clamp(-1, 1)
+
+
+def latent_noise(count: int = 5) -> Tensor:
+    return normal(0, "test noise", torch.arange(count), (4, 4, 6))
+
+
+def scaled(raw: Tensor, config: Any) -> Tensor:
+    """The formula of diffusers' own pipelines."""
+    if config.latents_mean is not None or config.latents_std is not None:
+        mean = torch.tensor(config.latents_mean or [0.0] * 4).view(1, 4, 1, 1)
+        std = torch.tensor(config.latents_std).view(1, 4, 1, 1)
+        return (raw - mean) * config.scaling_factor / std
+    return (raw - (config.shift_factor or 0)) * config.scaling_factor
+
+
+def test_identity() -> None:
+    codec, pixels = Identity(), images()
+    assert codec.latent_shape(3, 8, 12) == (3, 8, 12)
+    assert torch.equal(codec.encode(pixels, latent_noise()), pixels)
+    assert torch.equal(codec.decode(pixels), pixels)
+    assert codec.fingerprint == "identity"
+    assert codec.to("cpu") is codec
+
+
+@pytest.mark.parametrize("statistics", STATISTICS.values(), ids=STATISTICS)
+@torch.no_grad()
+def test_encode_and_decode_are_diffusers_with_its_own_numbers(
+    save: Save, statistics: dict[str, Any]
+) -> None:
+    path = save(**statistics)
+    codec, network = AutoencoderKL(path=path), diffusers.AutoencoderKL.from_pretrained(path)
+    posterior = network.encode(images()).latent_dist
+    raw = posterior.mean + posterior.std * latent_noise()
+
+    latents = codec.encode(images(), latent_noise())
+    # the same operations in another order: float32 rounding of numbers of order one
+    torch.testing.assert_close(latents, scaled(raw, network.config), atol=1e-5, rtol=1e-5)
+    decoded = network.decode(raw).sample
+    torch.testing.assert_close(codec.decode(latents), decoded, atol=1e-5, rtol=1e-5)
+
+
+def test_without_noise_the_latent_is_the_posterior_mean(save: Save) -> None:
+    path = save(scaling_factor=2.0)
+    network = diffusers.AutoencoderKL.from_pretrained(path)
+    with torch.no_grad():
+        mean = network.encode(images()).latent_dist.mode()
+    latents = AutoencoderKL(path=path).encode(images(), torch.zeros(5, 4, 4, 6))
+    torch.testing.assert_close(latents, 2 * mean, atol=1e-6, rtol=1e-6)
+
+
+def test_the_noise_matters(save: Save) -> None:
+    codec = AutoencoderKL(path=save())
+    still, drawn = (codec.encode(images(), noise * latent_noise()) for noise in (0, 1))
+    assert (still - drawn).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+
+
+@pytest.mark.parametrize("chunk_images", [1, 2, 5])
+def test_chunks_change_no_more_than_rounding(
+    save: Save, chunk_images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = AutoencoderKL(path=save())
+    latents = codec.encode(images(), latent_noise())
+    pixels = codec.decode(latents)
+    monkeypatch.setattr(codecs, "CHUNK_IMAGES", chunk_images)
+    # convolutions may sum in another order for another batch size
+    close = {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(codec.encode(images(), latent_noise()), latents, **close)
+    torch.testing.assert_close(codec.decode(latents), pixels, **close)
+
+
+def test_chunks_bound_what_the_network_sees(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codecs, "CHUNK_IMAGES", 2)
+    codec = AutoencoderKL(path=save())
+    seen: list[int] = []
+    codec._network.decoder.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    codec.decode(latent_noise())
+    assert seen == [2, 2, 1]
+
+
+def test_latent_shape_is_true_and_equals_the_facts(save: Save) -> None:
+    path = save()
+    codec = AutoencoderKL(path=path)
+    shape = codec.latent_shape(3, 8, 12)
+    assert shape == codec.encode(images(), latent_noise()).shape[1:]
+    target = "dit_lab.codecs.AutoencoderKL"
+    assert shape == codec_facts(target, {"path": path}, channels=3, height=8, width=12)
+    for channels, height, width in ((3, 9, 12), (3, 8, 13), (1, 8, 12)):
+        size = {"channels": channels, "height": height, "width": width}
+        with pytest.raises(RequestError):
+            codec.latent_shape(**size)
+        with pytest.raises(RequestError):
+            codec_facts(target, {"path": path}, **size)
+
+
+def test_float32_and_without_gradient_inside_training(save: Save) -> None:
+    codec = AutoencoderKL(path=save())
+    plain = codec.encode(images(), latent_noise())
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = codec.encode(images().requires_grad_(), latent_noise())
+        pixels = codec.decode(latents)
+    assert latents.dtype == pixels.dtype == torch.float32
+    assert torch.equal(latents, plain)
+    assert not latents.requires_grad
+    assert not latents.is_inference()  # so that a model may be trained on it
+
+
+def test_half_precision_files_are_raised_to_float32(save: Save, tmp_path: Path) -> None:
+    network = diffusers.AutoencoderKL.from_pretrained(save())
+    network.half().save_pretrained(tmp_path / "half")
+    codec = AutoencoderKL(path=tmp_path / "half")
+    assert codec.decode(latent_noise()).dtype == torch.float32
+
+
+def test_the_fingerprint_follows_config_and_weights(save: Save) -> None:
+    first = AutoencoderKL(path=save()).fingerprint
+    assert AutoencoderKL(path=save("elsewhere")).fingerprint == first
+    assert AutoencoderKL(path=save("scale", scaling_factor=0.5)).fingerprint != first
+    assert AutoencoderKL(path=save("weights", seed=1)).fingerprint != first
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(RequestError) as refusal:
+        AutoencoderKL(path=path)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """A name that could be one of a hub is not looked up anywhere."""
+    message = refused(Path("stabilityai/sd-vae-ft-ema"))
+    assert "config.json is missing" in message
+    assert "codec.path" in message
+
+
+def test_weights_that_are_not_there(save: Save) -> None:
+    path = save()
+    (path / "diffusion_pytorch_model.safetensors").unlink()
+    assert f"codec.path={path}: cannot be loaded" in refused(path)
+
+
+def test_pickled_weights_are_not_read(save: Save) -> None:
+    path = save()
+    network = diffusers.AutoencoderKL.from_pretrained(path)
+    (path / "diffusion_pytorch_model.safetensors").unlink()
+    network.save_pretrained(path, safe_serialization=False)
+    assert (path / "diffusion_pytorch_model.bin").is_file()
+    assert "cannot be loaded" in refused(path)
+
+
+def test_weights_for_half_of_the_network(save: Save) -> None:
+    """Diffusers would warn and leave random numbers in their place."""
+    from safetensors.torch import load_file, save_file
+
+    file = save() / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    save_file({name: weights[name] for name in weights if "encoder" in name}, file)
+    assert "weights are missing, such as decoder" in refused(file.parent)
+
+
+def test_two_ways_of_shifting_are_ambiguous(save: Save) -> None:
+    path = save(shift_factor=0.1, latents_mean=MEAN, latents_std=STD)
+    assert "both shift_factor and latents_mean" in refused(path)
+
+
+def test_nothing_is_a_literal(save: Save) -> None:
+    """A scaling factor edited in the config, with the same weights, reaches the latents."""
+    path = save(scaling_factor=1.0)
+    before = AutoencoderKL(path=path).encode(images(), latent_noise())
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"scaling_factor": 4.0}))
+    after = AutoencoderKL(path=path).encode(images(), latent_noise())
+    torch.testing.assert_close(after, 4 * before, atol=0, rtol=1e-6)

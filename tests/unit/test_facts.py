@@ -1,0 +1,271 @@
+"""What data and codec know before anything slow is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dit_lab.data import list_file
+from dit_lab.data.facts import accepted, codec_facts, dataset_facts
+from dit_lab.types import DataFacts, RequestError
+
+DIGITS = "dit_lab.data.digits.Digits"
+LABELLED_LIST = "dit_lab.data.labelled_list.LabelledList"
+IDENTITY = "dit_lab.codecs.Identity"
+AUTOENCODER = "dit_lab.codecs.AutoencoderKL"
+QUICKSTART = "dit-lab train experiment=quickstart"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Lists of three training and two validation images in three classes; no image is opened."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "train_labels.txt").write_text("a.png 0\nb.png 1\nc.png 1\n")
+    (tmp_path / "val_labels.txt").write_text("d.png 2\ne.png 0\n")
+    return tmp_path
+
+
+def options(folder: Path | None, **changes: Any) -> dict[str, Any]:
+    return {"root": folder, "image_size": 32, "horizontal_flip": True} | changes
+
+
+def facts(folder: Path | None, **changes: Any) -> DataFacts:
+    return dataset_facts(LABELLED_LIST, options(folder, **changes))
+
+
+def refusal(folder: Path | None, **changes: Any) -> str:
+    with pytest.raises(RequestError) as refused:
+        facts(folder, **changes)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+# Datasets
+
+
+def test_digits() -> None:
+    found = dataset_facts(DIGITS, {})
+    assert (found.channels, found.height, found.width) == (1, 8, 8)
+    assert found.num_classes == 10
+    assert found.class_names == tuple("0123456789")
+    assert (found.train_images, found.validation_images) == (1437, 360)
+    assert found == dataset_facts(DIGITS, {})
+
+
+def test_labelled_list(folder: Path) -> None:
+    found = facts(folder)
+    assert (found.channels, found.height, found.width) == (3, 32, 32)
+    assert found.num_classes == 3
+    assert found.class_names == ("0", "1", "2")
+    assert (found.train_images, found.validation_images) == (3, 2)
+
+
+def test_names_decide_the_classes(folder: Path) -> None:
+    (folder / "class_names.txt").write_text("cat\ndog\nfox\nowl\n")
+    assert facts(folder).class_names == ("cat", "dog", "fox", "owl")
+    assert facts(folder, num_classes=4).num_classes == 4
+    message = refusal(folder, num_classes=3)
+    assert "dataset.num_classes=3" in message
+    assert "class_names.txt has 4 lines" in message
+
+
+def test_ids_beyond_the_names_are_refused(folder: Path) -> None:
+    (folder / "class_names.txt").write_text("cat\ndog\n")
+    message = refusal(folder)
+    assert f"{folder / 'val_labels.txt'}: line 1: class id 2 is not below 2" in message
+    (folder / "val_labels.txt").write_text("# all wrong\n" + "d.png 5\n" * 10_000)
+    message = refusal(folder)
+    assert "line 2: class id 5" in message
+    assert message.endswith("; and 9990 more")
+
+
+def test_zero_classes_are_unconditional(folder: Path) -> None:
+    found = facts(folder, num_classes=0)
+    assert (found.num_classes, found.class_names) == (0, ())
+    assert found.fingerprint != facts(folder).fingerprint
+
+
+@pytest.mark.parametrize("name", ["train_labels.txt", "val_labels.txt", "images"])
+def test_a_missing_file_is_named_with_the_way_out(folder: Path, name: str) -> None:
+    (folder / name).rename(folder / "elsewhere")
+    message = refusal(folder)
+    assert message.startswith(f"{folder / name} is missing")
+    assert "dataset.root=FOLDER" in message
+    assert QUICKSTART in message
+
+
+@pytest.mark.parametrize("root", [None, ""])
+def test_a_root_that_is_not_set(root: Any) -> None:
+    message = refusal(root)
+    assert "dataset.root=FOLDER" in message
+    assert QUICKSTART in message
+
+
+def test_a_root_that_is_a_file(folder: Path) -> None:
+    assert "is missing" in refusal(folder / "train_labels.txt")
+
+
+def test_image_size_must_be_positive(folder: Path) -> None:
+    assert "dataset.image_size=0" in refusal(folder, image_size=0)
+
+
+def test_the_fingerprint_follows_lists_names_and_transform(folder: Path, tmp_path: Path) -> None:
+    seen = {facts(folder).fingerprint}
+    seen.add(facts(folder, image_size=64).fingerprint)
+    seen.add(facts(folder, horizontal_flip=False).fingerprint)
+    (folder / "class_names.txt").write_text("cat\ndog\nfox\n")
+    seen.add(facts(folder).fingerprint)
+    (folder / "val_labels.txt").write_text("d.png 2\ne.png 1\n")
+    seen.add(facts(folder).fingerprint)
+    (folder / "train_labels.txt").write_text("a.png 0\nb.png 1\nc.png 2\n")
+    seen.add(facts(folder).fingerprint)
+    assert len(seen) == 6
+
+    before = facts(folder).fingerprint
+    moved = folder.rename(tmp_path.with_name(tmp_path.name + "-moved"))
+    assert facts(moved).fingerprint == before
+
+
+def test_lists_are_read_again_only_when_they_change(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    read = list_file.read_list
+
+    def counted(file: Path) -> list_file.ImageList:
+        reads.append(file)
+        return read(file)
+
+    monkeypatch.setattr(list_file, "read_list", counted)
+    facts(folder)
+    facts(folder, image_size=64)
+    assert len(reads) == 2  # one list each
+    os.utime(folder / "train_labels.txt", ns=(0, 0))
+    facts(folder)
+    assert len(reads) == 4
+
+
+def test_a_list_as_long_as_imagenet_is_read_within_a_second(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    lines = (f"n{i // 1281:08d}/n{i // 1281:08d}_{i}.JPEG {i // 1281}\n" for i in range(1_281_000))
+    (tmp_path / "train_labels.txt").write_text("".join(lines))
+    (tmp_path / "val_labels.txt").write_text("a.png 0\n")
+    start = time.process_time()  # not the time that other processes took
+    found = facts(tmp_path)
+    seconds = time.process_time() - start
+    assert found.train_images == 1_281_000
+    assert found.num_classes == 1000
+    assert seconds < 1  # 0.5 s on two cores
+
+
+def test_users_datasets_state_their_own_facts() -> None:
+    class Mine:
+        @staticmethod
+        def facts(*, size: int) -> DataFacts:
+            return DataFacts(2, size, size, 0, (), 5, 1, "mine")
+
+    found = dataset_facts("mylab.Mine", {"size": 4}, load={"mylab.Mine": Mine}.__getitem__)
+    assert found == DataFacts(2, 4, 4, 0, (), 5, 1, "mine")
+
+
+def test_functions_get_the_options_that_they_take() -> None:
+    given = {"num_workers": 2, "root": "here"}
+    assert accepted(lambda root: None, given) == {"root": "here"}
+    assert accepted(lambda: None, given) == {}
+    assert accepted(lambda **options: None, given) == given
+
+
+def test_users_datasets_without_facts_are_told() -> None:
+    class Mine:
+        pass
+
+    class Wrong:
+        @staticmethod
+        def facts() -> dict[str, int]:
+            return {}
+
+    with pytest.raises(RequestError, match=r"mylab\.Mine: has no facts; add a static method"):
+        dataset_facts("mylab.Mine", {}, load=lambda target: Mine)
+    with pytest.raises(RequestError, match=r"returned dict; return dit_lab\.types\.DataFacts"):
+        dataset_facts("mylab.Wrong", {}, load=lambda target: Wrong)
+    with pytest.raises(RequestError, match=r"mylab\.Mine: unknown; the lab has dit_lab\.data"):
+        dataset_facts("mylab.Mine", {})
+
+
+# Codecs
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    config = {"in_channels": 3, "latent_channels": 4, "block_out_channels": [8, 16, 16, 16]}
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+def latent(path: Path | None, *size: int) -> tuple[int, int, int]:
+    channels, height, width = size
+    return codec_facts(AUTOENCODER, {"path": path}, channels=channels, height=height, width=width)
+
+
+def test_identity_keeps_the_shape() -> None:
+    assert codec_facts(IDENTITY, {}, channels=1, height=8, width=6) == (1, 8, 6)
+
+
+def test_the_latent_shape_is_in_the_config(tmp_path: Path) -> None:
+    assert latent(write_config(tmp_path), 3, 256, 256) == (4, 32, 32)
+    assert latent(write_config(tmp_path), 3, 64, 128) == (4, 8, 16)
+    small = write_config(tmp_path, block_out_channels=[8, 8], latent_channels=16, in_channels=1)
+    assert latent(small, 1, 10, 12) == (16, 5, 6)
+
+
+def test_sizes_and_channels_that_do_not_fit(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    with pytest.raises(RequestError, match="images of 256x252 do not divide by 8"):
+        latent(tmp_path, 3, 256, 252)
+    with pytest.raises(RequestError, match="encodes 3 channels, the images have 1"):
+        latent(tmp_path, 1, 256, 256)
+
+
+def test_a_missing_autoencoder_is_named_with_the_way_out(tmp_path: Path) -> None:
+    for path in (None, tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(RequestError) as refused:
+            latent(path, 3, 256, 256)
+        assert "codec.path=FOLDER" in str(refused.value)
+        assert QUICKSTART in str(refused.value)
+    assert str(tmp_path / "nowhere" / "config.json") in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_config_of_something_else(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RequestError, match=r"config\.json"):
+        latent(tmp_path, 3, 256, 256)
+
+
+def test_other_codecs_are_unknown() -> None:
+    with pytest.raises(RequestError, match=r"codec mylab\.Codec: unknown; use"):
+        codec_facts("mylab.Codec", {}, channels=3, height=8, width=8)
+
+
+# What a check may cost
+
+
+def test_nothing_slow_is_imported(folder: Path) -> None:
+    write_config(folder)
+    script = f"""
+import sys
+from dit_lab.data.facts import codec_facts, dataset_facts
+dataset_facts({DIGITS!r}, {{}})
+assert "numpy" not in sys.modules
+dataset_facts({LABELLED_LIST!r}, {options(str(folder))!r})
+codec_facts({AUTOENCODER!r}, {{"path": {str(folder)!r}}}, channels=3, height=32, width=32)
+print(*{{"torch", "torchvision", "sklearn", "diffusers", "PIL", "scipy"}} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
