@@ -1,0 +1,149 @@
+"""What a run shows while it trains: a live line on a terminal, plain lines anywhere else.
+
+A display that goes away (a closed pipe, a lost terminal) never stops training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dit_lab.types import Hook
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+QUIET_GROUPS = ("train/", "perf/", "nonfinite/")  # summed up in the progress, not listed
+FRAMES_PER_SECOND = 4  # each frame takes a millisecond or two from the training process
+
+
+def make_display(name: str) -> Hook:
+    """The display that suits standard output; `name` is what the live line begins with."""
+    return ProgressDisplay(name) if sys.stdout.isatty() else LineDisplay()
+
+
+class _Display(Hook):
+    """What both displays know: where the run is, and how long it has left."""
+
+    def on_start(self, *, first_step: int, total_steps: int) -> None:
+        self._first_step, self._total_steps = first_step, total_steps
+        self._started = time.monotonic()
+
+    def _facts(self, step: int, metrics: Mapping[str, float]) -> str:
+        """`loss 0.1234  310.5 images/s  2 min 05 s left`, as far as known."""
+        facts = []
+        if "train/loss" in metrics:
+            facts.append(f"loss {metrics['train/loss']:.4f}")
+        if "perf/images_per_second" in metrics:
+            facts.append(f"{metrics['perf/images_per_second']:.1f} images/s")
+        left = metrics.get("perf/seconds_left")
+        if left is None and step > self._first_step:
+            pace = (time.monotonic() - self._started) / (step - self._first_step)
+            left = pace * (self._total_steps - step)
+        if left is not None:
+            facts.append(f"{duration(left)} left")
+        return "  ".join(facts)
+
+
+class LineDisplay(_Display):
+    """One plain line per report, for files, pipes and batch systems."""
+
+    def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        if any(name.startswith("train/") for name in metrics):
+            self.on_message(f"step {step}/{self._total_steps}  {self._facts(step, metrics)}")
+        if found := findings(metrics):
+            self.on_message(f"step {step}/{self._total_steps}  {found}")
+
+    def on_message(self, text: str) -> None:
+        with _output_may_vanish():
+            print(text, flush=True)
+
+
+class ProgressDisplay(_Display):
+    """A live line with a bar, below everything else that is printed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._progress: Progress | None = None
+
+    def on_start(self, *, first_step: int, total_steps: int) -> None:
+        super().on_start(first_step=first_step, total_steps=total_steps)
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}", markup=False),
+            console=Console(),
+            refresh_per_second=FRAMES_PER_SECOND,
+        )
+        self._task = self._progress.add_task(
+            self._name, completed=first_step, total=total_steps, facts=""
+        )
+        with _output_may_vanish():
+            self._progress.start()
+
+    def on_step(self, step: int) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step)
+
+    def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._progress is not None and any(name.startswith("train/") for name in metrics):
+            self._progress.update(self._task, facts=self._facts(step, metrics))
+        if found := findings(metrics):
+            self.on_message(f"step {step}/{self._total_steps}  {found}")
+
+    def on_message(self, text: str) -> None:
+        with _output_may_vanish():
+            if self._progress is None:
+                print(text, flush=True)
+            else:
+                self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def on_end(self, *, status: str, step: int, error: str | None) -> None:
+        """Give the terminal back, whatever state the run or the display is in."""
+        if self._progress is None:
+            return
+        with _output_may_vanish():
+            try:
+                self._progress.stop()
+            finally:
+                self._progress.console.show_cursor(True)
+        self._progress = None
+
+
+def findings(metrics: Mapping[str, float]) -> str:
+    """Evaluation metrics as `eval/frechet 12.3  eval/kid 0.01`; "" where there are none."""
+    return "  ".join(
+        f"{name} {value:.5g}"
+        for name, value in metrics.items()
+        if not name.startswith(QUIET_GROUPS)
+    )
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `2 min 05 s`, `3 h 07 min` or `2 d 04 h`."""
+    seconds = max(0, round(seconds))
+    for unit, size, part, part_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // part_size:02d} {part}"
+    if seconds >= 60:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds} s"
+
+
+@contextlib.contextmanager
+def _output_may_vanish() -> Iterator[Any]:
+    """Where nobody reads any more, send what follows to nowhere instead of failing."""
+    try:
+        yield
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.__stdout__.fileno() if sys.__stdout__ else 1)
+        os.close(nowhere)

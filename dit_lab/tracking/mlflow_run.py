@@ -1,0 +1,299 @@
+"""One run of the lab in MLflow: told about from a thread of its own, which training never awaits.
+
+`metrics.jsonl` in the run folder is the truth and MLflow a view of it. What the store has not taken
+when a process ends is sent when the same run is opened again.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
+
+from dit_lab.runs import FAILED, FINISHED, KILLED, RunFolder, read_metrics
+from dit_lab.tracking.mlflow_store import (
+    METRICS_PER_REQUEST,
+    TAG_CHARACTERS,
+    as_params,
+    as_tags,
+    check_uri,
+    clean_key,
+    compare,
+    is_local,
+    load_mlflow,
+    log_texts,
+    open_client,
+    prepare_store,
+    root_cause,
+    shown,
+)
+from dit_lab.tracking.spool import finite_metrics
+from dit_lab.types import Hook, RequestError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_log = logging.getLogger(__name__)
+
+SEND_EVERY_SECONDS = 5.0
+LONGEST_PAUSE_SECONDS = 60.0  # between two tries at a store that does not answer
+START_SECONDS = 10.0  # how long the start of training waits for a remote store
+END_SECONDS = 20.0  # how long the end of training waits for the rest to be sent
+
+
+class _Point(NamedTuple):
+    """One number of one metric."""
+
+    name: str
+    value: float
+    milliseconds: int  # since the epoch
+    step: int
+
+
+class MlflowRun(Hook):
+    """Opens a run in MLflow and keeps it up to date; `run_id` is None until the store has it.
+
+    With `run_id`, that run is taken up again at `resume_step`: parameters and tags that differ
+    become tags `resume.<n>.<key>` (MLflow's parameters cannot change), and points that the store
+    already has are not sent twice. A run id that the store does not know gives a new run.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        experiment: str,
+        artifact_root: Path,
+        folder: RunFolder,
+        name: str,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str],
+        run_id: str | None = None,
+        resume_step: int = 0,
+    ) -> None:
+        """Connect, and raise RequestError where that shows a mistake of the user.
+
+        A remote store that does not answer costs at most `START_SECONDS` and one warning.
+        """
+        check_uri(uri)
+        self._uri, self._experiment, self._artifact_root = uri, experiment, artifact_root
+        self._folder, self._name = folder, name
+        self._params, self._tags = as_params(config), as_tags(tags)
+        self._run_id, self._resume_step = run_id, resume_step
+        self._take_up_again = run_id is not None
+        self._client: MlflowClient | None = None
+        self._in_store: dict[str, int] = {}  # metric key -> last step that the store has
+        self._points: deque[_Point] = deque()
+        self._batch: list[_Point] = []  # taken from `_points`, not yet accepted
+        self._files: deque[Path] = deque()
+        self._outcome: tuple[str, str | None] | None = None  # (status, error), once it has ended
+        self._outcome_sent = False
+        self._trouble = ""
+        self._refused: RequestError | None = None
+        self._closing, self._tried = threading.Event(), threading.Event()
+        for row in read_metrics(folder.metrics):
+            self._queue(row.step, row.seconds, row.metrics)
+        load_mlflow()  # here and not in the thread: two threads importing at once get in a tangle
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+        self._await_start()
+
+    @property
+    def run_id(self) -> str | None:
+        """To be stored with checkpoints, so that a resumed run goes on in the same place."""
+        return self._run_id
+
+    def on_metrics(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
+        self._queue(step, time.time(), finite_metrics(metrics))
+
+    def on_artifact(self, step: int, path: Path) -> None:
+        self._files.append(path)
+
+    def on_end(self, *, status: str, step: int, error: str | None) -> None:
+        """Send the rest for up to `END_SECONDS`, then close the run as FINISHED, FAILED or KILLED.
+
+        The last line of `error` becomes a tag; an error of several lines `traceback.txt`.
+        """
+        if self._outcome is not None:
+            return
+        assert status in (FINISHED, FAILED, KILLED), status
+        self._outcome = (status, error)
+        self._closing.set()
+        self._thread.join(END_SECONDS)
+        rows = len({point.step for point in [*self._batch, *self._points]})
+        if rows or self._files or not self._outcome_sent:
+            _log.warning(
+                "MLflow at %s did not take everything (%s); metric rows left: %d, files left: %d; "
+                "they are in %s, and opening the run again sends the rows",
+                shown(self._uri),
+                self._trouble or "too slow",
+                rows,
+                len(self._files),
+                self._folder.root,
+            )
+
+    def _queue(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._points.append(_Point(name, value, int(seconds * 1000), step))
+
+    # ---- the thread -----------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        trouble = self._send_everything()
+        if trouble and self._refused is None and is_local(self._uri):
+            self._refused = RequestError(f"tracking.uri={self._uri}: cannot be used: {trouble}")
+        raised = self._refused is not None and not self._trouble  # by the constructor, which waits
+        if not raised:
+            self._report(trouble)
+        self._tried.set()
+        pause = 1.0
+        while not raised:
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS) if trouble else SEND_EVERY_SECONDS
+            if self._closing.wait(pause):
+                break
+            trouble = self._send_everything()
+            self._report(trouble)
+        deadline = time.monotonic() + END_SECONDS
+        while not raised and (trouble := self._send_everything()):
+            self._trouble = trouble
+            if time.monotonic() > deadline:
+                break
+            time.sleep(1.0)
+
+    def _await_start(self) -> None:
+        """Let the first try succeed, or raise what it says that the user must put right."""
+        answered = self._tried.wait(None if is_local(self._uri) else START_SECONDS)
+        if not answered:
+            self._report(f"no answer in {START_SECONDS:.0f} s")
+        elif self._refused is not None:
+            raise self._refused
+
+    def _send_everything(self) -> str:
+        """Send all that waits; "" or what went wrong, which does not hold up what follows it."""
+        trouble = ""
+        for send in (self._connect, self._send_points, self._send_files, self._send_outcome):
+            try:
+                send()
+            except RequestError as error:
+                self._refused = error
+                trouble = str(error)
+            except Exception as error:  # whatever it is, it is not worth a training run
+                trouble = root_cause(error)
+            if self._client is None:
+                break
+        return trouble
+
+    def _report(self, trouble: str) -> None:
+        if trouble and not self._trouble:
+            _log.warning(
+                "MLflow at %s does not take what is sent (%s); training goes on, metrics are kept "
+                "in %s and sent once it does",
+                shown(self._uri),
+                trouble,
+                self._folder.metrics,
+            )
+        elif self._trouble and not trouble:
+            _log.info("MLflow at %s takes what is sent again", shown(self._uri))
+        self._trouble = trouble
+
+    def _connect(self) -> None:
+        """Make or find the run; every part of it may be done again after a failure."""
+        if self._client is not None:
+            return
+        experiment_id = prepare_store(
+            self._uri, experiment=self._experiment, artifact_root=self._artifact_root
+        )
+        client = open_client(self._uri)
+        known = self._find(client) if self._take_up_again else None
+        if known is not None:
+            self._take_up(client, known)
+        else:
+            if self._run_id is None:
+                run = client.create_run(experiment_id, run_name=self._name)
+                self._run_id = run.info.run_id
+            log_texts(client, self._run_id, params=self._params, tags=self._tags)
+            self._files.appendleft(self._folder.config)
+        self._client = client
+
+    def _find(self, client: MlflowClient) -> Run | None:
+        """The run to go on with, None where it was deleted or never was in this store."""
+        from mlflow.exceptions import MlflowException
+
+        assert self._run_id is not None
+        try:
+            run = client.get_run(self._run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            run = None
+        if run is not None and run.info.lifecycle_stage == "active":
+            return run
+        _log.warning("MLflow run %s is not in the store any more; a new one is made", self._run_id)
+        self._run_id, self._take_up_again = None, False
+        return None
+
+    def _take_up(self, client: MlflowClient, run: Run) -> None:
+        run_id, known = run.info.run_id, run.data
+        for key in known.metrics:
+            history = client.get_metric_history(run_id, key)
+            self._in_store[key] = max(point.step for point in history)
+        earlier = re.findall(r"^resume\.(\d+)", "\n".join(known.tags), re.MULTILINE)
+        resume = f"resume.{max(map(int, earlier), default=0) + 1}"
+        new_params, changed_params = compare(known.params, self._params)
+        new_tags, changed_tags = compare(known.tags, self._tags)
+        changes = {f"{resume}.{key}": text for key, text in (changed_params | changed_tags).items()}
+        tags = new_tags | as_tags(changes) | {f"{resume}.step": str(self._resume_step)}
+        client.update_run(run_id, status="RUNNING")
+        log_texts(client, run_id, params=new_params, tags=tags)
+
+    def _connected(self) -> tuple[MlflowClient, str]:
+        assert self._client is not None and self._run_id is not None
+        return self._client, self._run_id
+
+    def _send_points(self) -> None:
+        from mlflow.entities import Metric
+
+        client, run_id = self._connected()
+        while self._points or self._batch:
+            while self._points and len(self._batch) < METRICS_PER_REQUEST:
+                self._batch.append(self._points.popleft())
+            fresh = [
+                Metric(key, value, milliseconds, step)
+                for name, value, milliseconds, step in self._batch
+                if step > self._in_store.get(key := clean_key(name), -1)
+            ]
+            if fresh:
+                client.log_batch(run_id, metrics=fresh)
+            self._batch.clear()
+
+    def _send_files(self) -> None:
+        client, run_id = self._connected()
+        while self._files:
+            path = self._files[0]
+            inside = path.is_relative_to(self._folder.root)
+            place = path.parent.relative_to(self._folder.root).as_posix() if inside else "."
+            if path.exists():
+                client.log_artifact(run_id, str(path), None if place == "." else place)
+            else:
+                _log.warning("%s: is gone, so MLflow does not get it", path)
+            self._files.popleft()
+
+    def _send_outcome(self) -> None:
+        if self._outcome is None or self._outcome_sent:
+            return
+        client, run_id = self._connected()
+        status, error = self._outcome
+        if client.get_run(run_id).info.status not in (FINISHED, FAILED, KILLED):
+            if error:
+                last_line = error.strip().splitlines()[-1]
+                client.set_tag(run_id, "error", last_line[:TAG_CHARACTERS])
+            client.set_terminated(run_id, status)
+        if error and "\n" in error.strip():
+            client.log_text(run_id, error, "traceback.txt")
+        self._outcome_sent = True

@@ -1,0 +1,542 @@
+"""Runs in a real MLflow store: made once, described whole, fed late if need be, closed truthfully.
+
+One sqlite store serves all tests of this file, each with an experiment of its own; the server
+tests start `mlflow server` on a free port of the loopback interface.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import logging
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dit_lab.runs import FAILED, FINISHED, KILLED, MetricsRow, RunFolder, format_row
+from dit_lab.tracking import mlflow_run
+from dit_lab.tracking.mlflow_run import MlflowRun
+from dit_lab.tracking.mlflow_store import (
+    as_params,
+    check_uri,
+    clean_key,
+    open_client,
+    prepare_store,
+    shown,
+    ui_command,
+)
+from dit_lab.types import RequestError
+
+CONFIG = {"seed": 0, "optimizer": {"lr": 1e-4}, "model": {"name": "pico", "sizes": [1, 2]}}
+
+
+class Store:
+    """A store and a run folder in it, with shorthands for what the tests look at."""
+
+    def __init__(self, root: Path, uri: str, experiment: str) -> None:
+        self.root, self.uri, self.experiment = root, uri, experiment
+        self.folder = RunFolder(root / experiment)
+        self.folder.root.mkdir()
+        self.folder.config.write_text("seed: 0\n")
+
+    def open(self, **changes: Any) -> MlflowRun:
+        settings: dict[str, Any] = {
+            "experiment": self.experiment,
+            "artifact_root": self.root / "mlartifacts",
+            "folder": self.folder,
+            "name": "a run",
+            "config": CONFIG,
+            "tags": {"git_commit": "abc"},
+        }
+        return MlflowRun(self.uri, **(settings | changes))
+
+    def read(self, run: MlflowRun) -> Any:
+        return open_client(self.uri).get_run(run.run_id)
+
+    def points(self, run: MlflowRun, key: str) -> list[tuple[int, float]]:
+        history = open_client(self.uri).get_metric_history(run.run_id, key)
+        return [(point.step, point.value) for point in history]
+
+    def fill_metrics_file(self, steps: list[int]) -> None:
+        rows = [MetricsRow(step, time.time(), {"train/loss": 1 / step}) for step in steps]
+        self.folder.metrics.write_text("".join(format_row(row) for row in rows))
+
+    def artifact(self, run: MlflowRun, name: str) -> Path:
+        return self.root / "mlartifacts" / str(run.run_id) / "artifacts" / name
+
+
+def end(run: MlflowRun, status: str = FINISHED, error: str | None = None) -> None:
+    run.on_end(status=status, step=0, error=error)
+
+
+def until(condition: Any, *, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("a store")  # with a space, which URIs must survive
+
+
+@pytest.fixture
+def store(root: Path, request: pytest.FixtureRequest) -> Store:
+    return Store(root, f"sqlite:///{root}/mlflow.db", request.node.name)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tracker's times cut down to what a test can wait for."""
+    monkeypatch.setattr(mlflow_run, "SEND_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(mlflow_run, "LONGEST_PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr(mlflow_run, "START_SECONDS", 2.0)
+    monkeypatch.setattr(mlflow_run, "END_SECONDS", 2.0)
+
+
+# ---- addresses ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite:////data/mlflow.db",
+        "postgresql+psycopg2://user:secret@host/db",
+        "mysql://host/db",
+        "mssql+pyodbc://host/db",
+        "http://127.0.0.1:5000",
+        "https://host",
+        "databricks",
+        "databricks://profile",
+    ],
+)
+def test_usable_addresses(uri: str) -> None:
+    check_uri(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("file:///data/mlruns", "mlflow migrate-filestore"),
+        ("mlruns", "mlflow migrate-filestore"),
+        ("/data/mlruns", "sqlite:////"),
+        ("C:\\mlruns", "plain folders"),
+        ("", "plain folders"),
+        ("redis://host", "unknown kind of store 'redis'"),
+        ("sqlite:///mlflow.db", f"sqlite:///{os.getcwd()}/mlflow.db"),
+        ("sqlite://", "absolute path"),
+        ("sqlite:///:memory:", "absolute path"),
+    ],
+)
+def test_other_addresses_are_refused_in_one_line_that_says_what_instead(
+    uri: str, said: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        check_uri(uri)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_checking_an_address_imports_nothing_slow() -> None:
+    code = (
+        "import sys; from dit_lab.tracking.mlflow_store import check_uri, ui_command\n"
+        "from dit_lab.tracking import mlflow_run\n"
+        "check_uri('http://host'); assert not {'torch', 'mlflow', 'rich'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_passwords_are_not_shown() -> None:
+    assert shown("postgresql://me:secret@host/db") == "postgresql://***@host/db"
+
+
+# ---- making the store ---------------------------------------------------------------------------
+
+
+PREPARE_EIGHT_TIMES = """
+import multiprocessing, os, sys
+from pathlib import Path
+from dit_lab.tracking.mlflow_store import load_mlflow, open_client, prepare_store
+
+load_mlflow()  # once, before the processes part: imports take longer than all that they do
+import mlflow.store.tracking.sqlalchemy_store
+
+def work(root, k, together):
+    (root / f"cwd{k}").mkdir()
+    os.chdir(root / f"cwd{k}")
+    uri = f"sqlite:///{root}/out/mlflow.db"
+    together.wait()
+    number = prepare_store(uri, experiment="x", artifact_root=root / "out/mlartifacts")
+    open_client(uri).create_run(number)
+    print(number, flush=True)
+
+fork = multiprocessing.get_context("fork")
+together = fork.Barrier(8)
+jobs = [fork.Process(target=work, args=(Path(sys.argv[1]), k, together)) for k in range(8)]
+for job in jobs:
+    job.start()
+for job in jobs:
+    job.join()
+"""
+
+
+def test_eight_processes_at_once_on_an_empty_folder(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARE_EIGHT_TIMES, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("1\n" * 8, "")
+    client = open_client(f"sqlite:///{tmp_path}/out/mlflow.db")
+    assert len(client.search_runs(["1"])) == 8
+    location = client.get_experiment("1").artifact_location
+    assert location == (tmp_path / "out/mlartifacts").as_uri()
+    assert not list(tmp_path.glob("cwd*/*"))
+
+
+def test_a_store_that_cannot_be_used_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "noise.db").write_bytes(b"this is not a database" * 100)
+    (tmp_path / "folder.db").mkdir()
+    started = time.monotonic()
+    for path in ("file/mlflow.db", "noise.db", "folder.db"):
+        with pytest.raises(RequestError, match="cannot be used") as caught:
+            prepare_store(f"sqlite:///{tmp_path / path}", experiment="x", artifact_root=tmp_path)
+        assert "\n" not in str(caught.value)
+    assert time.monotonic() - started < 10  # mlflow alone retries for 100 s
+
+
+def test_a_deleted_experiment_is_refused(store: Store) -> None:
+    artifacts = store.root / "mlartifacts"
+    number = prepare_store(store.uri, experiment=store.experiment, artifact_root=artifacts)
+    open_client(store.uri).delete_experiment(number)
+    with pytest.raises(RequestError, match=f"mlflow experiments restore -x {number}"):
+        store.open()
+
+
+def test_nothing_is_printed_from_first_table_to_last_metric(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from dit_lab.runs import RunFolder\n"
+        "from dit_lab.tracking.mlflow_run import MlflowRun\n"
+        "root = Path(sys.argv[1]); (root / 'config.yaml').write_text('')\n"
+        "run = MlflowRun(f'sqlite:///{root}/mlflow.db', experiment='x', artifact_root=root / 'a',\n"
+        "                folder=RunFolder(root), name='n', config={'a': 'b' * 7000}, tags={})\n"
+        "run.on_metrics(1, {'train/loss': 1.0})\n"
+        "run.on_end(status='FINISHED', step=1, error=None)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
+
+
+# ---- a run --------------------------------------------------------------------------------------
+
+
+def test_a_run_from_start_to_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "4711")
+    parent = store.open(name="parent")
+    run = store.open(tags={"mlflow.parentRunId": parent.run_id})
+    assert run.run_id not in (None, "0" * 32, parent.run_id)
+    assert store.read(run).info.status == "RUNNING"
+    run.on_start(first_step=0, total_steps=20)
+    for step in range(1, 21):
+        run.on_step(step)
+        run.on_metrics(step, {"train/loss": 1 / step, "train/grad_norm": float("inf")})
+    samples = store.folder.samples / "step-00000020.png"
+    samples.parent.mkdir()
+    samples.write_bytes(b"png")
+    run.on_artifact(20, samples)
+    end(run)
+    end(parent)
+    read = store.read(run)
+    assert read.info.status == "FINISHED"
+    assert read.info.end_time is not None
+    assert read.info.run_name == "a run"
+    assert read.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert read.data.params == {
+        "seed": "0",
+        "optimizer.lr": "0.0001",
+        "model.name": "pico",
+        "model.sizes": "[1, 2]",
+    }
+    assert store.points(run, "train/loss") == [(step, 1 / step) for step in range(1, 21)]
+    assert store.points(run, "train/grad_norm") == []  # mlflow would have kept 1.8e308
+    assert len(store.points(run, "nonfinite/train/grad_norm")) == 20
+    assert store.artifact(run, "config.yaml").read_text() == "seed: 0\n"
+    assert store.artifact(run, "samples/step-00000020.png").read_bytes() == b"png"
+    assert len(open_client(store.uri).search_runs([read.info.experiment_id])) == 2
+
+
+def test_a_large_configuration_with_odd_keys(store: Store) -> None:
+    config = {f"group{k}": {"key": k} for k in range(400)}
+    odd = {"a=b@c": "1", "a#b@c": "2", "x//../y/": None, "k" * 300: "", "long": "v" * 10_000}
+    run = store.open(config=config | odd)
+    end(run)
+    params = store.read(run).data.params
+    assert len(params) == 405
+    assert params["group399.key"] == "399"
+    assert (params["a_b_c"], params["a_b_c_2"], params["x/y"]) == ("1", "2", "null")
+    assert params["k" * 250] == ""
+    assert params["long"] == "v" * 6000
+
+
+def test_keys_never_collide_however_long() -> None:
+    names = ["k" * 250 + "=", "k" * 250 + "@", "k" * 250 + "#"]
+    params = as_params({name: name[-1] for name in names})
+    assert list(params.values()) == ["=", "@", "#"]
+    assert max(map(len, params)) == 250
+    assert clean_key("/../") == "_"
+
+
+def test_how_a_run_ended_is_said_once_and_kept(store: Store) -> None:
+    run = store.open()
+    end(run, FAILED, "Traceback:\n  line 3\nValueError: loss is not finite\n")
+    end(run, FINISHED)
+    read = store.read(run)
+    assert read.info.status == "FAILED"
+    assert read.data.tags["error"] == "ValueError: loss is not finite"
+    assert "line 3" in store.artifact(run, "traceback.txt").read_text()
+    stopped = store.open()
+    end(stopped, KILLED, "stopped by signal 15")
+    assert store.read(stopped).info.status == "KILLED"
+    assert not store.artifact(stopped, "traceback.txt").exists()
+    closed_by_another = store.open()
+    open_client(store.uri).set_terminated(closed_by_another.run_id, "KILLED")
+    end(closed_by_another, FINISHED)
+    assert store.read(closed_by_another).info.status == "KILLED"
+
+
+def test_a_resumed_run_goes_on_in_the_same_place(store: Store) -> None:
+    long = {"over=rides": "x" * 9000}  # kept cut and under another key, yet not a change
+    first = store.open(tags={"git_commit": "abc"} | long)
+    for step in (10, 20):
+        first.on_metrics(step, {"train/loss": 1 / step})
+    end(first, KILLED)
+
+    def resume(attempt: int, *, in_file: list[int], then: list[int]) -> list[tuple[int, float]]:
+        store.fill_metrics_file(in_file)
+        again = store.open(
+            run_id=first.run_id,
+            resume_step=in_file[-1],
+            config=CONFIG | {"optimizer": {"lr": 2e-4}, "new": True},
+            tags={"git_commit": "def", "host": "b"} | long,
+        )
+        assert again.run_id == first.run_id
+        assert store.read(again).info.status == "RUNNING"
+        for step in then:
+            again.on_metrics(step, {"train/loss": 1 / step})
+        end(again)
+        data = store.read(again).data
+        assert data.params["optimizer.lr"] == "0.0001"
+        assert data.params["new"] == "true"
+        assert data.tags["git_commit"] == "abc"
+        assert data.tags["host"] == "b"
+        assert data.tags[f"resume.{attempt}.optimizer.lr"] == "0.0002"
+        assert data.tags[f"resume.{attempt}.git_commit"] == "def"
+        assert data.tags[f"resume.{attempt}.step"] == str(in_file[-1])
+        assert len([key for key in data.tags if key.startswith("resume.")]) == 3 * attempt
+        return store.points(again, "train/loss")
+
+    # The store had missed step 30; then it is ahead of the checkpoint, which is at step 20.
+    curve = [(step, 1 / step) for step in (10, 20, 30, 40, 50, 60)]
+    assert resume(1, in_file=[10, 20, 30], then=[40, 50]) == curve[:5]
+    assert resume(2, in_file=[10, 20], then=[30, 40, 50, 60]) == curve
+
+
+def test_a_run_that_the_store_lost_is_made_anew(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.fill_metrics_file([10])
+    run = store.open(run_id="0" * 32, resume_step=10)
+    end(run)
+    assert run.run_id != "0" * 32
+    assert store.points(run, "train/loss") == [(10, 0.1)]
+    assert "is not in the store any more" in caplog.text
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_artifact_that_cannot_be_stored_holds_up_nothing_else(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = store.open()
+    store.artifact(run, "samples").write_text("a file where a folder is needed")
+    sample = store.folder.samples / "grid.png"
+    sample.parent.mkdir()
+    sample.write_bytes(b"png")
+    run.on_artifact(1, sample)
+    run.on_artifact(1, store.folder.root / "never written")
+    run.on_metrics(1, {"train/loss": 1.0})
+    end(run)
+    assert store.read(run).info.status == "FINISHED"
+    assert store.points(run, "train/loss") == [(1, 1.0)]
+    assert "metric rows left: 0, files left: 2" in caplog.text
+
+
+def test_a_blocked_store_does_not_slow_training(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_run, "SEND_EVERY_SECONDS", 0.1)
+    run = store.open()
+    run.on_artifact(0, store.folder.config)
+    with contextlib.closing(sqlite3.connect(f"{store.root}/mlflow.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        started = time.perf_counter()
+        for step in range(2000):
+            run.on_metrics(step, {"train/loss": 1.0, "train/lr": 0.1})
+            if step % 100 == 0:
+                time.sleep(0.02)  # so that the thread is in the middle of a request
+        # 0.4 s of sleep, and a few microseconds a call: one wait for the lock would be 20 s.
+        assert time.perf_counter() - started < 2
+        other.rollback()
+    end(run)
+    assert len(store.points(run, "train/loss")) == 2000
+
+
+# ---- a server -----------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def fetch(url: str, body: Any = None) -> str:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def listens(port: int) -> bool:
+    try:
+        return "OK" in fetch(f"http://127.0.0.1:{port}/health")
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+@contextlib.contextmanager
+def serving(store: Store, port: int, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command, environment = ui_command(
+        store.uri, artifact_root=store.root / "mlartifacts", port=port
+    )
+    server = subprocess.Popen(
+        command, env=environment, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: listens(port), seconds=60)
+        yield server
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def test_the_server_command() -> None:
+    uri = "postgresql://me:secret@host/db"
+    command, environment = ui_command(uri, artifact_root=Path("/data/art"), port=5123)
+    assert command[:4] == [sys.executable, "-m", "mlflow", "server"]
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert not any("secret" in word for word in command)
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == uri
+    with pytest.raises(RequestError, match="a server already"):
+        ui_command("https://host", artifact_root=Path("/data"), port=1)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_run_outlives_its_server(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    prepare_store(store.uri, experiment="Default", artifact_root=store.root)
+    port, cwd = free_port(), tmp_path / "cwd"
+    cwd.mkdir()
+    remote = Store(store.root, f"http://127.0.0.1:{port}", f"{store.experiment}_remotely")
+
+    run = remote.open(config=CONFIG | {"empty": ""})  # nobody listens yet
+    assert run.run_id is None
+    assert "does not take what is sent ([Errno 111] Connection refused)" in caplog.text
+    run.on_metrics(1, {"train/loss": 1.0})
+    with serving(store, port, cwd):
+        assert "<title>MLflow</title>" in fetch(f"http://127.0.0.1:{port}/")
+        search = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search"
+        found = json.loads(fetch(search, {"max_results": 100}))["experiments"]
+        assert "Default" in {experiment["name"] for experiment in found}
+        until(lambda: "takes what is sent again" in caplog.text)
+        assert run.run_id is not None
+        end(run)
+        assert remote.points(run, "train/loss") == [(1, 1.0)]
+        assert remote.read(run).info.status == "FINISHED"
+        assert remote.read(run).data.params["empty"] == ""
+        artifacts = open_client(remote.uri).list_artifacts(run.run_id)
+        assert [artifact.path for artifact in artifacts] == ["config.yaml"]
+        remote.fill_metrics_file([1])
+        again = remote.open(run_id=run.run_id, resume_step=1)
+    assert not listens(port)
+    assert list(cwd.iterdir()) == []  # the server left nothing where it was started
+
+    again.on_metrics(2, {"train/loss": 0.5})
+    remote.fill_metrics_file([1, 2])
+    started = time.monotonic()
+    end(again)
+    assert time.monotonic() - started < 4  # END_SECONDS, and some air
+    warnings = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert "([Errno 111] Connection refused); metric rows left: 1, files left: 0" in warnings[-1]
+
+    directly = store.open(run_id=run.run_id, resume_step=2, folder=remote.folder)
+    end(directly)
+    assert store.points(directly, "train/loss") == [(1, 1.0), (2, 0.5)]
+    assert store.read(directly).info.status == "FINISHED"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_hangs_costs_a_bounded_time(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # connections are taken by the kernel and never answered
+        remote = Store(store.root, f"http://127.0.0.1:{silent.getsockname()[1]}", "hanging")
+        started = time.monotonic()
+        run = remote.open()
+        run.on_metrics(1, {"train/loss": 1.0})
+        end(run)
+        assert time.monotonic() - started < 6  # START_SECONDS and END_SECONDS, and some air
+    messages = [entry.getMessage() for entry in caplog.records]
+    assert len(messages) == 2
+    assert "no answer in 2 s" in messages[0]
+    assert "metric rows left: 1" in messages[1]
+
+
+def test_wrong_credentials_are_the_users_to_put_right(store: Store) -> None:
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(401, "You are not authenticated")
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        remote = Store(store.root, f"http://me:secret@127.0.0.1:{server.server_port}", "refused")
+        with pytest.raises(RequestError, match="cannot be used") as caught:
+            remote.open()
+        server.shutdown()
+    assert "secret" not in str(caught.value)
