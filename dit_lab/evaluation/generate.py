@@ -1,0 +1,90 @@
+"""Drawing images from a model so that image i depends on (seed, i) and on nothing else.
+
+Images are computed in canonical chunks: indices [k * CHUNK_IMAGES, (k + 1) * CHUNK_IMAGES), always
+all of them, the surplus thrown away. Matrix products round differently for different batch sizes,
+so a fixed chunk is what makes 100 and 1,000 requested images share their first 100 exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dit_lab import rng
+from dit_lab.evaluation.images import to_uint8
+from dit_lab.samplers.guidance import Guidance, predictor
+from dit_lab.types import Codec, LabelledCall, Objective, Sampler
+
+CHUNK_IMAGES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """Everything that decides generated images, except the weights, the seed and the labels."""
+
+    objective: Objective
+    sampler: Sampler
+    guidance: Guidance
+    codec: Codec
+    latent_shape: tuple[int, int, int]
+    num_classes: int  # 0: unconditional
+    null_label: int | None  # None: no label was ever dropped, so there is no guidance
+    device: torch.device
+    check_stop: Callable[[], None] = lambda: None
+
+    def labels(self, indices: Tensor, asked: Sequence[int] | None) -> Tensor:
+        """Labels (N,) of the images at `indices`: those asked for, or all classes, in turn."""
+        cycle = list(asked) if asked else list(range(max(1, self.num_classes)))
+        return torch.tensor(cycle, dtype=torch.int64)[indices % len(cycle)]
+
+    def images(
+        self,
+        model: LabelledCall,
+        *,
+        num_images: int,
+        seed: int,
+        labels: Sequence[int] | None = None,
+        batch_size: int = CHUNK_IMAGES,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Groups of uint8 images (n, H, W, c) and their labels (n,), in order of their index.
+
+        `batch_size` is how many images are handed over at once, rounded up to whole chunks; it
+        changes no image.
+        """
+        group_images = -(-batch_size // CHUNK_IMAGES) * CHUNK_IMAGES
+        for start in range(0, num_images, group_images):
+            stop = min(start + group_images, num_images)
+            chunks = [
+                self._chunk(model, torch.arange(first, first + CHUNK_IMAGES), seed, labels)
+                for first in range(start, stop, CHUNK_IMAGES)
+            ]
+            images = torch.cat(chunks)[: stop - start]
+            yield images, self.labels(torch.arange(start, stop), labels)
+
+    @torch.no_grad()
+    def _chunk(
+        self, model: LabelledCall, indices: Tensor, seed: int, labels: Sequence[int] | None
+    ) -> Tensor:
+        """The images (CHUNK_IMAGES, H, W, c) at `indices`."""
+
+        def draw(purpose: str) -> Tensor:
+            return rng.normal(seed, purpose, indices, self.latent_shape).to(self.device)
+
+        predict = predictor(
+            model,
+            self.objective,
+            self.labels(indices, labels).to(self.device),
+            null_label=self.null_label,
+            guidance=self.guidance,
+        )
+        latents = self.sampler.sample(
+            predict,
+            draw("sample/noise"),
+            interpolant=self.objective.interpolant,
+            draw_noise=lambda step: draw(f"sample/noise-{step}"),
+            on_step=lambda step: self.check_stop(),
+        )
+        return to_uint8(self.codec.decode(latents))

@@ -1,0 +1,133 @@
+"""Training batches in which everything random is already drawn, each image from its own stream.
+
+Image number k of a training, its noise, time, label drop and augmentation are functions of
+(seed, k) alone: the same for any process count, accumulation, worker count and interruption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from dit_lab import rng
+from dit_lab.types import Batch, Codec, Dataset
+
+
+class Order(Protocol):
+    """Which image stands at which global sample counter."""
+
+    def indices(self, counters: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """How the random fields of a batch are drawn for the images at some indices."""
+
+    seed: int
+    purpose: str  # "train" or "validation": separate streams
+    latent_shape: tuple[int, int, int]
+    time_from_uniform: Callable[[Tensor], Tensor]
+    label_drop_prob: float
+
+    def batch(self, images: Tensor, labels: Tensor, indices: Tensor) -> Batch:
+        """A batch on the CPU whose `data` still holds the pixels that the codec will encode."""
+        time, drop = (
+            rng.uniform(self.seed, f"{self.purpose}/{field}", indices) for field in ("time", "drop")
+        )
+        return Batch(
+            sample_counter=indices,
+            data=images,
+            labels=labels,
+            noise=rng.normal(self.seed, f"{self.purpose}/noise", indices, self.latent_shape),
+            time=self.time_from_uniform(time),
+            drop_label=drop < self.label_drop_prob,
+        )
+
+    def encoded(self, batch: Batch, codec: Codec, device: torch.device) -> Batch:
+        """The batch on the device, with `data` as the codec's latents."""
+        posterior = rng.normal(
+            self.seed, f"{self.purpose}/posterior", batch.sample_counter, self.latent_shape
+        )
+        fields = {
+            name: getattr(batch, name).to(device, non_blocking=True) for name in Batch.__slots__
+        }
+        moved = Batch(**fields)
+        return replace(moved, data=codec.encode(moved.data, posterior.to(device)))
+
+
+class _Examples(TorchDataset):
+    """Map-style view on an endless training: item k is the image at sample counter k."""
+
+    def __init__(self, dataset: Dataset, order: Order, draws: Draws) -> None:
+        self._dataset, self._order, self._draws = dataset, order, draws
+
+    def __getitems__(self, counters: list[int]) -> Batch:
+        at = torch.tensor(counters, dtype=torch.int64)
+        images, labels = self._dataset.fetch(self._order.indices(at), at)
+        return self._draws.batch(images, labels, at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MicroBatchCounters:
+    """The sample counters of this process, micro-batch by micro-batch, from a step on, endlessly.
+
+    The global batch of a step is cut first by micro-batch, then by process.
+    """
+
+    first_step: int
+    global_batch_size: int
+    accumulation: int
+    process_index: int
+    num_processes: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size = self.global_batch_size // (self.accumulation * self.num_processes)
+        part = self.process_index
+        counter = self.first_step * self.global_batch_size
+        while True:
+            for _ in range(self.accumulation):
+                yield list(range(counter + part * size, counter + (part + 1) * size))
+                counter += size * self.num_processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBatches:
+    """Gives every optimizer step its micro-batches, on the device."""
+
+    dataset: Dataset
+    order: Order
+    draws: Draws
+    codec: Codec
+    device: torch.device
+    global_batch_size: int
+    accumulation: int
+    process_index: int
+    num_processes: int
+    num_workers: int
+
+    def from_step(self, first_step: int) -> Iterator[Sequence[Batch]]:
+        """Lists of `accumulation` micro-batches, for step `first_step`, the next, and so on."""
+        loader = DataLoader(
+            _Examples(self.dataset, self.order, self.draws),
+            batch_sampler=_MicroBatchCounters(
+                first_step=first_step,
+                global_batch_size=self.global_batch_size,
+                accumulation=self.accumulation,
+                process_index=self.process_index,
+                num_processes=self.num_processes,
+            ),
+            collate_fn=lambda batch: batch,
+            num_workers=self.num_workers,
+        )
+        micro_batches = iter(loader)
+        while True:
+            yield [
+                self.draws.encoded(next(micro_batches), self.codec, self.device)
+                for _ in range(self.accumulation)
+            ]

@@ -1,0 +1,130 @@
+"""Checkpoints that are whole or not there: written beside, synced, renamed, then marked COMPLETE.
+
+    checkpoints/step-00001000/
+        model.safetensors  ema-0.9999.safetensors  optimizer/state.safetensors  state.json  COMPLETE
+
+`COMPLETE` lists size and hash of every file. No pickle: tensors in safetensors, scalars in JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+MARKER = "COMPLETE"
+
+
+class DamagedCheckpoint(Exception):  # noqa: N818 - says what it found
+    """A checkpoint folder that is incomplete or does not hold what its marker says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint on disk. Files are verified against the marker by `verify`."""
+
+    path: Path
+
+    @property
+    def step(self) -> int:
+        return int(self.path.name.removeprefix("step-"))
+
+    def verify(self) -> None:
+        """Raise DamagedCheckpoint, naming the file, unless every byte is as it was written."""
+        try:
+            listed = json.loads((self.path / MARKER).read_text())
+        except FileNotFoundError:
+            raise DamagedCheckpoint(f"{self.path}: incomplete (no {MARKER})") from None
+        except json.JSONDecodeError:
+            raise DamagedCheckpoint(f"{self.path}: damaged {MARKER}") from None
+        for name, written in listed.items():
+            file = self.path / name
+            if not file.is_file():
+                raise DamagedCheckpoint(f"{file}: missing")
+            if file.stat().st_size != written["bytes"]:
+                raise DamagedCheckpoint(
+                    f"{file}: {file.stat().st_size} bytes, not {written['bytes']}"
+                )
+            if _hash(file) != written["blake2b"]:
+                raise DamagedCheckpoint(f"{file}: content differs from what was written")
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of `<name>.safetensors`, on the CPU."""
+        return load_file(self.path / f"{name}.safetensors")
+
+    def state(self) -> dict[str, Any]:
+        """The scalars."""
+        return json.loads((self.path / "state.json").read_text())
+
+
+class CheckpointStore:
+    """The `checkpoints/` folder of a run."""
+
+    def __init__(self, folder: Path, *, warn: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._warn = warn
+
+    def save(
+        self, step: int, *, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+    ) -> Checkpoint:
+        """Write `tensors[name]` to `<name>.safetensors` and `state` to state.json, atomically."""
+        final = self._folder / f"step-{step:08d}"
+        beside = self._folder / f".writing-step-{step:08d}"
+        shutil.rmtree(beside, ignore_errors=True)
+        for name, group in tensors.items():
+            file = beside / f"{name}.safetensors"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(
+                {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}, file
+            )
+        (beside / "state.json").write_text(json.dumps(state, indent=2, sort_keys=True) + "\n")
+        files = sorted(path for path in beside.rglob("*") if path.is_file())
+        listed = {
+            str(file.relative_to(beside)): {"bytes": file.stat().st_size, "blake2b": _hash(file)}
+            for file in files
+        }
+        for file in files:
+            _sync(file)
+        shutil.rmtree(final, ignore_errors=True)  # a damaged one that was skipped
+        os.replace(beside, final)
+        _sync(self._folder)
+        marker = final / f".{MARKER}"
+        marker.write_text(json.dumps(listed, indent=2, sort_keys=True) + "\n")
+        _sync(marker)
+        os.replace(marker, final / MARKER)
+        _sync(final)
+        return Checkpoint(final)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint; damaged ones are named and skipped."""
+        for path in sorted(self._folder.glob("step-*"), reverse=True):
+            checkpoint = Checkpoint(path)
+            try:
+                checkpoint.verify()
+            except DamagedCheckpoint as damage:
+                self._warn(f"skipped a checkpoint: {damage}")
+            else:
+                return checkpoint
+        return None
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Force a file's content, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,196 @@
+"""The training loop: one function, read from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Optimizer
+
+from dit_lab.training.batches import TrainingBatches
+from dit_lab.training.cadence import is_due
+from dit_lab.training.checkpoint import Checkpoint, CheckpointStore
+from dit_lab.training.ema import EMA
+from dit_lab.training.optim import Schedule, guarded_step, set_learning_rate
+from dit_lab.training.state import Clock, NonFiniteGuard, Snapshot, TrainState, Window
+from dit_lab.types import Batch, Evaluator, Hook, LabelledCall, ModelCall, Objective, StopRequested
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """What the loop itself is told; the rest it is handed as objects."""
+
+    total_steps: int
+    clip_norm: float | None
+    log_every_steps: int
+    checkpoint_every_steps: int
+    max_skipped_in_a_row: int
+    images_per_epoch: int
+
+
+def train(
+    *,
+    accelerator: Accelerator,
+    model: nn.Module,
+    null_label: int | None,
+    objective: Objective,
+    batches: TrainingBatches,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    emas: Sequence[EMA],
+    checkpoints: CheckpointStore,
+    resume_from: Checkpoint | None,
+    evaluators: Sequence[Evaluator],
+    hooks: Sequence[Hook],
+    settings: LoopSettings,
+    check_stop: Callable[[], None],
+) -> dict[str, float]:
+    """Train to `settings.total_steps` and return the last value of every evaluation metric.
+
+    `model` is prepared by `accelerator` and takes (x, time, labels); labels that a batch drops
+    become `null_label` (None: none are dropped). Evaluators see `emas[0]`. `check_stop` raises
+    StopRequested where the process should end; the state is saved before that exception goes on.
+    """
+    plain = accelerator.unwrap_model(model)
+    weights = dict(plain.named_parameters())
+    trainable = [weight for weight in weights.values() if weight.requires_grad]
+    state, window = TrainState(), Window(accelerator.device)
+    everything = Snapshot(model=plain, optimizer=optimizer, emas=emas, state=state, window=window)
+
+    # 1. Resume: weights, averages and their counters, optimizer, position, half-filled means.
+    notes = everything.restore(resume_from) if resume_from else []
+    guard = NonFiniteGuard(
+        state, max_in_a_row=settings.max_skipped_in_a_row, device=accelerator.device
+    )
+    for hook in hooks:
+        hook.on_start(first_step=state.step, total_steps=settings.total_steps)
+        for note in notes:
+            hook.on_message(note)
+
+    def due(every_steps: int) -> bool:
+        return is_due(state.step, every_steps=every_steps, total_steps=settings.total_steps)
+
+    def save() -> None:
+        guard.check()  # nothing non-finite is ever written
+        if accelerator.is_main_process:
+            checkpoints.save(state.step, tensors=everything.tensors(), state=everything.scalars())
+        accelerator.wait_for_everyone()
+
+    def evaluate() -> None:
+        chosen = [evaluator for evaluator in evaluators if due(evaluator.every_steps)]
+        state.results |= _evaluate(plain, emas[0], chosen, hooks, state.step)
+        state.evaluated_step = state.step
+
+    try:
+        # 2. Evaluations that the last stop cut off.
+        if state.evaluated_step < state.step:
+            evaluate()
+
+        steps = batches.from_step(state.step)
+        clock = Clock(state.step)
+        while state.step < settings.total_steps:
+            check_stop()
+
+            # 3. Gradients of one global batch, over exactly its micro-batches.
+            factor = schedule.factor(state.step, settings.total_steps)
+            rate = set_learning_rate(optimizer, factor)
+            micro_batches = next(steps)
+            sums: dict[str, Tensor] = {}
+            for number, batch in enumerate(micro_batches, start=1):
+                last = number == len(micro_batches)
+                with nullcontext() if last else accelerator.no_sync(model):
+                    terms = objective.loss(_labelled(model, batch, null_label), batch)
+                    shares = {name: t.mean() / len(micro_batches) for name, t in terms.items()}
+                    accelerator.backward(shares["loss"])
+                for name, share in shares.items():
+                    sums[name] = sums.get(name, 0) + share.detach()
+            sums = accelerator.reduce(sums, reduction="mean")
+
+            # 4. One step of the optimizer and of each average, unless something is not finite.
+            norm = _clip(trainable, settings.clip_norm)
+            nonfinite = guard.flag(sums["loss"], norm)
+            guarded_step(optimizer, nonfinite)
+            optimizer.zero_grad(set_to_none=True)
+            for ema in emas:
+                ema.update(weights, applied=1 - nonfinite)
+            window.add(
+                {f"train/{name}": term for name, term in {**sums, "grad_norm": norm}.items()}
+            )
+            state.step += 1
+            for hook in hooks:
+                hook.on_step(state.step)
+
+            # 5. Log, evaluate, save; in this order, so that no save hides a lost evaluation.
+            if due(settings.log_every_steps):
+                guard.check()
+                metrics = window.means() | {"train/lr": rate}
+                metrics |= _progress(state, settings, batches.global_batch_size, clock)
+                for hook in hooks:
+                    hook.on_metrics(state.step, metrics)
+            with clock.paused():
+                evaluate()
+                if due(settings.checkpoint_every_steps):
+                    save()
+    except StopRequested:
+        save()
+        raise
+    return state.results
+
+
+def _labelled(model: nn.Module, batch: Batch, null_label: int | None) -> ModelCall:
+    """The model with the batch's labels, the null label where they are dropped."""
+    labels = batch.labels
+    if null_label is not None:
+        labels = torch.where(batch.drop_label, null_label, labels)
+    return lambda x, time: model(x, time, labels)
+
+
+def _clip(parameters: Sequence[Tensor], max_norm: float | None) -> Tensor:
+    """Global gradient norm () before clipping; clips in place where a limit is given."""
+    if max_norm is not None:
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def averaged(model: nn.Module, weights: Mapping[str, Tensor]) -> LabelledCall:
+    """The model's function at other weights, without a second copy of the model."""
+    return lambda x, time, labels: functional_call(model, dict(weights), (x, time, labels))
+
+
+def _evaluate(
+    model: nn.Module, ema: EMA, evaluators: Sequence[Evaluator], hooks: Sequence[Hook], step: int
+) -> dict[str, float]:
+    """Run evaluators on the averaged weights, report to the hooks, return all metrics."""
+    found: dict[str, float] = {}
+    model.eval()
+    for evaluator in evaluators:
+        with torch.no_grad():
+            result = evaluator.run(averaged(model, ema.shadow), step)
+        found |= result.metrics
+        for hook in hooks:
+            if result.metrics:
+                hook.on_metrics(step, result.metrics)
+            for artifact in result.artifacts:
+                hook.on_artifact(step, artifact)
+    model.train()
+    return found
+
+
+def _progress(
+    state: TrainState, settings: LoopSettings, global_batch_size: int, clock: Clock
+) -> dict[str, float]:
+    """Speed and position, for one logged row."""
+    seconds = clock.seconds_per_step(state.step)
+    images = state.step * global_batch_size
+    return {
+        "train/images": float(images),
+        "train/epochs": images / settings.images_per_epoch,
+        "train/skipped_steps": float(state.skipped_steps),
+        "perf/images_per_second": global_batch_size / seconds,
+        "perf/seconds_left": (settings.total_steps - state.step) * seconds,
+    }

@@ -1,0 +1,90 @@
+"""Learning-rate schedules, the optimizer's step under the non-finite guard, and its state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Schedule(Protocol):
+    """A factor on the base learning rate, a function of the step alone (nothing to save)."""
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """Factor for the step after `step` finished ones."""
+
+
+class Constant:
+    """1 after a linear warm-up over `warmup_steps`."""
+
+    def __init__(self, *, warmup_steps: int = 0) -> None:
+        self.warmup_steps = warmup_steps
+
+    def factor(self, step: int, total_steps: int) -> float:
+        return min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+
+
+class Cosine:
+    """Half a cosine from 1 to `final_factor` after a linear warm-up (Loshchilov & Hutter 2016)."""
+
+    def __init__(self, *, warmup_steps: int = 0, final_factor: float = 0.0) -> None:
+        self.warmup_steps = warmup_steps
+        self.final_factor = final_factor
+
+    def factor(self, step: int, total_steps: int) -> float:
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return self.final_factor + (1 - self.final_factor) * cosine
+
+
+def set_learning_rate(optimizer: Optimizer, factor: float) -> float:
+    """Set every group to its own base rate times the factor; returns the first group's rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    return optimizer.param_groups[0]["lr"]
+
+
+def guarded_step(optimizer: Optimizer, nonfinite: Tensor) -> None:
+    """Step, unless `nonfinite` () is 1: then neither weights nor the optimizer's counters move.
+
+    Fused optimizers take the flag on the device (as `found_inf`, made for gradient scalers), so no
+    step waits for the host; the others cost one synchronisation.
+    """
+    if optimizer.defaults.get("fused"):
+        optimizer.found_inf = nonfinite  # type: ignore[attr-defined]
+        optimizer.step()
+    elif not nonfinite.item():
+        optimizer.step()
+
+
+def optimizer_tensors(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """The optimizer's state as `<parameter name>/<state name>` -> tensor, for safetensors."""
+    return {
+        f"{names[parameter]}/{key}": torch.as_tensor(value)
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def load_optimizer_tensors(
+    optimizer: Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Restore what `optimizer_tensors` gave, for parameters that have a state."""
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        name, _, key = path.rpartition("/")
+        by_name.setdefault(name, {})[key] = tensor
+    order = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[str, Any] = optimizer.state_dict()
+    state["state"] = {i: by_name[names[p]] for i, p in enumerate(order) if names[p] in by_name}
+    optimizer.load_state_dict(state)
+
+
+MakeOptimizer = Callable[[list[Tensor]], Optimizer]
+"""Trainable parameters -> optimizer; the options are bound where the configuration is read."""

@@ -1,0 +1,44 @@
+"""SIGTERM and Ctrl-C as a question that the program asks itself at safe places."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+from dit_lab.types import StopRequested
+
+
+class StopSignal:
+    """While entered, the first SIGTERM or SIGINT only sets a flag; a second SIGINT interrupts.
+
+    Long loops (training, sampling, validation) call `check` where stopping loses nothing.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = number
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise StopRequested if somebody asked to stop."""
+        if self._received is not None:
+            raise StopRequested(self._received)
