@@ -1,0 +1,91 @@
+"""The command `dit-lab`: finds the verb, runs it, and turns refusals into one line and a code.
+
+Exit codes: 0 done, 1 failed while running, 2 the request was wrong, 128 + n stopped by signal n
+after saving (143 for SIGTERM). Nothing slow is imported here: help must answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from dit_lab.lab import resources
+from dit_lab.types import RequestError, StopRequested
+
+VERBS = {
+    "train": "train a model, or go on with the same command",
+    "sample": "draw images from a run",
+    "describe": "size, compute and memory of a configuration, without training it",
+    "experiments": "list the named experiments",
+    "ui": "open the MLflow page of the recorded runs",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one line, like everything else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `dit-lab VERB ...`; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except RequestError as refusal:
+        print(f"dit-lab: {refusal}", file=sys.stderr)
+        return 2
+    except StopRequested as stop:
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("dit-lab"))
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise RequestError(f"{verb}: no such verb; allowed: {', '.join(VERBS)}")
+    module = importlib.import_module(f"dit_lab.cli.{verb}")
+    parser = Parser(
+        prog=f"dit-lab {verb}",
+        description=module.__doc__,
+        epilog=choices_text() if getattr(module, "SHOWS_CHOICES", False) else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    return module.run(parser.parse_intermixed_args(rest))
+
+
+def _overview() -> str:
+    verbs = "\n".join(f"  {verb:<12} {text}" for verb, text in VERBS.items())
+    return (
+        "usage: dit-lab VERB [KEY=VALUE ...]      dit-lab VERB --help\n\n"
+        f"{verbs}\n\n"
+        "first steps:\n"
+        "  dit-lab train experiment=quickstart\n"
+        "  dit-lab sample run=RUN out=samples.png\n\n"
+        f"{choices_text()}"
+    )
+
+
+def choices_text() -> str:
+    """Groups and their members, from a listing of the configuration folders."""
+    dirs = resources.user_config_dirs()
+    lines = [
+        f"  {group + '=':<14} {', '.join(names)}"
+        for group in resources.groups(dirs)
+        if len(names := resources.choices(group, dirs)) > 1 or group == "experiment"
+    ]
+    return "choices:\n" + "\n".join(lines) + "\n\nall keys: dit-lab train --cfg job"

@@ -1,0 +1,80 @@
+"""Draw images from a run: its newest checkpoint, averaged weights, its own sampler unless told.
+
+  dit-lab sample run=outputs/runs/quickstart/HASH out=digits.png sample.num_images=100
+  dit-lab sample run=RUN out=images.npz sampler=heun sampler.steps=20 guidance.scale=2
+
+RUN is a run folder, one of its checkpoint folders, or the id of its MLflow run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from dit_lab.types import RequestError
+
+SHOWS_CHOICES = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument(
+        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab.checks import check_conditioning, check_sampling
+    from dit_lab.lab.config import compose_sample, option, read_recorded
+    from dit_lab.lab.identity import recorded_shapes
+    from dit_lab.runs import find_run
+
+    wanted = option(args.overrides, "run")
+    if not wanted:
+        raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
+    root = Path(option(args.overrides, "paths.root") or "outputs")
+    folder, _ = find_run(wanted, root=root)
+    recorded = read_recorded(folder)
+    config = compose_sample(args.overrides, recorded=recorded, config_dirs=args.config_dir)
+    shapes = recorded_shapes(folder)
+    check_sampling(config, objective=recorded["objective"], ema_decays=recorded["ema"]["decays"])
+    check_conditioning(config, shapes, model=recorded["model"])
+    out = Path(config["out"])
+    _check_output(out)
+
+    from dit_lab.evaluation.images import grid_columns, write_images  # torch: seconds
+    from dit_lab.lab.trained import load
+    from dit_lab.training.stop import StopSignal
+
+    trained = load(
+        wanted,
+        root=root,
+        weights=config["sample"]["weights"],
+        trusted_modules=config["trusted_modules"],
+    )
+    with StopSignal() as stop:
+        images, labels = trained.sample(
+            config["sample"]["labels"],
+            num_images=config["sample"]["num_images"],
+            seed=config["sample"]["seed"],
+            settings=config,
+            check_stop=stop.check,
+        )
+    write_images(out, images, labels, columns=grid_columns(len(images), len(labels.unique())))
+    print(f"{len(images)} images from {trained.weights} at step {trained.step}: {out}")
+    return 0
+
+
+def _check_output(out: Path) -> None:
+    """Refuse an `out` that cannot be written, before anything is computed."""
+    if out.suffix not in ("", ".png", ".npz"):
+        raise RequestError(
+            f"out={out}: unknown ending {out.suffix}; give NAME.png (a grid), NAME.npz "
+            "(ADM-style arrays) or a name without an ending (a folder of PNGs)"
+        )
+    parent = out.absolute().parent
+    if not parent.is_dir():
+        raise RequestError(f"out={out}: the folder {parent} does not exist; create it first")
+    if not os.access(parent, os.W_OK):
+        raise RequestError(f"out={out}: no right to write in {parent}; choose another place")

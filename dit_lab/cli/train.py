@@ -1,0 +1,105 @@
+"""Train a model. The same command goes on where it stopped, and shows a finished run's results.
+
+dit-lab train experiment=quickstart
+dit-lab train dataset=digits codec=identity model=pico objective=ddpm training.total_steps=500
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_lab.types import RequestError, StopRequested
+
+if TYPE_CHECKING:
+    from dit_lab.runs import RunFolder
+
+SHOWS_CHOICES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument("-m", "--multirun", action="store_true", help="sweep (not there yet)")
+    parser.add_argument(
+        "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab.config import compose_train, to_yaml
+
+    if args.multirun:
+        raise RequestError("-m: sweeps are not there yet; run the jobs one by one")
+    config = compose_train(args.overrides, config_dirs=args.config_dir)
+    if args.cfg:
+        print(to_yaml(config), end="")
+        return 0
+
+    from dit_lab.lab.checks import check_data, check_root, check_settings
+    from dit_lab.lab.identity import identity, refuse_foreign, run_folder
+    from dit_lab.runs import FINISHED, read_json
+
+    check_settings(config)
+    check_root(config["paths"]["root"])
+    shapes = check_data(config)
+    folder = run_folder(config)
+    refuse_foreign(folder, config, identity(config, shapes))
+    if config["resume"] != "never" and read_json(folder.status).get("status") == FINISHED:
+        print(f"already finished: {folder.root} (resume=never trains anew)")
+        print(summary(folder))
+        return 0
+    return _train(config, shapes, folder, args.overrides)
+
+
+def _train(config: dict[str, Any], shapes: Any, folder: RunFolder, overrides: list[str]) -> int:
+    from dit_lab.tracking.console import make_display
+
+    display = make_display(config["name"])
+    display.on_message(f"run folder: {folder.root}")
+
+    from dit_lab.lab.train import run_training  # torch: seconds
+
+    try:
+        run_training(config, shapes, display=display, overrides=overrides)
+    except StopRequested:
+        print(f"stopped and saved: {folder.root}; the same command goes on from there")
+        raise
+    except (RequestError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        print(
+            f"dit-lab: failed: {type(error).__name__}: {reason} (traceback in {folder.log})",
+            file=sys.stderr,
+        )
+        return 1
+    print(summary(folder))
+    return 0
+
+
+def summary(folder: RunFolder) -> str:
+    """Result line, newest sample grid, and how to open the MLflow page."""
+    from statistics import median
+
+    from dit_lab.lab.config import read_yaml
+    from dit_lab.runs import read_json, read_metrics
+
+    status, config = read_json(folder.status), read_yaml(folder.config)
+    speeds = [
+        config["training"]["global_batch_size"] / row.metrics["perf/images_per_second"]
+        for row in read_metrics(folder.metrics)
+        if "perf/images_per_second" in row.metrics
+    ]
+    results = ", ".join(f"{name} {value:.4f}" for name, value in status["results"].items())
+    lines = [f"result: {results} after {status['step']} steps, {median(speeds):.3f} s a step"]
+    grids = sorted(folder.samples.glob("*.png"))
+    if grids:
+        lines.append(f"samples: {grids[-1]}")
+    if config["tracking"]["backend"] == "mlflow":
+        lines.append(f"MLflow page: dit-lab ui paths.root={config['paths']['root']}")
+    return "\n".join(lines)

@@ -1,0 +1,42 @@
+"""Serve the MLflow page of the recorded runs on this machine, until Ctrl-C.
+
+dit-lab ui
+dit-lab ui paths.root=outputs --port 5001
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from pathlib import Path
+
+from dit_lab.types import RequestError
+
+SHOWS_CHOICES = False
+HOST = "127.0.0.1"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="paths.root, tracking.uri"
+    )
+    parser.add_argument("--port", type=int, default=5000, help="default: %(default)s")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab.config import compose_train
+    from dit_lab.tracking.mlflow_store import ui_command
+
+    config = compose_train(args.overrides)
+    uri, root = config["tracking"]["uri"], Path(config["paths"]["root"])
+    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise RequestError(f"tracking.uri={uri}: no such file; train something first")
+    command, environment = ui_command(
+        uri, artifact_root=root / "mlartifacts", host=HOST, port=args.port
+    )
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, args.port)) == 0:
+            raise RequestError(f"--port {args.port}: taken; give another")
+    print(f"MLflow page: http://{HOST}:{args.port} (Ctrl-C ends it)", flush=True)
+    os.execve(command[0], command, environment)

@@ -1,0 +1,201 @@
+"""Combinations that cannot work, refused in one line before anything slow is imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dit_lab.data.facts import codec_facts, dataset_facts
+from dit_lab.lab import resources
+from dit_lab.lab.compatibility import samplers_for
+from dit_lab.lab.trust import load_component
+from dit_lab.lab.typed import to_plain
+from dit_lab.samplers.respacing import visited
+from dit_lab.tracking.mlflow_store import check_uri
+from dit_lab.types import DataFacts, RequestError
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What the data and the codec tell the model."""
+
+    data: DataFacts
+    latent: tuple[int, int, int]  # channels, height, width
+
+
+def check_settings(config: Config) -> None:
+    """What a training configuration shows without its data. Raises RequestError."""
+    _check_batch(config)
+    _check_optimizer(config)
+    _check_heads(config["model"])
+    check_sampling(config, objective=config["objective"], ema_decays=config["ema"]["decays"])
+    if config["tracking"]["backend"] == "mlflow":
+        check_uri(config["tracking"]["uri"])
+
+
+def check_data(config: Config) -> Shapes:
+    """Look at the data's facts and check the model against them. Raises RequestError."""
+    trusted = config["trusted_modules"]
+
+    def load(target: str) -> Any:
+        return load_component(target, trusted_modules=trusted, key="dataset._target_")
+
+    facts = dataset_facts(config["dataset"]["_target_"], _options(config["dataset"]), load=load)
+    _check_declarations(config["dataset"], facts)
+    latent = codec_facts(
+        config["codec"]["_target_"],
+        _options(config["codec"]),
+        channels=facts.channels,
+        height=facts.height,
+        width=facts.width,
+    )
+    _check_patch(config["model"]["patch_size"], latent)
+    shapes = Shapes(facts, latent)
+    check_conditioning(config, shapes, model=config["model"])
+    return shapes
+
+
+def check_root(root: str) -> None:
+    """Refuse a paths.root that cannot be written to. Creates nothing."""
+    path = Path(root)
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir():
+        raise RequestError(f"paths.root={root}: {existing} is a file; choose a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RequestError(f"paths.root={root}: no right to write in {existing}; choose another")
+
+
+def check_sampling(config: Config, *, objective: Config, ema_decays: Sequence[float]) -> None:
+    """Sampler against objective, guidance and chosen weights, without the data."""
+    sampler, target = config["sampler"], objective["_target_"]
+    names = samplers_for(
+        target,
+        lambda name: load_component(
+            name, trusted_modules=config["trusted_modules"], key="objective._target_"
+        ),
+    )
+    ours = sampler["_target_"].startswith("dit_lab.")
+    if ours and sampler["_target_"] not in _sampler_targets(names):
+        raise RequestError(
+            f"sampler={sampler['_target_'].rpartition('.')[2]}: does not fit objective "
+            f"{target.rpartition('.')[2]}; allowed: auto, {', '.join(names)}"
+        )
+    if "spacing" in sampler:
+        visited(sampler["spacing"], objective["num_timesteps"], sampler["steps"])
+    interval = config["guidance"]["interval"]
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+        raise RequestError(
+            f"guidance.interval={interval}: expected [from, to] with 0 <= from < to <= 1 "
+            "(0 is noise, 1 is data)"
+        )
+    choices = ["raw", "ema", *(f"ema:{decay:g}" for decay in ema_decays)]
+    if config["sample"]["weights"] not in choices:
+        raise RequestError(
+            f"sample.weights={config['sample']['weights']}: not kept; allowed: {', '.join(choices)}"
+        )
+
+
+def check_conditioning(config: Config, shapes: Shapes, *, model: Config) -> None:
+    """Guidance and labels against the number of classes and channels."""
+    guidance, num_classes = config["guidance"], shapes.data.num_classes
+    if guidance["scale"] != 1.0 and num_classes == 0:
+        raise RequestError(
+            f"guidance.scale={guidance['scale']:g}: the model is unconditional (num_classes=0), so "
+            "there is nothing to guide towards; use guidance.scale=1"
+        )
+    if guidance["scale"] != 1.0 and model["class_dropout_prob"] == 0:
+        raise RequestError(
+            f"guidance.scale={guidance['scale']:g}: needs a model trained with "
+            "model.class_dropout_prob > 0 (it is 0 here); use guidance.scale=1"
+        )
+    channels, allowed = guidance["channels"], range(1, shapes.latent[0] + 1)
+    if channels != "all" and channels not in allowed:
+        raise RequestError(
+            f"guidance.channels={channels}: expected all or a count from 1 to {shapes.latent[0]}"
+        )
+    labels = config["sample"]["labels"] or []
+    wrong = [label for label in labels if not 0 <= label < max(1, num_classes)]
+    if wrong:
+        raise RequestError(
+            f"sample.labels={labels}: {wrong[0]} is no class; "
+            f"allowed: 0 to {max(1, num_classes) - 1}"
+        )
+
+
+def _check_batch(config: Config) -> None:
+    training, processes = config["training"], config["distributed"]["num_processes"]
+    if processes != 1:
+        raise RequestError(
+            f"distributed.num_processes={processes}: training on several processes is not there "
+            "yet; use 1"
+        )
+    parts = training["accumulation"] * processes
+    if training["global_batch_size"] % parts:
+        raise RequestError(
+            f"training.global_batch_size={training['global_batch_size']}: not divisible by "
+            f"training.accumulation x distributed.num_processes = {parts}"
+        )
+
+
+def _check_optimizer(config: Config) -> None:
+    betas = config["optimizer"].get("betas")
+    if betas is not None and (len(betas) != 2 or not all(0 <= beta < 1 for beta in betas)):
+        raise RequestError(f"optimizer.betas={betas}: expected two numbers from 0 to below 1")
+    decays = config["ema"]["decays"]
+    if not decays or not all(0 <= decay < 1 for decay in decays):
+        raise RequestError(f"ema.decays={decays}: expected one or more numbers from 0 to below 1")
+
+
+def _check_heads(model: Config) -> None:
+    if "num_heads" not in model or "hidden_size" not in model:
+        return  # an architecture of the user's own
+    width, heads = model["hidden_size"], model["num_heads"]
+    if width % 4:
+        raise RequestError(
+            f"model.hidden_size={width}: the position embedding needs a multiple of 4; "
+            f"use {width // 4 * 4 + 4}"
+        )
+    if width % heads:
+        fitting = [n for n in range(1, width + 1) if width % n == 0 and width // n >= 8]
+        raise RequestError(
+            f"model.num_heads={heads}: does not divide model.hidden_size={width}; "
+            f"use {', '.join(map(str, fitting))}"
+        )
+
+
+def _check_declarations(dataset: Config, facts: DataFacts) -> None:
+    classes, size = dataset.get("num_classes"), dataset.get("image_size")
+    if classes is not None and classes != facts.num_classes:
+        raise RequestError(
+            f"dataset.num_classes={classes}: the data has {facts.num_classes} classes"
+        )
+    if size is not None and (facts.height, facts.width) != (size, size):
+        raise RequestError(
+            f"dataset.image_size={size}: the data's images are {facts.height} x {facts.width}"
+        )
+
+
+def _check_patch(patch: int, latent: tuple[int, int, int]) -> None:
+    _, height, width = latent
+    if height % patch or width % patch:
+        common = [n for n in range(1, min(height, width) + 1) if not (height % n or width % n)]
+        raise RequestError(
+            f"model.patch_size={patch}: does not divide {height} x {width}, what the model sees; "
+            f"use {', '.join(map(str, common))}"
+        )
+
+
+def _options(component: Config) -> dict[str, Any]:
+    return {key: value for key, value in component.items() if key != "_target_"}
+
+
+def _sampler_targets(names: Sequence[str]) -> list[str]:
+    folder = resources.packaged("conf") / "sampler"
+    return [to_plain(OmegaConf.load(folder / f"{name}.yaml"))["_target_"] for name in names]

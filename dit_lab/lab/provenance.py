@@ -1,0 +1,36 @@
+"""Where a number comes from: the versions, the machine and the commit it was made with."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import version
+
+PACKAGES = ("dit-lab", "torch", "accelerate", "diffusers", "mlflow", "hydra-core", "numpy")
+
+
+def provenance() -> dict[str, str]:
+    """Tags for a tracked run; the commit only where the command is typed in a checkout."""
+    return {
+        "dit_lab.host": platform.node(),
+        "version.python": platform.python_version(),
+        **{f"version.{name}": version(name) for name in PACKAGES},
+        **_git(),
+    }
+
+
+def _git() -> dict[str, str]:
+    commit = _ask_git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {"git.commit": commit, "git.dirty": str(bool(_ask_git("status", "--porcelain"))).lower()}
+
+
+def _ask_git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

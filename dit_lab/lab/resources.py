@@ -1,0 +1,58 @@
+"""Where the package's own configuration and experiments lie, and where users put theirs.
+
+In a wheel they are `dit_lab/conf` and `dit_lab/experiments`; in a checkout (editable install) they
+stand beside the package. Standard library only: `--help` lists groups and experiments from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def packaged(name: str) -> Path:
+    """The folder `conf` or `experiments` that came with the package."""
+    installed = _PACKAGE / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+def user_config_dirs(given: Iterable[Path] = ()) -> list[Path]:
+    """Further configuration folders: `./conf` and those given by `--config-dir`."""
+    candidates = [Path("conf").resolve(), *(path.resolve() for path in given)]
+    return [path for path in candidates if path.is_dir() and path != packaged("conf").resolve()]
+
+
+def choices(group: str, config_dirs: Iterable[Path] = ()) -> list[str]:
+    """The names that `group=NAME` accepts; files that start with _ are parts of others."""
+    if group == "experiment":
+        return sorted(experiments())
+    folders = [packaged("conf"), *config_dirs]
+    files = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
+    return sorted(name for name in files if not name.startswith("_"))
+
+
+def groups(config_dirs: Iterable[Path] = ()) -> list[str]:
+    """The configuration groups, `experiment` included."""
+    folders = [packaged("conf"), *config_dirs]
+    found = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
+    return sorted(found | {"experiment"})
+
+
+def experiments() -> dict[str, Path]:
+    """Named experiments: name -> folder with recipe.yaml; a user's own shadow the package's."""
+    folders = [packaged("experiments"), Path("experiments")]
+    return {
+        recipe.parent.name: recipe.parent
+        for folder in folders
+        for recipe in sorted(folder.glob("*/recipe.yaml"))
+    }
+
+
+def question(experiment: Path) -> str:
+    """What an experiment asks: the `# question:` line of its recipe."""
+    for line in (experiment / "recipe.yaml").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# question:"):
+            return line.removeprefix("# question:").strip()
+    return ""

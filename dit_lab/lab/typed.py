@@ -1,0 +1,142 @@
+"""Types and ranges: every key known, every value of its type, in one line where it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from dit_lab.lab.schema import COMPONENT_GROUPS, COMPONENTS, ROOTS, component_schema
+from dit_lab.lab.trust import load_component, refuse_untrusted
+from dit_lab.types import RequestError
+
+
+def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` in the types of the schema `ROOTS[root]`; raises RequestError for what does not fit.
+
+    Components are typed by the class that they name; numbers in strings are converted, as OmegaConf
+    does.
+    """
+    checked = _typed(ROOTS[root], config, "")
+    for group in COMPONENT_GROUPS:
+        if group in checked:
+            schema = _component(group, checked[group], checked["trusted_modules"])
+            checked[group] = _typed(schema, checked[group], f"{group}.")
+    return checked
+
+
+def to_plain(node: Any, **options: Any) -> dict[str, Any]:
+    """An OmegaConf mapping as plain dictionaries, lists and values."""
+    return cast(dict[str, Any], OmegaConf.to_container(node, **options))
+
+
+def _component(group: str, options: Any, trusted_modules: list[str]) -> type:
+    """The schema for a group's options, by their `_target_`."""
+    if not isinstance(options, Mapping) or "_target_" not in options:
+        raise RequestError(f"{group}: names no _target_; choose one with {group}=NAME")
+    target = options["_target_"]
+    refuse_untrusted(target, trusted_modules=trusted_modules, key=f"{group}._target_")
+    if target in COMPONENTS:
+        return COMPONENTS[target]
+    key = f"{group}._target_"
+    component = load_component(target, trusted_modules=trusted_modules, key=key)
+    return component_schema(group, target, component)
+
+
+def _typed(schema: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """`values` merged into the schema: plain, typed, complete and within bounds."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        plain = to_plain(merged, throw_on_missing=True, enum_to_str=True)
+    except MissingMandatoryValue as error:
+        raise RequestError(f"{prefix}{error.full_key}: missing; give it a value") from None
+    except OmegaConfBaseException as error:
+        raise RequestError(_explain(schema, values, error.full_key or "", prefix)) from None
+    _check_bounds(schema, plain, prefix)
+    return plain
+
+
+def _explain(schema: type, values: Mapping[str, Any], full_key: str, prefix: str) -> str:
+    """One line for the key that OmegaConf stumbled over."""
+    given: Any = values
+    for part in full_key.replace("]", "").replace("[", ".").split("."):
+        given = given[int(part)] if isinstance(given, list) else given[part]
+    field = _field(schema, full_key.split("[")[0])
+    if field is None:
+        parent = full_key.rpartition(".")[0]
+        owner = _field(schema, parent)
+        siblings = [f.name for f in dataclasses.fields(owner.type if owner else schema)]
+        start = f"{prefix}{parent}." if parent else prefix
+        return unknown_key(prefix + full_key, [start + name for name in siblings])
+    return f"{prefix}{full_key}={given}: expected {_describe(field)}"
+
+
+def _field(schema: type, path: str) -> Any:
+    """The dataclass field at a dotted path, None where there is none; its `type` is resolved."""
+    found: Any = None
+    for part in filter(None, path.split(".")):
+        hints = typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
+        if part not in hints:
+            return None
+        (field,) = [f for f in dataclasses.fields(schema) if f.name == part]
+        found = types.SimpleNamespace(type=hints[part], metadata=field.metadata)
+        schema = hints[part]
+    return found
+
+
+def _check_bounds(schema: type, values: Mapping[str, Any], prefix: str) -> None:
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        value, kind = values[field.name], hints[field.name]
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            _check_bounds(kind, value, f"{prefix}{field.name}.")
+        elif value is not None and field.metadata and not _within(value, field.metadata):
+            expected = _describe(types.SimpleNamespace(type=kind, metadata=field.metadata))
+            raise RequestError(f"{prefix}{field.name}={value}: expected {expected}")
+
+
+def _within(value: float, bounds: Mapping[str, float]) -> bool:
+    return (
+        value >= bounds.get("at_least", value)
+        and value <= bounds.get("at_most", value)
+        and ("above" not in bounds or value > bounds["above"])
+        and ("below" not in bounds or value < bounds["below"])
+    )
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _describe(field: Any) -> str:
+    """What a field takes, in words."""
+    arguments = typing.get_args(field.type)
+    null = " or null" if type(None) in arguments else ""
+    kind = next((a for a in arguments if a is not type(None)), field.type) if null else field.type
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        words = f"one of {', '.join(member.name for member in kind)}"
+    elif typing.get_origin(kind) is list:
+        words = f"a list such as [1, 2] ({_WORDS.get(typing.get_args(kind)[0], 'values')} each)"
+    elif dataclasses.is_dataclass(kind):
+        words = f"the keys {', '.join(f.name for f in dataclasses.fields(kind))}"
+    else:
+        words = _WORDS.get(kind, "a value")
+    limits = " and ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in field.metadata.items())
+    return f"{words} {limits}".rstrip() + null
+
+
+def unknown_key(key: str, candidates: Iterable[str]) -> str:
+    """The message for a key that nothing reads."""
+    names = sorted(candidates)
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    leaf = key.rpartition(".")[2]
+    same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
+    if same_leaf or close:
+        return f"{key}: no such key; did you mean {(same_leaf or close)[0]}?"
+    return f"{key}: no such key; dit-lab train --cfg job prints them all"

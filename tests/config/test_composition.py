@@ -1,0 +1,168 @@
+"""What the configuration composes to, and that schema, conf/ and constructors say the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from dit_lab.lab import resources
+from dit_lab.lab.compatibility import SAMPLERS
+from dit_lab.lab.config import compose_train
+from dit_lab.lab.schema import COMPONENTS, GIVEN_IN_CODE, Dataset
+from dit_lab.lab.trust import load_component
+from dit_lab.types import RequestError
+
+CONF = resources.packaged("conf")
+COMPONENT_FILES = [
+    file
+    for group in ("objective", "sampler", "dataset", "codec", "optimizer", "schedule")
+    for file in sorted((CONF / group).glob("*.yaml"))
+    if file.stem != "auto"
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_default_is_the_papers() -> None:
+    config = compose_train([])
+    assert config["model"] | {"patch_size": 2} == config["model"]
+    assert [config["model"][k] for k in ("depth", "hidden_size", "num_heads")] == [28, 1152, 16]
+    assert config["objective"]["_target_"].endswith("DDPM")
+    assert config["objective"]["learn_sigma"] is True
+    assert config["dataset"]["image_size"] == 256
+    assert config["codec"]["_target_"].endswith("AutoencoderKL")
+    assert config["training"]["global_batch_size"] == 256
+    assert (config["optimizer"]["lr"], config["optimizer"]["weight_decay"]) == (1e-4, 0.0)
+    assert config["ema"]["decays"] == [0.9999]
+    assert config["precision"]["mixed_precision"] == "bf16"
+    assert config["model"]["class_dropout_prob"] == 0.1
+    assert config["training"]["clip_norm"] == 1.0
+    assert config["dataset"]["horizontal_flip"] is True
+
+
+@pytest.mark.parametrize("group", [g for g in resources.groups() if g != "experiment"])
+def test_every_member_of_every_group_composes(group: str) -> None:
+    for name in resources.choices(group):
+        extra = ["objective=ddpm"] if group == "sampler" else []
+        assert compose_train([f"{group}={name}", *extra])["choices"][group] in (name, "ddpm")
+
+
+@pytest.mark.parametrize("name", resources.experiments())
+def test_every_experiment_composes_and_names_its_question(name: str) -> None:
+    config = compose_train([f"experiment={name}"])
+    assert config["name"] == name
+    assert resources.question(resources.experiments()[name])
+
+
+def test_the_command_line_beats_the_experiment() -> None:
+    config = compose_train(["experiment=quickstart", "seed=7", "model=pico", "optimizer.lr=0.5"])
+    assert (config["seed"], config["model"]["hidden_size"], config["optimizer"]["lr"]) == (
+        7,
+        64,
+        0.5,
+    )
+
+
+@pytest.mark.parametrize("objective", ["ddpm", "rectified_flow", "flow_matching"])
+def test_auto_is_the_objectives_natural_sampler(objective: str) -> None:
+    config = compose_train([f"objective={objective}", "sampler.steps=7"])
+    natural = SAMPLERS[config["objective"]["_target_"]][0]
+    assert config["choices"]["sampler"] == natural
+    assert config["sampler"]["steps"] == 7
+
+
+def test_guidance_weight_is_the_other_convention() -> None:
+    assert compose_train(["guidance.weight=3"])["guidance"]["scale"] == 4.0
+    assert compose_train([])["guidance"]["scale"] == 1.0
+
+
+def test_paths_are_absolute_and_the_store_is_sqlite(tmp_path: Path) -> None:
+    config = compose_train([])
+    assert config["paths"]["root"] == str(tmp_path / "outputs")
+    assert config["tracking"]["uri"] == f"sqlite:///{tmp_path}/outputs/mlflow.db"
+
+
+def test_a_users_conf_folder_adds_choices(tmp_path: Path) -> None:
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/wee.yaml").write_text(
+        "defaults: [_dit]\nhidden_size: 32\ndepth: 1\nnum_heads: 2\n"
+    )
+    assert compose_train(["model=wee"])["model"]["hidden_size"] == 32
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "conf").rename(tmp_path / "elsewhere/conf")
+    with pytest.raises(RequestError, match="model=wee: no such choice"):
+        compose_train(["model=wee"])
+    assert compose_train(["model=wee"], config_dirs=[tmp_path / "elsewhere/conf"])
+
+
+def test_a_users_experiment_is_found(tmp_path: Path) -> None:
+    (tmp_path / "experiments/mine").mkdir(parents=True)
+    (tmp_path / "experiments/mine/recipe.yaml").write_text("seed: 5\n")
+    assert compose_train(["experiment=mine"])["seed"] == 5
+
+
+OWN_OBJECTIVE = """
+class Mine:
+    samplers = ("heun",)
+    def __init__(self, *, strength: float, mode: str = "soft") -> None: ...
+"""
+
+
+def test_a_users_component_is_typed_by_its_own_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mylab_objective.py").write_text(OWN_OBJECTIVE)
+    (tmp_path / "conf/objective").mkdir(parents=True)
+    recipe = "_target_: mylab_objective.Mine\nstrength: 0.5\n"
+    (tmp_path / "conf/objective/mine.yaml").write_text(recipe)
+    with pytest.raises(RequestError, match="not in a trusted module"):
+        compose_train(["objective=mine"])
+    trusted = ["objective=mine", "trusted_modules=[mylab_objective]"]
+    config = compose_train(trusted)
+    assert config["objective"] == {
+        "_target_": "mylab_objective.Mine", "strength": 0.5, "mode": "soft"
+    }  # fmt: skip
+    assert config["choices"]["sampler"] == "heun"
+    with pytest.raises(RequestError, match=r"objective\.strength=much: expected a number"):
+        compose_train([*trusted, "objective.strength=much"])
+    with pytest.raises(RequestError, match=r"objective.strenth.*did you mean objective.strength"):
+        compose_train([*trusted, "+objective.strenth=1"])
+
+
+# ---- one home for each thing: types in the schema, values in conf/, arguments in the classes ----
+
+
+@pytest.mark.parametrize("target", COMPONENTS)
+def test_schema_mirrors_the_constructor(target: str) -> None:
+    component = load_component(target, trusted_modules=[], key="_target_")
+    arguments = set(inspect.signature(component).parameters)
+    fields = {field.name for field in dataclasses.fields(COMPONENTS[target])} - {"_target_"}
+    given = set().union(*GIVEN_IN_CODE.values())
+    if issubclass(COMPONENTS[target], Dataset):
+        fields -= {"num_workers", "num_classes", "image_size"} - arguments
+    assert fields <= arguments
+    if target.startswith("dit_lab."):
+        assert arguments - given == fields - given
+
+
+@pytest.mark.parametrize("file", COMPONENT_FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
+def test_conf_values_are_the_constructors_defaults(file: Path) -> None:
+    """Where a constructor has a default, the configuration's differs by decision only."""
+    decided = {("adamw", "lr"), ("adamw", "weight_decay"), ("adamw", "fused")}
+    options = OmegaConf.to_container(OmegaConf.load(file))
+    component = load_component(options.pop("_target_"), trusted_modules=[], key="_target_")
+    parameters = inspect.signature(component).parameters
+    for name, value in options.items():
+        if name in parameters and (file.stem, name) not in decided:
+            default = parameters[name].default
+            if default is not inspect.Parameter.empty:
+                value = tuple(value) if isinstance(value, list) else value
+                assert value == default, f"{file.stem}.{name}"

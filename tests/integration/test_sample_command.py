@@ -1,0 +1,135 @@
+"""`dit-lab sample` and `dit_lab.load`: what is drawn depends on the run, the seed and the index."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dit_lab
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, command_in: Command, tiny: list[str]) -> Path:
+    """A short run; its last layers are far enough from zero for classes to matter."""
+    folder = tmp_path_factory.mktemp("run")
+    done = command_in(folder, "train", *tiny, "tracking=none", "optimizer.lr=0.01")
+    assert done.returncode == 0, done.stderr
+    (found,) = folder.glob("outputs/runs/tiny/*")
+    return found
+
+
+def arrays(command: Command, folder: Path, *arguments: str) -> tuple[np.ndarray, np.ndarray]:
+    out = folder / f"{abs(hash(arguments))}.npz"
+    done = command("sample", f"out={out}", *arguments)
+    assert done.returncode == 0, done.stderr
+    with np.load(out) as stored:
+        return stored["arr_0"], stored["arr_1"]
+
+
+def test_adm_style_arrays_in_class_order(run: Path, command: Command, tmp_path: Path) -> None:
+    images, labels = arrays(command, tmp_path, f"run={run}", "sample.num_images=13")
+    assert (images.shape, images.dtype, labels.dtype) == ((13, 8, 8, 1), np.uint8, np.int64)
+    assert labels.tolist() == [*range(10), 0, 1, 2]
+
+
+def test_images_do_not_depend_on_count_or_batch_size(
+    run: Path, command: Command, tmp_path: Path
+) -> None:
+    few, _ = arrays(command, tmp_path, f"run={run}", "sample.num_images=10", "sample.batch_size=7")
+    many, _ = arrays(command, tmp_path, f"run={run}", "sample.num_images=70")
+    assert (many[:10] == few).all()
+    other, _ = arrays(command, tmp_path, f"run={run}", "sample.num_images=10", "sample.seed=1")
+    assert (other != few).any()
+
+
+def test_a_grid_and_a_folder(run: Path, command: Command, tmp_path: Path) -> None:
+    done = command("sample", f"run={run}", "sample.num_images=20")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "samples.png") as grid:
+        assert grid.size == (10 * 33 - 1, 2 * 33 - 1)  # 32-pixel cells with gaps of one
+    done = command(
+        "sample", f"run={run}", "out=pictures", "sample.labels=[3]", "sample.num_images=2"
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
+        "00000-class-3.png",
+        "00001-class-3.png",
+    ]
+
+
+def test_sampler_guidance_and_weights_can_be_chosen_anew(
+    run: Path, command: Command, tmp_path: Path
+) -> None:
+    own, _ = arrays(command, tmp_path, f"run={run}")
+    for choice in (
+        ["sampler=heun", "sampler.steps=4"],
+        ["guidance.scale=4"],
+        ["sample.weights=raw"],
+    ):
+        other, _ = arrays(command, tmp_path, f"run={run}", *choice)
+        assert (other != own).any(), choice
+    scale, _ = arrays(command, tmp_path, f"run={run}", "guidance.scale=4")
+    weight, _ = arrays(command, tmp_path, f"run={run}", "guidance.weight=3")
+    assert (scale == weight).all()
+
+
+def test_a_checkpoint_can_be_named(run: Path, command: Command, tmp_path: Path) -> None:
+    checkpoint = run / "checkpoints/step-00000010"
+    done = command("sample", f"run={checkpoint}", "out=early.png")
+    assert done.returncode == 0, done.stderr
+    assert "at step 10" in done.stdout
+
+
+def test_the_library_draws_what_the_command_draws(
+    run: Path, command: Command, tmp_path: Path
+) -> None:
+    images, labels = arrays(command, tmp_path, f"run={run}", "sample.labels=[2,5]")
+    model = dit_lab.load(str(run))
+    again, given = model.sample([2, 5], num_images=len(images))
+    assert torch.equal(again, torch.from_numpy(images))
+    assert given.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["sampler=ddpm"], "does not fit objective RectifiedFlow"),
+        (["sampler=no"], "sampler=no: no such choice; allowed: auto, ddim, ddpm, euler, heun"),
+        (["out=images.gif"], "unknown ending .gif"),
+        (["out=nowhere/images.png"], "does not exist; create it first"),
+        (["sample.labels=[10]"], "10 is no class"),
+        (["training.total_steps=3"], "training.total_steps: no such key"),
+        (["seed=3"], "did you mean sample.seed?"),
+    ],
+)
+def test_refusals(arguments: list[str], expected: str, run: Path, command: Command) -> None:
+    done = command("sample", f"run={run}", *arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert expected in line
+
+
+def test_a_hostile_record_names_no_code(run: Path, command: Command, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    config = (copy / "config.yaml").read_text()
+    hostile = config.replace("dit_lab.models.dit.DiT", "os.system")
+    (copy / "config.yaml").write_text(
+        hostile.replace("trusted_modules: []", "trusted_modules: [os]")
+    )
+    done = command("sample", f"run={copy}")
+    assert done.returncode == 2
+    assert "not in a trusted module" in done.stderr
+    identity = json.loads((copy / "identity.json").read_text())
+    assert identity["latent_shape"] == [1, 8, 8]

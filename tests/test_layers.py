@@ -1,0 +1,115 @@
+"""The house's rules, read from the imports: layers point down, libraries stay in their rooms."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "dit_lab"
+
+GROUND = {"types", "rng", "interpolants", "runs", "cost"}
+MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tracking"}
+MAY_IMPORT = {
+    **{part: GROUND for part in GROUND | MIDDLE},
+    "evaluation": GROUND | {"samplers", "codecs"},
+    "lab": GROUND | MIDDLE | {"evaluation"},
+    "cli": GROUND | MIDDLE | {"evaluation", "lab"},
+}
+
+FENCES = {
+    "hydra": ("lab/", "cli/"),
+    "omegaconf": ("lab/", "cli/"),
+    "mlflow": ("tracking/",),
+    "rich": ("tracking/console.py", "cli/"),
+    "accelerate": ("training/", "lab/"),
+    "diffusers": ("codecs.py",),
+    "torchvision": ("data/", "evaluation/"),
+}
+
+SLOW = ("torch", "torchvision", "diffusers", "mlflow", "accelerate", "sklearn", "safetensors")
+TORCH_FREE = (
+    "runs.py", "cost.py", "types.py", "data/facts.py", "data/list_file.py",
+    "samplers/respacing.py", "tracking/mlflow_store.py", "lab/checks.py", "lab/compatibility.py",
+    "lab/config.py", "lab/identity.py", "lab/resources.py", "lab/schema.py", "lab/trust.py",
+    "lab/typed.py", "cli/main.py", "cli/train.py", "cli/sample.py", "cli/describe.py", "cli/ui.py",
+    "cli/experiments.py", "__init__.py", "__main__.py",
+)  # fmt: skip
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(file: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    """Dotted names that a module imports when it runs; those for type checkers are left out."""
+    nodes: list[ast.AST] = [ast.parse(file.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        checked_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if checked_only or (top_level_only and later):
+            continue
+        nodes.extend(ast.iter_child_nodes(node))
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_point_down(file: Path) -> None:
+    part = part_of(file)
+    if part in ("__init__", "__main__"):
+        return  # the doors: dit_lab.load and python -m dit_lab
+    for name in imports(file):
+        if name.startswith("dit_lab."):
+            other = name.split(".")[1]
+            assert other == part or other in MAY_IMPORT[part], f"{part} imports {name}"
+
+
+@pytest.mark.parametrize("library", FENCES)
+def test_fences(library: str) -> None:
+    for file in MODULES:
+        if any(name.split(".")[0] == library for name in imports(file)):
+            place = str(file.relative_to(PACKAGE))
+            assert place.startswith(FENCES[library]), f"{place} imports {library}"
+
+
+@pytest.mark.parametrize("place", TORCH_FREE)
+def test_torch_free_modules_import_nothing_slow(place: str) -> None:
+    for name in imports(PACKAGE / place, top_level_only=True):
+        assert name.split(".")[0] not in SLOW, f"{place} imports {name} when it is imported"
+
+
+def test_top_level_is_as_planned() -> None:
+    import subprocess
+
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a checkout")
+    top = {name.split("/")[0] for name in listed.stdout.split()}
+    allowed = {"dit_lab", "conf", "experiments", "tests", "docs", "hydra_plugins", ".ci"}
+    allowed |= {"pyproject.toml", "README.md", "LICENSE", "train.py", ".gitignore"}
+    assert top <= allowed
+
+
+def test_the_loop_is_one_function_under_200_lines() -> None:
+    tree = ast.parse((PACKAGE / "training/loop.py").read_text())
+    (loop,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "train"]
+    assert loop.end_lineno - loop.lineno < 200
+
+
+def test_no_eval_pickle_or_unsafe_load() -> None:
+    for file in MODULES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                call = ast.unparse(node.func)
+                assert call not in ("eval", "exec"), f"{file} calls {call}"
+                assert "pickle" not in call, f"{file} calls {call}"
+        assert "weights_only=False" not in file.read_text()
