@@ -98,7 +98,7 @@ class Ancestral(Component):
 
 @dataclass
 class DDIM(Ancestral):
-    eta: float = number(at_least=0)
+    eta: float = number(at_least=0, at_most=1)
 
 
 @dataclass

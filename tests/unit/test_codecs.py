@@ -126,9 +126,7 @@ def test_chunks_change_no_more_than_rounding(
     torch.testing.assert_close(codec.decode(latents), pixels, **close)
 
 
-def test_chunks_bound_what_the_network_sees(
-    save: Save, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chunks_bound_what_the_network_sees(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codecs, "CHUNK_IMAGES", 2)
     codec = AutoencoderKL(path=save())
     seen: list[int] = []
