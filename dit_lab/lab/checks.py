@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Shapes:
 
 def check_settings(config: Config) -> None:
     """What a training configuration shows without its data. Raises RequestError."""
+    _check_name(config["name"])
     _check_batch(config)
     _check_optimizer(config)
     _check_heads(config["model"])
@@ -126,6 +128,13 @@ def check_conditioning(config: Config, shapes: Shapes, *, model: Config) -> None
         raise RequestError(
             f"sample.labels={labels}: {wrong[0]} is no class; "
             f"allowed: 0 to {max(1, num_classes) - 1}"
+        )
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[\w+=@,-][\w .+=@,-]*", name):
+        raise RequestError(
+            f"name={name}: names a folder; use letters, digits, spaces and any of . _ + = @ , -"
         )
 
 

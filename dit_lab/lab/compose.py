@@ -119,8 +119,10 @@ def validation_batches(
     objective: Objective,
     device: torch.device,
 ) -> Callable[[], Iterator[Batch]]:
-    """The first `evaluation.loss_images` held-out images, at noise and times fixed by the seed."""
+    """`evaluation.loss_images` held-out images, evenly spread over the split (lists are often
+    sorted by class), at noise and times fixed by the seed."""
     count = min(config["evaluation"]["loss_images"], len(dataset))
+    chosen = torch.arange(count) * len(dataset) // count
     draws = Draws(
         seed=config["seed"],
         purpose="validation",
@@ -130,7 +132,7 @@ def validation_batches(
     )
 
     def batches() -> Iterator[Batch]:
-        for indices in torch.arange(count).split(VALIDATION_BATCH):
+        for indices in chosen.split(VALIDATION_BATCH):
             images, labels = dataset.fetch(indices, None)
             yield draws.encoded(draws.batch(images, labels, indices), codec, device)
 

@@ -44,7 +44,7 @@ def run_training(
     folder, now = run_folder(config), identity(config, shapes)
     if folder.root.exists() and config["resume"] == "never":
         set_aside(folder)
-    with writing_to(folder, display=display) as lease:
+    with StopSignal() as stop, writing_to(folder, display=display) as lease:
         refuse_foreign(folder, config, now)
         status = StatusFile(folder, lease)
         hooks: list[Hook] = [status, display]
@@ -60,7 +60,7 @@ def run_training(
                 for grid in sorted(folder.samples.glob("*.png")):
                     status.tracker.on_artifact(status.step, grid)  # a kill may have lost some
             hooks.insert(0, MetricsFile(folder.metrics))
-            results = _train(config, shapes, folder, store, checkpoint, hooks)
+            results = _train(config, shapes, folder, store, checkpoint, hooks, stop)
             update_status(folder, results=results)
     return folder
 
@@ -72,53 +72,53 @@ def _train(
     store: CheckpointStore,
     checkpoint: Checkpoint | None,
     hooks: Sequence[Hook],
+    stop: StopSignal,
 ) -> dict[str, float]:
     """Build the parts and hand them to the loop."""
-    with StopSignal() as stop:
-        accelerator = Accelerator(mixed_precision=config["precision"]["mixed_precision"])
-        device = accelerator.device
-        objective = compose.build(config, "objective")
-        codec = compose.build_codec(config, device)
-        parts = {"objective": objective, "codec": codec, "device": device}
-        model = compose.build_model(config, shapes, objective).to(device)
-        optimizer = compose.build_optimizer(config, model)
-        emas = [
-            EMA(dict(model.named_parameters()), decay=decay, warmup=config["ema"]["warmup"])
-            for decay in config["ema"]["decays"]
-        ]
-        dataset = compose.build_dataset(config, "train")
-        batches = compose.build_batches(
-            config,
-            shapes,
-            dataset=dataset,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            **parts,
-        )
-        training = config["training"]
-        return train(
-            accelerator=accelerator,
-            model=accelerator.prepare(model),
-            null_label=compose.null_label(config, shapes),
-            objective=objective,
-            batches=batches,
-            optimizer=optimizer,
-            schedule=compose.build(config, "schedule"),
-            emas=emas,
-            checkpoints=store,
-            resume_from=checkpoint,
-            evaluators=_evaluators(config, shapes, folder, stop, parts),
-            hooks=hooks,
-            settings=LoopSettings(
-                total_steps=training["total_steps"],
-                clip_norm=training["clip_norm"],
-                log_every_steps=training["log_every_steps"],
-                checkpoint_every_steps=training["checkpoint_every_steps"],
-                max_skipped_in_a_row=training["max_skipped_in_a_row"],
-                images_per_epoch=len(dataset),
-            ),
-            check_stop=stop.check,
-        )
+    accelerator = Accelerator(mixed_precision=config["precision"]["mixed_precision"])
+    device = accelerator.device
+    objective = compose.build(config, "objective")
+    codec = compose.build_codec(config, device)
+    parts = {"objective": objective, "codec": codec, "device": device}
+    model = compose.build_model(config, shapes, objective).to(device)
+    optimizer = compose.build_optimizer(config, model)
+    emas = [
+        EMA(dict(model.named_parameters()), decay=decay, warmup=config["ema"]["warmup"])
+        for decay in config["ema"]["decays"]
+    ]
+    dataset = compose.build_dataset(config, "train")
+    batches = compose.build_batches(
+        config,
+        shapes,
+        dataset=dataset,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        **parts,
+    )
+    training = config["training"]
+    return train(
+        accelerator=accelerator,
+        model=accelerator.prepare(model),
+        null_label=compose.null_label(config, shapes),
+        objective=objective,
+        batches=batches,
+        optimizer=optimizer,
+        schedule=compose.build(config, "schedule"),
+        emas=emas,
+        checkpoints=store,
+        resume_from=checkpoint,
+        evaluators=_evaluators(config, shapes, folder, stop, parts),
+        hooks=hooks,
+        settings=LoopSettings(
+            total_steps=training["total_steps"],
+            clip_norm=training["clip_norm"],
+            log_every_steps=training["log_every_steps"],
+            checkpoint_every_steps=training["checkpoint_every_steps"],
+            max_skipped_in_a_row=training["max_skipped_in_a_row"],
+            images_per_epoch=len(dataset),
+        ),
+        check_stop=stop.check,
+    )
 
 
 def _evaluators(

@@ -52,6 +52,7 @@ REFUSALS = {
     "declared classes": ([*Q, "dataset.num_classes=3"], "the data has 10 classes"),
     "batch not divisible": ([*Q, "training.accumulation=3"], "not divisible by"),
     "several processes": ([*Q, "distributed.num_processes=2"], "is not there yet; use 1"),
+    "name that leaves the folder": ([*Q, "name=../x"], "name=../x: names a folder"),
     "missing data": (["train"], "train_labels.txt"),
     "missing autoencoder": ([*Q, "codec=vae"], "config.json"),
     "file store": (
