@@ -273,11 +273,11 @@ def find_run(run: str, *, root: Path) -> tuple[RunFolder, Path | None]:
 
     `root` is `paths.root`, where run ids are looked up. Raises RequestError where `run` is none.
     """
-    path = Path(run).expanduser()
+    path = Path(run).expanduser().resolve()
     if (path / "config.yaml").is_file():
-        return RunFolder(path.resolve()), None
+        return RunFolder(path), None
     if path.parent.name == "checkpoints" and (path / "state.json").is_file():
-        return RunFolder(path.resolve().parent.parent), path.resolve()
+        return RunFolder(path.parent.parent), path
     for status in sorted(root.glob("runs/*/*/status.json")):
         if read_json(status).get("tracking_run_id") == run:
             return RunFolder(status.parent), None

@@ -75,7 +75,10 @@ def _files_of(modules: Sequence[str]) -> list[Path]:
     """The source files of the user's trusted packages."""
     files: list[Path] = []
     for module in modules:
-        spec = importlib.util.find_spec(module)
+        try:
+            spec = importlib.util.find_spec(module)
+        except ModuleNotFoundError:  # of a package that `module` says it lies in
+            spec = None
         if spec is None:
             raise RequestError(f"trusted_modules={module}: no such package here")
         for folder in spec.submodule_search_locations or []:

@@ -6,9 +6,10 @@ Image number k of a training, its noise, time, label drop and augmentation are f
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -96,6 +97,19 @@ class _MicroBatchCounters:
                 counter += size * self.num_processes
 
 
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _leave_stopping_to_the_main_process(worker: int) -> None:
+    """Schedulers and terminals signal all processes: a worker that died would fail the run.
+
+    A second SIGTERM ends the worker: that one is the main process's, which is leaving.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatches:
     """Gives every optimizer step its micro-batches, on the device."""
@@ -122,8 +136,9 @@ class TrainingBatches:
                 process_index=self.process_index,
                 num_processes=self.num_processes,
             ),
-            collate_fn=lambda batch: batch,
+            collate_fn=_unchanged,
             num_workers=self.num_workers,
+            worker_init_fn=_leave_stopping_to_the_main_process,
         )
         micro_batches = iter(loader)
         while True:

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,22 +40,23 @@ class Checkpoint:
 
     def verify(self) -> None:
         """Raise DamagedCheckpoint, naming the file, unless every byte is as it was written."""
-        try:
-            listed = json.loads((self.path / MARKER).read_text())
-        except FileNotFoundError:
-            raise DamagedCheckpoint(f"{self.path}: incomplete (no {MARKER})") from None
-        except json.JSONDecodeError:
-            raise DamagedCheckpoint(f"{self.path}: damaged {MARKER}") from None
-        for name, written in listed.items():
-            file = self.path / name
+        for file, (size, digest) in self._listed().items():
             if not file.is_file():
                 raise DamagedCheckpoint(f"{file}: missing")
-            if file.stat().st_size != written["bytes"]:
-                raise DamagedCheckpoint(
-                    f"{file}: {file.stat().st_size} bytes, not {written['bytes']}"
-                )
-            if _hash(file) != written["blake2b"]:
+            if file.stat().st_size != size:
+                raise DamagedCheckpoint(f"{file}: {file.stat().st_size} bytes, not {size}")
+            if _hash(file) != digest:
                 raise DamagedCheckpoint(f"{file}: content differs from what was written")
+
+    def _listed(self) -> dict[Path, tuple[int, str]]:
+        """What the marker says: file -> (bytes, hash)."""
+        try:
+            listed = json.loads((self.path / MARKER).read_bytes())
+            return {self.path / name: (of["bytes"], of["blake2b"]) for name, of in listed.items()}
+        except FileNotFoundError:
+            raise DamagedCheckpoint(f"{self.path}: incomplete (no {MARKER})") from None
+        except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, or not of this form
+            raise DamagedCheckpoint(f"{self.path}: damaged {MARKER}") from None
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of `<name>.safetensors`, on the CPU."""
@@ -75,8 +77,15 @@ class CheckpointStore:
     def save(
         self, step: int, *, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
     ) -> Checkpoint:
-        """Write `tensors[name]` to `<name>.safetensors` and `state` to state.json, atomically."""
+        """Write `tensors[name]` to `<name>.safetensors` and `state` to state.json, atomically.
+
+        A whole checkpoint of this step is left as it is: it is the one that training resumed from
+        or has just written, and to replace it would risk it for nothing.
+        """
         final = self._folder / f"step-{step:08d}"
+        with suppress(DamagedCheckpoint):
+            Checkpoint(final).verify()
+            return Checkpoint(final)
         beside = self._folder / f".writing-step-{step:08d}"
         shutil.rmtree(beside, ignore_errors=True)
         for name, group in tensors.items():

@@ -1,0 +1,178 @@
+"""Schedules in closed form, the guarded step, and an optimizer state that goes on exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from dit_lab.training.checkpoint import CheckpointStore
+from dit_lab.training.optim import (
+    Constant,
+    Cosine,
+    guarded_step,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_learning_rate,
+)
+
+Make = Callable[[list[nn.Parameter]], Optimizer]
+
+OPTIMIZERS: dict[str, Make] = {
+    "fused adamw": lambda weights: AdamW(weights, lr=0.01, weight_decay=0.1, fused=True),
+    "adamw": lambda weights: AdamW(weights, lr=0.01, weight_decay=0.1),
+    "sgd": lambda weights: SGD(weights, lr=0.01, momentum=0.9, weight_decay=0.1),
+}
+GOOD, BAD = torch.zeros(()), torch.ones(())
+
+
+# ---- schedules ----------------------------------------------------------------------------------
+
+
+def factors(schedule: Constant | Cosine, steps: list[int], total_steps: int) -> list[float]:
+    return [schedule.factor(step, total_steps) for step in steps]
+
+
+def test_constant() -> None:
+    assert factors(Constant(), [0, 1, 99], 100) == [1.0, 1.0, 1.0]
+    assert factors(Constant(warmup_steps=4), [0, 1, 2, 3, 4, 99], 100) == [
+        0.25, 0.5, 0.75, 1.0, 1.0, 1.0,
+    ]  # fmt: skip
+
+
+def test_cosine_starts_at_one_and_ends_at_its_final_factor() -> None:
+    plain = Cosine()
+    assert factors(plain, [0, 25, 50, 100], 100) == pytest.approx([1.0, 0.5 + 0.125**0.5, 0.5, 0])
+    low = Cosine(warmup_steps=2, final_factor=0.1)
+    assert factors(low, [0, 1, 2, 6, 10], 10) == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1])
+
+
+def test_cosine_beyond_its_end_stays_there() -> None:
+    assert Cosine(final_factor=0.1).factor(150, 100) == pytest.approx(0.1)
+
+
+def test_cosine_that_is_all_warmup() -> None:
+    assert factors(Cosine(warmup_steps=4), [0, 3, 4], 4) == [0.25, 1.0, 1.0]
+
+
+def test_groups_keep_their_own_base_rates() -> None:
+    first, second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer = AdamW([{"params": [first], "lr": 0.5}, {"params": [second], "lr": 0.125}])
+    for factor in (0.5, 0.25, 1.0, 0.0, 1.0):  # a factor acts on the base, not on the last rate
+        assert set_learning_rate(optimizer, factor) == 0.5 * factor
+        assert [group["lr"] for group in optimizer.param_groups] == [0.5 * factor, 0.125 * factor]
+
+
+# ---- the guarded step ---------------------------------------------------------------------------
+
+
+def weights_and_optimizer(make: Make) -> tuple[dict[str, nn.Parameter], Optimizer]:
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"a": (4, 3), "b": (5,)}
+    weights = {name: nn.Parameter(torch.randn(s, generator=draw)) for name, s in shapes.items()}
+    return weights, make(list(weights.values()))
+
+
+def set_gradients(weights: dict[str, nn.Parameter], seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    for weight in weights.values():
+        weight.grad = torch.randn(weight.shape, generator=draw)
+
+
+def everything(weights: dict[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Tensor]:
+    """Copies of the weights and of the optimizer's state."""
+    state = optimizer_tensors(optimizer, {weight: name for name, weight in weights.items()})
+    return {name: tensor.detach().clone() for name, tensor in {**weights, **state}.items()}
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_bad_step_moves_nothing_and_the_next_goes_on(make: Make) -> None:
+    weights, optimizer = weights_and_optimizer(make)
+    untouched, calm = weights_and_optimizer(make)  # never sees the bad gradients
+    for seed in (1, 2):
+        for w, o in ((weights, optimizer), (untouched, calm)):
+            set_gradients(w, seed)
+            guarded_step(o, GOOD)
+    before = everything(weights, optimizer)
+
+    for gradient in (torch.nan, torch.inf):
+        for weight in weights.values():
+            weight.grad = torch.full_like(weight, gradient)
+        guarded_step(optimizer, BAD)
+        assert_same(everything(weights, optimizer), before)
+
+    for w, o in ((weights, optimizer), (untouched, calm)):
+        set_gradients(w, 3)
+        guarded_step(o, GOOD)
+    assert not torch.equal(weights["a"], before["a"])
+    assert_same(everything(weights, optimizer), everything(untouched, calm))
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_bad_first_step_moves_nothing(make: Make) -> None:
+    """The state of the optimizer does not exist yet; it must not be born with NaNs."""
+    weights, optimizer = weights_and_optimizer(make)
+    untouched, calm = weights_and_optimizer(make)
+    for weight in weights.values():
+        weight.grad = torch.full_like(weight, torch.nan)
+    guarded_step(optimizer, BAD)
+    for w, o in ((weights, optimizer), (untouched, calm)):
+        set_gradients(w, 1)
+        guarded_step(o, GOOD)
+    assert_same(everything(weights, optimizer), everything(untouched, calm))
+
+
+# ---- saving -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_restored_optimizer_goes_on_bit_by_bit(make: Make, tmp_path: Path) -> None:
+    straight, optimizer = weights_and_optimizer(make)
+    for seed in range(3):
+        set_gradients(straight, seed)
+        optimizer.step()
+    names = {weight: name for name, weight in straight.items()}
+    store = CheckpointStore(tmp_path, warn=pytest.fail)
+    tensors = {"weights": straight, "optimizer/state": optimizer_tensors(optimizer, names)}
+    saved = store.save(3, tensors=tensors, state={})
+
+    resumed, fresh = weights_and_optimizer(make)
+    for name, tensor in saved.tensors("weights").items():
+        resumed[name].data.copy_(tensor)
+    names = {weight: name for name, weight in resumed.items()}
+    load_optimizer_tensors(fresh, names, saved.tensors("optimizer/state"))
+    assert_same(everything(resumed, fresh), everything(straight, optimizer))
+    for seed in (10, 11):
+        for w, o in ((straight, optimizer), (resumed, fresh)):
+            set_gradients(w, seed)
+            o.step()
+    assert_same(everything(resumed, fresh), everything(straight, optimizer))
+
+
+def test_state_is_filed_by_name_not_by_place() -> None:
+    """Groups in another order, a weight that never got a gradient: each still gets its own."""
+    weights, optimizer = weights_and_optimizer(OPTIMIZERS["adamw"])
+    idle = nn.Parameter(torch.zeros(2))
+    optimizer.add_param_group({"params": [idle]})
+    set_gradients(weights, 0)
+    optimizer.step()
+    names = {weights["a"]: "a", weights["b"]: "b", idle: "idle"}
+    saved = {key: tensor.clone() for key, tensor in optimizer_tensors(optimizer, names).items()}
+    assert saved.keys() == {f"{n}/{s}" for n in "ab" for s in ("step", "exp_avg", "exp_avg_sq")}
+
+    backwards = AdamW([idle, weights["b"], weights["a"]], lr=0.5)
+    load_optimizer_tensors(backwards, names, saved)
+    for name in "ab":
+        assert torch.equal(backwards.state[weights[name]]["exp_avg"], saved[f"{name}/exp_avg"])
+    assert not backwards.state[idle]
+    assert backwards.param_groups[0]["lr"] == 0.5  # the rate is the configuration's to say

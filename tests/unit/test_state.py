@@ -1,0 +1,197 @@
+"""What a training remembers: means of a window, time without pauses, skipped steps, everything."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from dit_lab.models.dit import DiT
+from dit_lab.training.checkpoint import Checkpoint, CheckpointStore
+from dit_lab.training.ema import EMA
+from dit_lab.training.state import Clock, NonFiniteGuard, Snapshot, TrainState, Window
+
+CPU = torch.device("cpu")
+Make = Callable[..., DiT]
+
+
+# ---- window -------------------------------------------------------------------------------------
+
+
+def values(step: int) -> dict[str, Tensor]:
+    return {"loss": torch.tensor(0.1 * step, requires_grad=True), "norm": torch.tensor(2.0**step)}
+
+
+def test_means_cover_the_steps_since_the_last_reading() -> None:
+    window = Window(CPU)
+    assert window.means() == {}
+    for first, last in ((0, 3), (3, 4), (4, 10)):
+        for step in range(first, last):
+            window.add(values(step))
+        expected = [values(step)["loss"].double() for step in range(first, last)]
+        means = window.means()
+        assert list(means) == ["loss", "norm"]
+        assert means["loss"] == (sum(expected) / len(expected)).item()
+        assert means["norm"] == (2.0**last - 2.0**first) / (last - first)
+    assert window.means() == {}
+
+
+def test_sums_are_in_float64() -> None:
+    """2^24 + 1 is no float32 number: a float32 sum would stop growing."""
+    window = Window(CPU)
+    window.add({"loss": torch.tensor(2.0**24)})
+    for _ in range(3):
+        window.add({"loss": torch.tensor(1.0)})
+    assert window.means() == {"loss": (2**24 + 3) / 4}
+
+
+def test_what_was_added_may_change_later() -> None:
+    window, value = Window(CPU), torch.tensor(1.0)
+    window.add({"loss": value})
+    value.fill_(5.0)
+    window.add({"loss": value})
+    assert window.means() == {"loss": 3.0}
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4])
+def test_a_half_filled_window_goes_on_after_a_resume(cut: int) -> None:
+    straight, resumed = Window(CPU), Window(CPU)
+    for step in range(cut):
+        straight.add(values(step))
+    resumed.add(values(99))  # loading replaces what is there
+    resumed.load(json.loads(json.dumps(straight.scalars())))
+    for step in range(cut, 7):
+        straight.add(values(step))
+        resumed.add(values(step))
+    assert resumed.means() == straight.means()
+
+
+# ---- clock --------------------------------------------------------------------------------------
+
+
+def test_a_clock_counts_steps_and_leaves_out_pauses() -> None:
+    clock = Clock(step=10)
+    time.sleep(0.1)
+    with clock.paused():
+        time.sleep(0.6)
+    time.sleep(0.1)
+    # 0.2 s of work in 4 steps, and 0.15 s a step with the pause; between them is room for a busy
+    # machine
+    assert 0.05 <= clock.seconds_per_step(14) < 0.15
+    time.sleep(0.1)
+    assert 0.1 <= clock.seconds_per_step(15) < 0.5  # anew, not since the beginning
+
+
+# ---- skipped steps ------------------------------------------------------------------------------
+
+
+def flags(guard: NonFiniteGuard, pairs: list[tuple[float, float]]) -> list[float]:
+    return [guard.flag(torch.tensor(loss), torch.tensor(norm)).item() for loss, norm in pairs]
+
+
+GOOD, BAD = (1.0, 2.0), (torch.nan, 2.0)
+
+
+def test_loss_and_gradients_are_looked_at() -> None:
+    guard = NonFiniteGuard(TrainState(), max_in_a_row=99, device=CPU)
+    pairs = [GOOD, BAD, (1.0, torch.nan), (torch.inf, 2.0), (1.0, -torch.inf), (1e38, 0.0)]
+    assert flags(guard, pairs) == [0, 1, 1, 1, 1, 0]
+
+
+def test_skipped_steps_are_counted_and_a_good_step_ends_a_streak() -> None:
+    state = TrainState()
+    guard = NonFiniteGuard(state, max_in_a_row=3, device=CPU)
+    flags(guard, [BAD, BAD, GOOD, BAD, BAD])
+    assert (state.skipped_steps, state.skipped_in_a_row) == (0, 0)  # still on the device
+    guard.check()
+    assert (state.skipped_steps, state.skipped_in_a_row) == (4, 2)
+    flags(guard, [GOOD])
+    guard.check()
+    assert (state.skipped_steps, state.skipped_in_a_row) == (4, 0)
+
+
+def test_a_streak_ends_the_training_with_advice() -> None:
+    state = TrainState(step=70)
+    guard = NonFiniteGuard(state, max_in_a_row=3, device=CPU)
+    flags(guard, [BAD, BAD, BAD])
+    message = (
+        r"not finite for 3 steps in a row up to step 70; .*weights are finite.*"
+        r"optimizer\.lr.*schedule\.warmup_steps.*precision=fp32"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        guard.check()
+    assert (state.skipped_steps, state.skipped_in_a_row) == (3, 3)
+
+
+def test_counting_goes_on_after_a_resume() -> None:
+    state = TrainState(skipped_steps=5, skipped_in_a_row=2)
+    guard = NonFiniteGuard(state, max_in_a_row=3, device=CPU)
+    guard.check()
+    assert (state.skipped_steps, state.skipped_in_a_row) == (5, 2)
+    flags(guard, [BAD])
+    with pytest.raises(FloatingPointError, match="for 3 steps in a row"):
+        guard.check()
+
+
+# ---- everything ---------------------------------------------------------------------------------
+
+
+def snapshot(make_model: Make, *, steps: int) -> Snapshot:
+    """A model after some steps of training on random gradients."""
+    model = make_model()
+    weights = dict(model.named_parameters())
+    trainable = [weight for weight in weights.values() if weight.requires_grad]
+    optimizer = AdamW(trainable, lr=0.01, fused=True)
+    emas = [EMA(weights, decay=decay, warmup=True) for decay in (0.9999, 0.5)]
+    window, draw = Window(CPU), torch.Generator().manual_seed(0)
+    for step in range(steps):
+        for weight in trainable:
+            weight.grad = torch.randn(weight.shape, generator=draw)
+        optimizer.step()
+        for ema in emas:
+            ema.update(weights, torch.ones(()))
+        window.add(values(step))
+    state = TrainState(step=steps, evaluated_step=steps // 2, skipped_steps=1, results={"a": 0.1})
+    return Snapshot(model=model, optimizer=optimizer, emas=emas, state=state, window=window)
+
+
+def save(everything: Snapshot, folder: Path) -> Checkpoint:
+    return CheckpointStore(folder, warn=pytest.fail).save(
+        everything.state.step, tensors=everything.tensors(), state=everything.scalars()
+    )
+
+
+def test_everything_is_restored_exactly(make_model: Make, tmp_path: Path) -> None:
+    before, after = snapshot(make_model, steps=3), snapshot(make_model, steps=1)
+    checkpoint = save(before, tmp_path)
+    held = {name: weight.data_ptr() for name, weight in after.model.named_parameters()}
+    assert after.restore(checkpoint) == ["resumed at step 3"]
+    assert after.state == before.state
+    assert after.scalars() == before.scalars()
+    expected = before.tensors()
+    assert expected.keys() == {"model", "ema-0.9999", "ema-0.5", "optimizer/state"}
+    for group, tensors in after.tensors().items():
+        assert tensors.keys() == expected[group].keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, expected[group][name]), f"{group} {name}"
+    assert {n: w.data_ptr() for n, w in after.model.named_parameters()} == held  # in place
+    assert after.window.means() == before.window.means()
+
+
+def test_another_number_of_threads_is_said(make_model: Make, tmp_path: Path) -> None:
+    everything = snapshot(make_model, steps=2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        checkpoint = save(everything, tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    first, second = everything.restore(checkpoint)
+    assert first == "resumed at step 2"
+    assert f"written with {threads + 1} threads, this process has {threads}:" in second
