@@ -57,6 +57,8 @@ DECIDING_CODE = (
     "codecs.py",
     "interpolants.py",
     "rng.py",
+    "lab/compose.py",
+    "lab/train.py",
 )
 """The parts of the package whose code decides the weights."""
 

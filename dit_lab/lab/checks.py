@@ -97,7 +97,7 @@ def check_sampling(config: Config, *, objective: Config, ema_decays: Sequence[fl
             f"guidance.interval={interval}: expected [from, to] with 0 <= from < to <= 1 "
             "(0 is noise, 1 is data)"
         )
-    choices = ["raw", "ema", *(f"ema:{decay:g}" for decay in ema_decays)]
+    choices = ["raw", "ema", *(f"ema:{decay}" for decay in ema_decays)]
     if config["sample"]["weights"] not in choices:
         raise RequestError(
             f"sample.weights={config['sample']['weights']}: not kept; allowed: {', '.join(choices)}"

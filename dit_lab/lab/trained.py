@@ -95,7 +95,8 @@ def load(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = _file_of(weights, config["ema"]["decays"])
     model = compose.build_model(config, shapes, compose.build(config, "objective"))
-    model.load_state_dict(checkpoint.tensors(name))
+    # An average holds parameters only; buffers, if a model has any, are the model's own.
+    model.load_state_dict({**checkpoint.tensors("model"), **checkpoint.tensors(name)})
     return Trained(
         config=config,
         shapes=shapes,
@@ -127,7 +128,7 @@ def _file_of(weights: str, decays: Sequence[float]) -> str:
     """The checkpoint file, without ending, that `sample.weights` means."""
     if weights == "raw":
         return "model"
-    decay = f"{decays[0]:g}" if weights == "ema" else weights.removeprefix("ema:")
+    decay = str(decays[0]) if weights == "ema" else weights.removeprefix("ema:")
     return f"ema-{decay}"
 
 

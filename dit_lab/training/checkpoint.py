@@ -86,8 +86,9 @@ class CheckpointStore:
         with suppress(DamagedCheckpoint):
             Checkpoint(final).verify()
             return Checkpoint(final)
+        for leftover in self._folder.glob(".writing-*"):  # of a process that was killed
+            shutil.rmtree(leftover)
         beside = self._folder / f".writing-step-{step:08d}"
-        shutil.rmtree(beside, ignore_errors=True)
         for name, group in tensors.items():
             file = beside / f"{name}.safetensors"
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ class EMA:
     @property
     def name(self) -> str:
         """How files and options call this average: `ema-0.9999`."""
-        return f"ema-{self.decay:g}"
+        return f"ema-{self.decay}"
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], applied: Tensor) -> None:

@@ -118,9 +118,8 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             for ema in emas:
                 ema.update(weights, applied=1 - nonfinite)
-            window.add(
-                {f"train/{name}": term for name, term in {**sums, "grad_norm": norm}.items()}
-            )
+            logged = {f"train/{name}": term for name, term in {**sums, "grad_norm": norm}.items()}
+            window.add(logged, applied=1 - nonfinite)
             state.step += 1
             for hook in hooks:
                 hook.on_step(state.step)

@@ -31,38 +31,36 @@ class TrainState:
 class Window:
     """Means since the last logged step, summed on the device: nothing waits for the host.
 
-    Part of a checkpoint, so that the first mean after a resume covers the same steps.
+    Steps that were skipped do not count. Part of a checkpoint, so that the first mean after a
+    resume covers the same steps.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._zero = torch.zeros((), dtype=torch.float64, device=device)
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._steps = self._zero
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add the scalars of one step."""
+    def add(self, values: Mapping[str, Tensor], *, applied: Tensor) -> None:
+        """Add the scalars of one step; `applied` () is 1, or 0 for a skipped step."""
         for name, value in values.items():
-            zero = torch.zeros((), dtype=torch.float64, device=self._device)
-            self._sums.setdefault(name, zero).add_(value.detach())
-        self._steps += 1
+            kept = torch.where(applied > 0, value.detach().double(), self._zero)
+            self._sums[name] = self._sums.get(name, self._zero) + kept
+        self._steps = self._steps + applied
 
     def means(self) -> dict[str, float]:
-        """Means over the window, in one transfer; the window starts anew."""
-        totals = torch.stack(list(self._sums.values())).tolist() if self._sums else []
-        means = {name: total / self._steps for name, total in zip(self._sums, totals, strict=True)}
-        self._sums, self._steps = {}, 0
-        return means
+        """Means over the window, in one transfer (NaN without a step); the window starts anew."""
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        values = torch.stack(list(means.values())).tolist() if means else []
+        self._sums, self._steps = {}, self._zero
+        return dict(zip(means, values, strict=True))
 
     def scalars(self) -> dict[str, Any]:
         sums = {name: total.item() for name, total in self._sums.items()}
-        return {"sums": sums, "steps": self._steps}
+        return {"sums": sums, "steps": self._steps.item()}
 
     def load(self, scalars: Mapping[str, Any]) -> None:
-        self._sums = {
-            name: torch.tensor(total, dtype=torch.float64, device=self._device)
-            for name, total in scalars["sums"].items()
-        }
-        self._steps = scalars["steps"]
+        self._sums = {name: self._zero + total for name, total in scalars["sums"].items()}
+        self._steps = self._zero + scalars["steps"]
 
 
 class Clock:
@@ -88,7 +86,10 @@ class Clock:
 
 
 class NonFiniteGuard:
-    """Counts steps whose loss or gradients were not finite, on the device."""
+    """Counts steps whose loss or gradients were not finite, on the device.
+
+    The host looks only when `check` is called, so a streak that has ended by then passes.
+    """
 
     def __init__(self, state: TrainState, *, max_in_a_row: int, device: torch.device) -> None:
         self._state = state

@@ -37,6 +37,12 @@ def take(batches: TrainingBatches, steps: int = STEPS, *, first_step: int = 0) -
     return [list(step) for step in islice(batches.from_step(first_step), steps)]
 
 
+def assert_equal(found: Batch, expected: Batch) -> None:
+    """In every field, exactly."""
+    for name in Batch.__slots__:
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
 def by_counter(batches: Iterable[Batch]) -> dict[int, dict[str, Tensor]]:
     """Every image's fields by its sample counter; no image may come twice."""
     images: dict[int, dict[str, Tensor]] = {}
@@ -47,7 +53,7 @@ def by_counter(batches: Iterable[Batch]) -> dict[int, dict[str, Tensor]]:
     return images
 
 
-def assert_same(
+def assert_same_images(
     found: dict[int, dict[str, Tensor]], expected: dict[int, dict[str, Tensor]]
 ) -> None:
     assert found.keys() == expected.keys()
@@ -94,7 +100,7 @@ def test_a_step_is_the_same_set_of_images_however_it_is_cut(
         images = by_counter(chain(*shares))
         start = (first_step + step) * GLOBAL_BATCH
         assert set(images) == set(range(start, start + GLOBAL_BATCH))
-        assert_same(images, by_counter(whole[step]))
+        assert_same_images(images, by_counter(whole[step]))
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -105,16 +111,14 @@ def test_starting_at_a_step_is_running_up_to_it(make_batches: Make, accumulation
         resumed = take(batches, 5 - first_step, first_step=first_step)
         for found, expected in zip(resumed, straight[first_step:], strict=True):
             for one, other in zip(found, expected, strict=True):
-                for name in Batch.__slots__:
-                    assert torch.equal(getattr(one, name), getattr(other, name)), name
+                assert_equal(one, other)
 
 
 def test_workers_change_nothing(make_batches: Make) -> None:
     expected = take(make_batches(accumulation=2, num_workers=0))
     found = take(make_batches(accumulation=2, num_workers=2))
     for one, other in zip(chain(*found), chain(*expected), strict=True):
-        for name in Batch.__slots__:
-            assert torch.equal(getattr(one, name), getattr(other, name)), name
+        assert_equal(one, other)
 
 
 def test_workers_may_be_started_afresh(make_batches: Make) -> None:
@@ -126,8 +130,7 @@ def test_workers_may_be_started_afresh(make_batches: Make) -> None:
     finally:
         multiprocessing.set_start_method(before, force=True)
     ((expected,),) = take(make_batches(), 1)
-    for name in Batch.__slots__:
-        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert_equal(found, expected)
 
 
 def _load_until_told_to_stop(batches: TrainingBatches, tell: Connection) -> None:
@@ -279,8 +282,7 @@ def held_out(dataset: Digits, *, loss_images: int = 200) -> list[Batch]:
     )
     first, again = list(batches()), list(batches())
     for one, other in zip(first, again, strict=True):
-        for name in Batch.__slots__:
-            assert torch.equal(getattr(one, name), getattr(other, name)), name
+        assert_equal(one, other)
     return first
 
 

@@ -29,7 +29,6 @@ from dit_lab.training.optim import Cosine, optimizer_tensors
 from dit_lab.types import (
     Batch,
     EvaluationResult,
-    Evaluator,
     Hook,
     LabelledCall,
     ModelCall,
@@ -90,12 +89,13 @@ class Probe:
     model: DiT | None = None
     check_stop: Callable[[], None] = lambda: None
     outputs: list[Tensor] = field(default_factory=list)
-    training_mode: list[bool] = field(default_factory=list)
+    modes: list[tuple[bool, bool]] = field(default_factory=list)  # training, gradients
 
     def run(self, model: LabelledCall, step: int) -> EvaluationResult:
         self.check_stop()
         self.outputs.append(model(*probe_inputs()))
-        self.training_mode.append(self.model is not None and self.model.training)
+        assert self.model is not None
+        self.modes.append((self.model.training, torch.is_grad_enabled()))
         mean = self.outputs[-1].mean().item()
         return EvaluationResult({f"eval/{self.name}": mean}, (Path(f"{self.name}-{step}.png"),))
 
@@ -190,7 +190,7 @@ def start(
         accumulation: int = 1,
         objective: Objective | None = None,
         make_optimizer: Callable[[list[Tensor]], Optimizer] = FUSED_ADAMW,
-        evaluators: Sequence[Evaluator] = (),
+        evaluators: Sequence[Probe] = (),
         stop_in_evaluation: bool = False,
         **settings: Any,
     ) -> Run:
@@ -305,8 +305,7 @@ def test_evaluators_see_the_first_average(start: Start) -> None:
     with torch.no_grad():
         assert torch.equal(probe.outputs[-1], average(*probe_inputs()))
         assert not torch.equal(probe.outputs[-1], done.model(*probe_inputs()))
-    assert not probe.outputs[-1].requires_grad
-    assert probe.training_mode == [False]
+    assert probe.modes == [(False, False)]
     assert done.model.training
 
 

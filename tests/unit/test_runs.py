@@ -313,7 +313,8 @@ def test_the_lease_of_a_killed_process_is_free(tmp_path: Path) -> None:
 
 def test_a_lease_can_be_taken_again_and_not_twice(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    with Lease(folder), pytest.raises(RequestError, match="writing here"), Lease(folder):
+    lease = Lease(folder)
+    with lease, pytest.raises(RequestError, match="writing here"), Lease(folder):
         pass
     with pytest.raises(ValueError, match="gone wrong"), Lease(folder):
         raise ValueError("gone wrong")

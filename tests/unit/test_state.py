@@ -21,6 +21,8 @@ CPU = torch.device("cpu")
 Make = Callable[..., DiT]
 
 
+TAKEN, SKIPPED = torch.tensor(1.0), torch.tensor(0.0)
+
 # ---- window -------------------------------------------------------------------------------------
 
 
@@ -33,7 +35,7 @@ def test_means_cover_the_steps_since_the_last_reading() -> None:
     assert window.means() == {}
     for first, last in ((0, 3), (3, 4), (4, 10)):
         for step in range(first, last):
-            window.add(values(step))
+            window.add(values(step), applied=TAKEN)
         expected = [values(step)["loss"].double() for step in range(first, last)]
         means = window.means()
         assert list(means) == ["loss", "norm"]
@@ -45,30 +47,38 @@ def test_means_cover_the_steps_since_the_last_reading() -> None:
 def test_sums_are_in_float64() -> None:
     """2^24 + 1 is no float32 number: a float32 sum would stop growing."""
     window = Window(CPU)
-    window.add({"loss": torch.tensor(2.0**24)})
+    window.add({"loss": torch.tensor(2.0**24)}, applied=TAKEN)
     for _ in range(3):
-        window.add({"loss": torch.tensor(1.0)})
+        window.add({"loss": torch.tensor(1.0)}, applied=TAKEN)
     assert window.means() == {"loss": (2**24 + 3) / 4}
 
 
 def test_what_was_added_may_change_later() -> None:
     window, value = Window(CPU), torch.tensor(1.0)
-    window.add({"loss": value})
+    window.add({"loss": value}, applied=TAKEN)
     value.fill_(5.0)
-    window.add({"loss": value})
+    window.add({"loss": value}, applied=TAKEN)
     assert window.means() == {"loss": 3.0}
+
+
+def test_a_skipped_step_does_not_count() -> None:
+    window = Window(CPU)
+    window.add({"loss": torch.tensor(1.0)}, applied=TAKEN)
+    window.add({"loss": torch.tensor(float("nan"))}, applied=SKIPPED)
+    window.add({"loss": torch.tensor(4.0)}, applied=TAKEN)
+    assert window.means() == {"loss": 2.5}
 
 
 @pytest.mark.parametrize("cut", [0, 1, 4])
 def test_a_half_filled_window_goes_on_after_a_resume(cut: int) -> None:
     straight, resumed = Window(CPU), Window(CPU)
     for step in range(cut):
-        straight.add(values(step))
-    resumed.add(values(99))  # loading replaces what is there
+        straight.add(values(step), applied=TAKEN)
+    resumed.add(values(99), applied=TAKEN)  # loading replaces what is there
     resumed.load(json.loads(json.dumps(straight.scalars())))
     for step in range(cut, 7):
-        straight.add(values(step))
-        resumed.add(values(step))
+        straight.add(values(step), applied=TAKEN)
+        resumed.add(values(step), applied=TAKEN)
     assert resumed.means() == straight.means()
 
 
@@ -156,7 +166,7 @@ def snapshot(make_model: Make, *, steps: int) -> Snapshot:
         optimizer.step()
         for ema in emas:
             ema.update(weights, torch.ones(()))
-        window.add(values(step))
+        window.add(values(step), applied=TAKEN)
     state = TrainState(step=steps, evaluated_step=steps // 2, skipped_steps=1, results={"a": 0.1})
     return Snapshot(model=model, optimizer=optimizer, emas=emas, state=state, window=window)
 
