@@ -158,11 +158,11 @@ class _Request:
         return samplers_for(target, load)[0]
 
     def _compose(self, values: list[str]) -> tuple[DictConfig, dict[str, str]]:
+        # Quoted, so that patch=2 names a member and not a number.
         overrides = [f"{group}='{member}'" for group, member in self._groups.items()]
         if self._dirs:
-            overrides.append(
-                f"hydra.searchpath=[{','.join(f'file://{path}' for path in self._dirs)}]"
-            )
+            places = ",".join(f"'file://{path}'" for path in self._dirs)
+            overrides.append(f"hydra.searchpath=[{places}]")
         try:
             with initialize_config_dir(str(resources.packaged("conf")), version_base="1.3"):
                 composed = compose(

@@ -83,7 +83,8 @@ def train(
 
     def evaluate() -> None:
         chosen = [evaluator for evaluator in evaluators if due(evaluator.every_steps)]
-        state.results |= _evaluate(plain, emas[0], chosen, hooks, state.step)
+        if chosen:
+            state.results |= _evaluate(plain, emas[0], chosen, hooks, state.step)
         state.evaluated_step = state.step
 
     try:

@@ -95,11 +95,12 @@ def test_a_users_conf_folder_adds_choices(tmp_path: Path) -> None:
         "defaults: [_dit]\nhidden_size: 32\ndepth: 1\nnum_heads: 2\n"
     )
     assert compose_train(["model=wee"])["model"]["hidden_size"] == 32
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "conf").rename(tmp_path / "elsewhere/conf")
+    elsewhere = tmp_path / "my lab, 2nd"
+    elsewhere.mkdir()
+    (tmp_path / "conf").rename(elsewhere / "conf")
     with pytest.raises(RequestError, match="model=wee: no such choice"):
         compose_train(["model=wee"])
-    assert compose_train(["model=wee"], config_dirs=[tmp_path / "elsewhere/conf"])
+    assert compose_train(["model=wee"], config_dirs=[elsewhere / "conf"])
 
 
 def test_a_users_experiment_is_found(tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""`describe`, `experiments`, `ui`, `--cfg job`, `python train.py` and the documented code."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dit_lab.lab.config import compose_train
+
+ROOT = Path(__file__).resolve().parents[2]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def test_describe_gives_exact_parameters_and_the_budget(command: Command) -> None:
+    done = command("describe", "experiment=quickstart", "--flops-per-second", "1e11")
+    assert done.returncode == 0, done.stderr
+    assert "1,868,036 (1,865,988 trainable)" in done.stdout
+    assert "1 x 8 x 8, 16 tokens" in done.stdout
+    assert "1,200 steps of 128 images, 106.9 epochs" in done.stdout
+    # 0.1197 GFLOP x 128 images x 1200 steps = 1.84e13 FLOP at 1e11 FLOP/s
+    assert "at least 3 min 04 s at 100 GFLOP/s (given" in done.stdout
+
+
+def test_experiments_are_listed_with_their_question(command: Command) -> None:
+    done = command("experiments")
+    assert done.returncode == 0
+    assert "quickstart" in done.stdout
+    assert "does everything work here?" in done.stdout
+
+
+def test_cfg_job_prints_what_is_composed(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = command("train", "--cfg", "job", "experiment=quickstart", "seed=3")
+    assert done.returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert yaml.safe_load(done.stdout) == compose_train(["experiment=quickstart", "seed=3"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_py_is_dit_lab_train(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py")], cwd=tmp_path, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("dit-lab: ")
+    assert "train_labels.txt" in done.stderr
+
+
+def test_ui_serves_the_page_on_loopback_only(
+    command: Command, start: Callable[..., subprocess.Popen[str]], tiny: list[str]
+) -> None:
+    assert command("train", *tiny, "training.total_steps=2").returncode == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = start("ui", "--port", str(port))
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read().decode()
+            break
+        except OSError:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    assert "MLflow" in page
+    listening = Path("/proc/net/tcp").read_text()
+    addresses = re.findall(rf"\d+: ([0-9A-F]{{8}}):{port:04X} 00000000:0000 0A", listening)
+    assert addresses == ["0100007F"]  # 127.0.0.1, and no other address
+    taken = command("ui", "--port", str(port))
+    assert taken.returncode == 2
+    assert f"--port {port}: taken" in taken.stderr
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=30)
+
+
+def test_the_documented_code_runs() -> None:
+    from dit_lab.models.dit import DiT
+
+    text = (ROOT / "docs/objectives-and-samplers.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    model = DiT(
+        input_size=(8, 8), patch_size=2, in_channels=1, hidden_size=16, depth=1, num_heads=2,
+        num_classes=10, learn_sigma=False,
+    )  # fmt: skip
+    names = {"model": model}
+    exec(code, names)
+    assert names["images"].shape == (3, 1, 8, 8)
