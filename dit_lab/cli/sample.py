@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
     if not wanted:
         raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
     root = Path(option(args.overrides, "paths.root") or "outputs")
-    folder, _ = find_run(wanted, root=root)
-    recorded = read_recorded(folder)
+    folder, _ = find_run(str(wanted), root=root)
+    recorded = read_recorded(folder, option(args.overrides, "trusted_modules") or [])
     config = compose_sample(args.overrides, recorded=recorded, config_dirs=args.config_dir)
     shapes = recorded_shapes(folder)
     check_sampling(config, objective=recorded["objective"], ema_decays=recorded["ema"]["decays"])
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.training.stop import StopSignal
 
     trained = load(
-        wanted,
+        str(wanted),
         root=root,
         weights=config["sample"]["weights"],
         trusted_modules=config["trusted_modules"],

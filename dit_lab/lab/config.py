@@ -14,6 +14,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -85,10 +86,10 @@ def read_yaml(path: Path) -> Config:
     return to_plain(OmegaConf.load(path))
 
 
-def option(overrides: Sequence[str], key: str) -> str | None:
-    """The raw text given for a key on the command line, the last one if there are several."""
-    found = [text.partition("=")[2] for text in overrides if text.partition("=")[0] == key]
-    return found[-1] if found else None
+def option(overrides: Sequence[str], key: str) -> Any:
+    """The value given for a key on the command line, the last one if there are several; or None."""
+    found = [text for text in overrides if text.partition("=")[0] == key]
+    return _parse(found[-1]).value() if found else None
 
 
 def to_yaml(config: Config) -> str:
@@ -97,6 +98,16 @@ def to_yaml(config: Config) -> str:
 
 
 # ---- Hydra --------------------------------------------------------------------------------------
+
+
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise RequestError(
+            f"{text}: not understood; write KEY=VALUE, lists as KEY=[1,2], and quote text "
+            "with special characters as KEY=\\'a b\\'"
+        ) from None
 
 
 class _Request:
@@ -114,13 +125,7 @@ class _Request:
             self._add(text, known)
 
     def _add(self, text: str, groups: Sequence[str]) -> None:
-        try:
-            parsed = OverridesParser.create().parse_override(text)
-        except HydraException:
-            raise RequestError(
-                f"{text}: not understood; write KEY=VALUE, lists as KEY=[1,2], and quote text "
-                "with special characters as KEY=\\'a b\\'"
-            ) from None
+        parsed = _parse(text)
         if parsed.is_sweep_override():
             raise RequestError(f"{text}: several values at once make a sweep, which needs -m")
         key, value = parsed.key_or_group, parsed.get_value_element_as_str()

@@ -6,6 +6,8 @@ import platform
 import subprocess
 from importlib.metadata import version
 
+import torch
+
 PACKAGES = ("dit-lab", "torch", "accelerate", "diffusers", "mlflow", "hydra-core", "numpy")
 
 
@@ -13,10 +15,17 @@ def provenance() -> dict[str, str]:
     """Tags for a tracked run; the commit only where the command is typed in a checkout."""
     return {
         "dit_lab.host": platform.node(),
+        "dit_lab.device": _device(),
+        "dit_lab.num_threads": str(torch.get_num_threads()),
         "version.python": platform.python_version(),
         **{f"version.{name}": version(name) for name in PACKAGES},
         **_git(),
     }
+
+
+def _device() -> str:
+    """The GPU's name, or the processor's architecture."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
 
 
 def _git() -> dict[str, str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https", "databricks")
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its page shows training
 LOCK_SECONDS = 120.0  # making the tables takes seconds; a queue of jobs waits for the first one
 BUSY_SECONDS = 20.0  # how long sqlite waits for another writer, as mlflow does
 
@@ -187,7 +188,7 @@ def _experiment_id(uri: str, name: str, artifact_root: Path) -> str:
     if found is None:
         location = None if is_server(uri) else artifact_root.absolute().as_uri()
         try:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
         except MlflowException as error:
             found = client.get_experiment_by_name(name)  # another machine may have been faster
             if found is None:

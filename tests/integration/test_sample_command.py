@@ -118,6 +118,41 @@ def test_refusals(arguments: list[str], expected: str, run: Path, command: Comma
     assert expected in line
 
 
+OWN_OBJECTIVE = """
+from dit_lab.objectives.rectified_flow import RectifiedFlow
+
+class Weighted(RectifiedFlow):
+    samplers = ("heun",)
+
+    def __init__(self, *, strength: float, learn_sigma: bool = False) -> None:
+        super().__init__(learn_sigma=learn_sigma)
+        self.strength = strength
+
+    def loss(self, predict, batch):
+        terms = super().loss(predict, batch)
+        return {"loss": self.strength * terms["loss"]}
+"""
+
+
+def test_a_users_own_objective_trains_and_samples(
+    command: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mylab.py").write_text(OWN_OBJECTIVE)
+    (tmp_path / "conf/objective").mkdir(parents=True)
+    own = "_target_: mylab.Weighted\nstrength: 2.0\n"
+    (tmp_path / "conf/objective/weighted.yaml").write_text(own)
+    trusted = "trusted_modules=[mylab]"
+    kept = [text for text in tiny if not text.startswith(("objective", "sampler"))]
+    arguments = [*kept, "objective=weighted", "sampler.steps=2", "tracking=none"]
+    done = command("train", *arguments, trusted, "training.total_steps=2")
+    assert done.returncode == 0, done.stderr
+    (own_run,) = tmp_path.glob("outputs/runs/tiny/*")
+    assert command("sample", f"run={own_run}", trusted).returncode == 0
+    refused = command("sample", f"run={own_run}")  # the record's word is not enough
+    assert refused.returncode == 2
+    assert "not in a trusted module" in refused.stderr
+
+
 def test_a_hostile_record_names_no_code(run: Path, command: Command, tmp_path: Path) -> None:
     import shutil
 

@@ -215,6 +215,7 @@ def test_mlflow_has_everything_once_after_a_kill(
         tracked = store.execute("select key, step, value from metrics order by step").fetchall()
         params = dict(store.execute("select key, value from params"))
         tags = dict(store.execute("select key, value from tags"))
+        kinds = store.execute("select value from experiment_tags").fetchall()
     for row in read_metrics(run / "metrics.jsonl"):
         for key, value in row.metrics.items():
             if not key.startswith("perf/"):
@@ -222,6 +223,8 @@ def test_mlflow_has_everything_once_after_a_kill(
     assert len({(key, step) for key, step, _ in tracked}) == len(tracked)  # no doubles
     assert params["model.hidden_size"] == "64"
     assert tags["dit_lab.run_folder"] == str(run)
+    assert tags["dit_lab.num_threads"] == "1"
+    assert kinds == [("custom_model_development",)]  # the page opens on training runs
     names = [path.name for path in (tmp_path / "outputs/mlartifacts").rglob("*") if path.is_file()]
     assert {"config.yaml", "step-00000020.png", "step-00000040.png"} <= set(names)
 
