@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,13 +65,18 @@ def check_data(config: Config) -> Shapes:
 
 
 def check_root(root: str) -> None:
-    """Refuse a paths.root that cannot be written to. Creates nothing."""
+    """Refuse a paths.root that cannot be written to, by trying. Leaves nothing behind."""
     path = Path(root)
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if not existing.is_dir():
         raise RequestError(f"paths.root={root}: {existing} is a file; choose a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise RequestError(f"paths.root={root}: no right to write in {existing}; choose another")
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".dit-lab-"):
+            pass
+    except OSError as error:
+        raise RequestError(
+            f"paths.root={root}: cannot write in {existing} ({error.strerror}); choose another"
+        ) from None
 
 
 def check_sampling(config: Config, *, objective: Config, ema_decays: Sequence[float]) -> None:
@@ -85,9 +90,10 @@ def check_sampling(config: Config, *, objective: Config, ema_decays: Sequence[fl
     )
     ours = sampler["_target_"].startswith("dit_lab.")
     if ours and sampler["_target_"] not in _sampler_targets(names):
+        chosen = config["choices"]
         raise RequestError(
-            f"sampler={sampler['_target_'].rpartition('.')[2]}: does not fit objective "
-            f"{target.rpartition('.')[2]}; allowed: auto, {', '.join(names)}"
+            f"sampler={chosen['sampler']}: does not fit objective={chosen['objective']}; "
+            f"allowed: auto, {', '.join(names)}"
         )
     if "spacing" in sampler:
         visited(sampler["spacing"], objective["num_timesteps"], sampler["steps"])

@@ -64,8 +64,10 @@ def compose_sample(
     _register("sampler/recorded", recorded["sampler"])
     _register("precision/recorded", recorded["precision"])
     request = _Request("sample", overrides, resources.user_config_dirs(config_dirs))
-    composed, _ = request.compose(objective=recorded["objective"]["_target_"])
-    return _finish(checked_types("sample", _plain(composed)))
+    composed, choices = request.compose(objective=recorded["objective"]["_target_"])
+    config = _finish(checked_types("sample", _plain(composed)))
+    config["choices"] = {**recorded["choices"], "sampler": choices["sampler"]}
+    return config
 
 
 def read_recorded(folder: RunFolder, trusted_modules: Sequence[str] = ()) -> Config:
@@ -74,9 +76,17 @@ def read_recorded(folder: RunFolder, trusted_modules: Sequence[str] = ()) -> Con
     Which of the user's modules may be named is said by the caller, never by the record.
     """
     try:
-        recorded = {k: v for k, v in read_yaml(folder.config).items() if k != "choices"}
-        return checked_types("train", {**recorded, "trusted_modules": list(trusted_modules)})
-    except (OSError, OmegaConfBaseException, YAMLError, AttributeError, ValueError) as error:
+        recorded = {**read_yaml(folder.config), "trusted_modules": list(trusted_modules)}
+        choices = {str(group): str(name) for group, name in recorded.pop("choices").items()}
+        return {**checked_types("train", recorded), "choices": choices}
+    except (
+        OSError,
+        OmegaConfBaseException,
+        YAMLError,
+        AttributeError,
+        KeyError,
+        ValueError,
+    ) as error:
         reason = str(error).splitlines()[0]
         raise RequestError(f"{folder.config}: not a run's configuration: {reason}") from None
 

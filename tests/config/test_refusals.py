@@ -34,7 +34,7 @@ REFUSALS = {
     "heads against width": ([*Q, "model.num_heads=5"], "model.num_heads=5: does not divide"),
     "sampler against objective": (
         ["train", *DIGITS, FLOW, "sampler=ddpm"],
-        "does not fit objective RectifiedFlow; allowed: auto, euler, heun",
+        "sampler=ddpm: does not fit objective=rectified_flow; allowed: auto, euler, heun",
     ),
     "steps without a stride": (
         ["train", *DIGITS, "sampler=ddim", "sampler.steps=333333"],
@@ -162,7 +162,7 @@ def test_output_folder_without_the_right_to_write(command: Callable) -> None:
     done = command(*Q, "paths.root=/proc/dit-lab-outputs")  # where even root cannot write
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "/proc" in line
+    assert "paths.root=/proc/dit-lab-outputs: cannot write in /proc" in line
 
 
 def test_help_imports_nothing_slow(tmp_path: Path) -> None:

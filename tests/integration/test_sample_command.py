@@ -102,7 +102,7 @@ def test_the_library_draws_what_the_command_draws(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["sampler=ddpm"], "does not fit objective RectifiedFlow"),
+        (["sampler=ddpm"], "sampler=ddpm: does not fit objective=rectified_flow; allowed: auto"),
         (["sampler=no"], "sampler=no: no such choice; allowed: auto, ddim, ddpm, euler, heun"),
         (["out=images.gif"], "unknown ending .gif"),
         (["out=nowhere/images.png"], "does not exist; create it first"),
