@@ -88,18 +88,10 @@ def build_batches(
     num_processes: int,
 ) -> TrainingBatches:
     """Training data in the order and with the draws that the seed decides."""
-    conditional = shapes.data.num_classes > 0
-    drop_prob = config["model"]["class_dropout_prob"] if conditional else 0.0
     return TrainingBatches(
         dataset=dataset,
         order=SampleOrder(config["seed"], len(dataset)),
-        draws=Draws(
-            seed=config["seed"],
-            purpose="train",
-            latent_shape=shapes.latent,
-            time_from_uniform=objective.time_from_uniform,
-            label_drop_prob=drop_prob,
-        ),
+        draws=_draws(config, shapes, objective, "train"),
         codec=codec,
         device=device,
         global_batch_size=config["training"]["global_batch_size"],
@@ -123,13 +115,7 @@ def validation_batches(
     sorted by class), at noise and times fixed by the seed."""
     count = min(config["evaluation"]["loss_images"], len(dataset))
     chosen = torch.arange(count) * len(dataset) // count
-    draws = Draws(
-        seed=config["seed"],
-        purpose="validation",
-        latent_shape=shapes.latent,
-        time_from_uniform=objective.time_from_uniform,
-        label_drop_prob=0.0,
-    )
+    draws = _draws(config, shapes, objective, "validation")
 
     def batches() -> Iterator[Batch]:
         for indices in chosen.split(VALIDATION_BATCH):
@@ -137,6 +123,18 @@ def validation_batches(
             yield draws.encoded(draws.batch(images, labels, indices), codec, device)
 
     return batches
+
+
+def _draws(config: Config, shapes: Shapes, objective: Objective, purpose: str) -> Draws:
+    """How noise and times are drawn; labels are dropped in training only."""
+    drops = purpose == "train" and null_label(config, shapes) is not None
+    return Draws(
+        seed=config["seed"],
+        purpose=purpose,
+        latent_shape=shapes.latent,
+        time_from_uniform=objective.time_from_uniform,
+        label_drop_prob=config["model"]["class_dropout_prob"] if drops else 0.0,
+    )
 
 
 def build_generator(
