@@ -73,17 +73,15 @@ REFUSALS = {
 def in_one_process(commands: list[list[str]], folder: Path) -> list[dict[str, object]]:
     """Run commands one after the other through `main`; what each printed and how it ended."""
     script = """
-import contextlib, io, json, sys, time
+import contextlib, io, json, sys
 from dit_lab.cli.main import main
 ends = []
 for arguments in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
-    start = time.perf_counter()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(arguments)
     slow = [n for n in ("torch", "mlflow", "sklearn", "diffusers", "numpy") if n in sys.modules]
-    ends.append({"code": code, "out": out.getvalue(), "err": err.getvalue(), "slow": slow,
-                 "seconds": time.perf_counter() - start})
+    ends.append({"code": code, "out": out.getvalue(), "err": err.getvalue(), "slow": slow})
 print(json.dumps(ends))
 """
     done = subprocess.run(
