@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from dit_lab.interpolants import Interpolant
@@ -130,6 +131,9 @@ class Codec(Protocol):
     """Pixels in [-1, 1] to what the model sees, and back. Owns every scale and shift."""
 
     fingerprint: str
+
+    def to(self, device: torch.device) -> Codec:
+        """The codec with its weights, if it has any, on the device."""
 
     def latent_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
         """(channels, height, width) of pixels to those of latents."""

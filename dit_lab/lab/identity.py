@@ -5,15 +5,15 @@ Torch-free: a finished run is shown, and a foreign one refused, without building
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dit_lab.lab.checks import Shapes
+from dit_lab.lab.trust import source_files
 from dit_lab.runs import Lease, RunFolder, code_hash, read_json, train_hash
 from dit_lab.types import DataFacts, RequestError
 
@@ -29,7 +29,7 @@ def identity(config: Config, shapes: Shapes) -> dict[str, Any]:
     """What identity.json records: hashes of configuration, code and data, and the data's facts."""
     return {
         "train_hash": train_hash(config),
-        "code_hash": code_hash(_files_of(config["trusted_modules"])),
+        "code_hash": code_hash(source_files(config["trusted_modules"])),
         "data_fingerprint": shapes.data.fingerprint,
         "data": asdict(shapes.data),
         "latent_shape": list(shapes.latent),
@@ -69,20 +69,3 @@ def set_aside(folder: RunFolder) -> Path:
         aside = folder.root.with_name(f"{folder.root.name}.before-{stamp}-{os.getpid()}")
         os.rename(folder.root, aside)
     return aside
-
-
-def _files_of(modules: Sequence[str]) -> list[Path]:
-    """The source files of the user's trusted packages."""
-    files: list[Path] = []
-    for module in modules:
-        try:
-            spec = importlib.util.find_spec(module)
-        except ModuleNotFoundError:  # of a package that `module` says it lies in
-            spec = None
-        if spec is None:
-            raise RequestError(f"trusted_modules={module}: no such package here")
-        for folder in spec.submodule_search_locations or []:
-            files += Path(folder).rglob("*.py")
-        if spec.origin and spec.origin.endswith(".py"):
-            files.append(Path(spec.origin))
-    return files

@@ -43,7 +43,7 @@ def run_training(
     """
     folder, now = run_folder(config), identity(config, shapes)
     if folder.root.exists() and config["resume"] == "never":
-        set_aside(folder)
+        display.on_message(f"the old run is kept in {set_aside(folder)}")
     with StopSignal() as stop, writing_to(folder, display=display) as lease:
         refuse_foreign(folder, config, now)
         status = StatusFile(folder, lease)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from dit_lab.lab.identity import recorded_shapes
 from dit_lab.runs import RunFolder, find_run
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
-from dit_lab.types import LabelledCall, RequestError, Sampler
+from dit_lab.types import Codec, LabelledCall, Objective, RequestError, Sampler
 
 Config = Mapping[str, Any]
 
@@ -31,6 +31,8 @@ class Trained:
     step: int
     weights: str  # "model", or the average's name: "ema-0.9999"
     model: nn.Module
+    objective: Objective
+    codec: Codec
     device: torch.device
 
     def sample(
@@ -42,7 +44,7 @@ class Trained:
         guidance: Guidance | None = None,
         seed: int = 0,
         settings: Config | None = None,
-        check_stop: Any = lambda: None,
+        check_stop: Callable[[], None] = lambda: None,
     ) -> tuple[Tensor, Tensor]:
         """Images uint8 (N, H, W, c) and their labels (N,).
 
@@ -51,12 +53,11 @@ class Trained:
         configuration, the run's own where None; `sampler` and `guidance` are objects and win.
         """
         settings = {**self.config, **(settings or {})}
-        objective = compose.build(self.config, "objective")
         generator = compose.build_generator(
             settings,
             self.shapes,
-            objective=objective,
-            codec=compose.build_codec(self.config, self.device),
+            objective=self.objective,
+            codec=self.codec,
             device=self.device,
             check_stop=check_stop,
             sampler=sampler,
@@ -89,12 +90,13 @@ def load(
     there is one. Raises RequestError.
     """
     folder, chosen = find_run(str(run), root=Path(root))
-    config = {**read_recorded(folder, trusted_modules), "trusted_modules": list(trusted_modules)}
+    config = read_recorded(folder, trusted_modules)
     checkpoint = _checkpoint(folder, chosen)
     shapes = recorded_shapes(folder)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = _file_of(weights, config["ema"]["decays"])
-    model = compose.build_model(config, shapes, compose.build(config, "objective"))
+    objective = compose.build(config, "objective")
+    model = compose.build_model(config, shapes, objective)
     # An average holds parameters only; buffers, if a model has any, are the model's own.
     model.load_state_dict({**checkpoint.tensors("model"), **checkpoint.tensors(name)})
     return Trained(
@@ -103,6 +105,8 @@ def load(
         step=checkpoint.step,
         weights=name,
         model=model.to(device).eval(),
+        objective=objective,
+        codec=compose.build_codec(config, device),
         device=device,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -84,7 +84,3 @@ def load_optimizer_tensors(
     state: dict[str, Any] = optimizer.state_dict()
     state["state"] = {i: by_name[names[p]] for i, p in enumerate(order) if names[p] in by_name}
     optimizer.load_state_dict(state)
-
-
-MakeOptimizer = Callable[[list[Tensor]], Optimizer]
-"""Trainable parameters -> optimizer; the options are bound where the configuration is read."""

@@ -58,6 +58,18 @@ def test_train_py_is_dit_lab_train(tmp_path: Path) -> None:
     assert "train_labels.txt" in done.stderr
 
 
+def test_the_installed_command_finds_modules_where_it_is_typed(tmp_path: Path) -> None:
+    """Unlike `python -m`, it does not look into the current folder by itself."""
+    (tmp_path / "mylab.py").write_text("")
+    installed = Path(sys.executable).with_name("dit-lab")
+    arguments = ["train", "experiment=quickstart", "training.total_steps=1", "sampler.steps=1"]
+    done = subprocess.run(
+        [installed, *arguments, "tracking=none", "trusted_modules=[mylab]"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_ui_serves_the_page_on_loopback_only(
     command: Command, start: Callable[..., subprocess.Popen[str]], tiny: list[str]
 ) -> None:
