@@ -65,6 +65,7 @@ class DataFacts:
     train_images: int
     validation_images: int
     fingerprint: str  # changes when the data does
+    levels: int = 256  # brightnesses that a pixel can have
 
 
 @dataclass(frozen=True, slots=True)

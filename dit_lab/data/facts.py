@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dit_lab.data.folder_listing import digest, read_folder
 from dit_lab.types import DataFacts, RequestError
 
 DIGITS_SPLIT = {"test_size": 360, "random_state": 0}  # of scikit-learn's train_test_split
@@ -77,6 +78,7 @@ def digits_facts() -> DataFacts:
         fingerprint=_fingerprint(
             images=hashlib.sha256(packaged.read_bytes()).hexdigest(), split=DIGITS_SPLIT
         ),
+        levels=17,  # 0..16
     )
 
 
@@ -93,11 +95,7 @@ def labelled_list_facts(
     """
     from dit_lab.data.list_file import IMAGES_FOLDER, summarise  # numpy, for this dataset only
 
-    if not root:
-        raise RequestError(f"dataset.root is not set: give dataset.root=FOLDER, {_QUICKSTART}")
-    if image_size < 1:
-        raise RequestError(f"dataset.image_size={image_size}: must be at least 1 pixel")
-    folder = Path(root).expanduser()
+    folder = given_folder(root, image_size)
     try:
         summary = summarise(folder)
         (folder / IMAGES_FOLDER).stat()
@@ -129,9 +127,51 @@ def labelled_list_facts(
     )
 
 
+def image_folder_facts(
+    *,
+    root: str | Path | None,
+    image_size: int,
+    horizontal_flip: bool,
+    validation_share: float,
+    num_classes: int | None = None,
+) -> DataFacts:
+    """Counts and classes from the folders and file names below `root`; see `ImageFolder`.
+
+    The fingerprint covers paths, sizes, split and transform, and the bytes of the images where
+    the folder holds less than 64 MB; see `folder_listing.digest`.
+    """
+    folder = given_folder(root, image_size)
+    listing = read_folder(folder, validation_share=validation_share, num_classes=num_classes)
+    return DataFacts(
+        channels=3,
+        height=image_size,
+        width=image_size,
+        num_classes=len(listing.class_names),
+        class_names=listing.class_names,
+        train_images=sum(map(len, listing.train.values())),
+        validation_images=sum(map(len, listing.validation.values())),
+        fingerprint=_fingerprint(
+            files=digest(folder, listing),
+            image_size=image_size,
+            horizontal_flip=horizontal_flip,
+            unconditional=not listing.class_names,
+        ),
+    )
+
+
+def given_folder(root: str | Path | None, image_size: int) -> Path:
+    """The folder of a dataset of images, refused where it is not named; nothing is looked up."""
+    if not root:
+        raise RequestError(f"dataset.root is not set: give dataset.root=FOLDER, {_QUICKSTART}")
+    if image_size < 1:
+        raise RequestError(f"dataset.image_size={image_size}: must be at least 1 pixel")
+    return Path(root).expanduser()
+
+
 _DATASETS: dict[str, Callable[..., DataFacts]] = {
     "dit_lab.data.digits.Digits": digits_facts,
     "dit_lab.data.labelled_list.LabelledList": labelled_list_facts,
+    "dit_lab.data.image_folder.ImageFolder": image_folder_facts,
 }
 
 

@@ -24,7 +24,7 @@ def load_image(path: Path, size: int) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RequestError(
-            f"{path}: cannot be read as an image ({reason}); replace it or take it off the list"
+            f"{path}: cannot be read as an image ({reason}); replace or remove it"
         ) from error
     return np.asarray(cropped)
 
