@@ -7,8 +7,6 @@ test compares the two. Nothing here imports torch, so a wrong key is refused in 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import typing
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Optional
@@ -19,15 +17,17 @@ from omegaconf import MISSING
 # ruff: noqa: UP045
 
 
-def number(**bounds: float) -> Any:
-    """A field with bounds: at_least, above, at_most, below."""
-    return dataclasses.field(default=MISSING, metadata=bounds)
-
-
-class Resume(Enum):
-    auto = "auto"
-    never = "never"
-    force = "force"
+def number(
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A field with bounds; in a user's own class, `Annotated[float, number(above=0)]`."""
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    return dataclasses.field(default=MISSING, metadata=given)
 
 
 class Spacing(Enum):
@@ -122,6 +122,13 @@ class LabelledList(Dataset):
 
 
 @dataclass
+class ImageFolder(Dataset):
+    root: Optional[str] = MISSING
+    horizontal_flip: bool = MISSING
+    validation_share: float = number(above=0, below=1)
+
+
+@dataclass
 class AutoencoderKL(Component):
     path: str = MISSING
 
@@ -156,11 +163,12 @@ COMPONENTS: dict[str, type[Component]] = {
     "dit_lab.samplers.ode.Heun": ODE,
     "dit_lab.data.digits.Digits": Dataset,
     "dit_lab.data.labelled_list.LabelledList": LabelledList,
+    "dit_lab.data.image_folder.ImageFolder": ImageFolder,
     "dit_lab.codecs.Identity": Component,
     "dit_lab.codecs.AutoencoderKL": AutoencoderKL,
     "torch.optim.AdamW": AdamW,
-    "dit_lab.training.optim.Constant": Constant,
-    "dit_lab.training.optim.Cosine": Cosine,
+    "dit_lab.training.schedules.Constant": Constant,
+    "dit_lab.training.schedules.Cosine": Cosine,
 }
 
 COMPONENT_GROUPS = ("model", "objective", "sampler", "dataset", "codec", "optimizer", "schedule")
@@ -171,21 +179,6 @@ GIVEN_IN_CODE = {
     "optimizer": {"params"},
 }
 """Constructor arguments that the lab gives itself: they follow from the data and the run."""
-
-
-def component_schema(group: str, target: Any, component: Any) -> type[Component]:
-    """The schema of a component of the user's own: the typed arguments of its class or function."""
-    hints = typing.get_type_hints(component.__init__ if inspect.isclass(component) else component)
-    base = Dataset if group == "dataset" else Component
-    inherited = {field.name for field in dataclasses.fields(base)}
-    fields = []
-    for name, parameter in inspect.signature(component).parameters.items():
-        if name in inherited | GIVEN_IN_CODE.get(group, set()):
-            continue
-        empty = parameter.default is inspect.Parameter.empty
-        default = MISSING if empty else parameter.default
-        fields.append((name, hints.get(name, Any), dataclasses.field(default=default)))
-    return dataclasses.make_dataclass(str(target), fields, bases=(base,))
 
 
 # ---- everything that is no component ------------------------------------------------------------
@@ -223,6 +216,7 @@ class Training:
     log_every_steps: int = number(at_least=1)
     checkpoint_every_steps: int = number(at_least=0)
     sample_every_steps: int = number(at_least=0)
+    validate_every_steps: int = number(at_least=0)
     evaluate_every_steps: int = number(at_least=0)
     max_skipped_in_a_row: int = number(at_least=1)
 
@@ -240,6 +234,9 @@ class Distributed:
 @dataclass
 class Evaluation:
     loss_images: int = number(at_least=1)
+    num_images: int = number(at_least=0)
+    reference_images: int = number(at_least=1)
+    seed: int = number(at_least=0)
 
 
 @dataclass
@@ -260,7 +257,7 @@ class TrainConfig:
 
     seed: int = number(at_least=0)
     name: Optional[str] = MISSING
-    resume: Resume = MISSING
+    resume: str = MISSING  # auto, never, force, RUN or force:RUN
     trusted_modules: list[str] = MISSING
     model: Any = MISSING
     objective: Any = MISSING
@@ -294,4 +291,21 @@ class SampleConfig:
     paths: Paths = MISSING
 
 
-ROOTS = {"train": TrainConfig, "sample": SampleConfig}
+@dataclass
+class EvaluateConfig:
+    """`conf/evaluate.yaml`: what may be chosen anew when a trained run is measured."""
+
+    run: str = MISSING
+    baselines: bool = MISSING
+    trusted_modules: list[str] = MISSING
+    sampler: Any = MISSING
+    dataset: Any = MISSING
+    codec: Any = MISSING
+    guidance: Guidance = MISSING
+    sample: Sample = MISSING
+    precision: Precision = MISSING
+    evaluation: Evaluation = MISSING
+    paths: Paths = MISSING
+
+
+ROOTS = {"train": TrainConfig, "sample": SampleConfig, "evaluate": EvaluateConfig}

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ def refuse_untrusted(target: Any, *, trusted_modules: Sequence[str], key: str) -
         )
 
 
+def trusted_list(given: Any) -> list[str]:
+    """`trusted_modules` as somebody gave it, which has to be a list."""
+    if isinstance(given, str):
+        raise RequestError(
+            f"trusted_modules={given}: expected a list; write trusted_modules=[{given}]"
+        )
+    return list(given)
+
+
 def load_component(target: str, *, trusted_modules: Sequence[str], key: str) -> Any:
     """The class or function that `target` names, which must also be defined in a trusted module."""
     refuse_untrusted(target, trusted_modules=trusted_modules, key=key)
@@ -32,17 +42,20 @@ def load_component(target: str, *, trusted_modules: Sequence[str], key: str) -> 
     _look_here_too(trusted_modules)
     try:
         component = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise RequestError(f"{key}={target}: cannot be imported ({error})") from error
+    except Exception as error:  # whatever the user's module does when it is imported
+        raise RequestError(f"{key}={target}: cannot be imported ({_reason(error)})") from error
+    if not callable(component):
+        kind = type(component).__name__
+        raise RequestError(f"{key}={target}: is of type {kind}; name a class or a function")
     home = f"{getattr(component, '__module__', '')}.{name}"
     refuse_untrusted(home, trusted_modules=trusted_modules, key=key)
     return component
 
 
-def source_files(modules: Sequence[str]) -> list[Path]:
-    """The source files of the user's trusted packages."""
+def source_files(modules: Sequence[str]) -> dict[str, Path]:
+    """The source files of the user's trusted packages, by their path within the package."""
     _look_here_too(modules)
-    files: list[Path] = []
+    files: dict[str, Path] = {}
     for module in modules:
         try:
             spec = importlib.util.find_spec(module)
@@ -50,11 +63,24 @@ def source_files(modules: Sequence[str]) -> list[Path]:
             spec = None
         if spec is None:
             raise RequestError(f"trusted_modules={module}: no such package here")
-        for folder in spec.submodule_search_locations or []:
-            files += Path(folder).rglob("*.py")
-        if spec.origin and spec.origin.endswith(".py"):
-            files.append(Path(spec.origin))
+        place = module.replace(".", "/")
+        for folder in map(Path, spec.submodule_search_locations or []):
+            files |= {
+                f"{place}/{f.relative_to(folder).as_posix()}": f for f in folder.rglob("*.py")
+            }
+        if spec.origin and spec.origin.endswith(".py") and not spec.submodule_search_locations:
+            files[f"{place}.py"] = Path(spec.origin)
     return files
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong while importing, and in which line of a module, as one line."""
+    text = " ".join(str(error).split())
+    machinery = (__file__, importlib.__file__, "<frozen")
+    calls = traceback.extract_tb(error.__traceback__)
+    lines = [call for call in calls if not call.filename.startswith(machinery)]
+    at = f", {lines[-1].filename} line {lines[-1].lineno}" if lines else ""
+    return f"{type(error).__name__}: {text}{at}"
 
 
 def _look_here_too(trusted_modules: Sequence[str]) -> None:

@@ -13,8 +13,10 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from dit_lab.lab.schema import COMPONENT_GROUPS, COMPONENTS, ROOTS, component_schema
+from dit_lab.lab.schema import COMPONENT_GROUPS, COMPONENTS, ROOTS
+from dit_lab.lab.signature import component_schema
 from dit_lab.lab.trust import load_component, refuse_untrusted
+from dit_lab.runs import flatten
 from dit_lab.types import RequestError
 
 
@@ -28,7 +30,8 @@ def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
     for group in COMPONENT_GROUPS:
         if group in checked:
             schema = _component(group, checked[group], checked["trusted_modules"])
-            checked[group] = _typed(schema, checked[group], f"{group}.")
+            others = [key for key, _ in flatten(checked) if not key.startswith(f"{group}.")]
+            checked[group] = _typed(schema, checked[group], f"{group}.", others)
     return checked
 
 
@@ -50,31 +53,42 @@ def _component(group: str, options: Any, trusted_modules: list[str]) -> type:
     return component_schema(group, target, component)
 
 
-def _typed(schema: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """`values` merged into the schema: plain, typed, complete and within bounds."""
+def _typed(
+    schema: type, values: Mapping[str, Any], prefix: str, others: Iterable[str] = ()
+) -> dict[str, Any]:
+    """`values` merged into the schema: plain, typed, complete and within limits.
+
+    `others` are keys elsewhere; one of them may have been meant.
+    """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), values)
         plain = to_plain(merged, throw_on_missing=True, enum_to_str=True)
     except MissingMandatoryValue as error:
         raise RequestError(f"{prefix}{error.full_key}: missing; give it a value") from None
     except OmegaConfBaseException as error:
-        raise RequestError(_explain(schema, values, error.full_key or "", prefix)) from None
-    _check_bounds(schema, plain, prefix)
+        message = _explain(schema, values, error.full_key or "", prefix, others)
+        raise RequestError(message) from None
+    _check_limits(schema, plain, prefix)
     return plain
 
 
-def _explain(schema: type, values: Mapping[str, Any], full_key: str, prefix: str) -> str:
+def _explain(
+    schema: type, values: Mapping[str, Any], full_key: str, prefix: str, others: Iterable[str]
+) -> str:
     """One line for the key that OmegaConf stumbled over."""
     given: Any = values
     for part in full_key.replace("]", "").replace("[", ".").split("."):
         given = given[int(part)] if isinstance(given, list) else given[part]
     field = _field(schema, full_key.split("[")[0])
     if field is None:
+        below = f".{next(iter(given))}" if isinstance(given, Mapping) and given else ""
         parent = full_key.rpartition(".")[0]
         owner = _field(schema, parent)
         siblings = [f.name for f in dataclasses.fields(owner.type if owner else schema)]
         start = f"{prefix}{parent}." if parent else prefix
-        return unknown_key(prefix + full_key, [start + name for name in siblings])
+        return unknown_key(
+            prefix + full_key + below, [*(start + name for name in siblings), *others]
+        )
     return f"{prefix}{full_key}={given}: expected {_describe(field)}"
 
 
@@ -91,44 +105,58 @@ def _field(schema: type, path: str) -> Any:
     return found
 
 
-def _check_bounds(schema: type, values: Mapping[str, Any], prefix: str) -> None:
+def _check_limits(schema: type, values: Mapping[str, Any], prefix: str) -> None:
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         value, kind = values[field.name], hints[field.name]
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            _check_bounds(kind, value, f"{prefix}{field.name}.")
+            _check_limits(kind, value, f"{prefix}{field.name}.")
         elif value is not None and field.metadata and not _within(value, field.metadata):
             expected = _describe(types.SimpleNamespace(type=kind, metadata=field.metadata))
             raise RequestError(f"{prefix}{field.name}={value}: expected {expected}")
 
 
-def _within(value: float, bounds: Mapping[str, float]) -> bool:
+def _within(value: Any, limits: Mapping[str, Any]) -> bool:
     return (
-        value >= bounds.get("at_least", value)
-        and value <= bounds.get("at_most", value)
-        and ("above" not in bounds or value > bounds["above"])
-        and ("below" not in bounds or value < bounds["below"])
+        value in limits.get("choices", [value])
+        and value >= limits.get("at_least", value)
+        and value <= limits.get("at_most", value)
+        and ("above" not in limits or value > limits["above"])
+        and ("below" not in limits or value < limits["below"])
     )
 
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list: "a list such as [1, 2]",
+    dict: "names and values such as {a: 1}",
+}
 
 
 def _describe(field: Any) -> str:
     """What a field takes, in words."""
-    arguments = typing.get_args(field.type)
-    null = " or null" if type(None) in arguments else ""
-    kind = next((a for a in arguments if a is not type(None)), field.type) if null else field.type
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        words = f"one of {', '.join(member.name for member in kind)}"
-    elif typing.get_origin(kind) is list:
-        words = f"a list such as [1, 2] ({_WORDS.get(typing.get_args(kind)[0], 'values')} each)"
-    elif dataclasses.is_dataclass(kind):
-        words = f"the keys {', '.join(f.name for f in dataclasses.fields(kind))}"
-    else:
-        words = _WORDS.get(kind, "a value")
+    union = typing.get_origin(field.type) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(field.type) if union else (field.type,)
+    null = " or null" if type(None) in kinds else ""
+    if "choices" in field.metadata:
+        return f"one of {', '.join(map(str, field.metadata['choices']))}{null}"
+    words = " or ".join(_kind_in_words(kind) for kind in kinds if kind is not type(None))
     limits = " and ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in field.metadata.items())
     return f"{words} {limits}".rstrip() + null
+
+
+def _kind_in_words(kind: Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(member.name for member in kind)}"
+    if dataclasses.is_dataclass(kind):
+        return f"the keys {', '.join(f.name for f in dataclasses.fields(kind))}"
+    if origin in (list, tuple):
+        return f"{_WORDS[list]} ({_WORDS.get(arguments[0], 'values')} each)"
+    return _WORDS.get(origin or kind, "a value")
 
 
 def unknown_key(key: str, candidates: Iterable[str]) -> str:

@@ -1,0 +1,492 @@
+"""docs/extend.md does what it says: its files are written, its commands typed, its lines compared.
+
+A part of the user's own is found, typed, trained, killed, resumed, sampled and refused as printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+import dit_lab
+from dit_lab.interpolants import Linear
+from dit_lab.lab.compatibility import SAMPLERS, samplers_for
+from dit_lab.lab.schema import number
+from dit_lab.lab.signature import component_schema
+from dit_lab.objectives.ddpm import DDPM
+from dit_lab.objectives.rectified_flow import RectifiedFlow
+from dit_lab.types import Batch, Prediction, RequestError
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/extend.md").read_text(encoding="utf-8")
+MARKED = re.findall(r"<!-- (file|run): (\S+) -->\n```\w+\n(.*?)```", PAGE, flags=re.DOTALL)
+FILES = {name: text for kind, name, text in MARKED if kind == "file"}
+TYPED = {
+    name: shlex.split(text.replace("\\\n", ""))[1:] for kind, name, text in MARKED if kind == "run"
+}
+(REFUSED,) = re.findall(r"<!-- refused -->\n```\n(.*?)```", PAGE, flags=re.DOTALL)
+CHOSEN_BY_THE_PAGE = ("objective=", "sampler=", "dataset=", "codec=", "name=")
+
+
+@pytest.fixture(scope="module")
+def sizes(tiny: list[str]) -> list[str]:
+    """What makes the page's trainings take seconds."""
+    return ["tracking=none", *(text for text in tiny if not text.startswith(CHOSEN_BY_THE_PAGE))]
+
+
+@pytest.fixture(scope="module")
+def train(sizes: list[str]) -> list[str]:
+    """The page's training; the bound is left to the constructor by the page's yaml."""
+    return [*TYPED["train"], *sizes, "objective.smallest_noise=0.1"]
+
+
+@pytest.fixture(scope="module")
+def straight(
+    tmp_path_factory: pytest.TempPathFactory, command_in: Command, train: list[str]
+) -> Path:
+    """The folder with the page's files, in which its training was typed and not disturbed."""
+    folder = tmp_path_factory.mktemp("user")
+    write_files(folder)
+    done = command_in(folder, *train)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def write_files(folder: Path) -> None:
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def run_in(folder: Path, name: str = "mine") -> Path:
+    (found,) = folder.glob(f"outputs/runs/{name}/*")
+    return found
+
+
+def for_run(arguments: list[str], folder: Path) -> list[str]:
+    """The page's arguments with the run's real name."""
+    return [text.replace("HASH", run_in(folder).name) for text in arguments]
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a refused command."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def final_files(folder: Path) -> dict[str, bytes]:
+    """Everything that the run's last checkpoint holds, and its last picture."""
+    run = run_in(folder)
+    last = max((run / "checkpoints").glob("step-*"))
+    files = {str(p.relative_to(last)): p.read_bytes() for p in last.rglob("*") if p.is_file()}
+    return {**files, "picture": max((run / "samples").glob("*.png")).read_bytes()}
+
+
+# ---- the life of an objective -------------------------------------------------------------------
+
+
+def test_the_run_records_every_option_and_the_source(straight: Path) -> None:
+    run = run_in(straight)
+    assert yaml.safe_load((run / "config.yaml").read_text())["objective"] == {
+        "_target_": "mylab.objectives.DataPrediction",
+        "error_of": "velocity",
+        "smallest_noise": 0.1,
+        "time_sampling": "uniform",  # by the quickstart's recipe
+    }
+    logged = [json.loads(line)["metrics"] for line in (run / "metrics.jsonl").open()]
+    assert {"train/data_error", "eval/data_error"} <= {name for row in logged for name in row}
+    assert "mylab/objectives.py" in (run / "identity.json").read_text()
+
+
+def test_killed_and_rerun_ends_in_the_same_bits(
+    straight: Path, start: Start, command: Command, train: list[str], tmp_path: Path
+) -> None:
+    write_files(tmp_path)
+    process = start(*train)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("outputs/runs/mine/*/checkpoints/step-00000010/COMPLETE")):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("outputs/runs/mine/*/checkpoints/step-00000040"))
+    done = command(*train)
+    assert done.returncode == 0, done.stderr
+    assert final_files(tmp_path) == final_files(straight)
+
+
+def test_it_is_sampled_by_those_who_trust_it(straight: Path, command_in: Command) -> None:
+    arguments = for_run(TYPED["sample"], straight)
+    done = command_in(straight, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert (straight / "mine.png").exists()
+    # what the run recorded as trusted is no word of whoever samples it
+    untrusting = [text for text in arguments if not text.startswith("trusted_modules")]
+    assert "trusted_modules:\n- mylab" in (run_in(straight) / "config.yaml").read_text()
+    assert "not in a trusted module" in refusal(command_in(straight, *untrusting))
+
+
+def test_it_is_measured_by_those_who_trust_it(straight: Path, command_in: Command) -> None:
+    arguments = for_run(TYPED["evaluate"], straight)
+    done = command_in(straight, *arguments, "evaluation.num_images=120")
+    assert done.returncode == 0, done.stderr
+    assert "two_sample" in done.stdout
+    (written,) = (run_in(straight) / "evaluations").iterdir()
+    card = json.loads(written.read_text())["card"]
+    assert card["objective"]["_target_"] == "mylab.objectives.DataPrediction"
+    untrusting = [text for text in arguments if not text.startswith("trusted_modules")]
+    assert "not in a trusted module" in refusal(command_in(straight, *untrusting))
+
+
+# ---- a sampler and a dataset --------------------------------------------------------------------
+
+
+def in_one_process(commands: Iterable[list[str]], folder: Path) -> list[dict[str, Any]]:
+    """Commands one after the other: importing torch is most of their time."""
+    script = """
+import contextlib, io, json, sys
+from dit_lab.cli.main import main
+ends = []
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments)
+    ends.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
+print(json.dumps(ends))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(list(commands))],
+        cwd=folder, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def write_images(folder: Path) -> np.ndarray:
+    """537 digits from 0 to 2, the last 137 for validation; the images uint8 (N, 8, 8, 1)."""
+    from sklearn.datasets import load_digits
+
+    folder.mkdir()
+    digits = load_digits(n_class=3)
+    images = (digits.images * 15).astype(np.uint8)[..., None]
+    np.savez(folder / "train.npz", arr_0=images[:400], arr_1=digits.target[:400])
+    np.savez(folder / "validation.npz", arr_0=images[400:], arr_1=digits.target[400:])
+    return images
+
+
+@pytest.fixture(scope="module")
+def everything(straight: Path, train_dataset: list[str]) -> Path:
+    """The same folder when the rest of the page was typed as well."""
+    write_images(straight / "my_images")
+    short = ["sampler.steps=2", "sample.weights=raw"]
+    draw = [
+        [*for_run(TYPED[name], straight), *short, f"out={name}.npz"]
+        for name in ("sample", "sampler")
+    ]
+    ends = in_one_process([*draw, train_dataset], straight)
+    assert [end["code"] for end in ends] == [0, 0, 0], ends
+    return straight
+
+
+@pytest.fixture(scope="module")
+def train_dataset(sizes: list[str]) -> list[str]:
+    return [*TYPED["dataset"], *sizes, "training.total_steps=4"]
+
+
+def test_the_sampler_draws_other_images(everything: Path) -> None:
+    euler, midpoint = (
+        np.load(everything / f"{name}.npz")["arr_0"] for name in ("sample", "sampler")
+    )
+    assert euler.shape == midpoint.shape
+    assert (euler != midpoint).any()
+
+
+def test_the_dataset_is_trained_on(everything: Path) -> None:
+    facts = json.loads((run_in(everything, "arrays") / "identity.json").read_text())["data"]
+    counts = ("num_classes", "train_images", "validation_images", "channels", "height", "width")
+    assert [facts[name] for name in counts] == [3, 400, 137, 1, 8, 8]
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+IN_THE_PAGE = dict(re.findall(r"\$ (.*)\n(.*)\n", REFUSED))
+OBJECTIVES = {  # name -> source, what is said to `dit-lab train objective=NAME`
+    "syntax": ("class Mine(:", "(SyntaxError: invalid syntax (syntax.py, line 1))"),
+    "missing": ("import nowhere_at_all", "No module named 'nowhere_at_all', {file} line 1"),
+    "failing": ("\n\nlimit = 1 / 0", "ZeroDivisionError: division by zero, {file} line 3"),
+    "nameless": ("", "has no attribute 'Mine'"),
+    "constant": ("Mine = 3", "is of type int; name a class or a function"),
+    "unreadable": ("class Mine:\n def __init__(self, a: 'Tensor'): ...", "'Tensor' is not defined"),
+    # nothing is wrong with these two but the sampler, or the data that is not there
+    "first_midpoint": (
+        "class Mine:\n samplers = ('midpoint', 'euler')",
+        "sampler=heun: does not fit objective=first_midpoint; allowed: auto, midpoint, euler",
+    ),
+    "short_chain": (
+        "from dit_lab.objectives.ddpm import DDPM\n"
+        "class Mine(DDPM):\n def __init__(self): super().__init__(num_timesteps=100)",
+        "imagenet_dataset/train_labels.txt is missing",
+    ),
+}
+OPTIONS = ["objective.error_of=data", "objective.smallest_noise=0.2"]
+
+
+@pytest.fixture(scope="module")
+def later(
+    everything: Path,
+    train: list[str],
+    train_dataset: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """A copy of the folder in which the objective has changed, and what is answered there."""
+    folder = tmp_path_factory.mktemp("later")
+    shutil.copytree(everything, folder, dirs_exist_ok=True)
+    module = folder / "mylab/objectives.py"
+    module.write_text(module.read_text().replace("square()", "abs()"))
+    (folder / "experiments/own").mkdir(parents=True)
+    (folder / "experiments/own/recipe.yaml").write_text(
+        "defaults:\n  - override /objective: mine\ntrusted_modules: [mylab]\n"
+    )
+    for name, (source, _) in OBJECTIVES.items():
+        (folder / f"{name}.py").write_text(source)
+        (folder / f"conf/objective/{name}.yaml").write_text(f"_target_: {name}.Mine\n")
+    commands = {
+        "changed source": train,
+        "no data": [*train_dataset, "dataset.root=nowhere"],
+        "declared classes": [*train_dataset, "dataset.num_classes=10"],
+        "no list": ["train", "objective=mine", "trusted_modules=mylab"],
+        "--cfg job": ["train", "--cfg", "job", "experiment=own", *OPTIONS],
+        **{text: shlex.split(text)[1:] for text in IN_THE_PAGE},
+        **{
+            name: ["train", f"objective={name}", f"trusted_modules=[{name}]"] for name in OBJECTIVES
+        },
+    }
+    commands["first_midpoint"].append("sampler=heun")
+    return folder, dict(zip(commands, in_one_process(commands.values(), folder), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    {
+        "changed source": "other source code (mylab/objectives.py changed)",
+        "no data": "nowhere/train.npz is missing: give its folder with dataset.root=FOLDER",
+        "declared classes": "dataset.num_classes=10: the data has 3 classes",
+        "no list": "trusted_modules=mylab: expected a list; write trusted_modules=[mylab]",
+        **{name: words for name, (_, words) in OBJECTIVES.items()},
+    }.items(),
+)
+def test_refused_in_one_line(
+    case: str, expected: str, later: tuple[Path, dict[str, dict[str, Any]]]
+) -> None:
+    folder, ends = later
+    assert ends[case]["code"] == 2, ends[case]
+    (line,) = ends[case]["err"].splitlines()
+    assert expected.format(file=folder / f"{case}.py") in line
+
+
+def test_refused_as_the_page_prints(later: tuple[Path, dict[str, dict[str, Any]]]) -> None:
+    assert len(IN_THE_PAGE) == 5
+    for text, line in IN_THE_PAGE.items():
+        assert later[1][text]["code"] == 2
+        assert later[1][text]["err"] == f"{line}\n"
+
+
+def test_cfg_job_shows_the_options_that_the_yaml_leaves_out(
+    later: tuple[Path, dict[str, dict[str, Any]]],
+) -> None:
+    shown = yaml.safe_load(later[1]["--cfg job"]["out"])
+    assert shown["choices"]["sampler"] == "euler"  # the class says so
+    assert shown["objective"] == {
+        "_target_": "mylab.objectives.DataPrediction",
+        "error_of": "data",
+        "smallest_noise": 0.2,
+        "time_sampling": "uniform",
+    }
+
+
+# ---- the page's code, used as a library ---------------------------------------------------------
+
+
+def page_class(file: str, name: str) -> Any:
+    namespace: dict[str, Any] = {}
+    exec(compile(FILES[file], file, "exec"), namespace)
+    return namespace[name]
+
+
+def test_the_objective_is_rectified_flow_read_through_data() -> None:
+    objective = page_class("mylab/objectives.py", "DataPrediction")(smallest_noise=0.05)
+    draw = torch.Generator().manual_seed(0)
+    data, noise, guess = torch.randn(3, 4, 1, 2, 2, generator=draw, dtype=torch.float64)
+    time = torch.tensor([0.0, 0.3, 0.9, 0.99], dtype=torch.float64)
+    zeros = torch.zeros(4, dtype=torch.int64)
+    batch = Batch(zeros, data, zeros, noise, time, zeros.bool())
+    terms = objective.loss(lambda x, _: guess, batch)
+
+    def velocity(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return (guess - x) / (1 - time).reshape(-1, 1, 1, 1)
+
+    flow = RectifiedFlow().loss(velocity, batch)["loss"]
+    # both read the network's output as float32
+    torch.testing.assert_close(terms["loss"][:3], flow[:3], rtol=1e-5, atol=0)
+    # past the bound the error counts 1 / 0.05^2 times, not 1 / 0.01^2 times
+    torch.testing.assert_close(terms["loss"][3], flow[3] / 25, rtol=1e-5, atol=0)
+    torch.testing.assert_close(terms["loss"][3], terms["data_error"][3] * 400)
+    x = objective.interpolant.interpolate(data, noise, 0.3)
+    ends = objective.prediction(data, x, 0.3)
+    torch.testing.assert_close(ends.noise, noise)
+
+
+def test_the_sampler_is_of_second_order() -> None:
+    """For data N(0, 4) and noise N(0, 1) the path of every point is known: it ends doubled."""
+    midpoint = page_class("mylab/samplers.py", "Midpoint")
+
+    def predict(x: torch.Tensor, t: float) -> Prediction:
+        variance = 4 * t**2 + (1 - t) ** 2
+        return Prediction(data=4 * t / variance * x, noise=(1 - t) / variance * x)
+
+    start = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+
+    def error(steps: int) -> float:
+        end = midpoint(steps=steps).sample(
+            predict, start, interpolant=Linear(), draw_noise=lambda step: start
+        )
+        return abs(end.item() - 2)
+
+    # at least 4, up to the next order, where that of an Euler step would be 2
+    assert error(40) / error(80) > 3.9
+    assert error(80) < 1e-5
+
+
+def test_the_dataset_gives_what_lies_there(tmp_path: Path) -> None:
+    arrays = page_class("mylab/datasets.py", "Arrays")
+    images = write_images(tmp_path / "my_images")
+    root = str(tmp_path / "my_images")
+    pixels, labels = arrays(root=root, split="train").fetch(torch.tensor([7, 0]), None)
+    assert (pixels.shape, pixels.dtype, labels.dtype) == ((2, 1, 8, 8), torch.float32, torch.int64)
+    assert torch.equal(pixels[0, 0], torch.from_numpy(images[7, ..., 0]) / 127.5 - 1)
+    assert labels[1] == 0  # the first digit
+    before = arrays.facts(root=root).fingerprint
+    with np.load(f"{root}/validation.npz") as stored:
+        np.savez(f"{root}/validation.npz", arr_0=255 - stored["arr_0"], arr_1=stored["arr_1"])
+    assert arrays.facts(root=root).fingerprint != before
+
+
+# ---- what annotations mean ----------------------------------------------------------------------
+
+
+class Typed:
+    def __init__(
+        self,
+        *arguments: int,
+        needed: int,
+        either: int | str = "a",
+        sizes: list[int] = [1, 2],  # noqa: B006
+        pair: tuple[float, float | torch.Tensor] = (0.9, 0.99),
+        share: Annotated[float, number(at_least=0)] | None = None,
+        level: Literal[1, 2] | None = 1,
+        kind: Annotated[Literal["a", "b"], "a note that says nothing here"] = "b",
+        untyped=None,
+        **options: int,
+    ) -> None: ...
+
+
+@dataclasses.dataclass
+class Fields:
+    share: Annotated[float, number(at_least=0, below=1)] = 0.5
+    kind: Literal["a", "b"] = "a"
+
+
+def test_annotations_make_a_schema() -> None:
+    schema = component_schema("objective", "mylab.Typed", Typed)
+    assert OmegaConf.to_container(OmegaConf.structured(schema)) == {
+        "_target_": "???", "needed": "???", "either": "a", "sizes": [1, 2], "pair": [0.9, 0.99],
+        "share": None, "level": 1, "kind": "b", "untyped": None,
+    }  # fmt: skip
+    limits = {field.name: dict(field.metadata) for field in dataclasses.fields(schema)}
+    assert limits["share"] == {"at_least": 0}
+    assert limits["level"] == {"choices": (1, 2)}
+    assert limits["kind"] == {"choices": ("a", "b")}
+
+
+def test_a_dataclass_works_the_same_way() -> None:
+    schema = component_schema("objective", "mylab.Fields", Fields)
+    limits = {field.name: dict(field.metadata) for field in dataclasses.fields(schema)}
+    assert limits["share"] == {"at_least": 0, "below": 1}
+    assert limits["kind"] == {"choices": ("a", "b")}
+
+
+def test_a_users_dataset_has_what_every_dataset_has() -> None:
+    def images(*, root: str, split: str, image_size: int = 8) -> None: ...
+
+    schema = component_schema("dataset", "mylab.images", images)
+    assert OmegaConf.to_container(OmegaConf.structured(schema)) == {
+        "_target_": "???", "num_workers": 0, "num_classes": None, "image_size": 8, "root": "???"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("hint", "default"),
+    [
+        (Path, ...),  # would arrive as text
+        (torch.Tensor | None, None),
+        (list[Literal["a"]], ...),  # only whole values are checked
+        (Literal["auto"] | float, ...),
+        (Annotated[str, number(above=0)], ...),
+        (int, "many"),
+    ],
+)
+def test_annotations_that_no_key_can_be_checked_against(hint: Any, default: Any) -> None:
+    def mine(*, size=default) -> None: ...
+
+    mine.__annotations__["size"] = hint
+    if default is ...:
+        mine.__kwdefaults__ = None
+    with pytest.raises(RequestError, match=r"^objective\.size: mylab\.mine says"):
+        component_schema("objective", "mylab.mine", mine)
+
+
+def test_every_optimizer_of_torch_has_a_schema() -> None:
+    for name, kind in vars(torch.optim).items():
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer):
+            component_schema("optimizer", f"torch.optim.{name}", kind)
+
+
+class LearnsLikeDDPM(DDPM):
+    pass
+
+
+class OneName(DDPM):
+    samplers = "euler"
+
+
+def test_samplers_of_an_own_objective() -> None:
+    ddpm = SAMPLERS["dit_lab.objectives.ddpm.DDPM"]
+    assert samplers_for("mylab.Mine", lambda name: LearnsLikeDDPM) == ddpm
+    assert samplers_for("mylab.mine", lambda name: lambda: None) == ("euler", "heun")
+    with pytest.raises(RequestError, match="samplers = 'euler'; expected the names"):
+        samplers_for("mylab.Mine", lambda name: OneName)
+
+
+def test_a_library_call_is_told_of_a_missing_list(straight: Path) -> None:
+    with pytest.raises(RequestError, match=r"expected a list; write trusted_modules=\[mylab\]"):
+        dit_lab.load(run_in(straight), trusted_modules="mylab")
