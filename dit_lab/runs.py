@@ -1,24 +1,21 @@
-"""The run folder: its layout, what identifies a run, who may write to it, and how to read it.
+"""The run folder: its layout, what identifies a run, and how to read and write its files.
 
     runs/<name>/<train hash>/
         config.yaml  identity.json  status.json  lease  train.log  metrics.jsonl  samples/
-        checkpoints/step-00001000/
+        evaluations/<eval hash>.json  checkpoints/step-00001000/
 
 Torch-free, so that commands can refuse a request before anything slow is imported.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from dit_lab.types import RequestError
@@ -39,11 +36,13 @@ NOT_DECIDING = (
     "evaluation",
     "dataset.root",  # the data fingerprint covers what lies there
     "dataset.num_workers",
+    "codec.path",  # the codec's fingerprint covers what lies there
     "model.activation_checkpointing",
     "training.accumulation",
     "training.log_every_steps",
     "training.checkpoint_every_steps",
     "training.sample_every_steps",
+    "training.validate_every_steps",
     "training.evaluate_every_steps",
 )
 """Keys of the configuration that change where, how fast or how closely a run is watched, but not
@@ -61,6 +60,9 @@ DECIDING_CODE = (
     "lab/train.py",
 )
 """The parts of the package whose code decides the weights."""
+
+EVALUATING_CODE = (*DECIDING_CODE, "samplers", "evaluation", "lab/evaluate.py")
+"""The parts whose code decides what is measured on the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +100,15 @@ class RunFolder:
         return self.root / "samples"
 
     @property
+    def evaluations(self) -> Path:
+        return self.root / "evaluations"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 
 
 # ---- identity -----------------------------------------------------------------------------------
-
-
-def train_hash(config: Mapping[str, Any]) -> str:
-    """12 hex digits of what decides the weights; equal for commands that train the same thing."""
-    deciding = {key: value for key, value in flatten(config) if not _is_not_deciding(key)}
-    return _digest(json.dumps(deciding, sort_keys=True).encode())
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -121,24 +121,26 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield path, value
 
 
-def _is_not_deciding(key: str) -> bool:
-    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in NOT_DECIDING)
+def is_deciding(key: str) -> bool:
+    """Whether a dotted key of the configuration decides the weights."""
+    return not any(key == part or key.startswith(f"{part}.") for part in NOT_DECIDING)
 
 
-def code_hash(trusted_files: Iterable[Path] = ()) -> str:
-    """12 hex digits over the source text that decides the weights, the user's own included."""
+def code_files(parts: Iterable[str], trusted: Mapping[str, Path]) -> dict[str, str]:
+    """File -> hash of its source text, for parts of the package and the user's trusted files."""
     package = Path(__file__).parent
-    digest = hashlib.blake2b(digest_size=6)
-    for part in DECIDING_CODE:
+    hashes = {}
+    for part in parts:
         path = package / part
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
-    for file in sorted(trusted_files):
-        digest.update(f"{file.name}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
+            hashes[f"dit_lab/{file.relative_to(package).as_posix()}"] = digest(file.read_bytes())
+    return hashes | {name: digest(file.read_bytes()) for name, file in trusted.items()}
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes | Mapping[str, Any]) -> str:
+    """12 hex digits of bytes, or of a mapping's content whatever the order of its keys."""
+    if isinstance(content, Mapping):
+        content = json.dumps(content, sort_keys=True).encode()
     return hashlib.blake2b(content, digest_size=6).hexdigest()
 
 
@@ -148,11 +150,15 @@ def _digest(content: bytes) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, sync, rename: a reader sees the old text or the new one, never a part."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)  # a full disk needs the room
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -203,88 +209,50 @@ def format_row(row: MetricsRow) -> str:
     return json.dumps({"step": row.step, "seconds": row.seconds, "metrics": row.metrics}) + "\n"
 
 
+def write_metrics(path: Path, rows: Iterable[MetricsRow]) -> None:
+    """Replace metrics.jsonl by these rows."""
+    write_atomically(path, "".join(format_row(row) for row in rows))
+
+
 def trim_metrics(path: Path, last_step: int) -> None:
     """Drop the rows past a step: training goes on from there and will write them again."""
     if path.exists():
-        kept = [row for row in read_metrics(path) if row.step <= last_step]
-        write_atomically(path, "".join(format_row(row) for row in kept))
-
-
-# ---- one writer ---------------------------------------------------------------------------------
-
-
-class Lease:
-    """The right to write to a run folder, held by one process at a time.
-
-    An flock on `lease`, which the kernel frees however the holder dies; the file says who holds it.
-    """
-
-    def __init__(self, folder: RunFolder) -> None:
-        self._path = folder.lease
-        self._started = time.time()
-
-    def __enter__(self) -> Lease:
-        self._file = open(self._path, "a+", encoding="utf-8")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise RequestError(
-                f"{self._path.parent}: {self._holder()}; wait for it or stop it"
-            ) from None
-        self.heartbeat()
-        return self
-
-    def _holder(self) -> str:
-        try:
-            holder = json.loads(self._path.read_text(encoding="utf-8"))
-            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["started"]))
-            return (
-                f"process {holder['pid']} on {holder['host']} has been writing here since {since}"
-            )
-        except (OSError, json.JSONDecodeError, KeyError):
-            return "another process is writing here"
-
-    def heartbeat(self) -> None:
-        """Say that the holder is alive."""
-        holder = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": self._started,
-            "heartbeat": time.time(),
-        }
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(json.dumps(holder))
-        self._file.flush()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
+        write_metrics(path, [row for row in read_metrics(path) if row.step <= last_step])
 
 
 # ---- finding a run ------------------------------------------------------------------------------
 
 
 def find_run(run: str, *, root: Path) -> tuple[RunFolder, Path | None]:
-    """A run folder, a checkpoint folder in one, or a tracking run id -> (run, chosen checkpoint).
+    """What a user calls a run -> (the run, a checkpoint of it where one was chosen).
 
-    `root` is `paths.root`, where run ids are looked up. Raises RequestError where `run` is none.
+    A run folder, a folder that holds exactly one (`outputs/runs/quickstart`), a checkpoint folder
+    in one, or a tracking run id, which is looked up in `root` (`paths.root`). Raises RequestError.
     """
     path = Path(run).expanduser().resolve()
     if (path / "config.yaml").is_file():
         return RunFolder(path), None
     if path.parent.name == "checkpoints" and (path / "state.json").is_file():
         return RunFolder(path.parent.parent), path
-    for status in sorted(root.glob("runs/*/*/status.json")):
-        if read_json(status).get("tracking_run_id") == run:
-            return RunFolder(status.parent), None
+    inside = sorted(config.parent for config in path.glob("*/config.yaml"))
+    if len(inside) == 1:
+        return RunFolder(inside[0]), None
+    for folder in all_runs(root):
+        if read_json(folder.status).get("tracking_run_id") == run:
+            return folder, None
+    raise RequestError(f"run={run}: {_no_run(path, inside, root)}")
+
+
+def _no_run(path: Path, inside: list[Path], root: Path) -> str:
+    if inside:
+        return f"holds {len(inside)} runs ({', '.join(p.name for p in inside)}); name one of them"
     what = "has no config.yaml" if path.exists() else "does not exist"
-    raise RequestError(
-        f"run={run}: {what}; give a run folder ({root}/runs/NAME/HASH), one of its checkpoint "
+    return (
+        f"{what}; give a run folder ({root}/runs/NAME/HASH), one of its checkpoint "
         "folders, or the id of a tracking run"
     )
+
+
+def all_runs(root: Path) -> list[RunFolder]:
+    """Every run below `paths.root` that has a status."""
+    return [RunFolder(status.parent) for status in sorted(root.glob("runs/*/*/status.json"))]

@@ -18,9 +18,11 @@ from dit_lab.types import RequestError, StopRequested
 VERBS = {
     "train": "train a model, or go on with the same command",
     "sample": "draw images from a run",
+    "evaluate": "measure a run's samples against real images",
     "describe": "size, compute and memory of a configuration, without training it",
     "experiments": "list the named experiments",
     "ui": "open the MLflow page of the recorded runs",
+    "doctor": "find runs that were killed outright, and say so",
 }
 
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.checks import check_conditioning, check_sampling
-    from dit_lab.lab.config import compose_sample, option, read_recorded
+    from dit_lab.lab.config import compose_for_run, option, read_recorded
     from dit_lab.lab.identity import recorded_shapes
     from dit_lab.runs import find_run
 
@@ -36,7 +36,9 @@ def run(args: argparse.Namespace) -> int:
     root = Path(option(args.overrides, "paths.root") or "outputs")
     folder, _ = find_run(str(wanted), root=root)
     recorded = read_recorded(folder, option(args.overrides, "trusted_modules") or [])
-    config = compose_sample(args.overrides, recorded=recorded, config_dirs=args.config_dir)
+    config = compose_for_run(
+        "sample", args.overrides, recorded=recorded, config_dirs=args.config_dir
+    )
     shapes = recorded_shapes(folder)
     check_sampling(config, objective=recorded["objective"], ema_decays=recorded["ema"]["decays"])
     check_conditioning(config, shapes, model=recorded["model"])

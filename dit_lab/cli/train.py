@@ -41,17 +41,22 @@ def run(args: argparse.Namespace) -> int:
         return 0
 
     from dit_lab.lab.checks import check_data, check_root, check_settings
+    from dit_lab.lab.extension import check_extension
     from dit_lab.lab.identity import identity, refuse_foreign, run_folder
     from dit_lab.runs import FINISHED, read_json
 
     check_settings(config)
-    check_root(config["paths"]["root"])
+    check_root(config)
     shapes = check_data(config)
     folder = run_folder(config)
-    refuse_foreign(folder, config, identity(config, shapes))
+    before = read_json(folder.identity)
+    now = identity(config, shapes, before=before)
+    refuse_foreign(folder, config, now)
+    if not before:
+        check_extension(config, now)
     if config["resume"] != "never" and read_json(folder.status).get("status") == FINISHED:
         print(f"already finished: {folder.root} (resume=never trains anew)")
-        print(summary(folder))
+        show_results(folder)
         return 0
     return _train(config, shapes, folder, args.overrides)
 
@@ -78,14 +83,16 @@ def _train(config: dict[str, Any], shapes: Any, folder: RunFolder, overrides: li
             file=sys.stderr,
         )
         return 1
-    print(summary(folder))
+    show_results(folder)
     return 0
 
 
-def summary(folder: RunFolder) -> str:
-    """Result line, newest sample grid, and how to open the MLflow page."""
+def show_results(folder: RunFolder) -> None:
+    """The losses, the table of the last evaluation, the newest grid, and the MLflow page."""
     from statistics import median
 
+    from dit_lab.cli.tables import print_evaluations
+    from dit_lab.evaluation.card import last_evaluation
     from dit_lab.lab.config import read_yaml
     from dit_lab.runs import read_json, read_metrics
 
@@ -95,11 +102,14 @@ def summary(folder: RunFolder) -> str:
         for row in read_metrics(folder.metrics)
         if "perf/images_per_second" in row.metrics
     ]
-    results = ", ".join(f"{name} {value:.4f}" for name, value in status["results"].items())
-    lines = [f"result: {results} after {status['step']} steps, {median(speeds):.3f} s a step"]
-    grids = sorted(folder.samples.glob("*.png"))
-    if grids:
-        lines.append(f"samples: {grids[-1]}")
+    evaluation = last_evaluation(folder.evaluations, step=status["step"])
+    in_table = evaluation.metrics if evaluation else {}
+    losses = {k: value for k, value in status["results"].items() if k not in in_table}
+    results = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+    print(f"result: {results} after {status['step']} steps, {median(speeds):.3f} s a step")
+    if evaluation:
+        print_evaluations([evaluation])
+    if grids := sorted(folder.samples.glob("*.png")):
+        print(f"samples: {grids[-1]}")
     if config["tracking"]["backend"] == "mlflow":
-        lines.append(f"MLflow page: dit-lab ui paths.root={config['paths']['root']}")
-    return "\n".join(lines)
+        print(f"MLflow page: dit-lab ui paths.root={config['paths']['root']}")

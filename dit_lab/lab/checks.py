@@ -44,12 +44,7 @@ def check_settings(config: Config) -> None:
 
 def check_data(config: Config) -> Shapes:
     """Look at the data's facts and check the model against them. Raises RequestError."""
-    trusted = config["trusted_modules"]
-
-    def load(target: str) -> Any:
-        return load_component(target, trusted_modules=trusted, key="dataset._target_")
-
-    facts = dataset_facts(config["dataset"]["_target_"], _options(config["dataset"]), load=load)
+    facts = _facts(config)
     _check_declarations(config["dataset"], facts)
     latent = codec_facts(
         config["codec"]["_target_"],
@@ -64,8 +59,34 @@ def check_data(config: Config) -> Shapes:
     return shapes
 
 
-def check_root(root: str) -> None:
+def check_same_data(config: Config, shapes: Shapes) -> None:
+    """Refuse data other than what a run was trained on. Raises RequestError."""
+    facts = _facts(config)
+    if facts.fingerprint != shapes.data.fingerprint:
+        raise RequestError(
+            f"dataset={config['choices']['dataset']}: not the data that the run was trained on "
+            f"({shapes.data.fingerprint[:12]}, now {facts.fingerprint[:12]}); dataset.root=FOLDER "
+            "says where that lies now"
+        )
+
+
+def _facts(config: Config) -> DataFacts:
+    trusted = config["trusted_modules"]
+
+    def load(target: str) -> Any:
+        return load_component(target, trusted_modules=trusted, key="dataset._target_")
+
+    return dataset_facts(config["dataset"]["_target_"], _options(config["dataset"]), load=load)
+
+
+def check_root(config: Config) -> None:
     """Refuse a paths.root that cannot be written to, by trying. Leaves nothing behind."""
+    root, data = config["paths"]["root"], config["dataset"].get("root")
+    if data and Path(root).is_relative_to(data):
+        raise RequestError(
+            f"paths.root={root}: lies inside dataset.root={data}, so results would count as data; "
+            "choose another"
+        )
     path = Path(root)
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if not existing.is_dir():
@@ -95,7 +116,7 @@ def check_sampling(config: Config, *, objective: Config, ema_decays: Sequence[fl
             f"sampler={chosen['sampler']}: does not fit objective={chosen['objective']}; "
             f"allowed: auto, {', '.join(names)}"
         )
-    if "spacing" in sampler:
+    if "spacing" in sampler and "num_timesteps" in objective:
         visited(sampler["spacing"], objective["num_timesteps"], sampler["steps"])
     interval = config["guidance"]["interval"]
     if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
@@ -213,4 +234,5 @@ def _options(component: Config) -> dict[str, Any]:
 
 def _sampler_targets(names: Sequence[str]) -> list[str]:
     folder = resources.packaged("conf") / "sampler"
-    return [to_plain(OmegaConf.load(folder / f"{name}.yaml"))["_target_"] for name in names]
+    files = [folder / f"{name}.yaml" for name in names]  # a user's own samplers lie elsewhere
+    return [to_plain(OmegaConf.load(file))["_target_"] for file in files if file.exists()]

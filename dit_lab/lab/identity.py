@@ -14,10 +14,22 @@ from typing import Any
 
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.trust import source_files
-from dit_lab.runs import Lease, RunFolder, code_hash, read_json, train_hash
+from dit_lab.lease import Lease
+from dit_lab.runs import (
+    DECIDING_CODE,
+    RunFolder,
+    code_files,
+    digest,
+    flatten,
+    is_deciding,
+    read_json,
+)
 from dit_lab.types import DataFacts, RequestError
 
 Config = Mapping[str, Any]
+
+PARTS = {"code_hash": "source code", "data_fingerprint": "data", "codec_fingerprint": "codec"}
+"""What has to be the same, besides the configuration, for a run to be the same run."""
 
 
 def run_folder(config: Config) -> RunFolder:
@@ -25,24 +37,87 @@ def run_folder(config: Config) -> RunFolder:
     return RunFolder(Path(config["paths"]["root"]) / "runs" / config["name"] / train_hash(config))
 
 
-def identity(config: Config, shapes: Shapes) -> dict[str, Any]:
-    """What identity.json records: hashes of configuration, code and data, and the data's facts."""
-    return {
+def train_hash(config: Config) -> str:
+    """12 hex digits of what decides the weights; equal for commands that train the same thing.
+
+    What was forced to go on depends on the run that it goes on from, so that is part of its hash,
+    and of the hashes of all that extends it.
+    """
+    inherited = {}
+    if parent := parent_run(config):
+        line = recorded(parent)
+        if is_forced(config) or line["forced_over"]:
+            inherited = {"parent": line["train_hash"]}
+    return digest({**deciding(config), **inherited})
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """The keys that decide the weights, with their values."""
+    return {key: value for key, value in flatten(config) if is_deciding(key)}
+
+
+def parent_run(config: Config) -> RunFolder | None:
+    """The run that `resume=RUN` extends."""
+    name = config["resume"].removeprefix("force:")
+    return None if name in ("auto", "never", "force") else RunFolder(Path(name))
+
+
+def is_forced(config: Config) -> bool:
+    """Whether to go on with a run that is no longer the same."""
+    return config["resume"].partition(":")[0] == "force"
+
+
+def identity(
+    config: Config, shapes: Shapes, *, before: Config, codec: str | None = None
+) -> dict[str, Any]:
+    """What identity.json records: hashes of configuration, code and data, and the data's facts.
+
+    `before` is what it recorded so far; `codec` the codec's fingerprint, None before it is loaded.
+    """
+    code = code_files(DECIDING_CODE, source_files(config["trusted_modules"]))
+    line = before or _inherited(config)
+    now = {
         "train_hash": train_hash(config),
-        "code_hash": code_hash(source_files(config["trusted_modules"])),
+        "ancestors": line["ancestors"],
+        "code_hash": digest(code),
+        "code_files": code,
         "data_fingerprint": shapes.data.fingerprint,
         "data": asdict(shapes.data),
         "latent_shape": list(shapes.latent),
     }
+    if codec is not None:
+        now["codec_fingerprint"] = codec
+    changed = difference(before, now)
+    return now | {"forced_over": [*line["forced_over"], *([changed] if changed else [])]}
+
+
+def _inherited(config: Config) -> dict[str, list[str]]:
+    """What a new run takes over from the one that it extends: the hashes of the runs that it goes
+    on from, the nearest first, and what was forced on the way."""
+    parent = parent_run(config)
+    if parent is None:
+        return {"ancestors": [], "forced_over": []}
+    line = recorded(parent)
+    forced = [f"goes on from {line['train_hash']} by force"] if is_forced(config) else []
+    return {
+        "ancestors": [line["train_hash"], *line["ancestors"]],
+        "forced_over": [*line["forced_over"], *forced],
+    }
+
+
+def recorded(folder: RunFolder) -> dict[str, Any]:
+    """The identity.json of a run; RequestError where there is none."""
+    found = read_json(folder.identity)
+    if not found:
+        raise RequestError(f"{folder.identity}: missing; this is no whole run folder")
+    return found
 
 
 def recorded_shapes(folder: RunFolder) -> Shapes:
     """The shapes that a run was trained with, without its data."""
-    recorded = read_json(folder.identity)
-    if not recorded:
-        raise RequestError(f"{folder.identity}: missing; this is no whole run folder")
-    data = {**recorded["data"], "class_names": tuple(recorded["data"]["class_names"])}
-    return Shapes(DataFacts(**data), tuple(recorded["latent_shape"]))
+    found = recorded(folder)
+    data = {**found["data"], "class_names": tuple(found["data"]["class_names"])}
+    return Shapes(DataFacts(**data), tuple(found["latent_shape"]))
 
 
 def refuse_foreign(folder: RunFolder, config: Config, now: Mapping[str, Any]) -> None:
@@ -50,21 +125,42 @@ def refuse_foreign(folder: RunFolder, config: Config, now: Mapping[str, Any]) ->
 
     `resume=never` and `resume=force` answer the question that the message asks.
     """
-    before = read_json(folder.identity)
-    if not before or config["resume"] != "auto":
+    if config["resume"] == "never" or is_forced(config):
         return
-    for key, what in (("code_hash", "source code"), ("data_fingerprint", "data")):
-        if before[key] != now[key]:
-            raise RequestError(
-                f"{folder.root}: this run was made with other {what} ({before[key]}, now "
-                f"{now[key]}); choose resume=never (train anew, the old run is kept aside) or "
-                "resume=force (go on regardless)"
-            )
+    before = read_json(folder.identity)
+    if before:
+        why = difference(before, now)
+    elif folder.status.exists() or any(folder.checkpoints.glob("step-*")):
+        why = f"{folder.identity.name} is missing, so nothing says what made this run"
+    else:
+        return
+    if why:
+        raise RequestError(
+            f"{folder.root}: {why}; choose resume=never (train anew, the old run is kept aside) or "
+            "resume=force (go on regardless)"
+        )
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What is no longer as it was when a run was made, in words; "" where everything is."""
+    for key, what in PARTS.items():
+        if key in before and key in now and before[key] != now[key]:
+            changed = _changed_files(before, now) if key == "code_hash" else ""
+            hashes = f"{before[key][:12]}, now {now[key][:12]}"
+            return f"this run was made with other {what} ({changed or hashes})"
+    return ""
+
+
+def _changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    old, new = before.get("code_files", {}), now["code_files"]
+    changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return ", ".join(changed[:3]) + more + " changed" if changed else ""
 
 
 def set_aside(folder: RunFolder) -> Path:
     """Move a run out of the way, whole; refused while somebody writes to it. Returns where to."""
-    with Lease(folder):
+    with Lease(folder.lease):
         stamp = time.strftime("%Y%m%d-%H%M%S")
         aside = folder.root.with_name(f"{folder.root.name}.before-{stamp}-{os.getpid()}")
         os.rename(folder.root, aside)

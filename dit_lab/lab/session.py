@@ -5,21 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dit_lab.runs import (
-    FAILED,
-    FINISHED,
-    KILLED,
-    RUNNING,
-    Lease,
-    RunFolder,
-    read_json,
-    update_status,
-)
+from dit_lab.lease import Lease
+from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json, update_status
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.types import Hook, RequestError, StopRequested
 
@@ -27,8 +19,8 @@ log = logging.getLogger("dit_lab")
 
 
 @contextmanager
-def writing_to(folder: RunFolder, *, display: Hook) -> Iterator[Lease]:
-    """Make the run folder and hold its lease and log.
+def writing_to(folder: RunFolder, *, display: Hook, stopping: Callable[[], bool]) -> Iterator[None]:
+    """Make the run folder and hold its lease and log; `stopping` is told to others by the lease.
 
     A request that is refused before anything is trained leaves no folder behind.
     """
@@ -37,20 +29,30 @@ def writing_to(folder: RunFolder, *, display: Hook) -> Iterator[Lease]:
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"{folder.root}: cannot be created ({error.strerror})") from None
-    try:
-        with Lease(folder) as lease, _logging_to(folder.log, display):
-            yield lease
-    except RequestError:
-        if new and not folder.status.exists():
-            shutil.rmtree(new[-1])
-        raise
+    lease = Lease(folder.lease, stopping=stopping, on_wait=display.on_message)
+    with lease, _logging_to(folder.log, display):
+        try:
+            yield
+        except RequestError:
+            if new and not folder.status.exists():
+                _remove(new)
+            raise
+
+
+def _remove(folders: Sequence[Path]) -> None:
+    """Remove the first folder whole, and those above it unless others have put something there."""
+    shutil.rmtree(folders[0])
+    with suppress(OSError):
+        for folder in folders[1:]:
+            folder.rmdir()
 
 
 class StatusFile(Hook):
-    """Keeps status.json and the lease's heartbeat true."""
+    """Keeps status.json true, as far as the disk lets it: a status that cannot be written never
+    stops a training, nor hides why one ended."""
 
-    def __init__(self, folder: RunFolder, lease: Lease) -> None:
-        self._folder, self._lease = folder, lease
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
         self.step = read_json(folder.status).get("step", 0)
         self.tracker: MlflowRun | None = None
 
@@ -62,7 +64,10 @@ class StatusFile(Hook):
     def _write(self, **changes: Any) -> None:
         if self.tracker is not None and self.tracker.run_id is not None:
             changes["tracking_run_id"] = self.tracker.run_id
-        update_status(self._folder, step=self.step, **changes)
+        try:
+            update_status(self._folder, step=self.step, **changes)
+        except OSError as error:
+            log.warning("%s: cannot be written (%s)", self._folder.status, error)
 
     def on_start(self, *, first_step: int, total_steps: int) -> None:
         self.step = first_step
@@ -73,7 +78,6 @@ class StatusFile(Hook):
 
     def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         self._write()
-        self._lease.heartbeat()
 
     def on_end(self, *, status: str, step: int, error: str | None) -> None:
         last_line = error.strip().splitlines()[-1] if error else None
@@ -89,7 +93,10 @@ def told_how_it_ends(hooks: Sequence[Hook], status: StatusFile) -> Iterator[None
 
     def end(outcome: str, error: str | None = None) -> None:
         for hook in hooks:
-            hook.on_end(status=outcome, step=status.step, error=error)
+            try:
+                hook.on_end(status=outcome, step=status.step, error=error)
+            except Exception:  # the others still have to hear of it
+                log.exception("while telling how it ended")
 
     try:
         yield
@@ -112,7 +119,7 @@ def told_how_it_ends(hooks: Sequence[Hook], status: StatusFile) -> Iterator[None
 @contextmanager
 def _logging_to(path: Path, display: Hook) -> Iterator[None]:
     """Everything that is logged goes to train.log; warnings also to the person at the terminal."""
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _LogFile(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handlers = [file, _ToDisplay(display)]
     log.setLevel(logging.INFO)
@@ -124,6 +131,11 @@ def _logging_to(path: Path, display: Hook) -> Iterator[None]:
         for handler in handlers:
             log.removeHandler(handler)
         file.close()
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """A disk that is full loses the line; a traceback of logging's helps nobody."""
 
 
 class _ToDisplay(logging.Handler):

@@ -8,13 +8,16 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.lab import compose
 from dit_lab.lab.checks import Shapes
+from dit_lab.lab.compose import Parts
 from dit_lab.lab.config import to_yaml
-from dit_lab.lab.identity import identity, refuse_foreign, run_folder, set_aside
+from dit_lab.lab.evaluate import training_evaluators, why_unmeasured
+from dit_lab.lab.extension import take_over
+from dit_lab.lab.identity import identity, parent_run, refuse_foreign, run_folder, set_aside
 from dit_lab.lab.provenance import provenance
 from dit_lab.lab.session import StatusFile, log, told_how_it_ends, writing_to
+from dit_lab.lab.trained import open_checkpoints
 from dit_lab.runs import (
     RunFolder,
     read_json,
@@ -29,7 +32,7 @@ from dit_lab.training.checkpoint import Checkpoint, CheckpointStore
 from dit_lab.training.ema import EMA
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.stop import StopSignal
-from dit_lab.types import Evaluator, Hook
+from dit_lab.types import Hook, RequestError
 
 Config = Mapping[str, Any]
 
@@ -41,74 +44,89 @@ def run_training(
 
     StopRequested goes through once everything is saved; other exceptions leave the run FAILED.
     """
-    folder, now = run_folder(config), identity(config, shapes)
+    folder = run_folder(config)
     if folder.root.exists() and config["resume"] == "never":
         display.on_message(f"the old run is kept in {set_aside(folder)}")
-    with StopSignal() as stop, writing_to(folder, display=display) as lease:
+    with (
+        StopSignal() as stop,
+        writing_to(folder, display=display, stopping=lambda: stop.requested),
+    ):
+        accelerator = Accelerator(mixed_precision=config["precision"]["mixed_precision"])
+        parts = compose.build_parts(config, shapes, accelerator.device)
+        before = read_json(folder.identity)
+        now = identity(config, shapes, before=before, codec=parts.codec.fingerprint)
         refuse_foreign(folder, config, now)
-        status = StatusFile(folder, lease)
+        status = StatusFile(folder)
         hooks: list[Hook] = [status, display]
         with told_how_it_ends(hooks, status):
-            store = CheckpointStore(folder.checkpoints, warn=log.warning)
-            checkpoint = store.latest()
-            write_atomically(folder.config, to_yaml(dict(config)))
-            write_json(folder.identity, now)
-            trim_metrics(folder.metrics, checkpoint.step if checkpoint else 0)
+            checkpoint, store = _take_up(config, folder, now)
             if config["tracking"]["backend"] == "mlflow":
                 status.tracker = _open_tracker(config, folder, now, overrides, checkpoint)
                 hooks.insert(0, status.tracker)
-                for grid in sorted(folder.samples.glob("*.png")):
-                    status.tracker.on_artifact(status.step, grid)  # a kill may have lost some
+                for file in _artifacts(folder):  # a kill may have lost some
+                    status.tracker.on_artifact(status.step, file)
             hooks.insert(0, MetricsFile(folder.metrics))
-            results = _train(config, shapes, folder, store, checkpoint, hooks, stop)
+            if why := why_unmeasured(config, shapes):
+                log.info("samples are not measured: %s", why)
+            evaluators = training_evaluators(parts, folder, identity=now, check_stop=stop.check)
+            results = _train(
+                parts,
+                accelerator=accelerator,
+                checkpoints=store,
+                resume_from=checkpoint,
+                evaluators=evaluators,
+                hooks=hooks,
+                check_stop=stop.check,
+            )
             update_status(folder, results=results)
     return folder
 
 
-def _train(
-    config: Config,
-    shapes: Shapes,
-    folder: RunFolder,
-    store: CheckpointStore,
-    checkpoint: Checkpoint | None,
-    hooks: Sequence[Hook],
-    stop: StopSignal,
-) -> dict[str, float]:
-    """Build the parts and hand them to the loop."""
-    accelerator = Accelerator(mixed_precision=config["precision"]["mixed_precision"])
-    device = accelerator.device
-    objective = compose.build(config, "objective")
-    codec = compose.build_codec(config, device)
-    parts = {"objective": objective, "codec": codec, "device": device}
-    model = compose.build_model(config, shapes, objective).to(device)
+def _take_up(
+    config: Config, folder: RunFolder, now: Mapping[str, Any]
+) -> tuple[Checkpoint | None, CheckpointStore]:
+    """Record what this run is, and find the checkpoint that it goes on from."""
+    write_atomically(folder.config, to_yaml(dict(config)))
+    write_json(folder.identity, now)
+    store = open_checkpoints(folder, warn=log.warning)
+    checkpoint, parent = store.latest(), parent_run(config)
+    if checkpoint is None and parent is not None:
+        start = open_checkpoints(parent, warn=log.warning).latest()
+        if start is None:
+            raise RequestError(f"resume={parent.root}: has no whole checkpoint to go on from")
+        take_over(parent, folder, start.path)
+        checkpoint = store.latest()
+    trim_metrics(folder.metrics, checkpoint.step if checkpoint else 0)
+    return checkpoint, store
+
+
+def _artifacts(folder: RunFolder) -> list[Path]:
+    return sorted([*folder.samples.glob("*.png"), *folder.evaluations.glob("*.json")])
+
+
+def _train(parts: Parts, *, accelerator: Accelerator, **given: Any) -> dict[str, float]:
+    """Build what only training needs and hand everything to the loop."""
+    config, training = parts.config, parts.config["training"]
+    model = compose.build_model(parts).to(parts.device)
     optimizer = compose.build_optimizer(config, model)
-    emas = [
-        EMA(dict(model.named_parameters()), decay=decay, warmup=config["ema"]["warmup"])
-        for decay in config["ema"]["decays"]
-    ]
     dataset = compose.build_dataset(config, "train")
-    batches = compose.build_batches(
-        config,
-        shapes,
-        dataset=dataset,
-        process_index=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        **parts,
-    )
-    training = config["training"]
     return train(
         accelerator=accelerator,
         model=accelerator.prepare(model),
-        null_label=compose.null_label(config, shapes),
-        objective=objective,
-        batches=batches,
+        null_label=compose.null_label(parts),
+        objective=parts.objective,
+        batches=compose.build_batches(
+            parts,
+            dataset=dataset,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+        ),
         optimizer=optimizer,
         schedule=compose.build(config, "schedule"),
-        emas=emas,
-        checkpoints=store,
-        resume_from=checkpoint,
-        evaluators=_evaluators(config, shapes, folder, stop, parts),
-        hooks=hooks,
+        emas=[
+            EMA(dict(model.named_parameters()), decay=decay, warmup=config["ema"]["warmup"])
+            for decay in config["ema"]["decays"]
+        ],
         settings=LoopSettings(
             total_steps=training["total_steps"],
             clip_norm=training["clip_norm"],
@@ -117,30 +135,8 @@ def _train(
             max_skipped_in_a_row=training["max_skipped_in_a_row"],
             images_per_epoch=len(dataset),
         ),
-        check_stop=stop.check,
+        **given,
     )
-
-
-def _evaluators(
-    config: Config, shapes: Shapes, folder: RunFolder, stop: StopSignal, parts: dict[str, Any]
-) -> list[Evaluator]:
-    """The validation loss and the sample grid."""
-    held_out = compose.build_dataset(config, "validation")
-    loss = ValidationLoss(
-        every_steps=config["training"]["evaluate_every_steps"],
-        batches=compose.validation_batches(config, shapes, dataset=held_out, **parts),
-        objective=parts["objective"],
-        check_stop=stop.check,
-    )
-    grid = SampleGrid(
-        every_steps=config["training"]["sample_every_steps"],
-        generator=compose.build_generator(config, shapes, check_stop=stop.check, **parts),
-        folder=folder.samples,
-        num_images=config["sample"]["num_images"],
-        seed=config["sample"]["seed"],
-        labels=config["sample"]["labels"],
-    )
-    return [loss, grid]
 
 
 def _open_tracker(
@@ -162,6 +158,7 @@ def _open_tracker(
         config=config,
         tags={
             "dit_lab.run_folder": str(folder.root),
+            "dit_lab.ancestors": " ".join(now["ancestors"]),
             "dit_lab.overrides": " ".join(overrides),
             **{f"dit_lab.{name}": now[name] for name in hashes},
             **provenance(),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 QUIET_GROUPS = ("train/", "perf/", "nonfinite/")  # summed up in the progress, not listed
+LEADING = ("eval/two_sample_held_out", "eval/recall_held_out", "eval/distance_ratio")
+MOST_NUMBERS = 4  # of one evaluation in one line
 FRAMES_PER_SECOND = 4  # each frame takes a millisecond or two from the training process
 
 
@@ -119,12 +121,17 @@ class ProgressDisplay(_Display):
 
 
 def findings(metrics: Mapping[str, float]) -> str:
-    """Evaluation metrics as `eval/frechet 12.3  eval/kid 0.01`; "" where there are none."""
-    return "  ".join(
-        f"{name} {value:.5g}"
-        for name, value in metrics.items()
-        if not name.startswith(QUIET_GROUPS)
-    )
+    """Evaluation metrics as `eval/frechet 12.3  eval/kid 0.01`; "" where there are none.
+
+    Of a whole table only what leads is shown, and how many numbers more there are.
+    """
+    found = {name: value for name, value in metrics.items() if not name.startswith(QUIET_GROUPS)}
+    shown = found
+    if len(found) > MOST_NUMBERS:
+        shown = {name: found[name] for name in found if name.startswith(LEADING)}
+    numbers = [f"{name} {value:.5g}" for name, value in shown.items()]
+    more = len(found) - len(shown)
+    return "  ".join([*numbers, *([f"and {more} more"] if more else [])])
 
 
 def duration(seconds: float) -> str:

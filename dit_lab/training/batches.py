@@ -7,7 +7,7 @@ Image number k of a training, its noise, time, label drop and augmentation are f
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dit_lab import rng
-from dit_lab.types import Batch, Codec, Dataset
+from dit_lab.types import Batch, Codec, Dataset, RequestError
 
 
 class Order(Protocol):
@@ -68,9 +68,13 @@ class _Examples(TorchDataset):
     def __init__(self, dataset: Dataset, order: Order, draws: Draws) -> None:
         self._dataset, self._order, self._draws = dataset, order, draws
 
-    def __getitems__(self, counters: list[int]) -> Batch:
+    def __getitems__(self, counters: list[int]) -> Batch | RequestError:
+        """A refusal is handed over, not raised: a worker would wrap it in its own traceback."""
         at = torch.tensor(counters, dtype=torch.int64)
-        images, labels = self._dataset.fetch(self._order.indices(at), at)
+        try:
+            images, labels = self._dataset.fetch(self._order.indices(at), at)
+        except RequestError as refusal:
+            return refusal
         return self._draws.batch(images, labels, at)
 
 
@@ -125,7 +129,7 @@ class TrainingBatches:
     num_processes: int
     num_workers: int
 
-    def from_step(self, first_step: int) -> Iterator[Sequence[Batch]]:
+    def from_step(self, first_step: int) -> Generator[Sequence[Batch], None, None]:
         """Lists of `accumulation` micro-batches, for step `first_step`, the next, and so on."""
         loader = DataLoader(
             _Examples(self.dataset, self.order, self.draws),
@@ -141,8 +145,17 @@ class TrainingBatches:
             worker_init_fn=_leave_stopping_to_the_main_process,
         )
         micro_batches = iter(loader)
-        while True:
-            yield [
-                self.draws.encoded(next(micro_batches), self.codec, self.device)
-                for _ in range(self.accumulation)
-            ]
+
+        def next_batch() -> Batch:
+            batch = next(micro_batches)
+            if isinstance(batch, RequestError):
+                raise batch
+            return self.draws.encoded(batch, self.codec, self.device)
+
+        try:
+            while True:
+                yield [next_batch() for _ in range(self.accumulation)]
+        finally:
+            # Left to the garbage collector, workers outlive an error: its traceback refers to them,
+            # and at exit the one SIGTERM that they are sent is the one that they ignore.
+            getattr(micro_batches, "_shutdown_workers", lambda: None)()

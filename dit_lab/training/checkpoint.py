@@ -12,20 +12,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from dit_lab.types import RequestError
 
 MARKER = "COMPLETE"
 
 
 class DamagedCheckpoint(Exception):  # noqa: N818 - says what it found
-    """A checkpoint folder that is incomplete or does not hold what its marker says."""
+    """A checkpoint folder that is incomplete, foreign, or does not hold what its marker says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +69,31 @@ class Checkpoint:
         return json.loads((self.path / "state.json").read_text())
 
 
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> None:
+    """Put weights into a model; RequestError where they are those of another one."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise RequestError(
+            f"{source}: these weights do not fit the configured model ({lines[-1]})"
+        ) from None
+
+
 class CheckpointStore:
     """The `checkpoints/` folder of a run."""
 
-    def __init__(self, folder: Path, *, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        run: str,
+        ancestors: Collection[str] = (),
+        warn: Callable[[str], None],
+    ) -> None:
+        """`run` is the run's hash, kept with each checkpoint; `ancestors` those it goes on from."""
         self._folder = folder
+        self._run, self._ancestors = run, ancestors
         self._warn = warn
 
     def save(
@@ -84,11 +106,27 @@ class CheckpointStore:
         """
         final = self._folder / f"step-{step:08d}"
         with suppress(DamagedCheckpoint):
-            Checkpoint(final).verify()
+            self.verify(Checkpoint(final))
             return Checkpoint(final)
         for leftover in self._folder.glob(".writing-*"):  # of a process that was killed
             shutil.rmtree(leftover)
         beside = self._folder / f".writing-step-{step:08d}"
+        try:
+            self._write(beside, tensors, {**state, "run": self._run})
+            shutil.rmtree(final, ignore_errors=True)  # a damaged one that was skipped
+            os.replace(beside, final)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the room
+            raise
+        _sync(self._folder)
+        os.replace(final / f".{MARKER}", final / MARKER)
+        _sync(final)
+        return Checkpoint(final)
+
+    def _write(
+        self, beside: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+    ) -> None:
+        """Every file of a checkpoint, synced; the marker still under another name."""
         for name, group in tensors.items():
             file = beside / f"{name}.safetensors"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -101,24 +139,23 @@ class CheckpointStore:
             str(file.relative_to(beside)): {"bytes": file.stat().st_size, "blake2b": _hash(file)}
             for file in files
         }
-        for file in files:
+        (beside / f".{MARKER}").write_text(json.dumps(listed, indent=2, sort_keys=True) + "\n")
+        for file in [*files, beside / f".{MARKER}"]:
             _sync(file)
-        shutil.rmtree(final, ignore_errors=True)  # a damaged one that was skipped
-        os.replace(beside, final)
-        _sync(self._folder)
-        marker = final / f".{MARKER}"
-        marker.write_text(json.dumps(listed, indent=2, sort_keys=True) + "\n")
-        _sync(marker)
-        os.replace(marker, final / MARKER)
-        _sync(final)
-        return Checkpoint(final)
+
+    def verify(self, checkpoint: Checkpoint) -> None:
+        """Raise DamagedCheckpoint unless the checkpoint is whole and of this run."""
+        checkpoint.verify()
+        run = checkpoint.state().get("run")
+        if run != self._run and run not in self._ancestors:
+            raise DamagedCheckpoint(f"{checkpoint.path}: of another run ({run})")
 
     def latest(self) -> Checkpoint | None:
         """The newest whole checkpoint; damaged ones are named and skipped."""
         for path in sorted(self._folder.glob("step-*"), reverse=True):
             checkpoint = Checkpoint(path)
             try:
-                checkpoint.verify()
+                self.verify(checkpoint)
             except DamagedCheckpoint as damage:
                 self._warn(f"skipped a checkpoint: {damage}")
             else:

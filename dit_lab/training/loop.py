@@ -16,7 +16,8 @@ from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.cadence import is_due
 from dit_lab.training.checkpoint import Checkpoint, CheckpointStore
 from dit_lab.training.ema import EMA
-from dit_lab.training.optim import Schedule, guarded_step, set_learning_rate
+from dit_lab.training.optim import guarded_step, set_learning_rate
+from dit_lab.training.schedules import Schedule
 from dit_lab.training.state import Clock, NonFiniteGuard, Snapshot, TrainState, Window
 from dit_lab.types import Batch, Evaluator, Hook, LabelledCall, ModelCall, Objective, StopRequested
 
@@ -87,12 +88,12 @@ def train(
             state.results |= _evaluate(plain, emas[0], chosen, hooks, state.step)
         state.evaluated_step = state.step
 
+    steps = batches.from_step(state.step)
     try:
         # 2. Evaluations that the last stop cut off.
         if state.evaluated_step < state.step:
             evaluate()
 
-        steps = batches.from_step(state.step)
         clock = Clock(state.step)
         while state.step < settings.total_steps:
             check_stop()
@@ -139,6 +140,8 @@ def train(
     except StopRequested:
         save()
         raise
+    finally:
+        steps.close()  # ends the workers that read ahead
     return state.results
 
 

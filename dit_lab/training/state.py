@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dit_lab.training.checkpoint import Checkpoint
+from dit_lab.training.checkpoint import Checkpoint, load_weights
 from dit_lab.training.ema import EMA
 from dit_lab.training.optim import load_optimizer_tensors, optimizer_tensors
 
@@ -149,7 +149,7 @@ class Snapshot:
     def restore(self, checkpoint: Checkpoint) -> list[str]:
         """Put everything back in place, exactly; returns what the user should know."""
         scalars = checkpoint.state()
-        self.model.load_state_dict(checkpoint.tensors("model"))
+        load_weights(self.model, checkpoint.tensors("model"), source=checkpoint.path)
         for ema in self.emas:
             ema.load(checkpoint.tensors(ema.name), scalars["emas"][ema.name])
         load_optimizer_tensors(self.optimizer, self._names, checkpoint.tensors("optimizer/state"))

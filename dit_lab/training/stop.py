@@ -38,6 +38,11 @@ class StopSignal:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @property
+    def requested(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self._received is not None
+
     def check(self) -> None:
         """Raise StopRequested if somebody asked to stop."""
         if self._received is not None:

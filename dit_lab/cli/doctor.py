@@ -1,0 +1,35 @@
+"""Find runs that were killed outright and still say RUNNING, and say KILLED.
+
+  dit-lab doctor                       the runs below outputs/
+  dit-lab doctor paths.root=FOLDER
+
+Runs with a living writer are left alone, on this host by its lock, on others by its heartbeat.
+MLflow gets the metrics that it lacks, and the status.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dit_lab.types import RequestError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="paths.root=FOLDER")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab.config import option
+    from dit_lab.lab.doctor import examine
+
+    unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
+    if unknown:
+        raise RequestError(f"{unknown[0]}: the doctor takes paths.root=FOLDER only")
+    root = Path(option(args.overrides, "paths.root") or "outputs").expanduser().absolute()
+    if not (root / "runs").is_dir():
+        raise RequestError(f"paths.root={root}: holds no runs; give the folder that does")
+    for found in examine(root):
+        place = found.folder.root.relative_to(root)
+        print(f"{found.status:<9} step {found.step:>8,}  {place}  {found.remark}".rstrip())
+    return 0

@@ -1,0 +1,157 @@
+"""The overrides of one command, composed by Hydra.
+
+Every refusal becomes one line that names the key, what was given, what is allowed and the closest
+valid spelling.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dit_lab.lab import resources
+from dit_lab.lab.compatibility import samplers_for
+from dit_lab.lab.schema import COMPONENT_GROUPS
+from dit_lab.lab.trust import load_component, trusted_list
+from dit_lab.lab.typed import to_plain, unknown_key
+from dit_lab.runs import flatten
+from dit_lab.types import RequestError
+
+
+def parse_override(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise RequestError(
+            f"{text}: not understood; write KEY=VALUE, lists as KEY=[1,2], and quote text "
+            "with special characters as KEY=\\'a b\\'"
+        ) from None
+
+
+class Request:
+    """The overrides of one command, parsed and told apart: those that choose a group's member,
+    which decide what keys exist, and those that set a key."""
+
+    def __init__(self, config_name: str, overrides: Sequence[str], dirs: Sequence[Path]) -> None:
+        self._config_name = config_name
+        self._dirs = dirs
+        self._groups: dict[str, str] = {}  # group -> chosen member
+        self._early: list[str] = []  # trusted_modules, needed to read a user's own classes
+        self._values: list[tuple[str, str]] = []  # (key, override text)
+        known = resources.groups(dirs)
+        for text in overrides:
+            self._add(text, known)
+
+    def _add(self, text: str, groups: Sequence[str]) -> None:
+        parsed = parse_override(text)
+        if parsed.is_sweep_override():
+            raise RequestError(f"{text}: several values at once make a sweep, which needs -m")
+        key, value = parsed.key_or_group, parsed.get_value_element_as_str()
+        if key in groups and not parsed.is_delete():
+            self._groups[key] = value.strip("'\"")
+        elif key == "trusted_modules":
+            self._early.append(text)
+        elif key.partition(".")[0] in COMPONENT_GROUPS and not parsed.is_delete():
+            # The class says which keys there are: its file may leave out those with a default.
+            self._values.append(("", text if text.startswith("+") else f"++{text}"))
+        else:
+            self._values.append((key if not parsed.is_add() else "", text))
+
+    def compose(self, *, objective: str | None = None) -> tuple[DictConfig, dict[str, str]]:
+        """The composed configuration and the chosen members of its groups.
+
+        `sampler=auto` becomes the natural sampler of the objective: the composed one, or the one
+        that a run recorded.
+        """
+        values = [text for _, text in self._values]
+        if self._groups.get("sampler", "auto") == "auto":
+            chosen, choices = self._compose([])
+            if choices["sampler"] == "auto":
+                self._groups["sampler"] = self._natural_sampler(chosen, objective)
+        try:
+            return self._compose(values)
+        except RequestError:
+            self._refuse_unknown_keys(self._compose([])[0])
+            raise
+
+    def _natural_sampler(self, chosen: DictConfig, objective: str | None) -> str:
+        target = objective or chosen.objective.get("_target_", "")
+        trusted = trusted_list(chosen.trusted_modules)
+
+        def load(name: str) -> Any:
+            return load_component(name, trusted_modules=trusted, key="objective._target_")
+
+        return samplers_for(target, load)[0]
+
+    def _compose(self, values: list[str]) -> tuple[DictConfig, dict[str, str]]:
+        # Quoted, so that patch=2 names a member and not a number.
+        overrides = [f"{group}='{member}'" for group, member in self._groups.items()]
+        if self._dirs:
+            places = ",".join(f"'file://{path}'" for path in self._dirs)
+            overrides.append(f"hydra.searchpath=[{places}]")
+        try:
+            with initialize_config_dir(str(resources.packaged("conf")), version_base="1.3"):
+                composed = compose(
+                    self._config_name,
+                    overrides=[*overrides, *self._early, *values],
+                    return_hydra_config=True,
+                )
+        except MissingConfigException as error:
+            raise RequestError(self._no_such_member(error)) from None
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise RequestError(" ".join(str(error).split())) from None
+        choices = {
+            name: member
+            for name, member in composed.hydra.runtime.choices.items()
+            if member is not None and not name.startswith("hydra/")
+        }
+        OmegaConf.set_struct(composed, False)
+        del composed["hydra"]
+        return composed, choices
+
+    def _no_such_member(self, error: MissingConfigException) -> str:
+        group, _, member = (error.missing_cfg_file or "").rpartition("/")
+        allowed = resources.choices(group, self._dirs) if group else []
+        if not allowed:
+            return " ".join(str(error).split("Config search path")[0].split())
+        close = difflib.get_close_matches(member, allowed, n=1)
+        hint = f"; did you mean {group}={close[0]}?" if close else ""
+        return f"{group}={member}: no such choice; allowed: {', '.join(allowed)}{hint}"
+
+    def _refuse_unknown_keys(self, chosen: DictConfig) -> None:
+        """Refuse a value for a key that the chosen groups do not have, before Hydra does."""
+        known = {key for key, _ in flatten(to_plain(chosen))}
+        for key, _ in self._values:
+            if key and key not in known and not any(name.startswith(f"{key}.") for name in known):
+                groups = resources.groups(self._dirs)
+                close = difflib.get_close_matches(key, groups, n=1) if "." not in key else []
+                if close:
+                    raise RequestError(
+                        f"{key}: no such group or key; did you mean {close[0]}=NAME?"
+                    )
+                raise RequestError(unknown_key(key, known))
+
+
+def register(path: str, node: Any, package: str | None = None) -> None:
+    """Make a node known to Hydra as `group/name` beside the files of conf/."""
+    group, _, name = path.rpartition("/")
+    ConfigStore.instance().store(group=group or None, name=name, node=node, package=package)
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """Interpolations resolved, nothing of OmegaConf left."""
+    try:
+        return to_plain(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(f"{error.full_key}: cannot be resolved ({reason})") from None

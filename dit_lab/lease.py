@@ -1,0 +1,186 @@
+"""One writer to a run folder at a time: a lease that says who holds it and ends when they do.
+
+The file `lease` carries an flock, which the kernel frees however the holder dies, and says who the
+holder is, with a heartbeat, for hosts and file systems that share no locks. A holder on this host
+is judged by its lock (or its process), one on another host by its heartbeat alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from dit_lab.types import RequestError
+
+HEARTBEAT_SECONDS = 5.0
+SILENT_SECONDS = 60.0  # without a heartbeat: a holder on another host may be dead
+HANDOVER_SECONDS = 120.0  # how long a start waits for a holder that is leaving
+
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who writes to a run folder, as its lease says."""
+
+    host: str
+    pid: int
+    started: float  # seconds since the epoch, like `heartbeat`
+    heartbeat: float
+    stopping: bool  # was asked to stop and is saving
+
+    @property
+    def is_here(self) -> bool:
+        return self.host == socket.gethostname()
+
+    @property
+    def is_leaving(self) -> bool:
+        """It is saving after a signal, or it is dead and its children still hold the lock."""
+        return self.stopping or (self.is_here and not _is_alive(self.pid))
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
+        return f"process {self.pid} on {self.host} has been writing here since {since}"
+
+
+class Lease:
+    """The right to write to the folder of `path` (its file `lease`), while entered.
+
+    Another holder is a RequestError that names it, except that a holder who is leaving is waited
+    for: a job that was put back into the queue may start while its predecessor still saves.
+    `stopping` is asked whether this holder was told to stop; `on_wait` is told what is waited for.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        stopping: Callable[[], bool] = lambda: False,
+        on_wait: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._path, self._stopping, self._on_wait = path, stopping, on_wait
+        self._left = threading.Event()
+
+    def __enter__(self) -> Lease:
+        self._acquire()
+        self._started = time.time()
+        self._write()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def _acquire(self) -> None:
+        deadline = time.monotonic() + HANDOVER_SECONDS
+        told = False
+        while True:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            if not (obstacle := _obstacle(self._file, self._path)):
+                return
+            os.close(self._file)
+            holder = read_holder(self._path)
+            if holder is None or not holder.is_leaving or time.monotonic() > deadline:
+                raise RequestError(f"{self._path.parent}: {obstacle}; wait for it or stop it")
+            if not told:
+                self._on_wait(f"waiting for process {holder.pid}, which is leaving this run")
+                told = True
+            time.sleep(0.2)
+
+    def _beat(self) -> None:
+        """Say every few seconds that the holder lives, and at once that it was told to stop."""
+        last, stopping = time.monotonic(), False
+        while not self._left.wait(0.5):
+            if time.monotonic() - last > HEARTBEAT_SECONDS or stopping != self._stopping():
+                last, stopping = time.monotonic(), self._stopping()
+                self._write()
+
+    def _write(self) -> None:
+        holder = Holder(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=self._started,
+            heartbeat=time.time(),
+            stopping=self._stopping(),
+        )
+        content = json.dumps(asdict(holder)).encode()
+        try:
+            os.pwrite(self._file, content, 0)
+            os.ftruncate(self._file, len(content))
+        except OSError:
+            return  # a full disk ends training where something is lost by it, not here
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._left.set()
+        self._thread.join()
+        os.ftruncate(self._file, 0)
+        os.close(self._file)
+
+
+def holder_of(path: Path) -> str:
+    """Who holds the lease at `path`, in words; "" where nobody does. Changes nothing."""
+    try:
+        file = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return ""
+    try:
+        return _obstacle(file, path)
+    finally:
+        os.close(file)
+
+
+def read_holder(path: Path) -> Holder | None:
+    """The holder that the file names; None where it names none (or is being written)."""
+    try:
+        return Holder(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _obstacle(file: int, path: Path) -> str:
+    """Lock the open file; what stands in the way, or "" (the lock is then held by `file`)."""
+    locks = True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return str(read_holder(path) or "another process is writing here")
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
+            raise
+        locks = False
+    holder = read_holder(path)
+    if holder is None or (holder.is_here and (locks or not _is_alive(holder.pid))):
+        return ""
+    silent = time.time() - holder.heartbeat
+    if not holder.is_here and abs(silent) > SILENT_SECONDS and not _beats(path):
+        return ""
+    return f"{holder} (last heard of {max(0, silent):.0f} s ago)"
+
+
+def _beats(path: Path) -> bool:
+    """Whether a heartbeat arrives, whatever the clocks of the two hosts say."""
+    before = read_holder(path)
+    time.sleep(2.5 * HEARTBEAT_SECONDS)
+    return read_holder(path) != before
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,78 @@
+"""Runs in MLflow that have ended: what is found out afterwards, sent at once by who found it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dit_lab.runs import FAILED, FINISHED, KILLED, read_metrics
+from dit_lab.tracking.mlflow_store import (
+    METRICS_PER_REQUEST,
+    TAG_CHARACTERS,
+    clean_key,
+    load_mlflow,
+    open_client,
+    root_cause,
+)
+from dit_lab.tracking.spool import finite_metrics
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+
+def log_late(
+    uri: str, run_id: str, *, metrics: Mapping[str, float], step: int, artifact: Path
+) -> str:
+    """Add metrics at a step, and a file in `evaluations/`; "" or why MLflow did not take them."""
+    try:
+        load_mlflow()
+        from mlflow.entities import Metric
+
+        client, now = open_client(uri), int(time.time() * 1000)
+        points = [
+            Metric(clean_key(name), value, now, step)
+            for name, value in finite_metrics(metrics).items()
+        ]
+        client.log_batch(run_id, metrics=points)
+        client.log_artifact(run_id, str(artifact), "evaluations")
+    except Exception as error:  # whatever it is, the file on disk has everything
+        return root_cause(error)
+    return ""
+
+
+def settle(uri: str, run_id: str, *, metrics: Path, status: str, error: str | None) -> str:
+    """Close a run that still says RUNNING, with the metrics that it lacks; what was done, in words.
+
+    A status that is final in the store is never changed.
+    """
+    try:
+        load_mlflow()
+        client = open_client(uri)
+        if client.get_run(run_id).info.status in (FINISHED, FAILED, KILLED):
+            return ""
+        missing = _missing(client, run_id, metrics)
+        for start in range(0, len(missing), METRICS_PER_REQUEST):
+            client.log_batch(run_id, metrics=missing[start : start + METRICS_PER_REQUEST])
+        if error:
+            client.set_tag(run_id, "error", error[:TAG_CHARACTERS])
+        client.set_terminated(run_id, status)
+    except Exception as trouble:  # a doctor who cannot reach one store still sees the other runs
+        return f"MLflow was not told ({root_cause(trouble)})"
+    return f"MLflow was told, with {len(missing)} points that it lacked"
+
+
+def _missing(client: MlflowClient, run_id: str, metrics: Path) -> list[Metric]:
+    """The points of metrics.jsonl past the last one that the store has of their metric."""
+    from mlflow.entities import Metric
+
+    known = client.get_run(run_id).data.metrics
+    last = {key: max(p.step for p in client.get_metric_history(run_id, key)) for key in known}
+    return [
+        Metric(clean_key(name), value, int(row.seconds * 1000), row.step)
+        for row in read_metrics(metrics)
+        for name, value in row.metrics.items()
+        if row.step > last.get(clean_key(name), -1)
+    ]

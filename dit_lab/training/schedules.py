@@ -1,0 +1,47 @@
+"""Learning-rate schedules.
+
+Torch-free: whether a run can be extended is known before anything is built.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+
+class Schedule(Protocol):
+    """A factor on the base learning rate, a function of the step alone (nothing to save)."""
+
+    depends_on_end: bool  # the factor of a step changes with `total_steps`
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """Factor for the step after `step` finished ones."""
+
+
+class Constant:
+    """1 after a linear warm-up over `warmup_steps`."""
+
+    depends_on_end = False
+
+    def __init__(self, *, warmup_steps: int = 0) -> None:
+        self.warmup_steps = warmup_steps
+
+    def factor(self, step: int, total_steps: int) -> float:
+        return min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+
+
+class Cosine:
+    """Half a cosine from 1 to `final_factor` after a linear warm-up (Loshchilov & Hutter 2016)."""
+
+    depends_on_end = True
+
+    def __init__(self, *, warmup_steps: int = 0, final_factor: float = 0.0) -> None:
+        self.warmup_steps = warmup_steps
+        self.final_factor = final_factor
+
+    def factor(self, step: int, total_steps: int) -> float:
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return self.final_factor + (1 - self.final_factor) * cosine
