@@ -32,6 +32,7 @@ class Generator:
     latent_shape: tuple[int, int, int]
     num_classes: int  # 0: unconditional
     null_label: int | None  # None: no label was ever dropped, so there is no guidance
+    levels: int  # brightnesses that the data knows, 256 for bytes
     device: torch.device
     check_stop: Callable[[], None] = lambda: None
 
@@ -87,4 +88,4 @@ class Generator:
             draw_noise=lambda step: draw(f"sample/noise-{step}"),
             on_step=lambda step: self.check_stop(),
         )
-        return to_uint8(self.codec.decode(latents))
+        return to_uint8(self.codec.decode(latents), self.levels)

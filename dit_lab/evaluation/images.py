@@ -16,9 +16,15 @@ from dit_lab.types import RequestError
 MIN_CELL_PIXELS = 32  # smaller images are enlarged in a grid, by whole pixels
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """(N, c, H, W) in [-1, 1] -> uint8 (N, H, W, c) on the CPU, as files hold them."""
-    scaled = (images.float() * 127.5 + 127.5).round().clamp(0, 255)
+def to_uint8(images: Tensor, levels: int = 256) -> Tensor:
+    """(N, c, H, W) in [-1, 1] -> uint8 (N, H, W, c) on the CPU, as files hold them.
+
+    `levels` is how many brightnesses the data knows (17 for scikit-learn's digits): images are
+    rounded to these, as the data's own were, and spread over 0..255.
+    """
+    steps = levels - 1
+    level = ((images.float() + 1) * (steps / 2)).round().clamp(0, steps)
+    scaled = (level * (255 / steps)).round()
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,24 +40,46 @@ def component_class(config: Config, group: str) -> Any:
     )
 
 
-def build_model(config: Config, shapes: Shapes, objective: Objective) -> nn.Module:
-    """The model for the data's shapes, initialised from the seed, on the CPU."""
-    channels, height, width = shapes.latent
-    return build(
-        config,
-        "model",
-        input_size=(height, width),
-        in_channels=channels,
-        num_classes=shapes.data.num_classes,
-        learn_sigma=objective.learn_sigma,
-        generator=rng.generator(config["seed"], "init"),
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """A configuration and what training, sampling and evaluation all need of it, built once."""
+
+    config: Config
+    shapes: Shapes
+    objective: Objective
+    codec: Codec
+    device: torch.device
+
+
+def build_parts(config: Config, shapes: Shapes, device: torch.device) -> Parts:
+    return Parts(
+        config=config,
+        shapes=shapes,
+        objective=build(config, "objective"),
+        codec=build(config, "codec").to(device),
+        device=device,
     )
 
 
-def null_label(config: Config, shapes: Shapes) -> int | None:
+def build_model(parts: Parts) -> nn.Module:
+    """The model for the data's shapes, initialised from the seed, on the CPU."""
+    channels, height, width = parts.shapes.latent
+    return build(
+        parts.config,
+        "model",
+        input_size=(height, width),
+        in_channels=channels,
+        num_classes=parts.shapes.data.num_classes,
+        learn_sigma=parts.objective.learn_sigma,
+        generator=rng.generator(parts.config["seed"], "init"),
+    )
+
+
+def null_label(parts: Parts) -> int | None:
     """What stands for "no label": the row after the classes, where training drops labels."""
-    drops = shapes.data.num_classes > 0 and config["model"]["class_dropout_prob"] > 0
-    return shapes.data.num_classes if drops else None
+    num_classes = parts.shapes.data.num_classes
+    drops = num_classes > 0 and parts.config["model"]["class_dropout_prob"] > 0
+    return num_classes if drops else None
 
 
 def build_dataset(config: Config, split: str) -> Dataset:
@@ -72,28 +95,17 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
     return build(config, "optimizer", params=trainable)
 
 
-def build_codec(config: Config, device: torch.device) -> Codec:
-    return build(config, "codec").to(device)
-
-
 def build_batches(
-    config: Config,
-    shapes: Shapes,
-    *,
-    dataset: Dataset,
-    codec: Codec,
-    objective: Objective,
-    device: torch.device,
-    process_index: int,
-    num_processes: int,
+    parts: Parts, *, dataset: Dataset, process_index: int, num_processes: int
 ) -> TrainingBatches:
     """Training data in the order and with the draws that the seed decides."""
+    config = parts.config
     return TrainingBatches(
         dataset=dataset,
         order=SampleOrder(config["seed"], len(dataset)),
-        draws=_draws(config, shapes, objective, "train"),
-        codec=codec,
-        device=device,
+        draws=_draws(parts, "train"),
+        codec=parts.codec,
+        device=parts.device,
         global_batch_size=config["training"]["global_batch_size"],
         accumulation=config["training"]["accumulation"],
         process_index=process_index,
@@ -102,62 +114,52 @@ def build_batches(
     )
 
 
-def validation_batches(
-    config: Config,
-    shapes: Shapes,
-    *,
-    dataset: Dataset,
-    codec: Codec,
-    objective: Objective,
-    device: torch.device,
-) -> Callable[[], Iterator[Batch]]:
+def validation_batches(parts: Parts, *, dataset: Dataset) -> Callable[[], Iterator[Batch]]:
     """`evaluation.loss_images` held-out images, evenly spread over the split (lists are often
     sorted by class), at noise and times fixed by the seed."""
-    count = min(config["evaluation"]["loss_images"], len(dataset))
+    count = min(parts.config["evaluation"]["loss_images"], len(dataset))
     chosen = torch.arange(count) * len(dataset) // count
-    draws = _draws(config, shapes, objective, "validation")
+    draws = _draws(parts, "validation")
 
     def batches() -> Iterator[Batch]:
         for indices in chosen.split(VALIDATION_BATCH):
             images, labels = dataset.fetch(indices, None)
-            yield draws.encoded(draws.batch(images, labels, indices), codec, device)
+            yield draws.encoded(draws.batch(images, labels, indices), parts.codec, parts.device)
 
     return batches
 
 
-def _draws(config: Config, shapes: Shapes, objective: Objective, purpose: str) -> Draws:
+def _draws(parts: Parts, purpose: str) -> Draws:
     """How noise and times are drawn; labels are dropped in training only."""
-    drops = purpose == "train" and null_label(config, shapes) is not None
+    config = parts.config
+    drops = purpose == "train" and null_label(parts) is not None
     return Draws(
         seed=config["seed"],
         purpose=purpose,
-        latent_shape=shapes.latent,
-        time_from_uniform=objective.time_from_uniform,
+        latent_shape=parts.shapes.latent,
+        time_from_uniform=parts.objective.time_from_uniform,
         label_drop_prob=config["model"]["class_dropout_prob"] if drops else 0.0,
     )
 
 
 def build_generator(
-    config: Config,
-    shapes: Shapes,
+    parts: Parts,
     *,
-    objective: Objective,
-    codec: Codec,
-    device: torch.device,
     check_stop: Callable[[], None],
     sampler: Sampler | None = None,
     guidance: Guidance | None = None,
 ) -> Generator:
     """What draws images, for the configured sampler and guidance unless these are given."""
     return Generator(
-        objective=objective,
-        sampler=sampler or build(config, "sampler"),
-        guidance=guidance or _guidance(config["guidance"]),
-        codec=codec,
-        latent_shape=shapes.latent,
-        num_classes=shapes.data.num_classes,
-        null_label=null_label(config, shapes),
-        device=device,
+        objective=parts.objective,
+        sampler=sampler or build(parts.config, "sampler"),
+        guidance=guidance or _guidance(parts.config["guidance"]),
+        codec=parts.codec,
+        latent_shape=parts.shapes.latent,
+        num_classes=parts.shapes.data.num_classes,
+        null_label=null_label(parts),
+        levels=parts.shapes.data.levels,
+        device=parts.device,
         check_stop=check_stop,
     )
 

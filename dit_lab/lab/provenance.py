@@ -8,22 +8,35 @@ from importlib.metadata import version
 
 import torch
 
-PACKAGES = ("dit-lab", "torch", "accelerate", "diffusers", "mlflow", "hydra-core", "numpy")
+PACKAGES = (
+    "dit-lab",
+    "torch",
+    "accelerate",
+    "diffusers",
+    "mlflow",
+    "hydra-core",
+    "numpy",
+    "scikit-learn",
+)
 
 
 def provenance() -> dict[str, str]:
     """Tags for a tracked run; the commit only where the command is typed in a checkout."""
     return {
         "dit_lab.host": platform.node(),
-        "dit_lab.device": _device(),
+        "dit_lab.device": device_name(),
         "dit_lab.num_threads": str(torch.get_num_threads()),
-        "version.python": platform.python_version(),
-        **{f"version.{name}": version(name) for name in PACKAGES},
+        **{f"version.{name}": number for name, number in versions().items()},
         **_git(),
     }
 
 
-def _device() -> str:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def device_name() -> str:
     """The GPU's name, or the processor's architecture."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
 

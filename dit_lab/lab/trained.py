@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from dit_lab.lab import compose
-from dit_lab.lab.checks import Shapes
+from dit_lab.lab.compose import Parts
 from dit_lab.lab.config import read_recorded
-from dit_lab.lab.identity import recorded_shapes
+from dit_lab.lab.identity import recorded, recorded_shapes
 from dit_lab.runs import RunFolder, find_run
 from dit_lab.samplers.guidance import Guidance
-from dit_lab.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
-from dit_lab.types import Codec, LabelledCall, Objective, RequestError, Sampler
+from dit_lab.training.checkpoint import (
+    Checkpoint,
+    CheckpointStore,
+    DamagedCheckpoint,
+    load_weights,
+)
+from dit_lab.types import Codec, LabelledCall, RequestError, Sampler
 
 Config = Mapping[str, Any]
 
@@ -26,14 +31,12 @@ Config = Mapping[str, Any]
 class Trained:
     """The weights of a run at one checkpoint, with everything that is needed to sample them."""
 
-    config: Config  # as recorded by the run
-    shapes: Shapes
+    parts: Parts  # with the configuration that the run recorded
+    folder: RunFolder
+    identity: Config  # what its identity.json says
     step: int
     weights: str  # "model", or the average's name: "ema-0.9999"
     model: nn.Module
-    objective: Objective
-    codec: Codec
-    device: torch.device
 
     def sample(
         self,
@@ -52,28 +55,35 @@ class Trained:
         each label. `settings` are sampler, guidance and precision in the form of the
         configuration, the run's own where None; `sampler` and `guidance` are objects and win.
         """
-        settings = {**self.config, **(settings or {})}
+        parts = self.parts_with(settings or {})
         generator = compose.build_generator(
-            settings,
-            self.shapes,
-            objective=self.objective,
-            codec=self.codec,
-            device=self.device,
-            check_stop=check_stop,
-            sampler=sampler,
-            guidance=guidance,
+            parts, check_stop=check_stop, sampler=sampler, guidance=guidance
         )
-        count = num_images or (len(labels) if labels else max(1, self.shapes.data.num_classes))
-        bf16 = settings["precision"]["mixed_precision"] == "bf16"
+        classes = parts.shapes.data.num_classes
+        count = num_images or (len(labels) if labels else max(1, classes))
         groups = generator.images(
-            _autocast(self.model, self.device, enabled=bf16),
+            self.labelled(parts.config),
             num_images=count,
             seed=seed,
             labels=labels,
-            batch_size=settings["sample"]["batch_size"],
+            batch_size=parts.config["sample"]["batch_size"],
         )
         images, given = zip(*groups, strict=True)
         return torch.cat(images), torch.cat(given)
+
+    def parts_with(self, settings: Config) -> Parts:
+        """The parts under the run's configuration, some of it chosen anew."""
+        return replace(self.parts, config={**self.parts.config, **settings})
+
+    def labelled(self, settings: Config) -> LabelledCall:
+        """The model as a function, in the configured precision; its output is float32."""
+        bf16 = settings["precision"]["mixed_precision"] == "bf16"
+
+        def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+            with torch.autocast(self.parts.device.type, torch.bfloat16, enabled=bf16):
+                return self.model(x, time, labels).float()
+
+        return call
 
 
 def load(
@@ -82,46 +92,67 @@ def load(
     root: str | Path = "outputs",
     weights: str = "ema",
     trusted_modules: Sequence[str] = (),
+    codec_path: str | Path | None = None,
     device: str | torch.device | None = None,
 ) -> Trained:
     """The model of a run folder, a checkpoint folder or a tracking run id (looked up in `root`).
 
-    weights: "ema" (the first average), "ema:0.9999" or "raw". `device` None takes a GPU where
-    there is one. Raises RequestError.
+    weights: "ema" (the first average), "ema:0.9999" or "raw". `codec_path`: where the codec lies
+    now. `device` None takes a GPU where there is one. Raises RequestError.
     """
     folder, chosen = find_run(str(run), root=Path(root))
     config = read_recorded(folder, trusted_modules)
+    if codec_path is not None:
+        config["codec"]["path"] = str(codec_path)
     checkpoint = _checkpoint(folder, chosen)
-    shapes = recorded_shapes(folder)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    parts = compose.build_parts(config, recorded_shapes(folder), device)
+    _refuse_other_codec(parts.codec, folder)
     name = _file_of(weights, config["ema"]["decays"])
-    objective = compose.build(config, "objective")
-    model = compose.build_model(config, shapes, objective)
+    model = compose.build_model(parts)
     # An average holds parameters only; buffers, if a model has any, are the model's own.
-    model.load_state_dict({**checkpoint.tensors("model"), **checkpoint.tensors(name)})
+    tensors = {**checkpoint.tensors("model"), **checkpoint.tensors(name)}
+    load_weights(model, tensors, source=checkpoint.path)
     return Trained(
-        config=config,
-        shapes=shapes,
+        parts=parts,
+        folder=folder,
+        identity=recorded(folder),
         step=checkpoint.step,
         weights=name,
         model=model.to(device).eval(),
-        objective=objective,
-        codec=compose.build_codec(config, device),
-        device=device,
+    )
+
+
+def _refuse_other_codec(codec: Codec, folder: RunFolder) -> None:
+    """Latents mean something only to the codec that made them."""
+    trained_with = recorded(folder)["codec_fingerprint"]
+    if codec.fingerprint != trained_with:
+        raise RequestError(
+            f"codec.path: other weights than the run was trained with ({trained_with[:12]}, now "
+            f"{codec.fingerprint[:12]}); give the folder of those"
+        )
+
+
+def open_checkpoints(folder: RunFolder, *, warn: Callable[[str], None]) -> CheckpointStore:
+    """The checkpoints of a run, whose identity must have been recorded."""
+    known = recorded(folder)
+    return CheckpointStore(
+        folder.checkpoints, run=known["train_hash"], ancestors=known["ancestors"], warn=warn
     )
 
 
 def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
     """The chosen checkpoint, or the newest whole one."""
+    skipped: list[str] = []
+    store = open_checkpoints(folder, warn=skipped.append)
     if chosen is not None:
         checkpoint = Checkpoint(chosen)
         try:
-            checkpoint.verify()
+            store.verify(checkpoint)
         except DamagedCheckpoint as damage:
             raise RequestError(f"run={chosen}: {damage}") from None
         return checkpoint
-    skipped: list[str] = []
-    latest = CheckpointStore(folder.checkpoints, warn=skipped.append).latest()
+    latest = store.latest()
     if latest is None:
         reason = f" ({skipped[0]})" if skipped else ""
         raise RequestError(f"run={folder.root}: has no whole checkpoint yet{reason}")
@@ -134,11 +165,3 @@ def _file_of(weights: str, decays: Sequence[float]) -> str:
         return "model"
     decay = str(decays[0]) if weights == "ema" else weights.removeprefix("ema:")
     return f"ema-{decay}"
-
-
-def _autocast(model: nn.Module, device: torch.device, *, enabled: bool) -> LabelledCall:
-    def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-            return model(x, time, labels).float()
-
-    return call

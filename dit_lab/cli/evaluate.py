@@ -1,0 +1,102 @@
+"""Measure the samples of a run against real images. Needs the run's data, and no downloads.
+
+  dit-lab evaluate run=outputs/runs/quickstart/HASH
+  dit-lab evaluate run=RUN sampler=heun sampler.steps=20 guidance.scale=2
+  dit-lab evaluate run=RUN baselines=true        a memoriser and a Gaussian in the same table
+
+RUN is a run folder, one of its checkpoint folders, or the id of its MLflow run. The table and the
+card of its circumstances are kept in RUN/evaluations/ and with the MLflow run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_lab.types import RequestError
+
+if TYPE_CHECKING:
+    from dit_lab.evaluation.card import Evaluation
+    from dit_lab.lab.trained import Trained
+
+SHOWS_CHOICES = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument(
+        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab.checks import check_conditioning, check_same_data, check_sampling
+    from dit_lab.lab.config import compose_for_run, option, read_recorded
+    from dit_lab.lab.identity import recorded_shapes
+    from dit_lab.runs import find_run
+
+    wanted = option(args.overrides, "run")
+    if not wanted:
+        raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
+    root = Path(option(args.overrides, "paths.root") or "outputs")
+    folder, _ = find_run(str(wanted), root=root)
+    recorded = read_recorded(folder, option(args.overrides, "trusted_modules") or [])
+    chosen = compose_for_run(
+        "evaluate", args.overrides, recorded=recorded, config_dirs=args.config_dir
+    )
+    config = {**recorded, **chosen}
+    shapes = recorded_shapes(folder)
+    check_sampling(config, objective=recorded["objective"], ema_decays=recorded["ema"]["decays"])
+    check_conditioning(config, shapes, model=recorded["model"])
+    check_same_data(config, shapes)
+    return _evaluate(config, str(wanted), root)
+
+
+def _evaluate(config: Mapping[str, Any], wanted: str, root: Path) -> int:
+    from dit_lab.cli.tables import print_evaluations
+    from dit_lab.lab.evaluate import evaluate_baselines, evaluate_run  # torch: seconds
+    from dit_lab.lab.trained import load
+    from dit_lab.training.stop import StopSignal
+
+    trained = load(
+        wanted,
+        root=root,
+        weights=config["sample"]["weights"],
+        trusted_modules=config["trusted_modules"],
+        codec_path=config["codec"].get("path"),
+    )
+    with StopSignal() as stop:
+        evaluation, stored = evaluate_run(
+            trained, config, check_stop=stop.check, on_message=lambda text: print(text, flush=True)
+        )
+        baselines = []
+        if config["baselines"]:
+            baselines = evaluate_baselines(trained, config, check_stop=stop.check)
+    print_evaluations([evaluation, *baselines])
+    path = trained.folder.evaluations / f"{evaluation.card.eval_hash}.json"
+    print(f"{'measured before' if stored else 'written'}: {path}")
+    if not stored:
+        _track(config, trained, evaluation, path)
+    return 0
+
+
+def _track(config: Mapping[str, Any], trained: Trained, evaluation: Evaluation, path: Path) -> None:
+    """Add the numbers to the run's MLflow page; where that fails, say so and go on."""
+    from dit_lab.lab.evaluate import tracked_metrics
+    from dit_lab.runs import read_json
+    from dit_lab.tracking.late import log_late
+
+    run_id = read_json(trained.folder.status).get("tracking_run_id")
+    if config["tracking"]["backend"] != "mlflow" or run_id is None:
+        return
+    trouble = log_late(
+        config["tracking"]["uri"],
+        run_id,
+        metrics=tracked_metrics(trained, evaluation),
+        step=evaluation.card.step,
+        artifact=path,
+    )
+    if trouble:
+        print(f"MLflow did not take it ({trouble}); the file above has everything")

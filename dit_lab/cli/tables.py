@@ -1,0 +1,63 @@
+"""Evaluations as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from dit_lab.evaluation.card import Evaluation
+from dit_lab.evaluation.table import Row
+
+WANTED = (
+    "wanted: two_sample 0.5 (a coin's), distance_ratio 1 (copies are below), exact_copies 0, "
+    "everything else what real images have"
+)
+
+
+def print_evaluations(evaluations: Sequence[Evaluation]) -> None:
+    """Metric by row, one column of numbers for each set of samples, real images as the floor.
+
+    Numbers in brackets do not count; the reason is below.
+    """
+    table = Table(box=None, pad_edge=False)
+    for heading in ("metric", "against", "images"):
+        table.add_column(heading, no_wrap=True)
+    for evaluation in evaluations:
+        table.add_column(evaluation.card.samples, justify="right", no_wrap=True)
+    table.add_column("real images", justify="right", no_wrap=True)
+    for rows in zip(*(evaluation.rows for evaluation in evaluations), strict=True):
+        row = rows[0]
+        floor = _number(row.floor, row.floor_deviation)
+        values = [_value(of_samples) for of_samples in rows]
+        table.add_row(row.metric, row.against, f"{row.num_images:,}", *values, floor)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(f"[dim]{WANTED}[/]")
+    for evaluation in evaluations:
+        for finding in evaluation.findings:
+            console.print(f"{evaluation.card.samples}: {finding}, so numbers in (  ) do not count")
+    console.print(f"[dim]{_circumstances(evaluations[0])}[/]")
+
+
+def _value(row: Row) -> str:
+    number = _number(row.value, row.deviation)
+    return f"({number})" if row.caveat else number
+
+
+def _number(value: float | None, deviation: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if deviation is None else f"{value:.3f} ± {deviation:.3f}"
+
+
+def _circumstances(evaluation: Evaluation) -> str:
+    """The card in one line."""
+    card = evaluation.card
+    sampler = card.sampler["_target_"].rpartition(".")[2]
+    return (
+        f"{card.weights} at step {card.step}, {sampler} with {card.sampler.get('steps', '?')} "
+        f"steps ({card.evaluations_per_image:g} evaluations an image), guidance "
+        f"{card.guidance['scale']:g}, seed {card.seed}, {card.dtype}, {card.features}"
+    )

@@ -1,0 +1,100 @@
+"""The evaluation card: the circumstances that a number depends on, kept with the number.
+
+Torch-free: results are shown at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dit_lab.evaluation.table import Row, findings
+from dit_lab.runs import digest, read_json, write_json
+from dit_lab.types import RequestError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """Everything that changes an evaluation's numbers. Fields have no defaults: a number without
+    one of them cannot be written."""
+
+    samples: str  # "generated", or the baseline's name
+    run: str  # train hash
+    step: int
+    weights: str  # "model" or an average's name
+    objective: Mapping[str, Any]
+    sampler: Mapping[str, Any]  # with its steps
+    evaluations_per_image: float  # images that pass through the model for one generated image
+    guidance: Mapping[str, Any]
+    num_images: int
+    labels: str  # how the labels of generated images are chosen
+    seed: int  # of the noise
+    metrics_seed: int  # of trees, folds and draws
+    reference: Mapping[str, Any]  # data fingerprint, number of images, levels
+    features: str  # what is compared
+    codec: str  # fingerprint
+    chunk_images: int  # how many images are computed at once
+    dtype: str
+    device: str
+    num_threads: int
+    code: Mapping[str, str]  # hashes of what trained and of what evaluated
+    versions: Mapping[str, str]
+
+    @property
+    def eval_hash(self) -> str:
+        """12 hex digits of what was measured and how; not of the machine and the versions."""
+        return digest(self._asked())
+
+    @property
+    def protocol(self) -> str:
+        """The same without the run and its step: numbers under one protocol can be compared."""
+        return digest({k: v for k, v in self._asked().items() if k not in ("run", "step")})
+
+    def _asked(self) -> dict[str, Any]:
+        found = ("evaluations_per_image", "device", "num_threads", "versions", "code")
+        return {k: v for k, v in asdict(self).items() if k not in found}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """A card with its table."""
+
+    card: Card
+    rows: Sequence[Row]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers by their key in metrics files and trackers."""
+        return {row.key: row.value for row in self.rows}
+
+    @property
+    def findings(self) -> list[str]:
+        """What is wrong with the samples as a whole."""
+        return findings(self.rows)
+
+    def write(self, folder: Path) -> Path:
+        """`<folder>/<eval hash>.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.card.eval_hash}.json"
+        rows = [asdict(row) for row in self.rows]
+        write_json(path, {"card": asdict(self.card), "rows": rows, "findings": self.findings})
+        return path
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """What `Evaluation.write` wrote; RequestError where that is not what lies there."""
+    content = read_json(path)
+    try:
+        rows = [Row(**row) for row in content["rows"]]
+        return Evaluation(card=Card(**content["card"]), rows=rows)
+    except (KeyError, TypeError) as error:
+        raise RequestError(f"{path}: not an evaluation ({error}); move it away") from None
+
+
+def last_evaluation(folder: Path, *, step: int) -> Evaluation | None:
+    """The newest evaluation of a run at a step, if there is one."""
+    files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = (read_evaluation(path) for path in files)
+    return next((evaluation for evaluation in found if evaluation.card.step == step), None)

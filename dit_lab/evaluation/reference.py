@@ -1,0 +1,49 @@
+"""Real images to measure generated ones against: the training images and held-out ones.
+
+Shapes: N images of H x W pixels and c channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dit_lab.evaluation.images import to_uint8
+from dit_lab.types import Dataset
+
+FETCH_IMAGES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Images as files hold them, with their labels."""
+
+    pixels: Tensor  # (N, H, W, c) uint8
+    labels: Tensor  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, which: Tensor | slice) -> ImageSet:
+        return ImageSet(self.pixels[which], self.labels[which])
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What generated images are compared with; the held-out images were never trained on."""
+
+    train: ImageSet
+    held_out: ImageSet
+    num_classes: int  # 0: labels mean nothing
+
+
+def load_images(dataset: Dataset, *, at_most: int, levels: int) -> ImageSet:
+    """Up to `at_most` images of a split, evenly spread over it (lists are often sorted by class),
+    without augmentation."""
+    count = min(at_most, len(dataset))
+    chosen = torch.arange(count) * len(dataset) // count
+    parts = [dataset.fetch(indices, None) for indices in chosen.split(FETCH_IMAGES)]
+    pixels = torch.cat([to_uint8(images, levels) for images, _ in parts])
+    return ImageSet(pixels, torch.cat([labels for _, labels in parts]))

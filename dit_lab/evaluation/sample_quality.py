@@ -1,0 +1,68 @@
+"""Generated images measured against real ones, with the card of how that was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dit_lab.evaluation.card import Card, Evaluation
+from dit_lab.evaluation.generate import Generator
+from dit_lab.evaluation.quality import Yardstick
+from dit_lab.evaluation.reference import ImageSet
+from dit_lab.types import EvaluationResult, LabelledCall
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleQuality:
+    """Draws images from a model and measures them. Implements `types.Evaluator`.
+
+    `card` says everything that is known before; step and evaluations are filled in.
+    """
+
+    every_steps: int
+    generator: Generator
+    build_yardstick: Callable[[], Yardstick]
+    batch_size: int
+    folder: Path
+    card: Card
+
+    @cached_property
+    def yardstick(self) -> Yardstick:
+        """Made when the first images are measured: training need not wait for the real ones."""
+        return self.build_yardstick()
+
+    def run(self, model: LabelledCall, step: int) -> EvaluationResult:
+        evaluation = self.evaluate(model, step)
+        return EvaluationResult(evaluation.metrics, (evaluation.write(self.folder),))
+
+    def evaluate(self, model: LabelledCall, step: int) -> Evaluation:
+        """The table for the model's images."""
+        samples, per_image = self._samples(model)
+        card = replace(self.card, step=step, evaluations_per_image=per_image)
+        return Evaluation(card=card, rows=self.yardstick.measure(samples))
+
+    def _samples(self, model: LabelledCall) -> tuple[ImageSet, float]:
+        """The images, and how many passed through the model for one of them."""
+        passed = 0
+
+        def counted(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+            nonlocal passed
+            passed += len(x)
+            return model(x, time, labels)
+
+        groups = self.generator.images(
+            counted,
+            num_images=self.card.num_images,
+            seed=self.card.seed,
+            labels=self.yardstick.labels(self.card.num_images).tolist(),
+            batch_size=self.batch_size,
+        )
+        pixels, labels = zip(*groups, strict=True)
+        chunk = self.card.chunk_images
+        computed = -(-self.card.num_images // chunk) * chunk
+        return ImageSet(torch.cat(pixels), torch.cat(labels)), passed / computed

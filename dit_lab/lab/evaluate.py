@@ -1,0 +1,228 @@
+"""Measuring a model: what looks at it during training, and afterwards by a command of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dit_lab.evaluation.baselines import class_gaussian, memoriser
+from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
+from dit_lab.evaluation.features import pooled_size
+from dit_lab.evaluation.generate import CHUNK_IMAGES
+from dit_lab.evaluation.quality import DRAWS, MIN_IMAGES, Yardstick, draw_images
+from dit_lab.evaluation.reference import Reference, load_images
+from dit_lab.evaluation.sample_quality import SampleQuality
+from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
+from dit_lab.lab import compose
+from dit_lab.lab.checks import Shapes
+from dit_lab.lab.compose import Parts
+from dit_lab.lab.provenance import device_name, versions
+from dit_lab.lab.trained import Trained
+from dit_lab.lab.trust import source_files
+from dit_lab.runs import EVALUATING_CODE, RunFolder, code_files, digest
+from dit_lab.types import Evaluator, RequestError
+
+Config = Mapping[str, Any]
+
+
+def training_evaluators(
+    parts: Parts, folder: RunFolder, *, identity: Config, check_stop: Callable[[], None]
+) -> list[Evaluator]:
+    """What looks at the averaged weights while a model trains: loss, grid and sample quality."""
+    config, training = parts.config, parts.config["training"]
+    held_out = compose.build_dataset(config, "validation")
+    loss = ValidationLoss(
+        every_steps=training["validate_every_steps"],
+        batches=compose.validation_batches(parts, dataset=held_out),
+        objective=parts.objective,
+        check_stop=check_stop,
+    )
+    grid = SampleGrid(
+        every_steps=training["sample_every_steps"],
+        generator=compose.build_generator(parts, check_stop=check_stop),
+        folder=folder.samples,
+        num_images=config["sample"]["num_images"],
+        seed=config["sample"]["seed"],
+        labels=config["sample"]["labels"],
+    )
+    if why_unmeasured(config, parts.shapes):
+        return [loss, grid]
+    quality = sample_quality(
+        parts,
+        folder,
+        identity=identity,
+        weights=f"ema-{config['ema']['decays'][0]}",
+        every_steps=training["evaluate_every_steps"],
+        check_stop=check_stop,
+    )
+    return [loss, grid, quality]
+
+
+def why_unmeasured(config: Config, shapes: Shapes) -> str:
+    """Why generated images cannot be measured with these settings and data; "" where they can."""
+    asked, (train, held_out) = config["evaluation"]["num_images"], _counts(config, shapes)
+    if asked == 0:
+        return "evaluation.num_images=0"
+    if draw_images(asked, train=train, held_out=held_out):
+        return ""
+    return (
+        f"evaluation.num_images={asked}: with {train} training and {held_out} held-out images "
+        f"there are too few to compare; {DRAWS * MIN_IMAGES} generated, {DRAWS * MIN_IMAGES} "
+        f"training and {MIN_IMAGES} held-out images are the least"
+    )
+
+
+def _counts(config: Config, shapes: Shapes) -> tuple[int, int]:
+    """Training and held-out images that are compared with."""
+    at_most = config["evaluation"]["reference_images"]
+    return min(at_most, shapes.data.train_images), min(at_most, shapes.data.validation_images)
+
+
+def sample_quality(
+    parts: Parts,
+    folder: RunFolder,
+    *,
+    identity: Config,
+    weights: str,
+    every_steps: int = 0,
+    check_stop: Callable[[], None],
+) -> SampleQuality:
+    """The configured evaluation of a run's samples, with its card."""
+    config = parts.config
+    return SampleQuality(
+        every_steps=every_steps,
+        generator=compose.build_generator(parts, check_stop=check_stop),
+        build_yardstick=lambda: Yardstick(
+            _reference(parts), seed=config["evaluation"]["seed"], check_stop=check_stop
+        ),
+        batch_size=config["sample"]["batch_size"],
+        folder=folder.evaluations,
+        card=_card(parts, identity=identity, weights=weights),
+    )
+
+
+def _reference(parts: Parts) -> Reference:
+    train, held_out = (
+        load_images(
+            compose.build_dataset(parts.config, split),
+            at_most=parts.config["evaluation"]["reference_images"],
+            levels=parts.shapes.data.levels,
+        )
+        for split in ("train", "validation")
+    )
+    return Reference(train, held_out, parts.shapes.data.num_classes)
+
+
+def _card(parts: Parts, *, identity: Config, weights: str) -> Card:
+    """The circumstances of an evaluation as far as they are known before it."""
+    config, data = parts.config, parts.shapes.data
+    height, width = pooled_size(data.height, data.width)
+    train, held_out = _counts(config, parts.shapes)
+    evaluating = code_files(EVALUATING_CODE, source_files(config["trusted_modules"]))
+    bf16 = config["precision"]["mixed_precision"] == "bf16"
+    return Card(
+        samples="generated",
+        run=identity["train_hash"],
+        step=0,
+        weights=weights,
+        objective=config["objective"],
+        sampler=config["sampler"],
+        evaluations_per_image=0,
+        guidance=config["guidance"],
+        num_images=config["evaluation"]["num_images"],
+        labels="as frequent as in the training images",
+        seed=config["sample"]["seed"],
+        metrics_seed=config["evaluation"]["seed"],
+        reference={
+            "data": data.fingerprint,
+            "training_images": train,
+            "held_out_images": held_out,
+            "levels": data.levels,
+        },
+        features=f"pixels {height}x{width}x{data.channels}",
+        codec=parts.codec.fingerprint,
+        chunk_images=CHUNK_IMAGES,
+        dtype="bf16 autocast" if bf16 else "float32",
+        device=device_name(),
+        num_threads=torch.get_num_threads(),
+        code={
+            "trained": identity["code_hash"],
+            "evaluated": digest(evaluating),
+            "trained_before": "; ".join(identity["forced_over"]),
+        },
+        versions=versions(),
+    )
+
+
+def evaluate_run(
+    trained: Trained,
+    settings: Config,
+    *,
+    check_stop: Callable[[], None],
+    on_message: Callable[[str], None],
+) -> tuple[Evaluation, bool]:
+    """The run's samples, measured with some settings chosen anew; True where that was done before.
+
+    A stored evaluation with the same card is taken as it is.
+    """
+    parts, folder = trained.parts_with(settings), trained.folder.evaluations
+    if why := why_unmeasured(parts.config, parts.shapes):
+        raise RequestError(why)
+    quality = _quality_of(trained, settings, check_stop)
+    card = replace(quality.card, step=trained.step)
+    stored = folder / f"{card.eval_hash}.json"
+    if stored.exists():
+        known = read_evaluation(stored)
+        if replace(card, evaluations_per_image=known.card.evaluations_per_image) == known.card:
+            return known, True
+    on_message(f"drawing {card.num_images} images from {card.weights} at step {card.step}")
+    evaluation = quality.evaluate(trained.labelled(parts.config), trained.step)
+    evaluation.write(folder)
+    return evaluation, False
+
+
+def evaluate_baselines(
+    trained: Trained, settings: Config, *, check_stop: Callable[[], None]
+) -> list[Evaluation]:
+    """A memoriser and a Gaussian per class in the place of the run's samples."""
+    quality = _quality_of(trained, settings, check_stop)
+    reference = _reference(trained.parts_with(settings))
+    count, seed = quality.card.num_images, quality.card.metrics_seed
+    levels = trained.parts.shapes.data.levels
+    samples = {
+        "memoriser": memoriser(reference, num_images=count, seed=seed),
+        "class Gaussian": class_gaussian(reference, num_images=count, seed=seed, levels=levels),
+    }
+    return [
+        Evaluation(
+            card=replace(quality.card, samples=name, weights="none"),
+            rows=quality.yardstick.measure(images),
+        )
+        for name, images in samples.items()
+    ]
+
+
+def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float]:
+    """Names under which a tracker gets the numbers: `eval/...` for the run's own protocol.
+
+    Another protocol is part of the name, so that no two of them share a curve.
+    """
+    own = _quality_of(trained, {}, lambda: None).card.protocol
+    protocol = evaluation.card.protocol
+    prefix = "eval/" if protocol == own else f"eval-{protocol}/"
+    return {prefix + key.removeprefix("eval/"): value for key, value in evaluation.metrics.items()}
+
+
+def _quality_of(
+    trained: Trained, settings: Config, check_stop: Callable[[], None]
+) -> SampleQuality:
+    return sample_quality(
+        trained.parts_with(settings),
+        trained.folder,
+        identity=trained.identity,
+        weights=trained.weights,
+        check_stop=check_stop,
+    )
