@@ -42,14 +42,14 @@ def run(args: argparse.Namespace) -> int:
 
     from dit_lab.lab.checks import check_data, check_root, check_settings
     from dit_lab.lab.extension import check_extension
-    from dit_lab.lab.identity import identity, refuse_foreign, run_folder
+    from dit_lab.lab.identity import identity, recorded_so_far, refuse_foreign, run_folder
     from dit_lab.runs import FINISHED, read_json
 
     check_settings(config)
     check_root(config)
     shapes = check_data(config)
     folder = run_folder(config)
-    before = read_json(folder.identity)
+    before = {} if config["resume"] == "never" else recorded_so_far(folder)
     now = identity(config, shapes, before=before)
     refuse_foreign(folder, config, now)
     if not before:

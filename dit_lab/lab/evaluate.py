@@ -19,6 +19,7 @@ from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.lab import compose
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
+from dit_lab.lab.identity import difference, source_now
 from dit_lab.lab.provenance import device_name, versions
 from dit_lab.lab.trained import Trained
 from dit_lab.lab.trust import source_files
@@ -171,6 +172,8 @@ def evaluate_run(
     parts, folder = trained.parts_with(settings), trained.folder.evaluations
     if why := why_unmeasured(parts.config, parts.shapes):
         raise RequestError(why)
+    if changed := difference(trained.identity, source_now(parts.config)):
+        on_message(f"{changed}; it is measured with the code that is here now")
     quality = _quality_of(trained, settings, check_stop)
     card = replace(quality.card, step=trained.step)
     stored = folder / f"{card.eval_hash}.json"

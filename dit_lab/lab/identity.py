@@ -31,6 +31,9 @@ Config = Mapping[str, Any]
 PARTS = {"code_hash": "source code", "data_fingerprint": "data", "codec_fingerprint": "codec"}
 """What has to be the same, besides the configuration, for a run to be the same run."""
 
+RECORDED = ("train_hash", "ancestors", "code_files", *PARTS, "data", "latent_shape", "forced_over")
+"""What identity.json holds."""
+
 
 def run_folder(config: Config) -> RunFolder:
     """`<paths.root>/runs/<name>/<train hash>`; touches nothing."""
@@ -74,13 +77,11 @@ def identity(
 
     `before` is what it recorded so far; `codec` the codec's fingerprint, None before it is loaded.
     """
-    code = code_files(DECIDING_CODE, source_files(config["trusted_modules"]))
     line = before or _inherited(config)
     now = {
         "train_hash": train_hash(config),
         "ancestors": line["ancestors"],
-        "code_hash": digest(code),
-        "code_files": code,
+        **source_now(config),
         "data_fingerprint": shapes.data.fingerprint,
         "data": asdict(shapes.data),
         "latent_shape": list(shapes.latent),
@@ -89,6 +90,12 @@ def identity(
         now["codec_fingerprint"] = codec
     changed = difference(before, now)
     return now | {"forced_over": [*line["forced_over"], *([changed] if changed else [])]}
+
+
+def source_now(config: Config) -> dict[str, Any]:
+    """The hash of every source file that decides the weights, as it is now, and of all of them."""
+    code = code_files(DECIDING_CODE, source_files(config["trusted_modules"]))
+    return {"code_hash": digest(code), "code_files": code}
 
 
 def _inherited(config: Config) -> dict[str, list[str]]:
@@ -107,9 +114,20 @@ def _inherited(config: Config) -> dict[str, list[str]]:
 
 def recorded(folder: RunFolder) -> dict[str, Any]:
     """The identity.json of a run; RequestError where there is none."""
-    found = read_json(folder.identity)
+    found = recorded_so_far(folder)
     if not found:
         raise RequestError(f"{folder.identity}: missing; this is no whole run folder")
+    return found
+
+
+def recorded_so_far(folder: RunFolder) -> dict[str, Any]:
+    """The identity.json of a run, {} before there is one; RequestError where it is not whole."""
+    found = read_json(folder.identity)
+    lacking = [key for key in RECORDED if key not in found]
+    if found and lacking:
+        raise RequestError(
+            f"{folder.identity}: damaged (lacks {', '.join(lacking)}); resume=never trains anew"
+        )
     return found
 
 
@@ -127,7 +145,7 @@ def refuse_foreign(folder: RunFolder, config: Config, now: Mapping[str, Any]) ->
     """
     if config["resume"] == "never" or is_forced(config):
         return
-    before = read_json(folder.identity)
+    before = recorded_so_far(folder)
     if before:
         why = difference(before, now)
     elif folder.status.exists() or any(folder.checkpoints.glob("step-*")):

@@ -14,7 +14,14 @@ from dit_lab.lab.compose import Parts
 from dit_lab.lab.config import to_yaml
 from dit_lab.lab.evaluate import training_evaluators, why_unmeasured
 from dit_lab.lab.extension import take_over
-from dit_lab.lab.identity import identity, parent_run, refuse_foreign, run_folder, set_aside
+from dit_lab.lab.identity import (
+    identity,
+    parent_run,
+    recorded_so_far,
+    refuse_foreign,
+    run_folder,
+    set_aside,
+)
 from dit_lab.lab.provenance import provenance
 from dit_lab.lab.session import StatusFile, log, told_how_it_ends, writing_to
 from dit_lab.lab.trained import open_checkpoints
@@ -53,7 +60,7 @@ def run_training(
     ):
         accelerator = Accelerator(mixed_precision=config["precision"]["mixed_precision"])
         parts = compose.build_parts(config, shapes, accelerator.device)
-        before = read_json(folder.identity)
+        before = recorded_so_far(folder)
         now = identity(config, shapes, before=before, codec=parts.codec.fingerprint)
         refuse_foreign(folder, config, now)
         status = StatusFile(folder)
