@@ -167,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or not even text
         raise RequestError(f"{path}: damaged ({error}); move it away to go on without it") from None
 
 

@@ -11,7 +11,7 @@ card of its circumstances are kept in RUN/evaluations/ and with the MLflow run.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +47,31 @@ def run(args: argparse.Namespace) -> int:
         "evaluate", args.overrides, recorded=recorded, config_dirs=args.config_dir
     )
     config = {**recorded, **chosen}
+    _check_chosen(args.overrides, config, recorded)
     shapes = recorded_shapes(folder)
     check_sampling(config, objective=recorded["objective"], ema_decays=recorded["ema"]["decays"])
     check_conditioning(config, shapes, model=recorded["model"])
     check_same_data(config, shapes)
     return _evaluate(config, str(wanted), root)
+
+
+def _check_chosen(
+    overrides: Sequence[str], config: Mapping[str, Any], recorded: Mapping[str, Any]
+) -> None:
+    """Refuse what would change nothing, or would not be the run any more."""
+    from dit_lab.lab.config import option
+
+    for key in ("sample.labels", "sample.num_images"):
+        if option(overrides, key) is not None:
+            raise RequestError(
+                f"{key}: not used here; evaluation.num_images=N images are drawn, with labels as "
+                "frequent as in the training images"
+            )
+    if config["codec"]["_target_"] != recorded["codec"]["_target_"]:
+        raise RequestError(
+            f"codec={config['choices']['codec']}: the run was trained with "
+            f"codec={recorded['choices']['codec']}; codec.path=FOLDER says where that lies now"
+        )
 
 
 def _evaluate(config: Mapping[str, Any], wanted: str, root: Path) -> int:

@@ -93,6 +93,7 @@ def show_results(folder: RunFolder) -> None:
 
     from dit_lab.cli.tables import print_evaluations
     from dit_lab.evaluation.card import last_evaluation
+    from dit_lab.evaluation.table import is_row_key
     from dit_lab.lab.config import read_yaml
     from dit_lab.runs import read_json, read_metrics
 
@@ -103,8 +104,7 @@ def show_results(folder: RunFolder) -> None:
         if "perf/images_per_second" in row.metrics
     ]
     evaluation = last_evaluation(folder.evaluations, step=status["step"])
-    in_table = evaluation.metrics if evaluation else {}
-    losses = {k: value for k, value in status["results"].items() if k not in in_table}
+    losses = {k: value for k, value in status["results"].items() if not is_row_key(k)}
     results = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
     print(f"result: {results} after {status['step']} steps, {median(speeds):.3f} s a step")
     if evaluation:

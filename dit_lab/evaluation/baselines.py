@@ -22,11 +22,12 @@ def class_gaussian(reference: Reference, *, num_images: int, seed: int, levels: 
     """Draws from one Gaussian per class, with the training images' means and covariances."""
     draw = np.random.default_rng(seed)
     train = reference.train
-    labels = train.labels[torch.arange(num_images) % len(train)]
-    pixels = train.pixels.flatten(1).numpy().astype(np.float64)  # (N, D)
+    order = torch.from_numpy(draw.permutation(len(train)))  # lists are often sorted by class
+    labels = train.labels[order[torch.arange(num_images) % len(train)]]
+    pixels = train.pixels.flatten(1).numpy()  # (N, D)
     drawn = np.empty((num_images, pixels.shape[1]))
     for label in labels.unique().tolist():
-        of_class = pixels[(train.labels == label).numpy()]
+        of_class = pixels[(train.labels == label).numpy()].astype(np.float64)
         rows = (labels == label).numpy()
         # mean + a random combination of the deviations: covariance without a D x D matrix
         weights = draw.standard_normal((rows.sum(), len(of_class)))

@@ -112,6 +112,7 @@ class Yardstick:
             return list(pool.map(run, tasks))
 
     def _two_sample(self, first: Features, second: Features) -> float:
+        self._check_stop()  # a task has six of these, each takes seconds
         return two_sample_accuracy(first, second, seed=self._seed)
 
     # ---- copies of training images --------------------------------------------------------------

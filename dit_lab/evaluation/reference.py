@@ -5,6 +5,7 @@ Shapes: N images of H x W pixels and c channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,11 +40,21 @@ class Reference:
     num_classes: int  # 0: labels mean nothing
 
 
-def load_images(dataset: Dataset, *, at_most: int, levels: int) -> ImageSet:
+def load_images(
+    dataset: Dataset,
+    *,
+    at_most: int,
+    levels: int,
+    check_stop: Callable[[], None] = lambda: None,
+) -> ImageSet:
     """Up to `at_most` images of a split, evenly spread over it (lists are often sorted by class),
     without augmentation."""
     count = min(at_most, len(dataset))
     chosen = torch.arange(count) * len(dataset) // count
-    parts = [dataset.fetch(indices, None) for indices in chosen.split(FETCH_IMAGES)]
-    pixels = torch.cat([to_uint8(images, levels) for images, _ in parts])
-    return ImageSet(pixels, torch.cat([labels for _, labels in parts]))
+    pixels, labels = [], []
+    for indices in chosen.split(FETCH_IMAGES):
+        check_stop()  # thousands of files take longer to read than a stop may wait
+        images, given = dataset.fetch(indices, None)
+        pixels.append(to_uint8(images, levels))  # a part at a time: bytes are a quarter of floats
+        labels.append(given)
+    return ImageSet(torch.cat(pixels), torch.cat(labels))

@@ -5,6 +5,7 @@ Torch-free: results are shown at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,11 @@ class Row:
     def key(self) -> str:
         """Name in metrics files and trackers: `eval/two_sample_training_n360`."""
         return f"eval/{self.metric}_{self.against.replace('-', '_')}_n{self.num_images}"
+
+
+def is_row_key(name: str) -> bool:
+    """Whether a metric is a number of some table, and not a loss."""
+    return re.fullmatch(r"eval/\w+_n\d+", name) is not None
 
 
 COPIES = "the samples copy training images"

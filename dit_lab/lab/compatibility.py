@@ -10,8 +10,8 @@ from dit_lab.types import RequestError
 
 SAMPLERS = {
     "dit_lab.objectives.ddpm.DDPM": ("ddpm", "ddim", "euler", "heun"),
-    "dit_lab.objectives.rectified_flow.RectifiedFlow": ("euler", "heun"),
-    "dit_lab.objectives.flow_matching.FlowMatching": ("euler", "heun"),
+    "dit_lab.objectives.rectified_flow.RectifiedFlow": ("heun", "euler"),
+    "dit_lab.objectives.flow_matching.FlowMatching": ("heun", "euler"),
 }
 """Objective -> names in conf/sampler that fit it, its natural sampler first."""
 

@@ -55,18 +55,23 @@ def training_evaluators(
         parts,
         folder,
         identity=identity,
-        weights=f"ema-{config['ema']['decays'][0]}",
+        weights=_watched_weights(config),
         every_steps=training["evaluate_every_steps"],
         check_stop=check_stop,
     )
     return [loss, grid, quality]
 
 
+def _watched_weights(config: Config) -> str:
+    """The average that is looked at while a model trains."""
+    return f"ema-{config['ema']['decays'][0]}"
+
+
 def why_unmeasured(config: Config, shapes: Shapes) -> str:
     """Why generated images cannot be measured with these settings and data; "" where they can."""
     asked, (train, held_out) = config["evaluation"]["num_images"], _counts(config, shapes)
     if asked == 0:
-        return "evaluation.num_images=0"
+        return "evaluation.num_images=0: no images are drawn; 1024 would be a good count"
     if draw_images(asked, train=train, held_out=held_out):
         return ""
     return (
@@ -97,7 +102,7 @@ def sample_quality(
         every_steps=every_steps,
         generator=compose.build_generator(parts, check_stop=check_stop),
         build_yardstick=lambda: Yardstick(
-            _reference(parts), seed=config["evaluation"]["seed"], check_stop=check_stop
+            _reference(parts, check_stop), seed=config["evaluation"]["seed"], check_stop=check_stop
         ),
         batch_size=config["sample"]["batch_size"],
         folder=folder.evaluations,
@@ -105,12 +110,13 @@ def sample_quality(
     )
 
 
-def _reference(parts: Parts) -> Reference:
+def _reference(parts: Parts, check_stop: Callable[[], None]) -> Reference:
     train, held_out = (
         load_images(
             compose.build_dataset(parts.config, split),
             at_most=parts.config["evaluation"]["reference_images"],
             levels=parts.shapes.data.levels,
+            check_stop=check_stop,
         )
         for split in ("train", "validation")
     )
@@ -192,7 +198,7 @@ def evaluate_baselines(
 ) -> list[Evaluation]:
     """A memoriser and a Gaussian per class in the place of the run's samples."""
     quality = _quality_of(trained, settings, check_stop)
-    reference = _reference(trained.parts_with(settings))
+    reference = _reference(trained.parts_with(settings), check_stop)
     count, seed = quality.card.num_images, quality.card.metrics_seed
     levels = trained.parts.shapes.data.levels
     samples = {
@@ -213,7 +219,8 @@ def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float
 
     Another protocol is part of the name, so that no two of them share a curve.
     """
-    own = _quality_of(trained, {}, lambda: None).card.protocol
+    card = _quality_of(trained, {}, lambda: None).card
+    own = replace(card, weights=_watched_weights(trained.parts.config)).protocol
     protocol = evaluation.card.protocol
     prefix = "eval/" if protocol == own else f"eval-{protocol}/"
     return {prefix + key.removeprefix("eval/"): value for key, value in evaluation.metrics.items()}

@@ -18,12 +18,13 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import samplers_for
 from dit_lab.lab.schema import COMPONENT_GROUPS
 from dit_lab.lab.trust import load_component, trusted_list
-from dit_lab.lab.typed import to_plain, unknown_key
+from dit_lab.lab.typed import no_target, to_plain, unknown_key
 from dit_lab.runs import flatten
 from dit_lab.types import RequestError
 
@@ -85,7 +86,9 @@ class Request:
             raise
 
     def _natural_sampler(self, chosen: DictConfig, objective: str | None) -> str:
-        target = objective or chosen.objective.get("_target_", "")
+        target = objective or (chosen.get("objective") or {}).get("_target_")
+        if target is None:
+            raise RequestError(no_target("objective"))
         trusted = trusted_list(chosen.trusted_modules)
 
         def load(name: str) -> Any:
@@ -108,6 +111,8 @@ class Request:
                 )
         except MissingConfigException as error:
             raise RequestError(self._no_such_member(error)) from None
+        except YAMLError as error:
+            raise RequestError(yaml_trouble(error)) from None
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise RequestError(" ".join(str(error).split())) from None
         choices = {
@@ -139,7 +144,14 @@ class Request:
                     raise RequestError(
                         f"{key}: no such group or key; did you mean {close[0]}=NAME?"
                     )
-                raise RequestError(unknown_key(key, known))
+                raise RequestError(unknown_key(key, known, verb=self._config_name))
+
+
+def yaml_trouble(error: YAMLError) -> str:
+    """Why a file is no YAML, with its name and line, as one line."""
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
+        return f"{mark.name}: line {mark.line + 1}: no YAML ({error.problem})"
+    return " ".join(str(error).split())
 
 
 def register(path: str, node: Any, package: str | None = None) -> None:

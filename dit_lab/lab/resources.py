@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from dit_lab.types import RequestError
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -20,6 +22,10 @@ def packaged(name: str) -> Path:
 
 def user_config_dirs(given: Iterable[Path] = ()) -> list[Path]:
     """Further configuration folders: `./conf` and those given by `--config-dir`."""
+    given = list(given)
+    for path in given:
+        if not path.is_dir():
+            raise RequestError(f"--config-dir {path}: no such folder; give the one with your groups")
     candidates = [Path("conf").resolve(), *(path.resolve() for path in given)]
     return [path for path in candidates if path.is_dir() and path != packaged("conf").resolve()]
 

@@ -52,8 +52,8 @@ def component_schema(group: str, target: str, component: Any) -> type[Component]
             kind, limits = _checkable(annotations.get(name, Any))
         except TypeError:
             raise RequestError(
-                f"{group}.{name}: {target} says {parameter.annotation}, which no key can hold; "
-                f"{HINT}"
+                f"{group}.{name}: {target} says {inspect.formatannotation(parameter.annotation)}, "
+                f"which no key can hold; {HINT}"
             ) from None
         fields.append((name, *_field(kind, limits, parameter.default)))
     base = OwnDataset if group == "dataset" else Component

@@ -47,7 +47,8 @@ def load_component(target: str, *, trusted_modules: Sequence[str], key: str) -> 
     if not callable(component):
         kind = type(component).__name__
         raise RequestError(f"{key}={target}: is of type {kind}; name a class or a function")
-    home = f"{getattr(component, '__module__', '')}.{name}"
+    own_name = getattr(component, "__qualname__", name)  # `name` may be the user's own for it
+    home = f"{getattr(component, '__module__', '')}.{own_name}"
     refuse_untrusted(home, trusted_modules=trusted_modules, key=key)
     return component
 
@@ -62,7 +63,10 @@ def source_files(modules: Sequence[str]) -> dict[str, Path]:
         except ModuleNotFoundError:  # of a package that `module` says it lies in
             spec = None
         if spec is None:
-            raise RequestError(f"trusted_modules={module}: no such package here")
+            raise RequestError(
+                f"trusted_modules={module}: no such package; type the command in the folder where it "
+                "lies, or install it"
+            )
         place = module.replace(".", "/")
         for folder in map(Path, spec.submodule_search_locations or []):
             files |= {

@@ -43,7 +43,7 @@ def to_plain(node: Any, **options: Any) -> dict[str, Any]:
 def _component(group: str, options: Any, trusted_modules: list[str]) -> type:
     """The schema for a group's options, by their `_target_`."""
     if not isinstance(options, Mapping) or "_target_" not in options:
-        raise RequestError(f"{group}: names no _target_; choose one with {group}=NAME")
+        raise RequestError(no_target(group))
     target = options["_target_"]
     refuse_untrusted(target, trusted_modules=trusted_modules, key=f"{group}._target_")
     if target in COMPONENTS:
@@ -89,7 +89,8 @@ def _explain(
         return unknown_key(
             prefix + full_key + below, [*(start + name for name in siblings), *others]
         )
-    return f"{prefix}{full_key}={given}: expected {_describe(field)}"
+    shown = "null" if given is None else given
+    return f"{prefix}{full_key}={shown}: expected {_describe(field)}"
 
 
 def _field(schema: type, path: str) -> Any:
@@ -159,12 +160,20 @@ def _kind_in_words(kind: Any) -> str:
     return _WORDS.get(origin or kind, "a value")
 
 
-def unknown_key(key: str, candidates: Iterable[str]) -> str:
-    """The message for a key that nothing reads."""
+def no_target(group: str) -> str:
+    """The message for a group that does not say what it configures."""
+    return f"{group}: names no _target_; choose one with {group}=NAME"
+
+
+def unknown_key(key: str, candidates: Iterable[str], *, verb: str = "train") -> str:
+    """The message for a key that nothing reads; `verb` is the command that it was given to."""
     names = sorted(candidates)
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     leaf = key.rpartition(".")[2]
     same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
     if same_leaf or close:
         return f"{key}: no such key; did you mean {(same_leaf or close)[0]}?"
+    if verb in ("sample", "evaluate"):
+        taken = ", ".join(field.name for field in dataclasses.fields(ROOTS[verb]))
+        return f"{key}: no such key; dit-lab {verb} takes {taken}"
     return f"{key}: no such key; dit-lab train --cfg job prints them all"
