@@ -112,6 +112,8 @@ def _load_network(path: Path) -> Any:
         )
     import diffusers  # seconds to import, and only this class needs it
 
+    verbosity = diffusers.logging.get_verbosity()
+    diffusers.logging.set_verbosity(diffusers.logging.CRITICAL)  # what is wrong is said below
     try:
         network, report = diffusers.AutoencoderKL.from_pretrained(
             path,
@@ -121,8 +123,12 @@ def _load_network(path: Path) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise RequestError(f"codec.path={path}: cannot be loaded: {reason}") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise RequestError(
+            f"codec.path={path}: cannot be loaded ({reason}); save the autoencoder again"
+        ) from error
+    finally:
+        diffusers.logging.set_verbosity(verbosity)
     if report["missing_keys"]:  # diffusers only warns, and leaves random numbers there
         missing = sorted(report["missing_keys"])
         raise RequestError(

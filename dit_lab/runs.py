@@ -164,8 +164,11 @@ def write_atomically(path: Path, text: str) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file, {} where there is no such file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+        return found
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as error:  # no JSON, or not even text
         raise RequestError(f"{path}: damaged ({error}); move it away to go on without it") from None

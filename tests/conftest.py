@@ -33,9 +33,10 @@ TINY = [
     "training.global_batch_size=16",
     "training.log_every_steps=5",
     "training.checkpoint_every_steps=10",
-    "training.evaluate_every_steps=20",
+    "training.validate_every_steps=20",
     "training.sample_every_steps=20",
     "evaluation.loss_images=32",
+    "evaluation.num_images=0",
 ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dit_lab"
 
-GROUND = {"types", "rng", "interpolants", "runs", "cost"}
+GROUND = {"types", "rng", "interpolants", "runs", "lease", "cost"}
 MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tracking"}
 MAY_IMPORT = {
     **{part: GROUND for part in GROUND | MIDDLE},
@@ -32,10 +34,13 @@ FENCES = {
 
 SLOW = ("torch", "torchvision", "diffusers", "mlflow", "accelerate", "sklearn", "safetensors")
 TORCH_FREE = (
-    "runs.py", "cost.py", "types.py", "data/facts.py", "data/list_file.py",
-    "samplers/respacing.py", "tracking/mlflow_store.py", "lab/checks.py", "lab/compatibility.py",
-    "lab/config.py", "lab/identity.py", "lab/resources.py", "lab/schema.py", "lab/trust.py",
-    "lab/typed.py", "cli/main.py", "cli/train.py", "cli/sample.py", "cli/describe.py", "cli/ui.py",
+    "runs.py", "lease.py", "cost.py", "types.py", "data/facts.py", "data/list_file.py",
+    "data/folder_listing.py", "samplers/respacing.py", "training/schedules.py",
+    "evaluation/card.py", "evaluation/table.py", "tracking/late.py", "tracking/mlflow_store.py",
+    "lab/checks.py", "lab/compatibility.py", "lab/config.py", "lab/doctor.py", "lab/extension.py",
+    "lab/identity.py", "lab/request.py", "lab/resources.py", "lab/schema.py", "lab/signature.py",
+    "lab/trust.py", "lab/typed.py", "cli/main.py", "cli/train.py", "cli/sample.py",
+    "cli/evaluate.py", "cli/tables.py", "cli/describe.py", "cli/doctor.py", "cli/ui.py",
     "cli/experiments.py", "__init__.py", "__main__.py",
 )  # fmt: skip
 
@@ -87,9 +92,21 @@ def test_torch_free_modules_import_nothing_slow(place: str) -> None:
         assert name.split(".")[0] not in SLOW, f"{place} imports {name} when it is imported"
 
 
-def test_top_level_is_as_planned() -> None:
-    import subprocess
+def test_torch_free_modules_bring_nothing_slow_along() -> None:
+    """By way of what they import, all the way down."""
+    names = [f"dit_lab.{place.removesuffix('.py').replace('/', '.')}" for place in TORCH_FREE]
+    script = f"""
+import importlib, sys
+for name in {[name.removesuffix(".__init__") for name in names if "__main__" not in name]}:
+    importlib.import_module(name)
+    found = {set(SLOW)} & sys.modules.keys()
+    assert not found, (name, found)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
+
+def test_top_level_is_as_planned() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a checkout")

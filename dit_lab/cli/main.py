@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RequestError as refusal:
         print(f"dit-lab: {refusal}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, or a folder that is no longer there
+        print(f"dit-lab: failed: {error}", file=sys.stderr)
+        return 1
     except StopRequested as stop:
         return 128 + stop.signal_number
     except KeyboardInterrupt:

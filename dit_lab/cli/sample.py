@@ -75,6 +75,9 @@ def _check_output(out: Path) -> None:
             f"out={out}: unknown ending {out.suffix}; give NAME.png (a grid), NAME.npz "
             "(ADM-style arrays) or a name without an ending (a folder of PNGs)"
         )
+    if out.exists() and out.is_dir() != (out.suffix == ""):
+        what = "a folder" if out.is_dir() else "a file"
+        raise RequestError(f"out={out}: is {what} already; choose another name, or move it away")
     parent = out.absolute().parent
     if not parent.is_dir():
         raise RequestError(f"out={out}: the folder {parent} does not exist; create it first")

@@ -15,6 +15,8 @@ WANTED = (
     "everything else what real images have"
 )
 
+LONGEST_LINE = 240  # a narrow terminal wraps lines, where rich would cut numbers short
+
 
 def print_evaluations(evaluations: Sequence[Evaluation]) -> None:
     """Metric by row, one column of numbers for each set of samples, real images as the floor.
@@ -32,7 +34,7 @@ def print_evaluations(evaluations: Sequence[Evaluation]) -> None:
         floor = _number(row.floor, row.floor_deviation)
         values = [_value(of_samples) for of_samples in rows]
         table.add_row(row.metric, row.against, f"{row.num_images:,}", *values, floor)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, width=LONGEST_LINE)
     console.print(table)
     console.print(f"[dim]{WANTED}[/]")
     for evaluation in evaluations:

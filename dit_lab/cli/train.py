@@ -106,7 +106,8 @@ def show_results(folder: RunFolder) -> None:
     evaluation = last_evaluation(folder.evaluations, step=status["step"])
     losses = {k: value for k, value in status["results"].items() if not is_row_key(k)}
     results = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
-    print(f"result: {results} after {status['step']} steps, {median(speeds):.3f} s a step")
+    speed = f", {median(speeds):.3f} s a step" if speeds else ""
+    print(f"result: {results} after {status['step']} steps{speed}")
     if evaluation:
         print_evaluations([evaluation])
     if grids := sorted(folder.samples.glob("*.png")):

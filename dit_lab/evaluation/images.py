@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from dit_lab.types import RequestError
 
+PICTURE_CHANNELS = (1, 3)  # what a PNG can show
 MIN_CELL_PIXELS = 32  # smaller images are enlarged in a grid, by whole pixels
 
 
@@ -31,17 +34,16 @@ def to_uint8(images: Tensor, levels: int = 256) -> Tensor:
 def write_images(out: Path, images: Tensor, labels: Tensor, *, columns: int) -> None:
     """uint8 images (N, H, W, c) and labels (N,) to `out`: .npz, .png, or a folder."""
     if out.suffix == ".npz":
-        beside = out.with_name(f".{out.name}")
-        with open(beside, "wb") as file:
+        with _whole(out) as beside, open(beside, "wb") as file:
             np.savez(file, images.numpy(), labels.numpy())  # arr_0, arr_1
-        os.replace(beside, out)
     elif out.suffix == ".png":
         write_grid(out, images, columns=columns)
     else:
+        pictures = [_picture(image) for image in images]  # refused before there is a folder
         out.mkdir(exist_ok=True)
         digits = max(5, len(str(len(images) - 1)))
-        for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-            _picture(image).save(out / f"{number:0{digits}d}-class-{label}.png")
+        for number, (picture, label) in enumerate(zip(pictures, labels.tolist(), strict=True)):
+            picture.save(out / f"{number:0{digits}d}-class-{label}.png")
 
 
 def write_grid(out: Path, images: Tensor, *, columns: int) -> None:
@@ -55,9 +57,20 @@ def write_grid(out: Path, images: Tensor, *, columns: int) -> None:
     for number, cell in enumerate(cells):
         top, left = number // columns * cell_height, number % columns * cell_width
         sheet[top : top + cell_height - 1, left : left + cell_width - 1] = cell
+    with _whole(out) as beside:
+        _picture(sheet).save(beside, format="PNG")
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A path beside `out`; what is written there takes its name, or is removed where that fails."""
     beside = out.with_name(f".{out.name}")
-    _picture(sheet).save(beside, format="PNG")
-    os.replace(beside, out)
+    try:
+        yield beside
+        os.replace(beside, out)
+    except BaseException:
+        beside.unlink(missing_ok=True)  # a full disk needs the room
+        raise
 
 
 def grid_columns(num_images: int, num_labels: int) -> int:
@@ -69,7 +82,7 @@ def grid_columns(num_images: int, num_labels: int) -> int:
 
 def _picture(image: Tensor) -> Image.Image:
     """uint8 (H, W, 1 or 3) to a PIL image."""
-    if image.shape[-1] not in (1, 3):
+    if image.shape[-1] not in PICTURE_CHANNELS:
         raise RequestError(
             f"images of {image.shape[-1]} channels cannot be shown; use an .npz file"
         )

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dit_lab.lab import resources
-from dit_lab.lab.request import Request, parse_override, plain, register
+from dit_lab.lab.request import Request, parse_override, plain, register, yaml_trouble
 from dit_lab.lab.trust import trusted_list
 from dit_lab.lab.typed import checked_types, to_plain
 from dit_lab.runs import RunFolder, find_run
@@ -35,8 +35,7 @@ def compose_train(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ())
     chosen groups under `choices`, and its paths are absolute.
     """
     for name, folder in resources.experiments().items():
-        recipe = OmegaConf.load(folder / "recipe.yaml")
-        register(f"experiment/{name}", recipe, package="_global_")
+        register(f"experiment/{name}", _load_yaml(folder / "recipe.yaml"), package="_global_")
     dirs = resources.user_config_dirs(config_dirs)
     extended = _extended_run(overrides)
     if extended is not None:
@@ -112,21 +111,36 @@ def read_recorded(folder: RunFolder, trusted_modules: Sequence[str] = ()) -> Con
 
     Which of the user's modules may be named is said by the caller, never by the record.
     """
-    trusted = trusted_list(trusted_modules)
+    recorded = {**read_yaml(folder.config), "trusted_modules": trusted_list(trusted_modules)}
     try:
-        recorded = {**read_yaml(folder.config), "trusted_modules": trusted}
         choices = {str(group): str(name) for group, name in recorded.pop("choices").items()}
         return {**checked_types("train", recorded), "choices": choices}
     except RequestError as refusal:
         raise RequestError(f"{folder.config}: {refusal}") from None
-    except (OSError, OmegaConfBaseException, YAMLError, AttributeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise RequestError(f"{folder.config}: not a run's configuration: {reason}") from None
+    except (OmegaConfBaseException, AttributeError, KeyError) as error:
+        reason = f"lacks {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise RequestError(
+            f"{folder.config}: not a run's configuration ({reason.splitlines()[0]})"
+        ) from None
 
 
 def read_yaml(path: Path) -> Config:
-    """A configuration that this package wrote, as plain values."""
-    return to_plain(OmegaConf.load(path))
+    """A configuration that this package wrote, as plain values; RequestError where it is none."""
+    return to_plain(_load_yaml(path))
+
+
+def _load_yaml(path: Path) -> DictConfig:
+    """The keys and values of a file; RequestError where it holds something else."""
+    try:
+        loaded = OmegaConf.load(path)
+    except YAMLError as error:
+        raise RequestError(yaml_trouble(error)) from None
+    except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise RequestError(f"{path}: cannot be read ({reason})") from None
+    if not isinstance(loaded, DictConfig):
+        raise RequestError(f"{path}: expected keys and values, `key: value` on each line")
+    return loaded
 
 
 def option(overrides: Sequence[str], key: str) -> Any:

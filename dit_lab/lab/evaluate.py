@@ -12,6 +12,7 @@ from dit_lab.evaluation.baselines import class_gaussian, memoriser
 from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
 from dit_lab.evaluation.features import pooled_size
 from dit_lab.evaluation.generate import CHUNK_IMAGES
+from dit_lab.evaluation.images import PICTURE_CHANNELS
 from dit_lab.evaluation.quality import DRAWS, MIN_IMAGES, Yardstick, draw_images
 from dit_lab.evaluation.reference import Reference, load_images
 from dit_lab.evaluation.sample_quality import SampleQuality
@@ -41,25 +42,28 @@ def training_evaluators(
         objective=parts.objective,
         check_stop=check_stop,
     )
-    grid = SampleGrid(
-        every_steps=training["sample_every_steps"],
-        generator=compose.build_generator(parts, check_stop=check_stop),
-        folder=folder.samples,
-        num_images=config["sample"]["num_images"],
-        seed=config["sample"]["seed"],
-        labels=config["sample"]["labels"],
-    )
-    if why_unmeasured(config, parts.shapes):
-        return [loss, grid]
-    quality = sample_quality(
-        parts,
-        folder,
-        identity=identity,
-        weights=_watched_weights(config),
-        every_steps=training["evaluate_every_steps"],
-        check_stop=check_stop,
-    )
-    return [loss, grid, quality]
+    evaluators: list[Evaluator] = [loss]
+    if parts.shapes.data.channels in PICTURE_CHANNELS:
+        grid = SampleGrid(
+            every_steps=training["sample_every_steps"],
+            generator=compose.build_generator(parts, check_stop=check_stop),
+            folder=folder.samples,
+            num_images=config["sample"]["num_images"],
+            seed=config["sample"]["seed"],
+            labels=config["sample"]["labels"],
+        )
+        evaluators.append(grid)
+    if not why_unmeasured(config, parts.shapes):
+        quality = sample_quality(
+            parts,
+            folder,
+            identity=identity,
+            weights=_watched_weights(config),
+            every_steps=training["evaluate_every_steps"],
+            check_stop=check_stop,
+        )
+        evaluators.append(quality)
+    return evaluators
 
 
 def _watched_weights(config: Config) -> str:

@@ -25,7 +25,9 @@ def user_config_dirs(given: Iterable[Path] = ()) -> list[Path]:
     given = list(given)
     for path in given:
         if not path.is_dir():
-            raise RequestError(f"--config-dir {path}: no such folder; give the one with your groups")
+            raise RequestError(
+                f"--config-dir {path}: no such folder; give the one with your groups"
+            )
     candidates = [Path("conf").resolve(), *(path.resolve() for path in given)]
     return [path for path in candidates if path.is_dir() and path != packaged("conf").resolve()]
 

@@ -103,6 +103,8 @@ def _take_up(
             raise RequestError(f"resume={parent.root}: has no whole checkpoint to go on from")
         take_over(parent, folder, start.path)
         checkpoint = store.latest()
+    if checkpoint is None and any(folder.checkpoints.glob("step-*")):
+        log.warning("none of the checkpoints is whole: training starts at step 0")
     trim_metrics(folder.metrics, checkpoint.step if checkpoint else 0)
     return checkpoint, store
 

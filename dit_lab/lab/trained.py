@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from dit_lab.training.checkpoint import (
 from dit_lab.types import Codec, LabelledCall, RequestError, Sampler
 
 Config = Mapping[str, Any]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +145,7 @@ def open_checkpoints(folder: RunFolder, *, warn: Callable[[str], None]) -> Check
 
 
 def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
-    """The chosen checkpoint, or the newest whole one."""
+    """The chosen checkpoint, or the newest whole one; newer ones that are not whole are named."""
     skipped: list[str] = []
     store = open_checkpoints(folder, warn=skipped.append)
     if chosen is not None:
@@ -156,6 +159,8 @@ def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
     if latest is None:
         reason = f" ({skipped[0]})" if skipped else ""
         raise RequestError(f"run={folder.root}: has no whole checkpoint yet{reason}")
+    for text in skipped:
+        _log.warning("%s", text)
     return latest
 
 

@@ -64,8 +64,8 @@ def source_files(modules: Sequence[str]) -> dict[str, Path]:
             spec = None
         if spec is None:
             raise RequestError(
-                f"trusted_modules={module}: no such package; type the command in the folder where it "
-                "lies, or install it"
+                f"trusted_modules={module}: no such package; type the command in the folder where "
+                "it lies, or install it"
             )
         place = module.replace(".", "/")
         for folder in map(Path, spec.submodule_search_locations or []):

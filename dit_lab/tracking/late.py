@@ -12,6 +12,7 @@ from dit_lab.tracking.mlflow_store import (
     METRICS_PER_REQUEST,
     TAG_CHARACTERS,
     clean_key,
+    last_steps,
     load_mlflow,
     open_client,
     root_cause,
@@ -68,8 +69,7 @@ def _missing(client: MlflowClient, run_id: str, metrics: Path) -> list[Metric]:
     """The points of metrics.jsonl past the last one that the store has of their metric."""
     from mlflow.entities import Metric
 
-    known = client.get_run(run_id).data.metrics
-    last = {key: max(p.step for p in client.get_metric_history(run_id, key)) for key in known}
+    last = last_steps(client, run_id)
     return [
         Metric(clean_key(name), value, int(row.seconds * 1000), row.step)
         for row in read_metrics(metrics)

@@ -25,6 +25,7 @@ from dit_lab.tracking.mlflow_store import (
     clean_key,
     compare,
     is_local,
+    last_steps,
     load_mlflow,
     log_texts,
     open_client,
@@ -240,9 +241,7 @@ class MlflowRun(Hook):
 
     def _take_up(self, client: MlflowClient, run: Run) -> None:
         run_id, known = run.info.run_id, run.data
-        for key in known.metrics:
-            history = client.get_metric_history(run_id, key)
-            self._in_store[key] = max(point.step for point in history)
+        self._in_store = last_steps(client, run_id)
         earlier = re.findall(r"^resume\.(\d+)", "\n".join(known.tags), re.MULTILINE)
         resume = f"resume.{max(map(int, earlier), default=0) + 1}"
         new_params, changed_params = compare(known.params, self._params)
@@ -250,6 +249,8 @@ class MlflowRun(Hook):
         changes = {f"{resume}.{key}": text for key, text in (changed_params | changed_tags).items()}
         tags = new_tags | as_tags(changes) | {f"{resume}.step": str(self._resume_step)}
         client.update_run(run_id, status="RUNNING")
+        if "error" in known.tags:
+            client.delete_tag(run_id, "error")  # of an end that was none
         log_texts(client, run_id, params=new_params, tags=tags)
 
     def _connected(self) -> tuple[MlflowClient, str]:

@@ -132,7 +132,7 @@ def prepare_store(uri: str, *, experiment: str, artifact_root: Path) -> str:
     check_uri(uri)
     load_mlflow()
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     try:
         with _alone(uri, artifact_root):
@@ -140,7 +140,9 @@ def prepare_store(uri: str, *, experiment: str, artifact_root: Path) -> str:
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         reason = root_cause(error)
         denied = isinstance(error, MlflowException) and error.get_http_status_code() in (401, 403)
-        if is_local(uri) or denied or isinstance(error, ImportError):  # a driver is missing
+        # a driver is missing, or the address names none that exists
+        hopeless = isinstance(error, ImportError | ArgumentError)
+        if is_local(uri) or denied or hopeless:
             raise RequestError(f"tracking.uri={shown(uri)}: cannot be used: {reason}") from error
         raise StoreUnreachableError(reason) from error
 
@@ -253,6 +255,12 @@ def log_texts(
         params=[Param(key, text) for key, text in params.items()],
         tags=[RunTag(key, text) for key, text in tags.items()],
     )
+
+
+def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
+    """Metric key -> the last step that the store has of it."""
+    known = client.get_run(run_id).data.metrics
+    return {key: max(p.step for p in client.get_metric_history(run_id, key)) for key in known}
 
 
 def ui_command(

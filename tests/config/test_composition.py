@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import SAMPLERS
-from dit_lab.lab.config import compose_train
+from dit_lab.lab.config import compose_train, to_yaml
 from dit_lab.lab.schema import COMPONENTS, GIVEN_IN_CODE, Dataset
 from dit_lab.lab.trust import load_component
 from dit_lab.types import RequestError
@@ -136,6 +137,89 @@ def test_a_users_component_is_typed_by_its_own_arguments(
         compose_train([*trusted, "objective.strength=much"])
     with pytest.raises(RequestError, match=r"objective.strenth.*did you mean objective.strength"):
         compose_train([*trusted, "+objective.strenth=1"])
+
+
+# ---- extending a run ----------------------------------------------------------------------------
+
+DIGITS = ["dataset=digits", "codec=identity", "model=pico", "objective=rectified_flow"]
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A run folder with nothing but its configuration, in which much is not the default."""
+    config = compose_train([*DIGITS, "name=mine", "seed=5", "optimizer.lr=0.5", "patch=4"])
+    folder = tmp_path / "outputs/runs/mine/0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    return folder, config
+
+
+@pytest.mark.parametrize("force", ["", "force:"])
+def test_an_extension_is_what_the_run_recorded(
+    recorded: tuple[Path, dict[str, Any]], force: str
+) -> None:
+    folder, config = recorded
+    assert compose_train([f"resume={force}{folder}"]) == {**config, "resume": f"{force}{folder}"}
+    # by its name, where the command is typed
+    again = compose_train([f"resume={force}outputs/runs/mine"])
+    assert again["resume"] == f"{force}{folder}"
+
+
+def test_what_is_given_anew_beats_what_was_recorded(
+    recorded: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, config = recorded
+    given = ["training.total_steps=7", "schedule=cosine", "sampler=heun", "paths.root=elsewhere"]
+    longer = compose_train([f"resume={folder}", *given])
+    assert longer["training"] == {**config["training"], "total_steps": 7}
+    assert longer["schedule"]["_target_"].endswith("Cosine")
+    assert longer["choices"] == {**config["choices"], "schedule": "cosine", "sampler": "heun"}
+    assert longer["paths"]["root"] == str(tmp_path / "elsewhere")
+    assert longer["tracking"] == config["tracking"]  # the store of the run that goes on
+    for key in ("model", "objective", "optimizer", "dataset", "seed", "name"):
+        assert longer[key] == config[key]
+
+
+def test_an_extension_refuses_like_everything_else(
+    recorded: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, _ = recorded
+    checkpoint = folder / "checkpoints/step-00000010"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    for given, said in (
+        ([f"resume={folder}", "training.totl_steps=7"], "did you mean training.total_steps?"),
+        (
+            [f"resume={folder}", "model=pcio"],
+            "model=pcio: no such choice; .* did you mean model=pico",
+        ),
+        ([f"resume={folder}", "seed=-1"], "seed=-1: expected a whole number at least 0"),
+        ([f"resume={checkpoint}"], f"a checkpoint; give its run folder, {folder}"),
+        (["resume=empty"], "resume=empty: .* auto, never or force, and no run: has no config.yaml"),
+        (["resume=Auto"], "resume=Auto: .* auto, never or force, and no run: does not exist"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            compose_train(given)
+
+
+def test_what_a_run_trusted_is_not_trusted_by_extending_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "extended_objective.py").write_text(OWN_OBJECTIVE)
+    (tmp_path / "conf/objective").mkdir(parents=True)
+    (tmp_path / "conf/objective/mine.yaml").write_text(
+        "_target_: extended_objective.Mine\nstrength: 0.5\n"
+    )
+    trusted = "trusted_modules=[extended_objective]"
+    config = compose_train([*DIGITS[:-1], "objective=mine", trusted])
+    folder = tmp_path / "outputs/runs/mine/0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    with pytest.raises(RequestError, match="not in a trusted module"):
+        compose_train([f"resume={folder}"])
+    assert compose_train([f"resume={folder}", trusted])["objective"] == config["objective"]
 
 
 # ---- one home for each thing: types in the schema, values in conf/, arguments in the classes ----

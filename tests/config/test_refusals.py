@@ -34,7 +34,7 @@ REFUSALS = {
     "heads against width": ([*Q, "model.num_heads=5"], "model.num_heads=5: does not divide"),
     "sampler against objective": (
         ["train", *DIGITS, FLOW, "sampler=ddpm"],
-        "sampler=ddpm: does not fit objective=rectified_flow; allowed: auto, euler, heun",
+        "sampler=ddpm: does not fit objective=rectified_flow; allowed: auto, heun, euler",
     ),
     "steps without a stride": (
         ["train", *DIGITS, "sampler=ddim", "sampler.steps=333333"],
@@ -66,7 +66,19 @@ REFUSALS = {
     "no run": (["sample", "run=nowhere"], "run=nowhere: does not exist"),
     "run left out": (["sample"], "run: missing"),
     "folder that is no run": (["sample", "run=."], "run=.: has no config.yaml"),
+    "misspelt resume": (
+        [*Q, "resume=nevr"],
+        "auto, never or force, and no run: does not exist; give a run folder",
+    ),
+    "forcing no run": (
+        [*Q, "resume=force:nowhere"],
+        "resume=force:nowhere: ",
+    ),
+    "run of a name that is none": (["evaluate", "run=nowhere"], "run=nowhere: does not exist"),
+    "nothing to evaluate": (["evaluate"], "run: missing"),
     "ui without runs": (["ui"], "no such file; train something first"),
+    "doctor without runs": (["doctor"], "holds no runs; give the folder that does"),
+    "doctor with another key": (["doctor", "seed=1"], "seed=1: the doctor takes paths.root=FOLDER"),
 }
 
 
@@ -173,13 +185,6 @@ def test_help_imports_nothing_slow(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stderr.strip() == "[]"
-    for word in (
-        "train",
-        "sample",
-        "describe",
-        "experiments",
-        "ui",
-        "quickstart",
-        "rectified_flow",
-    ):
+    verbs = ("train", "sample", "evaluate", "describe", "experiments", "ui", "doctor")
+    for word in (*verbs, "quickstart", "rectified_flow"):
         assert word in done.stdout

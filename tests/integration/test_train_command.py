@@ -1,14 +1,14 @@
-"""`dit-lab train` as people use it: finished, rerun, stopped, killed, failed, resumed, tracked."""
+"""`dit-lab train` as people use it: finished, rerun, stopped, killed, resumed, tracked."""
 
 from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,229 +18,237 @@ from dit_lab.runs import read_metrics
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]
+Fork = Callable[..., Any]
+RunIn = Callable[[Path], Any]
 
 UNTRACKED = "tracking=none"
 
 
-def only_run(root: Path) -> Path:
-    (run,) = [path for path in root.glob("runs/tiny/*") if ".before-" not in path.name]
-    return run
-
-
-def status(run: Path) -> dict[str, object]:
-    return json.loads((run / "status.json").read_text())
-
-
-def final_files(run: Path) -> dict[str, bytes]:
-    """Everything that a finished run's last checkpoint holds, and its last picture."""
-    last = max((run / "checkpoints").glob("step-*"))
-    files = {str(p.relative_to(last)): p.read_bytes() for p in last.rglob("*") if p.is_file()}
-    files["picture"] = max((run / "samples").glob("*.png")).read_bytes()
-    return files
-
-
-def training_rows(run: Path) -> list[tuple[int, dict[str, float]]]:
-    """Logged rows without what depends on the clock."""
-    return [
-        (row.step, {k: v for k, v in row.metrics.items() if not k.startswith("perf/")})
-        for row in read_metrics(run / "metrics.jsonl")
-    ]
-
-
-def wait_for_step(run_root: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Until a run below `run_root` has logged a step."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        rows = [
-            row for path in run_root.glob("runs/tiny/*/metrics.jsonl") for row in read_metrics(path)
-        ]
-        if any(row.step >= step for row in rows):
-            return
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.02)
-    raise AssertionError("the run did not get there")
-
-
 @pytest.fixture(scope="module")
 def straight(
-    tmp_path_factory: pytest.TempPathFactory, command_in: Command, tiny: list[str]
-) -> Path:
+    tmp_path_factory: pytest.TempPathFactory, command_in: Command, tiny: list[str], run_in: RunIn
+) -> Any:
     """The run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("straight")
     done = command_in(folder, "train", *tiny, UNTRACKED)
     assert done.returncode == 0, done.stderr
-    return only_run(folder / "outputs")
+    return run_in(folder)
 
 
-def test_a_finished_run_leaves_what_was_promised(straight: Path) -> None:
-    end = status(straight)
+def assert_same(found: Any, straight: Any) -> None:
+    """Equal in every bit, logged rows included."""
+    assert found.root.name == straight.root.name
+    assert found.final_files() == straight.final_files()
+    assert found.rows() == straight.rows()
+    assert found.status["status"] == "FINISHED"
+    assert found.status["results"] == straight.status["results"]
+
+
+def test_a_finished_run_leaves_what_was_promised(straight: Any) -> None:
+    end = straight.status
     assert (end["status"], end["step"], end["total_steps"]) == ("FINISHED", 40, 40)
     assert end["results"]["eval/loss"] < 1.7  # 1.9 for a model that predicts nothing
-    assert [step for step, row in training_rows(straight) if "train/loss" in row] == [
+    assert [step for step, row in straight.rows() if "train/loss" in row] == [
         5, 10, 15, 20, 25, 30, 35, 40
     ]  # fmt: skip
-    assert [step for step, row in training_rows(straight) if "eval/loss" in row] == [20, 40]
-    assert sorted(p.name for p in (straight / "checkpoints").iterdir()) == [
-        f"step-{step:08d}" for step in (10, 20, 30, 40)
-    ]
-    assert sorted(p.name for p in (straight / "samples").iterdir()) == [
+    assert [step for step, row in straight.rows() if "eval/loss" in row] == [20, 40]
+    assert straight.checkpoints() == [10, 20, 30, 40]
+    assert sorted(p.name for p in (straight.root / "samples").iterdir()) == [
         "step-00000020.png", "step-00000040.png"
     ]  # fmt: skip
-    assert not list(straight.rglob("*.pt")) + list(straight.rglob("*.pkl"))
+    assert sorted(p.name for p in straight.root.iterdir()) == [
+        "checkpoints", "config.yaml", "identity.json", "lease", "metrics.jsonl", "samples",
+        "status.json", "train.log",
+    ]  # fmt: skip
+    assert (straight.root / "lease").read_bytes() == b""
+    assert not list(straight.root.rglob("*.pt")) + list(straight.root.rglob("*.pkl"))
 
 
 def test_the_same_command_shows_a_finished_run(
-    straight: Path, command_in: Command, tiny: list[str]
+    straight: Any, command_in: Command, tiny: list[str]
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
-    folder = straight.parents[3]
+    before = straight.times()
+    folder = straight.root.parents[3]
     done = command_in(folder, "train", *tiny, UNTRACKED)
     assert done.returncode == 0
     assert "already finished" in done.stdout
     assert "eval/loss" in done.stdout
-    assert {path: path.stat().st_mtime_ns for path in straight.rglob("*")} == before
+    assert straight.times() == before
 
 
-@pytest.mark.parametrize("step", [5, 15, 35])
 def test_killed_and_rerun_ends_in_the_same_bits(
-    step: int, straight: Path, start: Start, command: Command, tiny: list[str], tmp_path: Path
+    straight: Any,
+    start: Start,
+    command: Command,
+    tiny: list[str],
+    tmp_path: Path,
+    run_in: RunIn,
 ) -> None:
+    """By the command that people type; the tests below fork theirs, which is faster."""
     process = start("train", *tiny, UNTRACKED)
-    wait_for_step(tmp_path / "outputs", step, process)
+    deadline = time.monotonic() + 120
+    while not any(
+        row.step >= 15 for path in tmp_path.rglob("*.jsonl") for row in read_metrics(path)
+    ):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert run_in(tmp_path).status["status"] == "RUNNING"
     done = command("train", *tiny, UNTRACKED)
     assert done.returncode == 0, done.stderr
-    run = only_run(tmp_path / "outputs")
-    assert final_files(run) == final_files(straight)
-    assert training_rows(run) == training_rows(straight)
+    assert "resumed at step 10" in done.stdout
+    assert_same(run_in(tmp_path), straight)
+
+
+@pytest.mark.parametrize("step", [5, 35])
+def test_killed_early_or_late_it_ends_in_the_same_bits(
+    step: int,
+    straight: Any,
+    fork: Fork,
+    forked: Command,
+    tiny: list[str],
+    tmp_path: Path,
+    run_in: RunIn,
+    wait_for_step: Callable[..., None],
+) -> None:
+    process = fork("train", *tiny, UNTRACKED)
+    wait_for_step(tmp_path, step, process)
+    process.kill()
+    assert process.returncode == -signal.SIGKILL
+    done = forked("train", *tiny, UNTRACKED)
+    assert done.returncode == 0, done.stderr
+    assert_same(run_in(tmp_path), straight)
 
 
 def test_sigterm_saves_says_so_and_the_rerun_ends_in_the_same_bits(
-    straight: Path, start: Start, command: Command, tiny: list[str], tmp_path: Path
+    straight: Any,
+    fork: Fork,
+    forked: Command,
+    tiny: list[str],
+    tmp_path: Path,
+    run_in: RunIn,
+    wait_for_step: Callable[..., None],
 ) -> None:
-    process = start("train", *tiny, UNTRACKED)
-    wait_for_step(tmp_path / "outputs", 15, process)
+    process = fork("train", *tiny, UNTRACKED)
+    wait_for_step(tmp_path, 15, process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "stopped and saved" in output
-    assert "Traceback" not in output
-    run = only_run(tmp_path / "outputs")
-    assert status(run)["status"] == "KILLED"
-    assert command("train", *tiny, UNTRACKED).returncode == 0
-    assert final_files(run) == final_files(straight)
-    assert training_rows(run) == training_rows(straight)
+    ended = process.wait()
+    assert ended.returncode == 143
+    assert "stopped and saved" in ended.stdout
+    assert ended.stderr == ""
+    run = run_in(tmp_path)
+    assert run.status["status"] == "KILLED"
+    assert run.checkpoints()[-1] == run.status["step"] >= 15  # nothing is done twice
+    assert forked("train", *tiny, UNTRACKED).returncode == 0
+    stopped_at = run.status["step"]
+    if stopped_at % 10:  # a checkpoint more than the straight run has
+        assert set(run.checkpoints()) > set(straight.checkpoints())
+    assert_same(run, straight)
 
 
 def test_a_second_process_is_refused_and_told_who_writes(
-    start: Start, command: Command, tiny: list[str], tmp_path: Path
+    fork: Fork,
+    forked: Command,
+    tiny: list[str],
+    tmp_path: Path,
+    wait_for_step: Callable[..., None],
 ) -> None:
-    process = start("train", *tiny, UNTRACKED, "training.total_steps=5000")
-    wait_for_step(tmp_path / "outputs", 5, process)
-    done = command("train", *tiny, UNTRACKED, "training.total_steps=5000")
-    assert done.returncode == 2
-    assert f"process {process.pid} on " in done.stderr
-    assert process.poll() is None
+    long = [*tiny, UNTRACKED, "training.total_steps=5000"]
+    process = fork("train", *long)
+    wait_for_step(tmp_path, 5, process)
+    for more in ([], ["resume=never"]):
+        done = forked("train", *long, *more)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert f"process {process.pid} on " in line
+        assert "wait for it or stop it" in line
+    assert process.returncode is None
 
 
 def test_other_code_is_neither_resumed_nor_shown(
-    command: Command, tiny: list[str], tmp_path: Path
+    forked: Command, tiny: list[str], tmp_path: Path, run_in: RunIn
 ) -> None:
     short = [*tiny, UNTRACKED, "training.total_steps=2"]
-    assert command("train", *short).returncode == 0
-    run = only_run(tmp_path / "outputs")
-    identity = json.loads((run / "identity.json").read_text())
-    (run / "identity.json").write_text(json.dumps({**identity, "code_hash": "0123456789ab"}))
-    done = command("train", *short)
+    assert forked("train", *short).returncode == 0
+    run = run_in(tmp_path)
+    files = {**run.identity["code_files"], "dit_lab/models/dit.py": "0123456789ab"}
+    changed = {**run.identity, "code_hash": "0123456789ab", "code_files": files}
+    (run.root / "identity.json").write_text(json.dumps(changed))
+    done = forked("train", *short)
     assert done.returncode == 2
-    assert "other source code (0123456789ab" in done.stderr
-    done = command("train", *short, "resume=force")
+    (line,) = done.stderr.splitlines()
+    assert "other source code (dit_lab/models/dit.py changed)" in line
+    done = forked("train", *short, "resume=force")
     assert done.returncode == 0
     assert "already finished" in done.stdout
-    done = command("train", *short, "resume=never")
+    done = forked("train", *short, "resume=never")
     assert done.returncode == 0
-    (aside,) = set(run.parent.iterdir()) - {run}
+    (aside,) = set(run.root.parent.iterdir()) - {run.root}
     assert f"the old run is kept in {aside}" in done.stdout
-    assert status(run)["status"] == "FINISHED"
-
-
-def test_a_damaged_checkpoint_is_named_and_skipped(
-    straight: Path, start: Start, command: Command, tiny: list[str], tmp_path: Path
-) -> None:
-    process = start("train", *tiny, UNTRACKED)
-    wait_for_step(tmp_path / "outputs", 30, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    run = only_run(tmp_path / "outputs")
-    newest = max((run / "checkpoints").glob("step-*")) / "model.safetensors"
-    content = bytearray(newest.read_bytes())
-    content[-1] ^= 1
-    newest.write_bytes(content)
-    done = command("train", *tiny, UNTRACKED)
-    assert done.returncode == 0
-    assert f"skipped a checkpoint: {newest}" in done.stdout
-    assert final_files(run) == final_files(straight)
+    assert run.status["status"] == "FINISHED"
+    assert run.identity["code_hash"] != "0123456789ab"
+    assert run.identity["forced_over"] == []
 
 
 def test_a_failure_is_one_line_and_a_traceback_in_the_log(
-    command: Command, tiny: list[str], tmp_path: Path
+    forked: Command,
+    tiny: list[str],
+    tmp_path: Path,
+    store_in: Callable[[Path], None],
+    run_in: RunIn,
+    tracked_in: Callable[..., Any],
 ) -> None:
+    store_in(tmp_path)
     # a learning rate at which AdamW overflows float32, so that every later step is not finite
-    done = command("train", *tiny, "optimizer.lr=1e38", "training.clip_norm=null")
+    done = forked("train", *tiny, "optimizer.lr=1e38", "training.clip_norm=null")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "failed: FloatingPointError: loss or gradients were not finite" in line
-    run = only_run(tmp_path / "outputs")
-    end = status(run)
-    assert end["status"] == "FAILED"
-    assert "FloatingPointError" in end["error"]
-    assert "Traceback" in (run / "train.log").read_text()
-    with sqlite3.connect(tmp_path / "outputs/mlflow.db") as store:
-        assert store.execute("select status from runs").fetchall() == [("FAILED",)]
+    run = run_in(tmp_path)
+    assert run.status["status"] == "FAILED"
+    assert "FloatingPointError" in run.status["error"]
+    assert "Traceback" in run.log
+    assert [tracked.status for tracked in tracked_in(tmp_path)] == ["FAILED"]
 
 
 def test_mlflow_has_everything_once_after_a_kill(
-    start: Start, command: Command, tiny: list[str], tmp_path: Path
+    straight: Any,
+    fork: Fork,
+    forked: Command,
+    tiny: list[str],
+    tmp_path: Path,
+    run_in: RunIn,
+    tracked_in: Callable[..., Any],
+    wait_for_step: Callable[..., None],
 ) -> None:
-    process = start("train", *tiny)
-    wait_for_step(tmp_path / "outputs", 25, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = command("train", *tiny)
+    process = fork("train", *tiny)
+    wait_for_step(tmp_path, 25, process)
+    process.kill()
+    done = forked("train", *tiny)
     assert done.returncode == 0, done.stderr
-    run = only_run(tmp_path / "outputs")
-    with sqlite3.connect(tmp_path / "outputs/mlflow.db") as store:
-        runs = store.execute("select run_uuid, status from runs").fetchall()
-        assert runs == [(status(run)["tracking_run_id"], "FINISHED")]
-        tracked = store.execute("select key, step, value from metrics order by step").fetchall()
-        params = dict(store.execute("select key, value from params"))
-        tags = dict(store.execute("select key, value from tags"))
-        kinds = store.execute("select value from experiment_tags").fetchall()
-    for row in read_metrics(run / "metrics.jsonl"):
-        for key, value in row.metrics.items():
-            if not key.startswith("perf/"):
-                assert tracked.count((key, row.step, value)) == 1, (key, row.step)
-    assert len({(key, step) for key, step, _ in tracked}) == len(tracked)  # no doubles
-    assert params["model.hidden_size"] == "64"
-    assert tags["dit_lab.run_folder"] == str(run)
-    assert tags["dit_lab.num_threads"] == "1"
-    assert kinds == [("custom_model_development",)]  # the page opens on training runs
+    run, (tracked,) = run_in(tmp_path), tracked_in(tmp_path)
+    assert (tracked.run_id, tracked.status) == (run.status["tracking_run_id"], "FINISHED")
+    assert tracked.rows() == run.rows_by_step() == straight.rows_by_step()
+    assert tracked.params["model.hidden_size"] == "64"
+    assert tracked.tags["dit_lab.run_folder"] == str(run.root)
+    assert tracked.tags["dit_lab.num_threads"] == "1"
+    assert tracked.tags["resume.1.step"] == "20"
     names = [path.name for path in (tmp_path / "outputs/mlartifacts").rglob("*") if path.is_file()]
     assert {"config.yaml", "step-00000020.png", "step-00000040.png"} <= set(names)
 
 
 def test_accumulation_is_the_same_training(
-    straight: Path, command: Command, tiny: list[str], tmp_path: Path
+    straight: Any, forked: Command, tiny: list[str], tmp_path: Path, run_in: RunIn
 ) -> None:
-    done = command("train", *tiny, UNTRACKED, "training.accumulation=4")
+    done = forked("train", *tiny, UNTRACKED, "training.accumulation=4")
     assert done.returncode == 0, done.stderr
-    run = only_run(tmp_path / "outputs")
-    assert run.name == straight.name  # accumulation does not decide the weights
+    run = run_in(tmp_path)
+    assert run.root.name == straight.root.name  # accumulation does not decide the weights
     for name in ("model", "ema-0.9"):
         parts, whole = (
-            load_file(max((r / "checkpoints").glob("step-*")) / f"{name}.safetensors")
-            for r in (run, straight)
+            load_file(r.checkpoint(40) / f"{name}.safetensors") for r in (run, straight)
         )
         for key, tensor in whole.items():
             # sums in another order; Adam turns rounding of near-zero gradients into lr * steps
@@ -249,12 +257,12 @@ def test_accumulation_is_the_same_training(
 
 @pytest.mark.parametrize("objective", ["ddpm", "flow_matching"])
 def test_bf16_and_the_other_objectives_train(
-    objective: str, command: Command, tiny: list[str], tmp_path: Path
+    objective: str, forked: Command, tiny: list[str], tmp_path: Path, run_in: RunIn
 ) -> None:
     changed = [f"objective={objective}", "precision=bf16", "model.activation_checkpointing=true"]
     kept = [text for text in tiny if not text.startswith(("objective", "precision", "sampler="))]
-    done = command("train", *kept, *changed, UNTRACKED, "training.total_steps=6")
+    done = forked("train", *kept, *changed, UNTRACKED, "training.total_steps=6")
     assert done.returncode == 0, done.stderr
-    end = status(only_run(tmp_path / "outputs"))
+    end = run_in(tmp_path).status
     assert end["status"] == "FINISHED"
     assert 0 < end["results"]["eval/loss"] < 20

@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import random
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -26,6 +28,7 @@ FILES = {
     "state.json",
     "COMPLETE",
 }
+RUN = "0123456789ab"
 Damage = Callable[[Path], None]
 
 
@@ -36,7 +39,12 @@ def warnings() -> list[str]:
 
 @pytest.fixture
 def store(tmp_path: Path, warnings: list[str]) -> CheckpointStore:
-    return CheckpointStore(tmp_path, warn=warnings.append)
+    return CheckpointStore(tmp_path, run=RUN, warn=warnings.append)
+
+
+def only_whole(folder: Path) -> CheckpointStore:
+    """A store where whatever is skipped is left unsaid."""
+    return CheckpointStore(folder, run=RUN, warn=lambda text: None)
 
 
 def content(step: int) -> dict[str, dict[str, Tensor]]:
@@ -56,7 +64,7 @@ def assert_holds(checkpoint: Checkpoint | None, step: int) -> None:
     """It is the checkpoint of this step and gives back every bit."""
     assert checkpoint is not None
     assert checkpoint.step == step
-    assert checkpoint.state() == {"step": step, "mean": 0.1 + step}
+    assert checkpoint.state() == {"step": step, "mean": 0.1 + step, "run": RUN}
     for name, group in content(step).items():
         loaded = checkpoint.tensors(name)
         assert loaded.keys() == group.keys()
@@ -180,6 +188,38 @@ def test_any_flipped_bit_of_the_marker_is_harmless(
     assert warnings
 
 
+# ---- whose checkpoint it is ---------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_another_run_is_named_and_skipped(
+    store: CheckpointStore, warnings: list[str], tmp_path: Path
+) -> None:
+    """Copied in by hand, whole as it is."""
+    save(store, 1)
+    (tmp_path / "other").mkdir()
+    other = CheckpointStore(tmp_path / "other", run="ffffffffffff", warn=pytest.fail)
+    save(other, 2).path.rename(tmp_path / "step-00000002")
+    assert_holds(store.latest(), 1)
+    (warning,) = warnings
+    assert warning.endswith("step-00000002: of another run (ffffffffffff)")
+    assert_holds(save(store, 2), 2)  # when training comes past this step
+    assert_holds(store.latest(), 2)
+
+
+def test_the_checkpoint_of_an_ancestor_is_our_own(store: CheckpointStore, tmp_path: Path) -> None:
+    save(store, 1)
+    for line in (["older", RUN], [RUN]):
+        heir = CheckpointStore(tmp_path, run="eeeeeeeeeeee", ancestors=line, warn=pytest.fail)
+        assert_holds(heir.latest(), 1)
+    said: list[str] = []
+    stranger = CheckpointStore(tmp_path, run="eeeeeeeeeeee", ancestors=["older"], warn=said.append)
+    assert stranger.latest() is None
+    assert f"of another run ({RUN})" in said[0]
+
+
+# ---- interrupted and failed writes --------------------------------------------------------------
+
+
 def test_leftovers_of_an_interrupted_write_do_not_disturb(
     store: CheckpointStore, warnings: list[str], tmp_path: Path
 ) -> None:
@@ -195,6 +235,36 @@ def test_leftovers_of_an_interrupted_write_do_not_disturb(
     assert warnings == []
 
 
+SAVE_WITHOUT_ROOM = """
+import resource, sys
+from pathlib import Path
+import torch
+from dit_lab.training.checkpoint import CheckpointStore
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+store = CheckpointStore(Path(sys.argv[1]), run="0123456789ab", warn=print)
+tensors = {"model": {"a": torch.ones(4)}, "ema-0.9999": {"a": torch.ones(4096)}}
+try:
+    store.save(2, tensors=tensors, state={})
+except Exception as error:
+    print("refused", "File too large" in str(error))
+"""
+
+
+def test_a_write_that_finds_no_room_leaves_what_was_there_and_gives_back_the_room(
+    store: CheckpointStore, warnings: list[str], tmp_path: Path
+) -> None:
+    """The system refuses what is past 4 KiB of a file, so the second file breaks in the middle."""
+    save(store, 1)
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE_WITHOUT_ROOM, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.stdout == "refused True\n", done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert_holds(store.latest(), 1)
+    assert warnings == []
+
+
 # ---- real kills ---------------------------------------------------------------------------------
 
 KILLS = 12
@@ -202,7 +272,7 @@ KILLS = 12
 
 def _save_forever(folder: Path, step: int, stride: int, finished: Connection) -> None:
     """Body of the process that is killed: save after save, and say when one is done."""
-    store = CheckpointStore(folder, warn=lambda text: None)
+    store = only_whole(folder)
     while True:
         save(store, step)
         finished.send(step)
@@ -211,7 +281,7 @@ def _save_forever(folder: Path, step: int, stride: int, finished: Connection) ->
 
 def killed_while_saving(folder: Path, *, stride: int, moments: random.Random) -> int:
     """Save from the newest checkpoint on in another process, SIGKILL it; the last step it saved."""
-    latest = CheckpointStore(folder, warn=lambda text: None).latest()
+    latest = only_whole(folder).latest()
     first_step = latest.step + stride if latest else 1
     context = multiprocessing.get_context("fork")
     listen, finished = context.Pipe(duplex=False)
@@ -234,7 +304,7 @@ def test_sigkill_at_any_moment_leaves_the_newest_loadable(tmp_path: Path) -> Non
     moments, interrupted = random.Random(0), 0
     for _ in range(KILLS):
         last = killed_while_saving(tmp_path, stride=1, moments=moments)
-        latest = CheckpointStore(tmp_path, warn=lambda text: None).latest()
+        latest = only_whole(tmp_path).latest()
         assert latest is not None
         assert latest.step in (last, last + 1)
         assert_holds(latest, latest.step)
@@ -249,4 +319,4 @@ def test_sigkill_while_a_step_is_saved_again_does_not_lose_it(tmp_path: Path) ->
     moments = random.Random(0)
     for _ in range(KILLS):
         killed_while_saving(tmp_path, stride=0, moments=moments)
-        assert_holds(CheckpointStore(tmp_path, warn=lambda text: None).latest(), 1)
+        assert_holds(only_whole(tmp_path).latest(), 1)

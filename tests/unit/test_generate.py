@@ -34,6 +34,7 @@ def generator(**changes: Any) -> Generator:
         "latent_shape": (1, 8, 8),
         "num_classes": 10,
         "null_label": 10,
+        "levels": 256,
         "device": torch.device("cpu"),
     }
     return Generator(**(options | changes))
@@ -70,6 +71,33 @@ def test_batch_size_changes_no_image(model: DiT, way: str) -> None:
     expected = draw(model, 70, way)
     for batch_size in (1, 7, 64, 1000):
         assert torch.equal(draw(model, 70, way, batch_size=batch_size), expected)
+
+
+def test_a_hundred_images_are_the_first_of_a_thousand(model: DiT) -> None:
+    """As evaluations of different sizes draw them: labels of the data, in its own order."""
+    labels = rng.permutation(0, "labels", 0, 1437).remainder(10).tolist()
+    drawn = {
+        (count, batch_size): draw(model, count, labels=labels[:count], batch_size=batch_size)
+        for count, batch_size in ((100, 7), (100, 64), (1000, 7), (1000, 64))
+    }
+    thousand = drawn[1000, 7]
+    assert len(thousand) == 1000
+    assert torch.equal(drawn[1000, 64], thousand)
+    assert torch.equal(drawn[100, 7], thousand[:100])
+    assert torch.equal(drawn[100, 64], thousand[:100])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_digits_have_the_brightnesses_of_digits(model: DiT, way: str) -> None:
+    """17 of them, so that no test can tell samples from digits by what a byte can be."""
+    groups = generator(**WAYS[way], levels=17).images(model, num_images=64, seed=0)
+    images = torch.cat([images for images, _ in groups])
+    found = set(images.unique().tolist())
+    assert found <= {round(k * 255 / 16) for k in range(17)}
+    assert len(found) > 5  # and not black and white alone
+    whole = draw(model, 64, way)  # in 256 levels
+    # half a level of the coarser ladder, and half a byte of each rounding
+    assert (images.int() - whole.int()).abs().max() <= 255 / 16 / 2 + 1
 
 
 def test_the_seed_matters(model: DiT) -> None:

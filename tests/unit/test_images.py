@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 from dit_lab.evaluation.images import grid_columns, to_uint8, write_grid, write_images
@@ -23,8 +24,8 @@ def colours(count: int, height: int = 3, width: int = 5, channels: int = 3) -> T
 # ---- bytes --------------------------------------------------------------------------------------
 
 
-def bytes_of(*values: float) -> list[int]:
-    return to_uint8(torch.tensor(values).reshape(1, 1, 1, -1)).flatten().tolist()
+def bytes_of(*values: float, levels: int = 256) -> list[int]:
+    return to_uint8(torch.tensor(values).reshape(1, 1, 1, -1), levels).flatten().tolist()
 
 
 def test_the_ends_of_the_range_are_0_and_255() -> None:
@@ -42,6 +43,27 @@ def test_values_round_to_the_nearest_byte() -> None:
 def test_every_byte_survives_the_way_there_and_back() -> None:
     values = torch.arange(256)
     assert bytes_of(*(values / 127.5 - 1).tolist()) == values.tolist()
+    assert bytes_of(*(values.double() * 2 / 255 - 1).float().tolist()) == values.tolist()
+
+
+def test_17_levels_are_those_of_the_digits() -> None:
+    """Every image of scikit-learn's, as brightness k / 8 - 1, becomes the bytes of k / 16."""
+    brightness = torch.from_numpy(load_digits().images)  # (1797, 8, 8), 0..16
+    found = to_uint8((brightness / 8 - 1).float().unsqueeze(1), 17)
+    expected = [round(k * 255 / 16) for k in brightness.flatten().int().tolist()]
+    assert found.flatten().tolist() == expected
+    assert len(found.unique()) == 17
+
+
+def test_few_levels_round_to_the_nearest_and_end_at_0_and_255() -> None:
+    step = 1 / 8
+    assert bytes_of(-1 + 0.49 * step, -1 + 0.51 * step, 0.0, levels=17) == [0, 16, 128]
+    assert bytes_of(-3.0, -torch.inf, 1.001, torch.inf, levels=17) == [0, 0, 255, 255]
+    assert bytes_of(-0.1, 0.1, levels=2) == [0, 255]  # black or white
+    values = torch.linspace(-1.2, 1.2, 1001).tolist()
+    for levels in (2, 3, 17, 256):
+        ladder = [round(k * 255 / (levels - 1)) for k in range(levels)]
+        assert sorted(set(bytes_of(*values, levels=levels))) == ladder
 
 
 def test_channels_go_last() -> None:

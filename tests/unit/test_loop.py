@@ -25,7 +25,8 @@ from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.checkpoint import CheckpointStore
 from dit_lab.training.ema import EMA
 from dit_lab.training.loop import LoopSettings, train
-from dit_lab.training.optim import Cosine, optimizer_tensors
+from dit_lab.training.optim import optimizer_tensors
+from dit_lab.training.schedules import Constant, Cosine, Schedule
 from dit_lab.types import (
     Batch,
     EvaluationResult,
@@ -40,6 +41,7 @@ TOTAL_STEPS = 8
 NULL_LABEL = 10
 GLOBAL_BATCH = 16
 FUSED_ADAMW = partial(AdamW, lr=0.01, fused=True)
+SCHEDULE = Cosine(warmup_steps=2, final_factor=0.1)
 
 Row = tuple[int, dict[str, float]]
 
@@ -190,6 +192,7 @@ def start(
         accumulation: int = 1,
         objective: Objective | None = None,
         make_optimizer: Callable[[list[Tensor]], Optimizer] = FUSED_ADAMW,
+        schedule: Schedule = SCHEDULE,
         evaluators: Sequence[Probe] = (),
         stop_in_evaluation: bool = False,
         **settings: Any,
@@ -205,7 +208,7 @@ def start(
             probe.model = model
             if stop_in_evaluation:
                 probe.check_stop = check_stop
-        store = CheckpointStore(tmp_path / folder, warn=pytest.fail)
+        store = CheckpointStore(tmp_path / folder, run="here", warn=pytest.fail)
         (tmp_path / folder).mkdir(exist_ok=True)
         defaults = {
             "clip_norm": 1.0,
@@ -223,7 +226,7 @@ def start(
                 objective=objective or RectifiedFlow(),
                 batches=make_batches(accumulation=accumulation),
                 optimizer=optimizer,
-                schedule=Cosine(warmup_steps=2, final_factor=0.1),
+                schedule=schedule,
                 emas=emas,
                 checkpoints=store,
                 resume_from=store.latest(),
@@ -265,6 +268,24 @@ def test_a_failed_run_goes_on_from_its_newest_checkpoint(start: Start) -> None:
     assert resumed.recorder.steps == [5, 6, 7, 8]
     assert_same(resumed, straight)
     assert resumed.results == straight.results
+
+
+@pytest.mark.parametrize(
+    "schedule", [Constant(warmup_steps=2), SCHEDULE], ids=["constant", "cosine"]
+)
+@pytest.mark.parametrize("first_total", [5, 6])
+def test_more_steps_after_the_end_are_the_longer_training_if_the_schedule_allows(
+    start: Start, schedule: Schedule, first_total: int
+) -> None:
+    straight = start("straight", schedule=schedule)
+    start(total_steps=first_total, schedule=schedule)
+    longer = start(schedule=schedule)
+    assert longer.recorder.steps == list(range(first_total + 1, 9))
+    if schedule.depends_on_end:
+        with pytest.raises(AssertionError):
+            assert_same(longer, straight)
+    else:
+        assert_same(longer, straight)
 
 
 def test_saves_are_due_at_multiples_and_at_the_end(start: Start) -> None:
@@ -450,7 +471,7 @@ def test_a_bad_step_leaves_everything_as_it_was(start: Start) -> None:
 def test_a_streak_of_bad_steps_ends_the_run_and_saves_nothing(start: Start, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="for 3 steps in a row up to step 6;"):
         start(objective=BadAt(range(3, 8)), checkpoint_every_steps=2, log_every_steps=6)
-    latest = CheckpointStore(tmp_path / "run", warn=pytest.fail).latest()
+    latest = CheckpointStore(tmp_path / "run", run="here", warn=pytest.fail).latest()
     assert latest is not None
     assert latest.step == 4
     for tensors in (latest.tensors("model"), latest.tensors("ema-0.9")):

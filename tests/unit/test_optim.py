@@ -1,4 +1,4 @@
-"""Schedules in closed form, the guarded step, and an optimizer state that goes on exactly."""
+"""The rate of each group, the guarded step, and an optimizer state that goes on exactly."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from dit_lab.training.checkpoint import CheckpointStore
 from dit_lab.training.optim import (
-    Constant,
-    Cosine,
     guarded_step,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -30,33 +28,7 @@ OPTIMIZERS: dict[str, Make] = {
 GOOD, BAD = torch.zeros(()), torch.ones(())
 
 
-# ---- schedules ----------------------------------------------------------------------------------
-
-
-def factors(schedule: Constant | Cosine, steps: list[int], total_steps: int) -> list[float]:
-    return [schedule.factor(step, total_steps) for step in steps]
-
-
-def test_constant() -> None:
-    assert factors(Constant(), [0, 1, 99], 100) == [1.0, 1.0, 1.0]
-    assert factors(Constant(warmup_steps=4), [0, 1, 2, 3, 4, 99], 100) == [
-        0.25, 0.5, 0.75, 1.0, 1.0, 1.0,
-    ]  # fmt: skip
-
-
-def test_cosine_starts_at_one_and_ends_at_its_final_factor() -> None:
-    plain = Cosine()
-    assert factors(plain, [0, 25, 50, 100], 100) == pytest.approx([1.0, 0.5 + 0.125**0.5, 0.5, 0])
-    low = Cosine(warmup_steps=2, final_factor=0.1)
-    assert factors(low, [0, 1, 2, 6, 10], 10) == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1])
-
-
-def test_cosine_beyond_its_end_stays_there() -> None:
-    assert Cosine(final_factor=0.1).factor(150, 100) == pytest.approx(0.1)
-
-
-def test_cosine_that_is_all_warmup() -> None:
-    assert factors(Cosine(warmup_steps=4), [0, 3, 4], 4) == [0.25, 1.0, 1.0]
+# ---- the rate ------------------------------------------------------------------------------------
 
 
 def test_groups_keep_their_own_base_rates() -> None:
@@ -142,7 +114,7 @@ def test_a_restored_optimizer_goes_on_bit_by_bit(make: Make, tmp_path: Path) -> 
         set_gradients(straight, seed)
         optimizer.step()
     names = {weight: name for name, weight in straight.items()}
-    store = CheckpointStore(tmp_path, warn=pytest.fail)
+    store = CheckpointStore(tmp_path, run="here", warn=pytest.fail)
     tensors = {"weights": straight, "optimizer/state": optimizer_tensors(optimizer, names)}
     saved = store.save(3, tensors=tensors, state={})
 

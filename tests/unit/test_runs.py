@@ -1,44 +1,42 @@
-"""The run folder: hashes, whole files, metrics, one writer at a time, and how runs are found."""
+"""The run folder: what is hashed, whole files, metrics, and how runs are found."""
 
 from __future__ import annotations
 
-import copy
 import json
 import multiprocessing
-import os
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import dit_lab
-from dit_lab.lab.config import compose_train
 from dit_lab.runs import (
+    DECIDING_CODE,
+    EVALUATING_CODE,
     NOT_DECIDING,
-    Lease,
     MetricsRow,
     RunFolder,
-    code_hash,
+    all_runs,
+    code_files,
+    digest,
     find_run,
     flatten,
     format_row,
+    is_deciding,
     read_json,
     read_metrics,
-    train_hash,
     trim_metrics,
     update_status,
     write_atomically,
     write_json,
+    write_metrics,
 )
 from dit_lab.types import RequestError
 
-# ---- hashes -------------------------------------------------------------------------------------
+# ---- what is hashed ------------------------------------------------------------------------------
 
 
 def test_flatten_names_leaves_by_their_path() -> None:
@@ -46,133 +44,75 @@ def test_flatten_names_leaves_by_their_path() -> None:
     assert list(flatten(tree)) == [("a", 1), ("b.c", [1, {"d": 2}]), ("b.e.f", None)]
 
 
-@pytest.fixture(scope="module")
-def config() -> dict[str, Any]:
-    return compose_train(["dataset=digits", "codec=identity", "model=pico", "name=here"])
+def test_a_digest_is_of_values_not_of_their_order() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert len(digest({})) == 12
+    assert int(digest({}), 16) >= 0
+    assert digest({"a": 1}) != digest({"a": True})
+    assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})
+    assert digest(b"a") != digest(b"b")
 
 
-def changed(config: dict[str, Any], path: str) -> dict[str, Any]:
-    """The configuration with another value at one leaf, which may be new."""
-    other = copy.deepcopy(config)
-    *parents, leaf = path.split(".")
-    node = other
-    for parent in parents:
-        node = node.setdefault(parent, {})
-    node[leaf] = f"not {node.get(leaf)}"
-    return other
+@pytest.mark.parametrize("entry", NOT_DECIDING)
+def test_what_does_not_decide_is_a_key_or_what_lies_below_it(entry: str) -> None:
+    assert not is_deciding(entry)
+    assert not is_deciding(f"{entry}.below")
+    assert is_deciding(f"{entry}s")
+    assert is_deciding(f"model.{entry}")
+    assert is_deciding(entry.partition(".")[0]) == ("." in entry)
 
 
-WATCHING = [
-    "choices.model",
-    "name",
-    "resume",
-    "trusted_modules",
-    "paths.root",
-    "tracking.uri",
-    "tracking.backend",
-    "distributed.num_processes",
-    "sampler._target_",
-    "sampler.steps",
-    "guidance.scale",
-    "sample.seed",
-    "evaluation.loss_images",
-    "dataset.root",
-    "dataset.num_workers",
-    "model.activation_checkpointing",
-    "training.accumulation",
-    "training.log_every_steps",
-    "training.checkpoint_every_steps",
-    "training.sample_every_steps",
-    "training.evaluate_every_steps",
-]
-DECIDING = [
-    "seed",
-    "dataset._target_",
-    "dataset.image_size",
-    "codec._target_",
-    "model.depth",
-    "model.class_dropout_prob",
-    "objective._target_",
-    "objective.time_sampling",
-    "optimizer.lr",
-    "schedule.warmup_steps",
-    "training.total_steps",
-    "training.global_batch_size",
-    "training.clip_norm",
-    "training.max_skipped_in_a_row",
-    "precision.mixed_precision",
-    "ema.decays",
-    "ema.warmup",
-    # not to be taken for their neighbours above
-    "model.name",
-    "names",
-    "sample_order",
-    "dataset.roots",
-    "training.accumulation_dtype",
-    "something.nobody.thought_of",
-]
-
-
-@pytest.mark.parametrize("path", WATCHING)
-def test_how_a_run_is_watched_does_not_change_its_hash(config: dict[str, Any], path: str) -> None:
-    assert train_hash(changed(config, path)) == train_hash(config)
-
-
-@pytest.mark.parametrize("path", DECIDING)
-def test_what_decides_the_weights_changes_the_hash(config: dict[str, Any], path: str) -> None:
-    assert train_hash(changed(config, path)) != train_hash(config)
-
-
-def test_the_two_lists_are_all_there_is(config: dict[str, Any]) -> None:
-    """Each entry is a key of the composed configuration, and has its line in this file."""
-    keys = {key for key, _ in flatten(config)}
-    for entry in NOT_DECIDING:
-        assert any(key == entry or key.startswith(f"{entry}.") for key in WATCHING), entry
-        if entry != "dataset.root":  # the digits have none
-            assert any(key == entry or key.startswith(f"{entry}.") for key in keys), entry
-
-
-def test_the_hash_is_of_values_not_of_their_order(config: dict[str, Any]) -> None:
-    backwards = {key: config[key] for key in reversed(config)}
-    assert train_hash(backwards) == train_hash(config)
-    assert len(train_hash(config)) == 12
-    assert int(train_hash(config), 16) >= 0
-    assert train_hash({"a": 1}) != train_hash({"a": True})
-    assert train_hash({"a": [1, 2]}) != train_hash({"a": [2, 1]})
-
-
-def test_the_code_hash_is_of_what_decides_the_weights(tmp_path: Path) -> None:
+def test_code_is_hashed_file_by_file(tmp_path: Path) -> None:
     """Of a copy of the package, changed file by file."""
     package = tmp_path / "dit_lab"
     shutil.copytree(Path(dit_lab.__file__).parent, package)
-    command = [sys.executable, "-c", "from dit_lab.runs import code_hash; print(code_hash())"]
+    script = (
+        "import json; from dit_lab.runs import DECIDING_CODE, EVALUATING_CODE, code_files; "
+        "print(json.dumps([code_files(p, {}) for p in (DECIDING_CODE, EVALUATING_CODE)]))"
+    )
 
-    def hash_of_copy() -> str:
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+    def hashes_of_copy() -> tuple[dict[str, str], dict[str, str]]:
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return tuple(json.loads(done.stdout))
 
-    assert hash_of_copy() == code_hash()  # where the package lies does not matter
-    for file in ("cli/train.py", "tracking/console.py", "samplers/ode.py"):
+    deciding, evaluating = hashes_of_copy()
+    # where the package lies does not matter
+    assert (deciding, evaluating) == (
+        code_files(DECIDING_CODE, {}),
+        code_files(EVALUATING_CODE, {}),
+    )
+    assert deciding.items() < evaluating.items()
+    seldom = ["cli/train.py", "tracking/console.py", "lab/config.py"]
+    for_evaluation = ["samplers/ode.py", "evaluation/generate.py"]
+    for_weights = ["training/loop.py", "models/dit.py", "rng.py", "data/order.py", "codecs.py"]
+    for file in [*seldom, *for_evaluation, *for_weights]:
         with open(package / file, "a") as source:
             source.write("# changed\n")
-    assert hash_of_copy() == code_hash()
-    seen = {code_hash()}
-    for file in ("training/loop.py", "models/dit.py", "rng.py", "data/order.py", "codecs.py"):
-        with open(package / file, "a") as source:
-            source.write("# changed\n")
-        seen.add(hash_of_copy())
-    assert len(seen) == 6
+    for before, after, files in (
+        (deciding, hashes_of_copy()[0], for_weights),
+        (evaluating, hashes_of_copy()[1], [*for_evaluation, *for_weights]),
+    ):
+        changed = {file for file in before | after if before.get(file) != after.get(file)}
+        assert changed == {f"dit_lab/{file}" for file in files}
 
 
-def test_the_code_hash_covers_the_users_own_files(tmp_path: Path) -> None:
-    mine, other = tmp_path / "mine.py", tmp_path / "other.py"
+@pytest.mark.parametrize("part", [*DECIDING_CODE, *EVALUATING_CODE])
+def test_every_part_that_is_hashed_is_there(part: str) -> None:
+    assert code_files([part], {})
+
+
+def test_the_users_own_files_are_hashed_too(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
     mine.write_text("a = 1\n")
-    other.write_text("b = 1\n")
-    before = code_hash([mine, other])
-    assert code_hash([other, mine]) == before
-    assert code_hash([mine]) != before != code_hash()
+    before = code_files([], {"mylab/mine.py": mine})
+    assert before == {"mylab/mine.py": digest(b"a = 1\n")}
     mine.write_text("a = 2\n")
-    assert code_hash([mine, other]) != before
+    assert code_files(["rng.py"], {"mylab/mine.py": mine}).keys() == {
+        "dit_lab/rng.py", "mylab/mine.py"
+    }  # fmt: skip
+    assert code_files([], {"mylab/mine.py": mine}) != before
 
 
 # ---- reading and writing ------------------------------------------------------------------------
@@ -184,8 +124,36 @@ def test_a_write_that_fails_leaves_the_old_text(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_atomically(path, "x" * 100_000 + "\ud800")  # not writable as UTF-8
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
     write_atomically(path, "new")
     assert path.read_text() == "new"
+
+
+WRITE_WITHOUT_ROOM = """
+import resource, sys
+from pathlib import Path
+from dit_lab.runs import write_atomically
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_atomically(Path(sys.argv[1]), "x" * 100_000)
+except OSError as error:
+    print(type(error).__name__, error.strerror)
+"""
+
+
+def test_a_write_that_finds_no_room_leaves_the_old_text_and_gives_back_the_room(
+    tmp_path: Path,
+) -> None:
+    """The system refuses what is past 4 KiB, as a full disk does in the middle of a file."""
+    path = tmp_path / "status.json"
+    write_atomically(path, "old")
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE_WITHOUT_ROOM, str(path)], capture_output=True, text=True
+    )
+    assert done.stdout == "OSError File too large\n", done.stderr
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def _rewrite_forever(path: Path) -> None:
@@ -256,80 +224,17 @@ def test_trimming_keeps_what_training_goes_on_from(tmp_path: Path, torn: str) ->
         assert path.read_text() == "".join(format_row(row) for row in ROWS[:kept])
 
 
+def test_metrics_are_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(TEXT)
+    write_metrics(path, ROWS[1:])
+    assert read_metrics(path) == ROWS[1:]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_trimming_makes_no_file(tmp_path: Path) -> None:
     trim_metrics(tmp_path / "metrics.jsonl", 3)
     assert list(tmp_path.iterdir()) == []
-
-
-# ---- one writer ---------------------------------------------------------------------------------
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from dit_lab.runs import Lease, RunFolder
-
-with Lease(RunFolder(Path(sys.argv[1]))):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-Holder = subprocess.Popen[str]
-
-
-@contextmanager
-def held_by_another_process(folder: RunFolder) -> Iterator[Holder]:
-    """A process that holds the lease until its input ends."""
-    command = [sys.executable, "-c", HOLD, str(folder.root)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        try:
-            yield holder
-        finally:
-            holder.kill()
-
-
-def test_a_second_writer_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    with held_by_another_process(folder) as holder:
-        for _ in range(2):  # being refused takes nothing away from the holder
-            message = f"process {holder.pid} on {socket.gethostname()} has been writing here since"
-            with pytest.raises(RequestError, match=message), Lease(folder):
-                pass
-        holder.communicate("")
-        with Lease(folder):
-            assert read_json(folder.lease)["pid"] == os.getpid()
-
-
-def test_the_lease_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    with held_by_another_process(folder) as holder:
-        holder.kill()
-        holder.wait()
-        with Lease(folder):
-            assert read_json(folder.lease)["pid"] == os.getpid()
-
-
-def test_a_lease_can_be_taken_again_and_not_twice(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    lease = Lease(folder)
-    with lease, pytest.raises(RequestError, match="writing here"), Lease(folder):
-        pass
-    with pytest.raises(ValueError, match="gone wrong"), Lease(folder):
-        raise ValueError("gone wrong")
-    with Lease(folder):
-        pass
-
-
-def test_a_heartbeat_says_that_the_holder_is_alive(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    with Lease(folder) as lease:
-        first = json.loads(folder.lease.read_text())
-        lease.heartbeat()
-        second = json.loads(folder.lease.read_text())
-    assert second["heartbeat"] > first["heartbeat"]
-    assert second["started"] == first["started"] <= first["heartbeat"]
 
 
 # ---- finding a run ------------------------------------------------------------------------------
@@ -379,7 +284,7 @@ def test_what_is_no_run_is_refused(place: Place, tmp_path: Path) -> None:
     folder = place("one")
     for run, reason in (
         ("id-of-none", "does not exist"),
-        (str(folder.root.parent), "has no config.yaml"),
+        (str(folder.root.parent.parent), "has no config.yaml"),
         (str(folder.checkpoints), "has no config.yaml"),
     ):
         with pytest.raises(RequestError) as refused:
@@ -387,3 +292,24 @@ def test_what_is_no_run_is_refused(place: Place, tmp_path: Path) -> None:
         assert str(refused.value).startswith(f"run={run}: {reason}; give a run folder")
         assert f"{tmp_path}/runs/NAME/HASH" in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+def test_the_only_run_of_a_name_is_meant_by_it(place: Place, tmp_path: Path) -> None:
+    folder = place("one")
+    name = folder.root.parent
+    assert find_run(str(name), root=tmp_path) == (folder, None)
+    second = RunFolder(name / "ba9876543210")
+    second.root.mkdir()
+    assert find_run(str(name), root=tmp_path) == (folder, None)  # what has no record is no run
+    second.config.write_text("seed: 1\n")
+    with pytest.raises(
+        RequestError, match=r"holds 2 runs \(0123456789ab, ba9876543210\); name one"
+    ):
+        find_run(str(name), root=tmp_path)
+
+
+def test_all_runs_are_those_with_a_status(place: Place, tmp_path: Path) -> None:
+    assert all_runs(tmp_path / "nowhere") == []
+    folders = [place("one"), place("two")]
+    (tmp_path / "runs/three/0123456789ab").mkdir(parents=True)
+    assert all_runs(tmp_path) == folders

@@ -172,7 +172,7 @@ def snapshot(make_model: Make, *, steps: int) -> Snapshot:
 
 
 def save(everything: Snapshot, folder: Path) -> Checkpoint:
-    return CheckpointStore(folder, warn=pytest.fail).save(
+    return CheckpointStore(folder, run="here", warn=pytest.fail).save(
         everything.state.step, tensors=everything.tensors(), state=everything.scalars()
     )
 

@@ -28,6 +28,7 @@ def send(number: int) -> None:
 def test_nothing_happens_without_a_signal() -> None:
     with StopSignal() as stop:
         stop.check()
+        assert not stop.requested
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -35,6 +36,7 @@ def test_a_signal_waits_for_the_question(number: signal.Signals) -> None:
     with StopSignal() as stop:
         send(number)
         survived = True  # neither died nor was interrupted
+        assert stop.requested  # which the lease tells others
         with pytest.raises(StopRequested) as raised:
             stop.check()
         with pytest.raises(StopRequested):

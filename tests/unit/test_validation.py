@@ -17,7 +17,7 @@ from dit_lab.evaluation.generate import Generator
 from dit_lab.evaluation.images import write_grid
 from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.lab.checks import Shapes
-from dit_lab.lab.compose import VALIDATION_BATCH, validation_batches
+from dit_lab.lab.compose import VALIDATION_BATCH, Parts, validation_batches
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
@@ -33,14 +33,14 @@ MakeBatches = Callable[[Objective], Callable[[], Iterator[Batch]]]
 @pytest.fixture(scope="module")
 def batches_of(held_out_digits: Digits) -> MakeBatches:
     def make(objective: Objective) -> Callable[[], Iterator[Batch]]:
-        return validation_batches(
-            {"seed": 0, "evaluation": {"loss_images": COUNT}},
-            Shapes(digits_facts(), (1, 8, 8)),
-            dataset=held_out_digits,
-            codec=Identity(),
+        parts = Parts(
+            config={"seed": 0, "evaluation": {"loss_images": COUNT}},
+            shapes=Shapes(digits_facts(), (1, 8, 8)),
             objective=objective,
+            codec=Identity(),
             device=CPU,
         )
+        return validation_batches(parts, dataset=held_out_digits)
 
     return make
 
@@ -148,6 +148,7 @@ def sample_grid(
         latent_shape=(1, 8, 8),
         num_classes=10,
         null_label=10,
+        levels=17,
         device=CPU,
     )
     return SampleGrid(

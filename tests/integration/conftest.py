@@ -1,0 +1,282 @@
+"""Commands in processes that skip what takes most of the time of a short training: the imports.
+
+They are forked from a server that has imported everything and used nothing: processes like others,
+with numbers of their own, which can be stopped and killed. The fixtures `command` and `start` of
+tests/conftest.py begin from nothing, as a person does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dit_lab.runs import RunFolder, read_json, read_metrics
+
+IMPORTED = [
+    "dit_lab.lab.doctor",
+    "dit_lab.lab.train",
+    "torch._dynamo",  # by the first optimizer
+    "alembic.command",
+    "filelock",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "sklearn.datasets",
+    "sklearn.model_selection",
+]
+
+MAKE_STORE = """
+from pathlib import Path
+from dit_lab.tracking.mlflow_store import prepare_store
+prepare_store(f"sqlite:///{folder}/mlflow.db", experiment="none", artifact_root=Path(folder))
+"""
+COMMAND = """
+import os, sys
+os.chdir(folder)
+for number, name in ((1, "stdout"), (2, "stderr")):
+    os.dup2(os.open(f"{output}/{name}", os.O_WRONLY | os.O_CREAT), number)
+    setattr(sys, name, open(number, "w", buffering=1, closefd=False))
+from dit_lab.cli.main import main
+sys.exit(main(arguments))
+"""
+
+
+def _fork(code: str, names: dict[str, Any]) -> BaseProcess:
+    """Runs code in a process that is forked from the server."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    multiprocessing.set_forkserver_preload(IMPORTED)
+    process = multiprocessing.get_context("forkserver").Process(target=exec, args=(code, names))
+    process.start()
+    return process
+
+
+class Forked:
+    """A running `dit-lab`. What it prints goes to two files in `output`."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str], output: Path) -> None:
+        given = {"folder": str(folder), "arguments": list(arguments), "output": str(output)}
+        self.arguments, self._output = list(arguments), output
+        self._process = _fork(COMMAND, given)
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs, -n where signal n ended it."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._process.kill()
+        self._process.join()
+
+    def printed(self, name: str = "stdout") -> str:
+        file = self._output / name
+        return file.read_text() if file.exists() else ""
+
+    def wait(self, seconds: float = 240) -> subprocess.CompletedProcess[str]:
+        self._process.join(seconds)
+        assert self.returncode is not None, f"still running: {self.arguments}"
+        return subprocess.CompletedProcess(
+            self.arguments, self.returncode, self.printed(), self.printed("stderr")
+        )
+
+
+Fork = Callable[..., Forked]
+
+
+@pytest.fixture(scope="session")
+def fork_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
+    """`fork_in(folder, "train", "seed=1")` starts `dit-lab train seed=1` there."""
+    started: list[Forked] = []
+
+    def start(folder: Path, *arguments: str) -> Forked:
+        started.append(Forked(folder, arguments, tmp_path_factory.mktemp("printed")))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def fork(fork_in: Fork, tmp_path: Path) -> Fork:
+    """`fork("train", "seed=1")` starts `dit-lab train seed=1` in an empty folder."""
+    return partial(fork_in, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def forked_in(fork_in: Fork) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Like `fork_in`, to its end."""
+    return lambda folder, *arguments: fork_in(folder, *arguments).wait()
+
+
+@pytest.fixture
+def forked(fork: Fork) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Like `fork`, to its end."""
+    return lambda *arguments: fork(*arguments).wait()
+
+
+@pytest.fixture(scope="session")
+def store_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Puts an empty MLflow store into `folder/outputs`: to make its tables takes seconds."""
+    made = tmp_path_factory.mktemp("store")
+    process = _fork(MAKE_STORE, {"folder": str(made)})
+    process.join()
+    assert process.exitcode == 0
+
+    def put(folder: Path) -> None:
+        (folder / "outputs").mkdir()
+        shutil.copy(made / "mlflow.db", folder / "outputs")
+
+    return put
+
+
+# ---- what a run has left behind -----------------------------------------------------------------
+
+Row = tuple[int, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, with what the tests look at."""
+
+    root: Path
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return read_json(self.root / "status.json")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return read_json(self.root / "identity.json")
+
+    @property
+    def log(self) -> str:
+        return (self.root / "train.log").read_text()
+
+    def checkpoint(self, step: int) -> Path:
+        return self.root / f"checkpoints/step-{step:08d}"
+
+    def checkpoints(self) -> list[int]:
+        """Steps of the checkpoints that are complete."""
+        found = self.root.glob("checkpoints/step-*/COMPLETE")
+        return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+
+    def final_files(self) -> dict[str, bytes]:
+        """Everything that the last checkpoint holds, and the last picture."""
+        last = max(self.root.glob("checkpoints/step-*"))
+        files = {str(p.relative_to(last)): p.read_bytes() for p in last.rglob("*") if p.is_file()}
+        files["picture"] = max(self.root.glob("samples/*.png")).read_bytes()
+        return files
+
+    def rows(self) -> list[Row]:
+        """Logged rows without what depends on the clock."""
+        return [
+            (row.step, {k: v for k, v in row.metrics.items() if not k.startswith("perf/")})
+            for row in read_metrics(self.root / "metrics.jsonl")
+        ]
+
+    def rows_by_step(self) -> list[Row]:
+        """The same, where evaluations share the row of their step."""
+        return by_step(
+            (step, name, value) for step, row in self.rows() for name, value in row.items()
+        )
+
+    def times(self) -> dict[Path, int]:
+        """When each file and folder was last changed, but for the lease, which comes and goes."""
+        lease = RunFolder(self.root).lease
+        return {path: path.stat().st_mtime_ns for path in self.root.rglob("*") if path != lease}
+
+
+@pytest.fixture(scope="session")
+def run_in() -> Callable[..., Run]:
+    """`run_in(folder)` is the only run below `folder/outputs` that was not set aside."""
+
+    def find(folder: Path, name: str = "tiny") -> Run:
+        found = folder.glob(f"outputs/runs/{name}/*")
+        (root,) = [path for path in found if ".before-" not in path.name]
+        return Run(root)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def wait_for_step() -> Callable[[Path, int, Forked], None]:
+    """Waits until a run below `folder/outputs` has logged a step."""
+
+    def wait(folder: Path, step: int, process: Forked) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            files = folder.glob("outputs/runs/*/*/metrics.jsonl")
+            if any(row.step >= step for file in files for row in read_metrics(file)):
+                return
+            assert process.returncode is None, process.wait()
+            time.sleep(0.01)
+        raise AssertionError("the run did not get there")
+
+    return wait
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What a sqlite store of MLflow says of one run."""
+
+    run_id: str
+    status: str
+    points: list[tuple[int, str, float]]  # step, metric, value
+    tags: dict[str, str]
+    params: dict[str, str]
+
+    def rows(self) -> list[Row]:
+        """In the form of `Run.rows_by_step`; no point may be there twice."""
+        assert len({point[:2] for point in self.points}) == len(self.points)
+        return by_step(self.points)
+
+
+@pytest.fixture(scope="session")
+def tracked_in() -> Callable[[Path], list[Tracked]]:
+    """`tracked_in(folder)` is what `folder/outputs/mlflow.db` holds, the oldest run first."""
+
+    def read(folder: Path) -> list[Tracked]:
+        with sqlite3.connect(folder / "outputs/mlflow.db") as store:
+
+            def of(run_id: str, what: str) -> list[Any]:
+                return store.execute(f"select {what} where run_uuid = ?", [run_id]).fetchall()
+
+            return [
+                Tracked(
+                    run_id,
+                    status,
+                    of(run_id, "step, key, value from metrics"),
+                    dict(of(run_id, "key, value from tags")),
+                    dict(of(run_id, "key, value from params")),
+                )
+                for run_id, status in store.execute(
+                    "select run_uuid, status from runs order by start_time"
+                ).fetchall()
+            ]
+
+    return read
+
+
+def by_step(points: Iterable[tuple[int, str, float]]) -> list[Row]:
+    """One row for each step, without what depends on the clock."""
+    rows: dict[int, dict[str, float]] = {}
+    for step, name, value in points:
+        if not name.startswith("perf/"):
+            rows.setdefault(step, {})[name] = value
+    return sorted(rows.items())

@@ -1,0 +1,409 @@
+"""What may happen to a training, and that it ends in the same bits once the trouble is over.
+
+The trouble is real: signals, damaged files, an objective that fails, a disk that is full. The runs
+train an objective in a module of the user's own, which stops or fails when told to by a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Fork = Callable[..., Any]
+RunIn = Callable[[Path], Any]
+
+MODULE = '''
+"""Rectified flow that looks up something in a file from step 15 on."""
+
+import time
+from pathlib import Path
+
+from dit_lab.objectives.rectified_flow import RectifiedFlow
+
+GLOBAL_BATCH_SIZE = 16
+
+
+class Table(RectifiedFlow):
+    samplers = ("euler",)
+
+    def loss(self, predict, batch):
+        if batch.sample_counter[0] >= 15 * GLOBAL_BATCH_SIZE:
+            while Path("busy").exists():
+                Path("here").touch()
+                time.sleep(0.01)
+            Path("table").read_bytes()
+        return super().loss(predict, batch)
+'''
+
+
+def write_module(folder: Path) -> None:
+    (folder / "looking_up.py").write_text(MODULE)
+    (folder / "conf/objective").mkdir(parents=True)
+    (folder / "conf/objective/table.yaml").write_text("_target_: looking_up.Table\n")
+    (folder / "table").write_text("")
+
+
+@pytest.fixture(scope="module")
+def train(tiny: list[str]) -> list[str]:
+    """The command that every test types."""
+    kept = [text for text in tiny if not text.startswith("objective=")]
+    return ["train", *kept, "objective=table", "trusted_modules=[looking_up]", "tracking=none"]
+
+
+@pytest.fixture(scope="module")
+def straight(
+    tmp_path_factory: pytest.TempPathFactory, forked_in: Command, train: list[str], run_in: RunIn
+) -> Any:
+    """The run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("straight")
+    write_module(folder)
+    done = forked_in(folder, *train)
+    assert done.returncode == 0, done.stderr
+    return run_in(folder)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path) -> Path:
+    write_module(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def killed(straight: Any, folder: Path, run_in: RunIn) -> Any:
+    """The run as SIGKILL leaves it behind step 30; made of the straight one, to save time."""
+    shutil.copytree(straight.root.parents[2], folder / "outputs")
+    run = run_in(folder)
+    shutil.rmtree(run.checkpoint(40))
+    lines = (run.root / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run.root / "metrics.jsonl").write_text("".join(lines[:-2]))
+    (run.root / "samples/step-00000040.png").unlink()
+    running = {**run.status, "status": "RUNNING", "step": 35}
+    del running["results"]
+    (run.root / "status.json").write_text(json.dumps(running))
+    return run
+
+
+def assert_same(found: Any, straight: Any) -> None:
+    """Equal in every bit, logged rows included."""
+    assert found.root.name == straight.root.name
+    assert found.final_files() == straight.final_files()
+    assert found.rows() == straight.rows()
+    assert found.status["status"] == "FINISHED"
+    assert found.status["error"] is None
+    assert found.status["results"] == straight.status["results"]
+
+
+# ---- a job that is put back into the queue ------------------------------------------------------
+
+
+def test_the_same_command_waits_for_its_predecessor_to_save(
+    straight: Any, fork: Fork, train: list[str], folder: Path, run_in: RunIn
+) -> None:
+    (folder / "busy").write_text("")
+    first = fork(*train)
+    until((folder / "here").exists)
+    first.send_signal(signal.SIGTERM)  # noticed when step 16 is over
+    second = fork(*train)
+    waiting = f"waiting for process {first.pid}, which is leaving this run"
+    until(lambda: waiting in second.printed() or second.returncode is not None)
+    assert first.returncode is None
+    (folder / "busy").unlink()
+    done = second.wait()
+    assert first.wait().returncode == 143
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(waiting) == 1
+    assert "resumed at step 16" in done.stdout
+    assert_same(run_in(folder), straight)
+
+
+# ---- damaged and foreign checkpoints ------------------------------------------------------------
+
+
+def lose(file: Path) -> None:
+    file.unlink()
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "reason"),
+    [
+        (lose, "optimizer/state.safetensors", "missing"),
+        (truncate, "ema-0.9.safetensors", " bytes, not "),
+        (flip, "model.safetensors", "content differs from what was written"),
+        (lose, "COMPLETE", "incomplete (no COMPLETE)"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_skipped(
+    damage: Callable[[Path], None],
+    name: str,
+    reason: str,
+    killed: Any,
+    straight: Any,
+    forked: Command,
+    train: list[str],
+) -> None:
+    damage(killed.checkpoint(30) / name)
+    done = forked(*train)
+    assert done.returncode == 0, done.stderr
+    (said,) = [line for line in done.stdout.splitlines() if "skipped a checkpoint" in line]
+    assert str(killed.checkpoint(30)) in said
+    assert reason in said
+    assert "resumed at step 20" in done.stdout
+    assert_same(killed, straight)
+    assert killed.checkpoints() == [10, 20, 30, 40]  # the damaged one was written anew
+
+
+def test_where_none_is_whole_it_starts_anew_and_says_so(
+    killed: Any, straight: Any, forked: Command, train: list[str]
+) -> None:
+    for step in killed.checkpoints():
+        flip(killed.checkpoint(step) / "model.safetensors")
+    done = forked(*train)
+    assert done.returncode == 0, done.stderr
+    for step in (10, 20, 30):
+        assert f"skipped a checkpoint: {killed.checkpoint(step)}" in done.stdout
+    assert "none of the checkpoints is whole: training starts at step 0" in done.stdout
+    assert_same(killed, straight)
+
+
+def test_a_checkpoint_of_another_run_is_named_and_skipped(
+    killed: Any, straight: Any, forked: Command, train: list[str], folder: Path, run_in: RunIn
+) -> None:
+    """Copied in by hand, with weights that would fit."""
+    assert forked(*train, "name=other", "seed=1", "training.total_steps=35").returncode == 0
+    (other,) = folder.glob("outputs/runs/other/*")
+    shutil.copytree(other / "checkpoints/step-00000035", killed.checkpoint(35))
+    done = forked(*train)
+    assert done.returncode == 0, done.stderr
+    assert f"skipped a checkpoint: {killed.checkpoint(35)}: of another run" in done.stdout
+    assert "resumed at step 30" in done.stdout
+    assert_same(killed, straight)
+
+
+# ---- what made the run has changed --------------------------------------------------------------
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_a_run_without_identity_is_refused(
+    killed: Any, forked: Command, train: list[str], straight: Any
+) -> None:
+    (killed.root / "identity.json").unlink()
+    before = killed.times()
+    line = refusal(forked(*train))
+    assert f"{killed.root}: identity.json is missing" in line
+    assert "resume=never" in line
+    assert killed.times() == before
+
+
+def test_changed_source_is_refused_and_forcing_is_remembered(
+    killed: Any, straight: Any, forked: Command, train: list[str], folder: Path
+) -> None:
+    with open(folder / "looking_up.py", "a") as module:
+        module.write("# a remark\n")
+    before = killed.times()
+    assert "other source code (looking_up.py changed)" in refusal(forked(*train))
+    assert killed.times() == before
+    done = forked(*train, "resume=force")
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 30" in done.stdout
+    assert killed.identity["forced_over"] == [
+        "this run was made with other source code (looking_up.py changed)"
+    ]
+    assert_same(killed, straight)  # a remark does not decide the weights
+    assert "already finished" in forked(*train).stdout
+
+
+def test_changed_data_is_refused(forked: Command, tiny: list[str], folder: Path) -> None:
+    from PIL import Image
+
+    data = folder / "data"
+    (data / "images").mkdir(parents=True)
+    for shade in range(0, 256, 8):
+        Image.new("L", (8, 8), shade).save(data / f"images/{shade}.png")
+    lines = [f"{shade}.png {shade // 128}\n" for shade in range(0, 256, 8)]
+    for name in ("train_labels.txt", "val_labels.txt"):
+        (data / name).write_text("".join(lines))
+    kept = [text for text in tiny if not text.startswith("dataset=")]
+    arguments = [
+        "train", *kept, "dataset=labelled_list", "dataset.root=data", "dataset.image_size=8",
+        "training.total_steps=2", "tracking=none",
+    ]  # fmt: skip
+    assert forked(*arguments).returncode == 0
+    (data / "train_labels.txt").write_text("".join(lines[1:]))
+    line = refusal(forked(*arguments))
+    assert "other data (" in line
+    assert "resume=force" in line
+
+
+# ---- an error while training --------------------------------------------------------------------
+
+
+def test_an_error_is_told_and_the_rerun_goes_on_once_it_is_gone(
+    straight: Any,
+    forked: Command,
+    train: list[str],
+    folder: Path,
+    run_in: RunIn,
+    store_in: Callable[[Path], None],
+    tracked_in: Callable[..., Any],
+) -> None:
+    store_in(folder)
+    tracked_train = [text for text in train if text != "tracking=none"]
+    (folder / "table").rename(folder / "elsewhere")
+    done = forked(*tracked_train)
+    run = run_in(folder)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    reason = "FileNotFoundError: [Errno 2] No such file or directory: 'table'"
+    assert line == f"dit-lab: failed: {reason} (traceback in {run.root / 'train.log'})"
+    assert "Traceback" not in done.stdout
+    assert (run.status["status"], run.status["step"]) == ("FAILED", 15)
+    assert run.status["error"] == reason
+    assert "failed at step 15\nTraceback" in run.log
+    (tracked,) = tracked_in(folder)
+    assert (tracked.status, tracked.tags["error"]) == ("FAILED", reason)
+    (kept,) = (folder / "outputs/mlartifacts").rglob("traceback.txt")
+    assert "looking_up.py" in kept.read_text()
+    assert kept.read_text().strip().endswith(reason)
+
+    (folder / "elsewhere").rename(folder / "table")
+    done = forked(*tracked_train)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 10" in done.stdout
+    assert_same(run, straight)
+    (tracked,) = tracked_in(folder)
+    assert (tracked.run_id, tracked.status) == (run.status["tracking_run_id"], "FINISHED")
+    assert tracked.rows() == run.rows_by_step()
+    assert "error" not in tracked.tags
+
+
+# ---- a full disk --------------------------------------------------------------------------------
+
+# Runs the command on a small disk of its own; what lies there is copied out after each time.
+ON_A_SMALL_DISK = """
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+import dit_lab.lab.train, torch._dynamo  # once for all commands
+from dit_lab.cli.main import main
+
+disk, kept, arguments = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+
+def run(name):
+    (kept / name).mkdir()
+    if os.fork() == 0:
+        for number, stream in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(kept / name / stream, os.O_WRONLY | os.O_CREAT), number)
+        code = main([*arguments, f"paths.root={disk}/outputs"])
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    code = os.waitstatus_to_exitcode(os.wait()[1])
+    shutil.copytree(disk / "outputs", kept / name / "outputs")
+    (kept / name / "code").write_text(str(code))
+
+run("full")
+filler = os.open(disk / "filler", os.O_WRONLY | os.O_CREAT)
+try:
+    while True:
+        os.write(filler, bytes(4096))
+except OSError:
+    pass
+run("still full")
+(disk / "filler").unlink()
+subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+run("roomy")
+"""
+
+
+@pytest.fixture(scope="module")
+def disk(
+    tmp_path_factory: pytest.TempPathFactory, straight: Any, train: list[str]
+) -> Callable[[str], tuple[subprocess.CompletedProcess[str], Any]]:
+    """What the command did on a disk with room for two checkpoints and a half, and after."""
+    folder = tmp_path_factory.mktemp("disk")
+    write_module(folder)
+    (folder / "disk").mkdir()
+    (folder / "kept").mkdir()
+    one = sum(file.stat().st_size for file in straight.checkpoint(10).rglob("*") if file.is_file())
+    mount = f"mount -t tmpfs -o size={int(2.5 * one)} none disk"
+    inside = ["unshare", "-rm", "sh", "-c"]
+    try:
+        subprocess.run([*inside, mount], cwd=folder, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("nobody may mount a disk of their own here")
+    command = [*inside, f'{mount} && exec "$@"', "sh", sys.executable, "-c", ON_A_SMALL_DISK]
+    subprocess.run([*command, folder / "disk", folder / "kept", *train], cwd=folder, check=True)
+
+    def after(name: str) -> tuple[subprocess.CompletedProcess[str], Path]:
+        kept = folder / "kept" / name
+        code = int((kept / "code").read_text())
+        texts = [(kept / stream).read_text() for stream in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(train, code, *texts), kept
+
+    return after
+
+
+@pytest.mark.parametrize("name", ["full", "still full"])
+def test_a_full_disk_ends_the_run_in_one_line_and_loses_nothing(
+    name: str, disk: Callable[..., Any], run_in: RunIn, straight: Any
+) -> None:
+    done, kept = disk(name)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dit-lab: failed: ")
+    assert "No space left on device" in line
+    assert "Traceback" not in done.stdout
+    run = run_in(kept)
+    assert run.checkpoints() == [10, 20]
+    for step in (10, 20):
+        for file in straight.checkpoint(step).rglob("*.safetensors"):
+            same = run.checkpoint(step) / file.relative_to(straight.checkpoint(step))
+            assert same.read_bytes() == file.read_bytes()
+    names = {path.name for path in run.root.rglob("*")}
+    assert not [name for name in names if name.startswith(".")]  # nothing half-written is left
+    assert run.status["status"] == "FAILED"
+    if name == "full":
+        assert run.status["step"] == 30
+        assert "No space left on device" in run.status["error"]
+
+
+def test_with_room_again_the_same_command_ends_in_the_same_bits(
+    disk: Callable[..., Any], run_in: RunIn, straight: Any
+) -> None:
+    done, kept = disk("roomy")
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 20" in done.stdout
+    run = run_in(kept)
+    assert_same(run, straight)
+    assert run.checkpoints() == [10, 20, 30, 40]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
