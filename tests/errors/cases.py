@@ -1,0 +1,31 @@
+"""All cases, by area and by title."""
+
+from __future__ import annotations
+
+from tests.errors import (
+    checkpoints,
+    command_line,
+    data,
+    measuring,
+    own_parts,
+    places,
+    recorded,
+    resuming,
+    settings,
+    tracking,
+)
+
+AREAS = (
+    command_line.AREA,
+    settings.AREA,
+    own_parts.AREA,
+    data.AREA,
+    resuming.AREA,
+    recorded.AREA,
+    checkpoints.AREA,
+    measuring.AREA,
+    tracking.AREA,
+    places.AREA,
+)
+CASES = {case.title: case for area in AREAS for case in area.cases}
+assert len(CASES) == sum(len(area.cases) for area in AREAS), "two cases of one title"

@@ -1,0 +1,144 @@
+"""Types the commands of the cases and keeps what they printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tests.errors.case import Case, arguments
+from tests.errors.starts import only_run
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a command ended. Paths and hashes are replaced by words in `out` and `err`."""
+
+    code: int
+    out: str
+    err: str
+    changed: tuple[str, ...] = ()  # files made, changed or removed
+    raised: tuple[tuple[str, int], ...] = ()  # where refusals were made: (source file, line)
+    imported: tuple[str, ...] = ()  # slow libraries
+    could_not: str = ""  # why the case cannot be run on this machine
+
+
+class Lab:
+    """One folder in which everything happens, so that the paths in recorded runs stay true."""
+
+    def __init__(self, place: Path) -> None:
+        self.folder = place / "work"
+        self._kept = place / "kept"
+        self._outcomes: dict[str, Outcome] = {}
+        self._workers: dict[str, subprocess.Popen[str]] = {}
+        self._taken: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers.values():
+            worker.communicate()
+        if self._taken is not None:
+            self._taken.close()
+
+    def outcome(self, case: Case) -> Outcome:
+        """What the case's command did; it is typed once."""
+        if case.title not in self._outcomes:
+            self._outcomes[case.title] = self._run(case)
+        return self._outcomes[case.title]
+
+    def typed(self, case: Case) -> Outcome:
+        """The same by `python -m dit_lab`, as a person would."""
+        self.put(case.start)
+        case.prepare(self.folder)
+        values = self.values(case)
+        done = subprocess.run(
+            [sys.executable, "-m", "dit_lab", *arguments(case, values)],
+            cwd=self.folder,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        out, err = (self.normalised(text, values) for text in (done.stdout, done.stderr))
+        return Outcome(code=done.returncode, out=out, err=err)
+
+    def put(self, start: str) -> None:
+        """Make the folder a copy of one of the starts."""
+        if not (self._kept / start).exists():
+            self._clear()
+            self.folder.mkdir(parents=True)
+            made = self._ask("heavy", do="start", name=start)
+            assert "code" in made, made["err"]
+            shutil.copytree(self.folder, self._kept / start, symlinks=True)
+        self._clear()
+        shutil.copytree(self._kept / start, self.folder, symlinks=True)
+
+    def values(self, case: Case) -> dict[str, str]:
+        """What stands for the words in a command: PORT is one that is taken."""
+        values = {"FOLDER": str(self.folder)}
+        if "RUN" in case.command:
+            values["RUN"] = str(only_run(self.folder).relative_to(self.folder))
+        if "PORT" in case.command:
+            self._taken = self._taken or socket.create_server(("127.0.0.1", 0))
+            values["PORT"] = str(self._taken.getsockname()[1])
+        return values
+
+    def normalised(self, text: str, values: dict[str, str]) -> str:
+        """A text with words for what differs from one day, folder or machine to the next."""
+        text = text.replace(str(self.folder), "FOLDER").replace(str(ROOT), "CHECKOUT")
+        if "PORT" in values:
+            text = text.replace(values["PORT"], "PORT")
+        text = re.sub(r"process \d+ on \S+", "process PID on HOST", text)
+        text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME", text)
+        return re.sub(r"\b(?:[0-9a-f]{12}|[0-9a-f]{64})\b", "HASH", text)
+
+    def _run(self, case: Case) -> Outcome:
+        self.put(case.start)
+        values = self.values(case)
+        found = self._ask(
+            "heavy" if case.slow else "light", do="case", title=case.title, values=values
+        )
+        assert "code" in found, f"{case.title}: {found['err']}"
+        return Outcome(
+            code=found["code"],
+            out=self.normalised(found["out"], values),
+            err=self.normalised(found["err"], values),
+            changed=tuple(self.normalised(name, values) for name in found.get("changed", ())),
+            raised=tuple((file, line) for file, line in found.get("raised", ())),
+            imported=tuple(found.get("imported", ())),
+            could_not=found.get("could_not", ""),
+        )
+
+    def _clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _ask(self, kind: str, **request: Any) -> dict[str, Any]:
+        """One request to a worker, which is started when it is first needed."""
+        if kind not in self._workers:
+            self._workers[kind] = subprocess.Popen(
+                [sys.executable, "-m", "tests.errors.worker", kind],
+                cwd=ROOT,
+                env=ENVIRONMENT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        worker = self._workers[kind]
+        assert worker.stdin is not None and worker.stdout is not None
+        print(json.dumps({**request, "folder": str(self.folder)}), file=worker.stdin, flush=True)
+        answer = worker.stdout.readline()
+        assert answer, f"the {kind} worker ended; see its standard error"
+        return json.loads(answer)

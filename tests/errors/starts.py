@@ -1,0 +1,269 @@
+"""Folders that commands are typed in, each made once, and what is done to a copy of them.
+
+empty    nothing
+recipe   a tiny experiment: `experiment=tiny` trains in seconds
+tiny     the same, trained to its end
+own      the same with an objective and a dataset of the user's own, in `mylab.py`
+latent   the same on a folder of images, through an autoencoder with random weights
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RECIPE = """# question: does it stop where it should?
+defaults:
+  - override /model: pico
+  - override /patch: "4"
+  - override /objective: rectified_flow
+  - override /sampler: euler
+  - override /dataset: digits
+  - override /codec: identity
+  - override /precision: fp32
+  - override /tracking: none
+
+model: {hidden_size: 16, depth: 1, num_heads: 2}
+ema: {decays: [0.9]}
+sampler: {steps: 2}
+sample: {num_images: 4}
+training:
+  total_steps: 4
+  global_batch_size: 8
+  log_every_steps: 2
+  checkpoint_every_steps: 2
+evaluation: {loss_images: 8, num_images: 0}
+"""
+OWN_PARTS = """import torch
+
+from dit_lab.objectives.rectified_flow import RectifiedFlow
+from dit_lab.types import DataFacts
+
+
+class OwnFlow(RectifiedFlow):
+    samplers = ("euler", "heun")
+
+
+class Noise:
+    @staticmethod
+    def facts():
+        return DataFacts(
+            channels=2, height=8, width=8, num_classes=0, class_names=(), train_images=8,
+            validation_images=8, fingerprint="noise",
+        )
+
+    def __init__(self, *, split): ...
+
+    def __len__(self):
+        return 8
+
+    def fetch(self, indices, counters):
+        return torch.zeros(len(indices), 2, 8, 8), torch.zeros_like(indices)
+"""
+
+Run = Callable[[list[str]], None]
+"""Runs a command of the lab in the current folder."""
+
+
+def empty(run: Run) -> None:
+    """Nothing."""
+
+
+def recipe(run: Run) -> None:
+    """The tiny experiment."""
+    write("experiments/tiny/recipe.yaml", RECIPE)
+
+
+def tiny(run: Run) -> None:
+    """A run that has ended."""
+    recipe(run)
+    run(["train", "experiment=tiny"])
+
+
+def own(run: Run) -> None:
+    """A run with an objective of the user's own, on a dataset of their own: two channels, no
+    classes."""
+    recipe(run)
+    write("mylab.py", OWN_PARTS)
+    write("conf/objective/flow.yaml", "_target_: mylab.OwnFlow\n")
+    write("conf/dataset/noise.yaml", "_target_: mylab.Noise\n")
+    own_parts = ["objective=flow", "dataset=noise", "trusted_modules=[mylab]"]
+    run(["train", "experiment=tiny", *own_parts])
+
+
+def latent(run: Run) -> None:
+    """A run on images in class folders, through an autoencoder."""
+    recipe(run)
+    class_folders(Path())
+    autoencoder(Path("vae"), seed=0)
+    data = ["dataset=image_folder", "dataset.root=images", "dataset.image_size=8"]
+    run(["train", "experiment=tiny", *data, "codec=vae", "codec.path=vae", "patch=1"])
+
+
+STARTS: dict[str, Callable[[Run], None]] = {
+    made.__name__: made for made in (empty, recipe, tiny, own, latent)
+}
+
+
+# ---- changing a folder --------------------------------------------------------------------------
+
+
+def write(name: str | Path, content: str | bytes, folder: Path = Path()) -> None:
+    """A file, with the folders that it lies in."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def wrote(name: str, content: str | bytes) -> Callable[[Path], None]:
+    """Prepares a folder by one file."""
+    return lambda folder: write(name, content, folder)
+
+
+def only_run(folder: Path) -> Path:
+    """The run that was trained in a folder."""
+    (config,) = folder.glob("outputs/runs/*/*/config.yaml")
+    return config.parent
+
+
+def newest(folder: Path) -> Path:
+    """The newest checkpoint of that run."""
+    return max((only_run(folder) / "checkpoints").glob("step-*"))
+
+
+def in_run(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Prepares a folder by changing its run, which `change` is given."""
+    return lambda folder: change(only_run(folder)) and None
+
+
+def removed(name: str) -> Callable[[Path], None]:
+    """Prepares a folder by removing a file of its run."""
+    return in_run(lambda run: (run / name).unlink())
+
+
+def replaced(name: str, old: str, new: str) -> Callable[[Path], None]:
+    """Prepares a folder by replacing text in a file of its run."""
+
+    def change(run: Path) -> None:
+        text = (run / name).read_text()
+        assert old in text, f"{name} has no {old!r}"
+        (run / name).write_text(text.replace(old, new))
+
+    return in_run(change)
+
+
+def with_json(name: str, **changes: Any) -> Callable[[Path], None]:
+    """Prepares a folder by changing keys of a JSON file of its run; None removes one."""
+
+    def change(run: Path) -> None:
+        content = {**json.loads((run / name).read_text()), **changes}
+        kept = {key: value for key, value in content.items() if value is not None}
+        (run / name).write_text(json.dumps(kept))
+
+    return in_run(change)
+
+
+def all_of(*changes: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Prepares a folder by several changes, one after the other."""
+
+    def change(folder: Path) -> None:
+        for step in changes:
+            step(folder)
+
+    return change
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+
+def killed(folder: Path) -> None:
+    """The run as a kill leaves it, after the checkpoint of step 2 and before that of step 4."""
+    shutil.rmtree(newest(folder))
+    with_json("status.json", status="RUNNING", step=3, results=None)(folder)
+
+
+def unfinished(folder: Path) -> None:
+    """The run as a kill leaves it, right after its last checkpoint."""
+    with_json("status.json", status="RUNNING", results=None)(folder)
+
+
+def truncated(folder: Path) -> None:
+    """The newest checkpoint lacks the end of a file."""
+    file = newest(folder) / "model.safetensors"
+    os.truncate(file, file.stat().st_size - 10)
+
+
+def flipped(folder: Path) -> None:
+    """One bit of the newest checkpoint differs."""
+    flip(newest(folder) / "ema-0.9.safetensors")
+
+
+def flip(file: Path) -> None:
+    """Change the last bit of a file."""
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def all_flipped(folder: Path) -> None:
+    """One bit of every checkpoint differs."""
+    for file in only_run(folder).glob("checkpoints/*/model.safetensors"):
+        flip(file)
+
+
+def unmarked(folder: Path) -> None:
+    """The newest checkpoint was never completed."""
+    (newest(folder) / "COMPLETE").unlink()
+
+
+def foreign(folder: Path) -> None:
+    """The newest checkpoint is whole, and another run's."""
+    from dit_lab.training.checkpoint import CheckpointStore
+
+    shutil.rmtree(newest(folder))
+    store = CheckpointStore(only_run(folder) / "checkpoints", run="0123456789ab", warn=print)
+    store.save(4, tensors={"model": {}}, state={"step": 4})
+
+
+# ---- data ---------------------------------------------------------------------------------------
+
+
+def image(path: Path, size: int = 8) -> None:
+    """A grey PNG."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (size, size), (128, 128, 128)).save(path)
+
+
+def class_folders(folder: Path, *, classes: int = 2, each: int = 6) -> None:
+    """`images/0`, `images/1` ... with PNGs."""
+    for label in range(classes):
+        for number in range(each):
+            image(folder / f"images/{label}/{number}.png")
+
+
+def lists(folder: Path, *, train: str = "a.png 0\n", validation: str = "a.png 0\n") -> None:
+    """Lists of labelled images below `data`, and the image that they name."""
+    image(folder / "data/images/a.png")
+    write("data/train_labels.txt", train, folder)
+    write("data/val_labels.txt", validation, folder)
+
+
+def autoencoder(path: Path, *, seed: int) -> None:
+    """A tiny autoencoder in diffusers format with random weights; halves the sides once."""
+    import diffusers
+    import torch
+
+    torch.manual_seed(seed)
+    network = diffusers.AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+    )
+    network.save_pretrained(path)

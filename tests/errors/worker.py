@@ -1,0 +1,179 @@
+"""Runs commands of the lab, each in a process of its own, without importing everything each time.
+
+    python -m tests.errors.worker light|heavy
+
+imports what every command needs (`heavy`: and torch, mlflow, diffusers), then answers requests, one
+JSON object per line: it forks, and the child types the command. The child is what `dit-lab` would
+be, with its imports done; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dit_lab.types import RequestError
+
+LIGHT = (
+    *(f"dit_lab.cli.{verb}" for verb in ("main", "train", "sample", "evaluate", "doctor", "ui")),
+    "dit_lab.lab.extension",
+    "dit_lab.lab.doctor",
+    "numpy",
+)
+HEAVY = (
+    *LIGHT,
+    "dit_lab.lab.train",
+    "sklearn.datasets",
+    "sklearn.model_selection",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "diffusers.models.autoencoders.autoencoder_kl",
+)
+SLOW = ("torch", "mlflow", "sklearn", "diffusers")
+LIMIT_SECONDS = 120
+
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000  # linux/sched.h
+MS_RDONLY = 1  # linux/mount.h
+
+
+def run(arguments: list[str], folder: Path) -> int:
+    """Type a command in a folder; its exit code."""
+    from dit_lab.cli.main import main
+
+    os.chdir(folder)
+    return main(arguments)
+
+
+def run_case(title: str, folder: Path, values: Mapping[str, str]) -> dict[str, Any]:
+    """Prepare the folder, type the case's command there, and look at what became of it."""
+    from tests.errors.case import arguments
+    from tests.errors.cases import CASES
+
+    case = CASES[title]
+    try:
+        _mount(folder, case.mount)
+    except OSError as error:
+        return {"code": 0, "could_not": f"no file systems of one's own here ({error})"}
+    os.chdir(folder)
+    case.prepare(folder)
+    before, raised = _files(folder), []
+
+    def record(self: RequestError, *args: object) -> None:
+        caller = sys._getframe(1)
+        raised.append((caller.f_code.co_filename, caller.f_lineno))
+
+    RequestError.__init__ = record  # type: ignore[method-assign]
+    code = run(arguments(case, values), folder)
+    after = _files(folder)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    return {
+        "code": code,
+        "changed": sorted(changed),
+        "raised": raised,
+        "imported": [name for name in SLOW if name in sys.modules],
+    }
+
+
+def make_start(name: str, folder: Path) -> dict[str, Any]:
+    """Make one of the folders that commands are typed in."""
+    from tests.errors.starts import STARTS
+
+    def typed(arguments: list[str]) -> None:
+        code = run(arguments, folder)
+        assert code == 0, f"exit code {code}"
+
+    os.chdir(folder)
+    STARTS[name](typed)
+    return {"code": 0}
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """What lies below a folder: path -> hash, "folder" or where a link leads."""
+
+    def content(path: Path) -> str:
+        if path.is_symlink():
+            return f"link to {os.readlink(path)}"
+        return "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+
+    return {str(path.relative_to(folder)): content(path) for path in folder.rglob("*")}
+
+
+def _mount(folder: Path, mounts: Mapping[str, str]) -> None:
+    """Mount small or read-only file systems that only this process sees; no privileges needed.
+
+    Raises OSError where the kernel does not allow it.
+    """
+    if not mounts:
+        return
+    libc, user, group = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
+
+    def call(function: Callable[..., int], *given: object) -> None:
+        if function(*given):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    call(libc.unshare, CLONE_NEWUSER | CLONE_NEWNS)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    for name, options in mounts.items():
+        place = folder / name
+        place.mkdir()
+        flags = MS_RDONLY if options == "ro" else 0
+        data = b"" if options == "ro" else options.encode()
+        call(libc.mount, b"tmpfs", os.fsencode(place), b"tmpfs", flags, data)
+
+
+# ---- forking ------------------------------------------------------------------------------------
+
+
+def _in_a_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` returns in a process of its own, with what it printed as `out` and `err`.
+
+    Without `code` where it did not get to its end; `err` then tells why.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        out, err, result = (Path(place) / name for name in ("out", "err", "result"))
+        child = os.fork()
+        if child == 0:
+            signal.alarm(LIMIT_SECONDS)
+            for path, descriptor in ((out, 1), (err, 2)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+            try:
+                result.write_text(json.dumps(work()))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(0)
+        os.waitpid(child, 0)
+        found = json.loads(result.read_text()) if result.exists() else {}
+        return {**found, "out": out.read_text(), "err": err.read_text()}
+
+
+def _requests() -> Iterator[dict[str, Any]]:
+    for line in sys.stdin:
+        yield json.loads(line)
+
+
+def main() -> None:
+    """Answer until there are no more requests."""
+    for name in HEAVY if sys.argv[1:] == ["heavy"] else LIGHT:
+        importlib.import_module(name)
+    for request in _requests():
+        folder = Path(request.pop("folder"))
+        work = {"case": run_case, "start": make_start}[request.pop("do")]
+        print(json.dumps(_in_a_child(lambda: work(folder=folder, **request))), flush=True)  # noqa: B023
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Every refusal, by the real command: one line, the exit code, nothing left, and as docs/errors.md.
+
+The cases are data in tests/errors. Each is typed in a folder of its own in a process of its own
+(forked from one that has done its imports); some are also typed as people do, and compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+
+import pytest
+
+from tests.errors import table
+from tests.errors.cases import AREAS, CASES
+from tests.errors.lab import Lab
+from tests.errors.sites import LIBRARY_ONLY, sites
+
+TYPED = (
+    "no such key",
+    "a command of the system, in your own file",
+    "`torch.load` as the recorded codec: evaluate",
+    "a changed byte, in the newest checkpoint: sample",
+    "an objective that fails while it trains",
+)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Where commands are typed; what it makes for one case is kept for the next."""
+    with Lab(tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[str]:
+    """The rows of the tables in docs/errors.md."""
+    lines = table.PAGE.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.startswith("| ") and not line.startswith("| what was")]
+
+
+@pytest.mark.parametrize("title", CASES)
+def test_said_in_one_line(title: str, lab: Lab, rows: list[str]) -> None:
+    case = CASES[title]
+    outcome = lab.outcome(case)
+    if outcome.could_not:
+        pytest.skip(outcome.could_not)
+    assert outcome.code == case.code, outcome
+    lines = outcome.err.splitlines()
+    assert len(lines) <= 1
+    if case.code:
+        (line,) = lines
+        assert line.startswith("dit-lab: ")
+    assert table.said(case, outcome), f"nothing like {case.says!r} in {outcome}"
+    assert "Traceback" not in outcome.out + outcome.err
+    unexpected = [
+        name
+        for name in outcome.changed
+        if not any(fnmatch(name, pattern) for pattern in case.leaves)
+    ]
+    assert unexpected == []
+    assert case.slow or outcome.imported == ()
+    row = table.row(case, outcome)
+    assert row in rows, "docs/errors.md says otherwise; python -m tests.errors.table writes it anew"
+
+
+def test_the_page_has_every_case_in_order_and_nothing_else(rows: list[str]) -> None:
+    by_title = {re.split(r"(?<!\\) \| ", row.removeprefix("| "))[0]: row for row in rows}
+    assert list(by_title) == list(CASES)
+    assert table.PAGE.read_text(encoding="utf-8") == table.page(lambda case: by_title[case.title])
+
+
+@pytest.mark.parametrize("title", TYPED)
+def test_typed_as_people_do(title: str, lab: Lab) -> None:
+    case = CASES[title]
+    expected, found = lab.outcome(case), lab.typed(case)
+    assert (found.code, found.err) == (expected.code, expected.err)
+
+
+def test_every_refusal_in_the_package_is_a_case(lab: Lab) -> None:
+    outcomes = [lab.outcome(case) for area in AREAS for case in area.cases]
+    if any(outcome.could_not for outcome in outcomes):
+        pytest.skip("some cases cannot be run on this machine")
+    made = {place for outcome in outcomes for place in outcome.raised}
+    unreached = [site for site in sites() if not any(site.made(*place) for place in made)]
+    assert [str(site) for site in unreached if site.function not in LIBRARY_ONLY] == []
+    assert LIBRARY_ONLY.keys() <= {site.function for site in unreached}  # no stale excuse
+
+
+def test_what_a_failed_run_leaves(lab: Lab) -> None:
+    """Its log and its folder, and no half-written checkpoint."""
+    full = lab.outcome(CASES["a disk that is full at the first checkpoint"])
+    if full.could_not:
+        pytest.skip(full.could_not)
+    run = "outputs/runs/tiny/HASH"
+    left = {name.removeprefix(f"{run}/") for name in full.changed if name.startswith(f"{run}/")}
+    assert "train.log" in left
+    assert not [name for name in left if name.startswith("checkpoints/")]
+
+
+def test_training_goes_on_without_the_tracker(lab: Lab) -> None:
+    away = lab.outcome(CASES["a server that does not answer"])
+    assert "outputs/runs/tiny/HASH/metrics.jsonl" in away.changed
+    assert "outputs/runs/tiny/HASH/checkpoints/step-00000004/COMPLETE" in away.changed
+    assert away.out.count("does not take what is sent") == 1
+    assert "result: eval/loss" in away.out

@@ -1,0 +1,632 @@
+"""Samples measured when a training ends and by `dit-lab evaluate`: once, with a card, in MLflow.
+
+What is stopped or killed is a process of its own. Other commands run in this process, which has
+imported torch already. Three trees take the place of two hundred where no tree matters.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dit_lab.cli.main import main
+from dit_lab.cli.train import show_results
+from dit_lab.evaluation import two_sample
+from dit_lab.evaluation.card import Evaluation, read_evaluation
+from dit_lab.runs import RunFolder, read_metrics
+
+MEASURED = ["evaluation.num_images=120"]  # draws of 40
+LAUNCHER = """
+import sys
+from dit_lab.cli.main import main
+from dit_lab.evaluation import two_sample
+two_sample.TREES = int(sys.argv[1])
+sys.exit(main(sys.argv[2:]))
+"""
+RESULT = r"result: eval/loss \d\.\d{4} after 40 steps, [\d.]+ s a step"
+FEW, MANY = 3, 2000  # many take long enough to be in the middle of
+
+Point = tuple[str, int, float]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+class Done(NamedTuple):
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+def arguments_of(trees: int, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", LAUNCHER, str(trees), *arguments]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """`dit-lab` with many trees, running; what still runs at the end of a test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str, trees: int = MANY) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            arguments_of(trees, *arguments),
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def dit_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """`dit_lab("evaluate", ...)` with few trees in this process, typed in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(two_sample, "TREES", FEW)
+
+    def run(*arguments: str) -> Done:
+        capsys.readouterr()
+        code = main(arguments)
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def training(tiny: list[str]) -> list[str]:
+    """Overrides of a training that ends with an evaluation."""
+    return [*tiny, *MEASURED]
+
+
+class Run(NamedTuple):
+    """A finished training, where it was typed, and what it printed."""
+
+    folder: Path
+    root: Path
+    out: str
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, training: list[str]) -> Run:
+    """The training that nobody disturbed, tracked by MLflow. Tests that write take a copy."""
+    folder = tmp_path_factory.mktemp("straight")
+    done = subprocess.run(
+        arguments_of(FEW, "train", *training), cwd=folder, capture_output=True, text=True,
+        timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return Run(only_run(folder), folder, done.stdout)
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = folder.glob("outputs/runs/*/*")
+    return run
+
+
+@pytest.fixture
+def untracked(straight: Run, tmp_path: Path) -> Path:
+    """A copy of the run that no tracker knows of."""
+    copy = tmp_path / "copy"
+    shutil.copytree(straight.folder, copy)
+    edit_json(copy / "status.json", tracking_run_id=None)
+    return copy
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def only_evaluation(run: Path) -> tuple[Path, Evaluation]:
+    (path,) = (run / "evaluations").iterdir()
+    return path, read_evaluation(path)
+
+
+def new_evaluation(run: Path, before: Path) -> tuple[Path, Evaluation]:
+    """The one that was written besides `before`."""
+    (path,) = {path for path in (run / "evaluations").iterdir() if path.name != before.name}
+    return path, read_evaluation(path)
+
+
+def files_of(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def tracked(folder: Path) -> list[Point]:
+    """Every point of an `eval` metric that MLflow has."""
+    with sqlite3.connect(folder / "outputs/mlflow.db") as store:
+        query = "select key, step, value from metrics where key like 'eval%' order by key, step"
+        return store.execute(query).fetchall()
+
+
+def points_of(evaluation: Evaluation, prefix: str = "eval/") -> set[Point]:
+    """What a tracker should have of an evaluation."""
+    return {
+        (prefix + key.removeprefix("eval/"), evaluation.card.step, value)
+        for key, value in evaluation.metrics.items()
+    }
+
+
+def table_of(text: str) -> list[str]:
+    """The lines of a printed table, from its head to the line of circumstances."""
+    lines = text.splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("metric "))
+    last = next(n for n, line in enumerate(lines) if " at step " in line and "guidance" in line)
+    return lines[first : last + 1]
+
+
+# ---- at the end of a training -------------------------------------------------------------------
+
+
+def test_a_training_ends_with_an_evaluation(straight: Run) -> None:
+    path, evaluation = only_evaluation(straight.folder)
+    card = evaluation.card
+    assert path.stem == card.eval_hash
+    assert (card.run, card.step, card.weights) == (straight.folder.name, 40, "ema-0.9")
+    assert (card.num_images, card.evaluations_per_image, card.dtype) == (120, 2.0, "float32")
+    assert (card.device, card.num_threads) == (os.uname().machine, 1)
+    assert card.reference["levels"] == 17
+    identity = json.loads((straight.folder / "identity.json").read_text())
+    assert card.code["trained"] == identity["code_hash"]
+    assert card.reference["data"] == identity["data_fingerprint"]
+    rows = [
+        (key, row.step, value)
+        for row in read_metrics(straight.folder / "metrics.jsonl")
+        for key, value in row.metrics.items()
+        if key.startswith("eval/") and key != "eval/loss"
+    ]
+    assert len(rows) == len(set(rows)) == 16
+    assert set(rows) == points_of(evaluation)
+    results = json.loads((straight.folder / "status.json").read_text())["results"]
+    assert evaluation.metrics.items() <= results.items()
+
+
+def test_mlflow_has_the_evaluation_once(straight: Run) -> None:
+    path, evaluation = only_evaluation(straight.folder)
+    points = [point for point in tracked(straight.root) if point[0] != "eval/loss"]
+    assert sorted(points) == sorted(points_of(evaluation))
+    (artifact,) = (straight.root / "outputs/mlartifacts").rglob(path.name)
+    assert artifact.parent.name == "evaluations"
+    assert artifact.read_bytes() == path.read_bytes()
+
+
+def test_the_table_is_printed_and_says_what_it_needs(straight: Run) -> None:
+    """Also where lines are short: this was printed into a pipe, 80 columns for rich."""
+    _, evaluation = only_evaluation(straight.folder)
+    lines = table_of(straight.out)
+    assert lines[0].split() == ["metric", "against", "images", "generated", "real", "images"]
+    for row, line in zip(evaluation.rows, lines[1:], strict=False):
+        words = line.replace("(", "").replace(")", "").split()
+        assert words[:4] == [row.metric, row.against, str(row.num_images), f"{row.value:.3f}"]
+        assert ("(" in line) == bool(row.caveat)
+        assert (line.split()[-1] == "-") == (row.floor is None)
+    assert lines[-1] == (
+        "ema-0.9 at step 40, Euler with 2 steps (2 evaluations an image), guidance 1, seed 0, "
+        "float32, pixels 8x8x1"
+    )
+    (wanted,) = [line for line in lines if line.startswith("wanted: ")]
+    assert "two_sample 0.5" in wanted
+    findings = [line for line in lines if line.startswith("generated: ")]
+    assert [line.partition(": ")[2].partition(", so")[0] for line in findings] == (
+        evaluation.findings
+    )
+    (result,) = [line for line in straight.out.splitlines() if line.startswith("result: ")]
+    assert re.fullmatch(RESULT, result)
+
+
+def test_the_same_command_shows_it_again_and_changes_nothing(
+    dit_lab: Command, straight: Run, training: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(straight.root)
+    before, points = files_of(straight.folder), tracked(straight.root)
+    done = dit_lab("train", *training)
+    assert done.code == 0, done.err
+    assert "already finished" in done.out
+    assert table_of(done.out) == table_of(straight.out)
+    assert files_of(straight.folder) == before
+    assert tracked(straight.root) == points
+
+
+def test_too_few_images_are_not_measured_and_the_log_says_why(
+    dit_lab: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    short = [*tiny, "training.total_steps=2", "tracking=none"]
+    done = dit_lab("train", *short, "evaluation.num_images=29")
+    assert done.code == 0, done.err
+    run = only_run(tmp_path)
+    assert not (run / "evaluations").exists()
+    assert "samples are not measured: evaluation.num_images=29: " in (run / "train.log").read_text()
+    assert "metric " not in done.out
+
+
+# ---- afterwards ---------------------------------------------------------------------------------
+
+
+def test_what_was_measured_is_not_measured_again(dit_lab: Command, straight: Run) -> None:
+    before, points = files_of(straight.folder), tracked(straight.root)
+    run_id = json.loads((straight.folder / "status.json").read_text())["tracking_run_id"]
+    path, _ = only_evaluation(straight.folder)
+    root = f"paths.root={straight.root / 'outputs'}"
+    for name in (straight.folder, straight.folder.parent, run_id):
+        done = dit_lab("evaluate", f"run={name}", root)
+        assert done.code == 0, done.err
+        assert done.out.splitlines()[-1] == f"measured before: {path}"
+        assert table_of(done.out) == table_of(straight.out)
+    assert files_of(straight.folder) == before
+    assert tracked(straight.root) == points
+
+
+def test_the_command_finds_what_the_training_found(dit_lab: Command, untracked: Path) -> None:
+    """In every bit: the same images, draws and trees, in another process."""
+    path, _ = only_evaluation(untracked)
+    expected = path.read_bytes()
+    path.unlink()
+    done = dit_lab("evaluate", f"run={untracked}")
+    assert done.code == 0, done.err
+    assert "drawing 120 images from ema-0.9 at step 40" in done.out
+    assert done.out.splitlines()[-1] == f"written: {path}"
+    assert path.read_bytes() == expected
+
+
+def test_other_code_or_versions_are_measured_anew(dit_lab: Command, untracked: Path) -> None:
+    path, _ = only_evaluation(untracked)
+    content = path.read_text()
+    for was, other in (('"evaluated": "', '"evaluated": "0'), ('"torch": "', '"torch": "1.')):
+        path.write_text(content.replace(was, other))
+        done = dit_lab("evaluate", f"run={untracked}")
+        assert done.out.splitlines()[-1] == f"written: {path}"
+        assert path.read_text() == content
+
+
+def test_another_protocol_has_a_file_and_names_of_its_own(
+    dit_lab: Command, straight: Run, tmp_path: Path
+) -> None:
+    """In a copy of everything, MLflow's store too."""
+    root, path = copy_of_everything(straight, tmp_path)
+    own, before = read_evaluation(path), tracked(root)
+    choices = ["sampler=heun", "sampler.steps=3", "guidance.scale=2"]
+    done = dit_lab("evaluate", f"run={only_run(root)}", *choices)
+    assert done.code == 0, done.err
+    new, evaluation = new_evaluation(only_run(root), path)
+    assert evaluation.card.sampler["steps"] == 3
+    assert evaluation.card.evaluations_per_image == 3 * 2 * 2  # both halves of Heun, both labels
+    assert "Heun with 3 steps (12 evaluations an image), guidance 2" in done.out
+    assert read_evaluation(path) == own
+    added = [point for point in tracked(root) if point not in before]
+    assert sorted(added) == sorted(points_of(evaluation, f"eval-{evaluation.card.protocol}/"))
+    assert len(tracked(root)) == len(before) + len(added)
+    artifacts = root / "outputs/mlartifacts"
+    assert [found.read_bytes() for found in artifacts.rglob(new.name)] == [new.read_bytes()]
+    again = dit_lab("evaluate", f"run={only_run(root)}", *choices)
+    assert again.out.splitlines()[-1] == f"measured before: {new}"
+    assert len(tracked(root)) == len(before) + len(added)
+
+
+def copy_of_everything(straight: Run, tmp_path: Path) -> tuple[Path, Path]:
+    """The folder in which the training was typed, whose store and paths name the copy now."""
+    root = tmp_path / "all"
+    shutil.copytree(straight.root, root)
+    config = only_run(root) / "config.yaml"
+    config.write_text(config.read_text().replace(str(straight.root), str(root)))
+    with sqlite3.connect(root / "outputs/mlflow.db") as store:
+        change = "update runs set artifact_uri = replace(artifact_uri, ?, ?)"
+        store.execute(change, (str(straight.root), str(root)))
+    return root, only_evaluation(only_run(root))[0]
+
+
+def test_other_weights_and_steps(dit_lab: Command, straight: Run, tmp_path: Path) -> None:
+    """Raw weights are another protocol; an earlier checkpoint is an earlier point of the curve."""
+    root, path = copy_of_everything(straight, tmp_path)
+    before = tracked(root)
+    assert dit_lab("evaluate", f"run={only_run(root)}", "sample.weights=raw").code == 0
+    raw, evaluation = new_evaluation(only_run(root), path)
+    assert evaluation.card.weights == "model"
+    points = points_of(evaluation, f"eval-{evaluation.card.protocol}/")
+    assert {point for point in tracked(root) if point not in before} == points
+    raw.unlink()
+    before = tracked(root)
+    done = dit_lab("evaluate", f"run={only_run(root)}/checkpoints/step-00000010")
+    assert done.code == 0, done.err
+    _, early = new_evaluation(only_run(root), path)
+    assert (early.card.step, early.card.weights) == (10, "ema-0.9")
+    assert early.card.protocol == read_evaluation(path).card.protocol
+    assert {point for point in tracked(root) if point not in before} == points_of(early)
+
+
+def test_baselines_are_columns_of_the_same_table(dit_lab: Command, untracked: Path) -> None:
+    path, _ = only_evaluation(untracked)
+    done = dit_lab("evaluate", f"run={untracked}", "baselines=true")
+    assert done.code == 0, done.err
+    lines = table_of(done.out)
+    heads = re.split(r" {2,}", lines[0])
+    assert heads[3:] == ["generated", "memoriser", "class Gaussian", "real images"]
+    values = {line.split()[0]: re.split(r" {2,}", line)[3:] for line in lines[1:17]}
+    assert values["exact_copies"][1:3] == ["1.000", "0.000"]
+    assert values["class_accuracy"][1] == "(1.000)"
+    assert not any("…" in line for line in lines)  # nothing cut short
+    said = "memoriser: the samples copy training images, so numbers in (  ) do not count"
+    assert said in lines
+    assert not any(line.startswith("class Gaussian: the samples copy") for line in lines)
+    assert only_evaluation(untracked)[0] == path  # only the run's own samples are kept
+
+
+def test_other_precision_is_another_protocol(dit_lab: Command, untracked: Path) -> None:
+    path, own = only_evaluation(untracked)
+    done = dit_lab("evaluate", f"run={untracked}", "precision=bf16")
+    assert done.code == 0, done.err
+    assert ", bf16 autocast, pixels" in done.out
+    _, other = new_evaluation(untracked, path)
+    assert (own.card.dtype, other.card.dtype) == ("float32", "bf16 autocast")
+    assert own.card.protocol != other.card.protocol
+    assert own.metrics != other.metrics
+
+
+def test_a_newer_table_leaves_the_result_line_alone(
+    dit_lab: Command, untracked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The losses of the training stand there, whatever was measured since."""
+    assert dit_lab("evaluate", f"run={untracked}", "evaluation.num_images=90").code == 0
+    show_results(RunFolder(untracked))
+    result, *_ = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(RESULT, result)
+
+
+def test_mlflow_that_cannot_be_reached_costs_a_line(
+    dit_lab: Command, straight: Run, untracked: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = untracked / "config.yaml"
+    uri = f"sqlite:///{straight.root / 'outputs/mlflow.db'}"
+    assert uri in config.read_text()
+    config.write_text(config.read_text().replace(uri, f"http://127.0.0.1:{port}"))
+    edit_json(untracked / "status.json", tracking_run_id="0" * 32)
+    path, _ = only_evaluation(untracked)
+    path.unlink()
+    started = time.monotonic()
+    done = dit_lab("evaluate", f"run={untracked}")
+    assert done.code == 0
+    *_, written, trouble = done.out.splitlines()
+    assert written == f"written: {path}"
+    assert re.fullmatch(
+        r"MLflow did not take it \(.*Connection refused.*\); the file above has everything", trouble
+    )
+    assert done.err == ""
+    assert time.monotonic() - started < 60  # seconds; mlflow alone would retry for minutes
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["evaluation.num_images=10"],
+            "evaluation.num_images=10: with 1437 training and 360 held-out images there are too "
+            "few to compare; 30 generated, 30 training and 10 held-out images are the least",
+        ),
+        (
+            ["evaluation.reference_images=29"],
+            "evaluation.num_images=120: with 29 training and 29 held-out images there are too "
+            "few to compare; 30 generated, 30 training and 10 held-out images are the least",
+        ),
+        (
+            ["evaluation.num_images=0"],
+            "evaluation.num_images=0: no images are drawn; 1024 would be a good count",
+        ),
+        (
+            ["evaluation.num_image=100"],
+            "evaluation.num_image: no such key; did you mean evaluation.num_images?",
+        ),
+        (["evaluation.seed=-1"], "evaluation.seed=-1: expected a whole number at least 0"),
+        (
+            ["sampler=ddpm"],
+            "sampler=ddpm: does not fit objective=rectified_flow; allowed: auto, ",
+        ),
+        (["sample.weights=ema:0.5"], "sample.weights=ema:0.5: not kept; allowed: raw, ema, "),
+        (["sample.labels=[3]"], "sample.labels: not used here; evaluation.num_images=N images"),
+        (["sample.num_images=9"], "sample.num_images: not used here; evaluation.num_images=N "),
+        (
+            ["codec=vae", "codec.path=somewhere"],
+            "codec=vae: the run was trained with codec=identity; codec.path=FOLDER says where ",
+        ),
+        (["training.total_steps=50"], "training.total_steps: no such key"),
+        (["guidance.interval=[0.5,0.1]"], "guidance.interval=[0.5, 0.1]: expected [from, to]"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_refusals(dit_lab: Command, straight: Run, arguments: list[str], said: str) -> None:
+    before = files_of(straight.folder)
+    done = dit_lab("evaluate", f"run={straight.folder}", *arguments)
+    assert (done.code, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"dit-lab: {said}")
+    assert files_of(straight.folder) == before
+
+
+def test_a_run_must_be_named(dit_lab: Command) -> None:
+    for arguments in ([], ["run=nowhere"], ["evaluation.num_images=100"]):
+        done = dit_lab("evaluate", *arguments)
+        assert done.code == 2
+        (line,) = done.err.splitlines()
+        assert line.startswith("dit-lab: run")
+        assert "give " in line
+
+
+def test_a_damaged_evaluation_is_named(dit_lab: Command, untracked: Path) -> None:
+    path, _ = only_evaluation(untracked)
+    for content in (b"{", b"\xff\xfe", b"{}"):
+        path.write_bytes(content)
+        done = dit_lab("evaluate", f"run={untracked}")
+        assert done.code == 2
+        (line,) = done.err.splitlines()
+        assert line.startswith(f"dit-lab: {path}: ")
+        assert "move it away" in line
+
+
+def test_other_data_are_refused(dit_lab: Command, untracked: Path, images: Path) -> None:
+    """By what the record says, and by what lies in another folder."""
+    done = dit_lab("evaluate", f"run={untracked}", "dataset=image_folder", f"dataset.root={images}")
+    assert done.code == 2
+    assert "dataset=image_folder: not the data that the run was trained on (" in done.err
+    identity = json.loads((untracked / "identity.json").read_text())
+    changed = {**identity["data"], "fingerprint": "0123456789abcdef"}
+    edit_json(untracked / "identity.json", data=changed)
+    done = dit_lab("evaluate", f"run={untracked}")
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert "dataset=digits: not the data that the run was trained on (0123456789ab, now " in line
+    assert "dataset.root=FOLDER says where that lies now" in line
+
+
+# ---- images in a folder -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty pictures without classes, twelve of them held out."""
+    root = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(0)
+    for number in range(60):
+        pixels = draw.integers(0, 256, (4, 4, 3)).astype(np.uint8)
+        Image.fromarray(pixels).resize((40, 40)).save(root / f"{number}.png")
+    return root
+
+
+def test_an_unconditional_run_on_files_that_have_moved(
+    dit_lab: Command, tiny: list[str], images: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "pictures"
+    shutil.copytree(images, place)
+    kept = [text for text in tiny if not text.startswith("dataset=")]
+    data = ["dataset=image_folder", f"dataset.root={place}", "dataset.image_size=40"]
+    more = ["dataset.num_classes=0", "dataset.validation_share=0.2", "training.total_steps=2"]
+    done = dit_lab("train", *kept, *data, *more, "tracking=none", "evaluation.num_images=30")
+    assert done.code == 0, done.err
+    run = only_run(tmp_path)
+    path, evaluation = only_evaluation(run)
+    assert evaluation.card.features == "pixels 32x32x3"  # of 40 x 40
+    assert evaluation.card.reference["levels"] == 256
+    assert "class_accuracy" not in {row.metric for row in evaluation.rows}
+    place.rename(tmp_path / "moved")
+    done = dit_lab("evaluate", f"run={run}")
+    assert done.code == 2
+    assert str(place) in done.err
+    moved = f"dataset.root={tmp_path / 'moved'}"
+    done = dit_lab("evaluate", f"run={run}", moved)
+    assert done.out.splitlines()[-1] == f"measured before: {path}"
+    expected = path.read_bytes()
+    path.unlink()
+    assert dit_lab("evaluate", f"run={run}", moved).code == 0
+    assert path.read_bytes() == expected
+    (tmp_path / "moved/0.png").unlink()
+    done = dit_lab("evaluate", f"run={run}", moved)
+    assert done.code == 2
+    assert "not the data that the run was trained on" in done.err
+
+
+# ---- stops and kills ----------------------------------------------------------------------------
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def has(folder: Path, pattern: str) -> Callable[[], bool]:
+    return lambda: any(folder.glob(f"outputs/runs/tiny/*/{pattern}"))
+
+
+def test_sigterm_in_the_evaluation_and_the_rerun_has_the_same_numbers(
+    start: Start, dit_lab: Command, straight: Run, training: list[str], tmp_path: Path
+) -> None:
+    process = start("train", *training, "tracking=none")
+    wait_for(has(tmp_path, "samples/step-00000040.png"), process)  # what comes before
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "stopped and saved" in output
+    assert "Traceback" not in output
+    run = only_run(tmp_path)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["status"], status["step"]) == ("KILLED", 40)
+    assert not (run / "evaluations").exists()
+    done = dit_lab("train", *training, "tracking=none")
+    assert done.code == 0, done.err
+    assert json.loads((run / "status.json").read_text())["status"] == "FINISHED"
+    ours, expected = only_evaluation(run)[0], only_evaluation(straight.folder)[0]
+    assert ours.name == expected.name
+    assert ours.read_bytes() == expected.read_bytes()
+    assert table_of(done.out) == table_of(straight.out)
+    assert logged(run) == logged(straight.folder)
+
+
+def logged(run: Path) -> set[Point]:
+    """Every value in metrics.jsonl that does not depend on the clock."""
+    return {
+        (key, row.step, value)
+        for row in read_metrics(run / "metrics.jsonl")
+        for key, value in row.metrics.items()
+        if not key.startswith("perf/")
+    }
+
+
+def test_killed_once_it_is_written_and_rerun_is_in_mlflow_once(
+    start: Start, dit_lab: Command, straight: Run, training: list[str], tmp_path: Path
+) -> None:
+    """The moment between the file and the checkpoint that says that it was done."""
+    process = start("train", *training, trees=FEW)
+    wait_for(has(tmp_path, "evaluations/*.json"), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = dit_lab("train", *training)
+    assert done.code == 0, done.err
+    path, evaluation = only_evaluation(only_run(tmp_path))
+    assert path.read_bytes() == only_evaluation(straight.folder)[0].read_bytes()
+    points = [point for point in tracked(tmp_path) if point[0] != "eval/loss"]
+    assert sorted(points) == sorted(points_of(evaluation))
+    (artifact,) = (tmp_path / "outputs/mlartifacts").rglob(path.name)
+    assert artifact.read_bytes() == path.read_bytes()
+
+
+def test_the_command_can_be_stopped(start: Start, untracked: Path) -> None:
+    path, _ = only_evaluation(untracked)
+    path.unlink()
+    process = start("evaluate", f"run={untracked}")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "drawing 120 images from ema-0.9 at step 40\n"
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert (process.returncode, output) == (143, "")
+    assert list((untracked / "evaluations").iterdir()) == []
