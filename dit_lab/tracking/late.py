@@ -14,7 +14,7 @@ from dit_lab.tracking.mlflow_store import (
     clean_key,
     last_steps,
     load_mlflow,
-    open_client,
+    open_existing,
     root_cause,
 )
 from dit_lab.tracking.spool import finite_metrics
@@ -32,7 +32,7 @@ def log_late(
         load_mlflow()
         from mlflow.entities import Metric
 
-        client, now = open_client(uri), int(time.time() * 1000)
+        client, now = open_existing(uri), int(time.time() * 1000)
         points = [
             Metric(clean_key(name), value, now, step)
             for name, value in finite_metrics(metrics).items()
@@ -51,7 +51,7 @@ def settle(uri: str, run_id: str, *, metrics: Path, status: str, error: str | No
     """
     try:
         load_mlflow()
-        client = open_client(uri)
+        client = open_existing(uri)
         if client.get_run(run_id).info.status in (FINISHED, FAILED, KILLED):
             return ""
         missing = _missing(client, run_id, metrics)

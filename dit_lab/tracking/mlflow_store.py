@@ -122,6 +122,13 @@ def open_client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+def open_existing(uri: str) -> MlflowClient:
+    """`open_client`, but a database file that is missing is said to be, and not made."""
+    if is_local(uri) and not _sqlite_path(uri).exists():
+        raise FileNotFoundError(f"{_sqlite_path(uri)} is missing")
+    return open_client(uri)
+
+
 def prepare_store(uri: str, *, experiment: str, artifact_root: Path) -> str:
     """Make folder, database tables and experiment where they are missing; the experiment's id.
 

@@ -169,11 +169,11 @@ def test_what_is_given_anew_beats_what_was_recorded(
     recorded: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     folder, config = recorded
-    given = ["training.total_steps=7", "schedule=cosine", "sampler=heun", "paths.root=elsewhere"]
+    given = ["training.total_steps=7", "schedule=cosine", "sampler=euler", "paths.root=elsewhere"]
     longer = compose_train([f"resume={folder}", *given])
     assert longer["training"] == {**config["training"], "total_steps": 7}
     assert longer["schedule"]["_target_"].endswith("Cosine")
-    assert longer["choices"] == {**config["choices"], "schedule": "cosine", "sampler": "heun"}
+    assert longer["choices"] == {**config["choices"], "schedule": "cosine", "sampler": "euler"}
     assert longer["paths"]["root"] == str(tmp_path / "elsewhere")
     assert longer["tracking"] == config["tracking"]  # the store of the run that goes on
     for key in ("model", "objective", "optimizer", "dataset", "seed", "name"):

@@ -156,6 +156,17 @@ AREA = Area(
             says="codec mine.Mine: unknown; use",
         ),
         Case(
+            title="a sampler that the objective names and that does not fit it",
+            command=f"train experiment=tiny objective=mine sampler=ddpm {TRUSTED}",
+            start="recipe",
+            prepare=own(
+                "objective", f"{OBJECTIVE}class Mine(RectifiedFlow):\n    samplers = ('ddpm',)\n"
+            ),
+            says="sampler ddpm: needs a model trained on a chain of timesteps",
+            slow=True,
+            leaves=("__pycache__*", "outputs*"),
+        ),
+        Case(
             title="an objective that fails while it trains",
             command=f"train experiment=tiny objective=mine {TRUSTED}",
             start="recipe",

@@ -44,7 +44,7 @@ AREA = Area(
             slow=True,
         ),
         Case(
-            title="a disk that is full at the first checkpoint",
+            title="a disk that is full at the second checkpoint",
             command=f"{TINY} tracking=none",
             start="recipe",
             mount={"outputs": "size=300k"},

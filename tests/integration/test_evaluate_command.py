@@ -1,11 +1,13 @@
 """Samples measured when a training ends and by `dit-lab evaluate`: once, with a card, in MLflow.
 
-What is stopped or killed is a process of its own. Other commands run in this process, which has
+What is stopped or killed is a process of its own; other commands run in this one, which has
 imported torch already. Three trees take the place of two hundred where no tree matters.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -16,7 +18,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,18 +34,16 @@ from dit_lab.evaluation.card import Evaluation, read_evaluation
 from dit_lab.runs import RunFolder, read_metrics
 
 MEASURED = ["evaluation.num_images=120"]  # draws of 40
-LAUNCHER = """
+WITH_FEW_TREES = """
 import sys
 from dit_lab.cli.main import main
 from dit_lab.evaluation import two_sample
-two_sample.TREES = int(sys.argv[1])
-sys.exit(main(sys.argv[2:]))
+two_sample.TREES = 3
+sys.exit(main(sys.argv[1:]))
 """
 RESULT = r"result: eval/loss \d\.\d{4} after 40 steps, [\d.]+ s a step"
-FEW, MANY = 3, 2000  # many take long enough to be in the middle of
 
 Point = tuple[str, int, float]
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 class Done(NamedTuple):
@@ -56,47 +57,24 @@ class Done(NamedTuple):
 Command = Callable[..., Done]
 
 
-def arguments_of(trees: int, *arguments: str) -> list[str]:
-    return [sys.executable, "-c", LAUNCHER, str(trees), *arguments]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """`dit-lab` with many trees, running; what still runs at the end of a test is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(*arguments: str, trees: int = MANY) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            arguments_of(trees, *arguments),
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture
-def dit_lab(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """`dit_lab("evaluate", ...)` with few trees in this process, typed in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(two_sample, "TREES", FEW)
-
-    def run(*arguments: str) -> Done:
-        capsys.readouterr()
+def typed(folder: Path, *arguments: str) -> Done:
+    """`dit-lab` with few trees in this process, typed in a folder."""
+    said, complained = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(complained),
+    ):
+        patch.chdir(folder)
+        patch.setattr(two_sample, "TREES", 3)
         code = main(arguments)
-        return Done(code, *capsys.readouterr())
+    return Done(code, said.getvalue(), complained.getvalue())
 
-    return run
+
+@pytest.fixture
+def dit_lab(tmp_path: Path) -> Command:
+    """`dit_lab("evaluate", ...)` with few trees in this process, typed in an empty folder."""
+    return partial(typed, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +92,17 @@ class Run(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory, training: list[str]) -> Run:
+def straight(
+    tmp_path_factory: pytest.TempPathFactory,
+    store_in: Callable[[Path], None],
+    training: list[str],
+) -> Run:
     """The training that nobody disturbed, tracked by MLflow. Tests that write take a copy."""
     folder = tmp_path_factory.mktemp("straight")
-    done = subprocess.run(
-        arguments_of(FEW, "train", *training), cwd=folder, capture_output=True, text=True,
-        timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return Run(only_run(folder), folder, done.stdout)
+    store_in(folder)
+    done = typed(folder, "train", *training)
+    assert done.code == 0, done.err
+    return Run(only_run(folder), folder, done.out)
 
 
 def only_run(folder: Path) -> Path:
@@ -217,7 +197,6 @@ def test_mlflow_has_the_evaluation_once(straight: Run) -> None:
 
 
 def test_the_table_is_printed_and_says_what_it_needs(straight: Run) -> None:
-    """Also where lines are short: this was printed into a pipe, 80 columns for rich."""
     _, evaluation = only_evaluation(straight.folder)
     lines = table_of(straight.out)
     assert lines[0].split() == ["metric", "against", "images", "generated", "real", "images"]
@@ -241,11 +220,10 @@ def test_the_table_is_printed_and_says_what_it_needs(straight: Run) -> None:
 
 
 def test_the_same_command_shows_it_again_and_changes_nothing(
-    dit_lab: Command, straight: Run, training: list[str], monkeypatch: pytest.MonkeyPatch
+    straight: Run, training: list[str]
 ) -> None:
-    monkeypatch.chdir(straight.root)
     before, points = files_of(straight.folder), tracked(straight.root)
-    done = dit_lab("train", *training)
+    done = typed(straight.root, "train", *training)
     assert done.code == 0, done.err
     assert "already finished" in done.out
     assert table_of(done.out) == table_of(straight.out)
@@ -329,14 +307,20 @@ def test_another_protocol_has_a_file_and_names_of_its_own(
 
 
 def copy_of_everything(straight: Run, tmp_path: Path) -> tuple[Path, Path]:
-    """The folder in which the training was typed, whose store and paths name the copy now."""
-    root = tmp_path / "all"
+    """The folder in which the training was typed; paths and the store name the copy now.
+
+    The run in the store too: MLflow remembers for the life of a process where a run's files lie.
+    """
+    root, run_id = tmp_path / "all", "c0" * 16
     shutil.copytree(straight.root, root)
     config = only_run(root) / "config.yaml"
     config.write_text(config.read_text().replace(str(straight.root), str(root)))
+    edit_json(only_run(root) / "status.json", tracking_run_id=run_id)
     with sqlite3.connect(root / "outputs/mlflow.db") as store:
         change = "update runs set artifact_uri = replace(artifact_uri, ?, ?)"
         store.execute(change, (str(straight.root), str(root)))
+        for table in ("runs", "metrics", "latest_metrics", "params", "tags"):
+            store.execute(f"update {table} set run_uuid = ?", [run_id])
     return root, only_evaluation(only_run(root))[0]
 
 
@@ -359,7 +343,10 @@ def test_other_weights_and_steps(dit_lab: Command, straight: Run, tmp_path: Path
     assert {point for point in tracked(root) if point not in before} == points_of(early)
 
 
-def test_baselines_are_columns_of_the_same_table(dit_lab: Command, untracked: Path) -> None:
+def test_baselines_are_columns_of_the_same_table(
+    dit_lab: Command, untracked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # of which it needs more
     path, _ = only_evaluation(untracked)
     done = dit_lab("evaluate", f"run={untracked}", "baselines=true")
     assert done.code == 0, done.err
@@ -556,10 +543,9 @@ def test_an_unconditional_run_on_files_that_have_moved(
 # ---- stops and kills ----------------------------------------------------------------------------
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
 
@@ -569,15 +555,19 @@ def has(folder: Path, pattern: str) -> Callable[[], bool]:
 
 
 def test_sigterm_in_the_evaluation_and_the_rerun_has_the_same_numbers(
-    start: Start, dit_lab: Command, straight: Run, training: list[str], tmp_path: Path
+    fork: Callable[..., Any],
+    dit_lab: Command,
+    straight: Run,
+    training: list[str],
+    tmp_path: Path,
 ) -> None:
-    process = start("train", *training, "tracking=none")
-    wait_for(has(tmp_path, "samples/step-00000040.png"), process)  # what comes before
+    process = fork("train", *training, "tracking=none")
+    wait_until(has(tmp_path, "samples/step-00000040.png"))  # what comes before
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 143
-    assert "stopped and saved" in output
-    assert "Traceback" not in output
+    stopped = process.wait()
+    assert stopped.returncode == 143
+    assert "stopped and saved" in stopped.stdout
+    assert stopped.stderr == ""
     run = only_run(tmp_path)
     status = json.loads((run / "status.json").read_text())
     assert (status["status"], status["step"]) == ("KILLED", 40)
@@ -603,13 +593,20 @@ def logged(run: Path) -> set[Point]:
 
 
 def test_killed_once_it_is_written_and_rerun_is_in_mlflow_once(
-    start: Start, dit_lab: Command, straight: Run, training: list[str], tmp_path: Path
+    store_in: Callable[[Path], None],
+    dit_lab: Command,
+    straight: Run,
+    training: list[str],
+    tmp_path: Path,
 ) -> None:
     """The moment between the file and the checkpoint that says that it was done."""
-    process = start("train", *training, trees=FEW)
-    wait_for(has(tmp_path, "evaluations/*.json"), process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    store_in(tmp_path)
+    command = [sys.executable, "-c", WITH_FEW_TREES, "train", *training]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        try:
+            wait_until(has(tmp_path, "evaluations/*.json"))
+        finally:
+            process.kill()
     done = dit_lab("train", *training)
     assert done.code == 0, done.err
     path, evaluation = only_evaluation(only_run(tmp_path))
@@ -620,13 +617,13 @@ def test_killed_once_it_is_written_and_rerun_is_in_mlflow_once(
     assert artifact.read_bytes() == path.read_bytes()
 
 
-def test_the_command_can_be_stopped(start: Start, untracked: Path) -> None:
+def test_the_command_can_be_stopped(fork: Callable[..., Any], untracked: Path) -> None:
     path, _ = only_evaluation(untracked)
     path.unlink()
-    process = start("evaluate", f"run={untracked}")
-    assert process.stdout is not None
-    assert process.stdout.readline() == "drawing 120 images from ema-0.9 at step 40\n"
+    process = fork("evaluate", f"run={untracked}")
+    drawing = "drawing 120 images from ema-0.9 at step 40\n"
+    wait_until(lambda: drawing in process.printed())
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert (process.returncode, output) == (143, "")
+    stopped = process.wait()
+    assert (stopped.returncode, stopped.stdout, stopped.stderr) == (143, drawing, "")
     assert list((untracked / "evaluations").iterdir()) == []

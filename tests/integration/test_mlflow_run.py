@@ -27,6 +27,7 @@ import pytest
 
 from dit_lab.runs import FAILED, FINISHED, KILLED, MetricsRow, RunFolder, format_row
 from dit_lab.tracking import mlflow_run
+from dit_lab.tracking.late import log_late
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.tracking.mlflow_store import (
     as_params,
@@ -407,6 +408,64 @@ def test_a_blocked_store_does_not_slow_training(
         other.rollback()
     end(run)
     assert len(store.points(run, "train/loss")) == 2000
+
+
+# ---- afterwards ---------------------------------------------------------------------------------
+
+
+def late(store: Store, run_id: str, uri: str | None = None, **metrics: float) -> str:
+    """Send an evaluation of step 20; what went wrong, in words."""
+    card = store.folder.evaluations / "0123456789ab.json"
+    card.parent.mkdir(exist_ok=True)
+    card.write_text("{}")
+    named = {f"eval/{name}": value for name, value in metrics.items()}
+    return log_late(uri or store.uri, run_id, metrics=named, step=20, artifact=card)
+
+
+def test_an_evaluation_is_added_to_a_run_that_has_ended(store: Store) -> None:
+    run = store.open()
+    run.on_metrics(20, {"eval/recall": 0.5})
+    end(run, KILLED)
+    before = store.read(run).info
+    assert late(store, str(run.run_id), accuracy=0.75, distance=float("nan")) == ""
+    assert store.points(run, "eval/accuracy") == [(20, 0.75)]
+    assert store.points(run, "eval/recall") == [(20, 0.5)]
+    assert store.points(run, "eval/distance") == []
+    assert store.points(run, "nonfinite/eval/distance") == [(20, 1.0)]
+    assert store.artifact(run, "evaluations/0123456789ab.json").read_text() == "{}"
+    after = store.read(run).info
+    assert (after.status, after.end_time) == (before.status, before.end_time)
+
+
+def test_a_run_that_is_taken_up_again_keeps_what_was_added(store: Store) -> None:
+    """And sends its own metrics of that step all the same, once."""
+    first = store.open()
+    end(first, KILLED)
+    assert late(store, str(first.run_id), accuracy=0.75) == ""
+    store.fill_metrics_file([10, 20])
+    again = store.open(run_id=first.run_id, resume_step=20)
+    end(again)
+    assert store.points(again, "train/loss") == [(10, 0.1), (20, 0.05)]
+    assert store.points(again, "eval/accuracy") == [(20, 0.75)]
+
+
+def test_what_the_store_does_not_take_is_said_in_one_line(store: Store, tmp_path: Path) -> None:
+    """And a database that is gone, with its run, is not made anew."""
+    run = store.open()
+    end(run)
+    gone = tmp_path / "gone" / "mlflow.db"
+    started = time.monotonic()
+    for uri, run_id, said in (
+        (store.uri, "0" * 32, "not found"),
+        (f"sqlite:///{gone}", str(run.run_id), f"{gone} is missing"),
+        (f"http://127.0.0.1:{free_port()}", str(run.run_id), "Connection refused"),
+    ):
+        trouble = late(store, run_id, uri, accuracy=0.75)
+        assert said in trouble
+        assert "\n" not in trouble
+    assert time.monotonic() - started < 30  # some seconds; mlflow alone retries for minutes
+    assert store.points(run, "eval/accuracy") == []
+    assert not gone.parent.exists()
 
 
 # ---- a server -----------------------------------------------------------------------------------

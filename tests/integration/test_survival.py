@@ -251,7 +251,7 @@ def test_changed_data_is_refused(forked: Command, tiny: list[str], folder: Path)
     kept = [text for text in tiny if not text.startswith("dataset=")]
     arguments = [
         "train", *kept, "dataset=labelled_list", "dataset.root=data", "dataset.image_size=8",
-        "training.total_steps=2", "tracking=none",
+        "dataset.num_workers=0", "training.total_steps=2", "tracking=none",
     ]  # fmt: skip
     assert forked(*arguments).returncode == 0
     (data / "train_labels.txt").write_text("".join(lines[1:]))

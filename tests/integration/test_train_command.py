@@ -26,11 +26,11 @@ UNTRACKED = "tracking=none"
 
 @pytest.fixture(scope="module")
 def straight(
-    tmp_path_factory: pytest.TempPathFactory, command_in: Command, tiny: list[str], run_in: RunIn
+    tmp_path_factory: pytest.TempPathFactory, forked_in: Command, tiny: list[str], run_in: RunIn
 ) -> Any:
     """The run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("straight")
-    done = command_in(folder, "train", *tiny, UNTRACKED)
+    done = forked_in(folder, "train", *tiny, UNTRACKED)
     assert done.returncode == 0, done.stderr
     return run_in(folder)
 
@@ -65,11 +65,11 @@ def test_a_finished_run_leaves_what_was_promised(straight: Any) -> None:
 
 
 def test_the_same_command_shows_a_finished_run(
-    straight: Any, command_in: Command, tiny: list[str]
+    straight: Any, forked_in: Command, tiny: list[str]
 ) -> None:
     before = straight.times()
     folder = straight.root.parents[3]
-    done = command_in(folder, "train", *tiny, UNTRACKED)
+    done = forked_in(folder, "train", *tiny, UNTRACKED)
     assert done.returncode == 0
     assert "already finished" in done.stdout
     assert "eval/loss" in done.stdout
@@ -84,7 +84,7 @@ def test_killed_and_rerun_ends_in_the_same_bits(
     tmp_path: Path,
     run_in: RunIn,
 ) -> None:
-    """By the command that people type; the tests below fork theirs, which is faster."""
+    """By the command that people type; the other tests fork theirs, which is faster."""
     process = start("train", *tiny, UNTRACKED)
     deadline = time.monotonic() + 120
     while not any(
@@ -242,7 +242,7 @@ def test_mlflow_has_everything_once_after_a_kill(
 def test_accumulation_is_the_same_training(
     straight: Any, forked: Command, tiny: list[str], tmp_path: Path, run_in: RunIn
 ) -> None:
-    done = forked("train", *tiny, UNTRACKED, "training.accumulation=4")
+    done = forked("train", *tiny, UNTRACKED, "training.accumulation=2")
     assert done.returncode == 0, done.stderr
     run = run_in(tmp_path)
     assert run.root.name == straight.root.name  # accumulation does not decide the weights
