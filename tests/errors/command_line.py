@@ -23,6 +23,11 @@ AREA = Area(
             says="invalid float value: 'fast'",
         ),
         Case(
+            title="an option out of range",
+            command="describe experiment=quickstart --flops-per-second 0",
+            says="--flops-per-second 0: expected a number above 0, such as 1e12",
+        ),
+        Case(
             title="a folder of groups that is not there",
             command=f"{Q} --config-dir nowhere",
             says="--config-dir nowhere: no such folder",

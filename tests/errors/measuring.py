@@ -173,8 +173,8 @@ AREA = Area(
         ),
         Case(
             title="a doctor without runs",
-            command="doctor",
-            says="paths.root=FOLDER/outputs: holds no runs; give the folder that does",
+            command="doctor paths.root=2026",
+            says="paths.root=FOLDER/2026: holds no runs; give the folder that does",
         ),
         Case(
             title="a doctor asked for more",
@@ -185,6 +185,12 @@ AREA = Area(
             title="no MLflow page without runs",
             command="ui",
             says="no such file; train something first",
+        ),
+        Case(
+            title="a port that there cannot be",
+            command="ui --port 70000",
+            prepare=wrote("outputs/mlflow.db", ""),
+            says="--port 70000: no port; give one from 1 to 65535",
         ),
         Case(
             title="a port that is taken",

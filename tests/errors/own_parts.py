@@ -67,6 +67,11 @@ AREA = Area(
             says=r"trusted_modules=mine: expected a list; write trusted_modules=\[mine\]",
         ),
         Case(
+            title="trusted modules that are no names",
+            command=f"{Q} trusted_modules=null",
+            says=r"trusted_modules=null: expected a list; write trusted_modules=\[PACKAGE\]",
+        ),
+        Case(
             title="a trusted module that is not there",
             command=f"{Q} trusted_modules=[nowhere]",
             says="trusted_modules=nowhere: no such package; type the command in the folder where",

@@ -20,7 +20,7 @@ from dit_lab.codecs import Identity
 from dit_lab.data.digits import Digits
 from dit_lab.data.facts import digits_facts
 from dit_lab.lab.checks import Shapes
-from dit_lab.lab.compose import validation_batches
+from dit_lab.lab.compose import Parts, validation_batches
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.training.batches import Draws, TrainingBatches
@@ -272,14 +272,14 @@ def test_augmentation_is_seeded_by_the_counter_in_training_only(make_batches: Ma
 
 def held_out(dataset: Digits, *, loss_images: int = 200) -> list[Batch]:
     facts = digits_facts()
-    batches = validation_batches(
-        {"seed": 0, "evaluation": {"loss_images": loss_images}},
-        Shapes(facts, (facts.channels, facts.height, facts.width)),
-        dataset=dataset,
-        codec=Identity(),
+    parts = Parts(
+        config={"seed": 0, "evaluation": {"loss_images": loss_images}},
+        shapes=Shapes(facts, (facts.channels, facts.height, facts.width)),
         objective=RectifiedFlow(),
+        codec=Identity(),
         device=torch.device("cpu"),
     )
+    batches = validation_batches(parts, dataset=dataset)
     first, again = list(batches()), list(batches())
     for one, other in zip(first, again, strict=True):
         assert_equal(one, other)

@@ -75,7 +75,7 @@ def test_a_skipped_update_changes_nothing(warmup: bool) -> None:
 def test_the_counter_survives_a_checkpoint(tmp_path: Path) -> None:
     straight = average(decay=0.9999, warmup=True)
     follow(straight, 30)
-    saved = CheckpointStore(tmp_path, warn=pytest.fail).save(
+    saved = CheckpointStore(tmp_path, run="this", warn=pytest.fail).save(
         30, tensors={straight.name: straight.shadow}, state=straight.scalars()
     )
     resumed = average(decay=0.9999, warmup=True)
