@@ -111,9 +111,10 @@ def _load_network(path: Path) -> Any:
             f"{path / 'config.json'} is missing: give a folder in diffusers format with codec.path"
         )
     import diffusers  # seconds to import, and only this class needs it
+    from diffusers.utils import logging
 
-    verbosity = diffusers.logging.get_verbosity()
-    diffusers.logging.set_verbosity(diffusers.logging.CRITICAL)  # what is wrong is said below
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # what is wrong is said below
     try:
         network, report = diffusers.AutoencoderKL.from_pretrained(
             path,
@@ -128,7 +129,7 @@ def _load_network(path: Path) -> Any:
             f"codec.path={path}: cannot be loaded ({reason}); save the autoencoder again"
         ) from error
     finally:
-        diffusers.logging.set_verbosity(verbosity)
+        logging.set_verbosity(verbosity)
     if report["missing_keys"]:  # diffusers only warns, and leaves random numbers there
         missing = sorted(report["missing_keys"])
         raise RequestError(

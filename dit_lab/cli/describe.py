@@ -7,8 +7,11 @@ dit-lab describe model=xl patch=2 dataset=digits codec=identity
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dit_lab.types import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.lab.checks import Shapes
@@ -36,11 +39,14 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.checks import check_data, check_settings
     from dit_lab.lab.config import compose_train
 
+    rate = args.flops_per_second
+    if rate is not None and not 0 < rate < math.inf:
+        raise RequestError(f"--flops-per-second {rate:g}: expected a number above 0, such as 1e12")
     config = compose_train(args.overrides, config_dirs=args.config_dir)
     check_settings(config)
     shapes = check_data(config)
     table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in _rows(config, shapes, args.flops_per_second):
+    for name, value in _rows(config, shapes, rate):
         table.add_row(name, value)
     Console().print(table)
     return 0

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
     if unknown:
         raise RequestError(f"{unknown[0]}: the doctor takes paths.root=FOLDER only")
-    root = Path(option(args.overrides, "paths.root") or "outputs").expanduser().absolute()
+    root = Path(str(option(args.overrides, "paths.root") or "outputs")).expanduser().absolute()
     if not (root / "runs").is_dir():
         raise RequestError(f"paths.root={root}: holds no runs; give the folder that does")
     for found in examine(root):

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = option(args.overrides, "run")
     if not wanted:
         raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
-    root = Path(option(args.overrides, "paths.root") or "outputs")
+    root = Path(str(option(args.overrides, "paths.root") or "outputs"))
     folder, _ = find_run(str(wanted), root=root)
     recorded = read_recorded(folder, option(args.overrides, "trusted_modules") or [])
     config = compose_for_run(

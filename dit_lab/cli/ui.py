@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     command, environment = ui_command(
         uri, artifact_root=root / "mlartifacts", host=HOST, port=args.port
     )
+    if not 0 < args.port < 2**16:
+        raise RequestError(f"--port {args.port}: no port; give one from 1 to 65535")
     with socket.socket() as probe:
         if probe.connect_ex((HOST, args.port)) == 0:
             raise RequestError(f"--port {args.port}: taken; give another")

@@ -77,7 +77,7 @@ def _extended_run(overrides: Sequence[str]) -> RunFolder | None:
     given = option(overrides, "resume")
     if given is None or given in RESUME_WORDS:
         return None
-    root = Path(option(overrides, "paths.root") or "outputs").expanduser().absolute()
+    root = Path(str(option(overrides, "paths.root") or "outputs")).expanduser().absolute()
     name = str(given).removeprefix("force:")
     try:
         folder, checkpoint = find_run(name, root=root)

@@ -28,9 +28,11 @@ def refuse_untrusted(target: Any, *, trusted_modules: Sequence[str], key: str) -
 
 def trusted_list(given: Any) -> list[str]:
     """`trusted_modules` as somebody gave it, which has to be a list."""
-    if isinstance(given, str):
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        shown = "null" if given is None else given
+        name = given if isinstance(given, str) else "PACKAGE"
         raise RequestError(
-            f"trusted_modules={given}: expected a list; write trusted_modules=[{given}]"
+            f"trusted_modules={shown}: expected a list; write trusted_modules=[{name}]"
         )
     return list(given)
 
@@ -60,7 +62,7 @@ def source_files(modules: Sequence[str]) -> dict[str, Path]:
     for module in modules:
         try:
             spec = importlib.util.find_spec(module)
-        except ModuleNotFoundError:  # of a package that `module` says it lies in
+        except (ImportError, ValueError):  # of a package that `module` says it lies in, or no name
             spec = None
         if spec is None:
             raise RequestError(

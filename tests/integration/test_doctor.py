@@ -65,9 +65,10 @@ def ward(
 ) -> Iterator[Ward]:
     folder = tmp_path_factory.mktemp("ward")
     store_in(folder)
-    process = fork_in(folder, "train", *tiny)
-    wait_for_step(folder, 25, process)
-    process.kill()
+    for step in (25, 30):  # the second start sends what the first had no time for, up to step 20
+        process = fork_in(folder, "train", *tiny)
+        wait_for_step(folder, step, process)
+        process.kill()
     runs = {"killed": run_in(folder)}
     runs["far away"] = copy(runs["killed"], "fa4a3a7fa4a3")
     # the first in the alphabet, so that whatever it does would keep the others from being seen
@@ -119,7 +120,7 @@ def test_the_tracker_gets_the_points_that_it_lacked(ward: Ward) -> None:
     assert len(tracked.points) == written  # those of the clock, too
     (said,) = [part for part in ward.line("killed").split("; ") if part.startswith("MLflow")]
     assert said.startswith("MLflow was told, with ")
-    assert 0 < int(said.split()[4]) <= written
+    assert 0 < int(said.split()[4]) < written
 
 
 def test_a_finished_run_is_left_alone(ward: Ward) -> None:
@@ -163,7 +164,7 @@ def test_the_rerun_goes_on_to_the_same_bits_and_ends_the_story(
 ) -> None:
     done = forked_in(ward.folder, "train", *tiny)
     assert done.returncode == 0, done.stderr
-    assert "resumed at step 20" in done.stdout
+    assert "resumed at step " in done.stdout
     assert forked_in(tmp_path, "train", *tiny, "tracking=none").returncode == 0
     run, straight = ward.runs["killed"], run_in(tmp_path)
     assert run.final_files() == straight.final_files()
