@@ -26,13 +26,16 @@ from dit_lab.runs import RunFolder, read_json, read_metrics
 
 IMPORTED = [
     "dit_lab.lab.doctor",
+    "dit_lab.lab.evaluate",
     "dit_lab.lab.train",
     "torch._dynamo",  # by the first optimizer
     "alembic.command",
     "filelock",
     "mlflow.store.tracking.sqlalchemy_store",
     "sklearn.datasets",
+    "sklearn.ensemble",
     "sklearn.model_selection",
+    "sklearn.svm",
 ]
 
 MAKE_STORE = """
@@ -46,9 +49,11 @@ os.chdir(folder)
 for number, name in ((1, "stdout"), (2, "stderr")):
     os.dup2(os.open(f"{output}/{name}", os.O_WRONLY | os.O_CREAT), number)
     setattr(sys, name, open(number, "w", buffering=1, closefd=False))
+exec(first)
 from dit_lab.cli.main import main
 sys.exit(main(arguments))
 """
+FEW_TREES = "from dit_lab.evaluation import two_sample; two_sample.TREES = 3"
 
 
 def _fork(code: str, names: dict[str, Any]) -> BaseProcess:
@@ -61,12 +66,12 @@ def _fork(code: str, names: dict[str, Any]) -> BaseProcess:
 
 
 class Forked:
-    """A running `dit-lab`. What it prints goes to two files in `output`."""
+    """A running `dit-lab`. What it prints goes to two files in `output`; `first` is run before."""
 
-    def __init__(self, folder: Path, arguments: Sequence[str], output: Path) -> None:
+    def __init__(self, folder: Path, arguments: Sequence[str], output: Path, first: str) -> None:
         given = {"folder": str(folder), "arguments": list(arguments), "output": str(output)}
         self.arguments, self._output = list(arguments), output
-        self._process = _fork(COMMAND, given)
+        self._process = _fork(COMMAND, {**given, "first": first})
         assert self._process.pid is not None
         self.pid: int = self._process.pid
 
@@ -100,11 +105,15 @@ Fork = Callable[..., Forked]
 
 @pytest.fixture(scope="session")
 def fork_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
-    """`fork_in(folder, "train", "seed=1")` starts `dit-lab train seed=1` there."""
+    """`fork_in(folder, "train", "seed=1")` starts `dit-lab train seed=1` there.
+
+    With `few_trees=True` two-sample tests take little time, where their results do not matter.
+    """
     started: list[Forked] = []
 
-    def start(folder: Path, *arguments: str) -> Forked:
-        started.append(Forked(folder, arguments, tmp_path_factory.mktemp("printed")))
+    def start(folder: Path, *arguments: str, few_trees: bool = False) -> Forked:
+        output, first = tmp_path_factory.mktemp("printed"), FEW_TREES if few_trees else ""
+        started.append(Forked(folder, arguments, output, first))
         return started[-1]
 
     yield start
@@ -121,13 +130,13 @@ def fork(fork_in: Fork, tmp_path: Path) -> Fork:
 @pytest.fixture(scope="session")
 def forked_in(fork_in: Fork) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Like `fork_in`, to its end."""
-    return lambda folder, *arguments: fork_in(folder, *arguments).wait()
+    return lambda folder, *arguments, **more: fork_in(folder, *arguments, **more).wait()
 
 
 @pytest.fixture
 def forked(fork: Fork) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Like `fork`, to its end."""
-    return lambda *arguments: fork(*arguments).wait()
+    return lambda *arguments, **more: fork(*arguments, **more).wait()
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,6 @@ import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -34,13 +32,6 @@ from dit_lab.evaluation.card import Evaluation, read_evaluation
 from dit_lab.runs import RunFolder, read_metrics
 
 MEASURED = ["evaluation.num_images=120"]  # draws of 40
-WITH_FEW_TREES = """
-import sys
-from dit_lab.cli.main import main
-from dit_lab.evaluation import two_sample
-two_sample.TREES = 3
-sys.exit(main(sys.argv[1:]))
-"""
 RESULT = r"result: eval/loss \d\.\d{4} after 40 steps, [\d.]+ s a step"
 
 Point = tuple[str, int, float]
@@ -594,6 +585,7 @@ def logged(run: Path) -> set[Point]:
 
 def test_killed_once_it_is_written_and_rerun_is_in_mlflow_once(
     store_in: Callable[[Path], None],
+    fork: Callable[..., Any],
     dit_lab: Command,
     straight: Run,
     training: list[str],
@@ -601,12 +593,9 @@ def test_killed_once_it_is_written_and_rerun_is_in_mlflow_once(
 ) -> None:
     """The moment between the file and the checkpoint that says that it was done."""
     store_in(tmp_path)
-    command = [sys.executable, "-c", WITH_FEW_TREES, "train", *training]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
-        try:
-            wait_until(has(tmp_path, "evaluations/*.json"))
-        finally:
-            process.kill()
+    process = fork("train", *training, few_trees=True)
+    wait_until(has(tmp_path, "evaluations/*.json"))
+    process.kill()
     done = dit_lab("train", *training)
     assert done.code == 0, done.err
     path, evaluation = only_evaluation(only_run(tmp_path))

@@ -72,9 +72,12 @@ def test_the_installed_command_finds_modules_where_it_is_typed(tmp_path: Path) -
 
 
 def test_ui_serves_the_page_on_loopback_only(
-    command: Command, start: Callable[..., subprocess.Popen[str]], tiny: list[str]
+    forked: Command,
+    start: Callable[..., subprocess.Popen[str]],
+    store_in: Callable[[Path], None],
+    tmp_path: Path,
 ) -> None:
-    assert command("train", *tiny, "training.total_steps=2").returncode == 0
+    store_in(tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -92,7 +95,7 @@ def test_ui_serves_the_page_on_loopback_only(
     listening = Path("/proc/net/tcp").read_text()
     addresses = re.findall(rf"\d+: ([0-9A-F]{{8}}):{port:04X} 00000000:0000 0A", listening)
     assert addresses == ["0100007F"]  # 127.0.0.1, and no other address
-    taken = command("ui", "--port", str(port))
+    taken = forked("ui", "--port", str(port))
     assert taken.returncode == 2
     assert f"--port {port}: taken" in taken.stderr
     process.send_signal(signal.SIGINT)

@@ -50,8 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
-def trained(command_in: Command, folder: Path, *arguments: str) -> Path:
-    done = command_in(folder, "train", *SMALL, *arguments)
+def trained(forked_in: Command, folder: Path, *arguments: str) -> Path:
+    done = forked_in(folder, "train", *SMALL, *arguments)
     assert done.returncode == 0, done.stderr
     name = next(text.partition("=")[2] for text in arguments if text.startswith("name="))
     (run,) = folder.glob(f"outputs/runs/{name}/*")
@@ -59,53 +59,53 @@ def trained(command_in: Command, folder: Path, *arguments: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shapes(command_in: Command, folder: Path, images: Path) -> Path:
+def shapes(forked_in: Command, folder: Path, images: Path) -> Path:
     """A run on the three classes."""
-    return trained(command_in, folder, f"dataset.root={images}", "name=shapes")
+    return trained(forked_in, folder, f"dataset.root={images}", "name=shapes")
 
 
 @pytest.fixture(scope="module")
-def circles(command_in: Command, folder: Path, images: Path) -> Path:
+def circles(forked_in: Command, folder: Path, images: Path) -> Path:
     """A run on images alone, decoded by processes of their own."""
     root = f"dataset.root={images / 'circle'}"
-    return trained(command_in, folder, root, "name=circles", "dataset.num_workers=2")
+    return trained(forked_in, folder, root, "name=circles", "dataset.num_workers=2")
 
 
 def data_of(run: Path) -> dict[str, object]:
     return json.loads((run / "identity.json").read_text())["data"]
 
 
-def test_class_folders(shapes: Path, folder: Path, command_in: Command) -> None:
+def test_class_folders(shapes: Path, folder: Path, forked_in: Command) -> None:
     data = data_of(shapes)
     assert data["class_names"] == ["circle", "line", "square"]
     assert data["train_images"] + data["validation_images"] == 36
     assert json.loads((shapes / "status.json").read_text())["results"]["eval/loss"] > 0
-    done = command_in(folder, "sample", f"run={shapes}", "out=shapes.npz", "guidance.scale=2")
+    done = forked_in(folder, "sample", f"run={shapes}", "out=shapes.npz", "guidance.scale=2")
     assert done.returncode == 0, done.stderr
     with np.load(folder / "shapes.npz") as stored:
         assert stored["arr_0"].shape == (6, 32, 32, 3)
         assert stored["arr_1"].tolist() == [0, 1, 2, 0, 1, 2]
 
 
-def test_images_alone(circles: Path, folder: Path, command_in: Command) -> None:
+def test_images_alone(circles: Path, folder: Path, forked_in: Command) -> None:
     assert data_of(circles)["num_classes"] == 0
-    done = command_in(folder, "sample", f"run={circles}", "out=circles.png")
+    done = forked_in(folder, "sample", f"run={circles}", "out=circles.png")
     assert done.returncode == 0, done.stderr
     with Image.open(folder / "circles.png") as grid:
         assert grid.mode == "RGB"
-    refused = command_in(folder, "sample", f"run={circles}", "guidance.scale=2")
+    refused = forked_in(folder, "sample", f"run={circles}", "guidance.scale=2")
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
     assert "the model is unconditional (num_classes=0)" in line
 
 
 def test_another_image_is_other_data(
-    shapes: Path, folder: Path, command_in: Command, images: Path
+    shapes: Path, folder: Path, forked_in: Command, images: Path
 ) -> None:
     extra = images / "circle" / "extra.png"
     Image.new("RGB", (32, 32)).save(extra)
     try:
-        done = command_in(folder, "train", *SMALL, f"dataset.root={images}", "name=shapes")
+        done = forked_in(folder, "train", *SMALL, f"dataset.root={images}", "name=shapes")
     finally:
         extra.unlink()
     assert done.returncode == 2
@@ -120,11 +120,11 @@ def test_the_folder_must_be_named(command: Command) -> None:
     assert line.startswith("dit-lab: dataset.root is not set: give dataset.root=FOLDER")
 
 
-def test_an_unreadable_image_is_named_in_one_line(command: Command, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named_in_one_line(forked: Command, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for number in range(4):
         (tmp_path / "images" / f"{number}.png").write_text("no image")
-    done = command("train", *SMALL, "dataset.root=images")
+    done = forked("train", *SMALL, "dataset.root=images")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert str(tmp_path / "images") in line

@@ -42,21 +42,21 @@ def test_adm_style_arrays_in_class_order(run: Path, command: Command, tmp_path: 
 
 
 def test_images_do_not_depend_on_count_or_batch_size(
-    run: Path, command: Command, tmp_path: Path
+    run: Path, forked: Command, tmp_path: Path
 ) -> None:
-    few, _ = arrays(command, tmp_path, f"run={run}", "sample.num_images=10", "sample.batch_size=7")
-    many, _ = arrays(command, tmp_path, f"run={run}", "sample.num_images=70")
+    few, _ = arrays(forked, tmp_path, f"run={run}", "sample.num_images=10", "sample.batch_size=7")
+    many, _ = arrays(forked, tmp_path, f"run={run}", "sample.num_images=70")
     assert (many[:10] == few).all()
-    other, _ = arrays(command, tmp_path, f"run={run}", "sample.num_images=10", "sample.seed=1")
+    other, _ = arrays(forked, tmp_path, f"run={run}", "sample.num_images=10", "sample.seed=1")
     assert (other != few).any()
 
 
-def test_a_grid_and_a_folder(run: Path, command: Command, tmp_path: Path) -> None:
-    done = command("sample", f"run={run}", "sample.num_images=20")
+def test_a_grid_and_a_folder(run: Path, forked: Command, tmp_path: Path) -> None:
+    done = forked("sample", f"run={run}", "sample.num_images=20")
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "samples.png") as grid:
         assert grid.size == (10 * 33 - 1, 2 * 33 - 1)  # 32-pixel cells with gaps of one
-    done = command(
+    done = forked(
         "sample", f"run={run}", "out=pictures", "sample.labels=[3]", "sample.num_images=2"
     )
     assert done.returncode == 0, done.stderr
@@ -67,32 +67,32 @@ def test_a_grid_and_a_folder(run: Path, command: Command, tmp_path: Path) -> Non
 
 
 def test_sampler_guidance_and_weights_can_be_chosen_anew(
-    run: Path, command: Command, tmp_path: Path
+    run: Path, forked: Command, tmp_path: Path
 ) -> None:
-    own, _ = arrays(command, tmp_path, f"run={run}")
+    own, _ = arrays(forked, tmp_path, f"run={run}")
     for choice in (
         ["sampler=heun", "sampler.steps=4"],
         ["guidance.scale=4"],
         ["sample.weights=raw"],
     ):
-        other, _ = arrays(command, tmp_path, f"run={run}", *choice)
+        other, _ = arrays(forked, tmp_path, f"run={run}", *choice)
         assert (other != own).any(), choice
-    scale, _ = arrays(command, tmp_path, f"run={run}", "guidance.scale=4")
-    weight, _ = arrays(command, tmp_path, f"run={run}", "guidance.weight=3")
+    scale, _ = arrays(forked, tmp_path, f"run={run}", "guidance.scale=4")
+    weight, _ = arrays(forked, tmp_path, f"run={run}", "guidance.weight=3")
     assert (scale == weight).all()
 
 
-def test_a_checkpoint_can_be_named(run: Path, command: Command, tmp_path: Path) -> None:
+def test_a_checkpoint_can_be_named(run: Path, forked: Command, tmp_path: Path) -> None:
     checkpoint = run / "checkpoints/step-00000010"
-    done = command("sample", f"run={checkpoint}", "out=early.png")
+    done = forked("sample", f"run={checkpoint}", "out=early.png")
     assert done.returncode == 0, done.stderr
     assert "at step 10" in done.stdout
 
 
 def test_the_library_draws_what_the_command_draws(
-    run: Path, command: Command, tmp_path: Path
+    run: Path, forked: Command, tmp_path: Path
 ) -> None:
-    images, labels = arrays(command, tmp_path, f"run={run}", "sample.labels=[2,5]")
+    images, labels = arrays(forked, tmp_path, f"run={run}", "sample.labels=[2,5]")
     model = dit_lab.load(str(run))
     again, given = model.sample([2, 5], num_images=len(images))
     assert torch.equal(again, torch.from_numpy(images))
@@ -111,8 +111,8 @@ def test_the_library_draws_what_the_command_draws(
         (["seed=3"], "did you mean sample.seed?"),
     ],
 )
-def test_refusals(arguments: list[str], expected: str, run: Path, command: Command) -> None:
-    done = command("sample", f"run={run}", *arguments)
+def test_refusals(arguments: list[str], expected: str, run: Path, forked: Command) -> None:
+    done = forked("sample", f"run={run}", *arguments)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert expected in line
@@ -135,7 +135,7 @@ class Weighted(RectifiedFlow):
 
 
 def test_a_users_own_objective_trains_and_samples(
-    command: Command, tiny: list[str], tmp_path: Path
+    forked: Command, tiny: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "mylab.py").write_text(OWN_OBJECTIVE)
     (tmp_path / "conf/objective").mkdir(parents=True)
@@ -144,16 +144,16 @@ def test_a_users_own_objective_trains_and_samples(
     trusted = "trusted_modules=[mylab]"
     kept = [text for text in tiny if not text.startswith(("objective", "sampler"))]
     arguments = [*kept, "objective=weighted", "sampler.steps=2", "tracking=none"]
-    done = command("train", *arguments, trusted, "training.total_steps=2")
+    done = forked("train", *arguments, trusted, "training.total_steps=2")
     assert done.returncode == 0, done.stderr
     (own_run,) = tmp_path.glob("outputs/runs/tiny/*")
-    assert command("sample", f"run={own_run}", trusted).returncode == 0
-    refused = command("sample", f"run={own_run}")  # the record's word is not enough
+    assert forked("sample", f"run={own_run}", trusted).returncode == 0
+    refused = forked("sample", f"run={own_run}")  # the record's word is not enough
     assert refused.returncode == 2
     assert "not in a trusted module" in refused.stderr
 
 
-def test_a_hostile_record_names_no_code(run: Path, command: Command, tmp_path: Path) -> None:
+def test_a_hostile_record_names_no_code(run: Path, forked: Command, tmp_path: Path) -> None:
     import shutil
 
     copy = tmp_path / "copy"
@@ -163,7 +163,7 @@ def test_a_hostile_record_names_no_code(run: Path, command: Command, tmp_path: P
     (copy / "config.yaml").write_text(
         hostile.replace("trusted_modules: []", "trusted_modules: [os]")
     )
-    done = command("sample", f"run={copy}")
+    done = forked("sample", f"run={copy}")
     assert done.returncode == 2
     assert "not in a trusted module" in done.stderr
     identity = json.loads((copy / "identity.json").read_text())

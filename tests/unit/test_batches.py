@@ -124,7 +124,7 @@ def test_workers_change_nothing(make_batches: Make) -> None:
 def test_workers_may_be_started_afresh(make_batches: Make) -> None:
     """Python 3.14 no longer forks by default: what workers are given must be picklable."""
     before = multiprocessing.get_start_method(allow_none=True)
-    multiprocessing.set_start_method("forkserver", force=True)
+    multiprocessing.set_start_method("spawn", force=True)
     try:
         ((found,),) = take(make_batches(num_workers=1), 1)
     finally:
