@@ -14,8 +14,9 @@ from dit_lab.tracking.console import duration, findings
 
 # A loop as the trainer's: reports, messages, and the end in a `finally`.
 RUN = """
-import itertools, sys, time
+import signal, sys, time
 from dit_lab.tracking.console import make_display
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
 steps = int(sys.argv[1])
 display = make_display("tiny [run]")
 display.on_start(first_step=100, total_steps=100 + steps)
