@@ -10,7 +10,6 @@ MLflow gets the metrics that it lacks, and the status.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from dit_lab.types import RequestError
 
@@ -20,13 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.config import option
+    from dit_lab.lab.config import root_option
     from dit_lab.lab.doctor import examine
 
     unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
     if unknown:
         raise RequestError(f"{unknown[0]}: the doctor takes paths.root=FOLDER only")
-    root = Path(str(option(args.overrides, "paths.root") or "outputs")).expanduser().absolute()
+    root = root_option(args.overrides).absolute()
     if not (root / "runs").is_dir():
         raise RequestError(f"paths.root={root}: holds no runs; give the folder that does")
     for found in examine(root):

@@ -26,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.checks import check_conditioning, check_sampling
-    from dit_lab.lab.config import compose_for_run, option, read_recorded
+    from dit_lab.lab.config import compose_for_run, option, read_recorded, root_option
     from dit_lab.lab.identity import recorded_shapes
     from dit_lab.runs import find_run
 
     wanted = option(args.overrides, "run")
     if not wanted:
         raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
-    root = Path(str(option(args.overrides, "paths.root") or "outputs"))
+    root = root_option(args.overrides)
     folder, _ = find_run(str(wanted), root=root)
     recorded = read_recorded(folder, option(args.overrides, "trusted_modules") or [])
     config = compose_for_run(

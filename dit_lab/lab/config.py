@@ -77,7 +77,7 @@ def _extended_run(overrides: Sequence[str]) -> RunFolder | None:
     given = option(overrides, "resume")
     if given is None or given in RESUME_WORDS:
         return None
-    root = Path(str(option(overrides, "paths.root") or "outputs")).expanduser().absolute()
+    root = root_option(overrides).absolute()
     name = str(given).removeprefix("force:")
     try:
         folder, checkpoint = find_run(name, root=root)
@@ -147,6 +147,11 @@ def option(overrides: Sequence[str], key: str) -> Any:
     """The value given for a key on the command line, the last one if there are several; or None."""
     found = [text for text in overrides if text.partition("=")[0] == key]
     return parse_override(found[-1]).value() if found else None
+
+
+def root_option(overrides: Sequence[str]) -> Path:
+    """The `paths.root` in which a run is looked up, before anything is composed."""
+    return Path(str(option(overrides, "paths.root") or "outputs")).expanduser()
 
 
 def to_yaml(config: Config) -> str:

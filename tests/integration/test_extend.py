@@ -285,9 +285,7 @@ def test_refused_as_the_page_prints(later: Later) -> None:
         assert refusal(later[1][text]) == line
 
 
-def test_cfg_job_shows_the_options_that_the_yaml_leaves_out(
-    later: Later,
-) -> None:
+def test_cfg_job_shows_the_options_that_the_yaml_leaves_out(later: Later) -> None:
     shown = yaml.safe_load(later[1]["--cfg job"].stdout)
     assert shown["choices"]["sampler"] == "euler"  # the class says so
     assert shown["objective"] == {
