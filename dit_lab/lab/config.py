@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dit_lab.lab import resources
-from dit_lab.lab.request import Request, parse_override, plain, register, yaml_trouble
+from dit_lab.lab.request import Chosen, Request, parse_override, plain, register, yaml_trouble
 from dit_lab.lab.trust import trusted_list
 from dit_lab.lab.typed import checked_types, to_plain
 from dit_lab.runs import RunFolder, find_run
@@ -34,27 +34,41 @@ def compose_train(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ())
     With `resume=RUN`, what RUN recorded takes the place of the defaults. The result names the
     chosen groups under `choices`, and its paths are absolute.
     """
-    for name, folder in resources.experiments().items():
-        register(f"experiment/{name}", _load_yaml(folder / "recipe.yaml"), package="_global_")
-    dirs = resources.user_config_dirs(config_dirs)
-    extended = _extended_run(overrides)
-    if extended is not None:
-        recorded = read_recorded(extended, option(overrides, "trusted_modules") or [])
-        _register_recorded(recorded)
-        composed, choices = Request("extend", overrides, dirs).compose()
-        choices = _filled(choices, recorded["choices"])
-    else:
-        composed, choices = Request("train", overrides, dirs).compose()
-    config = _finish(checked_types("train", plain(composed)))
-    config["choices"] = choices
-    if extended is not None:
-        forced = config["resume"].startswith("force:")
-        config["resume"] = f"{'force:' if forced else ''}{extended.root}"
-    tracking = config["tracking"]
-    config["name"] = config["name"] or _default_name(choices)
-    tracking["uri"] = tracking["uri"] or f"sqlite:///{config['paths']['root']}/mlflow.db"
-    tracking["experiment"] = tracking["experiment"] or config["name"]
-    return config
+    return Composer(config_dirs).compose(overrides)
+
+
+class Composer:
+    """Composes training configurations; those that choose the same members of groups share work.
+
+    What lies in the configuration folders is looked at once.
+    """
+
+    def __init__(self, config_dirs: Iterable[Path] = ()) -> None:
+        self._dirs = resources.user_config_dirs(config_dirs)
+        self._chosen: dict[tuple[str, ...], Chosen] = {}
+        for name, folder in resources.experiments().items():
+            register(f"experiment/{name}", _load_yaml(folder / "recipe.yaml"), package="_global_")
+
+    def compose(self, overrides: Sequence[str]) -> Config:
+        """As `compose_train`."""
+        extended = _extended_run(overrides)
+        if extended is not None:
+            recorded = read_recorded(extended, option(overrides, "trusted_modules") or [])
+            _register_recorded(recorded)
+            composed, choices = Request("extend", overrides, self._dirs).compose()
+            choices = _filled(choices, recorded["choices"])
+        else:
+            composed, choices = Request("train", overrides, self._dirs, self._chosen).compose()
+        config = _finish(checked_types("train", plain(composed)))
+        config["choices"] = choices
+        if extended is not None:
+            forced = config["resume"].startswith("force:")
+            config["resume"] = f"{'force:' if forced else ''}{extended.root}"
+        tracking = config["tracking"]
+        config["name"] = config["name"] or _default_name(choices)
+        tracking["uri"] = tracking["uri"] or f"sqlite:///{config['paths']['root']}/mlflow.db"
+        tracking["experiment"] = tracking["experiment"] or config["name"]
+        return config
 
 
 def compose_for_run(

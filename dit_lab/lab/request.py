@@ -6,23 +6,25 @@ valid spelling.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import samplers_for
-from dit_lab.lab.schema import COMPONENT_GROUPS
+from dit_lab.lab.components import COMPONENT_GROUPS
 from dit_lab.lab.trust import load_component, trusted_list
 from dit_lab.lab.typed import no_target, to_plain, unknown_key
 from dit_lab.runs import flatten
@@ -39,15 +41,29 @@ def parse_override(text: str) -> Override:
         ) from None
 
 
+Chosen = tuple[DictConfig, dict[str, str]]
+"""The composed members of the groups, and their names."""
+
+
 class Request:
     """The overrides of one command, parsed and told apart: those that choose a group's member,
-    which decide what keys exist, and those that set a key."""
+    which decide what keys exist, and those that set a key.
 
-    def __init__(self, config_name: str, overrides: Sequence[str], dirs: Sequence[Path]) -> None:
+    Requests that share `chosen` compose the same choice of members once.
+    """
+
+    def __init__(
+        self,
+        config_name: str,
+        overrides: Sequence[str],
+        dirs: Sequence[Path],
+        chosen: dict[tuple[str, ...], Chosen] | None = None,
+    ) -> None:
         self._config_name = config_name
         self._dirs = dirs
+        self._known = {} if chosen is None else chosen
         self._groups: dict[str, str] = {}  # group -> chosen member
-        self._early: list[str] = []  # trusted_modules, needed to read a user's own classes
+        self._early: list[str] = []  # groups taken away; trusted_modules, to read users' classes
         self._values: list[tuple[str, str]] = []  # (key, override text)
         known = resources.groups(dirs)
         for text in overrides:
@@ -60,7 +76,7 @@ class Request:
         key, value = parsed.key_or_group, parsed.get_value_element_as_str()
         if key in groups and not parsed.is_delete():
             self._groups[key] = value.strip("'\"")
-        elif key == "trusted_modules":
+        elif key in groups or key == "trusted_modules":
             self._early.append(text)
         elif key.partition(".")[0] in COMPONENT_GROUPS and not parsed.is_delete():
             # The class says which keys there are: its file may leave out those with a default.
@@ -68,22 +84,27 @@ class Request:
         else:
             self._values.append((key if not parsed.is_add() else "", text))
 
-    def compose(self, *, objective: str | None = None) -> tuple[DictConfig, dict[str, str]]:
+    def compose(self, *, objective: str | None = None) -> Chosen:
         """The composed configuration and the chosen members of its groups.
 
         `sampler=auto` becomes the natural sampler of the objective: the composed one, or the one
         that a run recorded.
         """
-        values = [text for _, text in self._values]
         if self._groups.get("sampler", "auto") == "auto":
-            chosen, choices = self._compose([])
+            chosen, choices = self._choose()
             if choices["sampler"] == "auto":
                 self._groups["sampler"] = self._natural_sampler(chosen, objective)
+        chosen, choices = self._choose()
+        composed = copy.deepcopy(chosen)
         try:
-            return self._compose(values)
-        except RequestError:
-            self._refuse_unknown_keys(self._compose([])[0])
-            raise
+            ConfigLoaderImpl._apply_overrides_to_config(
+                [parse_override(text) for _, text in self._values], composed
+            )
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            self._refuse_unknown_keys(chosen)
+            raise RequestError(" ".join(str(error).split())) from None
+        OmegaConf.set_struct(composed, False)
+        return composed, choices
 
     def _natural_sampler(self, chosen: DictConfig, objective: str | None) -> str:
         target = objective or (chosen.get("objective") or {}).get("_target_")
@@ -96,19 +117,22 @@ class Request:
 
         return samplers_for(target, load)[0]
 
-    def _compose(self, values: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    def _choose(self) -> Chosen:
         # Quoted, so that patch=2 names a member and not a number.
         overrides = [f"{group}='{member}'" for group, member in self._groups.items()]
+        overrides += self._early
         if self._dirs:
             places = ",".join(f"'file://{path}'" for path in self._dirs)
             overrides.append(f"hydra.searchpath=[{places}]")
+        key = (self._config_name, *overrides)
+        if key not in self._known:
+            self._known[key] = self._compose(overrides)
+        return self._known[key]
+
+    def _compose(self, overrides: list[str]) -> Chosen:
         try:
             with initialize_config_dir(str(resources.packaged("conf")), version_base="1.3"):
-                composed = compose(
-                    self._config_name,
-                    overrides=[*overrides, *self._early, *values],
-                    return_hydra_config=True,
-                )
+                composed = compose(self._config_name, overrides=overrides, return_hydra_config=True)
         except MissingConfigException as error:
             raise RequestError(self._no_such_member(error)) from None
         except YAMLError as error:
@@ -120,8 +144,8 @@ class Request:
             for name, member in composed.hydra.runtime.choices.items()
             if member is not None and not name.startswith("hydra/")
         }
-        OmegaConf.set_struct(composed, False)
-        del composed["hydra"]
+        with open_dict(composed):
+            del composed["hydra"]
         return composed, choices
 
     def _no_such_member(self, error: MissingConfigException) -> str:

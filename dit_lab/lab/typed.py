@@ -13,7 +13,8 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from dit_lab.lab.schema import COMPONENT_GROUPS, COMPONENTS, ROOTS
+from dit_lab.lab.components import COMPONENT_GROUPS, COMPONENTS
+from dit_lab.lab.schema import ROOTS
 from dit_lab.lab.signature import component_schema
 from dit_lab.lab.trust import load_component, refuse_untrusted
 from dit_lab.runs import flatten

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import SAMPLERS
+from dit_lab.lab.components import COMPONENTS, GIVEN_IN_CODE, Dataset
 from dit_lab.lab.config import compose_train, to_yaml
-from dit_lab.lab.schema import COMPONENTS, GIVEN_IN_CODE, Dataset
 from dit_lab.lab.trust import load_component
 from dit_lab.types import RequestError
 
