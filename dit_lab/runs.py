@@ -29,6 +29,7 @@ NOT_DECIDING = (
     "trusted_modules",  # the code hash covers their content
     "paths",
     "tracking",
+    "sweep",
     "distributed",
     "sampler",
     "guidance",
@@ -185,6 +186,9 @@ def update_status(folder: RunFolder, **changes: Any) -> dict[str, Any]:
     return status
 
 
+LAST_BYTES = 8192  # of metrics.jsonl: some thirty rows
+
+
 @dataclass(frozen=True, slots=True)
 class MetricsRow:
     """One line of metrics.jsonl."""
@@ -205,6 +209,23 @@ def read_metrics(path: Path) -> list[MetricsRow]:
         except (json.JSONDecodeError, TypeError):
             continue
     return rows
+
+
+def last_metrics(path: Path) -> dict[str, float]:
+    """Metric -> its newest value, from the end of the file alone; {} where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    found: dict[str, float] = {}
+    for line in lines:
+        try:
+            found |= json.loads(line)["metrics"]
+        except (ValueError, TypeError, KeyError):  # torn, at either end
+            continue
+    return found
 
 
 def format_row(row: MetricsRow) -> str:

@@ -18,8 +18,9 @@ MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tra
 MAY_IMPORT = {
     **{part: GROUND for part in GROUND | MIDDLE},
     "evaluation": GROUND | {"samplers", "codecs"},
-    "lab": GROUND | MIDDLE | {"evaluation"},
-    "cli": GROUND | MIDDLE | {"evaluation", "lab"},
+    "sweeps": GROUND | {"tracking"},
+    "lab": GROUND | MIDDLE | {"evaluation", "sweeps"},
+    "cli": GROUND | MIDDLE | {"evaluation", "sweeps", "lab"},
 }
 
 FENCES = {
@@ -37,12 +38,14 @@ TORCH_FREE = (
     "runs.py", "lease.py", "cost.py", "types.py", "data/facts.py", "data/list_file.py",
     "data/folder_listing.py", "samplers/respacing.py", "training/schedules.py",
     "evaluation/card.py", "evaluation/table.py", "tracking/late.py", "tracking/mlflow_store.py",
-    "lab/checks.py", "lab/compatibility.py", "lab/components.py", "lab/config.py", "lab/doctor.py",
-    "lab/extension.py",
-    "lab/identity.py", "lab/request.py", "lab/resources.py", "lab/schema.py", "lab/signature.py",
-    "lab/trust.py", "lab/typed.py", "cli/main.py", "cli/train.py", "cli/sample.py",
-    "cli/evaluate.py", "cli/tables.py", "cli/describe.py", "cli/doctor.py", "cli/ui.py",
-    "cli/experiments.py", "__init__.py", "__main__.py",
+    "tracking/parent.py", "sweeps/launcher.py", "sweeps/manifest.py", "sweeps/process.py",
+    "sweeps/slots.py", "lab/checks.py", "lab/compatibility.py", "lab/components.py",
+    "lab/compute.py", "lab/config.py", "lab/doctor.py", "lab/extension.py", "lab/identity.py",
+    "lab/job.py", "lab/request.py", "lab/resources.py", "lab/schema.py", "lab/signature.py",
+    "lab/sweep.py", "lab/sweep_plan.py", "lab/trust.py", "lab/typed.py", "cli/main.py",
+    "cli/train.py", "cli/sample.py", "cli/evaluate.py", "cli/tables.py", "cli/describe.py",
+    "cli/doctor.py", "cli/ui.py", "cli/experiments.py", "cli/job.py", "cli/sweep.py",
+    "cli/sweep_table.py", "__init__.py", "__main__.py",
 )  # fmt: skip
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -55,30 +55,26 @@ def run(args: argparse.Namespace) -> int:
 def _rows(
     config: dict[str, Any], shapes: Shapes, flops_per_second: float | None
 ) -> list[tuple[str, str]]:
-    from dit_lab.cost import cost, training_memory
+    from dit_lab.cost import training_memory
+    from dit_lab.lab.compute import model_cost, training_images
     from dit_lab.tracking.console import duration
 
     model, training, data = config["model"], config["training"], shapes.data
     channels, height, width = shapes.latent
-    shape = {key: model[key] for key in ("hidden_size", "depth", "mlp_ratio")}
-    size = cost(
-        **shape,
-        input_size=(height, width),
-        patch_size=model["patch_size"],
-        in_channels=channels,
-        num_classes=data.num_classes,
-        class_dropout_prob=model["class_dropout_prob"],
-        learn_sigma=config["objective"].get("learn_sigma", False),
-    )
+    size = model_cost(config, shapes)
+    if size is None:
+        raise RequestError(f"model._target_={model['_target_']}: only a DiT of the lab is counted")
     memory = training_memory(
         size,
-        **shape,
+        hidden_size=model["hidden_size"],
+        depth=model["depth"],
+        mlp_ratio=model["mlp_ratio"],
         batch_size=training["global_batch_size"] // training["accumulation"],
         ema_copies=len(config["ema"]["decays"]),
         bf16=config["precision"]["mixed_precision"] == "bf16",
         activation_checkpointing=model["activation_checkpointing"],
     )
-    images = training["total_steps"] * training["global_batch_size"]
+    images = training_images(config)
     total_flops = images * size.training_flops_per_image
     if flops_per_second is None:
         flops_per_second, source = _measured_rate(config), "measured here"

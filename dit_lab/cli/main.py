@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from dit_lab.lab import resources
 from dit_lab.types import RequestError, StopRequested
 
 VERBS = {
-    "train": "train a model, or go on with the same command",
+    "train": "train a model, or go on with the same command; -m: many of them",
+    "sweep": "look at a sweep, or go on with it",
     "sample": "draw images from a run",
     "evaluate": "measure a run's samples against real images",
     "describe": "size, compute and memory of a configuration, without training it",
@@ -35,9 +36,14 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `dit-lab VERB ...`; returns the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return answered(lambda: _dispatch(given))
+
+
+def answered(command: Callable[[], int]) -> int:
+    """The exit code of a command; what it refuses, or what stops it, is said in one line."""
     try:
-        return _dispatch(arguments)
+        return command()
     except RequestError as refusal:
         print(f"dit-lab: {refusal}", file=sys.stderr)
         return 2

@@ -1,13 +1,16 @@
-"""Train a model. The same command goes on where it stopped, and shows a finished run's results.
+"""Train a model, or with -m one for every combination of values. The same command goes on where it
+stopped, and shows the results of what is finished.
 
 dit-lab train experiment=quickstart
 dit-lab train dataset=digits codec=identity model=pico objective=ddpm training.total_steps=500
+dit-lab train -m experiment=quickstart objective=ddpm,rectified_flow seed=0,1,2
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +24,9 @@ SHOWS_CHOICES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
-    parser.add_argument("-m", "--multirun", action="store_true", help="sweep (not there yet)")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="a job for each combination of KEY=A,B,..."
+    )
     parser.add_argument(
         "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
     )
@@ -32,14 +37,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.config import compose_train, to_yaml
+    from dit_lab.lab.sweep_plan import is_sweep, sweep_overrides
 
-    if args.multirun:
-        raise RequestError("-m: sweeps are not there yet; run the jobs one by one")
+    typed = sweep_overrides(args.overrides)
+    if args.multirun or (is_sweep(typed) and len(typed) > len(args.overrides)):
+        from dit_lab.cli.sweep import start
+
+        return start(args)
     config = compose_train(args.overrides, config_dirs=args.config_dir)
     if args.cfg:
         print(to_yaml(config), end="")
         return 0
+    del config["sweep"]  # this is one
+    return train_or_show(config, overrides=args.overrides)
 
+
+def train_or_show(
+    config: dict[str, Any], *, overrides: Sequence[str], tags: Mapping[str, str] | None = None
+) -> int:
+    """Train what is composed, or show its results where that is done; the exit code.
+
+    `tags` are further ones for the tracker.
+    """
     from dit_lab.lab.checks import check_data, check_root, check_settings
     from dit_lab.lab.extension import check_extension
     from dit_lab.lab.identity import identity, recorded_so_far, refuse_foreign, run_folder
@@ -58,10 +77,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"already finished: {folder.root} (resume=never trains anew)")
         show_results(folder)
         return 0
-    return _train(config, shapes, folder, args.overrides)
+    return _train(config, shapes, folder, overrides, tags or {})
 
 
-def _train(config: dict[str, Any], shapes: Any, folder: RunFolder, overrides: list[str]) -> int:
+def _train(
+    config: dict[str, Any],
+    shapes: Any,
+    folder: RunFolder,
+    overrides: Sequence[str],
+    tags: Mapping[str, str],
+) -> int:
     from dit_lab.tracking.console import make_display
 
     display = make_display(config["name"])
@@ -70,7 +95,7 @@ def _train(config: dict[str, Any], shapes: Any, folder: RunFolder, overrides: li
     from dit_lab.lab.train import run_training  # torch: seconds
 
     try:
-        run_training(config, shapes, display=display, overrides=overrides)
+        run_training(config, shapes, display=display, overrides=overrides, tags=tags)
     except StopRequested:
         print(f"stopped and saved: {folder.root}; the same command goes on from there")
         raise

@@ -32,7 +32,8 @@ def compose_train(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ())
     """`conf/train.yaml` with overrides: resolved, typed, plain; raises RequestError.
 
     With `resume=RUN`, what RUN recorded takes the place of the defaults. The result names the
-    chosen groups under `choices`, and its paths are absolute.
+    chosen groups under `choices`, and its paths are absolute. `sweep` concerns `-m` alone and is
+    no part of what a run records.
     """
     return Composer(config_dirs).compose(overrides)
 
@@ -128,7 +129,7 @@ def read_recorded(folder: RunFolder, trusted_modules: Sequence[str] = ()) -> Con
     recorded = {**read_yaml(folder.config), "trusted_modules": trusted_list(trusted_modules)}
     try:
         choices = {str(group): str(name) for group, name in recorded.pop("choices").items()}
-        return {**checked_types("train", recorded), "choices": choices}
+        return {**checked_types("run", recorded), "choices": choices}
     except RequestError as refusal:
         raise RequestError(f"{folder.config}: {refusal}") from None
     except (OmegaConfBaseException, AttributeError, KeyError) as error:

@@ -40,14 +40,19 @@ def _examine(folder: RunFolder) -> Diagnosis:
         found = read_json(folder.status)
         if found["status"] == RUNNING and (holder := holder_of(folder.lease)):
             return Diagnosis(folder, RUNNING, found["step"], str(holder))
-        with Lease(folder.lease):
-            return _close(folder)
+        return close_run(folder)
     except (RequestError, KeyError, OSError) as trouble:
         return Diagnosis(folder, "?", 0, str(trouble) or type(trouble).__name__)
 
 
+def close_run(folder: RunFolder) -> Diagnosis:
+    """Say how a run ended that nobody writes to, here and in its tracker; RequestError where
+    somebody does, or where it has no whole status."""
+    with Lease(folder.lease):
+        return _close(folder)
+
+
 def _close(folder: RunFolder) -> Diagnosis:
-    """Say how a run ended that nobody writes to, here and in its tracker."""
     found, remark = read_json(folder.status), ""
     if found["status"] == RUNNING:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["updated"]))

@@ -40,6 +40,9 @@ class Backend(Enum):
     none = "none"
 
 
+OnFailure = Enum("OnFailure", ["continue", "stop"])  # the first is a word of Python's
+
+
 @dataclass
 class EMA:
     decays: list[float] = MISSING
@@ -103,13 +106,22 @@ class Tracking:
 
 
 @dataclass
+class Sweep:
+    name: Optional[str] = MISSING
+    slots: Any = MISSING  # "auto" or a list of device sets
+    jobs_per_slot: int = number(at_least=1)
+    on_failure: OnFailure = MISSING
+    retries: int = number(at_least=0)
+
+
+@dataclass
 class Paths:
     root: str = MISSING
 
 
 @dataclass
-class TrainConfig:
-    """`conf/train.yaml` and its groups; the components are checked by their own schema."""
+class RunConfig:
+    """What a run records; the components are checked by their own schema."""
 
     seed: int = number(at_least=0)
     name: Optional[str] = MISSING
@@ -131,6 +143,13 @@ class TrainConfig:
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     paths: Paths = MISSING
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """`conf/train.yaml` and its groups."""
+
+    sweep: Sweep = MISSING
 
 
 @dataclass
@@ -164,4 +183,4 @@ class EvaluateConfig:
     paths: Paths = MISSING
 
 
-ROOTS = {"train": TrainConfig, "sample": SampleConfig, "evaluate": EvaluateConfig}
+ROOTS = {"run": RunConfig, "train": TrainConfig, "sample": SampleConfig, "evaluate": EvaluateConfig}

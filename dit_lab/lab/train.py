@@ -45,10 +45,16 @@ Config = Mapping[str, Any]
 
 
 def run_training(
-    config: Config, shapes: Shapes, *, display: Hook, overrides: Sequence[str]
+    config: Config,
+    shapes: Shapes,
+    *,
+    display: Hook,
+    overrides: Sequence[str],
+    tags: Mapping[str, str],
 ) -> RunFolder:
     """Train, or go on training, what `config` describes, in its run folder.
 
+    The tracker is told of `overrides` and `tags`, besides what the lab itself knows of the run.
     StopRequested goes through once everything is saved; other exceptions leave the run FAILED.
     """
     folder = run_folder(config)
@@ -68,7 +74,8 @@ def run_training(
         with told_how_it_ends(hooks, status):
             checkpoint, store = _take_up(config, folder, now)
             if config["tracking"]["backend"] == "mlflow":
-                status.tracker = _open_tracker(config, folder, now, overrides, checkpoint)
+                told = {"dit_lab.overrides": " ".join(overrides), **tags}
+                status.tracker = _open_tracker(config, folder, now, told, checkpoint)
                 hooks.insert(0, status.tracker)
                 for file in _artifacts(folder):  # a kill may have lost some
                     status.tracker.on_artifact(status.step, file)
@@ -152,7 +159,7 @@ def _open_tracker(
     config: Config,
     folder: RunFolder,
     now: Mapping[str, Any],
-    overrides: Sequence[str],
+    tags: Mapping[str, str],
     checkpoint: Checkpoint | None,
 ) -> MlflowRun:
     """The MLflow run: the one that this training had before, or a new one."""
@@ -168,7 +175,7 @@ def _open_tracker(
         tags={
             "dit_lab.run_folder": str(folder.root),
             "dit_lab.ancestors": " ".join(now["ancestors"]),
-            "dit_lab.overrides": " ".join(overrides),
+            **tags,
             **{f"dit_lab.{name}": now[name] for name in hashes},
             **provenance(),
         },

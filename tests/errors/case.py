@@ -17,7 +17,7 @@ class Case:
     """A command that cannot do what it is asked, and what it has to say."""
 
     title: str  # what was wrong, as the page says it
-    command: str  # as typed after `dit-lab`; FOLDER, RUN and PORT are filled in
+    command: str  # as typed after `dit-lab`; FOLDER, RUN, SWEEP and PORT are filled in
     says: str  # a regular expression, found in the one line on standard error
     start: str = "empty"  # the folder it is typed in: a name in starts.STARTS
     prepare: Callable[[Path], object] = nothing  # what is changed in that folder before

@@ -12,6 +12,7 @@ from tests.errors import (
     recorded,
     resuming,
     settings,
+    sweeping,
     tracking,
 )
 
@@ -24,6 +25,7 @@ AREAS = (
     recorded.AREA,
     checkpoints.AREA,
     measuring.AREA,
+    sweeping.AREA,
     tracking.AREA,
     places.AREA,
 )

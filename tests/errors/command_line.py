@@ -139,11 +139,6 @@ AREA = Area(
             says="seed=0,1: several values at once make a sweep, which needs -m",
         ),
         Case(
-            title="a sweep",
-            command=f"{Q} -m seed=0,1",
-            says="-m: sweeps are not there yet; run the jobs one by one",
-        ),
-        Case(
             title="a reference to no key",
             command=f"{Q} 'name=${{nothing}}'",
             says="name: cannot be resolved",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.errors.case import Case, arguments
-from tests.errors.starts import only_run
+from tests.errors.starts import only_run, only_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
@@ -91,6 +91,8 @@ class Lab:
         values = {"FOLDER": str(self.folder)}
         if "RUN" in case.command:
             values["RUN"] = str(only_run(self.folder).relative_to(self.folder))
+        if "SWEEP" in case.command:
+            values["SWEEP"] = str(only_sweep(self.folder).relative_to(self.folder))
         if "PORT" in case.command:
             self._taken = self._taken or socket.create_server(("127.0.0.1", 0))
             values["PORT"] = str(self._taken.getsockname()[1])
@@ -101,6 +103,7 @@ class Lab:
         text = text.replace(str(self.folder), "FOLDER").replace(str(ROOT), "CHECKOUT")
         if "PORT" in values:
             text = text.replace(values["PORT"], "PORT")
+        text = re.sub(r"\d{8}-\d{6}-[0-9a-f]{6}", "DATE-HEX", text)
         text = re.sub(r"process \d+ on \S+", "process PID on HOST", text)
         text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME", text)
         return re.sub(r"\b(?:[0-9a-f]{12}|[0-9a-f]{64})\b", "HASH", text)

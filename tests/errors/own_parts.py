@@ -16,6 +16,12 @@ DATASET = """class Mine:
     def facts():
         return {"num_classes": 10}
 """
+MODEL = """class Mine:
+    def __init__(
+        self, *, input_size, in_channels, num_classes, learn_sigma, generator,
+        patch_size: int = 2, class_dropout_prob: float = 0.1
+    ): ...
+"""
 
 
 def own(group: str, source: str) -> Callable[[Path], None]:
@@ -43,6 +49,12 @@ AREA = Area(
             command=f"{Q} objective=mine",
             prepare=own("objective", f"{OBJECTIVE}class Mine(RectifiedFlow): ...\n"),
             says="objective._target_=mine.Mine: not in a trusted module",
+        ),
+        Case(
+            title="the cost of an architecture of your own",
+            command=f"describe experiment=quickstart model=mine {TRUSTED}",
+            prepare=own("model", MODEL),
+            says="model._target_=mine.Mine: only a DiT of the lab is counted",
         ),
         Case(
             title="a command of the system, in your own file",

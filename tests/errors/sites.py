@@ -41,6 +41,9 @@ LIBRARY_ONLY = {
     "it needs an installation without scikit-learn, which the lab depends on": (
         ("data/facts.py", "scikit-learn is not installed"),
     ),
+    "it needs a launcher of processes, torchrun or accelerate, around the command": (
+        ("cli/sweep.py", "every process would start the whole sweep"),
+    ),
     "it needs a database that works and then, a moment later, does not": (
         ("tracking/mlflow_run.py", "cannot be used: {trouble}"),
     ),

@@ -5,6 +5,7 @@ recipe   a tiny experiment: `experiment=tiny` trains in seconds
 tiny     the same, trained to its end
 own      the same with an objective and a dataset of the user's own, in `mylab.py`
 latent   the same on a folder of images, through an autoencoder with random weights
+grid     a named sweep of the tiny experiment, stopped before its first job
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ training:
   checkpoint_every_steps: 2
 evaluation: {loss_images: 8, num_images: 0}
 """
+
+
+def recipe_of_sweep(seeds: str) -> str:
+    """The recipe of a named sweep over seeds."""
+    axes = f"hydra:\n  mode: MULTIRUN\n  sweeper: {{params: {{seed: '{seeds}'}}}}\n"
+    return RECIPE + axes
+
+
 OWN_PARTS = """import torch
 
 from dit_lab.objectives.rectified_flow import RectifiedFlow
@@ -104,8 +113,17 @@ def latent(run: Run) -> None:
     run(["train", "experiment=tiny", *data, "codec=vae", "codec.path=vae", "patch=1"])
 
 
+def grid(run: Run) -> None:
+    """A sweep of which nothing has run."""
+    from dit_lab.lab.sweep import take_up
+    from dit_lab.lab.sweep_plan import plan_sweep
+
+    write("experiments/grid/recipe.yaml", recipe_of_sweep("0,1"))
+    take_up(plan_sweep(["experiment=grid"]))
+
+
 STARTS: dict[str, Callable[[Run], None]] = {
-    made.__name__: made for made in (empty, recipe, tiny, own, latent)
+    made.__name__: made for made in (empty, recipe, tiny, own, latent, grid)
 }
 
 
@@ -122,6 +140,12 @@ def write(name: str | Path, content: str | bytes, folder: Path = Path()) -> None
 def wrote(name: str, content: str | bytes) -> Callable[[Path], None]:
     """Prepares a folder by one file."""
     return lambda folder: write(name, content, folder)
+
+
+def only_sweep(folder: Path) -> Path:
+    """The sweep that lies in a folder."""
+    (sweep,) = folder.glob("outputs/sweeps/*")
+    return sweep
 
 
 def only_run(folder: Path) -> Path:

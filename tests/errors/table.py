@@ -25,7 +25,8 @@ code 2, within a second or two, and nothing is left behind. Code 1 is for what f
 (a run keeps its log and its last checkpoint), code 0 for what goes on all the same.
 
 Every line was printed by the command beside it, after `dit-lab: `. FOLDER is where it was typed,
-RUN a run of the small experiment `tiny` that lies there, HASH twelve hexadecimal digits. The cases
+RUN a run of the small experiment `tiny` that lies there, SWEEP a sweep of it, HASH twelve
+hexadecimal digits. The cases
 are data in `tests/errors`; `python -m tests.errors.table` types them all and writes this page, and
 `tests/integration/test_errors.py` compares the two.
 """

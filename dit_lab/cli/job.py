@@ -1,0 +1,33 @@
+"""One job of a sweep, in a process of its own: `python -m dit_lab.cli.job FOLDER`.
+
+The sweep starts it with the configuration that it composed, so that nothing is composed twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from dit_lab.cli.main import answered
+
+
+def run(folder: Path) -> int:
+    """Train what FOLDER/config.yaml describes, and measure it as that asks; the exit code."""
+    from dit_lab.cli.train import train_or_show
+    from dit_lab.lab.job import measure, read_task
+    from dit_lab.sweeps.process import end_with_the_sweep
+
+    end_with_the_sweep()
+    task = read_task(folder)
+    code = train_or_show(task.config, overrides=task.job.overrides, tags=task.tags)
+    if code == 0:
+        from dit_lab.training.stop import StopSignal  # torch, which is there by now
+
+        with StopSignal() as stop:
+            measure(task, check_stop=stop.check, on_message=partial(print, flush=True))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(answered(lambda: run(Path(sys.argv[1]))))

@@ -1,0 +1,149 @@
+"""Look at a sweep, or go on with it.
+
+  dit-lab sweep status outputs/sweeps/NAME
+  dit-lab sweep resume outputs/sweeps/NAME              what has not finished
+  dit-lab sweep resume outputs/sweeps/NAME --only failed
+  dit-lab sweep resume outputs/sweeps/NAME --only missing     not started, or interrupted
+
+A sweep is started by `dit-lab train -m`, and the same command goes on with it as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_lab.types import RequestError
+
+if TYPE_CHECKING:
+    from dit_lab.lab.sweep_plan import Plan
+    from dit_lab.sweeps.manifest import Manifest, SweepFolder
+
+ACTIONS = ("status", "resume")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=ACTIONS)
+    parser.add_argument("sweep", metavar="SWEEP", help="its folder, or its name below outputs")
+    parser.add_argument("overrides", nargs="*", metavar="paths.root=FOLDER")
+    parser.add_argument(
+        "--only", default="failed,missing", metavar="failed|missing", help="which jobs to resume"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dit_lab.cli.sweep_table import print_status
+    from dit_lab.lab.config import root_option
+    from dit_lab.sweeps.manifest import find_sweep
+
+    unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
+    if unknown:
+        raise RequestError(f"{unknown[0]}: dit-lab sweep takes paths.root=FOLDER only")
+    folder = find_sweep(args.sweep, root=root_option(args.overrides))
+    if args.action == "status":
+        print_status(folder)
+        return 0
+    return _resume(folder, args.only.split(","))
+
+
+def start(args: argparse.Namespace) -> int:
+    """What `dit-lab train -m` asks for: a new sweep, or the one of the same jobs."""
+    import os
+
+    from dit_lab.lab.config import to_yaml
+    from dit_lab.lab.sweep_plan import plan_sweep, remarks
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RequestError(
+            "-m: every process would start the whole sweep; run `dit-lab train -m "
+            f"{' '.join(args.overrides)} distributed.num_processes={os.environ['WORLD_SIZE']}` "
+            "without torchrun or accelerate"
+        )
+    plan = plan_sweep(args.overrides, config_dirs=args.config_dir)
+    if args.cfg:
+        print("---\n".join(to_yaml(config) for config in plan.configs), end="")
+        return 0
+
+    from dit_lab.lab.sweep import take_up
+    from dit_lab.runs import FINISHED
+
+    folder = take_up(plan)
+    manifest = folder.read()
+    if manifest.status == FINISHED:
+        return _show_finished(folder)
+    known = ", going on with it" if manifest.attempted else ""
+    print(f"sweep of {len(manifest.jobs)} jobs: {folder.root}{known}")
+    for line in [*remarks(plan), *_estimate(plan, manifest)]:
+        print(line)
+    return _run(folder, settings=plan.manifest.settings)
+
+
+def _show_finished(folder: SweepFolder) -> int:
+    from dit_lab.cli.sweep_table import print_status
+
+    print(f"already finished: {folder.root} (resume=never trains anew)")
+    print_status(folder)
+    return 0
+
+
+def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
+    """How long the jobs that are left will take, as far as it can be said."""
+    from dit_lab.lab.compute import Pace, sweep_seconds
+    from dit_lab.runs import FINISHED
+    from dit_lab.sweeps.slots import make_slots
+    from dit_lab.tracking.console import duration
+
+    root = Path(plan.configs[0]["paths"]["root"])
+    left: dict[str, float] = {}  # jobs with equal weights train once
+    pace = Pace(root)
+    for job, config, shapes in zip(manifest.jobs, plan.configs, plan.shapes, strict=True):
+        seconds = pace.seconds(config, shapes)
+        if seconds is None:
+            return []
+        if job.status != FINISHED:
+            left[job.run] = seconds
+    if not left:
+        return []
+    settings = plan.manifest.settings
+    places = {slot.devices for slot in make_slots(settings["slots"], jobs_per_slot=1)}
+    total = duration(sweep_seconds(list(left.values()), places=len(places)))
+    return [f"estimated time: {total} ({pace.source})"]
+
+
+def _resume(folder: SweepFolder, only: Sequence[str]) -> int:
+    from dit_lab.lab.sweep import ONLY, check_unchanged
+    from dit_lab.runs import FINISHED
+
+    if wrong := [name for name in only if name not in ONLY]:
+        raise RequestError(f"--only {wrong[0]}: expected {' or '.join(ONLY)}, or both with a comma")
+    if folder.read().status == FINISHED:
+        return _show_finished(folder)
+    check_unchanged(folder)
+    return _run(folder, only=only)
+
+
+def _run(folder: SweepFolder, **how: Any) -> int:
+    """Run what is left to do; 0 if every job has finished."""
+    from dit_lab.cli.sweep_table import make_watcher, print_status
+    from dit_lab.lab.sweep import run_sweep
+    from dit_lab.runs import FINISHED, KILLED
+    from dit_lab.training.stop import StopSignal
+
+    with StopSignal() as stop, make_watcher(folder) as watcher:
+        manifest = run_sweep(
+            folder,
+            watcher=watcher,
+            stopping=lambda: stop.requested,
+            on_message=watcher.on_message,
+            **how,
+        )
+    print_status(folder)
+    if manifest.status == KILLED:
+        print(f"stopped: what ran is saved; go on with: dit-lab sweep resume {folder.root}")
+        stop.check()
+    if manifest.status == FINISHED:
+        return 0
+    print(f"not all jobs finished; try them again with: dit-lab sweep resume {folder.root}")
+    return 1

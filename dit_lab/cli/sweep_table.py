@@ -1,0 +1,125 @@
+"""A sweep for the terminal: one row a job, live while it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, last_metrics, read_json
+from dit_lab.sweeps.manifest import PENDING, Job, Manifest, SweepFolder
+from dit_lab.tracking.console import duration
+
+COLOURS = {FINISHED: "green", FAILED: "red", KILLED: "yellow", RUNNING: "cyan", PENDING: "dim"}
+LONGEST_LINE = 240  # where it is no terminal
+ROWS_AROUND = 8  # of a live table: what is not for jobs
+
+
+def print_status(folder: SweepFolder) -> None:
+    """Every job of a sweep, and how many there are of each kind."""
+    manifest = folder.read()
+    console = Console(width=None if sys.stdout.isatty() else LONGEST_LINE, soft_wrap=True)
+    console.print(_table(manifest, manifest.jobs))
+    console.print(_counts(manifest))
+
+
+def make_watcher(folder: SweepFolder) -> Watcher:
+    """What suits standard output: a live table on a terminal, a line for each job elsewhere."""
+    return LiveTable() if sys.stdout.isatty() else Watcher()
+
+
+class Watcher(AbstractContextManager["Watcher"]):
+    """Prints a line when a job starts and ends, for files, pipes and batch systems."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def on_message(self, text: str) -> None:
+        print(text, flush=True)
+
+    def on_job_start(self, job: Job) -> None:
+        self.on_message(f"job {job.number} ({' '.join(job.overrides)}): started")
+
+    def on_job_end(self, manifest: Manifest, job: Job) -> None:
+        done = sum(other.status not in (PENDING, RUNNING) for other in manifest.jobs)
+        what = f"job {job.number} ({' '.join(job.overrides)}): {job.status}"
+        why = f", {job.error}" if job.error else ""
+        self.on_message(f"{what} after {duration(job.seconds)}{why} ({done}/{len(manifest.jobs)})")
+
+    def on_look(self, manifest: Manifest) -> None:
+        return None
+
+
+class LiveTable(Watcher):
+    """A table below everything else that is printed, as high as the terminal."""
+
+    def __enter__(self) -> LiveTable:
+        self._live = Live(console=Console(), auto_refresh=False, transient=True)
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def on_message(self, text: str) -> None:
+        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def on_job_start(self, job: Job) -> None:
+        return None
+
+    def on_look(self, manifest: Manifest) -> None:
+        self._live.update(self._picture(manifest), refresh=True)
+
+    def _picture(self, manifest: Manifest) -> RenderableType:
+        room = max(3, self._live.console.height - ROWS_AROUND)
+        order = {RUNNING: 0, FAILED: 1, KILLED: 2, PENDING: 3, FINISHED: 4}
+        shown = sorted(manifest.jobs, key=lambda job: order[job.status])[:room]
+        shown.sort(key=lambda job: job.number)
+        return Group(_table(manifest, shown), _counts(manifest))
+
+
+def _table(manifest: Manifest, jobs: Sequence[Job]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("job", *manifest.axes, "status", "step", "loss", "time", "remark"):
+        table.add_column(heading, justify="right" if heading in ("job", "step", "loss") else "left")
+    for job in jobs:
+        values = [text.partition("=")[2] for text in job.overrides]
+        step, loss, time = _progress(job)
+        status = Text(job.status, COLOURS[job.status])
+        table.add_row(str(job.number), *values, status, step, loss, time, Text(job.error or ""))
+    return table
+
+
+def _progress(job: Job) -> tuple[str, str, str]:
+    """How far a job has come: step, loss, and the time that it took or has left."""
+    status = read_json(job.folder.status) if job.attempts or job.status == FINISHED else {}
+    if "step" not in status:
+        return "", "", ""
+    last = last_metrics(job.folder.metrics)
+    loss = f"{last['train/loss']:.4f}" if "train/loss" in last else ""
+    took = duration(job.seconds)
+    if job.status == RUNNING:
+        left = last.get("perf/seconds_left")
+        took = f"{duration(left)} left" if left is not None else ""
+    return f"{status['step']:,}", loss, took
+
+
+def _counts(manifest: Manifest) -> Text:
+    counts = manifest.counts()
+    return Text(", ").join(Text(f"{n} {name}", COLOURS[name]) for name, n in counts.items())

@@ -1,0 +1,136 @@
+"""What a configuration costs, and how long it will take. Torch-free."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from dit_lab.cost import Cost, cost
+from dit_lab.lab.checks import Shapes
+from dit_lab.lab.config import read_yaml
+from dit_lab.lab.identity import recorded_shapes
+from dit_lab.runs import FINISHED, RunFolder, all_runs, read_json, read_metrics
+from dit_lab.types import RequestError
+
+Config = Mapping[str, Any]
+
+START_SECONDS = 10.0  # of a process: imports, data, the tracker
+SHARE_OF_PRODUCT = 0.2  # of the rate of large matrix products, that small models reach
+MOST_RUNS = 50  # that are looked at for how fast this machine is
+
+
+def model_cost(config: Config, shapes: Shapes) -> Cost | None:
+    """The cost of the configured DiT; None for an architecture of the user's own."""
+    model = config["model"]
+    if not model["_target_"].startswith("dit_lab."):
+        return None
+    channels, height, width = shapes.latent
+    return cost(
+        hidden_size=model["hidden_size"],
+        depth=model["depth"],
+        mlp_ratio=model["mlp_ratio"],
+        input_size=(height, width),
+        patch_size=model["patch_size"],
+        in_channels=channels,
+        num_classes=shapes.data.num_classes,
+        class_dropout_prob=model["class_dropout_prob"],
+        learn_sigma=config["objective"].get("learn_sigma", False),
+    )
+
+
+def training_images(config: Config) -> int:
+    """Images that a whole training sees, each as often as it is drawn."""
+    return config["training"]["total_steps"] * config["training"]["global_batch_size"]
+
+
+def training_seconds(folder: RunFolder) -> float:
+    """What a run has spent in optimizer steps, as its metrics tell: evaluations left out."""
+    batch = read_yaml(folder.config)["training"]["global_batch_size"]
+    seconds, last = 0.0, 0
+    for row in read_metrics(folder.metrics):
+        if "perf/images_per_second" in row.metrics:
+            seconds += (row.step - last) * batch / row.metrics["perf/images_per_second"]
+            last = row.step
+    return seconds
+
+
+# ---- an estimate --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A run that has finished here."""
+
+    flops_per_image: float
+    images_per_second: float
+    seconds_after: float  # from its last step to its end: samples drawn and measured
+
+
+class Pace:
+    """How fast this machine trains, from the runs below `paths.root` that have finished here, or
+    else from a matrix product."""
+
+    def __init__(self, root: Path) -> None:
+        self._known = list(filter(None, map(_known, all_runs(root)[-MOST_RUNS:])))
+        self._rate = 0.0 if self._known else _product_rate() * SHARE_OF_PRODUCT
+
+    @property
+    def source(self) -> str:
+        if self._known:
+            return "from what finished runs took here"
+        return "a rough guess, from a matrix product; what is drawn and measured comes on top"
+
+    def seconds(self, config: Config, shapes: Shapes) -> float | None:
+        """Of one training, None for an architecture that cannot be counted."""
+        size = model_cost(config, shapes)
+        if size is None:
+            return None
+        flops = float(size.training_flops_per_image)
+        if not self._known:
+            return START_SECONDS + training_images(config) * flops / self._rate
+        near = min(self._known, key=lambda run: abs(math.log(run.flops_per_image / flops)))
+        images_per_second = near.images_per_second * near.flops_per_image / flops
+        measured = near.seconds_after if config["evaluation"]["num_images"] else 0.0
+        return START_SECONDS + training_images(config) / images_per_second + measured
+
+
+def _known(folder: RunFolder) -> _Known | None:
+    try:
+        status = read_json(folder.status)
+        config, rows = read_yaml(folder.config), read_metrics(folder.metrics)
+        size = model_cost(config, recorded_shapes(folder))
+    except RequestError:
+        return None
+    trained = [row for row in rows if "perf/images_per_second" in row.metrics]
+    if status.get("status") != FINISHED or size is None or not trained:
+        return None
+    return _Known(
+        flops_per_image=size.training_flops_per_image,
+        images_per_second=median(row.metrics["perf/images_per_second"] for row in trained),
+        seconds_after=max(0.0, rows[-1].seconds - trained[-1].seconds),
+    )
+
+
+def _product_rate() -> float:
+    """FLOP/s of a matrix product in float32."""
+    size = 1024
+    matrix = np.ones((size, size), np.float32)
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        matrix @ matrix
+        return time.perf_counter() - start
+
+    return 2 * size**3 / min(seconds() for _ in range(4))
+
+
+def sweep_seconds(seconds: Sequence[float], *, places: int) -> float:
+    """Of jobs that run in `places` device sets: jobs that share one do not get faster by it."""
+    return max(max(seconds), sum(seconds) / places)

@@ -1,0 +1,140 @@
+"""Runs the jobs of a sweep, each in a slot, and keeps the manifest true.
+
+A job that fails, is killed or takes its machine's memory ends alone. Jobs that share a run folder
+(equal weights) follow one another: the first trains, the others find it trained.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json
+from dit_lab.sweeps.manifest import PENDING, Job, Manifest, SweepFolder
+from dit_lab.sweeps.process import JobProcess
+from dit_lab.sweeps.slots import Slot
+from dit_lab.types import RequestError
+
+POLL_SECONDS = 0.02
+LOOK_SECONDS = 1.0  # between two looks at how far the jobs have come
+STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # after saving; before there was anything
+
+
+class Watcher(Protocol):
+    """What is told how a sweep goes."""
+
+    def on_job_start(self, job: Job) -> None: ...
+
+    def on_job_end(self, manifest: Manifest, job: Job) -> None: ...
+
+    def on_look(self, manifest: Manifest) -> None: ...
+
+
+@dataclass(kw_only=True)
+class Launcher:
+    """Runs jobs in slots until all have ended or somebody asks to stop."""
+
+    folder: SweepFolder
+    manifest: Manifest
+    slots: Sequence[Slot]
+    watcher: Watcher
+    close: Callable[[RunFolder], object]  # says what a run that was killed could not say itself
+    stopping: Callable[[], bool]
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run `jobs`; their statuses are in the manifest afterwards."""
+        waiting, free = list(jobs), list(self.slots)
+        running: dict[int, JobProcess] = {}
+        told = False
+        last_look = 0.0
+        try:
+            while running or (waiting and not self._enough()):
+                if not self._enough():
+                    self._start(waiting, running, free)
+                elif self.stopping() and not told:
+                    told = True
+                    for process in running.values():
+                        process.stop()
+                self._reap(waiting, running, free)
+                if time.monotonic() - last_look > LOOK_SECONDS:
+                    last_look = time.monotonic()
+                    self.watcher.on_look(self.manifest)
+                time.sleep(POLL_SECONDS)
+        finally:
+            for process in running.values():  # a second Ctrl-C, or an error of ours
+                process.kill()
+        self.watcher.on_look(self.manifest)
+
+    def _enough(self) -> bool:
+        """Whether no further job is to be started."""
+        on_failure = self.manifest.settings["on_failure"]
+        failed = any(job.status == FAILED for job in self.manifest.jobs)
+        return self.stopping() or (on_failure == "stop" and failed)
+
+    def _start(self, waiting: list[Job], running: dict[int, JobProcess], free: list[Slot]) -> None:
+        """Start what has a slot, and a run folder that no other job is busy with."""
+        busy = {self.manifest.jobs[number].run for number in running}
+        for job in list(waiting):
+            if not free:
+                return
+            if job.run in busy:
+                continue
+            waiting.remove(job)
+            job.status, job.error = RUNNING, None
+            job.attempts += 1
+            self.folder.write(self.manifest)
+            running[job.number] = JobProcess(
+                self.folder.job(job), self.folder.job_output(job), free.pop(0)
+            )
+            busy.add(job.run)
+            self.watcher.on_job_start(job)
+
+    def _reap(self, waiting: list[Job], running: dict[int, JobProcess], free: list[Slot]) -> None:
+        """Record what has ended; a failed job that may be tried again waits once more."""
+        for number, process in list(running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            job = self.manifest.jobs[number]
+            del running[number]
+            free.append(process.slot)
+            job.seconds += process.seconds
+            self._end(job, code)
+            if job.status == FAILED and job.attempts <= self.manifest.settings["retries"]:
+                job.status = PENDING
+                waiting.append(job)
+            self.folder.write(self.manifest)
+            self.watcher.on_job_end(self.manifest, job)
+
+    def _end(self, job: Job, code: int) -> None:
+        """What became of a job whose process has ended with `code`."""
+        job.status = FINISHED if code == 0 else KILLED if code in STOPPED else FAILED
+        job.error = _why(code, self._last_line(job)) if job.status == FAILED else None
+        try:
+            status = read_json(job.folder.status)
+            if status.get("status") == RUNNING:
+                self.close(job.folder)
+            found = read_json(self.folder.job_result(job)) if code == 0 else status
+            job.run_id = found.get("tracking_run_id")
+        except RequestError as damage:  # of that job's files; the others go on
+            job.status, job.error = FAILED, str(damage)
+
+    def _last_line(self, job: Job) -> str:
+        with open(self.folder.job_output(job), "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
+            lines = file.read().decode(errors="replace").splitlines()
+        return lines[-1].removeprefix("dit-lab: ") if lines else ""
+
+
+def _why(code: int, last_line: str) -> str:
+    """Why a job failed, in a line."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+    if code in (1, 2) and last_line:
+        return last_line
+    return f"ended with exit code {code}"

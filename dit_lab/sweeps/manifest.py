@@ -1,0 +1,153 @@
+"""A sweep on disk: its jobs in order, what each of them is, and how far it has come.
+
+    sweeps/<name>-<date>-<6 hex>/
+        manifest.json  lease  report/
+        jobs/<number>-<config hash>/  config.yaml  output.log  result.json  run (a link)
+
+The manifest says what was asked for and how each job ended; the sweep alone writes it. What a job
+is doing now stands in its run folder, what it found in its result.json.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json, write_json
+from dit_lab.types import RequestError
+
+PENDING = "PENDING"
+STATUSES = (FINISHED, FAILED, KILLED, RUNNING, PENDING)
+
+
+@dataclass(slots=True, kw_only=True)
+class Job:
+    """One point of a sweep."""
+
+    number: int
+    overrides: list[str]  # what tells it from the others, an axis each
+    config_hash: str
+    run: str  # folder, shared by jobs that train the same weights
+    status: str = PENDING
+    attempts: int = 0
+    seconds: float = 0.0  # of all attempts
+    error: str | None = None
+    run_id: str | None = None  # in the tracker
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(Path(self.run))
+
+    @property
+    def label(self) -> str:
+        """`3-1a2b3c4d5e6f`: the name of its folder in the sweep."""
+        return f"{self.number:02d}-{self.config_hash}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Manifest:
+    """What a sweep is, and what became of its jobs."""
+
+    name: str
+    typed: list[str]  # the overrides of the command
+    config_dirs: list[str]
+    axes: dict[str, list[str]]
+    settings: dict[str, Any]  # the configuration's `sweep`
+    tracking: dict[str, Any]
+    jobs: list[Job]
+    status: str = RUNNING
+    created: float = field(default_factory=time.time)
+    parent_run_id: str | None = None
+
+    @property
+    def attempted(self) -> bool:
+        """Whether any job was started before."""
+        return any(job.attempts for job in self.jobs)
+
+    def counts(self) -> dict[str, int]:
+        """Status -> number of jobs, those without any left out."""
+        found = Counter(job.status for job in self.jobs)
+        return {status: found[status] for status in STATUSES if found[status]}
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFolder:
+    """Where a sweep lies. Creating the object touches nothing."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def lease(self) -> Path:
+        return self.root / "lease"
+
+    def job(self, job: Job) -> Path:
+        return self.root / "jobs" / job.label
+
+    def job_config(self, job: Job) -> Path:
+        return self.job(job) / "config.yaml"
+
+    def job_output(self, job: Job) -> Path:
+        return self.job(job) / "output.log"
+
+    def job_result(self, job: Job) -> Path:
+        return self.job(job) / "result.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def write(self, manifest: Manifest) -> None:
+        write_json(self.manifest, asdict(manifest))
+
+    def read(self) -> Manifest:
+        """The manifest; RequestError where there is none or it is damaged."""
+        content = read_json(self.manifest)
+        if not content:
+            raise RequestError(f"{self.root}: no sweep lies here (no {self.manifest.name})")
+        try:
+            jobs = [Job(**job) for job in content.pop("jobs")]
+            return Manifest(**content, jobs=jobs)
+        except (KeyError, TypeError) as error:
+            raise RequestError(f"{self.manifest}: damaged ({error})") from None
+
+
+def new_sweep(root: Path, manifest: Manifest, configs: Iterable[str]) -> SweepFolder:
+    """Make the folder of a sweep below `paths.root`; `configs` are the texts of its jobs' files.
+
+    Sweeps that are started in the same second get folders of their own.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(manifest.created))
+    folder = SweepFolder(root / "sweeps" / f"{manifest.name}-{stamp}-{secrets.token_hex(3)}")
+    folder.root.mkdir(parents=True)
+    for job, text in zip(manifest.jobs, configs, strict=True):
+        folder.job(job).mkdir(parents=True)
+        folder.job_config(job).write_text(text, encoding="utf-8")
+        (folder.job(job) / "run").symlink_to(job.run)
+    folder.write(manifest)
+    return folder
+
+
+def all_sweeps(root: Path) -> list[SweepFolder]:
+    """Every sweep below `paths.root`, the newest first."""
+    found = root.glob("sweeps/*/manifest.json")
+    newest = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    return [SweepFolder(path.parent) for path in newest]
+
+
+def find_sweep(given: str, *, root: Path) -> SweepFolder:
+    """What a user calls a sweep: its folder, or its name below `<paths.root>/sweeps`."""
+    for path in (Path(given).expanduser(), root / "sweeps" / given):
+        if (path / "manifest.json").is_file():
+            return SweepFolder(path.resolve())
+    known = [folder.root.name for folder in all_sweeps(root)[:3]]
+    have = f"the newest are {', '.join(known)}" if known else "there is none yet"
+    raise RequestError(f"{given}: no sweep; give a folder below {root / 'sweeps'} ({have})")

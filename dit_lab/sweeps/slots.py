@@ -1,0 +1,65 @@
+"""Where jobs run side by side: sets of devices, each with an environment of its own. Torch-free."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dit_lab.types import RequestError
+
+FOREIGN = (
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR",
+    "MASTER_PORT", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME",
+)  # fmt: skip
+"""Variables of whoever started the sweep that would be taken for a job's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place for one job at a time."""
+
+    devices: str  # for CUDA_VISIBLE_DEVICES; "" is the CPU
+    threads: int | None  # of a job on the CPU; None leaves them to torch
+
+    def environment(self) -> dict[str, str]:
+        """The whole environment of a job here."""
+        kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        if self.threads is not None:
+            kept.setdefault("OMP_NUM_THREADS", str(self.threads))
+        return {**kept, "CUDA_VISIBLE_DEVICES": self.devices, "PYTHONUNBUFFERED": "1"}
+
+
+def make_slots(asked: str | Sequence[str | int], *, jobs_per_slot: int) -> list[Slot]:
+    """The slots of `sweep.slots`, each as often as jobs may share it.
+
+    "auto" is every GPU by itself, or the CPU where there is none, whose threads jobs share.
+    """
+    if isinstance(asked, str):
+        if asked != "auto":
+            raise RequestError(
+                f"sweep.slots={asked}: expected auto or a list of device sets, such as [0,1] or "
+                "['0,1','2,3'], with cpu for the CPU"
+            )
+        devices = _gpus() or [""]
+    else:
+        devices = ["" if str(item) == "cpu" else str(item) for item in asked]
+    places = [name for name in devices for _ in range(jobs_per_slot)]
+    if not places:
+        raise RequestError("sweep.slots=[]: no place for a job; give at least one device set")
+    on_cpu = places.count("")
+    threads = max(1, len(os.sched_getaffinity(0)) // on_cpu) if on_cpu else None
+    return [Slot(name, None if name else threads) for name in places]
+
+
+def _gpus() -> list[str]:
+    """The GPUs that may be used, without asking torch."""
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in given.split(",") if name]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return done.stdout.split() if done.returncode == 0 else []

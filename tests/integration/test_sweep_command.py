@@ -1,0 +1,340 @@
+"""`dit-lab train -m` with real jobs: some fail in every way there is, some are stopped and killed.
+
+The jobs train an objective in a module of the user's own, which fails, waits and takes notes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Fork = Callable[..., Any]
+
+MODULE = '''
+"""Rectified flow that gets into trouble at step 15, unless the file `healed` is there."""
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+from dit_lab.evaluation import two_sample
+from dit_lab.objectives.rectified_flow import RectifiedFlow
+
+two_sample.TREES = 3  # what is measured does not matter here, and takes no time
+STARTED = time.time()
+
+
+class Fragile(RectifiedFlow):
+    samplers = ("euler",)
+
+    def __init__(self, *, way: str = "none") -> None:
+        super().__init__()
+        self.way, self.steps = way, 0
+
+    def loss(self, predict, batch):
+        self.steps += 1
+        while Path("busy").exists():
+            time.sleep(0.01)
+        place = f"{os.environ['CUDA_VISIBLE_DEVICES']} {STARTED} {time.time()}"
+        Path(f"seen-{os.getpid()}").write_text(place)
+        if self.steps == 15 and not Path("healed").exists():
+            self.fail()
+        return super().loss(predict, batch)
+
+    def fail(self):
+        if self.way == "raise":
+            raise ArithmeticError("there is no such number")
+        if self.way == "exit":
+            os._exit(3)
+        if self.way == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.way == "memory":
+            resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+            bytearray(2**33)
+'''
+WAYS = ("none", "raise", "exit", "kill", "memory")
+
+
+def write_module(folder: Path) -> None:
+    (folder / "fragile.py").write_text(MODULE)
+    (folder / "conf/objective").mkdir(parents=True)
+    (folder / "conf/objective/fragile.yaml").write_text("_target_: fragile.Fragile\n")
+
+
+@pytest.fixture(scope="module")
+def train(tiny: list[str]) -> list[str]:
+    """The command that every test types, but for its axes."""
+    kept = [text for text in tiny if not text.startswith("objective=")]
+    return ["train", "-m", *kept, "objective=fragile", "trusted_modules=[fragile]"]
+
+
+def manifest_in(folder: Path) -> dict[str, Any]:
+    """Of the only sweep there."""
+    (path,) = folder.glob("outputs/sweeps/*/manifest.json")
+    return json.loads(path.read_text())
+
+
+def sweep_in(folder: Path) -> str:
+    (path,) = folder.glob("outputs/sweeps/*")
+    return str(path)
+
+
+def statuses(folder: Path) -> list[str]:
+    return [job["status"] for job in manifest_in(folder)["jobs"]]
+
+
+def tracked(folder: Path) -> dict[str, tuple[str, dict[str, str]]]:
+    """Run id -> (status, tags), as the store says."""
+    with sqlite3.connect(folder / "outputs/mlflow.db") as store:
+        runs = store.execute("select run_uuid, status from runs").fetchall()
+        tags = store.execute("select run_uuid, key, value from tags").fetchall()
+    return {
+        run_id: (status, {key: value for owner, key, value in tags if owner == run_id})
+        for run_id, status in runs
+    }
+
+
+def jobs_alive(folder: Path) -> list[int]:
+    """Processes of jobs of a sweep in the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "dit_lab.cli.job" in words and str(folder) in " ".join(words):
+            found.append(int(process.name))
+    return found
+
+
+def files_of(run: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in Path(run).rglob("*") if path.name != "lease"}
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 100) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# ---- jobs that fail -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixed(
+    tmp_path_factory: pytest.TempPathFactory,
+    forked_in: Command,
+    train: list[str],
+    store_in: Callable[[Path], None],
+) -> tuple[Path, Any, dict[str, Any]]:
+    """Six jobs in two places, of which four fail; the manifest as it was then."""
+    folder = tmp_path_factory.mktemp("mixed")
+    write_module(folder)
+    store_in(folder)
+    done = forked_in(
+        folder, *train, f"objective.way={','.join(WAYS)}", "sweep.slots=[7,8]", "seed=0"
+    )
+    return folder, done, manifest_in(folder)
+
+
+def test_a_job_that_fails_ends_alone(mixed: Any) -> None:
+    _, done, manifest = mixed
+    assert done.returncode == 1, done.stderr
+    assert [job["status"] for job in manifest["jobs"]] == ["FINISHED", *["FAILED"] * 4]
+    errors = [job["error"] for job in manifest["jobs"]]
+    assert errors[0] is None
+    assert errors[1].startswith("failed: ArithmeticError: there is no such number (traceback in ")
+    assert errors[2] == "ended with exit code 3"
+    assert errors[3] == "killed by SIGKILL (out of memory?)"
+    assert errors[4].startswith("failed: MemoryError")
+    assert "not all jobs finished; try them again with: dit-lab sweep resume " in done.stdout
+
+
+def test_one_job_at_a_time_has_a_place(mixed: Any) -> None:
+    folder = mixed[0]
+    by_place: dict[str, list[tuple[float, float]]] = {}
+    for note in folder.glob("seen-*"):
+        place, start, end = note.read_text().split()
+        by_place.setdefault(place, []).append((float(start), float(end)))
+    assert by_place.keys() == {"7", "8"}
+    for spans in by_place.values():
+        spans.sort()
+        assert all(one[1] < other[0] for one, other in pairwise(spans))
+
+
+def test_the_store_tells_the_same(mixed: Any) -> None:
+    folder, _, manifest = mixed
+    runs = tracked(folder)
+    parent_status, parent = runs.pop(manifest["parent_run_id"])
+    assert parent_status == "FAILED"
+    assert (parent["dit_lab.jobs_finished"], parent["dit_lab.jobs_failed"]) == ("1", "4")
+    assert runs.keys() == {job["run_id"] for job in manifest["jobs"]}
+    for job in manifest["jobs"]:
+        status, tags = runs[job["run_id"]]
+        killed = job["number"] in (2, 3)  # they could not say so; the sweep closed them
+        expected = "FINISHED" if job["number"] == 0 else "KILLED" if killed else "FAILED"
+        assert status == expected
+        assert tags["mlflow.parentRunId"] == manifest["parent_run_id"]
+        assert tags["dit_lab.job"] == str(job["number"])
+        assert tags["dit_lab.overrides"] == " ".join(job["overrides"])
+
+
+def test_resume_runs_what_failed(mixed: Any, forked_in: Command) -> None:
+    folder, _, before = mixed
+    (folder / "healed").touch()
+    finished = files_of(before["jobs"][0]["run"])
+    sweep = sweep_in(folder)
+    missing = forked_in(folder, "sweep", "resume", sweep, "--only", "missing")
+    assert missing.returncode == 1  # there are none, and the others have not finished
+    assert manifest_in(folder)["jobs"] == before["jobs"]
+    done = forked_in(folder, "sweep", "resume", sweep)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = manifest_in(folder)
+    assert statuses(folder) == ["FINISHED"] * 5
+    assert [job["attempts"] for job in after["jobs"]] == [1, 2, 2, 2, 2]
+    assert files_of(before["jobs"][0]["run"]) == finished
+    runs = tracked(folder)
+    assert {status for status, _ in runs.values()} == {"FINISHED"}
+    assert len(runs) == 6
+    assert after["parent_run_id"] == before["parent_run_id"]
+    for output in Path(sweep).glob("jobs/*/output.log"):  # they did not begin again
+        assert ("resumed at step 10" in output.read_text()) == (output.parent.name[:2] != "00")
+    again = forked_in(folder, "sweep", "resume", sweep)
+    assert again.returncode == 0
+    assert "already finished" in again.stdout
+
+
+# ---- a sweep that is stopped --------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, store_in: Callable[[Path], None]) -> Path:
+    write_module(tmp_path)
+    store_in(tmp_path)
+    return tmp_path
+
+
+def check_whole(folder: Path, jobs: int) -> None:
+    """Every job has finished, and the store has each run once."""
+    assert statuses(folder) == ["FINISHED"] * jobs
+    runs = tracked(folder)
+    assert sorted(status for status, _ in runs.values()) == ["FINISHED"] * (jobs + 1)
+    parents = {tags["mlflow.parentRunId"] for _, tags in runs.values() if "dit_lab.job" in tags}
+    assert parents == {manifest_in(folder)["parent_run_id"]}
+
+
+def test_killed_and_resumed(
+    folder: Path, fork: Fork, forked: Command, train: list[str], wait_for_step: Any
+) -> None:
+    """The jobs of a sweep that is gone save and end; `resume` has all of them finished."""
+    process = fork(*train, "seed=0,1")
+    wait_for_step(folder, 20, process)
+    (folder / "busy").touch()  # here, so that the job is in the middle of something
+    process.kill()
+    assert jobs_alive(folder)
+    (folder / "busy").unlink()
+    wait_until(lambda: not jobs_alive(folder))
+    assert manifest_in(folder)["status"] == "RUNNING"  # nobody could say otherwise
+    done = forked("sweep", "resume", sweep_in(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_whole(folder, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_resumed(
+    folder: Path, fork: Fork, forked: Command, train: list[str], wait_for_step: Any, number: int
+) -> None:
+    process = fork(*train, "seed=0,1")
+    wait_for_step(folder, 20, process)
+    process.send_signal(number)
+    stopped = process.wait()
+    assert stopped.returncode == 128 + number
+    assert jobs_alive(folder) == []
+    assert f"go on with: dit-lab sweep resume {sweep_in(folder)}" in stopped.stdout
+    assert statuses(folder) == ["KILLED", "PENDING"]
+    assert manifest_in(folder)["status"] == "KILLED"
+    done = forked(*train, "seed=0,1")  # the same command goes on as well
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on with it" in done.stdout
+    check_whole(folder, 2)
+
+
+def test_a_changed_configuration_is_refused(
+    folder: Path, fork: Fork, forked: Command, train: list[str], wait_for_step: Any
+) -> None:
+    process = fork(*train, "seed=0,1", "tracking=none")
+    wait_until(lambda: bool(list(folder.glob("outputs/sweeps/*/jobs/*/output.log"))))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait().returncode == 143
+    yaml = folder / "conf/objective/fragile.yaml"
+    yaml.write_text(yaml.read_text() + "way: exit\n")
+    done = forked("sweep", "resume", sweep_in(folder))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"dit-lab: {sweep_in(folder)}: the configuration has changed since: job 0 had "
+        "objective.way=none, now exit; put it back, or start a sweep of its own\n"
+    )
+
+
+# ---- what is trained and measured ---------------------------------------------------------------
+
+
+def test_equal_weights_are_trained_once_and_measured_each(
+    folder: Path, forked: Command, train: list[str]
+) -> None:
+    done = forked(*train, "sampler.steps=1,2", "evaluation.num_images=30")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "jobs 0 and 1: the same weights, trained once and measured each" in done.stdout
+    one, other = manifest_in(folder)["jobs"]
+    assert one["run"] == other["run"]
+    assert one["run_id"] != other["run_id"]
+    sweep = Path(sweep_in(folder))
+    measured = [
+        json.loads(Path(json.loads(path.read_text())["evaluation"]).read_text())
+        for path in sorted(sweep.glob("jobs/*/result.json"))
+    ]
+    assert [found["card"]["sampler"]["steps"] for found in measured] == [1, 2]
+    assert len(list((Path(one["run"]) / "evaluations").iterdir())) == 2
+    runs = tracked(folder)
+    assert len(runs) == 3
+    assert {tags.get("dit_lab.job") for _, tags in runs.values()} == {None, "0", "1"}
+    outputs = [path.read_text() for path in sorted(sweep.glob("jobs/*/output.log"))]
+    assert ["already finished" in text for text in outputs] == [False, True]
+
+
+def test_resume_never_trains_anew(folder: Path, forked: Command, train: list[str]) -> None:
+    command = [*train, "seed=0,1", "tracking=none", "training.total_steps=2"]
+    assert forked(*command).returncode == 0
+    assert "already finished" in forked(*command).stdout
+    assert forked(*command, "resume=never").returncode == 0
+    assert len(list(folder.glob("outputs/sweeps/*"))) == 2
+    assert len(list(folder.glob("outputs/runs/tiny/*.before-*"))) == 2
+
+
+def test_a_launcher_of_processes_is_told_the_right_command(
+    tmp_path: Path, train: list[str]
+) -> None:
+    done = subprocess.run(
+        ["dit-lab", *train[:2], "seed=0,1"],
+        cwd=tmp_path,
+        env={**os.environ, "WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "dit-lab train -m seed=0,1 distributed.num_processes=2" in done.stderr
