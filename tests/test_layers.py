@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dit_lab"
 
-GROUND = {"types", "rng", "interpolants", "runs", "lease", "cost"}
+GROUND = {"types", "rng", "interpolants", "runs", "lease", "cost", "processes"}
 MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tracking"}
 MAY_IMPORT = {
     **{part: GROUND for part in GROUND | MIDDLE},
@@ -35,17 +35,22 @@ FENCES = {
 
 SLOW = ("torch", "torchvision", "diffusers", "mlflow", "accelerate", "sklearn", "safetensors")
 TORCH_FREE = (
-    "runs.py", "lease.py", "cost.py", "types.py", "data/facts.py", "data/list_file.py",
-    "data/folder_listing.py", "samplers/respacing.py", "training/schedules.py",
-    "evaluation/card.py", "evaluation/table.py", "tracking/late.py", "tracking/mlflow_store.py",
-    "tracking/parent.py", "sweeps/launcher.py", "sweeps/manifest.py", "sweeps/process.py",
-    "sweeps/slots.py", "lab/checks.py", "lab/compatibility.py", "lab/components.py",
-    "lab/compute.py", "lab/config.py", "lab/doctor.py", "lab/extension.py", "lab/identity.py",
-    "lab/job.py", "lab/request.py", "lab/resources.py", "lab/schema.py", "lab/signature.py",
-    "lab/sweep.py", "lab/sweep_plan.py", "lab/trust.py", "lab/typed.py", "cli/main.py",
-    "cli/train.py", "cli/sample.py", "cli/evaluate.py", "cli/tables.py", "cli/describe.py",
-    "cli/doctor.py", "cli/ui.py", "cli/experiments.py", "cli/job.py", "cli/sweep.py",
-    "cli/sweep_table.py", "__init__.py", "__main__.py",
+    "runs.py", "lease.py", "processes.py", "cost.py", "types.py", "cli/describe.py",
+    "cli/doctor.py", "cli/evaluate.py", "cli/experiments.py", "cli/job.py", "cli/main.py",
+    "cli/report.py", "cli/sample.py", "cli/sweep.py", "cli/sweep_table.py",
+    "cli/tables.py", "cli/train.py",
+    "cli/ui.py", "cli/worker.py", "data/facts.py", "data/folder_listing.py", "data/list_file.py",
+    "evaluation/card.py", "evaluation/table.py", "lab/checks.py", "lab/compatibility.py",
+    "lab/components.py", "lab/compute.py", "lab/config.py", "lab/doctor.py", "lab/extension.py",
+    "lab/identity.py", "lab/job.py", "lab/report.py", "lab/report_runs.py", "lab/request.py",
+    "lab/resources.py", "lab/schema.py", "lab/signature.py", "lab/sweep.py",
+    "lab/sweep_plan.py", "lab/trust.py", "lab/typed.py", "lab/workers.py",
+    "samplers/respacing.py", "sweeps/ablation.py", "sweeps/columns.py", "sweeps/flags.py",
+    "sweeps/grid.py", "sweeps/launcher.py", "sweeps/manifest.py", "sweeps/page.py",
+    "sweeps/plots.py", "sweeps/report.py", "sweeps/results.py", "sweeps/rounding.py",
+    "sweeps/sentences.py", "sweeps/slots.py", "sweeps/statistics.py", "tracking/late.py",
+    "tracking/mlflow_store.py", "tracking/parent.py", "training/schedules.py", "__init__.py",
+    "__main__.py",
 )  # fmt: skip
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

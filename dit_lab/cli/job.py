@@ -16,9 +16,9 @@ def run(folder: Path) -> int:
     """Train what FOLDER/config.yaml describes, and measure it as that asks; the exit code."""
     from dit_lab.cli.train import train_or_show
     from dit_lab.lab.job import measure, read_task
-    from dit_lab.sweeps.process import end_with_the_sweep
+    from dit_lab.processes import end_with_the_parent
 
-    end_with_the_sweep()
+    end_with_the_parent()
     task = read_task(folder)
     code = train_or_show(task.config, overrides=task.job.overrides, tags=task.tags)
     if code == 0:

@@ -18,6 +18,7 @@ from dit_lab.types import RequestError, StopRequested
 VERBS = {
     "train": "train a model, or go on with the same command; -m: many of them",
     "sweep": "look at a sweep, or go on with it",
+    "report": "what a sweep, or any runs, say: which is better, by how much, how surely",
     "sample": "draw images from a run",
     "evaluate": "measure a run's samples against real images",
     "describe": "size, compute and memory of a configuration, without training it",

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, last_metrics, read_json
+from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, RunFolder, last_metrics, read_json
 from dit_lab.sweeps.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.tracking.console import duration
 
@@ -25,13 +25,13 @@ def print_status(folder: SweepFolder) -> None:
     """Every job of a sweep, and how many there are of each kind."""
     manifest = folder.read()
     console = Console(width=None if sys.stdout.isatty() else LONGEST_LINE, soft_wrap=True)
-    console.print(_table(manifest, manifest.jobs))
+    console.print(_table(folder, manifest, manifest.jobs))
     console.print(_counts(manifest))
 
 
 def make_watcher(folder: SweepFolder) -> Watcher:
     """What suits standard output: a live table on a terminal, a line for each job elsewhere."""
-    return LiveTable() if sys.stdout.isatty() else Watcher()
+    return LiveTable(folder) if sys.stdout.isatty() else Watcher()
 
 
 class Watcher(AbstractContextManager["Watcher"]):
@@ -64,6 +64,9 @@ class Watcher(AbstractContextManager["Watcher"]):
 class LiveTable(Watcher):
     """A table below everything else that is printed, as high as the terminal."""
 
+    def __init__(self, folder: SweepFolder) -> None:
+        self._folder = folder
+
     def __enter__(self) -> LiveTable:
         self._live = Live(console=Console(), auto_refresh=False, transient=True)
         self._live.start()
@@ -91,27 +94,27 @@ class LiveTable(Watcher):
         order = {RUNNING: 0, FAILED: 1, KILLED: 2, PENDING: 3, FINISHED: 4}
         shown = sorted(manifest.jobs, key=lambda job: order[job.status])[:room]
         shown.sort(key=lambda job: job.number)
-        return Group(_table(manifest, shown), _counts(manifest))
+        return Group(_table(self._folder, manifest, shown), _counts(manifest))
 
 
-def _table(manifest: Manifest, jobs: Sequence[Job]) -> Table:
+def _table(folder: SweepFolder, manifest: Manifest, jobs: Sequence[Job]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("job", *manifest.axes, "status", "step", "loss", "time", "remark"):
         table.add_column(heading, justify="right" if heading in ("job", "step", "loss") else "left")
     for job in jobs:
         values = [text.partition("=")[2] for text in job.overrides]
-        step, loss, time = _progress(job)
+        step, loss, time = _progress(job, folder.run(job))
         status = Text(job.status, COLOURS[job.status])
         table.add_row(str(job.number), *values, status, step, loss, time, Text(job.error or ""))
     return table
 
 
-def _progress(job: Job) -> tuple[str, str, str]:
+def _progress(job: Job, run: RunFolder) -> tuple[str, str, str]:
     """How far a job has come: step, loss, and the time that it took or has left."""
-    status = read_json(job.folder.status) if job.attempts or job.status == FINISHED else {}
+    status = read_json(run.status) if job.attempts or job.status == FINISHED else {}
     if "step" not in status:
         return "", "", ""
-    last = last_metrics(job.folder.metrics)
+    last = last_metrics(run.metrics)
     loss = f"{last['train/loss']:.4f}" if "train/loss" in last else ""
     took = duration(job.seconds)
     if job.status == RUNNING:

@@ -62,6 +62,7 @@ def train_or_show(
     from dit_lab.lab.checks import check_data, check_root, check_settings
     from dit_lab.lab.extension import check_extension
     from dit_lab.lab.identity import identity, recorded_so_far, refuse_foreign, run_folder
+    from dit_lab.lab.workers import is_worker
     from dit_lab.runs import FINISHED, read_json
 
     check_settings(config)
@@ -77,7 +78,22 @@ def train_or_show(
         print(f"already finished: {folder.root} (resume=never trains anew)")
         show_results(folder)
         return 0
+    if not is_worker(config) and config["distributed"]["num_processes"] > 1:
+        return _train_on_workers(config, overrides, tags or {})
     return _train(config, shapes, folder, overrides, tags or {})
+
+
+def _train_on_workers(
+    config: dict[str, Any], overrides: Sequence[str], tags: Mapping[str, str]
+) -> int:
+    from dit_lab.lab.workers import run_workers
+    from dit_lab.training.stop import StopSignal
+
+    with StopSignal() as stop:
+        code = run_workers(config, overrides=overrides, tags=tags, stopping=lambda: stop.requested)
+        if code:
+            stop.check()
+    return code
 
 
 def _train(
@@ -87,15 +103,18 @@ def _train(
     overrides: Sequence[str],
     tags: Mapping[str, str],
 ) -> int:
+    from dit_lab.lab.workers import leads
     from dit_lab.tracking.console import make_display
 
     display = make_display(config["name"])
-    display.on_message(f"run folder: {folder.root}")
+    if leads():
+        display.on_message(f"run folder: {folder.root}")
 
     from dit_lab.lab.train import run_training  # torch: seconds
 
     try:
-        run_training(config, shapes, display=display, overrides=overrides, tags=tags)
+        told = {"dit_lab.overrides": " ".join(overrides), **tags}
+        run_training(config, shapes, display=display, told=told)
     except StopRequested:
         print(f"stopped and saved: {folder.root}; the same command goes on from there")
         raise
@@ -108,7 +127,8 @@ def _train(
             file=sys.stderr,
         )
         return 1
-    show_results(folder)
+    if leads():
+        show_results(folder)
     return 0
 
 

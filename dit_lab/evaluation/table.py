@@ -34,6 +34,9 @@ def is_row_key(name: str) -> bool:
     return re.fullmatch(r"eval/\w+_n\d+", name) is not None
 
 
+HIGHER_IS_BETTER = ("recall", "precision", "class_accuracy")
+AIMED_AT = {"distance_ratio": 1}  # neither more nor less is better
+
 COPIES = "the samples copy training images"
 UNLIKE = "trees tell the samples from real images"
 FEW = "the samples leave out much of the data"

@@ -167,11 +167,6 @@ def _check_name(name: str) -> None:
 
 def _check_batch(config: Config) -> None:
     training, processes = config["training"], config["distributed"]["num_processes"]
-    if processes != 1:
-        raise RequestError(
-            f"distributed.num_processes={processes}: training on several processes is not there "
-            "yet; use 1"
-        )
     parts = training["accumulation"] * processes
     if training["global_batch_size"] % parts:
         raise RequestError(

@@ -22,6 +22,7 @@ class Task:
 
     folder: Path
     job: Job
+    run: RunFolder
     config: dict[str, Any]
     tags: Mapping[str, str]
 
@@ -34,7 +35,7 @@ def read_task(folder: Path) -> Task:
     tags = {"dit_lab.sweep": sweep.root.name, "dit_lab.job": str(job.number)}
     if manifest.parent_run_id:
         tags[PARENT_TAG] = manifest.parent_run_id
-    return Task(folder, job, read_yaml(sweep.job_config(job)), tags)
+    return Task(folder, job, sweep.run(job), read_yaml(sweep.job_config(job)), tags)
 
 
 def measure(
@@ -45,7 +46,7 @@ def measure(
     What was measured while they were trained is taken as it is. Weights that another job has
     trained get a child run of their own in the tracker.
     """
-    run, config = task.job.folder, task.config
+    run, config = task.run, task.config
     measured = _evaluation(run, config, check_stop, on_message)
     run_id, trouble = read_json(run.status).get("tracking_run_id"), ""
     if config["tracking"]["backend"] == "mlflow":
@@ -56,8 +57,8 @@ def measure(
             run_id, trouble = _child(task, measured)
     if trouble:
         on_message(f"MLflow did not take it ({trouble}); {run.root} has everything")
-    path = str(measured) if measured else None
-    write_json(task.folder / "result.json", {"evaluation": path, "tracking_run_id": run_id})
+    name = measured.name if measured else None
+    write_json(task.folder / "result.json", {"evaluation": name, "tracking_run_id": run_id})
 
 
 def _evaluation(
@@ -94,7 +95,7 @@ def _child(task: Task, measured: Path) -> tuple[str | None, str]:
         artifact_root=Path(config["paths"]["root"]) / "mlartifacts",
         name=f"{config['name']}-{task.job.config_hash}",
         config=config,
-        tags={**task.tags, "dit_lab.run_folder": task.job.run},
+        tags={**task.tags, "dit_lab.run_folder": str(task.run.root)},
         metrics=evaluation.metrics,
         step=evaluation.card.step,
         artifact=measured,

@@ -8,12 +8,13 @@ from typing import Any
 
 from dit_lab.lab.config import read_yaml, to_yaml
 from dit_lab.lab.doctor import close_run
-from dit_lab.lab.identity import set_aside
+from dit_lab.lab.identity import run_folder, set_aside
 from dit_lab.lab.sweep_plan import Plan, plan_sweep
 from dit_lab.lease import Lease
 from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, flatten
 from dit_lab.sweeps.launcher import Launcher, Watcher
 from dit_lab.sweeps.manifest import PENDING, Manifest, SweepFolder, all_sweeps, new_sweep
+from dit_lab.sweeps.sentences import answer
 from dit_lab.sweeps.slots import make_slots
 from dit_lab.tracking.parent import close_parent, open_parent
 from dit_lab.types import RequestError
@@ -31,7 +32,7 @@ def take_up(plan: Plan) -> SweepFolder:
         if known.name == plan.manifest.name and [j.config_hash for j in known.jobs] == hashes:
             return folder
     if plan.anew:
-        for run in {job.folder for job in plan.manifest.jobs}:
+        for run in {run_folder(config) for config in plan.configs}:
             if run.root.exists():
                 set_aside(run)
     return new_sweep(root, plan.manifest, map(to_yaml, plan.configs))
@@ -76,10 +77,30 @@ def run_sweep(
             launcher.run(jobs)
         finally:
             manifest.status = _outcome(manifest, stopped=stopping())
-            if trouble := _close(folder, manifest):
-                on_message(f"MLflow was not told how the sweep ended ({trouble})")
+            late = manifest.parent_run_id is None and not _open(folder, manifest)
             folder.write(manifest)
+            _report(folder, on_message)
+            if trouble := _close(folder, manifest, link_children=late):
+                on_message(f"MLflow was not told how the sweep ended ({trouble})")
     return manifest
+
+
+def _report(folder: SweepFolder, on_message: Callable[[str], None]) -> None:
+    """What the jobs that have finished say so far; nothing where that is nothing."""
+    from dit_lab.lab.report import report_on_sweep  # plots: a second
+
+    if not any(job.status == FINISHED for job in folder.read().jobs):
+        return
+    try:
+        ablation, files, trouble = report_on_sweep(folder)
+    except RequestError as refusal:  # such as a loss that cannot be compared
+        on_message(f"no report: {refusal}")
+        return
+    for line in answer(ablation):
+        on_message(line)
+    on_message(f"report: {files[0]}")
+    if trouble:
+        on_message(f"MLflow did not take the report ({trouble})")
 
 
 def check_unchanged(folder: SweepFolder) -> None:
@@ -119,7 +140,7 @@ def _open(folder: SweepFolder, manifest: Manifest) -> str:
     manifest.parent_run_id, trouble = open_parent(
         tracking["uri"],
         experiment=tracking["experiment"],
-        artifact_root=folder.root.parents[1] / "mlartifacts",
+        artifact_root=folder.paths_root / "mlartifacts",
         name=folder.root.name,
         params={f"axis.{key}": ", ".join(values) for key, values in manifest.axes.items()},
         tags={
@@ -132,21 +153,17 @@ def _open(folder: SweepFolder, manifest: Manifest) -> str:
     return trouble
 
 
-def _close(folder: SweepFolder, manifest: Manifest) -> str:
+def _close(folder: SweepFolder, manifest: Manifest, *, link_children: bool) -> str:
     """Close the parent run; "" or why that cannot be done now."""
-    orphans: list[str] = []
-    if manifest.parent_run_id is None:  # nobody answered when the jobs were started
-        if trouble := _open(folder, manifest):
-            return trouble
-        orphans = [job.run_id for job in manifest.jobs if job.run_id]
-    if manifest.parent_run_id is None:
-        return ""
+    tracking, run_id = manifest.tracking, manifest.parent_run_id
+    if run_id is None:
+        return "no run could be made for it" if tracking["backend"] == "mlflow" else ""
     counts = {f"dit_lab.jobs_{name.lower()}": str(n) for name, n in manifest.counts().items()}
     return close_parent(
-        manifest.tracking["uri"],
-        manifest.parent_run_id,
+        tracking["uri"],
+        run_id,
         status=manifest.status,
         tags={"dit_lab.jobs": str(len(manifest.jobs)), **counts},
-        children=orphans,
+        children=[job.run_id for job in manifest.jobs if job.run_id and link_children],
         files=[folder.manifest],
     )

@@ -116,7 +116,7 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
             number=number,
             overrides=[text for text in of_job if text.partition("=")[0].lstrip("+") in axes],
             config_hash=digest(config),
-            run=str(run_folder(config).root),
+            run=str(run_folder(config).root.relative_to(config["paths"]["root"])),
         )
         for number, (config, of_job) in enumerate(zip(configs, texts, strict=True))
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,61 +39,89 @@ from dit_lab.training.checkpoint import Checkpoint, CheckpointStore
 from dit_lab.training.ema import EMA
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.stop import StopSignal
+from dit_lab.training.together import Together
 from dit_lab.types import Hook, RequestError
 
 Config = Mapping[str, Any]
 
 
 def run_training(
-    config: Config,
-    shapes: Shapes,
-    *,
-    display: Hook,
-    overrides: Sequence[str],
-    tags: Mapping[str, str],
+    config: Config, shapes: Shapes, *, display: Hook, told: Mapping[str, str]
 ) -> RunFolder:
     """Train, or go on training, what `config` describes, in its run folder.
 
-    The tracker is told of `overrides` and `tags`, besides what the lab itself knows of the run.
+    `told` are tags for the tracker, besides what the lab itself knows of the run.
     StopRequested goes through once everything is saved; other exceptions leave the run FAILED.
     """
     folder = run_folder(config)
-    if folder.root.exists() and config["resume"] == "never":
-        display.on_message(f"the old run is kept in {set_aside(folder)}")
-    with (
-        StopSignal() as stop,
-        writing_to(folder, display=display, stopping=lambda: stop.requested),
-    ):
-        accelerator = Accelerator(mixed_precision=config["precision"]["mixed_precision"])
-        parts = compose.build_parts(config, shapes, accelerator.device)
-        before = recorded_so_far(folder)
-        now = identity(config, shapes, before=before, codec=parts.codec.fingerprint)
-        refuse_foreign(folder, config, now)
-        status = StatusFile(folder)
-        hooks: list[Hook] = [status, display]
-        with told_how_it_ends(hooks, status):
-            checkpoint, store = _take_up(config, folder, now)
-            if config["tracking"]["backend"] == "mlflow":
-                told = {"dit_lab.overrides": " ".join(overrides), **tags}
-                status.tracker = _open_tracker(config, folder, now, told, checkpoint)
-                hooks.insert(0, status.tracker)
-                for file in _artifacts(folder):  # a kill may have lost some
-                    status.tracker.on_artifact(status.step, file)
-            hooks.insert(0, MetricsFile(folder.metrics))
-            if why := why_unmeasured(config, shapes):
-                log.info("samples are not measured: %s", why)
-            evaluators = training_evaluators(parts, folder, identity=now, check_stop=stop.check)
-            results = _train(
-                parts,
-                accelerator=accelerator,
-                checkpoints=store,
-                resume_from=checkpoint,
-                evaluators=evaluators,
-                hooks=hooks,
-                check_stop=stop.check,
-            )
-            update_status(folder, results=results)
+    with StopSignal() as stop:
+        together = Together(config["precision"]["mixed_precision"], stop)
+        if not together.accelerator.is_main_process:
+            _follow(config, shapes, folder, together)
+            return folder
+        if folder.root.exists() and config["resume"] == "never":
+            display.on_message(f"the old run is kept in {set_aside(folder)}")
+        with writing_to(folder, display=display, stopping=lambda: stop.requested):
+            _lead(config, shapes, folder, together, display=display, told=told)
     return folder
+
+
+def _lead(
+    config: Config,
+    shapes: Shapes,
+    folder: RunFolder,
+    together: Together,
+    *,
+    display: Hook,
+    told: Mapping[str, str],
+) -> None:
+    """Train as the process that writes, shows and tracks."""
+    parts = compose.build_parts(config, shapes, together.accelerator.device)
+    before = recorded_so_far(folder)
+    now = identity(config, shapes, before=before, codec=parts.codec.fingerprint)
+    refuse_foreign(folder, config, now)
+    status = StatusFile(folder)
+    hooks: list[Hook] = [status, display]
+    with told_how_it_ends(hooks, status):
+        checkpoint, store = _take_up(config, folder, now)
+        if config["tracking"]["backend"] == "mlflow":
+            status.tracker = _open_tracker(config, folder, now, told, checkpoint)
+            hooks.insert(0, status.tracker)
+            for file in _artifacts(folder):  # a kill may have lost some
+                status.tracker.on_artifact(status.step, file)
+        hooks.insert(0, MetricsFile(folder.metrics))
+        if why := why_unmeasured(config, shapes):
+            log.info("samples are not measured: %s", why)
+        evaluators = training_evaluators(
+            parts, folder, identity=now, check_stop=together.check_stop_alone
+        )
+        together.accelerator.wait_for_everyone()  # what they go on from lies in its place
+        results = _train(
+            parts,
+            accelerator=together.accelerator,
+            checkpoints=store,
+            resume_from=checkpoint,
+            evaluators=evaluators,
+            hooks=hooks,
+            check_stop=together.check_stop,
+        )
+        update_status(folder, results=results)
+
+
+def _follow(config: Config, shapes: Shapes, folder: RunFolder, together: Together) -> None:
+    """Train as one of the other processes, which leave no trace."""
+    parts = compose.build_parts(config, shapes, together.accelerator.device)
+    together.accelerator.wait_for_everyone()
+    store = open_checkpoints(folder, warn=log.info)
+    _train(
+        parts,
+        accelerator=together.accelerator,
+        checkpoints=store,
+        resume_from=store.latest(),
+        evaluators=[],
+        hooks=[],
+        check_stop=together.check_stop,
+    )
 
 
 def _take_up(
@@ -159,7 +187,7 @@ def _open_tracker(
     config: Config,
     folder: RunFolder,
     now: Mapping[str, Any],
-    tags: Mapping[str, str],
+    told: Mapping[str, str],
     checkpoint: Checkpoint | None,
 ) -> MlflowRun:
     """The MLflow run: the one that this training had before, or a new one."""
@@ -175,7 +203,7 @@ def _open_tracker(
         tags={
             "dit_lab.run_folder": str(folder.root),
             "dit_lab.ancestors": " ".join(now["ancestors"]),
-            **tags,
+            **told,
             **{f"dit_lab.{name}": now[name] for name in hashes},
             **provenance(),
         },

@@ -13,15 +13,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dit_lab.processes import Child
 from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json
 from dit_lab.sweeps.manifest import PENDING, Job, Manifest, SweepFolder
-from dit_lab.sweeps.process import JobProcess
 from dit_lab.sweeps.slots import Slot
 from dit_lab.types import RequestError
 
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 1.0  # between two looks at how far the jobs have come
 STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # after saving; before there was anything
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A job's process, and the place that it takes up."""
+
+    process: Child
+    slot: Slot
 
 
 class Watcher(Protocol):
@@ -48,7 +56,7 @@ class Launcher:
     def run(self, jobs: Sequence[Job]) -> None:
         """Run `jobs`; their statuses are in the manifest afterwards."""
         waiting, free = list(jobs), list(self.slots)
-        running: dict[int, JobProcess] = {}
+        running: dict[int, Running] = {}
         told = False
         last_look = 0.0
         try:
@@ -57,16 +65,16 @@ class Launcher:
                     self._start(waiting, running, free)
                 elif self.stopping() and not told:
                     told = True
-                    for process in running.values():
-                        process.stop()
+                    for one in running.values():
+                        one.process.stop()
                 self._reap(waiting, running, free)
                 if time.monotonic() - last_look > LOOK_SECONDS:
                     last_look = time.monotonic()
                     self.watcher.on_look(self.manifest)
                 time.sleep(POLL_SECONDS)
         finally:
-            for process in running.values():  # a second Ctrl-C, or an error of ours
-                process.kill()
+            for one in running.values():  # a second Ctrl-C, or an error of ours
+                one.process.kill()
         self.watcher.on_look(self.manifest)
 
     def _enough(self) -> bool:
@@ -75,7 +83,7 @@ class Launcher:
         failed = any(job.status == FAILED for job in self.manifest.jobs)
         return self.stopping() or (on_failure == "stop" and failed)
 
-    def _start(self, waiting: list[Job], running: dict[int, JobProcess], free: list[Slot]) -> None:
+    def _start(self, waiting: list[Job], running: dict[int, Running], free: list[Slot]) -> None:
         """Start what has a slot, and a run folder that no other job is busy with."""
         busy = {self.manifest.jobs[number].run for number in running}
         for job in list(waiting):
@@ -87,22 +95,27 @@ class Launcher:
             job.status, job.error = RUNNING, None
             job.attempts += 1
             self.folder.write(self.manifest)
-            running[job.number] = JobProcess(
-                self.folder.job(job), self.folder.job_output(job), free.pop(0)
+            slot = free.pop(0)
+            process = Child(
+                "dit_lab.cli.job",
+                [str(self.folder.job(job))],
+                environment=slot.environment(),
+                output=self.folder.job_output(job),
             )
+            running[job.number] = Running(process, slot)
             busy.add(job.run)
             self.watcher.on_job_start(job)
 
-    def _reap(self, waiting: list[Job], running: dict[int, JobProcess], free: list[Slot]) -> None:
+    def _reap(self, waiting: list[Job], running: dict[int, Running], free: list[Slot]) -> None:
         """Record what has ended; a failed job that may be tried again waits once more."""
-        for number, process in list(running.items()):
-            code = process.poll()
+        for number, one in list(running.items()):
+            code = one.process.poll()
             if code is None:
                 continue
             job = self.manifest.jobs[number]
             del running[number]
-            free.append(process.slot)
-            job.seconds += process.seconds
+            free.append(one.slot)
+            job.seconds += one.process.seconds
             self._end(job, code)
             if job.status == FAILED and job.attempts <= self.manifest.settings["retries"]:
                 job.status = PENDING
@@ -115,9 +128,10 @@ class Launcher:
         job.status = FINISHED if code == 0 else KILLED if code in STOPPED else FAILED
         job.error = _why(code, self._last_line(job)) if job.status == FAILED else None
         try:
-            status = read_json(job.folder.status)
+            run = self.folder.run(job)
+            status = read_json(run.status)
             if status.get("status") == RUNNING:
-                self.close(job.folder)
+                self.close(run)
             found = read_json(self.folder.job_result(job)) if code == 0 else status
             job.run_id = found.get("tracking_run_id")
         except RequestError as damage:  # of that job's files; the others go on

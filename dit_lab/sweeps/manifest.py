@@ -32,16 +32,12 @@ class Job:
     number: int
     overrides: list[str]  # what tells it from the others, an axis each
     config_hash: str
-    run: str  # folder, shared by jobs that train the same weights
+    run: str  # its run folder below paths.root, shared by jobs that train the same weights
     status: str = PENDING
     attempts: int = 0
     seconds: float = 0.0  # of all attempts
     error: str | None = None
     run_id: str | None = None  # in the tracker
-
-    @property
-    def folder(self) -> RunFolder:
-        return RunFolder(Path(self.run))
 
     @property
     def label(self) -> str:
@@ -89,6 +85,13 @@ class SweepFolder:
     def lease(self) -> Path:
         return self.root / "lease"
 
+    @property
+    def paths_root(self) -> Path:
+        return self.root.parents[1]
+
+    def run(self, job: Job) -> RunFolder:
+        return RunFolder(self.paths_root / job.run)
+
     def job(self, job: Job) -> Path:
         return self.root / "jobs" / job.label
 
@@ -116,8 +119,8 @@ class SweepFolder:
         try:
             jobs = [Job(**job) for job in content.pop("jobs")]
             return Manifest(**content, jobs=jobs)
-        except (KeyError, TypeError) as error:
-            raise RequestError(f"{self.manifest}: damaged ({error})") from None
+        except (KeyError, TypeError):
+            raise RequestError(f"{self.manifest}: damaged; nothing of it is known") from None
 
 
 def new_sweep(root: Path, manifest: Manifest, configs: Iterable[str]) -> SweepFolder:
@@ -131,7 +134,7 @@ def new_sweep(root: Path, manifest: Manifest, configs: Iterable[str]) -> SweepFo
     for job, text in zip(manifest.jobs, configs, strict=True):
         folder.job(job).mkdir(parents=True)
         folder.job_config(job).write_text(text, encoding="utf-8")
-        (folder.job(job) / "run").symlink_to(job.run)
+        (folder.job(job) / "run").symlink_to(Path("../../../..") / job.run)
     folder.write(manifest)
     return folder
 
@@ -144,10 +147,14 @@ def all_sweeps(root: Path) -> list[SweepFolder]:
 
 
 def find_sweep(given: str, *, root: Path) -> SweepFolder:
-    """What a user calls a sweep: its folder, or its name below `<paths.root>/sweeps`."""
+    """What a user calls a sweep: its folder, its name below `<paths.root>/sweeps`, or the id of its
+    run in the tracker. Raises RequestError."""
     for path in (Path(given).expanduser(), root / "sweeps" / given):
         if (path / "manifest.json").is_file():
             return SweepFolder(path.resolve())
+    for folder in all_sweeps(root):
+        if read_json(folder.manifest).get("parent_run_id") == given:
+            return SweepFolder(folder.root.resolve())
     known = [folder.root.name for folder in all_sweeps(root)[:3]]
     have = f"the newest are {', '.join(known)}" if known else "there is none yet"
     raise RequestError(f"{given}: no sweep; give a folder below {root / 'sweeps'} ({have})")

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dit_lab.processes import threads_each
 from dit_lab.types import RequestError
 
 FOREIGN = (
@@ -50,7 +51,7 @@ def make_slots(asked: str | Sequence[str | int], *, jobs_per_slot: int) -> list[
     if not places:
         raise RequestError("sweep.slots=[]: no place for a job; give at least one device set")
     on_cpu = places.count("")
-    threads = max(1, len(os.sched_getaffinity(0)) // on_cpu) if on_cpu else None
+    threads = threads_each(on_cpu) if on_cpu else None
     return [Slot(name, None if name else threads) for name in places]
 
 

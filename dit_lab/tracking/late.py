@@ -18,10 +18,13 @@ from dit_lab.tracking.mlflow_store import (
     root_cause,
 )
 from dit_lab.tracking.spool import finite_metrics
+from dit_lab.types import RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+
+MOST_RUNS = 1000  # of one report
 
 
 def log_late(
@@ -42,6 +45,29 @@ def log_late(
     except Exception as error:  # whatever it is, the file on disk has everything
         return root_cause(error)
     return ""
+
+
+def find_folders(uri: str, filter_string: str) -> list[Path]:
+    """The run folders of the runs that an MLflow filter finds; RequestError where there are none.
+
+    https://mlflow.org/docs/latest/ml/search/search-runs
+    """
+    load_mlflow()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = open_existing(uri)
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        found = client.search_runs(experiments, filter_string=filter_string, max_results=MOST_RUNS)
+    except (MlflowException, OSError) as error:
+        raise RequestError(f"filter={filter_string}: {root_cause(error)}") from None
+    folders = [Path(run.data.tags.get("dit_lab.run_folder", "")) for run in found]
+    here = dict.fromkeys(path for path in folders if (path / "config.yaml").is_file())
+    if not here:
+        raise RequestError(
+            f"filter={filter_string}: finds {len(found)} runs, of which none lies on this machine"
+        )
+    return list(here)
 
 
 def settle(uri: str, run_id: str, *, metrics: Path, status: str, error: str | None) -> str:

@@ -78,6 +78,17 @@ def close_parent(
     return ""
 
 
+def log_report(uri: str, run_id: str, *, files: Sequence[Path]) -> str:
+    """Keep a sweep's report with its run, below `report`; "" or why MLflow did not take it."""
+    try:
+        client = open_existing(uri)
+        for path in files:
+            client.log_artifact(run_id, str(path), "report")
+    except Exception as error:
+        return root_cause(error)
+    return ""
+
+
 def adopt(uri: str, run_id: str, *, tags: Mapping[str, str]) -> str:
     """Make a run that was trained before the sweep its child, unless it is another's; "" or why
     MLflow did not take it."""

@@ -43,6 +43,11 @@ class StopSignal:
         """Whether somebody asked to stop."""
         return self._received is not None
 
+    @property
+    def number(self) -> int:
+        """Of the signal that asked to stop, 0 while nobody has."""
+        return self._received or 0
+
     def check(self) -> None:
         """Raise StopRequested if somebody asked to stop."""
         if self._received is not None:

@@ -10,6 +10,7 @@ from tests.errors import (
     own_parts,
     places,
     recorded,
+    reporting,
     resuming,
     settings,
     sweeping,
@@ -26,6 +27,7 @@ AREAS = (
     checkpoints.AREA,
     measuring.AREA,
     sweeping.AREA,
+    reporting.AREA,
     tracking.AREA,
     places.AREA,
 )

@@ -185,11 +185,6 @@ AREA = Area(
             says="training.global_batch_size=128: not divisible by training.accumulation x",
         ),
         Case(
-            title="several processes",
-            command=f"{Q} distributed.num_processes=2",
-            says="training on several processes is not there yet; use 1",
-        ),
-        Case(
             title="classes that the data does not have",
             command=f"{Q} dataset.num_classes=3",
             says="dataset.num_classes=3: the data has 10 classes",

@@ -42,6 +42,7 @@ LIBRARY_ONLY = {
         ("data/facts.py", "scikit-learn is not installed"),
     ),
     "it needs a launcher of processes, torchrun or accelerate, around the command": (
+        ("lab/workers.py", "processes were started"),
         ("cli/sweep.py", "every process would start the whole sweep"),
     ),
     "it needs a database that works and then, a moment later, does not": (

@@ -6,6 +6,7 @@ tiny     the same, trained to its end
 own      the same with an objective and a dataset of the user's own, in `mylab.py`
 latent   the same on a folder of images, through an autoencoder with random weights
 grid     a named sweep of the tiny experiment, stopped before its first job
+swept    a sweep of it over two learning rates and two batch sizes, with all jobs done
 """
 
 from __future__ import annotations
@@ -122,8 +123,23 @@ def grid(run: Run) -> None:
     take_up(plan_sweep(["experiment=grid"]))
 
 
+def swept(run: Run) -> None:
+    """A sweep of four jobs that have finished."""
+    from dit_lab.lab.sweep import take_up
+    from dit_lab.lab.sweep_plan import plan_sweep
+
+    recipe(run)
+    axes = ["optimizer.lr=0.001,0.002", "training.global_batch_size=8,4"]
+    folder = take_up(plan_sweep(["experiment=tiny", *axes]))
+    manifest = folder.read()
+    for job in manifest.jobs:
+        run(["train", "experiment=tiny", *job.overrides])
+        job.status = "FINISHED"
+    folder.write(manifest)
+
+
 STARTS: dict[str, Callable[[Run], None]] = {
-    made.__name__: made for made in (empty, recipe, tiny, own, latent, grid)
+    made.__name__: made for made in (empty, recipe, tiny, own, latent, grid, swept)
 }
 
 

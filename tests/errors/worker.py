@@ -26,7 +26,9 @@ from dit_lab.types import RequestError
 
 LIGHT = (
     *(f"dit_lab.cli.{verb}" for verb in ("main", "train", "sample", "evaluate", "doctor", "ui")),
+    "dit_lab.cli.report",
     "dit_lab.cli.sweep_table",
+    "dit_lab.lab.report",
     "dit_lab.lab.sweep",
     "dit_lab.lab.extension",
     "dit_lab.lab.doctor",

@@ -120,8 +120,9 @@ def jobs_alive(folder: Path) -> list[int]:
     return found
 
 
-def files_of(run: str) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in Path(run).rglob("*") if path.name != "lease"}
+def files_of(folder: Path, run: str) -> dict[Path, int]:
+    files = (folder / "outputs" / run).rglob("*")
+    return {path: path.stat().st_mtime_ns for path in files if path.name != "lease"}
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 100) -> None:
@@ -196,7 +197,7 @@ def test_the_store_tells_the_same(mixed: Any) -> None:
 def test_resume_runs_what_failed(mixed: Any, forked_in: Command) -> None:
     folder, _, before = mixed
     (folder / "healed").touch()
-    finished = files_of(before["jobs"][0]["run"])
+    finished = files_of(folder, before["jobs"][0]["run"])
     sweep = sweep_in(folder)
     missing = forked_in(folder, "sweep", "resume", sweep, "--only", "missing")
     assert missing.returncode == 1  # there are none, and the others have not finished
@@ -206,7 +207,7 @@ def test_resume_runs_what_failed(mixed: Any, forked_in: Command) -> None:
     after = manifest_in(folder)
     assert statuses(folder) == ["FINISHED"] * 5
     assert [job["attempts"] for job in after["jobs"]] == [1, 2, 2, 2, 2]
-    assert files_of(before["jobs"][0]["run"]) == finished
+    assert files_of(folder, before["jobs"][0]["run"]) == finished
     runs = tracked(folder)
     assert {status for status, _ in runs.values()} == {"FINISHED"}
     assert len(runs) == 6
@@ -254,7 +255,9 @@ def test_killed_and_resumed(
     check_whole(folder, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_stopped_and_resumed(
     folder: Path, fork: Fork, forked: Command, train: list[str], wait_for_step: Any, number: int
 ) -> None:
@@ -304,11 +307,12 @@ def test_equal_weights_are_trained_once_and_measured_each(
     assert one["run_id"] != other["run_id"]
     sweep = Path(sweep_in(folder))
     measured = [
-        json.loads(Path(json.loads(path.read_text())["evaluation"]).read_text())
+        json.loads((path.parent / "run/evaluations" / name).read_text())
         for path in sorted(sweep.glob("jobs/*/result.json"))
+        if (name := json.loads(path.read_text())["evaluation"])
     ]
     assert [found["card"]["sampler"]["steps"] for found in measured] == [1, 2]
-    assert len(list((Path(one["run"]) / "evaluations").iterdir())) == 2
+    assert len(list((folder / "outputs" / one["run"] / "evaluations").iterdir())) == 2
     runs = tracked(folder)
     assert len(runs) == 3
     assert {tags.get("dit_lab.job") for _, tags in runs.values()} == {None, "0", "1"}
@@ -316,6 +320,7 @@ def test_equal_weights_are_trained_once_and_measured_each(
     assert ["already finished" in text for text in outputs] == [False, True]
 
 
+@pytest.mark.slow
 def test_resume_never_trains_anew(folder: Path, forked: Command, train: list[str]) -> None:
     command = [*train, "seed=0,1", "tracking=none", "training.total_steps=2"]
     assert forked(*command).returncode == 0

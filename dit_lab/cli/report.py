@@ -1,0 +1,114 @@
+"""What a sweep says: which configuration is better, by how much, and how surely.
+
+  dit-lab report outputs/sweeps/NAME
+  dit-lab report NAME report.baseline=objective=ddpm,model=pico
+  dit-lab report NAME report.metric=eval/recall_held_out_n360
+  dit-lab report runs=RUN,RUN,...  out=FOLDER
+  dit-lab report filter="params.seed = '0'"     runs of the tracker, by its own filter
+
+SWEEP is a sweep's folder, its name, or the id of its run in MLflow. The report is written into the
+sweep's folder, or into out=FOLDER, as a page, Markdown, CSV and LaTeX.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dit_lab.types import RequestError
+
+if TYPE_CHECKING:
+    from dit_lab.runs import RunFolder
+    from dit_lab.sweeps.ablation import Ablation
+
+OPTIONS = (
+    "runs",
+    "filter",
+    "out",
+    "report.metric",
+    "report.baseline",
+    "paths.root",
+    "tracking.uri",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("given", nargs="*", metavar="SWEEP | KEY=VALUE")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab.report import report_on, report_on_sweep
+    from dit_lab.lab.report_runs import runs_of_folders
+    from dit_lab.runs import digest
+    from dit_lab.sweeps.manifest import find_sweep
+
+    sweeps = [text for text in args.given if text.partition("=")[0] not in OPTIONS]
+    options = dict(text.partition("=")[::2] for text in args.given if text not in sweeps)
+    if len(sweeps) + ("runs" in options) + ("filter" in options) != 1:
+        raise RequestError("dit-lab report: give one of SWEEP, runs=RUN,RUN,... or filter=TEXT")
+    root = Path(options.get("paths.root", "outputs")).expanduser().absolute()
+    metric, baseline = options.get("report.metric"), _baseline(options)
+    if sweeps:
+        folder = find_sweep(sweeps[0], root=root)
+        ablation, files, trouble = report_on_sweep(folder, metric=metric, baseline=baseline)
+    else:
+        folders = _folders(options, root)
+        key = digest({"runs": sorted(str(run.root) for run in folders)})
+        out = Path(options.get("out") or root / "reports" / key).absolute()
+        title, runs, trouble = f"{len(folders)} runs", runs_of_folders(folders), ""
+        ablation, files = report_on(runs, out, title=title, metric=metric, baseline=baseline)
+    _print(ablation, files)
+    if trouble:
+        print(f"MLflow did not take it ({trouble}); the files above are whole")
+    return 0
+
+
+def _baseline(options: Mapping[str, str]) -> dict[str, str] | None:
+    given = options.get("report.baseline")
+    if given is None:
+        return None
+    parts = [part.strip() for part in given.split(",")]
+    if not all("=" in part for part in parts):
+        raise RequestError(
+            f"report.baseline={given}: expected settings, such as objective=ddpm,model=pico"
+        )
+    return dict(part.partition("=")[::2] for part in parts)
+
+
+def _folders(options: Mapping[str, str], root: Path) -> list[RunFolder]:
+    from dit_lab.runs import RunFolder, find_run
+    from dit_lab.tracking.late import find_folders
+
+    if "runs" in options:
+        names = [name.strip() for name in options["runs"].split(",")]
+        return list(dict.fromkeys(find_run(name, root=root)[0] for name in names))
+    uri = options.get("tracking.uri", f"sqlite:///{root}/mlflow.db")
+    return [RunFolder(path) for path in find_folders(uri, options["filter"])]
+
+
+def _print(ablation: Ablation, files: list[Path]) -> None:
+    """The answer, the table, and where the rest is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from dit_lab.cli.tables import LONGEST_LINE
+    from dit_lab.sweeps.sentences import results, sections
+
+    answer, *rest = sections(ablation)
+    console = Console(soft_wrap=True, width=LONGEST_LINE, highlight=False, markup=False)
+    for line in answer.lines:
+        console.print(line)
+    found = results(ablation)
+    table = Table(box=None, pad_edge=False)
+    for heading, left in zip(found.headings, found.left, strict=True):
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for row in found.rows:
+        table.add_row(*row)
+    console.print(table)
+    for section in rest:
+        if section.title == "Careful":
+            for line in section.lines:
+                console.print(f"careful: {line}")
+    print(f"written: {', '.join(path.name for path in files)} in {files[0].parent}")

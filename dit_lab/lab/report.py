@@ -1,0 +1,151 @@
+"""A report over a sweep or any runs: what is asked of them, the answer, and where it is kept."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from dit_lab.evaluation.table import AIMED_AT, HIGHER_IS_BETTER
+from dit_lab.lab.report_runs import LOSS, Run, configuration, results, runs_of_sweep
+from dit_lab.lab.sweep_plan import idea
+from dit_lab.runs import RunFolder
+from dit_lab.sweeps.ablation import Ablation, analyse
+from dit_lab.sweeps.manifest import SweepFolder
+from dit_lab.sweeps.report import write_report
+from dit_lab.sweeps.results import Expectation, Question, Result
+from dit_lab.tracking.parent import log_report
+from dit_lab.types import RequestError
+
+LEADING = ("eval/two_sample_held_out", "eval/two_sample_training")
+BESIDE = ("eval/recall_held_out", "eval/distance_ratio_training", "eval/class_accuracy_training")
+
+
+def report_on(
+    runs: Sequence[Run],
+    folder: Path,
+    *,
+    title: str,
+    metric: str | None = None,
+    baseline: Mapping[str, str] | None = None,
+) -> tuple[Ablation, list[Path]]:
+    """Analyse the runs and write the report into `folder`; the answer and the files.
+
+    Raises RequestError for a metric or a baseline that they do not have.
+    """
+    found = results(runs)
+    ablation = analyse(found, _question(runs, found, metric=metric, baseline=baseline))
+    return ablation, write_report(ablation, folder, title=title)
+
+
+def report_on_sweep(
+    folder: SweepFolder,
+    *,
+    metric: str | None = None,
+    baseline: Mapping[str, str] | None = None,
+) -> tuple[Ablation, list[Path], str]:
+    """The same for a sweep, kept in its folder and with its run in the tracker; the last is ""
+    or why the tracker did not take it."""
+    manifest = folder.read()
+    ablation, files = report_on(
+        runs_of_sweep(folder),
+        folder.report,
+        title=manifest.name,
+        metric=metric,
+        baseline=baseline,
+    )
+    trouble = ""
+    if manifest.parent_run_id is not None:
+        trouble = log_report(manifest.tracking["uri"], manifest.parent_run_id, files=files)
+    return ablation, files, trouble
+
+
+def _question(
+    runs: Sequence[Run],
+    found: Sequence[Result],
+    *,
+    metric: str | None,
+    baseline: Mapping[str, str] | None,
+) -> Question:
+    names = dict.fromkeys(name for result in found for name in result.metrics)
+    chosen = metric or _first(names, LEADING) or LOSS
+    _refuse_incomparable(chosen, runs)
+    beside = [name for start in BESIDE if (name := _first(names, [start])) and name != chosen]
+    return Question(
+        metric=chosen,
+        lower_is_better=not any(f"/{name}_" in chosen for name in HIGHER_IS_BETTER),
+        baseline=baseline,
+        expected_equal=_expected_equal(runs),
+        secondary=beside,
+        remarks=[*_samplers(runs), *_caveats(runs, chosen)],
+    )
+
+
+def _refuse_incomparable(metric: str, runs: Sequence[Run]) -> None:
+    objectives = {run.config["choices"]["objective"] for run in runs}
+    if metric.endswith("/loss") and len(objectives) > 1:
+        raise RequestError(
+            f"report.metric={metric}: losses of different objectives "
+            f"({', '.join(sorted(objectives))}) are different quantities; measure samples "
+            "(evaluation.num_images=N) and name one of those metrics"
+        )
+    for name, aim in AIMED_AT.items():
+        if f"/{name}_" in metric:
+            raise RequestError(
+                f"report.metric={metric}: is best at {aim}, so neither more nor less is better; "
+                "choose another metric"
+            )
+
+
+def _first(names: Iterable[str], starts: Sequence[str]) -> str | None:
+    """The metric of the smallest draw: the one whose spread is known."""
+    for start in starts:
+        fitting = [name for name in names if name.startswith(f"{start}_n")]
+        if fitting:
+            return min(fitting, key=lambda name: int(name.rpartition("_n")[2]))
+    return None
+
+
+def _expected_equal(runs: Sequence[Run]) -> list[Expectation]:
+    """Configurations whose mathematics is the same, though their weights are trained apart."""
+    alike: dict[str, dict[tuple[tuple[str, str], ...], set[RunFolder]]] = defaultdict(dict)
+    for run in runs:
+        members = alike[idea({**run.config, "seed": 0})]
+        members.setdefault(tuple(configuration(run).items()), set()).add(run.folder)
+    return [
+        Expectation(
+            members=[dict(settings) for settings in members],
+            reason="the same mathematics up to flow_matching's sigma_min",
+        )
+        for members in alike.values()
+        if len(members) > 1 and not set.intersection(*members.values())
+    ]
+
+
+def _samplers(runs: Sequence[Run]) -> list[str]:
+    """Say so where configurations were sampled in different ways without an axis that says it."""
+    if any(key.partition(".")[0] == "sampler" for run in runs for key in run.settings):
+        return []
+    ways: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        sampler, chosen = run.config["sampler"], run.config["choices"]
+        steps = f" with {sampler['steps']} steps" if "steps" in sampler else ""
+        ways[f"{chosen['sampler']}{steps}"].add(chosen["objective"])
+    if len(ways) < 2:
+        return []
+    said = "; ".join(f"{', '.join(sorted(of))} by {way}" for way, of in ways.items())
+    return [f"samples are drawn by each objective's own sampler: {said}"]
+
+
+def _caveats(runs: Sequence[Run], metric: str) -> list[str]:
+    """Say so where a number looks good although the samples are not."""
+    why: dict[str, list[str]] = defaultdict(list)
+    for run in runs:
+        for row in run.evaluation.rows if run.evaluation else ():
+            if row.key == metric and row.caveat:
+                why[row.caveat].append(run.name)
+    return [
+        f"{metric} does not count in {len(names)} of {len(runs)} runs, because {caveat} "
+        f"({', '.join(names[:5])}{' ...' if len(names) > 5 else ''})"
+        for caveat, names in why.items()
+    ]

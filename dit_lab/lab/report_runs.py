@@ -1,0 +1,180 @@
+"""From runs on disk to the records of a report: which they are, what was measured, what it took."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
+from dit_lab.lab.compute import model_cost, training_images, training_seconds
+from dit_lab.lab.config import read_yaml
+from dit_lab.lab.identity import recorded_shapes, recorded_so_far
+from dit_lab.runs import FINISHED, RunFolder, digest, flatten, read_json, read_metrics
+from dit_lab.sweeps.manifest import SweepFolder
+from dit_lab.sweeps.results import Compute, Result
+
+Config = Mapping[str, Any]
+
+LOSS = "eval/loss"
+REPEATS = ("sample.seed", "evaluation.seed")  # axes that repeat an evaluation of the same weights
+CURVES = ("train/loss", "eval/loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run with what a report needs to know of it, before the records are made."""
+
+    name: str
+    folder: RunFolder
+    config: Config
+    settings: Mapping[str, str]
+    status: str
+    evaluation: Evaluation | None
+
+
+# ---- which runs ---------------------------------------------------------------------------------
+
+
+def runs_of_sweep(folder: SweepFolder) -> list[Run]:
+    """The jobs of a sweep, told apart by its axes."""
+    return [
+        Run(
+            name=f"job {job.number}",
+            folder=(run := folder.run(job)),
+            config=read_yaml(folder.job_config(job)),
+            settings=dict(text.lstrip("+").partition("=")[::2] for text in job.overrides),
+            status=job.status,
+            evaluation=_read(run.evaluations, read_json(folder.job_result(job)).get("evaluation")),
+        )
+        for job in folder.read().jobs
+    ]
+
+
+def runs_of_folders(folders: Iterable[RunFolder]) -> list[Run]:
+    """Any runs, told apart by the members of groups and the keys in which they differ."""
+    runs = [
+        Run(
+            name=str(folder.root),
+            folder=folder,
+            config=read_yaml(folder.config),
+            settings={},
+            status=(status := read_json(folder.status)).get("status", "?"),
+            evaluation=last_evaluation(folder.evaluations, step=status.get("step", 0)),
+        )
+        for folder in folders
+    ]
+    columns = _differing([run.config for run in runs])
+    return [replace(run, settings=_pick(run.config, columns)) for run in runs]
+
+
+def _read(folder: Path, name: str | None) -> Evaluation | None:
+    return read_evaluation(folder / name) if name else None
+
+
+def _differing(configs: Sequence[Config]) -> list[str]:
+    """Groups and keys with more than one value; a key that only follows its group is left out."""
+    leaves = [dict(flatten(config)) for config in configs]
+    every = dict.fromkeys(key for of_run in leaves for key in of_run)
+    found = [key for key in every if len({str(of_run.get(key)) for of_run in leaves}) > 1]
+    chosen = {key for key in found if key.startswith("choices.")}
+
+    def follows(key: str) -> bool:
+        group = f"choices.{key.partition('.')[0]}"
+        values: dict[Any, set[str]] = defaultdict(set)
+        for of_run in leaves:
+            values[of_run.get(group)].add(str(of_run.get(key)))
+        return group in chosen and all(len(of_member) == 1 for of_member in values.values())
+
+    places = ("paths.", "tracking.", "name", "resume")
+    return [
+        key
+        for key in found
+        if not follows(key) and not key.startswith(places) and key != "choices.experiment"
+    ]
+
+
+def _pick(config: Config, keys: Sequence[str]) -> dict[str, str]:
+    leaves = dict(flatten(config))
+    return {key.removeprefix("choices."): str(leaves.get(key, "-")) for key in keys}
+
+
+# ---- records ------------------------------------------------------------------------------------
+
+
+def results(runs: Sequence[Run]) -> list[Result]:
+    """One record a run; evaluations of one run with several seeds are one record, with their
+    spread."""
+    together: dict[tuple[Any, ...], list[Result]] = defaultdict(list)
+    for run in runs:
+        result = _result(run)
+        together[(tuple(result.settings.items()), result.seed, run.folder.root)].append(result)
+    return [_merged(same) for same in together.values()]
+
+
+def _result(run: Run) -> Result:
+    rows = run.evaluation.rows if run.evaluation else ()
+    finished = run.status == FINISHED
+    identity = recorded_so_far(run.folder) if run.folder.identity.exists() else {}
+    losses = read_json(run.folder.status).get("results") or {}
+    known = {LOSS: losses[LOSS]} if LOSS in losses else {}
+    metrics = read_metrics(run.folder.metrics)
+    return Result(
+        run=run.name,
+        settings=configuration(run),
+        seed=run.config["seed"],
+        status=run.status,
+        metrics={**known, **{row.key: row.value for row in rows}} if finished else {},
+        deviations={row.key: row.deviation for row in rows if row.deviation is not None},
+        compute=_compute(run) if finished else None,
+        code=identity.get("code_hash", ""),
+        data=identity.get("data_fingerprint", ""),
+        protocol=_protocol(run.evaluation),
+        curves={
+            name: [(row.step, row.metrics[name]) for row in metrics if name in row.metrics]
+            for name in CURVES
+        },
+        grid=max(run.folder.samples.glob("*.png"), default=None),
+    )
+
+
+def configuration(run: Run) -> dict[str, str]:
+    """Its settings without the seeds."""
+    return {key: text for key, text in run.settings.items() if key not in ("seed", *REPEATS)}
+
+
+def _compute(run: Run) -> Compute:
+    size = model_cost(run.config, recorded_shapes(run.folder))
+    images = training_images(run.config)
+    return Compute(
+        parameters=size.parameters if size else None,
+        training_flops=float(size.training_flops_per_image * images) if size else None,
+        seconds=training_seconds(run.folder),
+        images=images,
+    )
+
+
+def _protocol(evaluation: Evaluation | None) -> str:
+    """A hash of how it was measured, but for what is the configuration's own."""
+    if evaluation is None:
+        return ""
+    card = evaluation.card
+    names = ("num_images", "labels", "seed", "metrics_seed", "reference", "features", "codec",
+             "chunk_images", "dtype", "weights")  # fmt: skip
+    return digest({name: getattr(card, name) for name in names})
+
+
+def _merged(same: Sequence[Result]) -> Result:
+    if len(same) == 1:
+        return same[0]
+    names = set.intersection(*(set(result.metrics) for result in same))
+    values = {name: [result.metrics[name] for result in same] for name in names}
+    return replace(
+        same[0],
+        metrics={name: fmean(found) for name, found in values.items()},
+        deviations={name: stdev(found) for name, found in values.items()},
+        protocol="",  # they differ in their seed by intention
+    )

@@ -1,0 +1,121 @@
+"""One training on several processes of this machine. Torch-free.
+
+The process that was asked starts the workers and waits; each of them trains its part of every
+batch. Worker 0 prints, writes and tracks. What torchrun sets is set here, so that a command
+which torchrun started is a worker as well.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dit_lab.lab.config import to_yaml
+from dit_lab.processes import Child, threads_each
+from dit_lab.runs import write_json
+from dit_lab.types import RequestError
+
+POLL_SECONDS = 0.05
+GRACE_SECONDS = 10.0  # for the others to end by themselves once one has failed
+
+
+def is_worker(config: Mapping[str, Any]) -> bool:
+    """Whether this process is one of several that train together; RequestError where it is one of
+    more or fewer than the configuration says."""
+    asked, started = config["distributed"]["num_processes"], os.environ.get("WORLD_SIZE")
+    if started is None or (started == "1" and asked == 1):
+        return False
+    if int(started) != asked:
+        raise RequestError(
+            f"distributed.num_processes={asked}: but {started} processes were started; give "
+            f"distributed.num_processes={started}, or leave out torchrun"
+        )
+    return True
+
+
+def leads() -> bool:
+    """Whether this process prints, writes and tracks: alone, or as the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def run_workers(
+    config: Mapping[str, Any],
+    *,
+    overrides: Sequence[str],
+    tags: Mapping[str, str],
+    stopping: Callable[[], bool],
+) -> int:
+    """Train on `distributed.num_processes` workers; the exit code of worker 0, or of the one that
+    failed first."""
+    processes = config["distributed"]["num_processes"]
+    with tempfile.TemporaryDirectory(prefix="dit-lab-") as place:
+        folder, port = Path(place), _free_port()
+        (folder / "config.yaml").write_text(to_yaml(dict(config)), encoding="utf-8")
+        write_json(folder / "task.json", {"overrides": list(overrides), "tags": dict(tags)})
+        workers = [
+            Child(
+                "dit_lab.cli.worker",
+                [place],
+                environment=_environment(rank, processes, port),
+                output=folder / f"worker-{rank}.log" if rank else None,
+            )
+            for rank in range(processes)
+        ]
+        try:
+            codes = _wait(workers, stopping)
+        finally:
+            for worker in workers:
+                worker.kill()
+        failed = next((rank for rank, code in codes.items() if code), 0)
+        if failed:
+            print(_last_line(folder / f"worker-{failed}.log", failed))
+        return codes[failed]
+
+
+def _wait(workers: Sequence[Child], stopping: Callable[[], bool]) -> dict[int, int]:
+    """Rank -> exit code, in the order in which they ended; those that had to be ended are left
+    out."""
+    codes: dict[int, int] = {}
+    told, deadline = False, float("inf")
+    while len(codes) < len(workers) and time.monotonic() < deadline:
+        if stopping() and not told:
+            told = True
+            for worker in workers:
+                worker.stop()
+        for rank, worker in enumerate(workers):
+            code = worker.poll() if rank not in codes else None
+            if code is not None:
+                codes[rank] = code if code >= 0 else 128 - code
+        if any(codes.values()):
+            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        time.sleep(POLL_SECONDS)
+    return codes
+
+
+def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
+    own = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": processes,
+        "LOCAL_WORLD_SIZE": processes,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    threads = {"OMP_NUM_THREADS": str(threads_each(processes))}
+    return {**threads, **os.environ, **{name: str(value) for name, value in own.items()}}
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def _last_line(log: Path, rank: int) -> str:
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    said = next((line for line in reversed(lines) if line.strip()), "nothing was printed")
+    return f"worker {rank}: {said}"

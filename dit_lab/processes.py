@@ -1,0 +1,87 @@
+"""A command in a process group of its own, which ends with the process that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+
+class Child:
+    """`python -m MODULE ARGUMENTS`, in a whole environment of its own.
+
+    Its standard input is a pipe that nothing is written to: it ends when this process does, however
+    that happens, and tells the child to save and stop. What it prints is appended to `output`, or
+    goes where this process prints.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        output: Path | None = None,
+    ) -> None:
+        self._started = time.monotonic()
+        log = open(output, "ab") if output else None  # noqa: SIM115 - closed below
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT if log else None,
+            env=dict(environment),
+            start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
+        )
+        if log:
+            log.close()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def poll(self) -> int | None:
+        """The exit code, -n where signal n ended it, None while it runs.
+
+        What it started and left behind is ended with it.
+        """
+        code = self._process.poll()
+        if code is not None:
+            self._kill_group()
+        return code
+
+    def stop(self) -> None:
+        """Let it save and end."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and all that it started, at once."""
+        self._kill_group()
+        self._process.wait()
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def end_with_the_parent() -> None:
+    """In a `Child`: when the process that started it is gone, stop as if it had said so."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def threads_each(places: int) -> int:
+    """Threads for each of `places` processes that compute side by side on the CPU."""
+    return max(1, len(os.sched_getaffinity(0)) // places)

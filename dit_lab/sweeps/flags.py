@@ -1,0 +1,81 @@
+"""What is wrong with a comparison as a whole, in plain sentences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from dit_lab.sweeps.results import Configuration, Result
+
+MOST_NAMED = 6  # configurations in one sentence
+
+CONSEQUENCES: Mapping[str, tuple[Callable[[Result], str], str]] = {
+    "evaluation protocol": (
+        lambda run: run.protocol,
+        "their numbers cannot be compared with the others",
+    ),
+    "code": (lambda run: run.code, "a difference may be the code's"),
+    "data": (lambda run: run.data, "a difference may be the data's"),
+}
+
+
+def flags(configurations: Sequence[Configuration], axes: Sequence[str]) -> tuple[str, ...]:
+    """The gravest first; empty if nothing is wrong."""
+    found = [
+        _unlike(configurations, axes, what, read, so) for what, (read, so) in CONSEQUENCES.items()
+    ]
+    return tuple(
+        flag
+        for flag in (*found, _missing(configurations), _no_spread(configurations, axes))
+        if flag
+    )
+
+
+def _unlike(
+    configurations: Sequence[Configuration],
+    axes: Sequence[str],
+    what: str,
+    read: Callable[[Result], str],
+    so: str,
+) -> str:
+    """Which runs were made by something else than most; unknown hashes accuse nobody."""
+    hashes = Counter(read(run) for c in configurations for run in c.measured if read(run))
+    if len(hashes) < 2:
+        return ""
+    usual, count = hashes.most_common(1)[0]
+    odd = []
+    for configuration in configurations:
+        seeds = [run.seed for run in configuration.measured if read(run) not in ("", usual)]
+        if seeds:
+            which = "" if len(seeds) == len(configuration.measured) else f"{name_seeds(seeds)} of "
+            odd.append(which + configuration.label(axes))
+    return f"different {what}: {count} runs have {usual[:8]}, not so {_listed(odd)}; {so}"
+
+
+def _missing(configurations: Sequence[Configuration]) -> str:
+    incomplete = sum(bool(c.missing) for c in configurations)
+    if not incomplete:
+        return ""
+    return (
+        f"seeds are missing in {incomplete} of {len(configurations)} configurations: if they "
+        "failed because of their settings, the means of the others flatter these"
+    )
+
+
+def _no_spread(configurations: Sequence[Configuration], axes: Sequence[str]) -> str:
+    alike = [c.label(axes) for c in configurations if c.sample.sd == 0]
+    if not alike:
+        return ""
+    return (
+        f"every seed gave the same number with {_listed(alike)}: check that the seed reaches the "
+        "run, and that the metric can tell runs apart"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return "; ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def name_seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

@@ -1,0 +1,103 @@
+"""A report as one HTML file that needs nothing else: styles, plots and pictures are inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dit_lab.sweeps.ablation import Ablation
+from dit_lab.sweeps.plots import plots, shown
+from dit_lab.sweeps.results import Configuration, Result
+from dit_lab.sweeps.sentences import sections
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+
+MOST_GRIDS = 24
+GRID_PIXELS = 768  # larger grids are shrunk to this many on their longer side
+JPEG_QUALITY = 88
+FRONT = ("Answer", "Careful")  # before the first plot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    caption: str
+    source: str  # data: address; "" if the file cannot be read
+
+
+def page(ablation: Ablation, *, title: str) -> str:
+    """The whole document. Everything but plots is escaped here, and plots by matplotlib."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    every = sections(ablation)
+    overview, *more = plots(ablation)
+    return template.render(
+        title=title,
+        front=[section for section in every if section.title in FRONT],
+        overview=overview,
+        sections=[section for section in every if section.title not in FRONT],
+        plots=more,
+        pictures=_pictures(ablation),
+        pictures_note=_pictures_note(ablation),
+        ablation=ablation,
+    )
+
+
+def _with_grid(configuration: Configuration) -> Result | None:
+    """Its first seed that has one."""
+    return next((run for run in configuration.measured if run.grid), None)
+
+
+def _chosen(ablation: Ablation) -> list[Configuration]:
+    return [c for c in shown(ablation, MOST_GRIDS) if _with_grid(c)]
+
+
+def _pictures(ablation: Ablation) -> Iterator[Picture]:
+    """One at a time: a page may have many."""
+    for configuration in _chosen(ablation):
+        run = _with_grid(configuration)
+        if run and run.grid:
+            caption = f"{configuration.label(ablation.axes)}, seed {run.seed}"
+            yield Picture(caption=caption, source=_embedded(run.grid))
+
+
+def _pictures_note(ablation: Ablation) -> str:
+    """Empty if there are no pictures."""
+    chosen, every = _chosen(ablation), [c for c in ablation.configurations if _with_grid(c)]
+    if not every:
+        return ""
+    left_out = (
+        f" Shown are the baseline and the best, {len(chosen)} of {len(every)} configurations."
+        if len(chosen) < len(every)
+        else ""
+    )
+    return (
+        "The same seeds and labels in every picture, of each configuration's first run." + left_out
+    )
+
+
+def _embedded(file: Path) -> str:
+    """Small pictures as they are; large ones as a JPEG of at most GRID_PIXELS."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            if image.format == "PNG" and max(image.size) <= GRID_PIXELS:
+                return _address("image/png", file.read_bytes())
+            small = image.convert("RGB")
+    except OSError:
+        return ""
+    small.thumbnail((GRID_PIXELS, GRID_PIXELS))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return _address("image/jpeg", buffer.getvalue())
+
+
+def _address(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,294 @@
+"""Plots of a report, drawn without a display and without matplotlib's global figures.
+
+The same numbers give the same bytes. Colour is never alone: markers, line styles or words say the
+same.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dit_lab.sweeps.ablation import Ablation
+from dit_lab.sweeps.grid import ENOUGH_SEEDS
+from dit_lab.sweeps.results import Configuration
+from dit_lab.sweeps.statistics import contrast
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+MOST_ROWS = 40  # configurations in the overview
+MOST_CURVES = 10  # configurations in one plot of curves: as many as can be told apart
+MOST_POINTS = 200  # steps of one curve
+MOST_LEVELS = 24  # values of an axis in its panel
+LOG_FROM = 20  # a curve that falls by this factor is drawn on a logarithmic scale
+
+COLOURS = ("#1f83c4", "#d55e00", "#009e73", "#b05a8c", "#a87b00", "#3a9bdc", "#7f7f7f")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", ":", "-.")
+INK = "#0f0f0e"  # replaced by the page's text colour; nothing else has it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    title: str
+    svg: str  # an <svg> element, its text in the font and colour of the page
+    note: str  # what it shows, and what was left out
+
+
+def plots(ablation: Ablation) -> Iterator[Plot]:
+    """Those that the runs have numbers for, one at a time."""
+    rows = shown(ablation, MOST_ROWS)
+    yield Plot(
+        title="Every run",
+        svg=_svg(lambda: _overview(ablation, rows), "overview"),
+        note="A ring is one run, a diamond the mean with its 95% interval where there are "
+        f"{ENOUGH_SEEDS} seeds or more; the line is the baseline." + _left_out(ablation, rows),
+    )
+    axes = [axis for axis in ablation.axes if _levels(ablation, axis) <= MOST_LEVELS]
+    if len(ablation.axes) > 1 and axes:
+        yield Plot(
+            title="By axis",
+            svg=_svg(lambda: _by_axis(ablation, axes), "axes"),
+            note="A ring is one run, whatever its other settings; a bar is the mean of them.",
+        )
+    flops = {c.compute.training_flops for c in ablation.configurations if c.sample.n} - {None}
+    if len(flops) > 1:
+        yield Plot(
+            title="Quality against compute",
+            svg=_svg(lambda: _against_compute(ablation), "compute"),
+            note="Means over seeds; bars are the standard deviation.",
+        )
+    curves = shown(ablation, MOST_CURVES)
+    for name in sorted({name for c in curves for run in c.measured for name in run.curves}):
+        yield Plot(
+            title=f"{name} in training",
+            svg=_svg(partial(_curves, ablation, curves, name), name),
+            note="Mean over seeds, and a band of one standard deviation."
+            + _left_out(ablation, curves),
+        )
+
+
+def overview_png(ablation: Ablation) -> bytes:
+    """The first plot, on white."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with _style("black"):
+        figure = _overview(ablation, shown(ablation, MOST_ROWS))
+        figure.set_facecolor("white")
+        FigureCanvasAgg(figure)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    return file.getvalue()
+
+
+def shown(ablation: Ablation, most: int) -> list[Configuration]:
+    """The baseline and the best by their mean, in the order of the report."""
+    sign = 1 if ablation.question.lower_is_better else -1
+    measured = [c for c in ablation.configurations if c.sample.n]
+    measured.sort(key=lambda c: (c is not ablation.baseline, sign * c.sample.mean))
+    kept = {id(c) for c in measured[:most]}
+    return [c for c in ablation.configurations if id(c) in kept]
+
+
+def _left_out(ablation: Ablation, kept: Sequence[Configuration]) -> str:
+    measured = sum(c.sample.n > 0 for c in ablation.configurations)
+    if len(kept) == measured:
+        return ""
+    return f" Shown are the baseline and the best, {len(kept)} of {measured} configurations."
+
+
+def _levels(ablation: Ablation, axis: str) -> int:
+    return len({c.settings[axis] for c in ablation.configurations})
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _style(ink: str) -> Iterator[None]:
+    import matplotlib
+
+    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = {
+        **dict.fromkeys(inks, ink),
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "text.parse_math": False,  # settings may hold a $
+        "svg.fonttype": "none",
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def _svg(draw: Callable[[], Figure], salt: str) -> str:
+    """An element for a page: no prologue, no date, no background, only ids that are used."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    with _style(INK), matplotlib.rc_context({"svg.hashsalt": salt}):
+        figure = draw()
+        FigureCanvasSVG(figure)
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    text = file.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    used = set(re.findall(r"#([\w-]+)", text))
+    return re.sub(
+        r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text
+    ).strip()
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Inches, of which a page makes 100 pixels or fewer."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+# ---- drawings -----------------------------------------------------------------------------------
+
+
+def _values(configuration: Configuration, metric: str) -> list[float]:
+    return [run.metrics[metric] for run in configuration.measured]
+
+
+def _direction(ablation: Ablation) -> str:
+    better = "lower" if ablation.question.lower_is_better else "higher"
+    return f"{ablation.question.metric} ({better} is better)"
+
+
+def _overview(ablation: Ablation, rows: Sequence[Configuration]) -> Figure:
+    """One line for each configuration, first on top."""
+    figure = _figure(9, 1.2 + 0.34 * len(rows))
+    axes = figure.subplots()
+    verdicts = {
+        id(c): str(comparison.verdict)
+        for c, comparison in zip(ablation.configurations, ablation.comparisons, strict=True)
+    }
+    if ablation.baseline.sample.n:
+        axes.axvline(ablation.baseline.sample.mean, color=COLOURS[-1], linestyle="--", linewidth=1)
+    for y, c in enumerate(rows):
+        colour = COLOURS[-1] if c is ablation.baseline else COLOURS[0]
+        values = _values(c, ablation.question.metric)
+        axes.plot(values, [y] * len(values), "o", color=colour, fillstyle="none", markersize=6)
+        if c.sample.n >= ENOUGH_SEEDS:
+            low, high = contrast([(1, c.sample)]).interval()
+            axes.plot([low, high], [y, y], "-", color=colour, linewidth=1.5)
+        if c.sample.n > 1:
+            axes.plot([c.sample.mean], [y], "D", color=colour, markersize=5)
+    axes.set_yticks(
+        range(len(rows)), [f"{c.label(ablation.axes)}: {verdicts[id(c)]}" for c in rows]
+    )
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(_direction(ablation))
+    axes.grid(axis="x", color=COLOURS[-1], alpha=0.25)
+    return figure
+
+
+def _by_axis(ablation: Ablation, names: Sequence[str]) -> Figure:
+    """One panel for each axis, three in a row, on one scale."""
+    across = min(3, len(names))
+    down = -(-len(names) // across)
+    figure = _figure(9, 3.2 * down)
+    panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for panel in panels[len(names) :]:
+        panel.remove()
+    for panel, axis in zip(panels, names, strict=False):
+        levels: dict[str, list[float]] = {}
+        for c in ablation.configurations:
+            levels.setdefault(c.settings[axis], []).extend(_values(c, ablation.question.metric))
+        for x, values in enumerate(levels.values()):
+            # spread in a fixed order, so that equal values stay apart
+            places = x + np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [x]
+            panel.plot(places, values, "o", color=COLOURS[0], fillstyle="none", markersize=5)
+            if values:
+                panel.plot([x - 0.3, x + 0.3], [np.mean(values)] * 2, "-", color=COLOURS[1])
+        panel.set_xticks(range(len(levels)), list(levels), rotation=20, ha="right")
+        panel.set_xlim(-0.5, len(levels) - 0.5)
+        panel.set_title(axis)
+    figure.suptitle(_direction(ablation), size="medium")
+    return figure
+
+
+def _against_compute(ablation: Ablation) -> Figure:
+    """Colour and marker by the first axis."""
+    figure = _figure(9, 4.5)
+    axes = figure.subplots()
+    first = ablation.axes[0]
+    levels = list(dict.fromkeys(c.settings[first] for c in ablation.configurations))
+    for number, level in enumerate(levels):
+        points = [
+            (c.compute.training_flops, c.sample.mean, c.sample.sd or 0.0)
+            for c in ablation.configurations
+            if c.settings[first] == level and c.sample.n and c.compute.training_flops
+        ]
+        if points:
+            x, y, spread = zip(*points, strict=True)
+            axes.errorbar(
+                x, y, spread, fmt=MARKERS[number % len(MARKERS)], capsize=3, markersize=7,
+                color=COLOURS[number % len(COLOURS)], label=f"{first}={level}",
+            )  # fmt: skip
+    axes.set_xscale("log")
+    _plain_powers(axes.xaxis)
+    axes.set_xlabel("training FLOPs")
+    axes.set_title(_direction(ablation), size="medium")
+    axes.grid(color=COLOURS[-1], alpha=0.25)
+    if len(levels) <= MOST_LEVELS:
+        figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
+def _plain_powers(axis: Axis) -> None:
+    """1e13, where matplotlib writes powers as formulas."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter())
+
+
+def _curves(ablation: Ablation, rows: Sequence[Configuration], name: str) -> Figure:
+    figure = _figure(9, 4.5)
+    axes = figure.subplots()
+    lowest, highest = np.inf, -np.inf
+    for number, c in enumerate(rows):
+        steps, values = _curve(c, name)
+        if not len(steps):
+            continue
+        mean = values.mean(0)
+        spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
+        colour = COLOURS[number % len(COLOURS)]
+        line = LINES[number % len(LINES)]  # 4 styles by 7 colours: all pairs differ
+        axes.plot(steps, mean, color=colour, linestyle=line, label=c.label(ablation.axes))
+        axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
+        lowest, highest = min(lowest, mean.min()), max(highest, mean.max())
+    if lowest > 0 and highest > LOG_FROM * lowest:
+        axes.set_yscale("log", nonpositive="mask")
+        _plain_powers(axes.yaxis)
+    axes.set_xlabel("optimizer steps")
+    axes.set_ylabel(name)
+    axes.grid(color=COLOURS[-1], alpha=0.25)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _curve(configuration: Configuration, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (S,) that all seeds have, and values (seeds, S), thinned."""
+    curves = [dict(run.curves[name]) for run in configuration.measured if name in run.curves]
+    common = sorted(set.intersection(*map(set, curves))) if curves else []
+    steps = common[:: -(-len(common) // MOST_POINTS) or 1]
+    if common and steps[-1] != common[-1]:
+        steps.append(common[-1])
+    return np.array(steps), np.array([[curve[step] for step in steps] for curve in curves])

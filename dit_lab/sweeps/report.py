@@ -1,0 +1,129 @@
+"""A report of a sweep as files: a page, Markdown, and the table as CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from dit_lab.sweeps.ablation import Ablation
+from dit_lab.sweeps.columns import columns, rows
+from dit_lab.sweeps.page import page
+from dit_lab.sweeps.plots import overview_png
+from dit_lab.sweeps.sentences import Section, Table, results, sections
+
+PLOT = "report.png"
+
+
+def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
+    """Write report.html, .md, .csv, .tex and .png into `folder`, which is made.
+
+    report.html stands alone; report.md shows report.png. The same answer gives the same bytes.
+    Returns the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "report.html": page(ablation, title=title),
+        "report.md": markdown(ablation, title=title),
+        "report.csv": csv_table(ablation),
+        "report.tex": latex(results(ablation)),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    (folder / PLOT).write_bytes(overview_png(ablation))
+    return [folder / name for name in (*texts, PLOT)]
+
+
+# ---- CSV ----------------------------------------------------------------------------------------
+
+
+def csv_table(ablation: Ablation) -> str:
+    """One line for each configuration, numbers to the last digit, empty where there is none."""
+    shown = columns(ablation)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([heading for column in shown for heading in column.exact])
+    for row in rows(ablation):
+        writer.writerow([read(row) for column in shown for read in column.exact.values()])
+    return file.getvalue()
+
+
+# ---- Markdown -----------------------------------------------------------------------------------
+
+
+def markdown(ablation: Ablation, *, title: str) -> str:
+    """GitHub's kind, which others read too."""
+    answer, *rest = sections(ablation)
+    parts = [
+        f"# {_plain(title)}",
+        *_markdown_lines(answer),
+        f"![every run, and means with their intervals]({PLOT})",
+        *(part for section in rest for part in _markdown_section(section)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_section(section: Section) -> Iterator[str]:
+    yield f"## {section.title}"
+    yield from _markdown_lines(section)
+    if section.table:
+        yield _markdown_table(section.table)
+
+
+def _markdown_lines(section: Section) -> list[str]:
+    lines = [_plain(line) for line in section.lines]
+    return ["\n".join(f"- {line}" for line in lines)] if len(lines) > 1 else lines
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [
+        table.headings,
+        [":--" if left else "--:" for left in table.left],
+        *table.rows,
+    ]
+    cells = [[_plain(cell) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _plain(text: str) -> str:
+    """Text that no renderer takes for markup; single underscores inside a word are safe."""
+    text = " ".join(text.split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*|~])", r"\\\1", text)
+    text = text.replace("](", "]\\(")
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+
+
+# ---- LaTeX --------------------------------------------------------------------------------------
+
+LATEX: Mapping[str, str] = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
+    "_": r"\_", "%": r"\%", "^": r"\^{}", "~": r"\~{}", "<": "$<$", ">": "$>$", "|": "$|$",
+    '"': "''", "±": r"$\pm$", "[": "{[}", "*": "{*}",
+}  # fmt: skip
+"""The last two would be read as arguments at the start of a row."""
+
+
+def latex(table: Table) -> str:
+    """A tabular that needs no package."""
+    alignment = "".join("l" if left else "r" for left in table.left)
+    lines = [
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\hline",
+        _latex_row(table.headings),
+        r"\hline",
+        *(_latex_row(row) for row in table.rows),
+        r"\hline",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(_latex_text(cell) for cell in cells) + r" \\"
+
+
+def _latex_text(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))

@@ -1,0 +1,230 @@
+"""What is asked of a sweep, its runs as records, and the runs grouped into configurations.
+
+One configuration is one combination of settings; its seeds are repeats of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from dit_lab.runs import FINISHED
+from dit_lab.sweeps.statistics import Sample
+from dit_lab.types import RequestError
+
+Settings = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """What one run took, or the mean of several; None where unknown."""
+
+    parameters: float | None = None
+    training_flops: float | None = None  # of the whole training
+    seconds: float | None = None  # of training
+    images: float | None = None  # seen in training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One run."""
+
+    run: str  # folder or id, for messages
+    settings: Settings  # what tells configurations apart, without the seed; same keys in all runs
+    seed: int
+    status: str  # FINISHED, FAILED, KILLED, RUNNING, PENDING
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    deviations: Mapping[str, float] = field(default_factory=dict)  # over draws of one evaluation
+    compute: Compute | None = None
+    code: str = ""  # hashes of what made it, "" where unknown
+    data: str = ""
+    protocol: str = ""  # of the evaluation
+    curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)  # (step, value)
+    grid: Path | None = None  # image of samples, of the same seeds and labels in all runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """Configurations that should agree, each by its complete settings, and why."""
+
+    members: Sequence[Settings]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of the runs."""
+
+    metric: str
+    lower_is_better: bool
+    baseline: Settings | None = None  # enough of it to match one; None: the first configuration
+    alpha: float = 0.05
+    power: float = 0.8
+    expected_equal: Sequence[Expectation] = ()
+    secondary: Sequence[str] = ()  # metrics that are shown and not tested
+    remarks: Sequence[str] = ()  # sentences that a reader needs to judge the metric
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """One row of the answer."""
+
+    settings: Settings
+    results: tuple[Result, ...]  # every run, by seed
+    measured: tuple[Result, ...]  # those that finished with a number
+    missing: Mapping[int, str]  # seed -> why it has no number
+    sample: Sample  # of the metric, over training seeds
+    evaluation_spread: float | None  # over draws of one evaluation, mean of the measured runs
+    secondary: Mapping[str, Sample]
+    compute: Compute  # means over the measured runs
+
+    def label(self, axes: Iterable[str]) -> str:
+        """What tells it apart: `objective=ddpm, model=pico`."""
+        return ", ".join(f"{axis}={self.settings[axis]}" for axis in axes) or "all runs"
+
+
+def group(results: Sequence[Result], question: Question) -> tuple[Configuration, ...]:
+    """Runs of equal settings together, in order of appearance.
+
+    RequestError where two runs have the same settings and seed, or no run has the metric.
+    """
+    if not results:
+        raise RequestError("there is nothing to report: the sweep has no runs")
+    columns = tuple(results[0].settings)
+    by_settings: dict[tuple[str, ...], dict[int, Result]] = {}
+    for result in results:
+        assert result.settings.keys() == results[0].settings.keys(), (
+            "one report, one set of columns"
+        )
+        key = tuple(result.settings[column] for column in columns)
+        seeds = by_settings.setdefault(key, {})
+        if result.seed in seeds:
+            raise RequestError(
+                f"seed {result.seed} is there twice with the same settings, in "
+                f"{seeds[result.seed].run} and {result.run}: leave one of them out"
+            )
+        seeds[result.seed] = result
+    _check_metric(results, question.metric)
+    every_seed = sorted({result.seed for result in results})
+    return tuple(
+        _configuration(dict(zip(columns, key, strict=True)), seeds, every_seed, question)
+        for key, seeds in by_settings.items()
+    )
+
+
+def _check_metric(results: Sequence[Result], metric: str) -> None:
+    finished = [result for result in results if result.status == FINISHED]
+    if not finished:
+        counts = Counter(result.status for result in results)
+        states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        raise RequestError(
+            f"no run of the sweep has finished ({states}): there is nothing to report"
+        )
+    names = sorted({name for result in finished for name in result.metrics})
+    if metric not in names:
+        near = get_close_matches(metric, names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        listed = ", ".join(names) or "none"
+        raise RequestError(f"no finished run has the metric {metric}; {hint}measured are: {listed}")
+
+
+def _configuration(
+    settings: Settings, by_seed: Mapping[int, Result], seeds: Sequence[int], question: Question
+) -> Configuration:
+    runs = {seed: by_seed.get(seed) for seed in seeds}
+    missing = {seed: why for seed in seeds if (why := _why_missing(runs[seed], question.metric))}
+    measured = [by_seed[seed] for seed in seeds if seed not in missing]
+    deviations = [
+        run.deviations[question.metric] for run in measured if question.metric in run.deviations
+    ]
+    return Configuration(
+        settings=settings,
+        results=tuple(run for run in runs.values() if run is not None),
+        measured=tuple(measured),
+        missing=missing,
+        sample=Sample.of([run.metrics[question.metric] for run in measured]),
+        evaluation_spread=mean(deviations),
+        secondary={name: _secondary(measured, name) for name in question.secondary},
+        compute=_mean_compute(measured),
+    )
+
+
+def _why_missing(run: Result | None, metric: str) -> str:
+    """Empty if the run counts. A loss that is not a number is no number to average."""
+    if run is None:
+        return "no run"
+    if run.status != FINISHED:
+        return run.status
+    if metric not in run.metrics:
+        return "not measured"
+    value = run.metrics[metric]
+    return "" if math.isfinite(value) else f"measured {value}"
+
+
+def _secondary(runs: Iterable[Result], name: str) -> Sample:
+    values = [run.metrics[name] for run in runs if name in run.metrics]
+    return Sample.of([value for value in values if math.isfinite(value)])
+
+
+def _mean_compute(runs: Sequence[Result]) -> Compute:
+    known = [run.compute for run in runs if run.compute is not None]
+
+    def over(values: Iterable[float | None]) -> float | None:
+        return mean([value for value in values if value is not None])
+
+    return Compute(
+        parameters=over(one.parameters for one in known),
+        training_flops=over(one.training_flops for one in known),
+        seconds=over(one.seconds for one in known),
+        images=over(one.images for one in known),
+    )
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def differing(configurations: Sequence[Configuration]) -> tuple[str, ...]:
+    """Settings with more than one value."""
+    columns = configurations[0].settings
+    return tuple(
+        column for column in columns if len({c.settings[column] for c in configurations}) > 1
+    )
+
+
+def find_baseline(
+    configurations: Sequence[Configuration], wanted: Settings | None, axes: Sequence[str]
+) -> int:
+    """Index of the one configuration with the wanted settings; RequestError if not exactly one."""
+    if wanted is None:
+        return 0
+    for column, value in wanted.items():
+        if column not in configurations[0].settings:
+            listed = ", ".join(axes) or "nothing"
+            raise RequestError(
+                f"the baseline {column}={value} names no setting of the sweep: it varies {listed}"
+            )
+        values = dict.fromkeys(c.settings[column] for c in configurations)
+        if value not in values:
+            raise RequestError(
+                f"no run has {column}={value}, the baseline: {column} is {', '.join(values)}"
+            )
+    found = [
+        index
+        for index, c in enumerate(configurations)
+        if all(c.settings[column] == value for column, value in wanted.items())
+    ]
+    if len(found) == 1:
+        return found[0]
+    asked = ", ".join(f"{column}={value}" for column, value in wanted.items())
+    if not found:
+        raise RequestError(f"no configuration has all of {asked}, the baseline")
+    open_axes = [axis for axis in axes if axis not in wanted]
+    raise RequestError(
+        f"{len(found)} configurations have {asked}, and a baseline is one: "
+        f"say also {', '.join(open_axes)}"
+    )

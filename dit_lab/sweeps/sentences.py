@@ -1,0 +1,267 @@
+"""A report in plain words: sections of sentences and tables, for any format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dit_lab.sweeps.ablation import Ablation, Agreement, Comparison, Interaction, Verdict
+from dit_lab.sweeps.columns import columns, rows
+from dit_lab.sweeps.flags import name_seeds
+from dit_lab.sweeps.grid import ENOUGH_SEEDS, Tested
+from dit_lab.sweeps.results import Configuration
+from dit_lab.sweeps.rounding import between, p_value, plus_minus, rounded
+
+MOST_CLAIMS = 5  # sentences of one kind in the answer; the table has all
+MOST_INTERACTIONS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: Sequence[bool]  # which columns are words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    title: str
+    lines: Sequence[str] = ()
+    table: Table | None = None
+
+
+def sections(ablation: Ablation) -> list[Section]:
+    """Everything but plots and pictures; sections with nothing to say are left out."""
+    every = [
+        Section(title="Answer", lines=answer(ablation)),
+        Section(title="Careful", lines=[_sentence(flag) for flag in ablation.flags]),
+        Section(title="Configurations", lines=[circumstances(ablation)], table=results(ablation)),
+        Section(title="Axis by axis", table=_effects(ablation)),
+        _interactions(ablation),
+        Section(
+            title="Expected to agree",
+            lines=[_agreement(ablation, agreement) for agreement in ablation.agreements],
+        ),
+        Section(title="Remarks", lines=[_sentence(text) for text in ablation.question.remarks]),
+        Section(title="How to read this", lines=_how_to_read(ablation)),
+    ]
+    return [section for section in every if section.lines or section.table]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+# ---- the answer ---------------------------------------------------------------------------------
+
+
+def answer(ablation: Ablation) -> list[str]:
+    """One sentence a claim, the largest first."""
+    base = ablation.baseline
+    if len(ablation.configurations) == 1:
+        sample = base.sample
+        count = f"{sample.n} seed{'s' if sample.n > 1 else ''}"
+        mean = plus_minus(sample.mean, sample.sd)
+        return [f"There is one configuration: {ablation.question.metric} is {mean} over {count}."]
+    if base.sample.n < ENOUGH_SEEDS:
+        return [
+            f"Nothing is claimed: the baseline {base.label(ablation.axes)} has {base.sample.n} "
+            f"measured seeds, and a comparison takes {ENOUGH_SEEDS}."
+        ]
+    return [
+        *_claims(ablation, Verdict.BETTER),
+        *_claims(ablation, Verdict.WORSE),
+        *_claims(ablation, Verdict.NOT_SHOWN),
+        *_unjudged(ablation, Verdict.FEW_SEEDS, f"fewer than {ENOUGH_SEEDS} measured seeds"),
+        *_unjudged(ablation, Verdict.NO_SPREAD, "no spread between seeds to judge by"),
+    ]
+
+
+def _claims(ablation: Ablation, verdict: Verdict) -> list[str]:
+    found = [row for row in rows(ablation) if row[1].verdict == verdict]
+    found.sort(key=lambda row: -abs(row[1].difference or 0))
+    lines = [_claim(ablation, *row) for row in found[:MOST_CLAIMS]]
+    if len(found) > MOST_CLAIMS:
+        lines.append(f"{len(found) - MOST_CLAIMS} more in the table: {verdict}.")
+    return lines
+
+
+def _claim(ablation: Ablation, configuration: Configuration, comparison: Comparison) -> str:
+    one, base = (c.label(ablation.axes) for c in (configuration, ablation.baseline))
+    tested = comparison.tested
+    assert tested is not None
+    if comparison.verdict == Verdict.NOT_SHOWN:
+        return (
+            f"No difference is shown between {one} and {base}: "
+            f"{_measured(ablation, tested, tested.difference)}. "
+            f"A difference above {_detectable(tested)} would probably have been seen "
+            f"(power about {ablation.question.power:.0%})."
+        )
+    size = _measured(ablation, tested, abs(tested.difference))
+    return f"{one} is {comparison.verdict} than {base} by {size}."
+
+
+def _detectable(tested: Tested) -> str:
+    return rounded(tested.detectable, tested.detectable)
+
+
+def _measured(ablation: Ablation, tested: Tested, difference: float) -> str:
+    reach = (tested.high - tested.low) / 2
+    return (
+        f"{plus_minus(difference, reach)} ({1 - ablation.question.alpha:.0%} interval, "
+        f"Holm-adjusted p {p_value(tested.adjusted_p)})"
+    )
+
+
+def _unjudged(ablation: Ablation, verdict: Verdict, why: str) -> list[str]:
+    names = [c.label(ablation.axes) for c, found in rows(ablation) if found.verdict == verdict]
+    if not names:
+        return []
+    more = f" and {len(names) - MOST_CLAIMS} more" if len(names) > MOST_CLAIMS else ""
+    return [f"Not judged, {why}: {'; '.join(names[:MOST_CLAIMS])}{more}."]
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+def circumstances(ablation: Ablation) -> str:
+    """What was compared, in one line."""
+    configurations, question = ablation.configurations, ablation.question
+    measured = sum(c.sample.n for c in configurations)
+    runs = sum(len(c.results) for c in configurations)
+    seeds = sorted({run.seed for c in configurations for run in c.results})
+    shown = name_seeds(seeds) if len(seeds) <= 10 else f"{len(seeds)} seeds"
+    direction = "lower" if question.lower_is_better else "higher"
+    same = [
+        f"{column}={value}"
+        for column, value in ablation.baseline.settings.items()
+        if column not in ablation.axes
+    ]
+    number = len(configurations)
+    return (
+        f"{number} configuration{'s' if number > 1 else ''}, {shown}, {measured} of {runs} runs "
+        f"measured. Metric: {question.metric}, {direction} is better. "
+        f"Baseline: {ablation.baseline.label(ablation.axes)}."
+        + (f" The same in all runs: {', '.join(same)}." if same else "")
+    )
+
+
+def results(ablation: Ablation) -> Table:
+    shown = columns(ablation)
+    return Table(
+        headings=[column.heading for column in shown],
+        rows=[[column.text(row) for column in shown] for row in rows(ablation)],
+        left=[column.left for column in shown],
+    )
+
+
+def _without_empty_columns(table: Table) -> Table:
+    kept = [n for n in range(len(table.headings)) if any(row[n] for row in table.rows)]
+    return Table(
+        headings=[table.headings[n] for n in kept],
+        rows=[[row[n] for n in kept] for row in table.rows],
+        left=[table.left[n] for n in kept],
+    )
+
+
+def _effects(ablation: Ablation) -> Table | None:
+    if not ablation.effects:
+        return None
+    table = Table(
+        headings=["axis", "value", "instead of", "mean difference", "adjusted p", "verdict",
+                  "detectable difference", "complete blocks", "remark"],
+        rows=[
+            [
+                effect.axis, effect.level, effect.reference, *_tested(effect.tested),
+                str(effect.verdict),
+                _detectable(effect.tested) if effect.tested else "",
+                f"{effect.blocks} of {effect.of_blocks}",
+                f"depends on {', '.join(effect.depends_on)}" if effect.depends_on else "",
+            ]
+            for effect in ablation.effects
+        ],
+        left=[True, True, True, False, False, True, False, False, True],
+    )  # fmt: skip
+    return _without_empty_columns(table)
+
+
+def _tested(tested: Tested | None) -> list[str]:
+    if tested is None:
+        return ["", ""]
+    return [between(tested.difference, tested.low, tested.high), p_value(tested.adjusted_p)]
+
+
+def _interactions(ablation: Ablation) -> Section:
+    found = ablation.interactions
+    lines = [_interaction(ablation, one) for one in found if one.flagged]
+    if found and not lines:
+        lines.append(f"None is shown among {len(found)} that were tested.")
+    if ablation.untested_pairs:
+        pairs = "; ".join(f"{one} with {other}" for one, other in ablation.untested_pairs)
+        lines.append(f"Not tested, for want of a complete block: {pairs}.")
+    shown = sorted(found, key=lambda one: one.tested.p_value)[:MOST_INTERACTIONS]
+    if len(found) > len(shown):
+        lines.append(f"The table has the {len(shown)} with the smallest p of {len(found)}.")
+    table = Table(
+        headings=["change", "with", "instead of", "difference of differences", "adjusted p",
+                  "complete blocks"],
+        rows=[
+            [
+                f"{one.axes[0]}: {one.references[0]} to {one.levels[0]}",
+                f"{one.axes[1]}={one.levels[1]}", one.references[1], *_tested(one.tested),
+                f"{one.blocks} of {one.of_blocks}",
+            ]
+            for one in shown
+        ],
+        left=[True, True, True, False, False, False],
+    )  # fmt: skip
+    return Section(title="Interactions", lines=lines, table=table if shown else None)
+
+
+def _interaction(ablation: Ablation, one: Interaction) -> str:
+    (axis, other), (level, beside), (reference, usual) = one.axes, one.levels, one.references
+    direction = "lower" if one.tested.difference < 0 else "higher"
+    return (
+        f"The effect of {axis} depends on {other}: going from {reference} to {level} takes "
+        f"{ablation.question.metric} {_measured(ablation, one.tested, abs(one.tested.difference))} "
+        f"{direction} with {other}={beside} than with {other}={usual}."
+    )
+
+
+def _agreement(ablation: Ablation, one: Agreement) -> str:
+    first, second = (c.label(ablation.axes) for c in (one.first, one.second))
+    if one.tested is None:
+        return (
+            f"{first} and {second} should agree ({one.reason}); that cannot be checked with "
+            f"{one.first.sample.n} and {one.second.sample.n} seeds."
+        )
+    difference = between(one.tested.difference, one.tested.low, one.tested.high)
+    if one.agrees:
+        return (
+            f"{first} and {second} agree as expected ({one.reason}): difference {difference} "
+            f"contains 0; a difference above {_detectable(one.tested)} would probably have been "
+            "seen."
+        )
+    return (
+        f"{first} and {second} differ although they should agree ({one.reason}): difference "
+        f"{difference} excludes 0. Look for the cause before believing the rest."
+    )
+
+
+def _how_to_read(ablation: Ablation) -> list[str]:
+    question = ablation.question
+    level = f"{1 - question.alpha:.0%}"
+    return [
+        "The ± of a mean is the standard deviation over training seeds. The evaluation spread is "
+        "over draws of one run's evaluation: another thing, and no claim rests on it.",
+        f"Differences are configuration less baseline with Welch's {level} interval, which is not "
+        "widened for the number of comparisons.",
+        f"Better and worse are said where the p-value, adjusted by Holm for all {ablation.family} "
+        f"comparisons here, is below {question.alpha:g}: any false claim at all has a chance "
+        "below that. So an interval may exclude 0 where no difference is shown.",
+        "No difference shown does not mean equal: true differences below the detectable one are "
+        f"easily missed by so few seeds; those above it are found with about {question.power:.0%} "
+        "power, if the spreads are what these few seeds say.",
+        f"Fewer than {ENOUGH_SEEDS} seeds make no claim. An axis is averaged over its complete "
+        "blocks, the settings of all else where each of its values has enough seeds.",
+    ]

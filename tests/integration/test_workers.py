@@ -1,0 +1,115 @@
+"""One training on two processes: the same numbers, and one end for both, whatever it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+TWO = "distributed.num_processes=2"
+
+
+@pytest.fixture(scope="module")
+def train(tiny: list[str]) -> list[str]:
+    return ["train", *tiny, "tracking=none"]
+
+
+@pytest.fixture(scope="module")
+def alone(
+    tmp_path_factory: pytest.TempPathFactory, forked_in: Command, train: list[str], run_in: Any
+) -> Any:
+    """The training in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = forked_in(folder, *train)
+    assert done.returncode == 0, done.stderr
+    return run_in(folder)
+
+
+def check_same(run: Any, other: Any) -> None:
+    """Sums of floats in another order: Adam's first steps are as large as a gradient's sign, so a
+    rounding error of 1e-8 may become some 1e-5 of a weight in 40 steps at a rate of 1e-4."""
+    assert [(step, row.keys()) for step, row in run.rows()] == [
+        (step, row.keys()) for step, row in other.rows()
+    ]
+    for (_, row), (_, expected) in zip(run.rows(), other.rows(), strict=True):
+        for name, value in row.items():
+            assert value == pytest.approx(expected[name], rel=1e-4), name
+    for file in ("model", "ema-0.9"):
+        found, wanted = (load_file(r.checkpoint(40) / f"{file}.safetensors") for r in (run, other))
+        for name, weight in found.items():
+            np.testing.assert_allclose(weight, wanted[name], rtol=0, atol=1e-4)
+
+
+def test_two_processes_train_what_one_does(
+    tmp_path: Path, command: Command, train: list[str], run_in: Any, alone: Any
+) -> None:
+    done = command(*train, TWO, "training.accumulation=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("run folder: ") == done.stdout.count("result: ") == 1
+    run = run_in(tmp_path)
+    assert run.root.name == alone.root.name  # the same weights, the same hash
+    check_same(run, alone)
+    assert run.status["status"] == "FINISHED"
+    again = command(*train, TWO)
+    assert "already finished" in again.stdout
+
+
+def test_stopped_together_and_resumed_alone(
+    tmp_path: Path, start: Any, forked: Command, train: list[str], run_in: Any, alone: Any,
+    wait_for_step: Any,
+) -> None:  # fmt: skip
+    process = start(*train, TWO)
+    wait_for_step(tmp_path, 10, process)
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+    assert process.returncode == 143
+    assert run_in(tmp_path).status["status"] == "KILLED"
+    done = forked(*train)
+    assert done.returncode == 0
+    assert "resumed at step" in done.stdout
+    check_same(run_in(tmp_path), alone)
+
+
+def test_a_worker_that_dies_ends_the_other(tmp_path: Path, start: Any, train: list[str]) -> None:
+    process = start(*train, TWO, "training.total_steps=100000")
+    while not (workers := _workers(process.pid)) or len(workers) < 2:
+        assert process.poll() is None
+    while "step 5/" not in process.stdout.readline():
+        assert process.poll() is None
+    os.kill(max(workers), signal.SIGKILL)
+    process.wait()
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "worker 1: " in process.stdout.read()
+    assert _workers(process.pid) == []
+
+
+def _workers(parent: int) -> list[int]:
+    """Processes that this one has started and that still run."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(number) for number in children.read_text().split()] if children.exists() else []
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path, train: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dit_lab", *train],
+        cwd=tmp_path,
+        env={**os.environ, "WORLD_SIZE": "2", "RANK": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "dit-lab: distributed.num_processes=1: but 2 processes were started; give "
+        "distributed.num_processes=2, or leave out torchrun\n"
+    )

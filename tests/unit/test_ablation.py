@@ -1,0 +1,543 @@
+"""Runs to configurations, verdicts, axes and interactions: by hand, and by simulated sweeps."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dit_lab.sweeps.ablation import Ablation, Comparison, Effect, Verdict, analyse
+from dit_lab.sweeps.results import Compute, Expectation, Question, Result, Settings
+from dit_lab.sweeps.statistics import Sample, contrast, detectable_difference, holm, welch
+from dit_lab.types import RequestError
+
+METRIC = "eval/two_sample_held_out_n360"
+LOWER = Question(metric=METRIC, lower_is_better=True)
+HIGHER = Question(metric=METRIC, lower_is_better=False)
+
+
+def run(value: float | None, seed: int = 0, status: str = "FINISHED", **settings: str) -> Result:
+    label = "-".join(settings.values())
+    metrics = {} if value is None else {METRIC: value}
+    return Result(
+        run=f"runs/{label}-{seed}", settings=settings, seed=seed, status=status, metrics=metrics
+    )
+
+
+def runs(values: Iterable[float], **settings: str) -> list[Result]:
+    """Seeds 0, 1, 2 ... of one configuration."""
+    return [run(value, seed, **settings) for seed, value in enumerate(values)]
+
+
+def factorial(value: Callable[..., float], seeds: int = 3, **axes: Sequence[str]) -> list[Result]:
+    """Every combination of the levels, each seed's number from `value(*levels)`."""
+    return [
+        run(value(*cell), seed, **dict(zip(axes, cell, strict=True)))
+        for cell in itertools.product(*axes.values())
+        for seed in range(seeds)
+    ]
+
+
+def of(ablation: Ablation, **settings: str) -> Comparison:
+    """The comparison of one configuration."""
+    (found,) = (
+        comparison
+        for configuration, comparison in zip(
+            ablation.configurations, ablation.comparisons, strict=True
+        )
+        if settings.items() <= configuration.settings.items()
+    )
+    return found
+
+
+def effect(ablation: Ablation, axis: str, level: str) -> Effect:
+    (found,) = (one for one in ablation.effects if (one.axis, one.level) == (axis, level))
+    return found
+
+
+A, B = [0.60, 0.62, 0.61], [0.50, 0.51, 0.53]
+
+
+# ---- configurations -----------------------------------------------------------------------------
+
+
+def test_seeds_of_equal_settings_are_one_configuration() -> None:
+    mixed = [*runs(A, model="pico", dataset="digits"), *runs(B, model="nano", dataset="digits")]
+    ablation = analyse(mixed[::2] + mixed[1::2], LOWER)
+    assert [dict(c.settings)["model"] for c in ablation.configurations] == ["pico", "nano"]
+    assert [c.sample for c in ablation.configurations] == [Sample.of(A), Sample.of(B)]
+    assert [[r.seed for r in c.results] for c in ablation.configurations] == [[0, 1, 2]] * 2
+    assert ablation.axes == ("model",)  # what is the same everywhere is no axis
+    assert ablation.configurations[1].label(ablation.axes) == "model=nano"
+
+
+def test_missing_seeds_are_named_with_their_reason() -> None:
+    results = [
+        *runs(A, model="pico"),
+        run(0.5, 0, model="nano"),
+        run(0.4, 1, "FAILED", model="nano"),  # what it measured before it failed does not count
+        run(None, 0, model="micro"),
+        run(math.nan, 1, model="micro"),
+        run(0.5, 2, "KILLED", model="micro"),
+    ]
+    pico, nano, micro = analyse(results, LOWER).configurations
+    assert pico.missing == {}
+    assert nano.missing == {1: "FAILED", 2: "no run"}
+    assert nano.sample == Sample(1, 0.5, None)
+    assert [r.seed for r in nano.measured] == [0]
+    assert micro.missing == {0: "not measured", 1: "measured nan", 2: "KILLED"}
+    assert micro.sample.n == 0
+
+
+def test_a_seed_that_is_there_twice_is_refused() -> None:
+    twice = [*runs(A, model="pico"), *runs(B, model="nano")]
+    twice.append(Result(run="runs/again", settings={"model": "nano"}, seed=1, status="FAILED"))
+    with pytest.raises(RequestError, match=r"seed 1 .* runs/nano-1 and runs/again"):
+        analyse(twice, LOWER)
+
+
+def test_a_metric_that_nobody_has_is_refused_with_those_there_are() -> None:
+    with pytest.raises(RequestError, match="did you mean eval/two_sample_held_out_n360"):
+        analyse(runs(A, model="pico"), Question(metric="two_sample_n360", lower_is_better=True))
+    with pytest.raises(RequestError, match=r"has finished \(1 FAILED, 2 PENDING\)"):
+        states = ["PENDING", "FAILED", "PENDING"]
+        analyse([run(0.1, n, state, model="pico") for n, state in enumerate(states)], LOWER)
+    with pytest.raises(RequestError, match="no runs"):
+        analyse([], LOWER)
+
+
+def test_spread_over_draws_is_apart_from_spread_over_seeds() -> None:
+    results = [
+        Result(
+            run=str(seed), settings={}, seed=seed, status="FINISHED",
+            metrics={METRIC: value}, deviations={METRIC: deviation},
+        )
+        for seed, value, deviation in ((0, 1.0, 0.1), (1, 2.0, 0.3), (2, 3.0, 0.2))
+    ]  # fmt: skip
+    (only,) = analyse(results, LOWER).configurations
+    assert only.sample == Sample(3, 2.0, 1.0)
+    assert only.evaluation_spread == pytest.approx(0.2)
+    assert analyse(runs(A), LOWER).configurations[0].evaluation_spread is None
+
+
+def test_compute_and_secondary_metrics_are_means_of_what_was_measured() -> None:
+    results = [
+        Result(
+            run=str(seed), settings={}, seed=seed, status=status,
+            metrics={METRIC: 0.5, "eval/recall": recall},
+            compute=Compute(parameters=10, seconds=seconds),
+        )
+        for seed, status, recall, seconds in (
+            (0, "FINISHED", 0.4, 10.0), (1, "FINISHED", 0.6, 20.0), (2, "FAILED", 0.9, 1e9),
+        )
+    ]  # fmt: skip
+    question = Question(metric=METRIC, lower_is_better=True, secondary=("eval/recall", "other"))
+    (only,) = analyse(results, question).configurations
+    assert only.compute == Compute(parameters=10, seconds=15)
+    assert only.secondary["eval/recall"].mean == pytest.approx(0.5)
+    assert only.secondary["other"].n == 0
+
+
+# ---- the baseline -------------------------------------------------------------------------------
+
+
+def two_axes() -> list[Result]:
+    rng = np.random.default_rng(0)
+    return factorial(
+        lambda *_: rng.normal(), objective=["ddpm", "rectified_flow"], model=["pico", "nano"]
+    )
+
+
+def baseline(**settings: str) -> Question:
+    return Question(metric=METRIC, lower_is_better=True, baseline=settings)
+
+
+def test_the_baseline_is_the_first_configuration_or_the_one_asked_for() -> None:
+    assert analyse(two_axes(), LOWER).baseline.settings == {"objective": "ddpm", "model": "pico"}
+    asked = analyse(two_axes(), baseline(model="nano", objective="ddpm"))
+    assert asked.baseline.settings == {"objective": "ddpm", "model": "nano"}
+    assert of(asked, model="nano", objective="ddpm") == Comparison(verdict=Verdict.BASELINE)
+    one_axis = [*runs(A, data="digits", model="pico"), *runs(B, data="digits", model="nano")]
+    assert analyse(one_axis, baseline(model="nano")).baseline.settings["model"] == "nano"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"model": "nano"}, "2 configurations have model=nano.* say also objective"),
+        ({"model": "xl"}, "no run has model=xl, the baseline: model is pico, nano"),
+        ({"size": "xl"}, "size=xl names no setting of the sweep: it varies objective, model"),
+    ],
+)
+def test_a_baseline_that_is_not_one_configuration_is_refused(asked: Settings, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        analyse(two_axes(), baseline(**asked))
+
+
+def test_a_baseline_that_was_left_out_of_a_design_with_holes() -> None:
+    results = [r for r in two_axes() if set(r.settings.values()) != {"ddpm", "nano"}]
+    with pytest.raises(
+        RequestError, match="no configuration has all of objective=ddpm, model=nano"
+    ):
+        analyse(results, baseline(objective="ddpm", model="nano"))
+
+
+# ---- verdicts -----------------------------------------------------------------------------------
+
+
+def test_one_comparison_is_welchs_test() -> None:
+    found = of(analyse([*runs(A, model="pico"), *runs(B, model="nano")], LOWER), model="nano")
+    wanted = stats.ttest_ind(B, A, equal_var=False)
+    assert found.tested is not None
+    assert found.difference == found.tested.difference == pytest.approx(np.mean(B) - np.mean(A))
+    assert found.tested.p_value == found.tested.adjusted_p == pytest.approx(wanted.pvalue)
+    interval = wanted.confidence_interval(0.95)
+    assert (found.tested.low, found.tested.high) == pytest.approx((interval.low, interval.high))
+    assert found.tested.detectable == detectable_difference(
+        welch(Sample.of(B), Sample.of(A)), alpha=0.05, power=0.8
+    )
+
+
+def test_better_and_worse_follow_the_metrics_direction() -> None:
+    results = [*runs(A, model="pico"), *runs(B, model="nano"), *runs([0.9, 0.91, 0.93], model="s")]
+    lower, higher = analyse(results, LOWER), analyse(results, HIGHER)
+    assert of(lower, model="nano").verdict == of(higher, model="s").verdict == Verdict.BETTER
+    assert of(lower, model="s").verdict == of(higher, model="nano").verdict == Verdict.WORSE
+
+
+def test_alpha_decides_and_only_after_the_correction() -> None:
+    """p = 0.03 is a claim alone and none among others."""
+    apart = [0.60, 0.62, 0.64], [0.545, 0.57, 0.575]
+    alone = [*runs(apart[0], model="pico"), *runs(apart[1], model="nano")]
+    found = of(analyse(alone, LOWER), model="nano")
+    assert found.tested is not None and 0.02 < found.tested.p_value < 0.05
+    assert found.verdict == Verdict.BETTER
+    beside = [*alone, *runs([0.60, 0.63, 0.61], model="s"), *runs([0.59, 0.63, 0.64], model="b")]
+    among = of(analyse(beside, LOWER), model="nano")
+    assert among.tested is not None
+    assert among.tested.p_value == found.tested.p_value
+    assert among.tested.adjusted_p == pytest.approx(3 * found.tested.p_value)
+    assert among.verdict == Verdict.NOT_SHOWN
+    assert among.tested.detectable > found.tested.detectable
+    strict = Question(metric=METRIC, lower_is_better=True, alpha=0.01)
+    assert of(analyse(alone, strict), model="nano").verdict == Verdict.NOT_SHOWN
+
+
+@pytest.mark.parametrize("few", ["pico", "nano"])
+def test_two_seeds_are_no_claim_however_far_apart(few: str) -> None:
+    values = {"pico": [1.0, 1.001, 1.002], "nano": [0.0, 0.001, 0.002]}
+    values[few] = values[few][:2]
+    ablation = analyse([r for model in values for r in runs(values[model], model=model)], LOWER)
+    found = of(ablation, model="nano")
+    assert found.verdict == Verdict.FEW_SEEDS
+    assert found.tested is None
+    assert found.difference == pytest.approx(-1, abs=0.01)
+    assert ablation.family == 0
+
+
+def test_no_number_at_all() -> None:
+    results = [*runs(A, model="pico"), run(None, 0, "FAILED", model="nano")]
+    assert of(analyse(results, LOWER), model="nano") == Comparison(verdict=Verdict.FEW_SEEDS)
+
+
+def test_without_any_spread_nothing_is_claimed() -> None:
+    """A rate of exactly 0 in every run, against exactly 0.1: no measure of what chance does."""
+    results = [*runs([0.1] * 3, model="pico"), *runs([0.0] * 3, model="nano"), *runs(A, model="s")]
+    ablation = analyse(results, LOWER)
+    assert of(ablation, model="nano").verdict == Verdict.NO_SPREAD
+    assert of(ablation, model="s").verdict == Verdict.WORSE  # one spread is enough
+    assert ablation.family == 1
+    (flag,) = ablation.flags
+    assert "every seed gave the same number with model=pico; model=nano" in flag
+
+
+# ---- axes ---------------------------------------------------------------------------------------
+
+
+def test_one_axis_is_not_counted_twice() -> None:
+    levels = ["pico", "nano", "micro"]
+    rng = np.random.default_rng(0)
+    ablation = analyse(factorial(lambda _: rng.normal(), model=levels), LOWER)
+    assert ablation.effects == ()
+    assert ablation.family == 2
+
+
+def test_an_axis_is_averaged_over_the_others() -> None:
+    rng = np.random.default_rng(0)
+    results = factorial(lambda *_: rng.normal(), model=["pico", "nano"], lr=["1", "2", "3"])
+    ablation = analyse(results, LOWER)
+    found = effect(ablation, "model", "nano")
+    pico, nano = ablation.configurations[:3], ablation.configurations[3:]
+    wanted = contrast([*((-1 / 3, c.sample) for c in pico), *((1 / 3, c.sample) for c in nano)])
+    assert found.tested is not None
+    assert found.tested.difference == pytest.approx(wanted.estimate)
+    assert found.tested.p_value == pytest.approx(wanted.p_value)
+    assert (found.tested.low, found.tested.high) == pytest.approx(wanted.interval())
+    assert (found.reference, found.blocks, found.of_blocks) == ("pico", 3, 3)
+
+
+def test_one_family_for_rows_and_axes() -> None:
+    rng = np.random.default_rng(1)
+    ablation = analyse(
+        factorial(lambda *_: rng.normal(), model=["pico", "nano"], lr=["1", "2", "3"]), LOWER
+    )
+    tested = [c.tested for c in (*ablation.comparisons, *ablation.effects) if c.tested]
+    assert ablation.family == len(tested) == 5 + 1 + 2
+    assert [t.adjusted_p for t in tested] == pytest.approx(holm([t.p_value for t in tested]))
+
+
+def test_an_axis_with_one_complete_block_asks_what_a_row_asks() -> None:
+    """Only with lr=1 have both models three seeds: the axis is the row, and counts once."""
+    rng = np.random.default_rng(1)
+    results = factorial(lambda *_: rng.normal(), model=["pico", "nano"], lr=["1", "2"])
+    results = [r for r in results if (r.settings, r.seed) != ({"model": "nano", "lr": "2"}, 2)]
+    ablation = analyse(results, LOWER)
+    found = effect(ablation, "model", "nano")
+    assert (found.blocks, found.of_blocks) == (1, 2)
+    assert found.tested == of(ablation, model="nano", lr="1").tested
+    assert ablation.family == 2  # and lr=2 with pico, which is also the axis lr
+    assert ablation.interactions == ()
+    assert ablation.untested_pairs == (("model", "lr"),)
+
+
+def test_an_axis_without_a_complete_block() -> None:
+    rng = np.random.default_rng(1)
+    results = factorial(lambda *_: rng.normal(), seeds=2, model=["pico", "nano"], lr=["1", "2"])
+    ablation = analyse(results, LOWER)
+    assert {e.verdict for e in ablation.effects} == {Verdict.FEW_SEEDS}
+    assert {(e.blocks, e.of_blocks) for e in ablation.effects} == {(0, 2)}
+
+
+def test_axes_that_only_change_together_are_not_told_apart() -> None:
+    results = [*runs(A, model="pico", lr="1"), *runs(B, model="nano", lr="2")]
+    ablation = analyse(results, LOWER)
+    assert of(ablation, model="nano").verdict == Verdict.BETTER
+    assert [(e.blocks, e.of_blocks, e.verdict) for e in ablation.effects] == [
+        (0, 2, Verdict.FEW_SEEDS)
+    ] * 2
+
+
+# ---- interactions -------------------------------------------------------------------------------
+
+
+def crossed(model: str, objective: str, rng: np.random.Generator) -> float:
+    """The flow helps the small model and harms the large one; on average it does nothing."""
+    sign = 1 if (model == "nano") == (objective == "flow") else -1
+    return sign + rng.normal(0, 0.1)
+
+
+def test_an_effect_that_depends_on_another_axis_is_flagged() -> None:
+    rng = np.random.default_rng(0)
+    results = factorial(
+        lambda m, o: crossed(m, o, rng), model=["pico", "nano"], objective=["ddpm", "flow"]
+    )
+    ablation = analyse(results, LOWER)
+    (found,) = ablation.interactions
+    assert found.flagged
+    assert (found.axes, found.levels) == (("model", "objective"), ("nano", "flow"))
+    by_cell = {tuple(c.settings.values()): c.sample.mean for c in ablation.configurations}
+    wanted = (by_cell["nano", "flow"] - by_cell["pico", "flow"]) - (
+        by_cell["nano", "ddpm"] - by_cell["pico", "ddpm"]
+    )
+    assert found.tested.difference == pytest.approx(wanted)
+    assert effect(ablation, "objective", "flow").verdict == Verdict.NOT_SHOWN
+    assert effect(ablation, "objective", "flow").depends_on == ("model",)
+    assert effect(ablation, "model", "nano").depends_on == ("objective",)
+
+
+def test_effects_that_add_up_are_not_flagged() -> None:
+    rng = np.random.default_rng(0)
+    shift = {"pico": 0, "nano": 5, "ddpm": 0, "flow": -3}
+    results = factorial(
+        lambda m, o: shift[m] + shift[o] + rng.normal(0, 0.1),
+        model=["pico", "nano"],
+        objective=["ddpm", "flow"],
+    )
+    ablation = analyse(results, LOWER)
+    assert not any(one.flagged for one in ablation.interactions)
+    assert effect(ablation, "objective", "flow").verdict == Verdict.BETTER
+    assert effect(ablation, "model", "nano").verdict == Verdict.WORSE
+    assert effect(ablation, "model", "nano").depends_on == ()
+
+
+def test_interactions_of_three_axes_are_averaged_over_the_third() -> None:
+    rng = np.random.default_rng(0)
+    results = factorial(
+        lambda m, o, _: crossed(m, o, rng),
+        model=["pico", "nano"],
+        objective=["ddpm", "flow"],
+        lr=["1", "2", "3"],
+    )
+    ablation = analyse(results, LOWER)
+    assert [(one.axes, one.levels[1], one.blocks) for one in ablation.interactions] == [
+        (("model", "objective"), "flow", 3),
+        (("model", "lr"), "2", 2),
+        (("model", "lr"), "3", 2),
+        (("objective", "lr"), "2", 2),
+        (("objective", "lr"), "3", 2),
+    ]
+    assert [one.flagged for one in ablation.interactions] == [True] + [False] * 4
+
+
+# ---- expected agreements ------------------------------------------------------------------------
+
+
+def expecting(*members: Settings) -> Question:
+    expectation = Expectation(members=members, reason="sigma_min is 1e-4")
+    return Question(metric=METRIC, lower_is_better=True, expected_equal=[expectation])
+
+
+FLOWS = [{"objective": "rectified_flow"}, {"objective": "flow_matching"}]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_expected_agreements(apart: bool) -> None:
+    values = [0.5, 0.52, 0.51], [0.515, 0.5, 0.525]
+    results = [
+        *runs(A, objective="ddpm"),
+        *runs(values[0], objective="rectified_flow"),
+        *runs([v + apart for v in values[1]], objective="flow_matching"),
+    ]
+    ablation = analyse(results, expecting(*FLOWS))
+    (found,) = ablation.agreements
+    assert found.agrees is not apart
+    assert found.first.settings == FLOWS[0] and found.second.settings == FLOWS[1]
+    assert found.tested is not None
+    assert found.tested.difference == pytest.approx(np.mean(values[1]) + apart - 0.51)
+    assert ablation.agreement_level == 0.95
+
+
+def test_three_that_should_agree_are_two_pairs_at_a_shared_level() -> None:
+    results = [r for name in "abc" for r in runs(A, objective=name)]
+    ablation = analyse(results, expecting(*({"objective": name} for name in "abc")))
+    assert [(a.first.settings["objective"], a.second.settings["objective"])
+            for a in ablation.agreements] == [("a", "b"), ("a", "c")]  # fmt: skip
+    assert ablation.agreement_level == 0.975
+    tested = ablation.agreements[0].tested
+    wanted = stats.ttest_ind(A, A, equal_var=False).confidence_interval(0.975)
+    assert tested is not None and (tested.low, tested.high) == pytest.approx(tuple(wanted))
+
+
+def test_expectations_of_what_is_not_there_or_not_measured() -> None:
+    ablation = analyse([*runs(A, objective="ddpm"), *runs(B, **FLOWS[0])], expecting(*FLOWS))
+    assert ablation.agreements == ()
+    few = [*runs(A, **FLOWS[0]), *runs(B[:2], **FLOWS[1])]
+    (found,) = analyse(few, expecting(*FLOWS)).agreements
+    assert found.agrees is None and found.tested is None
+
+
+# ---- flags --------------------------------------------------------------------------------------
+
+
+def made_by(model: str, seed: int, **hashes: str) -> Result:
+    return Result(
+        run=f"{model}-{seed}", settings={"model": model}, seed=seed, status="FINISHED",
+        metrics={METRIC: 0.1 * seed}, **hashes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["code", "data", "protocol"])
+def test_runs_that_something_else_made_are_flagged(what: str) -> None:
+    results = [made_by(model, seed, **{what: "a" * 64}) for model in "ABC" for seed in range(3)]
+    assert analyse(results, LOWER).flags == ()
+    results[4] = made_by("B", 1, **{what: "b" * 64})
+    results[6:] = [made_by("C", seed, **{what: "c" * 64}) for seed in range(3)]
+    (flag,) = analyse(results, LOWER).flags
+    assert f"different {what.replace('protocol', 'evaluation protocol')}: 5 runs" in flag
+    assert "aaaaaaaa, not so seed 1 of model=B; model=C;" in flag
+
+
+def test_unknown_hashes_accuse_nobody() -> None:
+    results = [made_by("A", seed, code="a" if seed else "") for seed in range(4)]
+    assert analyse(results, LOWER).flags == ()
+    results[1] = made_by("A", 1, code="b")
+    (flag,) = analyse(results, LOWER).flags
+    assert "2 runs have a, not so seed 1 of all runs;" in flag
+
+
+def test_runs_without_a_number_accuse_nobody_and_long_lists_are_cut() -> None:
+    names = [f"m{n}" for n in range(20)]
+    results = [made_by(name, s, code="a" if n < 10 else name) for n, name in enumerate(names)
+               for s in range(3)]  # fmt: skip
+    (flag,) = analyse(results, LOWER).flags
+    assert "model=m15 and 4 more" in flag and "m16" not in flag
+    failed = Result(run="x", settings={"model": "m0"}, seed=3, status="FAILED", code="z")
+    assert "z" not in analyse([*results, failed], LOWER).flags[0]
+
+
+def test_missing_seeds_are_flagged() -> None:
+    (flag,) = analyse([*runs(A, model="pico"), *runs(B[:2], model="nano")], LOWER).flags
+    assert "1 of 2 configurations" in flag
+
+
+# ---- many sweeps, and large ones ----------------------------------------------------------------
+
+DESIGN = {"objective": ["ddpm", "rectified_flow", "flow_matching"],
+          "model": ["pico", "nano", "micro"], "schedule": ["constant", "cosine"]}  # fmt: skip
+
+
+def test_sweeps_where_nothing_differs_claim_something_once_in_twenty_at_most() -> None:
+    """1,000 sweeps of 18 configurations x 3 seeds, all one normal distribution.
+
+    At a true rate of 0.05 the count is binomial; beyond its mean plus 3.7 standard errors (75) it
+    comes in less than one try in 3,000, and seeds are fixed.
+    """
+    rng = np.random.default_rng(0)
+    claims = flagged = 0
+    for _ in range(1000):
+        ablation = analyse(factorial(lambda *_: rng.normal(), **DESIGN), LOWER)
+        verdicts = {c.verdict for c in (*ablation.comparisons, *ablation.effects)}
+        claims += bool(verdicts & {Verdict.BETTER, Verdict.WORSE})
+        flagged += any(one.flagged for one in ablation.interactions)
+    most = 75
+    assert stats.binom.sf(most, 1000, 0.05) < 1 / 3000
+    assert claims <= most
+    assert flagged <= most
+    assert ablation.family == 17 + 2 + 2 + 1
+
+
+def test_spreads_that_differ_make_no_false_claims() -> None:
+    """The baseline's seeds scatter ten times as much: Student's pooled test would claim often."""
+    rng = np.random.default_rng(0)
+    claims = 0
+    for _ in range(500):
+        scatter = dict(zip("abcd", (10.0, 1.0, 1.0, 0.1), strict=True))
+        results = factorial(lambda m, s=scatter: rng.normal(0, s[m]), seeds=4, model=list("abcd"))
+        verdicts = {c.verdict for c in analyse(results, LOWER).comparisons}
+        claims += bool(verdicts & {Verdict.BETTER, Verdict.WORSE})
+    most = 45  # mean 25 plus four standard errors
+    assert stats.binom.sf(most, 500, 0.05) < 1 / 10_000
+    assert claims <= most
+
+
+def test_what_is_five_spreads_better_is_found() -> None:
+    """One in 20 misses at most: power by noncentral t is 0.98 for one comparison of 3 seeds, and
+    along an axis of 18 configurations all but certain."""
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(200):
+        results = factorial(lambda m: rng.normal(-5.0 * (m == "nano")), model=["pico", "nano"])
+        found += of(analyse(results, LOWER), model="nano").verdict == Verdict.BETTER
+    assert found >= 190
+    for _ in range(20):
+        ablation = analyse(
+            factorial(lambda o, *_: rng.normal(-5.0 * (o == "flow_matching")), **DESIGN), LOWER
+        )
+        assert effect(ablation, "objective", "flow_matching").verdict == Verdict.BETTER
+
+
+def test_a_thousand_runs_take_well_under_two_seconds() -> None:
+    """Some 50 ms; the bound allows for a busy machine."""
+    rng = np.random.default_rng(0)
+    levels = [str(n) for n in range(7)]
+    results = factorial(lambda *_: rng.normal(), a=levels, b=levels, c=levels)
+    start = time.perf_counter()
+    ablation = analyse(results, LOWER)
+    assert time.perf_counter() - start < 1
+    assert len(results) == 1029
+    assert ablation.family == 342 + 18
