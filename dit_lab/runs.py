@@ -29,7 +29,6 @@ NOT_DECIDING = (
     "trusted_modules",  # the code hash covers their content
     "paths",
     "tracking",
-    "sweep",
     "distributed",
     "sampler",
     "guidance",

@@ -96,8 +96,7 @@ def choices_text() -> str:
     """Groups and their members, from a listing of the configuration folders."""
     dirs = resources.user_config_dirs()
     lines = [
-        f"  {group + '=':<14} {', '.join(names)}"
-        for group in resources.groups(dirs)
-        if len(names := resources.choices(group, dirs)) > 1 or group == "experiment"
+        f"  {group + '=':<14} {', '.join(resources.choices(group, dirs))}"
+        for group in resources.groups_to_choose(dirs)
     ]
     return "choices:\n" + "\n".join(lines) + "\n\nall keys: dit-lab train --cfg job"

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.config import compose_train, to_yaml
+    from dit_lab.lab.config import Composer, compose_train, to_yaml
     from dit_lab.lab.sweep_plan import is_sweep, sweep_overrides
 
     typed = sweep_overrides(args.overrides)
@@ -44,11 +44,10 @@ def run(args: argparse.Namespace) -> int:
         from dit_lab.cli.sweep import start
 
         return start(args)
-    config = compose_train(args.overrides, config_dirs=args.config_dir)
     if args.cfg:
-        print(to_yaml(config), end="")
+        print(to_yaml(Composer(args.config_dir).compose(args.overrides)), end="")
         return 0
-    del config["sweep"]  # this is one
+    config = compose_train(args.overrides, config_dirs=args.config_dir)
     return train_or_show(config, overrides=args.overrides)
 
 

@@ -32,10 +32,11 @@ def compose_train(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ())
     """`conf/train.yaml` with overrides: resolved, typed, plain; raises RequestError.
 
     With `resume=RUN`, what RUN recorded takes the place of the defaults. The result names the
-    chosen groups under `choices`, and its paths are absolute. `sweep` concerns `-m` alone and is
-    no part of what a run records.
+    chosen groups under `choices`, and its paths are absolute.
     """
-    return Composer(config_dirs).compose(overrides)
+    config = Composer(config_dirs).compose(overrides)
+    del config["sweep"]  # of which this is none
+    return config
 
 
 class Composer:
@@ -51,7 +52,7 @@ class Composer:
             register(f"experiment/{name}", _load_yaml(folder / "recipe.yaml"), package="_global_")
 
     def compose(self, overrides: Sequence[str]) -> Config:
-        """As `compose_train`."""
+        """As `compose_train`, with `sweep`, which concerns `-m` alone and which no run records."""
         extended = _extended_run(overrides)
         if extended is not None:
             recorded = read_recorded(extended, option(overrides, "trusted_modules") or [])

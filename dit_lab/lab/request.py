@@ -162,7 +162,7 @@ class Request:
         known = {key for key, _ in flatten(to_plain(chosen))}
         for key, _ in self._values:
             if key and key not in known and not any(name.startswith(f"{key}.") for name in known):
-                groups = resources.groups(self._dirs)
+                groups = resources.groups_to_choose(self._dirs)
                 close = difflib.get_close_matches(key, groups, n=1) if "." not in key else []
                 if close:
                     raise RequestError(

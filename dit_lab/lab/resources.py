@@ -48,6 +48,14 @@ def groups(config_dirs: Iterable[Path] = ()) -> list[str]:
     return sorted(found | {"experiment"})
 
 
+def groups_to_choose(config_dirs: Iterable[Path] = ()) -> list[str]:
+    """Those with more than one member, and `experiment`, to which users add theirs."""
+    dirs = list(config_dirs)
+    return [
+        group for group in groups(dirs) if group == "experiment" or len(choices(group, dirs)) > 1
+    ]
+
+
 def experiments() -> dict[str, Path]:
     """Named experiments: name -> folder with recipe.yaml; a user's own shadow the package's."""
     folders = [packaged("experiments"), Path("experiments")]

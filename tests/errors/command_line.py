@@ -139,6 +139,11 @@ AREA = Area(
             says="seed=0,1: several values at once make a sweep, which needs -m",
         ),
         Case(
+            title="an addition of what is there",
+            command=f"{Q} +seed=1",
+            says=r"An item is already at 'seed'. Either remove \+ prefix: 'seed=1'",
+        ),
+        Case(
             title="a reference to no key",
             command=f"{Q} 'name=${{nothing}}'",
             says="name: cannot be resolved",

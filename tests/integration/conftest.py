@@ -27,6 +27,8 @@ from dit_lab.runs import RunFolder, read_json, read_metrics
 IMPORTED = [
     "dit_lab.lab.doctor",
     "dit_lab.lab.evaluate",
+    "dit_lab.lab.job",
+    "dit_lab.lab.report",
     "dit_lab.lab.train",
     "torch._dynamo",  # by the first optimizer
     "alembic.command",
@@ -54,6 +56,7 @@ from dit_lab.cli.main import main
 sys.exit(main(arguments))
 """
 FEW_TREES = "from dit_lab.evaluation import two_sample; two_sample.TREES = 3"
+CHILDREN_TOO = "from tests.integration.zygote import install; install()"
 
 
 def _fork(code: str, names: dict[str, Any]) -> BaseProcess:
@@ -108,11 +111,13 @@ def fork_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
     """`fork_in(folder, "train", "seed=1")` starts `dit-lab train seed=1` there.
 
     With `few_trees=True` two-sample tests take little time, where their results do not matter.
+    Processes that the command starts are forked as well.
     """
     started: list[Forked] = []
 
     def start(folder: Path, *arguments: str, few_trees: bool = False) -> Forked:
-        output, first = tmp_path_factory.mktemp("printed"), FEW_TREES if few_trees else ""
+        output = tmp_path_factory.mktemp("printed")
+        first = "; ".join([*([FEW_TREES] if few_trees else []), CHILDREN_TOO])
         started.append(Forked(folder, arguments, output, first))
         return started[-1]
 

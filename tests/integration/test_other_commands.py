@@ -44,7 +44,9 @@ def test_cfg_job_prints_what_is_composed(
     done = command("train", "--cfg", "job", "experiment=quickstart", "seed=3")
     assert done.returncode == 0
     monkeypatch.chdir(tmp_path)
-    assert yaml.safe_load(done.stdout) == compose_train(["experiment=quickstart", "seed=3"])
+    shown = yaml.safe_load(done.stdout)
+    assert shown.pop("sweep").keys() >= {"slots", "jobs_per_slot"}  # for -m, and for no run
+    assert shown == compose_train(["experiment=quickstart", "seed=3"])
     assert list(tmp_path.iterdir()) == []
 
 

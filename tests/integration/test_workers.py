@@ -51,28 +51,27 @@ def check_same(run: Any, other: Any) -> None:
 
 
 def test_two_processes_train_what_one_does(
-    tmp_path: Path, command: Command, train: list[str], run_in: Any, alone: Any
+    tmp_path: Path, forked: Command, train: list[str], run_in: Any, alone: Any
 ) -> None:
-    done = command(*train, TWO, "training.accumulation=2")
+    done = forked(*train, TWO, "training.accumulation=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("run folder: ") == done.stdout.count("result: ") == 1
     run = run_in(tmp_path)
     assert run.root.name == alone.root.name  # the same weights, the same hash
     check_same(run, alone)
     assert run.status["status"] == "FINISHED"
-    again = command(*train, TWO)
+    again = forked(*train, TWO)
     assert "already finished" in again.stdout
 
 
 def test_stopped_together_and_resumed_alone(
-    tmp_path: Path, start: Any, forked: Command, train: list[str], run_in: Any, alone: Any,
+    tmp_path: Path, fork: Any, forked: Command, train: list[str], run_in: Any, alone: Any,
     wait_for_step: Any,
 ) -> None:  # fmt: skip
-    process = start(*train, TWO)
+    process = fork(*train, TWO)
     wait_for_step(tmp_path, 10, process)
     process.send_signal(signal.SIGTERM)
-    process.wait()
-    assert process.returncode == 143
+    assert process.wait().returncode == 143
     assert run_in(tmp_path).status["status"] == "KILLED"
     done = forked(*train)
     assert done.returncode == 0
