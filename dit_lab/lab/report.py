@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dit_lab.evaluation.table import AIMED_AT, HIGHER_IS_BETTER
 from dit_lab.lab.report_runs import LOSS, Run, configuration, results, runs_of_sweep
-from dit_lab.lab.sweep_plan import idea
+from dit_lab.lab.sweep_plan import SAME_MATHEMATICS, idea
 from dit_lab.runs import RunFolder
 from dit_lab.sweeps.ablation import Ablation, analyse
 from dit_lab.sweeps.manifest import SweepFolder
@@ -115,7 +115,7 @@ def _expected_equal(runs: Sequence[Run]) -> list[Expectation]:
     return [
         Expectation(
             members=[dict(settings) for settings in members],
-            reason="the same mathematics up to flow_matching's sigma_min",
+            reason=SAME_MATHEMATICS,
         )
         for members in alike.values()
         if len(members) > 1 and not set.intersection(*members.values())

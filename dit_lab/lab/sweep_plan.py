@@ -193,16 +193,17 @@ def _refuse_twins(jobs: Sequence[Job]) -> None:
 
 def remarks(plan: Plan) -> list[str]:
     """Jobs that are one training, and jobs that are expected to agree, in words."""
-    lines = []
-    for group in _alike(plan, lambda config: run_folder(config).root):
-        lines.append(f"jobs {_numbers(group)}: the same weights, trained once and measured each")
-    for group in _alike(plan, idea):
-        if len({job.run for job in group}) > 1:
-            lines.append(
-                f"jobs {_numbers(group)}: the same mathematics up to flow_matching's sigma_min; "
-                "they are expected to agree"
-            )
-    return lines
+    once = _alike(plan, lambda config: run_folder(config).root)
+    agreeing = [group for group in _alike(plan, idea) if len({job.run for job in group}) > 1]
+    said = {
+        "the same weights, trained once and measured each": once,
+        f"{SAME_MATHEMATICS}; they are expected to agree": agreeing,
+    }
+    return [
+        f"jobs {'; '.join(map(_numbers, groups))}: {what}"
+        for what, groups in said.items()
+        if groups
+    ]
 
 
 def _alike(plan: Plan, key: Callable[[Config], object]) -> list[list[Job]]:
@@ -210,6 +211,9 @@ def _alike(plan: Plan, key: Callable[[Config], object]) -> list[list[Job]]:
     for job, config in zip(plan.manifest.jobs, plan.configs, strict=True):
         groups[str(key(config))].append(job)
     return [group for group in groups.values() if len(group) > 1]
+
+
+SAME_MATHEMATICS = "the same mathematics up to flow_matching's sigma_min"
 
 
 def idea(config: Config) -> str:

@@ -56,6 +56,9 @@ class Fragile(RectifiedFlow):
         return super().loss(predict, batch)
 
     def fail(self):
+        if self.way == "once":
+            Path("healed").touch()
+            raise ArithmeticError("not at the first try")
         if self.way == "raise":
             raise ArithmeticError("there is no such number")
         if self.way == "exit":
@@ -73,6 +76,13 @@ def write_module(folder: Path) -> None:
     (folder / "fragile.py").write_text(MODULE)
     (folder / "conf/objective").mkdir(parents=True)
     (folder / "conf/objective/fragile.yaml").write_text("_target_: fragile.Fragile\n")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, store_in: Callable[[Path], None]) -> Path:
+    write_module(tmp_path)
+    store_in(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -217,14 +227,25 @@ def test_resume_runs_what_failed(mixed: Any, forked_in: Command) -> None:
     assert "already finished" in again.stdout
 
 
+def test_a_failed_job_is_tried_again(folder: Path, forked: Command, train: list[str]) -> None:
+    axis = "objective.way=once,none"
+    done = forked(*train, axis, "tracking=none", "sweep.retries=1", "sweep.slots=[cpu]")
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = manifest_in(folder)["jobs"]
+    assert [job["attempts"] for job in jobs] == [2, 1]
+    assert [job["error"] for job in jobs] == [None, None]
+
+
+def test_no_further_job_is_started_once_one_has_failed(
+    folder: Path, forked: Command, train: list[str]
+) -> None:
+    done = forked(*train, "objective.way=raise,none", "tracking=none", "sweep.on_failure=stop")
+    assert done.returncode == 1
+    assert statuses(folder) == ["FAILED", "PENDING"]
+    assert manifest_in(folder)["status"] == "FAILED"
+
+
 # ---- a sweep that is stopped --------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path: Path, store_in: Callable[[Path], None]) -> Path:
-    write_module(tmp_path)
-    store_in(tmp_path)
-    return tmp_path
 
 
 def check_whole(folder: Path, jobs: int) -> None:
