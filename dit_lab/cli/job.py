@@ -13,7 +13,7 @@ from dit_lab.cli.main import answered
 
 
 def run(folder: Path) -> int:
-    """Train what FOLDER/config.yaml describes, and measure it as that asks; the exit code."""
+    """Train what FOLDER/config.json describes, and measure it as that asks; the exit code."""
     from dit_lab.cli.train import train_or_show
     from dit_lab.lab.job import measure, read_task
     from dit_lab.processes import end_with_the_parent

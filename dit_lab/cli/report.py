@@ -101,11 +101,12 @@ def _print(ablation: Ablation, files: list[Path]) -> None:
     for line in answer.lines:
         console.print(line)
     found = results(ablation)
+    shown = found.headings.index("verdict") + 1  # what follows is in the files
     table = Table(box=None, pad_edge=False)
-    for heading, left in zip(found.headings, found.left, strict=True):
+    for heading, left in list(zip(found.headings, found.left, strict=True))[:shown]:
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for row in found.rows:
-        table.add_row(*row)
+        table.add_row(*row[:shown])
     console.print(table)
     for section in rest:
         if section.title == "Careful":

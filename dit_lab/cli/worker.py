@@ -1,6 +1,6 @@
 """One of several processes that train together: `python -m dit_lab.cli.worker FOLDER`.
 
-FOLDER holds the configuration that the command has composed.
+FOLDER/task.json holds the configuration that the command has composed.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from dit_lab.cli.main import answered
 
 
 def run(folder: Path) -> int:
-    """Train what FOLDER/config.yaml describes; the exit code."""
+    """Train what FOLDER/task.json describes; the exit code."""
     from dit_lab.cli.train import train_or_show
-    from dit_lab.lab.config import read_yaml
     from dit_lab.processes import end_with_the_parent
     from dit_lab.runs import read_json
 
     end_with_the_parent()
     task = read_json(folder / "task.json")
-    config = read_yaml(folder / "config.yaml")
-    return train_or_show(config, overrides=task["overrides"], tags=task["tags"])
+    return train_or_show(task["config"], overrides=task["overrides"], tags=task["tags"])
 
 
 if __name__ == "__main__":

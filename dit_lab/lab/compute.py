@@ -16,7 +16,7 @@ from dit_lab.cost import Cost, cost
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.config import read_yaml
 from dit_lab.lab.identity import recorded_shapes
-from dit_lab.runs import FINISHED, RunFolder, all_runs, read_json, read_metrics
+from dit_lab.runs import FINISHED, MetricsRow, RunFolder, all_runs, read_json, read_metrics
 from dit_lab.types import RequestError
 
 Config = Mapping[str, Any]
@@ -50,11 +50,10 @@ def training_images(config: Config) -> int:
     return config["training"]["total_steps"] * config["training"]["global_batch_size"]
 
 
-def training_seconds(folder: RunFolder) -> float:
+def training_seconds(config: Config, rows: Sequence[MetricsRow]) -> float:
     """What a run has spent in optimizer steps, as its metrics tell: evaluations left out."""
-    batch = read_yaml(folder.config)["training"]["global_batch_size"]
-    seconds, last = 0.0, 0
-    for row in read_metrics(folder.metrics):
+    batch, seconds, last = config["training"]["global_batch_size"], 0.0, 0
+    for row in rows:
         if "perf/images_per_second" in row.metrics:
             seconds += (row.step - last) * batch / row.metrics["perf/images_per_second"]
             last = row.step

@@ -35,7 +35,7 @@ def read_task(folder: Path) -> Task:
     tags = {"dit_lab.sweep": sweep.root.name, "dit_lab.job": str(job.number)}
     if manifest.parent_run_id:
         tags[PARENT_TAG] = manifest.parent_run_id
-    return Task(folder, job, sweep.run(job), read_yaml(sweep.job_config(job)), tags)
+    return Task(folder, job, sweep.run(job), read_json(sweep.job_config(job)), tags)
 
 
 def measure(

@@ -108,10 +108,16 @@ def _first(names: Iterable[str], starts: Sequence[str]) -> str | None:
 
 def _expected_equal(runs: Sequence[Run]) -> list[Expectation]:
     """Configurations whose mathematics is the same, though their weights are trained apart."""
-    alike: dict[str, dict[tuple[tuple[str, str], ...], set[RunFolder]]] = defaultdict(dict)
+    trained: dict[tuple[tuple[str, str], ...], set[RunFolder]] = defaultdict(set)
+    ideas: dict[tuple[tuple[str, str], ...], str] = {}
     for run in runs:
-        members = alike[idea({**run.config, "seed": 0})]
-        members.setdefault(tuple(configuration(run).items()), set()).add(run.folder)
+        settings = tuple(configuration(run).items())
+        trained[settings].add(run.folder)
+        if settings not in ideas:
+            ideas[settings] = idea({**run.config, "seed": 0})
+    alike: dict[str, dict[tuple[tuple[str, str], ...], set[RunFolder]]] = defaultdict(dict)
+    for settings, of_them in ideas.items():
+        alike[of_them][settings] = trained[settings]
     return [
         Expectation(
             members=[dict(settings) for settings in members],

@@ -13,7 +13,7 @@ from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
 from dit_lab.lab.compute import model_cost, training_images, training_seconds
 from dit_lab.lab.config import read_yaml
 from dit_lab.lab.identity import recorded_shapes, recorded_so_far
-from dit_lab.runs import FINISHED, RunFolder, digest, flatten, read_json, read_metrics
+from dit_lab.runs import FINISHED, MetricsRow, RunFolder, digest, flatten, read_json, read_metrics
 from dit_lab.sweeps.manifest import SweepFolder
 from dit_lab.sweeps.results import Compute, Result
 
@@ -45,7 +45,7 @@ def runs_of_sweep(folder: SweepFolder) -> list[Run]:
         Run(
             name=f"job {job.number}",
             folder=(run := folder.run(job)),
-            config=read_yaml(folder.job_config(job)),
+            config=read_json(folder.job_config(job)),
             settings=dict(text.lstrip("+").partition("=")[::2] for text in job.overrides),
             status=job.status,
             evaluation=_read(run.evaluations, read_json(folder.job_result(job)).get("evaluation")),
@@ -129,13 +129,14 @@ def _result(run: Run) -> Result:
         status=run.status,
         metrics={**known, **{row.key: row.value for row in rows}} if finished else {},
         deviations={row.key: row.deviation for row in rows if row.deviation is not None},
-        compute=_compute(run) if finished else None,
+        compute=_compute(run, metrics) if finished else None,
         code=identity.get("code_hash", ""),
         data=identity.get("data_fingerprint", ""),
         protocol=_protocol(run.evaluation),
         curves={
-            name: [(row.step, row.metrics[name]) for row in metrics if name in row.metrics]
+            name: points
             for name in CURVES
+            if (points := [(r.step, r.metrics[name]) for r in metrics if name in r.metrics])
         },
         grid=max(run.folder.samples.glob("*.png"), default=None),
     )
@@ -146,13 +147,13 @@ def configuration(run: Run) -> dict[str, str]:
     return {key: text for key, text in run.settings.items() if key not in ("seed", *REPEATS)}
 
 
-def _compute(run: Run) -> Compute:
+def _compute(run: Run, rows: Sequence[MetricsRow]) -> Compute:
     size = model_cost(run.config, recorded_shapes(run.folder))
     images = training_images(run.config)
     return Compute(
         parameters=size.parameters if size else None,
         training_flops=float(size.training_flops_per_image * images) if size else None,
-        seconds=training_seconds(run.folder),
+        seconds=training_seconds(run.config, rows),
         images=images,
     )
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dit_lab.lab.config import read_yaml, to_yaml
 from dit_lab.lab.doctor import close_run
 from dit_lab.lab.identity import run_folder, set_aside
 from dit_lab.lab.sweep_plan import Plan, plan_sweep
 from dit_lab.lease import Lease
-from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, flatten
+from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, flatten, read_json
 from dit_lab.sweeps.launcher import Launcher, Watcher
 from dit_lab.sweeps.manifest import PENDING, Manifest, SweepFolder, all_sweeps, new_sweep
 from dit_lab.sweeps.sentences import answer
@@ -35,7 +34,7 @@ def take_up(plan: Plan) -> SweepFolder:
         for run in {run_folder(config) for config in plan.configs}:
             if run.root.exists():
                 set_aside(run)
-    return new_sweep(root, plan.manifest, map(to_yaml, plan.configs))
+    return new_sweep(root, plan.manifest, plan.configs)
 
 
 def run_sweep(
@@ -109,7 +108,7 @@ def check_unchanged(folder: SweepFolder) -> None:
     plan = plan_sweep(manifest.typed, config_dirs=[Path(path) for path in manifest.config_dirs])
     for job, now, config in zip(manifest.jobs, plan.manifest.jobs, plan.configs, strict=False):
         if job.config_hash != now.config_hash:
-            before = dict(flatten(read_yaml(folder.job_config(job))))
+            before = dict(flatten(read_json(folder.job_config(job))))
             after = dict(flatten(config))
             changed = sorted(key for key in before | after if before.get(key) != after.get(key))
             what = changed[0] if changed else "order"

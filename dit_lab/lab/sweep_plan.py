@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override, ValueType
 
 from dit_lab.lab import resources
 from dit_lab.lab.checks import Shapes, check_data, check_root, check_settings
-from dit_lab.lab.config import Composer, read_yaml
+from dit_lab.lab.config import Composer, read_recipe
 from dit_lab.lab.identity import deciding, identity, recorded_so_far, refuse_foreign, run_folder
 from dit_lab.lab.request import parse_override
 from dit_lab.runs import digest
@@ -43,7 +43,8 @@ class Plan:
 def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
     """What was typed, and the axes of a named sweep that were not typed; RequestError where axes
     are written where nothing would read them."""
-    typed = [parse_override(text) for text in overrides]
+    parsed = [parse_override(text) for text in overrides]
+    typed = list({one.key_or_group: one for one in parsed}.values())  # the last of each key
     keys = {one.key_or_group for one in typed}
     for one in typed:
         if one.key_or_group.partition(".")[0].partition("/")[0] == "hydra":
@@ -75,7 +76,7 @@ def _grid(chosen: Sequence[Override]) -> dict[str, str]:
 
 
 def _recipe_grid(recipe: Path) -> dict[str, str]:
-    settings = read_yaml(recipe).get("hydra", {})
+    settings = read_recipe(recipe).get("hydra", {})
     grid = settings.get("sweeper", {}).get("params", {})
     unread = [key for key in settings if key not in ("mode", "sweeper")]
     unread += [f"sweeper.{key}" for key in settings.get("sweeper", {}) if key != "params"]

@@ -7,6 +7,7 @@ which torchrun started is a worker as well.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import tempfile
@@ -15,9 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dit_lab.lab.config import to_yaml
 from dit_lab.processes import Child, threads_each
-from dit_lab.runs import write_json
 from dit_lab.types import RequestError
 
 POLL_SECONDS = 0.05
@@ -55,8 +54,8 @@ def run_workers(
     processes = config["distributed"]["num_processes"]
     with tempfile.TemporaryDirectory(prefix="dit-lab-") as place:
         folder, port = Path(place), _free_port()
-        (folder / "config.yaml").write_text(to_yaml(dict(config)), encoding="utf-8")
-        write_json(folder / "task.json", {"overrides": list(overrides), "tags": dict(tags)})
+        task = {"config": dict(config), "overrides": list(overrides), "tags": dict(tags)}
+        (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
         workers = [
             Child(
                 "dit_lab.cli.worker",

@@ -2,7 +2,7 @@
 
     sweeps/<name>-<date>-<6 hex>/
         manifest.json  lease  report/
-        jobs/<number>-<config hash>/  config.yaml  output.log  result.json  run (a link)
+        jobs/<number>-<config hash>/  config.json  output.log  result.json  run (a link)
 
 The manifest says what was asked for and how each job ended; the sweep alone writes it. What a job
 is doing now stands in its run folder, what it found in its result.json.
@@ -10,10 +10,11 @@ is doing now stands in its run folder, what it found in its result.json.
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ class SweepFolder:
         return self.root / "jobs" / job.label
 
     def job_config(self, job: Job) -> Path:
-        return self.job(job) / "config.yaml"
+        return self.job(job) / "config.json"
 
     def job_output(self, job: Job) -> Path:
         return self.job(job) / "output.log"
@@ -123,17 +124,17 @@ class SweepFolder:
             raise RequestError(f"{self.manifest}: damaged; nothing of it is known") from None
 
 
-def new_sweep(root: Path, manifest: Manifest, configs: Iterable[str]) -> SweepFolder:
-    """Make the folder of a sweep below `paths.root`; `configs` are the texts of its jobs' files.
+def new_sweep(root: Path, manifest: Manifest, configs: Iterable[Mapping[str, Any]]) -> SweepFolder:
+    """Make the folder of a sweep below `paths.root`, with the configuration of each job.
 
     Sweeps that are started in the same second get folders of their own.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(manifest.created))
     folder = SweepFolder(root / "sweeps" / f"{manifest.name}-{stamp}-{secrets.token_hex(3)}")
     folder.root.mkdir(parents=True)
-    for job, text in zip(manifest.jobs, configs, strict=True):
+    for job, config in zip(manifest.jobs, configs, strict=True):
         folder.job(job).mkdir(parents=True)
-        folder.job_config(job).write_text(text, encoding="utf-8")
+        folder.job_config(job).write_text(json.dumps(config, indent=1), encoding="utf-8")
         (folder.job(job) / "run").symlink_to(Path("../../../..") / job.run)
     folder.write(manifest)
     return folder

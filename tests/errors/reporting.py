@@ -18,10 +18,10 @@ def copied(folder: Path) -> None:
 
 def other_objective(folder: Path) -> None:
     """One of the jobs was another objective's."""
-    config = max(only_sweep(folder).glob("jobs/*/config.yaml"))
+    config = max(only_sweep(folder).glob("jobs/*/config.json"))
     text = config.read_text()
-    assert "objective: rectified_flow" in text
-    config.write_text(text.replace("objective: rectified_flow", "objective: ddpm"))
+    assert '"objective": "rectified_flow"' in text
+    config.write_text(text.replace('"objective": "rectified_flow"', '"objective": "ddpm"'))
 
 
 def without_jobs(folder: Path) -> None:

@@ -1,0 +1,121 @@
+"""Sweeps that have finished without being trained: real configurations, invented numbers.
+
+Everything that a run leaves on disk is there but for its checkpoints, written as the lab writes it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dit_lab.data.facts import dataset_facts
+from dit_lab.evaluation.card import Card, Evaluation
+from dit_lab.evaluation.table import Row
+from dit_lab.lab.checks import check_data
+from dit_lab.lab.config import compose_train, to_yaml
+from dit_lab.lab.identity import identity, run_folder
+from dit_lab.runs import RunFolder, digest, write_json
+from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder, new_sweep
+
+HELD_OUT = "eval/two_sample_held_out_n360"
+SETTINGS = {"name": None, "slots": "auto", "jobs_per_slot": 1, "on_failure": "continue",
+            "retries": 0}  # fmt: skip
+
+Value = Callable[[Mapping[str, str]], float]
+"""The overrides of a job, by key -> what was measured on it."""
+
+
+def finished_sweep(root: Path, axes: Mapping[str, Sequence[str]], value: Value) -> SweepFolder:
+    """A sweep of pico models on digits over `axes` (plain keys, seed among them), all FINISHED."""
+    composed: dict[tuple[str, ...], dict[str, Any]] = {}
+    jobs, texts = [], []
+    for number, values in enumerate(itertools.product(*axes.values())):
+        overrides = [f"{key}={text}" for key, text in zip(axes, values, strict=True)]
+        groups = tuple(text for text in overrides if not text.startswith("seed="))
+        if groups not in composed:
+            composed[groups] = _composed(root, groups)
+        given = dict(zip(axes, values, strict=True))
+        config = {**composed[groups], "seed": int(given.get("seed", 0))}
+        run = run_folder(config)
+        name = _write_run(run, config, value(given))
+        jobs.append(_job(number, overrides, config, run, root))
+        texts.append((config, name))
+    manifest = Manifest(
+        name="invented",
+        typed=[f"{key}={','.join(values)}" for key, values in axes.items()],
+        config_dirs=[],
+        axes={key: list(values) for key, values in axes.items()},
+        settings=SETTINGS,
+        tracking={"backend": "none", "uri": None, "experiment": "invented"},
+        jobs=jobs,
+        status="FINISHED",
+    )
+    folder = new_sweep(root, manifest, [text for text, _ in texts])
+    for job, (_, name) in zip(jobs, texts, strict=True):
+        result = {"evaluation": name, "tracking_run_id": None}
+        folder.job_result(job).write_text(json.dumps(result))
+    return folder
+
+
+def _composed(root: Path, groups: Sequence[str]) -> dict[str, Any]:
+    return compose_train(
+        ["experiment=quickstart", "patch=4", "model=pico", "tracking=none", *groups,
+         f"paths.root={root}"]
+    )  # fmt: skip
+
+
+def _job(
+    number: int, overrides: list[str], config: Mapping[str, Any], run: RunFolder, root: Path
+) -> Job:
+    return Job(
+        number=number,
+        overrides=overrides,
+        config_hash=digest(config),
+        run=str(run.root.relative_to(root)),
+        status="FINISHED",
+        attempts=1,
+        seconds=60.0,
+    )
+
+
+def _write_run(run: RunFolder, config: Mapping[str, Any], value: float) -> str:
+    """The files of a finished run; the name of its evaluation."""
+    run.root.mkdir(parents=True, exist_ok=True)
+    run.config.write_text(to_yaml(dict(config)))
+    shapes = check_data(config)
+    known = identity(config, shapes, before={}, codec="identity")
+    write_json(run.identity, known)
+    steps = range(50, 1201, 50)
+    rows = [
+        {"step": step, "seconds": 1e9 + step,
+         "metrics": {"train/loss": 1 / step, "perf/images_per_second": 256.0}}
+        for step in steps
+    ]  # fmt: skip
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = {"status": "FINISHED", "step": 1200, "total_steps": 1200, "error": None}
+    write_json(run.status, {**ended, "results": {"eval/loss": value / 2}, "updated": 1e9})
+    return _evaluation(config, known, value).write(run.evaluations).name
+
+
+def _evaluation(config: Mapping[str, Any], known: Mapping[str, Any], value: float) -> Evaluation:
+    facts = dataset_facts("dit_lab.data.digits.Digits", {})
+    card = Card(
+        samples="generated", run=known["train_hash"], step=1200, weights="ema-0.999",
+        objective=config["objective"], sampler=config["sampler"], evaluations_per_image=50.0,
+        guidance=config["guidance"], num_images=1080, labels="as frequent",
+        seed=config["sample"]["seed"], metrics_seed=0,
+        reference={"data": facts.fingerprint}, features="pixels 8x8x1", codec="identity",
+        chunk_images=32, dtype="float32", device="x86_64", num_threads=1, code={}, versions={},
+    )  # fmt: skip
+    measured = [
+        Row(metric="two_sample", against="held-out", num_images=360, value=value, deviation=0.02,
+            floor=0.52, floor_deviation=0.01),
+        Row(metric="recall", against="held-out", num_images=360, value=0.9, deviation=0.01,
+            floor=0.95, floor_deviation=0.01),
+        *(Row(metric=name, against="training", num_images=1080, value=1.0, floor=1.0)
+          for name in ("distance_ratio", "exact_copies", "near_copies")),
+    ]  # fmt: skip
+    return Evaluation(card=card, rows=measured)

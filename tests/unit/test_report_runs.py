@@ -1,0 +1,145 @@
+"""From folders to the records of a report, on runs with invented numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from dit_lab.lab.report import report_on, report_on_sweep
+from dit_lab.lab.report_runs import results, runs_of_folders, runs_of_sweep
+from dit_lab.runs import write_json
+from dit_lab.sweeps.manifest import SweepFolder
+from dit_lab.types import RequestError
+from tests.synthetic import HELD_OUT, finished_sweep
+
+AXES = {"objective": ["rectified_flow", "flow_matching"], "optimizer.lr": ["0.001", "0.002"],
+        "seed": ["0", "1", "2"]}  # fmt: skip
+
+
+def value(job: Mapping[str, str]) -> float:
+    """Rates differ by 0.1, objectives do not."""
+    return 0.6 + (job["optimizer.lr"] == "0.002") / 10 + int(job["seed"]) / 1000
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made") / "outputs"
+    finished_sweep(root, AXES, value)
+    return root
+
+
+@pytest.fixture
+def sweep(made: Path, tmp_path: Path) -> SweepFolder:
+    """A copy: nothing in a sweep depends on where it lies."""
+    shutil.copytree(made, tmp_path / "moved", symlinks=True)
+    (folder,) = (tmp_path / "moved/sweeps").iterdir()
+    return SweepFolder(folder)
+
+
+def test_one_record_a_job(sweep: SweepFolder) -> None:
+    found = results(runs_of_sweep(sweep))
+    assert len(found) == 12
+    first, last = found[0], found[-1]
+    assert first.settings == {"objective": "rectified_flow", "optimizer.lr": "0.001"}
+    assert (last.settings["optimizer.lr"], last.seed) == ("0.002", 2)
+    assert last.metrics[HELD_OUT] == 0.702
+    assert last.metrics["eval/loss"] == 0.351
+    assert last.deviations[HELD_OUT] == 0.02
+    assert first.curves["train/loss"][0] == (50, 1 / 50)
+    assert len({result.protocol for result in found}) == 1  # of different objectives
+    assert len({result.code for result in found}) == len({result.data for result in found}) == 1
+
+
+def test_what_it_took(sweep: SweepFolder) -> None:
+    compute = results(runs_of_sweep(sweep))[0].compute
+    assert compute is not None
+    assert compute.images == 1200 * 128
+    assert compute.seconds == 1200 * 128 / 256
+    assert compute.parameters is not None and 250_000 < compute.parameters < 350_000  # pico
+    assert compute.training_flops is not None and compute.training_flops > 1e9
+
+
+def test_the_answer(sweep: SweepFolder) -> None:
+    ablation, files, trouble = report_on_sweep(sweep)
+    assert trouble == ""
+    assert ablation.question.metric == HELD_OUT
+    assert ablation.question.lower_is_better
+    by_label = dict(
+        zip((c.label(ablation.axes) for c in ablation.configurations), ablation.comparisons,
+            strict=True)
+    )  # fmt: skip
+    worse = by_label["objective=rectified_flow, optimizer.lr=0.002"]
+    assert worse.verdict == "worse"
+    assert worse.difference == pytest.approx(0.1)
+    (agreement, other) = ablation.agreements
+    assert agreement.agrees and other.agrees
+    assert agreement.reason.startswith("the same mathematics")
+    assert {path.name for path in files} >= {"report.html", "report.md", "report.csv"}
+    assert all(path.parent == sweep.report for path in files)
+
+
+def test_another_metric_and_baseline(sweep: SweepFolder) -> None:
+    baseline = {"objective": "flow_matching", "optimizer.lr": "0.002"}
+    ablation, _, _ = report_on_sweep(sweep, metric="eval/recall_held_out_n360", baseline=baseline)
+    assert not ablation.question.lower_is_better
+    assert ablation.baseline.settings == baseline
+
+
+def test_a_job_that_failed_is_a_missing_seed(sweep: SweepFolder) -> None:
+    manifest = sweep.read()
+    manifest.jobs[2].status = "FAILED"
+    sweep.write(manifest)
+    ablation, _, _ = report_on_sweep(sweep)
+    assert ablation.configurations[0].missing == {2: "FAILED"}
+    assert "not enough seeds" in {str(one.verdict) for one in ablation.comparisons}
+
+
+def test_other_code_is_flagged(sweep: SweepFolder) -> None:
+    run = sweep.run(sweep.read().jobs[0])
+    write_json(run.identity, {**json.loads(run.identity.read_text()), "code_hash": "other"})
+    ablation, _, _ = report_on_sweep(sweep)
+    assert any("code" in flag for flag in ablation.flags)
+
+
+def test_a_number_that_does_not_count_is_said_to_be_one(sweep: SweepFolder) -> None:
+    job = sweep.read().jobs[0]
+    (path,) = sweep.run(job).evaluations.iterdir()
+    content = json.loads(path.read_text())
+    for row in content["rows"]:
+        row["caveat"] = "the samples copy training images"
+    write_json(path, content)
+    ablation, _, _ = report_on_sweep(sweep)
+    assert ablation.question.remarks == [
+        f"{HELD_OUT} does not count in 1 of 12 runs, because the samples copy training images "
+        "(job 0)"
+    ]
+
+
+def test_any_runs_are_told_apart_by_what_differs(sweep: SweepFolder, tmp_path: Path) -> None:
+    folders = [sweep.run(job) for job in sweep.read().jobs]
+    runs = runs_of_folders(folders)
+    assert runs[0].settings.keys() == {"seed", "objective", "optimizer.lr"}  # and no sigma_min
+    ablation, files = report_on(runs, tmp_path / "out", title="any")
+    assert len(ablation.configurations) == 4
+    assert files[0] == tmp_path / "out/report.html"
+
+
+def test_seeds_of_an_evaluation_are_its_spread(tmp_path: Path) -> None:
+    """Four draws of samples from each of three trainings: three repeats, not twelve."""
+    axes = {"seed": ["0", "1", "2"], "sample.seed": ["0", "1", "2", "3"]}
+    sweep = finished_sweep(
+        tmp_path / "outputs", axes, lambda job: int(job["seed"]) + int(job["sample.seed"]) / 10
+    )
+    found = results(runs_of_sweep(sweep))
+    assert [result.metrics[HELD_OUT] for result in found] == pytest.approx([0.15, 1.15, 2.15])
+    assert [r.deviations[HELD_OUT] for r in found] == pytest.approx([0.129099] * 3, rel=1e-5)
+    assert {tuple(result.settings) for result in found} == {()}
+
+
+def test_losses_of_different_objectives_are_refused(sweep: SweepFolder) -> None:
+    with pytest.raises(RequestError, match="different quantities"):
+        report_on_sweep(sweep, metric="eval/loss")
