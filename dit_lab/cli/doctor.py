@@ -1,4 +1,4 @@
-"""Find runs that were killed outright and still say RUNNING, and say KILLED.
+"""Find runs and sweeps that were killed outright and still say RUNNING, and say KILLED.
 
   dit-lab doctor                       the runs below outputs/
   dit-lab doctor paths.root=FOLDER
@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.config import root_option
     from dit_lab.lab.doctor import examine
+    from dit_lab.lab.sweep import close_stale
+    from dit_lab.runs import FINISHED
+    from dit_lab.sweeps.manifest import all_sweeps
 
     unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
     if unknown:
@@ -31,4 +34,8 @@ def run(args: argparse.Namespace) -> int:
     for found in examine(root):
         place = found.folder.root.relative_to(root)
         print(f"{found.status:<9} step {found.step:>8,}  {place}  {found.remark}".rstrip())
+    for folder in all_sweeps(root):
+        manifest, remark = close_stale(folder)
+        done = f"{manifest.counts().get(FINISHED, 0)} of {len(manifest.jobs)} jobs"
+        print(f"{manifest.status:<9} {done:>13}  sweeps/{folder.root.name}  {remark}".rstrip())
     return 0

@@ -24,7 +24,7 @@ VERBS = {
     "describe": "size, compute and memory of a configuration, without training it",
     "experiments": "list the named experiments",
     "ui": "open the MLflow page of the recorded runs",
-    "doctor": "find runs that were killed outright, and say so",
+    "doctor": "find runs and sweeps that were killed outright, and say so",
 }
 
 

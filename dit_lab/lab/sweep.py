@@ -9,7 +9,7 @@ from typing import Any
 from dit_lab.lab.doctor import close_run
 from dit_lab.lab.identity import run_folder, set_aside
 from dit_lab.lab.sweep_plan import Plan, plan_sweep
-from dit_lab.lease import Lease
+from dit_lab.lease import Lease, holder_of
 from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, flatten, read_json
 from dit_lab.sweeps.launcher import Launcher, Watcher
 from dit_lab.sweeps.manifest import PENDING, Manifest, SweepFolder, all_sweeps, new_sweep
@@ -82,6 +82,24 @@ def run_sweep(
             if trouble := _close(folder, manifest, link_children=late):
                 on_message(f"MLflow was not told how the sweep ended ({trouble})")
     return manifest
+
+
+def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:
+    """Say that a sweep has ended whose process is gone, here and in the tracker; its manifest, and
+    what was found, in words. One that still runs is left alone."""
+    manifest = folder.read()
+    if manifest.status != RUNNING:
+        return manifest, ""
+    if holder := holder_of(folder.lease):
+        return manifest, holder
+    with Lease(folder.lease):
+        for job in manifest.jobs:
+            job.status = KILLED if job.status == RUNNING else job.status
+        manifest.status = KILLED
+        folder.write(manifest)
+        trouble = _close(folder, manifest, link_children=False)
+    told = f"; MLflow was not told ({trouble})" if trouble else ""
+    return manifest, f"was killed outright; go on with: dit-lab sweep resume {folder.root}{told}"
 
 
 def _report(folder: SweepFolder, on_message: Callable[[str], None]) -> None:

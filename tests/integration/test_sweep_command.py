@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -26,6 +27,7 @@ MODULE = '''
 """Rectified flow that gets into trouble at step 15, unless the file `healed` is there."""
 
 import os
+import re
 import resource
 import signal
 import time
@@ -269,6 +271,10 @@ def test_killed_and_resumed(
     (folder / "busy").unlink()
     wait_until(lambda: not jobs_alive(folder))
     assert manifest_in(folder)["status"] == "RUNNING"  # nobody could say otherwise
+    found = forked("doctor").stdout.splitlines()[-1]
+    assert re.match(r"KILLED +0 of 2 jobs  sweeps/", found)
+    assert statuses(folder) == ["KILLED", "PENDING"]
+    assert tracked(folder)[manifest_in(folder)["parent_run_id"]][0] == "KILLED"
     done = forked("sweep", "resume", sweep_in(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     check_whole(folder, 2)
