@@ -24,8 +24,8 @@ MAY_IMPORT = {
 }
 
 FENCES = {
-    "hydra": ("lab/", "cli/"),
-    "omegaconf": ("lab/", "cli/"),
+    "hydra": ("lab/", "cli/", "sweeps/"),
+    "omegaconf": ("lab/", "cli/", "sweeps/"),
     "mlflow": ("tracking/",),
     "rich": ("tracking/console.py", "cli/"),
     "accelerate": ("training/", "lab/"),
@@ -45,7 +45,8 @@ TORCH_FREE = (
     "lab/identity.py", "lab/job.py", "lab/report.py", "lab/report_runs.py", "lab/request.py",
     "lab/resources.py", "lab/schema.py", "lab/signature.py", "lab/sweep.py",
     "lab/sweep_plan.py", "lab/trust.py", "lab/typed.py", "lab/workers.py",
-    "samplers/respacing.py", "sweeps/ablation.py", "sweeps/columns.py", "sweeps/flags.py",
+    "samplers/respacing.py", "sweeps/ablation.py", "sweeps/columns.py",
+    "sweeps/elsewhere.py", "sweeps/flags.py",
     "sweeps/grid.py", "sweeps/launcher.py", "sweeps/manifest.py", "sweeps/page.py",
     "sweeps/plots.py", "sweeps/report.py", "sweeps/results.py", "sweeps/rounding.py",
     "sweeps/sentences.py", "sweeps/slots.py", "sweeps/statistics.py", "tracking/late.py",

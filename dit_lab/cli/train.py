@@ -37,10 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.config import Composer, compose_train, to_yaml
-    from dit_lab.lab.sweep_plan import is_sweep, sweep_overrides
+    from dit_lab.lab.sweep_plan import asks_for_sweep
 
-    typed = sweep_overrides(args.overrides)
-    if args.multirun or (is_sweep(typed) and len(typed) > len(args.overrides)):
+    if args.multirun or asks_for_sweep(args.overrides):
         from dit_lab.cli.sweep import start
 
         return start(args)

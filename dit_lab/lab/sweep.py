@@ -11,6 +11,7 @@ from dit_lab.lab.identity import run_folder, set_aside
 from dit_lab.lab.sweep_plan import Plan, plan_sweep
 from dit_lab.lease import Lease, holder_of
 from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, flatten, read_json
+from dit_lab.sweeps.elsewhere import HydraLauncher
 from dit_lab.sweeps.launcher import Launcher, Watcher
 from dit_lab.sweeps.manifest import PENDING, Manifest, SweepFolder, all_sweeps, new_sweep
 from dit_lab.sweeps.sentences import answer
@@ -62,16 +63,7 @@ def run_sweep(
         if trouble := _open(folder, manifest):
             on_message(f"MLflow does not answer ({trouble}); the sweep starts without it")
         folder.write(manifest)
-        launcher = Launcher(
-            folder=folder,
-            manifest=manifest,
-            slots=make_slots(
-                manifest.settings["slots"], jobs_per_slot=manifest.settings["jobs_per_slot"]
-            ),
-            watcher=watcher,
-            close=close_run,
-            stopping=stopping,
-        )
+        launcher = _launcher(folder, manifest, watcher, stopping)
         try:
             launcher.run(jobs)
         finally:
@@ -82,6 +74,30 @@ def run_sweep(
             if trouble := _close(folder, manifest, link_children=late):
                 on_message(f"MLflow was not told how the sweep ended ({trouble})")
     return manifest
+
+
+def _launcher(
+    folder: SweepFolder, manifest: Manifest, watcher: Watcher, stopping: Callable[[], bool]
+) -> Launcher | HydraLauncher:
+    """What runs the jobs: our own, or the one of Hydra's that was asked for."""
+    if manifest.launcher:
+        return HydraLauncher(
+            folder=folder,
+            manifest=manifest,
+            overrides=manifest.launcher,
+            watcher=watcher,
+            close=close_run,
+            stopping=stopping,
+        )
+    settings = manifest.settings
+    return Launcher(
+        folder=folder,
+        manifest=manifest,
+        slots=make_slots(settings["slots"], jobs_per_slot=settings["jobs_per_slot"]),
+        watcher=watcher,
+        close=close_run,
+        stopping=stopping,
+    )
 
 
 def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:

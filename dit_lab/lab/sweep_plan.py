@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ Config = dict[str, Any]
 ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume", "trusted_modules")
 """What a sweep has once, and no axis can be."""
 
+LAUNCHER_EXTRAS = ("joblib", "submitit", "ray")
+"""Extras of this package that bring launchers of Hydra's, which are named after them."""
+
 LISTED = (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)
 """Axes that say all their values, unlike intervals and globs."""
 
@@ -43,7 +47,7 @@ class Plan:
 def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
     """What was typed, and the axes of a named sweep that were not typed; RequestError where axes
     are written where nothing would read them."""
-    parsed = [parse_override(text) for text in overrides]
+    parsed = [parse_override(text) for text in overrides if not _is_for_launcher(text)]
     typed = list({one.key_or_group: one for one in parsed}.values())  # the last of each key
     keys = {one.key_or_group for one in typed}
     for one in typed:
@@ -53,9 +57,16 @@ def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
     return typed + [parse_override(f"{k}={texts}") for k, texts in grid.items() if k not in keys]
 
 
-def is_sweep(typed: Sequence[Override]) -> bool:
-    """Whether some key has several values."""
-    return any(one.is_sweep_override() for one in typed)
+def _is_for_launcher(text: str) -> bool:
+    """Whether an override chooses one of Hydra's launchers, or sets something of it."""
+    return text.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
+
+
+def asks_for_sweep(overrides: Sequence[str]) -> bool:
+    """Whether a sweep is meant although nobody said -m: a named one, with an axis left."""
+    typed = sweep_overrides(overrides)
+    named = _grid([one for one in typed if one.key_or_group == "experiment"])
+    return bool(named) and any(one.is_sweep_override() for one in typed)
 
 
 def _grid(chosen: Sequence[Override]) -> dict[str, str]:
@@ -95,6 +106,7 @@ def _recipe_grid(recipe: Path) -> dict[str, str]:
 def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Plan:
     """Every job composed and checked as `dit-lab train` would; raises RequestError."""
     config_dirs = [path.absolute() for path in config_dirs]
+    _check_launcher(overrides)
     typed = sweep_overrides(overrides)
     axes = {one.key_or_group: _values(one) for one in typed if one.is_sweep_override()}
     _check_axes(axes)
@@ -125,6 +137,7 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
     manifest = Manifest(
         name=name,
         typed=list(overrides),
+        launcher=[text for text in overrides if _is_for_launcher(text)],
         config_dirs=[str(path) for path in config_dirs],
         axes=axes,
         settings=settings,
@@ -132,6 +145,23 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
         jobs=jobs,
     )
     return Plan(manifest, configs, shapes, anew)
+
+
+def _check_launcher(overrides: Sequence[str]) -> None:
+    """Refuse one of Hydra's launchers that is not installed, as far as they are known here."""
+    for text in filter(_is_for_launcher, overrides):
+        name = text.rpartition("launcher=")[2]
+        extra = name.partition("_")[0]
+        package = f"hydra_plugins.hydra_{extra}_launcher"
+        if extra in LAUNCHER_EXTRAS and _missing(package):
+            raise RequestError(f"{text}: not installed; pip install 'dit-lab[{extra}]' brings it")
+
+
+def _missing(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is None
+    except ModuleNotFoundError:  # not even another plugin
+        return True
 
 
 def _name_of(axes: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from dit_lab.processes import Child
@@ -21,6 +22,7 @@ from dit_lab.types import RequestError
 
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 1.0  # between two looks at how far the jobs have come
+LAST_BYTES = 2000  # of what a job has printed, to find its last line in
 STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # after saving; before there was anything
 
 
@@ -116,32 +118,36 @@ class Launcher:
             del running[number]
             free.append(one.slot)
             job.seconds += one.process.seconds
-            self._end(job, code)
+            record_end(self.folder, job, code, close=self.close)
             if job.status == FAILED and job.attempts <= self.manifest.settings["retries"]:
                 job.status = PENDING
                 waiting.append(job)
             self.folder.write(self.manifest)
             self.watcher.on_job_end(self.manifest, job)
 
-    def _end(self, job: Job, code: int) -> None:
-        """What became of a job whose process has ended with `code`."""
-        job.status = FINISHED if code == 0 else KILLED if code in STOPPED else FAILED
-        job.error = _why(code, self._last_line(job)) if job.status == FAILED else None
-        try:
-            run = self.folder.run(job)
-            status = read_json(run.status)
-            if status.get("status") == RUNNING:
-                self.close(run)
-            found = read_json(self.folder.job_result(job)) if code == 0 else status
-            job.run_id = found.get("tracking_run_id")
-        except RequestError as damage:  # of that job's files; the others go on
-            job.status, job.error = FAILED, str(damage)
 
-    def _last_line(self, job: Job) -> str:
-        with open(self.folder.job_output(job), "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
-            lines = file.read().decode(errors="replace").splitlines()
-        return lines[-1].removeprefix("dit-lab: ") if lines else ""
+def record_end(
+    folder: SweepFolder, job: Job, code: int, *, close: Callable[[RunFolder], object]
+) -> None:
+    """What became of a job whose process has ended with `code`."""
+    job.status = FINISHED if code == 0 else KILLED if code in STOPPED else FAILED
+    job.error = _why(code, _last_line(folder.job_output(job))) if job.status == FAILED else None
+    try:
+        run = folder.run(job)
+        status = read_json(run.status)
+        if status.get("status") == RUNNING:
+            close(run)
+        found = read_json(folder.job_result(job)) if code == 0 else status
+        job.run_id = found.get("tracking_run_id")
+    except RequestError as damage:  # of that job's files; the others go on
+        job.status, job.error = FAILED, str(damage)
+
+
+def _last_line(output: Path) -> str:
+    with open(output, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return lines[-1].removeprefix("dit-lab: ") if lines else ""
 
 
 def _why(code: int, last_line: str) -> str:

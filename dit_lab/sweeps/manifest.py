@@ -52,6 +52,7 @@ class Manifest:
 
     name: str
     typed: list[str]  # the overrides of the command
+    launcher: list[str]  # those of them that are for a launcher of Hydra's; [] for our own
     config_dirs: list[str]
     axes: dict[str, list[str]]
     settings: dict[str, Any]  # the configuration's `sweep`
@@ -104,6 +105,14 @@ class SweepFolder:
 
     def job_result(self, job: Job) -> Path:
         return self.job(job) / "result.json"
+
+    def attempt(self, job: Job) -> Path:
+        """Where a job that somebody else runs says that it was started, and how it ended."""
+        return self.job(job) / "attempt.json"
+
+    @property
+    def launcher_log(self) -> Path:
+        return self.root / "launcher.log"
 
     @property
     def report(self) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dit_lab.lab.config import compose_train
-from dit_lab.lab.sweep_plan import Plan, is_sweep, plan_sweep, remarks, sweep_overrides
+from dit_lab.lab.sweep_plan import Plan, asks_for_sweep, plan_sweep, remarks
 from dit_lab.types import RequestError
 
 TINY = ["dataset=digits", "codec=identity", "model=pico", "objective=rectified_flow",
@@ -72,7 +72,7 @@ def test_the_tracker_has_one_experiment() -> None:
 def test_a_named_sweep(folder: Path) -> None:
     (folder / "experiments/grid").mkdir(parents=True)
     (folder / "experiments/grid/recipe.yaml").write_text(GRID)
-    assert is_sweep(sweep_overrides(["experiment=grid"]))
+    assert asks_for_sweep(["experiment=grid"])
     plan = plan_sweep(["experiment=grid"])
     assert overrides(plan) == [
         "model=pico seed=0", "model=pico seed=1", "model=nano seed=0", "model=nano seed=1",
@@ -82,8 +82,8 @@ def test_a_named_sweep(folder: Path) -> None:
     assert overrides(plan_sweep(["experiment=grid", "seed=7"])) == [
         "model=pico", "model=nano",
     ]  # fmt: skip
-    assert not is_sweep(sweep_overrides(["experiment=grid", "seed=7", "model=pico"]))
-    assert not is_sweep(sweep_overrides(["experiment=quickstart"]))
+    assert not asks_for_sweep(["experiment=grid", "seed=7", "model=pico"])
+    assert not asks_for_sweep(["experiment=quickstart", "seed=0,1"])
 
 
 def test_equal_weights_and_equal_mathematics_are_named() -> None:

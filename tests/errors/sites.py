@@ -38,6 +38,9 @@ LIBRARY_ONLY = {
         ("interpolants.py", "need at least two numbers"),  # betas
         ("models/dit.py", "images are {tuple(x.shape[-2:])}"),  # images of the model's size
     ),
+    "it needs an installation without one of the extras": (
+        ("lab/sweep_plan.py", "not installed; pip install"),
+    ),
     "it needs an installation without scikit-learn, which the lab depends on": (
         ("data/facts.py", "scikit-learn is not installed"),
     ),

@@ -22,6 +22,7 @@ def manifest(**changes: object) -> Manifest:
     given = {
         "name": "seeds",
         "typed": ["seed=0,1,2"],
+        "launcher": [],
         "config_dirs": [],
         "axes": {"seed": ["0", "1", "2"]},
         "settings": {"slots": "auto"},

@@ -1,0 +1,133 @@
+"""Jobs that one of Hydra's launchers runs: other processes, or other machines that see the folder.
+
+The sweep starts a host process that gives Hydra the numbers of the jobs, and watches the jobs'
+folders: each job says in `attempt.json` that it was started and how it ended. What a job does is
+the same everywhere, a process of its own, `python -m dit_lab.cli.job`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dit_lab.lease import holder_of
+from dit_lab.processes import Child, threads_each
+from dit_lab.runs import FAILED, RUNNING, RunFolder, read_json, write_json
+from dit_lab.sweeps.launcher import Watcher, record_end
+from dit_lab.sweeps.manifest import PENDING, Job, Manifest, SweepFolder
+from dit_lab.sweeps.slots import FOREIGN
+
+LOOK_SECONDS = 0.5
+ENDING_SECONDS = 120.0  # how long jobs that were told to stop are waited for
+KILLED_WITH_ITS_WORKER = -9
+
+
+@dataclass(kw_only=True)
+class HydraLauncher:
+    """Runs jobs through `hydra/launcher=...`, as `launcher.Launcher` runs them in slots."""
+
+    folder: SweepFolder
+    manifest: Manifest
+    overrides: Sequence[str]  # hydra/launcher=... and its settings
+    watcher: Watcher
+    close: Callable[[RunFolder], object]
+    stopping: Callable[[], bool]
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run `jobs`, and again those that fail, as often as `sweep.retries` says."""
+        left = list(jobs)
+        while left and not self.stopping():
+            self._round(left)
+            retries = self.manifest.settings["retries"]
+            left = [job for job in left if job.status == FAILED and job.attempts <= retries]
+
+    def _round(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            job.status, job.error = PENDING, None
+            self.folder.attempt(job).unlink(missing_ok=True)
+        numbers = ",".join(str(job.number) for job in jobs)
+        host = Child(
+            "dit_lab.sweeps.hydra_host",
+            [str(self.folder.root), numbers, *self.overrides],
+            environment={k: v for k, v in os.environ.items() if k not in FOREIGN},
+            output=self.folder.launcher_log,
+        )
+        try:
+            while host.poll() is None and not self.stopping():
+                self._look(jobs)
+                time.sleep(LOOK_SECONDS)
+        finally:
+            host.stop()
+            host.kill()
+        self._look(jobs)
+        for job in jobs:
+            self._settle(job)
+        self.folder.write(self.manifest)
+
+    def _look(self, jobs: Sequence[Job]) -> None:
+        """Record what has started and what has ended."""
+        for job in jobs:
+            if job.status not in (PENDING, RUNNING):
+                continue
+            attempt = read_json(self.folder.attempt(job))
+            if attempt and job.status == PENDING:
+                job.status = RUNNING
+                job.attempts += 1
+                self.watcher.on_job_start(job)
+            if "code" in attempt:
+                self._end(job, attempt["code"], attempt["seconds"])
+        self.watcher.on_look(self.manifest)
+
+    def _settle(self, job: Job) -> None:
+        """What became of a job whose worker has not said so: it was stopped, or lost."""
+        if job.status == RUNNING:
+            deadline = time.monotonic() + ENDING_SECONDS
+            while holder_of(self.folder.run(job).lease) and time.monotonic() < deadline:
+                time.sleep(LOOK_SECONDS)
+            stopped = read_json(self.folder.run(job).status).get("status") != RUNNING
+            code = 143 if stopped and self.stopping() else KILLED_WITH_ITS_WORKER
+            self._end(job, code, 0.0)
+        elif job.status == PENDING and not self.stopping():
+            job.status = FAILED
+            job.attempts += 1
+            job.error = f"was not started; {self.folder.launcher_log} says why"
+
+    def _end(self, job: Job, code: int, seconds: float) -> None:
+        job.seconds += seconds
+        record_end(self.folder, job, code, close=self.close)
+        self.folder.write(self.manifest)
+        self.watcher.on_job_end(self.manifest, job)
+
+
+def run_job(sweep: Path, number: int, *, side_by_side: int) -> int:
+    """Run a job to its end, on whatever machine this is; its exit code.
+
+    `side_by_side`: how many jobs compute on this machine at once.
+    """
+    folder = SweepFolder(sweep)
+    job = folder.read().jobs[number]
+    attempt: dict[str, Any] = {"host": socket.gethostname(), "started": time.time()}
+    write_json(folder.attempt(job), attempt)
+    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    kept.setdefault("OMP_NUM_THREADS", str(threads_each(side_by_side)))
+    child = Child(
+        "dit_lab.cli.job",
+        [str(folder.job(job))],
+        environment=kept,
+        output=folder.job_output(job),
+    )
+    try:
+        while (code := child.poll()) is None:
+            time.sleep(LOOK_SECONDS)
+    except BaseException:  # this worker is told to end
+        child.stop()
+        raise
+    write_json(folder.attempt(job), {**attempt, "code": code, "seconds": child.seconds})
+    sys.stdout.flush()
+    return code
