@@ -149,7 +149,7 @@ def read_yaml(path: Path) -> Config:
     """
     with _reading(path), open(path, encoding="utf-8") as file:
         loaded = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return _mapping(loaded, dict, path)
+    return _mapping({} if loaded is None else loaded, dict, path)  # an empty file has no keys
 
 
 def read_recipe(path: Path) -> Config:
