@@ -134,9 +134,11 @@ def _samplers(runs: Sequence[Run]) -> list[str]:
         return []
     ways: dict[str, set[str]] = defaultdict(set)
     for run in runs:
-        sampler, chosen = run.config["sampler"], run.config["choices"]
-        steps = f" with {sampler['steps']} steps" if "steps" in sampler else ""
-        ways[f"{chosen['sampler']}{steps}"].add(chosen["objective"])
+        if run.evaluation is not None:
+            sampler, chosen = run.config["sampler"], run.config["choices"]
+            steps = f" with {sampler['steps']} steps" if "steps" in sampler else ""
+            cost = f"{run.evaluation.card.evaluations_per_image:g} evaluations an image"
+            ways[f"{chosen['sampler']}{steps} ({cost})"].add(chosen["objective"])
     if len(ways) < 2:
         return []
     said = "; ".join(f"{', '.join(sorted(of))} by {way}" for way, of in ways.items())

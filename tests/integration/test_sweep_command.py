@@ -139,6 +139,12 @@ def test_resume_runs_what_failed(mixed: Any, forked_in: Command) -> None:
     assert after["parent_run_id"] == before["parent_run_id"]
     for output in Path(sweep).glob("jobs/*/output.log"):  # they did not begin again
         assert ("resumed at step 10" in output.read_text()) == (output.parent.name[:2] != "00")
+    kept = folder / "outputs/mlartifacts" / after["parent_run_id"] / "artifacts/report"
+    assert {path.name for path in kept.iterdir()} >= {"report.html", "report.md", "report.csv"}
+    report = forked_in(folder, "report", Path(sweep).name, "report.baseline=objective.way=exit")
+    assert report.returncode == 0, report.stderr
+    assert "the baseline objective.way=exit has 1 measured seed" in report.stdout
+    assert "report.html" in report.stdout
     again = forked_in(folder, "sweep", "resume", sweep)
     assert again.returncode == 0
     assert "already finished" in again.stdout
