@@ -48,6 +48,10 @@ def sections(ablation: Ablation) -> list[Section]:
     return [section for section in every if section.lines or section.table]
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
@@ -60,13 +64,13 @@ def answer(ablation: Ablation) -> list[str]:
     base = ablation.baseline
     if len(ablation.configurations) == 1:
         sample = base.sample
-        count = f"{sample.n} seed{'s' if sample.n > 1 else ''}"
+        count = _count(sample.n, "seed")
         mean = plus_minus(sample.mean, sample.sd)
         return [f"There is one configuration: {ablation.question.metric} is {mean} over {count}."]
     if base.sample.n < ENOUGH_SEEDS:
         return [
-            f"Nothing is claimed: the baseline {base.label(ablation.axes)} has {base.sample.n} "
-            f"measured seeds, and a comparison takes {ENOUGH_SEEDS}."
+            f"Nothing is claimed: the baseline {base.label(ablation.axes)} has "
+            f"{_count(base.sample.n, 'measured seed')}, and a comparison takes {ENOUGH_SEEDS}."
         ]
     return [
         *_claims(ablation, Verdict.BETTER),
