@@ -46,7 +46,6 @@ def finished_sweep(root: Path, axes: Mapping[str, Sequence[str]], value: Value) 
     manifest = Manifest(
         name="invented",
         typed=[f"{key}={','.join(values)}" for key, values in axes.items()],
-        launcher=[],
         config_dirs=[],
         axes={key: list(values) for key, values in axes.items()},
         settings=SETTINGS,

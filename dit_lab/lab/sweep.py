@@ -28,7 +28,10 @@ def take_up(plan: Plan) -> SweepFolder:
     root = Path(plan.configs[0]["paths"]["root"])
     hashes = [job.config_hash for job in plan.manifest.jobs]
     for folder in [] if plan.anew else all_sweeps(root):
-        known = folder.read()
+        try:
+            known = folder.read()
+        except RequestError:  # another sweep's damage is no reason to refuse this one
+            continue
         if known.name == plan.manifest.name and [j.config_hash for j in known.jobs] == hashes:
             return folder
     if plan.anew:
@@ -70,9 +73,9 @@ def run_sweep(
             manifest.status = _outcome(manifest, stopped=stopping())
             late = manifest.parent_run_id is None and not _open(folder, manifest)
             folder.write(manifest)
-            _report(folder, on_message)
             if trouble := _close(folder, manifest, link_children=late):
                 on_message(f"MLflow was not told how the sweep ended ({trouble})")
+        _report(folder, on_message)
     return manifest
 
 
@@ -80,16 +83,16 @@ def _launcher(
     folder: SweepFolder, manifest: Manifest, watcher: Watcher, stopping: Callable[[], bool]
 ) -> Launcher | HydraLauncher:
     """What runs the jobs: our own, or the one of Hydra's that was asked for."""
-    if manifest.launcher:
+    settings = manifest.settings
+    if settings["launcher"]:
         return HydraLauncher(
             folder=folder,
             manifest=manifest,
-            overrides=manifest.launcher,
+            overrides=settings["launcher"],
             watcher=watcher,
             close=close_run,
             stopping=stopping,
         )
-    settings = manifest.settings
     return Launcher(
         folder=folder,
         manifest=manifest,

@@ -53,7 +53,7 @@ def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
     for one in typed:
         if one.key_or_group.partition(".")[0].partition("/")[0] == "hydra":
             raise RequestError(f"{one.input_line}: not read; see docs/sweeps.md for what is")
-    grid = _grid([one for one in typed if one.key_or_group == "experiment"])
+    grid = _grid(typed)
     return typed + [parse_override(f"{k}={texts}") for k, texts in grid.items() if k not in keys]
 
 
@@ -65,12 +65,12 @@ def _is_for_launcher(text: str) -> bool:
 def asks_for_sweep(overrides: Sequence[str]) -> bool:
     """Whether a sweep is meant although nobody said -m: a named one, with an axis left."""
     typed = sweep_overrides(overrides)
-    named = _grid([one for one in typed if one.key_or_group == "experiment"])
-    return bool(named) and any(one.is_sweep_override() for one in typed)
+    return bool(_grid(typed)) and any(one.is_sweep_override() for one in typed)
 
 
-def _grid(chosen: Sequence[Override]) -> dict[str, str]:
+def _grid(typed: Sequence[Override]) -> dict[str, str]:
     """The axes of the named experiment, {} where it is no sweep."""
+    chosen = [one for one in typed if one.key_or_group == "experiment"]
     names = [name for one in chosen for name in _values(one)]
     grids = {
         name: _recipe_grid(recipe / "recipe.yaml")
@@ -113,7 +113,8 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
     texts = _product(typed)
     composer = Composer(config_dirs)
     configs = [composer.compose(of_job) for of_job in texts]
-    settings = configs[0]["sweep"]
+    launcher = [text for text in overrides if _is_for_launcher(text)]
+    settings = {**configs[0]["sweep"], "launcher": launcher}
     name = settings["name"] or configs[0]["choices"].get("experiment") or _name_of(axes)
     for config in configs:
         del config["sweep"]  # a job has none
@@ -137,7 +138,6 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
     manifest = Manifest(
         name=name,
         typed=list(overrides),
-        launcher=[text for text in overrides if _is_for_launcher(text)],
         config_dirs=[str(path) for path in config_dirs],
         axes=axes,
         settings=settings,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,10 +41,10 @@ class HydraLauncher:
     def run(self, jobs: Sequence[Job]) -> None:
         """Run `jobs`, and again those that fail, as often as `sweep.retries` says."""
         left = list(jobs)
-        while left and not self.stopping():
-            self._round(left)
-            retries = self.manifest.settings["retries"]
-            left = [job for job in left if job.status == FAILED and job.attempts <= retries]
+        for _ in range(1 + self.manifest.settings["retries"]):
+            if left and not self.stopping():
+                self._round(left)
+                left = [job for job in left if job.status == FAILED]
 
     def _round(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -63,8 +62,7 @@ class HydraLauncher:
                 self._look(jobs)
                 time.sleep(LOOK_SECONDS)
         finally:
-            host.stop()
-            host.kill()
+            host.kill()  # and its workers: jobs notice, save and end
         self._look(jobs)
         for job in jobs:
             self._settle(job)
@@ -129,5 +127,4 @@ def run_job(sweep: Path, number: int, *, side_by_side: int) -> int:
         child.stop()
         raise
     write_json(folder.attempt(job), {**attempt, "code": code, "seconds": child.seconds})
-    sys.stdout.flush()
     return code

@@ -27,7 +27,7 @@ CARRIER = {
         "sweep": {"dir": "${sweep}/launcher", "subdir": "."},
     },
 }
-QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=default")
+QUIET = "hydra/job_logging=disabled"
 
 
 def task(carried: DictConfig) -> int:
@@ -41,7 +41,7 @@ def main(sweep: str, numbers: str, overrides: list[str]) -> None:
     """Run the jobs and return when all have ended."""
     ConfigStore.instance().store("jobs", CARRIER)
     quoted = sweep.replace("\\", "\\\\").replace("'", "\\'")
-    sys.argv = ["dit-lab", "--multirun", f"sweep='{quoted}'", f"job={numbers}", *QUIET, *overrides]
+    sys.argv = ["dit-lab", "--multirun", f"sweep='{quoted}'", f"job={numbers}", QUIET, *overrides]
     hydra.main(version_base="1.3", config_path=None, config_name="jobs")(task)()
 
 

@@ -58,6 +58,8 @@ class Launcher:
     def run(self, jobs: Sequence[Job]) -> None:
         """Run `jobs`; their statuses are in the manifest afterwards."""
         waiting, free = list(jobs), list(self.slots)
+        self._jobs = jobs
+        self._tries_left = {job.number: self.manifest.settings["retries"] for job in jobs}
         running: dict[int, Running] = {}
         told = False
         last_look = 0.0
@@ -81,9 +83,10 @@ class Launcher:
 
     def _enough(self) -> bool:
         """Whether no further job is to be started."""
-        on_failure = self.manifest.settings["on_failure"]
-        failed = any(job.status == FAILED for job in self.manifest.jobs)
-        return self.stopping() or (on_failure == "stop" and failed)
+        if self.stopping():
+            return True
+        careful = self.manifest.settings["on_failure"] == "stop"
+        return careful and any(job.status == FAILED for job in self._jobs)
 
     def _start(self, waiting: list[Job], running: dict[int, Running], free: list[Slot]) -> None:
         """Start what has a slot, and a run folder that no other job is busy with."""
@@ -119,7 +122,8 @@ class Launcher:
             free.append(one.slot)
             job.seconds += one.process.seconds
             record_end(self.folder, job, code, close=self.close)
-            if job.status == FAILED and job.attempts <= self.manifest.settings["retries"]:
+            if job.status == FAILED and self._tries_left[number] > 0:
+                self._tries_left[number] -= 1
                 job.status = PENDING
                 waiting.append(job)
             self.folder.write(self.manifest)

@@ -52,10 +52,9 @@ class Manifest:
 
     name: str
     typed: list[str]  # the overrides of the command
-    launcher: list[str]  # those of them that are for a launcher of Hydra's; [] for our own
     config_dirs: list[str]
     axes: dict[str, list[str]]
-    settings: dict[str, Any]  # the configuration's `sweep`
+    settings: dict[str, Any]  # the configuration's `sweep`, and `launcher`: overrides for Hydra's
     tracking: dict[str, Any]
     jobs: list[Job]
     status: str = RUNNING

@@ -22,7 +22,6 @@ def manifest(**changes: object) -> Manifest:
     given = {
         "name": "seeds",
         "typed": ["seed=0,1,2"],
-        "launcher": [],
         "config_dirs": [],
         "axes": {"seed": ["0", "1", "2"]},
         "settings": {"slots": "auto"},
