@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dit_lab.lab.config import compose_train
+from dit_lab.lab.sweep import take_up
 from dit_lab.lab.sweep_plan import Plan, asks_for_sweep, plan_sweep, remarks
 from dit_lab.types import RequestError
 
@@ -97,6 +98,15 @@ def test_equal_weights_and_equal_mathematics_are_named() -> None:
     assert remarks(plan_sweep([*TINY, "seed=0,1"])) == []
     far = [*TINY, "objective=flow_matching", "objective.sigma_min=0.0001,0.1"]
     assert remarks(plan_sweep(far)) == []
+
+
+def test_the_same_jobs_are_the_same_sweep(folder: Path) -> None:
+    """However they are run; and another sweep's damage is no reason to refuse this one."""
+    (folder / "outputs/sweeps/broken").mkdir(parents=True)
+    (folder / "outputs/sweeps/broken/manifest.json").write_text("{}")
+    made = take_up(plan_sweep([*TINY, "seed=0,1"]))
+    assert take_up(plan_sweep([*TINY, "seed=0,1", "sweep.retries=2"])) == made
+    assert take_up(plan_sweep([*TINY, "seed=0,2"])) != made
 
 
 def test_hashes_do_not_depend_on_how_a_sweep_is_run() -> None:

@@ -166,6 +166,9 @@ def test_no_further_job_is_started_once_one_has_failed(
     assert done.returncode == 1
     assert statuses(folder) == ["FAILED", "PENDING"]
     assert manifest_in(folder)["status"] == "FAILED"
+    rest = forked("sweep", "resume", sweep_in(folder), "--only", "missing")
+    assert rest.returncode == 1
+    assert statuses(folder) == ["FAILED", "FINISHED"]  # what failed before holds up nothing
 
 
 # ---- a sweep that is stopped --------------------------------------------------------------------
