@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -280,7 +281,7 @@ def test_a_launcher_of_processes_is_told_the_right_command(
     tmp_path: Path, train: list[str]
 ) -> None:
     done = subprocess.run(
-        ["dit-lab", *train[:2], "seed=0,1"],
+        [sys.executable, "-m", "dit_lab", *train[:2], "seed=0,1"],
         cwd=tmp_path,
         env={**os.environ, "WORLD_SIZE": "2"},
         capture_output=True,
