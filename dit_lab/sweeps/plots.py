@@ -260,6 +260,8 @@ def _plain_powers(axis: Axis) -> None:
 
 
 def _curves(ablation: Ablation, rows: Sequence[Configuration], name: str) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(9, 4.5)
     axes = figure.subplots()
     lowest, highest = np.inf, -np.inf
@@ -278,6 +280,7 @@ def _curves(ablation: Ablation, rows: Sequence[Configuration], name: str) -> Fig
         axes.set_yscale("log", nonpositive="mask")
         _plain_powers(axes.yaxis)
     axes.set_xlabel("optimizer steps")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(name)
     axes.grid(color=COLOURS[-1], alpha=0.25)
     figure.legend(loc="outside lower center", ncols=2)

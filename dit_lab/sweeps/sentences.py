@@ -255,14 +255,17 @@ def _agreement(ablation: Ablation, one: Agreement) -> str:
 def _how_to_read(ablation: Ablation) -> list[str]:
     question = ablation.question
     level = f"{1 - question.alpha:.0%}"
+    claims = [
+        f"Better and worse are said where the p-value, adjusted by Holm for all {ablation.family} "
+        f"comparisons here, is below {question.alpha:g}: any false claim at all has a chance "
+        "below that. So an interval may exclude 0 where no difference is shown.",
+    ]
     return [
         "The ± of a mean is the standard deviation over training seeds. The evaluation spread is "
         "over draws of one run's evaluation: another thing, and no claim rests on it.",
         f"Differences are configuration less baseline with Welch's {level} interval, which is not "
         "widened for the number of comparisons.",
-        f"Better and worse are said where the p-value, adjusted by Holm for all {ablation.family} "
-        f"comparisons here, is below {question.alpha:g}: any false claim at all has a chance "
-        "below that. So an interval may exclude 0 where no difference is shown.",
+        *(claims if ablation.family else []),
         "No difference shown does not mean equal: true differences below the detectable one are "
         f"easily missed by so few seeds; those above it are found with about {question.power:.0%} "
         "power, if the spreads are what these few seeds say.",

@@ -17,9 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +36,7 @@ from dit_lab.tracking.mlflow_store import (
     ui_command,
 )
 from dit_lab.types import RequestError
+from tests.integration.server import fetch, free_port, listens, serving
 
 CONFIG = {"seed": 0, "optimizer": {"lr": 1e-4}, "model": {"name": "pico", "sizes": [1, 2]}}
 
@@ -471,42 +469,6 @@ def test_what_the_store_does_not_take_is_said_in_one_line(store: Store, tmp_path
 # ---- a server -----------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def fetch(url: str, body: Any = None) -> str:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return str(answer.read().decode())
-
-
-def listens(port: int) -> bool:
-    try:
-        return "OK" in fetch(f"http://127.0.0.1:{port}/health")
-    except (urllib.error.URLError, ConnectionError):
-        return False
-
-
-@contextlib.contextmanager
-def serving(store: Store, port: int, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command, environment = ui_command(
-        store.uri, artifact_root=store.root / "mlartifacts", port=port
-    )
-    server = subprocess.Popen(
-        command, env=environment, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        until(lambda: listens(port), seconds=60)
-        yield server
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
 def test_the_server_command() -> None:
     uri = "postgresql://me:secret@host/db"
     command, environment = ui_command(uri, artifact_root=Path("/data/art"), port=5123)
@@ -533,7 +495,7 @@ def test_a_run_outlives_its_server(
     assert run.run_id is None
     assert "does not take what is sent ([Errno 111] Connection refused)" in caplog.text
     run.on_metrics(1, {"train/loss": 1.0})
-    with serving(store, port, cwd):
+    with serving(store.uri, store.root / "mlartifacts", port, cwd):
         assert "<title>MLflow</title>" in fetch(f"http://127.0.0.1:{port}/")
         search = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search"
         found = json.loads(fetch(search, {"max_results": 100}))["experiments"]
