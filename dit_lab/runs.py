@@ -2,7 +2,7 @@
 
     runs/<name>/<train hash>/
         config.yaml  identity.json  status.json  lease  train.log  metrics.jsonl  samples/
-        evaluations/<eval hash>.json  checkpoints/step-00001000/
+        evaluations/<eval hash>.json  checkpoints/step-00001000/  tracking.json
 
 Torch-free, so that commands can refuse a request before anything slow is imported.
 """
@@ -102,6 +102,15 @@ class RunFolder:
     @property
     def evaluations(self) -> Path:
         return self.root / "evaluations"
+
+    @property
+    def tracking(self) -> Path:
+        """What a tracker is told of the run besides its configuration: its name and tags."""
+        return self.root / "tracking.json"
+
+    def artifacts(self) -> list[Path]:
+        """The files that a tracker keeps a copy of."""
+        return sorted([*self.samples.glob("*.png"), *self.evaluations.glob("*.json")])
 
     @property
     def checkpoints(self) -> Path:

@@ -22,7 +22,7 @@ from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder, new_sweep
 
 HELD_OUT = "eval/two_sample_held_out_n360"
 SETTINGS = {"name": None, "slots": "auto", "jobs_per_slot": 1, "on_failure": "continue",
-            "retries": 0}  # fmt: skip
+            "retries": 0, "search": False, "launcher": []}  # fmt: skip
 
 Value = Callable[[Mapping[str, str]], float]
 """The overrides of a job, by key -> what was measured on it."""
@@ -47,6 +47,7 @@ def finished_sweep(root: Path, axes: Mapping[str, Sequence[str]], value: Value) 
         name="invented",
         typed=[f"{key}={','.join(values)}" for key, values in axes.items()],
         config_dirs=[],
+        identity="0" * 12,
         axes={key: list(values) for key, values in axes.items()},
         settings=SETTINGS,
         tracking={"backend": "none", "uri": None, "experiment": "invented"},

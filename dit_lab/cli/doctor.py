@@ -4,7 +4,8 @@
   dit-lab doctor paths.root=FOLDER
 
 Runs with a living writer are left alone, on this host by its lock, on others by its heartbeat.
-MLflow gets the metrics that it lacks, and the status.
+MLflow gets what it lacks: metrics, files and the status of runs that it lost sight of, and whole
+runs and sweeps that it has never seen.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ def run(args: argparse.Namespace) -> int:
         place = found.folder.root.relative_to(root)
         print(f"{found.status:<9} step {found.step:>8,}  {place}  {found.remark}".rstrip())
     for folder in all_sweeps(root):
-        manifest, remark = close_stale(folder)
-        done = f"{manifest.counts().get(FINISHED, 0)} of {len(manifest.jobs)} jobs"
-        print(f"{manifest.status:<9} {done:>13}  sweeps/{folder.root.name}  {remark}".rstrip())
+        try:
+            manifest, remark = close_stale(folder)
+            done = f"{manifest.counts().get(FINISHED, 0)} of {len(manifest.jobs)} jobs"
+            status = manifest.status
+        except RequestError as trouble:  # of this one; the others are seen
+            status, done, remark = "?", "", str(trouble)
+        print(f"{status:<9} {done:>13}  sweeps/{folder.root.name}  {remark}".rstrip())
     return 0

@@ -71,13 +71,14 @@ def start(args: argparse.Namespace) -> int:
 
     folder = take_up(plan)
     manifest = folder.read()
-    if manifest.status == FINISHED:
+    manifest.settings = plan.manifest.settings
+    if manifest.status == FINISHED and not manifest.unmade:
         return _show_finished(folder)
     known = ", going on with it" if manifest.attempted else ""
-    print(f"sweep of {len(manifest.jobs)} jobs: {folder.root}{known}")
+    print(f"sweep of {len(manifest.jobs) + manifest.unmade} jobs: {folder.root}{known}")
     for line in [*remarks(plan), *_estimate(plan, manifest)]:
         print(line)
-    return _run(folder, settings=plan.manifest.settings)
+    return _run(folder, settings=manifest.settings)
 
 
 def _show_finished(folder: SweepFolder) -> int:
@@ -90,25 +91,28 @@ def _show_finished(folder: SweepFolder) -> int:
 
 def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
     """How long the jobs that are left will take, as far as it can be said."""
+    from statistics import fmean
+
     from dit_lab.lab.compute import Pace, sweep_seconds
     from dit_lab.runs import FINISHED
     from dit_lab.sweeps.slots import make_slots
     from dit_lab.tracking.console import duration
 
-    root = Path(plan.configs[0]["paths"]["root"])
-    left: dict[str, float] = {}  # jobs with equal weights train once
-    pace = Pace(root)
-    for job, config, shapes in zip(manifest.jobs, plan.configs, plan.shapes, strict=True):
-        seconds = pace.seconds(config, shapes)
-        if seconds is None:
-            return []
-        if job.status != FINISHED:
-            left[job.run] = seconds
+    pace = Pace(Path(plan.configs[0]["paths"]["root"]))
+    each = [pace.seconds(*one) for one in zip(plan.configs, plan.shapes, strict=True)]
+    known = [seconds for seconds in each if seconds is not None]
+    if len(known) < len(each):
+        return []
+    if manifest.settings["search"]:
+        left = [fmean(known)] * manifest.unmade  # between its corners
+    else:  # jobs with equal weights train once
+        of_jobs = zip(manifest.jobs, known, strict=True)
+        left = list({job.run: s for job, s in of_jobs if job.status != FINISHED}.values())
     if not left:
         return []
     settings = plan.manifest.settings
     places = {slot.devices for slot in make_slots(settings["slots"], jobs_per_slot=1)}
-    total = duration(sweep_seconds(list(left.values()), places=len(places)))
+    total = duration(sweep_seconds(left, places=len(places)))
     return [f"estimated time: {total} ({pace.source})"]
 
 
@@ -118,7 +122,8 @@ def _resume(folder: SweepFolder, only: Sequence[str]) -> int:
 
     if wrong := [name for name in only if name not in ONLY]:
         raise RequestError(f"--only {wrong[0]}: expected {' or '.join(ONLY)}, or both with a comma")
-    if folder.read().status == FINISHED:
+    manifest = folder.read()
+    if manifest.status == FINISHED and not manifest.unmade:
         return _show_finished(folder)
     check_unchanged(folder)
     return _run(folder, only=only)
@@ -127,6 +132,7 @@ def _resume(folder: SweepFolder, only: Sequence[str]) -> int:
 def _run(folder: SweepFolder, **how: Any) -> int:
     """Run what is left to do; 0 if every job has finished."""
     from dit_lab.cli.sweep_table import make_watcher, print_status
+    from dit_lab.lab.search import best_job
     from dit_lab.lab.sweep import run_sweep
     from dit_lab.runs import FINISHED, KILLED
     from dit_lab.training.stop import StopSignal
@@ -140,6 +146,8 @@ def _run(folder: SweepFolder, **how: Any) -> int:
             **how,
         )
     print_status(folder)
+    if best := best_job(manifest):
+        print(best)
     if manifest.status == KILLED:
         print(f"stopped: what ran is saved; go on with: dit-lab sweep resume {folder.root}")
         stop.check()

@@ -53,9 +53,10 @@ class Watcher(AbstractContextManager["Watcher"]):
 
     def on_job_end(self, manifest: Manifest, job: Job) -> None:
         done = sum(other.status not in (PENDING, RUNNING) for other in manifest.jobs)
+        total = len(manifest.jobs) + manifest.unmade
         what = f"job {job.number} ({' '.join(job.overrides)}): {job.status}"
         why = f", {job.error}" if job.error else ""
-        self.on_message(f"{what} after {duration(job.seconds)}{why} ({done}/{len(manifest.jobs)})")
+        self.on_message(f"{what} after {duration(job.seconds)}{why} ({done}/{total})")
 
     def on_look(self, manifest: Manifest) -> None:
         return None

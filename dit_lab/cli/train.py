@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.config import Composer, compose_train, to_yaml
-    from dit_lab.lab.sweep_plan import asks_for_sweep
+    from dit_lab.lab.sweep_axes import asks_for_sweep
 
     if args.multirun or asks_for_sweep(args.overrides):
         from dit_lab.cli.sweep import start

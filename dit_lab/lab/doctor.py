@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dit_lab.lab.config import read_yaml
 from dit_lab.lease import Lease, holder_of
@@ -58,22 +57,9 @@ def _close(folder: RunFolder) -> Diagnosis:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["updated"]))
         remark = f"was killed outright; last heard of at {since}"
         found = update_status(folder, status=KILLED, error=remark)
-    told = _tell_tracker(folder, found)
+    config, told = read_yaml(folder.config), ""
+    if config["tracking"]["backend"] == "mlflow":
+        told = settle(folder, config)
     return Diagnosis(
         folder, found["status"], found["step"], "; ".join(filter(None, [remark, told]))
-    )
-
-
-def _tell_tracker(folder: RunFolder, found: dict[str, Any]) -> str:
-    """Bring the run's page up to date where it still says RUNNING."""
-    tracking = read_yaml(folder.config)["tracking"]
-    run_id = found.get("tracking_run_id")
-    if tracking["backend"] != "mlflow" or run_id is None:
-        return ""
-    return settle(
-        tracking["uri"],
-        run_id,
-        metrics=folder.metrics,
-        status=found["status"],
-        error=found.get("error"),
     )

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.lab.config import read_yaml
+from dit_lab.lease import Holder, read_holder
 from dit_lab.runs import RunFolder, read_json, write_json
 from dit_lab.sweeps.manifest import Job, SweepFolder
+from dit_lab.tracking.mlflow_store import is_local
 from dit_lab.tracking.parent import PARENT_TAG, adopt, log_measured
 
 MEASURING = ("sampler", "guidance", "sample", "evaluation")
@@ -35,7 +37,16 @@ def read_task(folder: Path) -> Task:
     tags = {"dit_lab.sweep": sweep.root.name, "dit_lab.job": str(job.number)}
     if manifest.parent_run_id:
         tags[PARENT_TAG] = manifest.parent_run_id
-    return Task(folder, job, sweep.run(job), read_json(sweep.job_config(job)), tags)
+    config, holder = read_json(sweep.job_config(job)), read_holder(sweep.lease)
+    tracking = config["tracking"]
+    if tracking["backend"] == "mlflow" and is_local(tracking["uri"]) and not _is_here(holder):
+        tracking["send"] = "later"  # a database file is written to by the machine that it lies on
+    return Task(folder, job, sweep.run(job), config, tags)
+
+
+def _is_here(holder: Holder | None) -> bool:
+    """Whether the sweep runs on this machine; it is not known to be anywhere else otherwise."""
+    return holder is None or holder.is_here
 
 
 def measure(
@@ -46,32 +57,37 @@ def measure(
     What was measured while they were trained is taken as it is. Weights that another job has
     trained get a child run of their own in the tracker.
     """
-    run, config = task.run, task.config
-    measured = _evaluation(run, config, check_stop, on_message)
-    run_id, trouble = read_json(run.status).get("tracking_run_id"), ""
-    if config["tracking"]["backend"] == "mlflow":
-        trained_by = read_yaml(run.config)
-        if all(config[key] == trained_by[key] for key in MEASURING):
-            trouble = adopt(config["tracking"]["uri"], run_id, tags=task.tags) if run_id else ""
-        elif measured:
-            run_id, trouble = _child(task, measured)
-    if trouble:
-        on_message(f"MLflow did not take it ({trouble}); {run.root} has everything")
-    name = measured.name if measured else None
+    tracking, run_id = task.config["tracking"], None
+    name = _evaluation(task, check_stop, on_message)
+    if tracking["backend"] == "mlflow" and tracking["send"] == "now":
+        run_id, trouble = track(task, name)
+        if trouble:
+            on_message(f"MLflow did not take it ({trouble}); {task.run.root} has everything")
     write_json(task.folder / "result.json", {"evaluation": name, "tracking_run_id": run_id})
 
 
+def track(task: Task, evaluation: str | None) -> tuple[str | None, str]:
+    """The run in the tracker that stands for this job, made a child of the sweep's: that of the
+    training, or one of its own where it measures otherwise; (its id, "" or why it was not taken).
+
+    `evaluation`: the name of the file in the run folder with what was measured.
+    """
+    trained_by = read_yaml(task.run.config)
+    run_id = read_json(task.run.status).get("tracking_run_id")
+    if evaluation and any(task.config[key] != trained_by[key] for key in MEASURING):
+        return _child(task, task.run.evaluations / evaluation)
+    return run_id, adopt(task.config["tracking"]["uri"], run_id, tags=task.tags) if run_id else ""
+
+
 def _evaluation(
-    run: RunFolder,
-    config: Mapping[str, Any],
-    check_stop: Callable[[], None],
-    on_message: Callable[[str], None],
-) -> Path | None:
-    """The file with what was measured; None where there are too few images to measure."""
+    task: Task, check_stop: Callable[[], None], on_message: Callable[[str], None]
+) -> str | None:
+    """The name of the file with what was measured; None where too few images are."""
     from dit_lab.lab.evaluate import evaluate_run, why_unmeasured  # torch: seconds
     from dit_lab.lab.identity import recorded_shapes
     from dit_lab.lab.trained import load
 
+    run, config = task.run, task.config
     if why_unmeasured(config, recorded_shapes(run)):
         return None
     trained = load(
@@ -82,7 +98,7 @@ def _evaluation(
         codec_path=config["codec"].get("path"),
     )
     evaluation, _ = evaluate_run(trained, config, check_stop=check_stop, on_message=on_message)
-    return run.evaluations / f"{evaluation.card.eval_hash}.json"
+    return f"{evaluation.card.eval_hash}.json"
 
 
 def _child(task: Task, measured: Path) -> tuple[str | None, str]:
@@ -93,9 +109,12 @@ def _child(task: Task, measured: Path) -> tuple[str | None, str]:
         config["tracking"]["uri"],
         experiment=config["tracking"]["experiment"],
         artifact_root=Path(config["paths"]["root"]) / "mlartifacts",
-        name=f"{config['name']}-{task.job.config_hash}",
         config=config,
-        tags={**task.tags, "dit_lab.run_folder": str(task.run.root)},
+        tags={
+            **task.tags,
+            "dit_lab.overrides": " ".join(task.job.overrides),
+            "dit_lab.run_folder": str(task.run.root),
+        },
         metrics=evaluation.metrics,
         step=evaluation.card.step,
         artifact=measured,

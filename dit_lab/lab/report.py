@@ -68,17 +68,26 @@ def _question(
     baseline: Mapping[str, str] | None,
 ) -> Question:
     names = dict.fromkeys(name for result in found for name in result.metrics)
-    chosen = metric or _first(names, LEADING) or LOSS
+    chosen = metric or leading_metric(names)
     _refuse_incomparable(chosen, runs)
     beside = [name for start in BESIDE if (name := _first(names, [start])) and name != chosen]
     return Question(
         metric=chosen,
-        lower_is_better=not any(f"/{name}_" in chosen for name in HIGHER_IS_BETTER),
+        lower_is_better=is_lower_better(chosen),
         baseline=baseline,
         expected_equal=_expected_equal(runs),
         secondary=beside,
         remarks=[*_samplers(runs), *_caveats(runs, chosen)],
     )
+
+
+def leading_metric(names: Iterable[str]) -> str:
+    """The metric that runs are judged by unless another is asked for."""
+    return _first(list(names), LEADING) or LOSS
+
+
+def is_lower_better(metric: str) -> bool:
+    return not any(f"/{name}_" in metric for name in HIGHER_IS_BETTER)
 
 
 def _refuse_incomparable(metric: str, runs: Sequence[Run]) -> None:

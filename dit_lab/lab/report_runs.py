@@ -119,15 +119,13 @@ def _result(run: Run) -> Result:
     rows = run.evaluation.rows if run.evaluation else ()
     finished = run.status == FINISHED
     identity = recorded_so_far(run.folder) if run.folder.identity.exists() else {}
-    losses = read_json(run.folder.status).get("results") or {}
-    known = {LOSS: losses[LOSS]} if LOSS in losses else {}
     metrics = read_metrics(run.folder.metrics)
     return Result(
         run=run.name,
         settings=configuration(run),
         seed=run.config["seed"],
         status=run.status,
-        metrics={**known, **{row.key: row.value for row in rows}} if finished else {},
+        metrics=measured(run) if finished else {},
         deviations={row.key: row.deviation for row in rows if row.deviation is not None},
         compute=_compute(run, metrics) if finished else None,
         code=identity.get("code_hash", ""),
@@ -140,6 +138,14 @@ def _result(run: Run) -> Result:
         },
         grid=max(run.folder.samples.glob("*.png"), default=None),
     )
+
+
+def measured(run: Run) -> dict[str, float]:
+    """What a finished run is judged by: its loss, and what its samples were found to be."""
+    losses = read_json(run.folder.status).get("results") or {}
+    known = {LOSS: losses[LOSS]} if LOSS in losses else {}
+    rows = run.evaluation.rows if run.evaluation else ()
+    return {**known, **{row.key: row.value for row in rows}}
 
 
 def configuration(run: Run) -> dict[str, str]:

@@ -40,6 +40,11 @@ class Backend(Enum):
     none = "none"
 
 
+class Send(Enum):
+    now = "now"
+    later = "later"
+
+
 OnFailure = Enum("OnFailure", ["continue", "stop"])  # the first is a word of Python's
 
 
@@ -103,6 +108,7 @@ class Tracking:
     backend: Backend = MISSING
     uri: Optional[str] = MISSING
     experiment: Optional[str] = MISSING
+    send: Send = MISSING
 
 
 @dataclass
@@ -112,6 +118,10 @@ class Sweep:
     jobs_per_slot: int = number(at_least=1)
     on_failure: OnFailure = MISSING
     retries: int = number(at_least=0)
+    trials: int = number(at_least=1)
+    trials_at_once: Optional[int] = number(at_least=1)
+    metric: Optional[str] = MISSING
+    failed_value: Optional[float] = MISSING
 
 
 @dataclass

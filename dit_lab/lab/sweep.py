@@ -8,15 +8,16 @@ from typing import Any
 
 from dit_lab.lab.doctor import close_run
 from dit_lab.lab.identity import run_folder, set_aside
+from dit_lab.lab.search import next_jobs, recompose
 from dit_lab.lab.sweep_plan import Plan, plan_sweep
+from dit_lab.lab.sweep_tracker import tell_end, tell_late, tell_start
 from dit_lab.lease import Lease, holder_of
-from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, flatten, read_json
+from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, digest, flatten, read_json
 from dit_lab.sweeps.elsewhere import HydraLauncher
 from dit_lab.sweeps.launcher import Launcher, Watcher
 from dit_lab.sweeps.manifest import PENDING, Manifest, SweepFolder, all_sweeps, new_sweep
 from dit_lab.sweeps.sentences import answer
 from dit_lab.sweeps.slots import make_slots
-from dit_lab.tracking.parent import close_parent, open_parent
 from dit_lab.types import RequestError
 
 ONLY = {"failed": (FAILED,), "missing": (PENDING, RUNNING, KILLED)}
@@ -26,19 +27,18 @@ ONLY = {"failed": (FAILED,), "missing": (PENDING, RUNNING, KILLED)}
 def take_up(plan: Plan) -> SweepFolder:
     """The folder of the newest sweep of these very jobs, or else a new one."""
     root = Path(plan.configs[0]["paths"]["root"])
-    hashes = [job.config_hash for job in plan.manifest.jobs]
     for folder in [] if plan.anew else all_sweeps(root):
         try:
             known = folder.read()
         except RequestError:  # another sweep's damage is no reason to refuse this one
             continue
-        if known.name == plan.manifest.name and [j.config_hash for j in known.jobs] == hashes:
+        if (known.name, known.identity) == (plan.manifest.name, plan.manifest.identity):
             return folder
     if plan.anew:
         for run in {run_folder(config) for config in plan.configs}:
             if run.root.exists():
                 set_aside(run)
-    return new_sweep(root, plan.manifest, plan.configs)
+    return new_sweep(root, plan.manifest, plan.configs[: len(plan.manifest.jobs)])
 
 
 def run_sweep(
@@ -63,20 +63,29 @@ def run_sweep(
         for job in jobs:
             job.status = PENDING
         manifest.status = RUNNING
-        if trouble := _open(folder, manifest):
+        if trouble := tell_start(folder, manifest):
             on_message(f"MLflow does not answer ({trouble}); the sweep starts without it")
         folder.write(manifest)
         launcher = _launcher(folder, manifest, watcher, stopping)
         try:
             launcher.run(jobs)
+            while not (stopping() or _is_careful(manifest)):
+                if not (jobs := next_jobs(folder, manifest)):
+                    break
+                launcher.run(jobs)
         finally:
             manifest.status = _outcome(manifest, stopped=stopping())
-            late = manifest.parent_run_id is None and not _open(folder, manifest)
             folder.write(manifest)
-            if trouble := _close(folder, manifest, link_children=late):
+            if trouble := tell_end(folder, manifest):
                 on_message(f"MLflow was not told how the sweep ended ({trouble})")
         _report(folder, on_message)
     return manifest
+
+
+def _is_careful(manifest: Manifest) -> bool:
+    """Whether a job has failed that no further one is to follow."""
+    careful = manifest.settings["on_failure"] == "stop"
+    return careful and any(job.status == FAILED for job in manifest.jobs)
 
 
 def _launcher(
@@ -104,21 +113,21 @@ def _launcher(
 
 
 def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:
-    """Say that a sweep has ended whose process is gone, here and in the tracker; its manifest, and
-    what was found, in words. One that still runs is left alone."""
-    manifest = folder.read()
-    if manifest.status != RUNNING:
-        return manifest, ""
+    """Say that a sweep has ended whose process is gone, here and in the tracker, which also gets
+    what it could not be told before; the manifest, and what was done, in words. One that still
+    runs is left alone."""
     if holder := holder_of(folder.lease):
-        return manifest, holder
+        return folder.read(), holder
     with Lease(folder.lease):
-        for job in manifest.jobs:
-            job.status = KILLED if job.status == RUNNING else job.status
-        manifest.status = KILLED
-        folder.write(manifest)
-        trouble = _close(folder, manifest, link_children=False)
-    told = f"; MLflow was not told ({trouble})" if trouble else ""
-    return manifest, f"was killed outright; go on with: dit-lab sweep resume {folder.root}{told}"
+        manifest, remark = folder.read(), ""
+        if manifest.status == RUNNING:
+            for job in manifest.jobs:
+                job.status = KILLED if job.status == RUNNING else job.status
+            manifest.status = KILLED
+            folder.write(manifest)
+            remark = f"was killed outright; go on with: dit-lab sweep resume {folder.root}"
+        told = tell_late(folder, manifest)
+    return manifest, "; ".join(filter(None, [remark, told]))
 
 
 def _report(folder: SweepFolder, on_message: Callable[[str], None]) -> None:
@@ -143,8 +152,9 @@ def check_unchanged(folder: SweepFolder) -> None:
     """Refuse to go on with a sweep whose configuration would be composed otherwise today."""
     manifest = folder.read()
     plan = plan_sweep(manifest.typed, config_dirs=[Path(path) for path in manifest.config_dirs])
-    for job, now, config in zip(manifest.jobs, plan.manifest.jobs, plan.configs, strict=False):
-        if job.config_hash != now.config_hash:
+    configs = recompose(manifest) if manifest.settings["search"] else plan.configs
+    for job, config in zip(manifest.jobs, configs, strict=False):
+        if job.config_hash != digest(config):
             before = dict(flatten(read_json(folder.job_config(job))))
             after = dict(flatten(config))
             changed = sorted(key for key in before | after if before.get(key) != after.get(key))
@@ -154,7 +164,7 @@ def check_unchanged(folder: SweepFolder) -> None:
                 f"{what}={before.get(what)}, now {after.get(what)}; put it back, or start a sweep "
                 "of its own"
             )
-    if len(manifest.jobs) != len(plan.manifest.jobs):
+    if not manifest.settings["search"] and len(manifest.jobs) != len(plan.manifest.jobs):
         raise RequestError(
             f"{folder.root}: had {len(manifest.jobs)} jobs, now {len(plan.manifest.jobs)}; start a "
             "sweep of its own"
@@ -163,43 +173,6 @@ def check_unchanged(folder: SweepFolder) -> None:
 
 def _outcome(manifest: Manifest, *, stopped: bool) -> str:
     """FINISHED only if every job has finished."""
-    if all(job.status == FINISHED for job in manifest.jobs):
+    if all(job.status == FINISHED for job in manifest.jobs) and not manifest.unmade:
         return FINISHED
     return KILLED if stopped else FAILED
-
-
-def _open(folder: SweepFolder, manifest: Manifest) -> str:
-    """Make the parent run, or open it again; "" or why that cannot be done now."""
-    tracking = manifest.tracking
-    if tracking["backend"] != "mlflow":
-        return ""
-    manifest.parent_run_id, trouble = open_parent(
-        tracking["uri"],
-        experiment=tracking["experiment"],
-        artifact_root=folder.paths_root / "mlartifacts",
-        name=folder.root.name,
-        params={f"axis.{key}": ", ".join(values) for key, values in manifest.axes.items()},
-        tags={
-            "dit_lab.sweep": folder.root.name,
-            "dit_lab.sweep_folder": str(folder.root),
-            "dit_lab.overrides": " ".join(manifest.typed),
-        },
-        run_id=manifest.parent_run_id,
-    )
-    return trouble
-
-
-def _close(folder: SweepFolder, manifest: Manifest, *, link_children: bool) -> str:
-    """Close the parent run; "" or why that cannot be done now."""
-    tracking, run_id = manifest.tracking, manifest.parent_run_id
-    if run_id is None:
-        return "no run could be made for it" if tracking["backend"] == "mlflow" else ""
-    counts = {f"dit_lab.jobs_{name.lower()}": str(n) for name, n in manifest.counts().items()}
-    return close_parent(
-        tracking["uri"],
-        run_id,
-        status=manifest.status,
-        tags={"dit_lab.jobs": str(len(manifest.jobs)), **counts},
-        children=[job.run_id for job in manifest.jobs if job.run_id and link_children],
-        files=[folder.manifest],
-    )

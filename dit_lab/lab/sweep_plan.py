@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import Override
 
-from dit_lab.lab import resources
 from dit_lab.lab.checks import Shapes, check_data, check_root, check_settings
-from dit_lab.lab.config import Composer, read_recipe
+from dit_lab.lab.config import Composer
 from dit_lab.lab.identity import deciding, identity, recorded_so_far, refuse_foreign, run_folder
-from dit_lab.lab.request import parse_override
+from dit_lab.lab.sweep_axes import (
+    SEARCH,
+    axes_of,
+    check_extras,
+    corners,
+    is_for_launcher,
+    name_of,
+    product,
+    sweep_overrides,
+)
 from dit_lab.runs import digest
 from dit_lab.sweeps.manifest import Job, Manifest
 from dit_lab.sweeps.slots import make_slots
@@ -24,19 +30,11 @@ from dit_lab.types import RequestError
 
 Config = dict[str, Any]
 
-ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume", "trusted_modules")
-"""What a sweep has once, and no axis can be."""
-
-LAUNCHER_EXTRAS = ("joblib", "submitit", "ray")
-"""Extras of this package that bring launchers of Hydra's, which are named after them."""
-
-LISTED = (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)
-"""Axes that say all their values, unlike intervals and globs."""
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A sweep before it is made: its manifest, and what each job is."""
+    """A sweep before it is made: its manifest, and what each job is. Of a search, which has no jobs
+    yet, `configs` are two corners of what it may choose from."""
 
     manifest: Manifest
     configs: list[Config]
@@ -44,157 +42,91 @@ class Plan:
     anew: bool  # resume=never: the runs that lie there are set aside
 
 
-def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
-    """What was typed, and the axes of a named sweep that were not typed; RequestError where axes
-    are written where nothing would read them."""
-    parsed = [parse_override(text) for text in overrides if not _is_for_launcher(text)]
-    typed = list({one.key_or_group: one for one in parsed}.values())  # the last of each key
-    keys = {one.key_or_group for one in typed}
-    for one in typed:
-        if one.key_or_group.partition(".")[0].partition("/")[0] == "hydra":
-            raise RequestError(f"{one.input_line}: not read; see docs/sweeps.md for what is")
-    grid = _grid(typed)
-    return typed + [parse_override(f"{k}={texts}") for k, texts in grid.items() if k not in keys]
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """Jobs' configurations, and what the sweep has once: its `sweep` group and its name."""
+
+    configs: list[Config]
+    settings: dict[str, Any]
+    name: str
+    anew: bool
 
 
-def _is_for_launcher(text: str) -> bool:
-    """Whether an override chooses one of Hydra's launchers, or sets something of it."""
-    return text.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
-
-
-def asks_for_sweep(overrides: Sequence[str]) -> bool:
-    """Whether a sweep is meant although nobody said -m: a named one, with an axis left."""
-    typed = sweep_overrides(overrides)
-    return bool(_grid(typed)) and any(one.is_sweep_override() for one in typed)
-
-
-def _grid(typed: Sequence[Override]) -> dict[str, str]:
-    """The axes of the named experiment, {} where it is no sweep."""
-    chosen = [one for one in typed if one.key_or_group == "experiment"]
-    names = [name for one in chosen for name in _values(one)]
-    grids = {
-        name: _recipe_grid(recipe / "recipe.yaml")
-        for name, recipe in resources.experiments().items()
-        if name in names
-    }
-    sweeps = [name for name, grid in grids.items() if grid]
-    if sweeps and len(names) > 1:
-        raise RequestError(
-            f"experiment={','.join(names)}: {sweeps[0]} is a sweep itself, whose axes would not be "
-            "read here; run it by itself"
-        )
-    return grids[sweeps[0]] if sweeps else {}
-
-
-def _recipe_grid(recipe: Path) -> dict[str, str]:
-    settings = read_recipe(recipe).get("hydra", {})
-    grid = settings.get("sweeper", {}).get("params", {})
-    unread = [key for key in settings if key not in ("mode", "sweeper")]
-    unread += [f"sweeper.{key}" for key in settings.get("sweeper", {}) if key != "params"]
-    if unread:
-        raise RequestError(
-            f"{recipe}: hydra.{unread[0]}: not read from a recipe; a named sweep has hydra.mode "
-            "and hydra.sweeper.params"
-        )
-    if bool(grid) != (settings.get("mode") == "MULTIRUN"):
-        raise RequestError(
-            f"{recipe}: a named sweep has both hydra.mode: MULTIRUN and hydra.sweeper.params"
-        )
-    return {str(key): str(values) for key, values in grid.items()}
-
-
-def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Plan:
-    """Every job composed and checked as `dit-lab train` would; raises RequestError."""
-    config_dirs = [path.absolute() for path in config_dirs]
-    _check_launcher(overrides)
-    typed = sweep_overrides(overrides)
-    axes = {one.key_or_group: _values(one) for one in typed if one.is_sweep_override()}
-    _check_axes(axes)
-    texts = _product(typed)
-    composer = Composer(config_dirs)
-    configs = [composer.compose(of_job) for of_job in texts]
-    launcher = [text for text in overrides if _is_for_launcher(text)]
-    settings = {**configs[0]["sweep"], "launcher": launcher}
-    name = settings["name"] or configs[0]["choices"].get("experiment") or _name_of(axes)
+def compose_jobs(
+    typed: Sequence[Override], texts: Iterable[Sequence[str]], config_dirs: Iterable[str]
+) -> Composed:
+    """The configuration of each job, whose axes have the values in `texts` (`seed=0`)."""
+    composer = Composer([Path(path) for path in config_dirs])
+    fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
+    configs = [composer.compose([*fixed, *of_job]) for of_job in texts]
+    settings, anew = configs[0]["sweep"], configs[0]["resume"] == "never"
+    keys = [one.key_or_group for one in typed if one.is_sweep_override()]
+    name = settings["name"] or configs[0]["choices"].get("experiment") or name_of(keys)
     for config in configs:
         del config["sweep"]  # a job has none
         if config["tracking"]["experiment"] == config["name"]:  # nothing else was asked for
             config["tracking"]["experiment"] = name
+        if anew:
+            config["resume"] = "auto"  # the old runs are set aside once, before the first job
+    return Composed(configs, settings, name, anew)
+
+
+def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Plan:
+    """Every job composed and checked as `dit-lab train` would; raises RequestError."""
+    check_extras(overrides)
+    typed, search = sweep_overrides(overrides), SEARCH in overrides
+    axes = axes_of(typed, search=search)
+    texts = corners(typed) if search else product(typed)
+    dirs = [str(path.absolute()) for path in config_dirs]
+    composed = compose_jobs(typed, texts, dirs)
+    settings = {
+        **composed.settings,
+        "launcher": [text for text in overrides if is_for_launcher(text)],
+        "search": search,
+    }
     make_slots(settings["slots"], jobs_per_slot=settings["jobs_per_slot"])
-    shapes = _checked(configs)
-    anew = configs[0]["resume"] == "never"
-    for config in configs if anew else []:
-        config["resume"] = "auto"  # the old runs are set aside once, before the first job
-    jobs = [
-        Job(
-            number=number,
-            overrides=[text for text in of_job if text.partition("=")[0].lstrip("+") in axes],
-            config_hash=digest(config),
-            run=str(run_folder(config).root.relative_to(config["paths"]["root"])),
-        )
-        for number, (config, of_job) in enumerate(zip(configs, texts, strict=True))
-    ]
+    if search:
+        _check_search(axes, composed)
+    shapes = _checked(composed.configs, anew=composed.anew)
+    pairs = zip(texts, composed.configs, strict=True)
+    jobs = [job_of(number, *pair) for number, pair in enumerate(pairs)]
     _refuse_twins(jobs)
     manifest = Manifest(
-        name=name,
+        name=composed.name,
         typed=list(overrides),
-        config_dirs=[str(path) for path in config_dirs],
+        config_dirs=dirs,
+        identity=digest({"jobs": [job.config_hash for job in jobs]}),
         axes=axes,
         settings=settings,
-        tracking=configs[0]["tracking"],
-        jobs=jobs,
+        tracking=composed.configs[0]["tracking"],
+        jobs=[] if search else jobs,
     )
-    return Plan(manifest, configs, shapes, anew)
+    return Plan(manifest, composed.configs, shapes, composed.anew)
 
 
-def _check_launcher(overrides: Sequence[str]) -> None:
-    """Refuse one of Hydra's launchers that is not installed, as far as they are known here."""
-    for text in filter(_is_for_launcher, overrides):
-        name = text.rpartition("launcher=")[2]
-        extra = name.partition("_")[0]
-        package = f"hydra_plugins.hydra_{extra}_launcher"
-        if extra in LAUNCHER_EXTRAS and _missing(package):
-            raise RequestError(f"{text}: not installed; pip install 'dit-lab[{extra}]' brings it")
+def job_of(number: int, texts: Sequence[str], config: Config) -> Job:
+    """A job that has not run, for `texts` on the axes."""
+    return Job(
+        number=number,
+        overrides=list(texts),
+        config_hash=digest(config),
+        run=str(run_folder(config).root.relative_to(config["paths"]["root"])),
+    )
 
 
-def _missing(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is None
-    except ModuleNotFoundError:  # not even another plugin
-        return True
-
-
-def _name_of(axes: Mapping[str, Any]) -> str:
-    return "-".join(key.rpartition(".")[2].replace("/", "-") for key in axes)
-
-
-def _product(typed: Sequence[Override]) -> list[list[str]]:
-    """One list of overrides for each job, the last axis the fastest."""
-    (batch,) = BasicSweeper.split_arguments(list(typed), None)
-    return [list(texts) for texts in batch]
-
-
-def _values(one: Override) -> list[str]:
-    """The values of an axis, or the one value of a key, as text."""
-    if not one.is_sweep_override():
-        return [one.get_value_element_as_str().strip("'\"")]
-    if one.value_type not in LISTED:
+def _check_search(axes: Mapping[str, Sequence[str]], composed: Composed) -> None:
+    if composed.anew:
+        raise RequestError(f"resume=never: not with {SEARCH}; give another name or sweep.name")
+    metric = composed.settings["metric"]
+    is_loss = metric is None and composed.configs[0]["evaluation"]["num_images"] == 0
+    if "objective" in axes and (is_loss or str(metric).endswith("/loss")):
         raise RequestError(
-            f"{one.input_line}: not here; give the values themselves, as in seed=0,1,2 or "
-            "seed=range(3)"
+            f"sweep.metric={metric or 'eval/loss'}: losses of different objectives are different "
+            "quantities; measure samples (evaluation.num_images=N) and name one of those metrics"
         )
-    return [text.strip("'\"") for text in one.sweep_string_iterator()]
 
 
-def _check_axes(axes: Mapping[str, Sequence[str]]) -> None:
-    if not axes:
-        raise RequestError("-m: nothing is swept; give several values, such as seed=0,1,2")
-    for key, values in axes.items():
-        if key.partition(".")[0] in ONE_FOR_ALL:
-            raise RequestError(f"{key}={','.join(values)}: one for the whole sweep; give one value")
-
-
-def _checked(configs: Sequence[Config]) -> list[Shapes]:
+def _checked(configs: Sequence[Config], *, anew: bool) -> list[Shapes]:
     """Refuse what `dit-lab train` would refuse of any job, before the first is started."""
     check_root(configs[0])
     found = []
@@ -202,7 +134,7 @@ def _checked(configs: Sequence[Config]) -> list[Shapes]:
         check_settings(config)
         shapes = check_data(config)
         folder = run_folder(config)
-        before = {} if config["resume"] == "never" else recorded_so_far(folder)
+        before = {} if anew else recorded_so_far(folder)
         refuse_foreign(folder, config, identity(config, shapes, before=before))
         found.append(shapes)
     return found
@@ -224,6 +156,8 @@ def _refuse_twins(jobs: Sequence[Job]) -> None:
 
 def remarks(plan: Plan) -> list[str]:
     """Jobs that are one training, and jobs that are expected to agree, in words."""
+    if plan.manifest.settings["search"]:
+        return []
     once = _alike(plan, lambda config: run_folder(config).root)
     agreeing = [group for group in _alike(plan, idea) if len({job.run for job in group}) > 1]
     said = {

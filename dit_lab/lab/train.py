@@ -34,6 +34,7 @@ from dit_lab.runs import (
     write_json,
 )
 from dit_lab.tracking.mlflow_run import MlflowRun
+from dit_lab.tracking.parent import job_name
 from dit_lab.tracking.spool import MetricsFile
 from dit_lab.training.checkpoint import Checkpoint, CheckpointStore
 from dit_lab.training.ema import EMA
@@ -85,10 +86,12 @@ def _lead(
     with told_how_it_ends(hooks, status):
         checkpoint, store = _take_up(config, folder, now)
         if config["tracking"]["backend"] == "mlflow":
-            status.tracker = _open_tracker(config, folder, now, told, checkpoint)
-            hooks.insert(0, status.tracker)
-            for file in _artifacts(folder):  # a kill may have lost some
-                status.tracker.on_artifact(status.step, file)
+            write_json(folder.tracking, _told_tracker(config, folder, now, told))
+            if config["tracking"]["send"] == "now":
+                status.tracker = _open_tracker(config, folder, checkpoint)
+                hooks.insert(0, status.tracker)
+                for file in folder.artifacts():  # a kill may have lost some
+                    status.tracker.on_artifact(status.step, file)
         hooks.insert(0, MetricsFile(folder.metrics))
         if why := why_unmeasured(config, shapes):
             log.info("samples are not measured: %s", why)
@@ -144,10 +147,6 @@ def _take_up(
     return checkpoint, store
 
 
-def _artifacts(folder: RunFolder) -> list[Path]:
-    return sorted([*folder.samples.glob("*.png"), *folder.evaluations.glob("*.json")])
-
-
 def _train(parts: Parts, *, accelerator: Accelerator, **given: Any) -> dict[str, float]:
     """Build what only training needs and hand everything to the loop."""
     config, training = parts.config, parts.config["training"]
@@ -183,30 +182,34 @@ def _train(parts: Parts, *, accelerator: Accelerator, **given: Any) -> dict[str,
     )
 
 
-def _open_tracker(
-    config: Config,
-    folder: RunFolder,
-    now: Mapping[str, Any],
-    told: Mapping[str, str],
-    checkpoint: Checkpoint | None,
-) -> MlflowRun:
+def _told_tracker(
+    config: Config, folder: RunFolder, now: Mapping[str, Any], told: Mapping[str, str]
+) -> dict[str, Any]:
+    """The name and the tags of the run in the tracker."""
+    hashes = ("train_hash", "code_hash", "data_fingerprint")
+    ancestors = {"dit_lab.ancestors": " ".join(now["ancestors"])} if now["ancestors"] else {}
+    return {
+        "name": job_name(told) or f"{config['name']}-{now['train_hash']}",
+        "tags": {
+            "dit_lab.run_folder": str(folder.root),
+            **ancestors,
+            **told,
+            **{f"dit_lab.{name}": now[name] for name in hashes},
+            **provenance(),
+        },
+    }
+
+
+def _open_tracker(config: Config, folder: RunFolder, checkpoint: Checkpoint | None) -> MlflowRun:
     """The MLflow run: the one that this training had before, or a new one."""
     tracking = config["tracking"]
-    hashes = ("train_hash", "code_hash", "data_fingerprint")
     return MlflowRun(
         tracking["uri"],
         experiment=tracking["experiment"],
         artifact_root=Path(config["paths"]["root"]) / "mlartifacts",
         folder=folder,
-        name=f"{config['name']}-{now['train_hash']}",
         config=config,
-        tags={
-            "dit_lab.run_folder": str(folder.root),
-            "dit_lab.ancestors": " ".join(now["ancestors"]),
-            **told,
-            **{f"dit_lab.{name}": now[name] for name in hashes},
-            **provenance(),
-        },
         run_id=read_json(folder.status).get("tracking_run_id"),
         resume_step=checkpoint.step if checkpoint else 0,
+        **read_json(folder.tracking),
     )

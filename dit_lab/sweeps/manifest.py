@@ -39,6 +39,7 @@ class Job:
     seconds: float = 0.0  # of all attempts
     error: str | None = None
     run_id: str | None = None  # in the tracker
+    value: float | None = None  # of the metric that a search goes by
 
     @property
     def label(self) -> str:
@@ -53,8 +54,9 @@ class Manifest:
     name: str
     typed: list[str]  # the overrides of the command
     config_dirs: list[str]
+    identity: str  # a hash of what it was asked for
     axes: dict[str, list[str]]
-    settings: dict[str, Any]  # the configuration's `sweep`, and `launcher`: overrides for Hydra's
+    settings: dict[str, Any]  # the configuration's `sweep`, `launcher` (for Hydra's) and `search`
     tracking: dict[str, Any]
     jobs: list[Job]
     status: str = RUNNING
@@ -65,6 +67,12 @@ class Manifest:
     def attempted(self) -> bool:
         """Whether any job was started before."""
         return any(job.attempts for job in self.jobs)
+
+    @property
+    def unmade(self) -> int:
+        """How many jobs of a search are still to be proposed."""
+        wanted = self.settings["trials"] if self.settings["search"] else 0
+        return max(0, wanted - len(self.jobs))
 
     def counts(self) -> dict[str, int]:
         """Status -> number of jobs, those without any left out."""
@@ -117,6 +125,12 @@ class SweepFolder:
     def report(self) -> Path:
         return self.root / "report"
 
+    def add(self, job: Job, config: Mapping[str, Any]) -> None:
+        """Make the folder of a job."""
+        self.job(job).mkdir(parents=True)
+        self.job_config(job).write_text(json.dumps(config, indent=1), encoding="utf-8")
+        (self.job(job) / "run").symlink_to(Path("../../../..") / job.run)
+
     def write(self, manifest: Manifest) -> None:
         write_json(self.manifest, asdict(manifest))
 
@@ -139,11 +153,9 @@ def new_sweep(root: Path, manifest: Manifest, configs: Iterable[Mapping[str, Any
     """
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(manifest.created))
     folder = SweepFolder(root / "sweeps" / f"{manifest.name}-{stamp}-{secrets.token_hex(3)}")
-    folder.root.mkdir(parents=True)
+    (folder.root / "jobs").mkdir(parents=True)
     for job, config in zip(manifest.jobs, configs, strict=True):
-        folder.job(job).mkdir(parents=True)
-        folder.job_config(job).write_text(json.dumps(config, indent=1), encoding="utf-8")
-        (folder.job(job) / "run").symlink_to(Path("../../../..") / job.run)
+        folder.add(job, config)
     folder.write(manifest)
     return folder
 

@@ -5,16 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dit_lab.runs import FAILED, FINISHED, KILLED, read_metrics
+from dit_lab.runs import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    RunFolder,
+    read_json,
+    read_metrics,
+    update_status,
+)
 from dit_lab.tracking.mlflow_store import (
     METRICS_PER_REQUEST,
     TAG_CHARACTERS,
+    as_params,
+    as_tags,
     clean_key,
     last_steps,
     load_mlflow,
+    log_texts,
     open_existing,
+    prepare_store,
     root_cause,
 )
 from dit_lab.tracking.spool import finite_metrics
@@ -70,25 +82,55 @@ def find_folders(uri: str, filter_string: str) -> list[Path]:
     return list(here)
 
 
-def settle(uri: str, run_id: str, *, metrics: Path, status: str, error: str | None) -> str:
-    """Close a run that still says RUNNING, with the metrics that it lacks; what was done, in words.
+def settle(folder: RunFolder, config: Mapping[str, Any]) -> str:
+    """Bring the page of a run that has ended up to date; what was done, in words.
 
-    A status that is final in the store is never changed.
+    A run that the store never saw is made, as of the time when it was trained. One whose status
+    is final in the store is left as it is.
     """
+    found, tracking = read_json(folder.status), config["tracking"]
+    run_id = found.get("tracking_run_id")
+    told = read_json(folder.tracking)
+    if run_id is None and not told:  # it ended before anybody was to be told of it
+        return ""
     try:
-        load_mlflow()
-        client = open_existing(uri)
-        if client.get_run(run_id).info.status in (FINISHED, FAILED, KILLED):
+        client = open_existing(tracking["uri"])
+        if run_id is None:
+            run_id = _make(client, folder, config, **told)
+        elif client.get_run(run_id).info.status in (FINISHED, FAILED, KILLED):
             return ""
-        missing = _missing(client, run_id, metrics)
+        missing = _missing(client, run_id, folder.metrics)
         for start in range(0, len(missing), METRICS_PER_REQUEST):
             client.log_batch(run_id, metrics=missing[start : start + METRICS_PER_REQUEST])
-        if error:
+        for path in folder.artifacts():
+            client.log_artifact(run_id, str(path), path.parent.name)
+        if error := found.get("error"):
             client.set_tag(run_id, "error", error[:TAG_CHARACTERS])
-        client.set_terminated(run_id, status)
+        client.set_terminated(run_id, found["status"], end_time=int(found["updated"] * 1000))
     except Exception as trouble:  # a doctor who cannot reach one store still sees the other runs
         return f"MLflow was not told ({root_cause(trouble)})"
     return f"MLflow was told, with {len(missing)} points that it lacked"
+
+
+def _make(
+    client: MlflowClient,
+    folder: RunFolder,
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    tags: Mapping[str, str],
+) -> str:
+    """A run for what was trained while nobody could be told; its id."""
+    uri, experiment = config["tracking"]["uri"], config["tracking"]["experiment"]
+    artifact_root = Path(config["paths"]["root"]) / "mlartifacts"
+    experiment_id = prepare_store(uri, experiment=experiment, artifact_root=artifact_root)
+    rows = read_metrics(folder.metrics)
+    began = int(rows[0].seconds * 1000) if rows else None
+    run_id = client.create_run(experiment_id, start_time=began, run_name=name).info.run_id
+    update_status(folder, tracking_run_id=run_id)
+    log_texts(client, run_id, params=as_params(config), tags=as_tags(tags))
+    client.log_artifact(run_id, str(folder.config))
+    return run_id
 
 
 def _missing(client: MlflowClient, run_id: str, metrics: Path) -> list[Metric]:

@@ -270,6 +270,17 @@ def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
     return {key: max(p.step for p in client.get_metric_history(run_id, key)) for key in known}
 
 
+def newest_pages(uri: str, *, address: str, count: int = 3) -> dict[str, str]:
+    """Experiment -> its list of runs on MLflow's page, which shows that of language models unless
+    the address says otherwise; the newest experiments first."""
+    order = ["creation_time DESC"]
+    found = open_existing(uri).search_experiments(order_by=order, max_results=count)
+    place = f"{address}/#/experiments"
+    return {
+        one.name: f"{place}/{one.experiment_id}/runs?workflowType=machine_learning" for one in found
+    }
+
+
 def ui_command(
     uri: str, *, artifact_root: Path, host: str = "127.0.0.1", port: int
 ) -> tuple[list[str], dict[str, str]]:

@@ -22,6 +22,15 @@ from dit_lab.tracking.spool import finite_metrics
 from dit_lab.types import RequestError
 
 PARENT_TAG = "mlflow.parentRunId"  # what MLflow's page nests by
+NAME_CHARACTERS = 200
+
+
+def job_name(tags: Mapping[str, str]) -> str:
+    """What a sweep's run is called: its number and what tells it from the others, which is all that
+    MLflow's lists and plots show of a run; "" for the tags of other runs."""
+    if "dit_lab.job" not in tags:
+        return ""
+    return f"{tags['dit_lab.job']} {tags['dit_lab.overrides']}"[:NAME_CHARACTERS]
 
 
 def open_parent(
@@ -41,11 +50,11 @@ def open_parent(
     RequestError for what the user must put right.
     """
     try:
+        if run_id is not None:
+            open_existing(uri).update_run(run_id, status=RUNNING)
+            return run_id, ""
         experiment_id = prepare_store(uri, experiment=experiment, artifact_root=artifact_root)
         client = open_client(uri)
-        if run_id is not None:
-            client.update_run(run_id, status=RUNNING)
-            return run_id, ""
         run = client.create_run(experiment_id, run_name=name)
         log_texts(client, run.info.run_id, params=as_params(params), tags=as_tags(tags))
         return run.info.run_id, ""
@@ -78,6 +87,14 @@ def close_parent(
     return ""
 
 
+def has_ended(uri: str, run_id: str | None) -> bool:
+    """Whether the store says that a run has ended; not where it does not know it, or is away."""
+    try:
+        return run_id is not None and open_existing(uri).get_run(run_id).info.status != RUNNING
+    except Exception:  # whatever it is, whoever tells the store next hears of it
+        return False
+
+
 def log_report(uri: str, run_id: str, *, files: Sequence[Path]) -> str:
     """Keep a sweep's report with its run, below `report`; "" or why MLflow did not take it."""
     try:
@@ -106,7 +123,6 @@ def log_measured(
     *,
     experiment: str,
     artifact_root: Path,
-    name: str,
     config: Mapping[str, Any],
     tags: Mapping[str, str],
     metrics: Mapping[str, float],
@@ -123,7 +139,7 @@ def log_measured(
         client, now = open_client(uri), int(time.time() * 1000)
         same = " and ".join(f"tags.`{key}` = '{text}'" for key, text in as_tags(tags).items())
         known = client.search_runs([experiment_id], filter_string=same, max_results=1)
-        run = known[0] if known else client.create_run(experiment_id, run_name=name)
+        run = known[0] if known else client.create_run(experiment_id, run_name=job_name(tags))
         log_texts(client, run.info.run_id, params=as_params(config), tags=as_tags(tags))
         points = finite_metrics(metrics).items()
         client.log_batch(

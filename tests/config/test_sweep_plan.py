@@ -8,7 +8,8 @@ import pytest
 
 from dit_lab.lab.config import compose_train
 from dit_lab.lab.sweep import take_up
-from dit_lab.lab.sweep_plan import Plan, asks_for_sweep, plan_sweep, remarks
+from dit_lab.lab.sweep_axes import asks_for_sweep
+from dit_lab.lab.sweep_plan import Plan, plan_sweep, remarks
 from dit_lab.types import RequestError
 
 TINY = ["dataset=digits", "codec=identity", "model=pico", "objective=rectified_flow",

@@ -217,13 +217,23 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def run_in() -> Callable[..., Run]:
-    """`run_in(folder)` is the only run below `folder/outputs` that was not set aside."""
+def runs_in() -> Callable[..., list[Run]]:
+    """`runs_in(folder)` are the runs below `folder/outputs` that were not set aside."""
+
+    def find(folder: Path, name: str = "tiny") -> list[Run]:
+        found = folder.glob(f"outputs/runs/{name}/*")
+        return [Run(path) for path in sorted(found) if ".before-" not in path.name]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def run_in(runs_in: Callable[..., list[Run]]) -> Callable[..., Run]:
+    """The same where there is one only."""
 
     def find(folder: Path, name: str = "tiny") -> Run:
-        found = folder.glob(f"outputs/runs/{name}/*")
-        (root,) = [path for path in found if ".before-" not in path.name]
-        return Run(root)
+        (run,) = runs_in(folder, name)
+        return run
 
     return find
 

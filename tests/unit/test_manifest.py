@@ -23,8 +23,9 @@ def manifest(**changes: object) -> Manifest:
         "name": "seeds",
         "typed": ["seed=0,1,2"],
         "config_dirs": [],
+        "identity": "0" * 12,
         "axes": {"seed": ["0", "1", "2"]},
-        "settings": {"slots": "auto"},
+        "settings": {"slots": "auto", "search": False},
         "tracking": {"backend": "none"},
         "jobs": jobs,
     }

@@ -1,0 +1,88 @@
+"""Sweeps whose values are searched: what the jobs gave, and the jobs that come next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dit_lab.lab.report import is_lower_better, leading_metric
+from dit_lab.lab.report_runs import measured, runs_of_sweep
+from dit_lab.lab.sweep_axes import space_of, sweep_overrides
+from dit_lab.lab.sweep_plan import compose_jobs, job_of
+from dit_lab.runs import FAILED, FINISHED
+from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder
+from dit_lab.sweeps.search import Trial, propose
+from dit_lab.sweeps.slots import make_slots
+from dit_lab.types import RequestError
+
+
+def next_jobs(folder: SweepFolder, manifest: Manifest) -> list[Job]:
+    """The jobs to run now, added to the sweep; none where it is a grid, has all its trials, or
+    has tried everything."""
+    settings = manifest.settings
+    if not settings["search"]:
+        return []
+    _note_values(folder, manifest)
+    if not manifest.unmade:
+        return []
+    places = make_slots(settings["slots"], jobs_per_slot=settings["jobs_per_slot"])
+    typed = sweep_overrides(manifest.typed)
+    proposed = propose(
+        space_of(typed),
+        [_trial(job, failed_value=settings["failed_value"]) for job in manifest.jobs],
+        count=min(manifest.unmade, settings["trials_at_once"] or len(places)),
+        minimise=is_lower_better(settings["metric"] or ""),
+    )
+    if not proposed:
+        settings["trials"] = len(manifest.jobs)
+    jobs = []
+    for values in proposed:
+        texts = [f"{key}={text}" for key, text in values.items()]
+        (config,) = compose_jobs(typed, [texts], manifest.config_dirs).configs
+        job = job_of(len(manifest.jobs), texts, config)
+        folder.add(job, config)
+        manifest.jobs.append(job)
+        jobs.append(job)
+    folder.write(manifest)
+    return jobs
+
+
+def recompose(manifest: Manifest) -> list[dict[str, Any]]:
+    """The configurations of the jobs there are, composed anew."""
+    texts = [job.overrides for job in manifest.jobs]
+    if not texts:
+        return []
+    return compose_jobs(sweep_overrides(manifest.typed), texts, manifest.config_dirs).configs
+
+
+def best_job(manifest: Manifest) -> str:
+    """The job with the best value, in words; "" where none has one."""
+    valued = [job for job in manifest.jobs if job.value is not None]
+    if not manifest.settings["search"] or not valued:
+        return ""
+    metric = manifest.settings["metric"]
+    sign = 1 if is_lower_better(metric) else -1
+    best = min(valued, key=lambda job: sign * (job.value or 0.0))
+    what = f"job {best.number} ({' '.join(best.overrides)})"
+    return f"best of {len(valued)}: {what}, {metric} {best.value:.4g}"
+
+
+def _trial(job: Job, *, failed_value: float | None) -> Trial:
+    values = dict(text.partition("=")[::2] for text in job.overrides)
+    return Trial(values, failed_value if job.status == FAILED else job.value)
+
+
+def _note_values(folder: SweepFolder, manifest: Manifest) -> None:
+    """Write into the manifest what the finished jobs have measured."""
+    settings = manifest.settings
+    for job, run in zip(manifest.jobs, runs_of_sweep(folder), strict=True):
+        if job.status != FINISHED or job.value is not None:
+            continue
+        found = measured(run)
+        settings["metric"] = settings["metric"] or leading_metric(found)
+        if settings["metric"] not in found:
+            raise RequestError(
+                f"sweep.metric={settings['metric']}: job {job.number} has no such metric; it has "
+                f"{', '.join(found)}"
+            )
+        job.value = found[settings["metric"]]
+    folder.write(manifest)

@@ -1,0 +1,185 @@
+"""What was typed for a sweep, told apart: its axes, what is fixed, and who runs the jobs or chooses
+their values. Torch-free."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, ValueType
+
+from dit_lab.lab import resources
+from dit_lab.lab.config import read_recipe
+from dit_lab.lab.request import parse_override
+from dit_lab.sweeps.search import Span
+from dit_lab.types import RequestError
+
+ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume", "trusted_modules")
+"""What a sweep has once, and no axis can be."""
+
+LAUNCHER_EXTRAS = ("joblib", "submitit", "ray")
+"""Extras of this package that bring launchers of Hydra's, which are named after them."""
+
+SEARCH = "hydra/sweeper=optuna"
+"""Typed for a sweep whose values are not a grid but proposed, one after the other."""
+
+LISTED = (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)
+"""Axes that say all their values, unlike intervals and globs."""
+
+
+def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
+    """What was typed, and the axes of a named sweep that were not typed; RequestError where axes
+    are written where nothing would read them."""
+    of_keys = [text for text in overrides if not is_for_launcher(text) and text != SEARCH]
+    parsed = [parse_override(text) for text in of_keys]
+    typed = list({one.key_or_group: one for one in parsed}.values())  # the last of each key
+    keys = {one.key_or_group for one in typed}
+    for one in typed:
+        if one.key_or_group.partition(".")[0].partition("/")[0] == "hydra":
+            raise RequestError(f"{one.input_line}: not read; see docs/sweeps.md for what is")
+    grid = _grid(typed)
+    return typed + [parse_override(f"{k}={texts}") for k, texts in grid.items() if k not in keys]
+
+
+def is_for_launcher(text: str) -> bool:
+    """Whether an override chooses one of Hydra's launchers, or sets something of it."""
+    return text.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
+
+
+def asks_for_sweep(overrides: Sequence[str]) -> bool:
+    """Whether a sweep is meant although nobody said -m: a named one, with an axis left."""
+    typed = sweep_overrides(overrides)
+    return bool(_grid(typed)) and any(one.is_sweep_override() for one in typed)
+
+
+def _grid(typed: Sequence[Override]) -> dict[str, str]:
+    """The axes of the named experiment, {} where it is no sweep."""
+    chosen = [one for one in typed if one.key_or_group == "experiment"]
+    names = [name for one in chosen for name in values_of(one)]
+    grids = {
+        name: _recipe_grid(recipe / "recipe.yaml")
+        for name, recipe in resources.experiments().items()
+        if name in names
+    }
+    sweeps = [name for name, grid in grids.items() if grid]
+    if sweeps and len(names) > 1:
+        raise RequestError(
+            f"experiment={','.join(names)}: {sweeps[0]} is a sweep itself, whose axes would not be "
+            "read here; run it by itself"
+        )
+    return grids[sweeps[0]] if sweeps else {}
+
+
+def _recipe_grid(recipe: Path) -> dict[str, str]:
+    settings = read_recipe(recipe).get("hydra", {})
+    grid = settings.get("sweeper", {}).get("params", {})
+    unread = [key for key in settings if key not in ("mode", "sweeper")]
+    unread += [f"sweeper.{key}" for key in settings.get("sweeper", {}) if key != "params"]
+    if unread:
+        raise RequestError(
+            f"{recipe}: hydra.{unread[0]}: not read from a recipe; a named sweep has hydra.mode "
+            "and hydra.sweeper.params"
+        )
+    if bool(grid) != (settings.get("mode") == "MULTIRUN"):
+        raise RequestError(
+            f"{recipe}: a named sweep has both hydra.mode: MULTIRUN and hydra.sweeper.params"
+        )
+    return {str(key): str(values) for key, values in grid.items()}
+
+
+def check_extras(overrides: Sequence[str]) -> None:
+    """Refuse a launcher of Hydra's, or Optuna, where it is not installed, as far as they are known
+    here."""
+    for text in overrides:
+        name = text.rpartition("launcher=")[2].partition("_")[0]
+        if is_for_launcher(text) and name in LAUNCHER_EXTRAS:
+            _require(f"hydra_plugins.hydra_{name}_launcher", text, extra=name)
+        elif text == SEARCH:
+            _require("optuna", text, extra="optuna")
+
+
+def _require(package: str, text: str, *, extra: str) -> None:
+    if _missing(package):
+        raise RequestError(f"{text}: not installed; pip install 'dit-lab[{extra}]' brings it")
+
+
+def _missing(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is None
+    except ModuleNotFoundError:  # not even another plugin
+        return True
+
+
+def name_of(axes: Iterable[str]) -> str:
+    return "-".join(key.rpartition(".")[2].replace("/", "-") for key in axes)
+
+
+def axes_of(typed: Sequence[Override], *, search: bool) -> dict[str, list[str]]:
+    """Axis -> its values as text, or for numbers of a search its two ends; raises RequestError."""
+    space = space_of(typed) if search else {}
+    axes = {
+        one.key_or_group: found.ends if isinstance(found, Span) else values_of(one)
+        for one in typed
+        if one.is_sweep_override()
+        for found in [space.get(one.key_or_group)]
+    }
+    _check_axes(axes)
+    return axes
+
+
+def product(typed: Sequence[Override]) -> list[list[str]]:
+    """The axes' values of each job, the last axis the fastest."""
+    swept = [one for one in typed if one.is_sweep_override()]
+    (batch,) = BasicSweeper.split_arguments(swept, None)
+    return [list(texts) for texts in batch]
+
+
+def corners(typed: Sequence[Override]) -> list[list[str]]:
+    """The first values of all axes of a search, and the last."""
+    axes = axes_of(typed, search=True)
+    return [[f"{key}={values[end]}" for key, values in axes.items()] for end in (0, -1)]
+
+
+def values_of(one: Override) -> list[str]:
+    """The values of an axis, or the one value of a key, as text."""
+    if not one.is_sweep_override():
+        return [one.get_value_element_as_str().strip("'\"")]
+    if one.value_type not in LISTED:
+        raise RequestError(
+            f"{one.input_line}: not here; give the values themselves, as in seed=0,1,2 or "
+            f"seed=range(3), or let {SEARCH} search"
+        )
+    return [text.strip("'\"") for text in one.sweep_string_iterator()]
+
+
+def space_of(typed: Sequence[Override]) -> dict[str, Span | list[str]]:
+    """What a search may choose from, axis by axis."""
+    swept = [one for one in typed if one.is_sweep_override()]
+    return {one.key_or_group: _span(one) or values_of(one) for one in swept}
+
+
+def _span(one: Override) -> Span | None:
+    """The numbers of `interval(a,b)`, `tag(log,interval(a,b))` and `range(a,b,step)`."""
+    value = one.value()
+    if isinstance(value, IntervalSweep):
+        assert value.start is not None and value.end is not None
+        return Span(low=value.start, high=value.end, log="log" in value.tags)
+    if isinstance(value, RangeSweep):
+        last = [float(text) for text in values_of(one)][-1]
+        whole = isinstance(value.start, int) and isinstance(value.step, int)
+        return Span(
+            low=value.start or 0,
+            high=int(last) if whole else last,
+            step=value.step,
+        )
+    return None
+
+
+def _check_axes(axes: Mapping[str, Sequence[str]]) -> None:
+    if not axes:
+        raise RequestError("-m: nothing is swept; give several values, such as seed=0,1,2")
+    for key, values in axes.items():
+        if key.partition(".")[0] in ONE_FOR_ALL:
+            raise RequestError(f"{key}={','.join(values)}: one for the whole sweep; give one value")
