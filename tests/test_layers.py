@@ -30,6 +30,7 @@ FENCES = {
     "rich": ("tracking/console.py", "cli/"),
     "accelerate": ("training/", "lab/"),
     "diffusers": ("codecs.py",),
+    "optuna": ("sweeps/search.py",),
     "torchvision": ("data/", "evaluation/"),
 }
 
@@ -43,15 +44,16 @@ TORCH_FREE = (
     "evaluation/card.py", "evaluation/table.py", "lab/checks.py", "lab/compatibility.py",
     "lab/components.py", "lab/compute.py", "lab/config.py", "lab/doctor.py", "lab/extension.py",
     "lab/identity.py", "lab/job.py", "lab/report.py", "lab/report_runs.py", "lab/request.py",
-    "lab/resources.py", "lab/schema.py", "lab/signature.py", "lab/sweep.py",
-    "lab/sweep_plan.py", "lab/trust.py", "lab/typed.py", "lab/workers.py",
+    "lab/resources.py", "lab/schema.py", "lab/search.py", "lab/signature.py", "lab/sweep.py",
+    "lab/sweep_axes.py", "lab/sweep_plan.py", "lab/sweep_tracker.py",
+    "lab/trust.py", "lab/typed.py", "lab/workers.py",
     "samplers/respacing.py", "sweeps/ablation.py", "sweeps/columns.py",
     "sweeps/elsewhere.py", "sweeps/flags.py",
     "sweeps/grid.py", "sweeps/launcher.py", "sweeps/manifest.py", "sweeps/page.py",
     "sweeps/plots.py", "sweeps/report.py", "sweeps/results.py", "sweeps/rounding.py",
-    "sweeps/sentences.py", "sweeps/slots.py", "sweeps/statistics.py", "tracking/late.py",
-    "tracking/mlflow_store.py", "tracking/parent.py", "training/schedules.py", "__init__.py",
-    "__main__.py",
+    "sweeps/search.py", "sweeps/sentences.py", "sweeps/slots.py", "sweeps/statistics.py",
+    "tracking/late.py", "tracking/mlflow_store.py", "tracking/parent.py",
+    "training/schedules.py", "__init__.py", "__main__.py",
 )  # fmt: skip
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

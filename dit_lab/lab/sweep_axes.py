@@ -165,7 +165,13 @@ def _span(one: Override) -> Span | None:
     value = one.value()
     if isinstance(value, IntervalSweep):
         assert value.start is not None and value.end is not None
-        return Span(low=value.start, high=value.end, log="log" in value.tags)
+        log = "log" in value.tags
+        if value.start >= value.end or (log and value.start <= 0):
+            raise RequestError(
+                f"{one.input_line}: no span of numbers; write the smaller one first"
+                + (", and only positive ones with tag(log, ...)" if log else "")
+            )
+        return Span(low=value.start, high=value.end, log=log)
     if isinstance(value, RangeSweep):
         last = [float(text) for text in values_of(one)][-1]
         whole = isinstance(value.start, int) and isinstance(value.step, int)

@@ -39,7 +39,10 @@ LIBRARY_ONLY = {
         ("models/dit.py", "images are {tuple(x.shape[-2:])}"),  # images of the model's size
     ),
     "it needs an installation without one of the extras": (
-        ("lab/sweep_plan.py", "not installed; pip install"),
+        ("lab/sweep_axes.py", "not installed; pip install"),
+    ),
+    "it needs jobs that have been trained, as in tests/integration/test_search.py": (
+        ("lab/search.py", "has no such metric"),
     ),
     "it needs an installation without scikit-learn, which the lab depends on": (
         ("data/facts.py", "scikit-learn is not installed"),

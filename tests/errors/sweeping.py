@@ -8,6 +8,7 @@ from tests.errors.case import Area, Case
 from tests.errors.starts import RECIPE, recipe_of_sweep, write, wrote
 
 TINY = "train -m experiment=tiny"
+SEARCH = f"{TINY} hydra/sweeper=optuna"
 MULTIRUN = "hydra:\n  mode: MULTIRUN\n"
 GRID = "hydra:\n  sweeper:\n    params:\n      seed: 0,1\n"
 PARALLEL = "hydra:\n  mode: MULTIRUN\n  launcher:\n    n_jobs: 2\n"
@@ -51,6 +52,30 @@ AREA = Area(
             command=f"{TINY} 'seed=interval(0, 1)'",
             start="recipe",
             says="interval.*: not here; give the values themselves, as in seed=0,1,2",
+        ),
+        Case(
+            title="a search that is to forget what it has tried",
+            command=f"{SEARCH} 'optimizer.lr=interval(0.1,1)' resume=never",
+            start="recipe",
+            says="resume=never: not with hydra/sweeper=optuna; give another name or sweep.name",
+        ),
+        Case(
+            title="a search among losses that are different quantities",
+            command=f"{SEARCH} objective=ddpm,rectified_flow sampler=auto sweep.metric=eval/loss",
+            start="recipe",
+            says="sweep.metric=eval/loss: losses of different objectives are different quantities",
+        ),
+        Case(
+            title="a span that ends before it begins",
+            command=f"{SEARCH} 'optimizer.lr=interval(1,0.1)'",
+            start="recipe",
+            says=r"interval\(1,0.1\): no span of numbers; write the smaller one first$",
+        ),
+        Case(
+            title="powers of ten from zero",
+            command=f"{SEARCH} 'optimizer.lr=tag(log,interval(0,0.1))'",
+            start="recipe",
+            says="no span of numbers.*, and only positive ones with tag",
         ),
         Case(
             title="all members of a group",

@@ -64,6 +64,19 @@ def test_two_processes_train_what_one_does(
     assert "already finished" in again.stdout
 
 
+def test_two_jobs_of_two_processes_in_one_sweep(
+    tmp_path: Path, forked: Command, tiny: list[str], runs_in: Any, alone: Any
+) -> None:
+    more = ["seed=0,1", "sweep.jobs_per_slot=2", "tracking=none"]
+    done = forked("train", "-m", *tiny, TWO, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = {run.identity["train_hash"]: run for run in runs_in(tmp_path)}
+    assert [run.status["status"] for run in runs.values()] == ["FINISHED"] * 2
+    check_same(runs[alone.root.name], alone)  # each has its own partner
+    logs = [path.read_text() for path in tmp_path.glob("outputs/sweeps/*/jobs/*/output.log")]
+    assert [log.count("result: ") for log in logs] == [1, 1]
+
+
 def test_stopped_together_and_resumed_alone(
     tmp_path: Path, fork: Any, forked: Command, train: list[str], run_in: Any, alone: Any,
     wait_for_step: Any,
