@@ -131,13 +131,13 @@ def _resume(folder: SweepFolder, only: Sequence[str]) -> int:
 
 def _run(folder: SweepFolder, **how: Any) -> int:
     """Run what is left to do; 0 if every job has finished."""
-    from dit_lab.cli.sweep_table import make_watcher, print_status
+    from dit_lab.cli.sweep_table import print_status, watching
     from dit_lab.lab.search import best_job
     from dit_lab.lab.sweep import run_sweep
     from dit_lab.runs import FINISHED, KILLED
     from dit_lab.training.stop import StopSignal
 
-    with StopSignal() as stop, make_watcher(folder) as watcher:
+    with StopSignal() as stop, watching(folder) as watcher:
         manifest = run_sweep(
             folder,
             watcher=watcher,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from types import TracebackType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -29,21 +28,18 @@ def print_status(folder: SweepFolder) -> None:
     console.print(_counts(manifest))
 
 
-def make_watcher(folder: SweepFolder) -> Watcher:
+@contextmanager
+def watching(folder: SweepFolder) -> Iterator[Watcher]:
     """What suits standard output: a live table on a terminal, a line for each job elsewhere."""
-    return LiveTable(folder) if sys.stdout.isatty() else Watcher()
+    if not sys.stdout.isatty():
+        yield Watcher()
+        return
+    with Live(console=Console(), auto_refresh=False, transient=True) as live:
+        yield LiveTable(folder, live)
 
 
-class Watcher(AbstractContextManager["Watcher"]):
+class Watcher:
     """Prints a line when a job starts and ends, for files, pipes and batch systems."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
 
     def on_message(self, text: str) -> None:
         print(text, flush=True)
@@ -65,21 +61,8 @@ class Watcher(AbstractContextManager["Watcher"]):
 class LiveTable(Watcher):
     """A table below everything else that is printed, as high as the terminal."""
 
-    def __init__(self, folder: SweepFolder) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> LiveTable:
-        self._live = Live(console=Console(), auto_refresh=False, transient=True)
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
+    def __init__(self, folder: SweepFolder, live: Live) -> None:
+        self._folder, self._live = folder, live
 
     def on_message(self, text: str) -> None:
         self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -103,7 +86,7 @@ def _table(folder: SweepFolder, manifest: Manifest, jobs: Sequence[Job]) -> Tabl
     for heading in ("job", *manifest.axes, "status", "step", "loss", "time", "remark"):
         table.add_column(heading, justify="right" if heading in ("job", "step", "loss") else "left")
     for job in jobs:
-        values = [text.partition("=")[2] for text in job.overrides]
+        values = [Text(text.partition("=")[2]) for text in job.overrides]
         step, loss, time = _progress(job, folder.run(job))
         status = Text(job.status, COLOURS[job.status])
         table.add_row(str(job.number), *values, status, step, loss, time, Text(job.error or ""))

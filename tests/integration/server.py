@@ -17,6 +17,8 @@ from typing import Any
 
 from dit_lab.tracking.mlflow_store import ui_command
 
+SECONDS = 150  # until it answers, beside whatever else a machine does
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -54,7 +56,7 @@ def serving(
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + SECONDS
         while not listens(port):
             assert time.monotonic() < deadline and server.poll() is None, "no server"
             time.sleep(0.1)
