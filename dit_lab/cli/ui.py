@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.config import compose_train
-    from dit_lab.tracking.mlflow_store import newest_pages, ui_command
+    from dit_lab.tracking.mlflow_store import check_answers, newest_pages, ui_command
 
     config = compose_train(args.overrides)
     uri, root = config["tracking"]["uri"], Path(config["paths"]["root"])
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     with socket.socket() as probe:
         if probe.connect_ex((HOST, args.port)) == 0:
             raise RequestError(f"--port {args.port}: taken; give another")
+    check_answers(uri)
     address = f"http://{HOST}:{args.port}"
     print(f"MLflow page: {address} (Ctrl-C ends it)")
     for experiment, page in newest_pages(uri, address=address).items():

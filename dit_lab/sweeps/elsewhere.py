@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dit_lab.lease import holder_of
-from dit_lab.processes import Child, threads_each
+from dit_lab.processes import Child, end_with_the_parent, threads_each
 from dit_lab.runs import FAILED, RUNNING, RunFolder, read_json, write_json
 from dit_lab.sweeps.launcher import Watcher, record_end
 from dit_lab.sweeps.manifest import PENDING, Job, Manifest, SweepFolder
@@ -103,28 +105,45 @@ class HydraLauncher:
         self.watcher.on_job_end(self.manifest, job)
 
 
-def run_job(sweep: Path, number: int, *, side_by_side: int) -> int:
+def run_job(sweep: Path, number: int, *, typed_in: Path, side_by_side: int) -> int:
     """Run a job to its end, on whatever machine this is; its exit code.
 
-    `side_by_side`: how many jobs compute on this machine at once.
+    `typed_in`: the folder in which the command was typed. `side_by_side`: how many jobs compute on
+    this machine at once. A process stands between this worker and the job: ray kills the children
+    of a worker that ends, and the job is to notice, save and end.
     """
+    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    kept.setdefault("OMP_NUM_THREADS", str(threads_each(side_by_side)))
+    arguments = [str(sweep), str(number), str(typed_in)]
+    between = Child("dit_lab.sweeps.elsewhere", arguments, environment=kept)
+    try:
+        while (code := between.poll()) is None:
+            time.sleep(LOOK_SECONDS)
+    except BaseException:  # this worker is told to end
+        between.stop()
+        raise
+    return code
+
+
+def _start_and_watch(sweep: Path, number: int, typed_in: Path) -> int:
     folder = SweepFolder(sweep)
     job = folder.read().jobs[number]
     attempt: dict[str, Any] = {"host": socket.gethostname(), "started": time.time()}
     write_json(folder.attempt(job), attempt)
-    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-    kept.setdefault("OMP_NUM_THREADS", str(threads_each(side_by_side)))
+    with suppress(OSError):  # another machine may not have it
+        os.chdir(typed_in)
     child = Child(
         "dit_lab.cli.job",
         [str(folder.job(job))],
-        environment=kept,
+        environment=os.environ,
         output=folder.job_output(job),
     )
-    try:
-        while (code := child.poll()) is None:
-            time.sleep(LOOK_SECONDS)
-    except BaseException:  # this worker is told to end
-        child.stop()
-        raise
+    end_with_the_parent()  # and the job with this process
+    while (code := child.poll()) is None:
+        time.sleep(LOOK_SECONDS)
     write_json(folder.attempt(job), {**attempt, "code": code, "seconds": child.seconds})
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(_start_and_watch(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))

@@ -8,6 +8,7 @@ Jobs were composed before; all that Hydra composes is which job it is.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from dit_lab.processes import end_with_the_parent
 from dit_lab.sweeps.elsewhere import run_job
 
 CARRIER = {
     "sweep": "???",
     "job": "???",
+    "typed_in": "???",
     "hydra": {
         "mode": "MULTIRUN",
         "output_subdir": None,  # everything that a job writes has its place
@@ -28,20 +31,26 @@ CARRIER = {
     },
 }
 QUIET = "hydra/job_logging=disabled"
+RAY = "++hydra.launcher.ray.init.object_store_memory=null"  # a cluster that runs takes no size
 
 
 def task(carried: DictConfig) -> int:
     """What the launcher runs, wherever it runs it."""
     asked = HydraConfig.get().launcher.get("n_jobs") or 1
     here = asked if asked > 0 else len(os.sched_getaffinity(0))
-    return run_job(Path(carried.sweep), carried.job, side_by_side=here)
+    sweep, typed_in = Path(carried.sweep), Path(carried.typed_in)
+    return run_job(sweep, carried.job, typed_in=typed_in, side_by_side=here)
 
 
 def main(sweep: str, numbers: str, overrides: list[str]) -> None:
-    """Run the jobs and return when all have ended."""
-    ConfigStore.instance().store("jobs", CARRIER)
-    quoted = sweep.replace("\\", "\\\\").replace("'", "\\'")
-    sys.argv = ["dit-lab", "--multirun", f"sweep='{quoted}'", f"job={numbers}", QUIET, *overrides]
+    """Run the jobs and return when all have ended, or when the sweep's process is gone."""
+    signal.signal(signal.SIGTERM, lambda number, frame: os.killpg(0, signal.SIGKILL))
+    end_with_the_parent()  # and the launcher's workers with this process
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # ray tells its makers otherwise
+    carried = {**CARRIER, "sweep": sweep, "typed_in": os.getcwd()}
+    ConfigStore.instance().store("jobs", carried)
+    ours = [QUIET, RAY] if "hydra/launcher=ray" in overrides else [QUIET]
+    sys.argv = ["dit-lab", "--multirun", f"job={numbers}", *ours, *overrides]
     hydra.main(version_base="1.3", config_path=None, config_name="jobs")(task)()
 
 

@@ -83,7 +83,8 @@ def _sqlite_path(uri: str) -> Path:
 
 def shown(uri: str) -> str:
     """The URI without a user's password, for messages."""
-    return re.sub(r"://[^/@]*@", "://***@", uri)
+    uri = re.sub(r"://\S*@", "://***@", uri)
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", uri)
 
 
 def root_cause(error: BaseException) -> str:
@@ -112,6 +113,18 @@ def load_mlflow() -> None:
 
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def check_answers(uri: str) -> None:
+    """Raise RequestError where a database does not answer now: mlflow would try for minutes."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        create_engine(uri).connect().close()
+    except (SQLAlchemyError, ImportError) as error:
+        reason = root_cause(error)
+        raise RequestError(f"tracking.uri={shown(uri)}: cannot be used: {reason}") from error
 
 
 def open_client(uri: str) -> MlflowClient:

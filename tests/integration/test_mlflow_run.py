@@ -160,6 +160,8 @@ def test_checking_an_address_imports_nothing_slow() -> None:
 
 def test_passwords_are_not_shown() -> None:
     assert shown("postgresql://me:secret@host/db") == "postgresql://***@host/db"
+    assert shown("postgresql://me:se/cr@t@host/db") == "postgresql://***@host/db"
+    assert shown("postgresql://host/db?password=secret&user=me").endswith("?password=***&user=me")
 
 
 # ---- making the store ---------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dit_lab.runs import read_json
 from tests.integration.fragile import (
     jobs_alive,
     manifest_in,
@@ -31,7 +32,12 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     "submitit_local": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
-    "ray": ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"],
+    "ray": [
+        "hydra/launcher=ray",
+        "hydra.launcher.ray.init.address=local",  # a cluster may run on this machine
+        "+hydra.launcher.ray.init.num_cpus=2",
+        "+hydra.launcher.ray.init.include_dashboard=false",
+    ],
 }
 
 
@@ -46,6 +52,13 @@ def train(request: pytest.FixtureRequest, tiny: list[str]) -> list[str]:
 def folder(tmp_path: Path) -> Path:
     write_module(tmp_path)
     return tmp_path
+
+
+def until_none_is_alive(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while jobs_alive(folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_job_that_fails_ends_alone(folder: Path, command: Command, train: list[str]) -> None:
@@ -79,12 +92,21 @@ def test_stopped_jobs_save(
     process.wait()
     assert process.returncode == 143
     assert "go on with: dit-lab sweep resume" in process.stdout.read()
-    deadline = time.monotonic() + 60
-    while jobs_alive(folder):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until_none_is_alive(folder)
     assert set(statuses(folder)) <= {"KILLED", "PENDING"}
     assert "KILLED" in statuses(folder)
+
+
+def test_jobs_save_when_the_sweep_is_killed(
+    folder: Path, start: Any, train: list[str], wait_for_step: Any
+) -> None:
+    (folder / "healed").touch()
+    process = start(*train, "seed=0,1", "training.total_steps=2000", "tracking=none")
+    wait_for_step(folder, 20, process)
+    process.kill()
+    until_none_is_alive(folder)
+    found = [read_json(path) for path in folder.glob("outputs/runs/*/*/status.json")]
+    assert {(status["status"], status["error"]) for status in found} == {("KILLED", None)}
 
 
 def test_a_launcher_that_does_not_start_says_why(
