@@ -277,6 +277,20 @@ def test_resume_never_trains_anew(folder: Path, forked: Command, train: list[str
     assert len(list(folder.glob("outputs/runs/tiny/*.before-*"))) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_eight_jobs_at_once_on_an_empty_store(
+    tmp_path: Path, command: Command, tiny: list[str]
+) -> None:
+    done = command("train", "-m", *tiny, "seed=range(8)", "sweep.jobs_per_slot=8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert statuses(tmp_path) == ["FINISHED"] * 8
+    runs = tracked(tmp_path)
+    assert [status for status, _ in runs.values()] == ["FINISHED"] * 9
+    parent = manifest_in(tmp_path)["parent_run_id"]
+    assert [tags.get("mlflow.parentRunId") for _, tags in runs.values()].count(parent) == 8
+
+
 def test_a_launcher_of_processes_is_told_the_right_command(
     tmp_path: Path, train: list[str]
 ) -> None:
