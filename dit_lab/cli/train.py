@@ -156,4 +156,15 @@ def show_results(folder: RunFolder) -> None:
     if grids := sorted(folder.samples.glob("*.png")):
         print(f"samples: {grids[-1]}")
     if config["tracking"]["backend"] == "mlflow":
-        print(f"MLflow page: dit-lab ui paths.root={config['paths']['root']}")
+        print(f"MLflow page: {_page_of(config)}")
+
+
+def _page_of(config: Mapping[str, Any]) -> str:
+    """The address of the tracker, or the command that serves it."""
+    from dit_lab.tracking.mlflow_store import is_server, shown
+
+    root, uri = config["paths"]["root"], config["tracking"]["uri"]
+    if is_server(uri):
+        return shown(uri)
+    where = "" if uri == f"sqlite:///{root}/mlflow.db" else f" tracking.uri={shown(uri)}"
+    return f"dit-lab ui paths.root={root}{where}"

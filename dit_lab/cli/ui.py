@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             raise RequestError(f"--port {args.port}: taken; give another")
     check_answers(uri)
     address = f"http://{HOST}:{args.port}"
-    print(f"MLflow page: {address} (Ctrl-C ends it)")
+    print(f"MLflow page: {address} (Ctrl-C ends it)", flush=True)
     for experiment, page in newest_pages(uri, address=address).items():
         print(f"  {experiment}: {page}", flush=True)
     os.execve(command[0], command, environment)

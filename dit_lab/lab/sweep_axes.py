@@ -172,14 +172,10 @@ def _span(one: Override) -> Span | None:
                 + (", and only positive ones with tag(log, ...)" if log else "")
             )
         return Span(low=value.start, high=value.end, log=log)
-    if isinstance(value, RangeSweep):
-        last = [float(text) for text in values_of(one)][-1]
+    if isinstance(value, RangeSweep) and (texts := values_of(one)):
         whole = isinstance(value.start, int) and isinstance(value.step, int)
-        return Span(
-            low=value.start or 0,
-            high=int(last) if whole else last,
-            step=value.step,
-        )
+        number = int if whole else float
+        return Span(low=number(texts[0]), high=number(texts[-1]), step=value.step)
     return None
 
 
@@ -187,5 +183,7 @@ def _check_axes(axes: Mapping[str, Sequence[str]]) -> None:
     if not axes:
         raise RequestError("-m: nothing is swept; give several values, such as seed=0,1,2")
     for key, values in axes.items():
+        if not values:
+            raise RequestError(f"{key}: has no values; give two or more, or leave it out")
         if key.partition(".")[0] in ONE_FOR_ALL:
             raise RequestError(f"{key}={','.join(values)}: one for the whole sweep; give one value")

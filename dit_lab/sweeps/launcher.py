@@ -58,20 +58,21 @@ class Launcher:
     def run(self, jobs: Sequence[Job]) -> None:
         """Run `jobs`; their statuses are in the manifest afterwards."""
         waiting, free = list(jobs), list(self.slots)
-        self._jobs = jobs
+        self._jobs, self._changed = jobs, False
         self._tries_left = {job.number: self.manifest.settings["retries"] for job in jobs}
         running: dict[int, Running] = {}
         told = False
         last_look = 0.0
         try:
             while running or (waiting and not self._enough()):
+                self._reap(waiting, running, free)
                 if not self._enough():
                     self._start(waiting, running, free)
                 elif self.stopping() and not told:
                     told = True
                     for one in running.values():
                         one.process.stop()
-                self._reap(waiting, running, free)
+                self._write()
                 if time.monotonic() - last_look > LOOK_SECONDS:
                     last_look = time.monotonic()
                     self.watcher.on_look(self.manifest)
@@ -99,7 +100,8 @@ class Launcher:
             waiting.remove(job)
             job.status, job.error = RUNNING, None
             job.attempts += 1
-            self.folder.write(self.manifest)
+            self._changed = True
+            self._write()  # before there is anything to know about it
             slot = free.pop(0)
             process = Child(
                 "dit_lab.cli.job",
@@ -110,6 +112,12 @@ class Launcher:
             running[job.number] = Running(process, slot)
             busy.add(job.run)
             self.watcher.on_job_start(job)
+
+    def _write(self) -> None:
+        """Write the manifest where it has changed: of many jobs that takes a while."""
+        if self._changed:
+            self.folder.write(self.manifest)
+            self._changed = False
 
     def _reap(self, waiting: list[Job], running: dict[int, Running], free: list[Slot]) -> None:
         """Record what has ended; a failed job that may be tried again waits once more."""
@@ -126,7 +134,7 @@ class Launcher:
                 self._tries_left[number] -= 1
                 job.status = PENDING
                 waiting.append(job)
-            self.folder.write(self.manifest)
+            self._changed = True
             self.watcher.on_job_end(self.manifest, job)
 
 

@@ -286,6 +286,8 @@ def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
 def newest_pages(uri: str, *, address: str, count: int = 3) -> dict[str, str]:
     """Experiment -> its list of runs on MLflow's page, which shows that of language models unless
     the address says otherwise; the newest experiments first."""
+    if not is_local(uri):  # to look would make the tables, which the server makes in its own way
+        return {}
     order = ["creation_time DESC"]
     found = open_existing(uri).search_experiments(order_by=order, max_results=count)
     place = f"{address}/#/experiments"

@@ -36,6 +36,12 @@ AREA = Area(
             says="-m: nothing is swept; give several values, such as seed=0,1,2",
         ),
         Case(
+            title="an axis without values",
+            command=f"{TINY} 'seed=range(3, 3)'",
+            start="recipe",
+            says="seed: has no values; give two or more, or leave it out",
+        ),
+        Case(
             title="a value twice",
             command=f"{TINY} seed=0,0",
             start="recipe",

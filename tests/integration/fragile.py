@@ -57,7 +57,7 @@ class Fragile(RectifiedFlow):
             resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
             bytearray(2**33)
 '''
-WAYS = ("none", "raise", "exit", "kill", "memory")
+WAYS = ("none", "raise", "exit", "kill", "memory", "other")
 
 
 def write_module(folder: Path) -> None:
