@@ -203,5 +203,10 @@ AREA = Area(
             command="ui tracking.uri=https://mlflow.example",
             says="is a server already; open it in a browser",
         ),
+        Case(
+            title="a page of a database whose driver is not installed",
+            command="ui tracking.uri=mysql://me:secret@127.0.0.1/lab",
+            says=r"tracking.uri=mysql://\*\*\*@127.0.0.1/lab: cannot be used: No module named 'MySQLdb'",
+        ),
     ),
 )
