@@ -206,7 +206,7 @@ AREA = Area(
         Case(
             title="a page of a database whose driver is not installed",
             command="ui tracking.uri=mysql://me:secret@127.0.0.1/lab",
-            says=r"tracking.uri=mysql://\*\*\*@127.0.0.1/lab: cannot be used: No module named 'MySQLdb'",
+            says=r"mysql://\*\*\*@127.0.0.1/lab: cannot be used: No module named 'MySQLdb'",
         ),
     ),
 )
