@@ -110,7 +110,7 @@ def test_the_store_tells_the_same(mixed: Any) -> None:
     runs = tracked(folder)
     parent_status, parent = runs.pop(manifest["parent_run_id"])
     assert parent_status == "FAILED"
-    assert (parent["dit_lab.jobs_finished"], parent["dit_lab.jobs_failed"]) == ("1", "4")
+    assert (parent["dit_lab.jobs_finished"], parent["dit_lab.jobs_failed"]) == ("2", "4")
     assert runs.keys() == {job["run_id"] for job in manifest["jobs"]}
     for job in manifest["jobs"]:
         status, tags = runs[job["run_id"]]
