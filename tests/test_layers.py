@@ -43,7 +43,7 @@ TORCH_FREE = (
     "cli/ui.py", "cli/worker.py", "data/facts.py", "data/folder_listing.py", "data/list_file.py",
     "evaluation/card.py", "evaluation/table.py", "lab/checks.py", "lab/compatibility.py",
     "lab/components.py", "lab/compute.py", "lab/config.py", "lab/doctor.py", "lab/extension.py",
-    "lab/identity.py", "lab/job.py", "lab/report.py", "lab/report_runs.py", "lab/request.py",
+    "lab/identity.py", "lab/job.py", "lab/judging.py", "lab/report.py", "lab/report_runs.py", "lab/request.py",
     "lab/resources.py", "lab/schema.py", "lab/search.py", "lab/signature.py", "lab/sweep.py",
     "lab/sweep_axes.py", "lab/sweep_plan.py", "lab/sweep_tracker.py",
     "lab/trust.py", "lab/typed.py", "lab/workers.py",

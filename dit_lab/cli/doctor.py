@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             manifest, remark = close_stale(folder)
             done = f"{manifest.counts().get(FINISHED, 0)} of {len(manifest.jobs)} jobs"
             status = manifest.status
-        except RequestError as trouble:  # of this one; the others are seen
+        except (RequestError, OSError) as trouble:  # of this one; the others are seen
             status, done, remark = "?", "", str(trouble)
         print(f"{status:<9} {done:>13}  sweeps/{folder.root.name}  {remark}".rstrip())
     return 0

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dit_lab.evaluation.table import AIMED_AT, HIGHER_IS_BETTER
-from dit_lab.lab.report_runs import LOSS, Run, configuration, results, runs_of_sweep
+from dit_lab.lab.judging import (
+    is_lower_better,
+    leading_metric,
+    refuse_incomparable,
+    smallest_draw,
+)
+from dit_lab.lab.report_runs import Run, configuration, results, runs_of_sweep
 from dit_lab.lab.sweep_plan import SAME_MATHEMATICS, idea
 from dit_lab.runs import RunFolder
 from dit_lab.sweeps.ablation import Ablation, analyse
@@ -15,9 +20,7 @@ from dit_lab.sweeps.manifest import SweepFolder
 from dit_lab.sweeps.report import write_report
 from dit_lab.sweeps.results import Expectation, Question, Result
 from dit_lab.tracking.parent import log_report
-from dit_lab.types import RequestError
 
-LEADING = ("eval/two_sample_held_out", "eval/two_sample_training")
 BESIDE = ("eval/recall_held_out", "eval/distance_ratio_training", "eval/class_accuracy_training")
 
 
@@ -69,8 +72,11 @@ def _question(
 ) -> Question:
     names = dict.fromkeys(name for result in found for name in result.metrics)
     chosen = metric or leading_metric(names)
-    _refuse_incomparable(chosen, runs)
-    beside = [name for start in BESIDE if (name := _first(names, [start])) and name != chosen]
+    objectives = [run.config["choices"]["objective"] for run in runs]
+    refuse_incomparable(chosen, objectives, key="report.metric")
+    beside = [
+        name for start in BESIDE if (name := smallest_draw(names, [start])) and name != chosen
+    ]
     return Question(
         metric=chosen,
         lower_is_better=is_lower_better(chosen),
@@ -79,40 +85,6 @@ def _question(
         secondary=beside,
         remarks=[*_samplers(runs), *_caveats(runs, chosen)],
     )
-
-
-def leading_metric(names: Iterable[str]) -> str:
-    """The metric that runs are judged by unless another is asked for."""
-    return _first(list(names), LEADING) or LOSS
-
-
-def is_lower_better(metric: str) -> bool:
-    return not any(f"/{name}_" in metric for name in HIGHER_IS_BETTER)
-
-
-def _refuse_incomparable(metric: str, runs: Sequence[Run]) -> None:
-    objectives = {run.config["choices"]["objective"] for run in runs}
-    if metric.endswith("/loss") and len(objectives) > 1:
-        raise RequestError(
-            f"report.metric={metric}: losses of different objectives "
-            f"({', '.join(sorted(objectives))}) are different quantities; measure samples "
-            "(evaluation.num_images=N) and name one of those metrics"
-        )
-    for name, aim in AIMED_AT.items():
-        if f"/{name}_" in metric:
-            raise RequestError(
-                f"report.metric={metric}: is best at {aim}, so neither more nor less is better; "
-                "choose another metric"
-            )
-
-
-def _first(names: Iterable[str], starts: Sequence[str]) -> str | None:
-    """The metric of the smallest draw: the one whose spread is known."""
-    for start in starts:
-        fitting = [name for name in names if name.startswith(f"{start}_n")]
-        if fitting:
-            return min(fitting, key=lambda name: int(name.rpartition("_n")[2]))
-    return None
 
 
 def _expected_equal(runs: Sequence[Run]) -> list[Expectation]:

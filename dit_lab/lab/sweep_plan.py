@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from dit_lab.lab.checks import Shapes, check_data, check_root, check_settings
 from dit_lab.lab.config import Composer
 from dit_lab.lab.identity import deciding, identity, recorded_so_far, refuse_foreign, run_folder
+from dit_lab.lab.judging import LOSS, refuse_incomparable
 from dit_lab.lab.sweep_axes import (
     SEARCH,
     axes_of,
@@ -117,13 +118,9 @@ def job_of(number: int, texts: Sequence[str], config: Config) -> Job:
 def _check_search(axes: Mapping[str, Sequence[str]], composed: Composed) -> None:
     if composed.anew:
         raise RequestError(f"resume=never: not with {SEARCH}; give another name or sweep.name")
-    metric = composed.settings["metric"]
-    is_loss = metric is None and composed.configs[0]["evaluation"]["num_images"] == 0
-    if "objective" in axes and (is_loss or str(metric).endswith("/loss")):
-        raise RequestError(
-            f"sweep.metric={metric or 'eval/loss'}: losses of different objectives are different "
-            "quantities; measure samples (evaluation.num_images=N) and name one of those metrics"
-        )
+    measured = composed.configs[0]["evaluation"]["num_images"] > 0
+    metric = composed.settings["metric"] or ("" if measured else LOSS)
+    refuse_incomparable(metric, axes.get("objective", []), key="sweep.metric")
 
 
 def _checked(configs: Sequence[Config], *, anew: bool) -> list[Shapes]:

@@ -7,6 +7,7 @@ from dit_lab.lab.job import read_task, track
 from dit_lab.runs import FINISHED, read_json, write_json
 from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder
 from dit_lab.tracking.parent import close_parent, has_ended, log_report, open_parent
+from dit_lab.types import RequestError
 
 
 def tell_start(folder: SweepFolder, manifest: Manifest) -> str:
@@ -38,8 +39,10 @@ def tell_end(folder: SweepFolder, manifest: Manifest) -> str:
     if manifest.tracking["backend"] != "mlflow":
         return ""
     late_parent = manifest.parent_run_id is None
-    trouble = tell_start(folder, manifest)  # a store that is away is asked once, not by every job
-    sent = [] if trouble else [job for job in _untold(manifest) if _send(folder, job)]
+    untold, trouble = _untold(manifest), ""
+    if untold or late_parent:  # a store that is away is asked once, not by every job
+        trouble = tell_start(folder, manifest)
+    sent = [] if trouble else [job for job in untold if _send(folder, job)]
     folder.write(manifest)
     if trouble or manifest.parent_run_id is None:
         return trouble
@@ -75,11 +78,14 @@ def _untold(manifest: Manifest) -> list[Job]:
 def _send(folder: SweepFolder, job: Job) -> bool:
     """Send what a job's run has to say, and note its id; whether there is one now."""
     run = folder.run(job)
-    if run.status.exists():
-        close_run(run)
-        job.run_id = read_json(run.status).get("tracking_run_id")
-    measured = read_json(folder.job_result(job))
-    if job.status == FINISHED and measured:
-        job.run_id, _ = track(read_task(folder.job(job)), measured["evaluation"])
-        write_json(folder.job_result(job), {**measured, "tracking_run_id": job.run_id})
+    try:
+        if run.status.exists():
+            close_run(run)
+            job.run_id = read_json(run.status).get("tracking_run_id")
+        measured = read_json(folder.job_result(job))
+        if job.status == FINISHED and measured:
+            job.run_id, _ = track(read_task(folder.job(job)), measured["evaluation"])
+            write_json(folder.job_result(job), {**measured, "tracking_run_id": job.run_id})
+    except RequestError:  # it is damaged, or somebody else is writing to it; the others are sent
+        return False
     return job.run_id is not None

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from dit_lab.runs import RunFolder, read_json, read_metrics
+from tests.integration.fragile import write_module
 
 IMPORTED = [
     "dit_lab.lab.doctor",
@@ -157,6 +158,14 @@ def store_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]
         shutil.copy(made / "mlflow.db", folder / "outputs")
 
     return put
+
+
+@pytest.fixture
+def folder(tmp_path: Path, store_in: Callable[[Path], None]) -> Path:
+    """A folder with an empty store and an objective that gets into trouble, for sweeps."""
+    write_module(tmp_path)
+    store_in(tmp_path)
+    return tmp_path
 
 
 # ---- what a run has left behind -----------------------------------------------------------------

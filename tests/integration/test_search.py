@@ -10,16 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.fragile import manifest_in, sweep_in, sweep_of, tracked, write_module
+from tests.integration.fragile import manifest_in, sweep_in, sweep_of, tracked
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, store_in: Callable[[Path], None]) -> Path:
-    write_module(tmp_path)
-    store_in(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

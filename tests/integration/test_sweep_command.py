@@ -34,13 +34,6 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Fork = Callable[..., Any]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, store_in: Callable[[Path], None]) -> Path:
-    write_module(tmp_path)
-    store_in(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def train(tiny: list[str]) -> list[str]:
     return sweep_of(tiny)

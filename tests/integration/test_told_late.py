@@ -11,17 +11,10 @@ from typing import Any
 import pytest
 
 from dit_lab.runs import RunFolder, read_json, read_metrics, write_json
-from tests.integration.fragile import manifest_in, sweep_in, sweep_of, write_module
+from tests.integration.fragile import manifest_in, sweep_in, sweep_of
 from tests.integration.server import free_port, serving
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, store_in: Callable[[Path], None]) -> Path:
-    write_module(tmp_path)
-    store_in(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

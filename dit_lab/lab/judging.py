@@ -1,0 +1,46 @@
+"""Which metric runs are judged by, and which way is better. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dit_lab.evaluation.table import AIMED_AT, HIGHER_IS_BETTER
+from dit_lab.types import RequestError
+
+LOSS = "eval/loss"
+LEADING = ("eval/two_sample_held_out", "eval/two_sample_training")
+
+
+def leading_metric(names: Iterable[str]) -> str:
+    """The metric that runs are judged by unless another is asked for."""
+    return smallest_draw(list(names), LEADING) or LOSS
+
+
+def smallest_draw(names: Iterable[str], starts: Sequence[str]) -> str | None:
+    """The metric of the smallest draw: the one whose spread is known."""
+    for start in starts:
+        fitting = [name for name in names if name.startswith(f"{start}_n")]
+        if fitting:
+            return min(fitting, key=lambda name: int(name.rpartition("_n")[2]))
+    return None
+
+
+def is_lower_better(metric: str) -> bool:
+    return not any(f"/{name}_" in metric for name in HIGHER_IS_BETTER)
+
+
+def refuse_incomparable(metric: str, objectives: Iterable[str], *, key: str) -> None:
+    """RequestError where `metric`, given as `key`, says nothing about which run is better."""
+    different = sorted(set(objectives))
+    if metric.endswith("/loss") and len(different) > 1:
+        raise RequestError(
+            f"{key}={metric}: losses of different objectives ({', '.join(different)}) are "
+            "different quantities; measure samples (evaluation.num_images=N) and name one of "
+            "those metrics"
+        )
+    for name, aim in AIMED_AT.items():
+        if f"/{name}_" in metric:
+            raise RequestError(
+                f"{key}={metric}: is best at {aim}, so neither more nor less is better; choose "
+                "another metric"
+            )
