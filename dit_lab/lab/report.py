@@ -74,15 +74,13 @@ def _question(
     chosen = metric or leading_metric(names)
     objectives = [run.config["choices"]["objective"] for run in runs]
     refuse_incomparable(chosen, objectives, key="report.metric")
-    beside = [
-        name for start in BESIDE if (name := smallest_draw(names, [start])) and name != chosen
-    ]
+    beside = [smallest_draw(names, [start]) for start in BESIDE]
     return Question(
         metric=chosen,
         lower_is_better=is_lower_better(chosen),
         baseline=baseline,
         expected_equal=_expected_equal(runs),
-        secondary=beside,
+        secondary=[name for name in beside if name and name != chosen],
         remarks=[*_samplers(runs), *_caveats(runs, chosen)],
     )
 

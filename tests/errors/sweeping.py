@@ -69,7 +69,7 @@ AREA = Area(
             title="a search among losses that are different quantities",
             command=f"{SEARCH} objective=ddpm,rectified_flow sampler=auto sweep.metric=eval/loss",
             start="recipe",
-            says=r"sweep.metric=eval/loss: losses of different objectives \(ddpm, rectified_flow\) are",
+            says=r"metric=eval/loss: losses of different objectives \(ddpm, rectified_flow\) are",
         ),
         Case(
             title="a span that ends before it begins",
