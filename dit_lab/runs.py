@@ -55,6 +55,7 @@ DECIDING_CODE = (
     "training",
     "codecs.py",
     "interpolants.py",
+    "chain.py",
     "rng.py",
     "lab/compose.py",
     "lab/train.py",

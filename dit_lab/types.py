@@ -50,7 +50,8 @@ class Prediction:
 
     data: Tensor  # (N, C, H, W)
     noise: Tensor  # (N, C, H, W)
-    variance_fraction: Tensor | None = None  # (N, C, H, W), 0 = posterior, 1 = beta; learn_sigma
+    # of one step back on a chain, 0 = posterior, 1 = beta: (N, C, H, W) with learn_sigma
+    variance_fraction: Tensor | float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,6 @@ class Objective(Protocol):
 
 class Sampler(Protocol):
     """Carries noise to data along an interpolant by asking for predictions."""
-
-    steps: int
 
     def sample(
         self,

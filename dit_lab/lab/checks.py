@@ -54,6 +54,7 @@ def check_data(config: Config) -> Shapes:
         width=facts.width,
     )
     _check_patch(config["model"]["patch_size"], latent)
+    _check_direction(config["objective"], latent)
     shapes = Shapes(facts, latent)
     check_conditioning(config, shapes, model=config["model"])
     return shapes
@@ -220,6 +221,15 @@ def _check_patch(patch: int, latent: tuple[int, int, int]) -> None:
         raise RequestError(
             f"model.patch_size={patch}: does not divide {height} x {width}, what the model sees; "
             f"use {', '.join(map(str, common))}"
+        )
+
+
+def _check_direction(objective: Config, latent: tuple[int, int, int]) -> None:
+    weight = objective.get("direction_weight", 0.0)
+    if weight and latent[0] == 1:
+        raise RequestError(
+            f"objective.direction_weight={weight:g}: the model sees one channel, where a direction "
+            "is a sign and teaches nothing; use 0"
         )
 
 

@@ -8,10 +8,20 @@ from typing import Any
 
 from dit_lab.types import RequestError
 
+ANY_PATH = (
+    "euler", "midpoint", "heun", "rk4", "dopri5", "euler_maruyama", "ddim", "dpm_solver", "unipc",
+)  # fmt: skip
+"""Names in conf/sampler that only need an interpolant."""
+
+
+def _first(name: str) -> tuple[str, ...]:
+    return (name, *(other for other in ANY_PATH if other != name))
+
+
 SAMPLERS = {
-    "dit_lab.objectives.ddpm.DDPM": ("ddpm", "ddim", "euler", "heun"),
-    "dit_lab.objectives.rectified_flow.RectifiedFlow": ("heun", "euler"),
-    "dit_lab.objectives.flow_matching.FlowMatching": ("heun", "euler"),
+    "dit_lab.objectives.ddpm.DDPM": _first("ddpm"),
+    "dit_lab.objectives.rectified_flow.RectifiedFlow": _first("heun"),
+    "dit_lab.objectives.flow_matching.FlowMatching": _first("heun"),
 }
 """Objective -> names in conf/sampler that fit it, its natural sampler first."""
 
@@ -27,7 +37,7 @@ def samplers_for(objective: str, load: Callable[[str], Any]) -> tuple[str, ...]:
     own = load(objective)
     parents = inspect.getmro(own) if inspect.isclass(own) else ()
     names = (f"{parent.__module__}.{parent.__qualname__}" for parent in parents)
-    inherited = next((SAMPLERS[name] for name in names if name in SAMPLERS), ("euler", "heun"))
+    inherited = next((SAMPLERS[name] for name in names if name in SAMPLERS), ANY_PATH)
     stated = getattr(own, "samplers", inherited)
     if isinstance(stated, str) or not stated:
         raise RequestError(

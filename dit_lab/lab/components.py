@@ -5,13 +5,16 @@ A class here mirrors the keyword arguments of that class; a test compares the tw
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Optional
+from typing import Any, Optional
 
 from omegaconf import MISSING
 
 from dit_lab.lab.schema import number
+from dit_lab.objectives.options import check_ddpm, check_flow_matching, check_time_shift
+from dit_lab.samplers.grid import check_grid, noisy_steps
 
 # Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
 # ruff: noqa: UP045
@@ -25,11 +28,91 @@ class Spacing(Enum):
 class TimeSampling(Enum):
     uniform = "uniform"
     logit_normal = "logit_normal"
+    cosmap = "cosmap"
+
+
+class BetaSchedule(Enum):
+    linear = "linear"
+    scaled_linear = "scaled_linear"
+    cosine = "cosine"
+
+
+class ChainPrediction(Enum):
+    noise = "noise"
+    data = "data"
+    v = "v"
+
+
+class FixedVariance(Enum):
+    small = "small"
+    large = "large"
+
+
+class Path(Enum):
+    linear = "linear"
+    trigonometric = "trigonometric"
+    vp = "vp"
+
+
+class FlowPrediction(Enum):
+    velocity = "velocity"
+    noise = "noise"
+    data = "data"
+    score = "score"
+
+
+class Weighting(Enum):
+    none = "none"
+    velocity = "velocity"
+    likelihood = "likelihood"
+
+
+class Grid(Enum):
+    uniform = "uniform"
+    quadratic = "quadratic"
+    shifted = "shifted"
+    given = "given"
+
+
+class MultistepGrid(Enum):
+    log_snr = "log_snr"
+    uniform = "uniform"
+    quadratic = "quadratic"
+    shifted = "shifted"
+    given = "given"
+
+
+class Diffusion(Enum):
+    constant = "constant"
+    sbdm = "sbdm"
+    sigma = "sigma"
+    linear = "linear"
+    decreasing = "decreasing"
+    increasing_decreasing = "increasing_decreasing"
+
+
+class LastStep(Enum):
+    mean = "mean"
+    tweedie = "tweedie"
+    euler = "euler"
+    none = "none"
+
+
+class Solver(Enum):
+    ode = "ode"
+    sde = "sde"
 
 
 @dataclass
 class Component:
+    """What every component has. Where options must go together, `check` refuses those that do
+    not, with a RequestError that names them without the group."""
+
     _target_: str = MISSING
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        return None
 
 
 @dataclass
@@ -46,21 +129,51 @@ class DiT(Component):
 @dataclass
 class DDPM(Component):
     num_timesteps: int = number(at_least=21)
+    beta_schedule: BetaSchedule = MISSING
+    zero_terminal_snr: bool = MISSING
+    prediction: ChainPrediction = MISSING
     learn_sigma: bool = MISSING
+    rescale_bound: bool = MISSING
+    fixed_variance: Optional[FixedVariance] = MISSING
+    min_snr_gamma: Optional[float] = number(above=0)
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        names = ("prediction", "learn_sigma", "rescale_bound", "fixed_variance",
+                 "zero_terminal_snr", "min_snr_gamma")  # fmt: skip
+        check_ddpm(**{name: options[name] for name in names})
 
 
 @dataclass
-class RectifiedFlow(Component):
+class Flow(Component):
     time_sampling: TimeSampling = MISSING
     logit_mean: float = MISSING
     logit_std: float = number(above=0)
+    time_shift: Any = MISSING  # a number, or "auto"
     time_scale: float = number(above=0)
     learn_sigma: bool = MISSING
 
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        check_time_shift(options["time_shift"])
+
 
 @dataclass
-class FlowMatching(RectifiedFlow):
-    sigma_min: float = number(at_least=0, below=1)
+class RectifiedFlow(Flow):
+    direction_weight: float = number(at_least=0)
+
+
+@dataclass
+class FlowMatching(Flow):
+    path: Path = MISSING
+    sigma_min: Optional[float] = number(at_least=0, below=1)
+    prediction: FlowPrediction = MISSING
+    weighting: Weighting = MISSING
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        Flow.check(options)
+        check_flow_matching(path=options["path"], sigma_min=options["sigma_min"])
 
 
 @dataclass
@@ -76,8 +189,49 @@ class DDIM(Ancestral):
 
 
 @dataclass
-class ODE(Component):
+class Stepped(Component):
     steps: int = number(at_least=1)
+    time_shift: float = number(above=0)
+    times: Optional[list[float]] = MISSING
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        names = ("steps", "time_grid", "time_shift", "times")
+        check_grid(**{name: options[name] for name in names})
+
+
+@dataclass
+class FixedStep(Stepped):
+    time_grid: Grid = MISSING
+
+
+@dataclass
+class EulerMaruyama(FixedStep):
+    diffusion: Diffusion = MISSING
+    diffusion_norm: float = number(at_least=0)
+    last_step: LastStep = MISSING
+    last_step_size: float = number(above=0, below=1)
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        steps = noisy_steps(options["steps"], options["last_step"])
+        FixedStep.check({**options, "steps": steps})
+
+
+@dataclass
+class Multistep(Stepped):
+    time_grid: MultistepGrid = MISSING
+
+
+@dataclass
+class DPMSolver(Multistep):
+    solver: Solver = MISSING
+
+
+@dataclass
+class Dopri5(Component):
+    rtol: float = number(above=0)
+    atol: float = number(above=0)
 
 
 @dataclass
@@ -133,8 +287,14 @@ COMPONENTS: dict[str, type[Component]] = {
     "dit_lab.objectives.flow_matching.FlowMatching": FlowMatching,
     "dit_lab.samplers.ancestral.DDPMSampler": Ancestral,
     "dit_lab.samplers.ancestral.DDIMSampler": DDIM,
-    "dit_lab.samplers.ode.Euler": ODE,
-    "dit_lab.samplers.ode.Heun": ODE,
+    "dit_lab.samplers.ode.Euler": FixedStep,
+    "dit_lab.samplers.ode.Midpoint": FixedStep,
+    "dit_lab.samplers.ode.Heun": FixedStep,
+    "dit_lab.samplers.ode.RK4": FixedStep,
+    "dit_lab.samplers.adaptive.Dopri5": Dopri5,
+    "dit_lab.samplers.sde.EulerMaruyama": EulerMaruyama,
+    "dit_lab.samplers.multistep.DPMSolver": DPMSolver,
+    "dit_lab.samplers.multistep.UniPC": Multistep,
     "dit_lab.data.digits.Digits": Dataset,
     "dit_lab.data.labelled_list.LabelledList": LabelledList,
     "dit_lab.data.image_folder.ImageFolder": ImageFolder,
@@ -148,6 +308,7 @@ COMPONENTS: dict[str, type[Component]] = {
 COMPONENT_GROUPS = ("model", "objective", "sampler", "dataset", "codec", "optimizer", "schedule")
 
 GIVEN_IN_CODE = {
+    "objective": {"latent_shape"},
     "model": {"input_size", "in_channels", "num_classes", "learn_sigma", "generator"},
     "dataset": {"split", "seed"},
     "optimizer": {"params"},

@@ -55,10 +55,15 @@ def build_parts(config: Config, shapes: Shapes, device: torch.device) -> Parts:
     return Parts(
         config=config,
         shapes=shapes,
-        objective=build(config, "objective"),
+        objective=_build_objective(config, shapes),
         codec=build(config, "codec").to(device),
         device=device,
     )
+
+
+def _build_objective(config: Config, shapes: Shapes) -> Objective:
+    given = accepted(component_class(config, "objective"), {"latent_shape": shapes.latent})
+    return build(config, "objective", **given)
 
 
 def build_model(parts: Parts) -> nn.Module:

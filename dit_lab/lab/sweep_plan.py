@@ -175,14 +175,21 @@ def _alike(plan: Plan, key: Callable[[Config], object]) -> list[list[Job]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
+RECTIFIED = {"path": "linear", "prediction": "velocity", "weighting": "none"}
+"""Options with which flow matching is rectified flow, up to its sigma_min."""
+
 SAME_MATHEMATICS = "the same mathematics up to flow_matching's sigma_min"
 
 
 def idea(config: Config) -> str:
-    """A hash that is equal for flow matching along straight paths and rectified flow."""
+    """A hash that is equal for rectified flow, and flow matching that does the same."""
     keys = deciding(config)
-    if keys.pop("objective.sigma_min", 1.0) <= 1e-3:
+    options = {name: keys.get(f"objective.{name}") for name in RECTIFIED}
+    if options == RECTIFIED and (keys.get("objective.sigma_min") or 0.0) <= 1e-3:
         keys["objective._target_"] = "dit_lab.objectives.rectified_flow.RectifiedFlow"
+        for name in ("sigma_min", *RECTIFIED):
+            del keys[f"objective.{name}"]
+        keys["objective.direction_weight"] = 0.0
     return digest(keys)
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from dit_lab.lab.components import COMPONENT_GROUPS, COMPONENTS
+from dit_lab.lab.components import COMPONENT_GROUPS, COMPONENTS, Component
 from dit_lab.lab.schema import ROOTS
 from dit_lab.lab.signature import component_schema
 from dit_lab.lab.trust import load_component, refuse_untrusted
@@ -33,7 +33,15 @@ def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
             schema = _component(group, checked[group], checked["trusted_modules"])
             others = [key for key, _ in flatten(checked) if not key.startswith(f"{group}.")]
             checked[group] = _typed(schema, checked[group], f"{group}.", others)
+            _check_together(group, schema, checked[group])
     return checked
+
+
+def _check_together(group: str, schema: type[Component], options: Mapping[str, Any]) -> None:
+    try:
+        schema.check(options)
+    except RequestError as refusal:
+        raise RequestError(f"{group}.{refusal}") from None
 
 
 def to_plain(node: Any, **options: Any) -> dict[str, Any]:
@@ -41,7 +49,7 @@ def to_plain(node: Any, **options: Any) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(node, **options))
 
 
-def _component(group: str, options: Any, trusted_modules: list[str]) -> type:
+def _component(group: str, options: Any, trusted_modules: list[str]) -> type[Component]:
     """The schema for a group's options, by their `_target_`."""
     if not isinstance(options, Mapping) or "_target_" not in options:
         raise RequestError(no_target(group))

@@ -10,25 +10,64 @@ Shapes: N images, C channels, H x W pixels or latent cells, T timesteps.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from dit_lab.interpolants import DiscreteDiffusion, linear_betas
-from dit_lab.types import Batch, ModelCall, Prediction
+from dit_lab.chain import DiscreteDiffusion, make_betas
+from dit_lab.interpolants import Shares
+from dit_lab.objectives.bound import bound_in_bits
+from dit_lab.objectives.options import check_ddpm
+from dit_lab.types import Batch, ModelCall, Prediction, RequestError
 
 
 class DDPM:
-    """Noise prediction on a chain of linear betas.
+    """Prediction of noise, data or v on a chain of betas.
 
+    num_timesteps, beta_schedule: the chain; "linear" (Ho et al. 2020), "scaled_linear" (Rombach et
+        al. 2022) or "cosine" (Nichol & Dhariwal 2021).
+    zero_terminal_snr: the last timestep is pure noise (Lin et al. 2024); not for noise prediction.
+    prediction: "noise" (Ho et al. 2020, eq. 14), "data", or "v" (Salimans & Ho 2022, appendix D).
     learn_sigma: the model has 2C output channels, the second half in [-1, 1] (softly) for the
-        variance; the loss is then the hybrid one, `mse + vb`.
+        variance; the loss is then the hybrid one, squared error plus bound.
+    rescale_bound: the bound times T / 1000, so that lambda = 0.001 for any T (Nichol & Dhariwal
+        2021, eq. 16); without it lambda = 1 / T, as in the original DiT. The same at T = 1000.
+    fixed_variance: without learn_sigma, "small" (the posterior's, None means this) or "large"
+        (beta); Ho et al. 2020, section 3.2.
+    min_snr_gamma: no timestep weighs more than this in units of the data's error (Hang et al.
+        2023, "Efficient Diffusion Training via Min-SNR", gamma 5); None: every one as it is.
     """
 
-    def __init__(self, *, num_timesteps: int = 1000, learn_sigma: bool = True) -> None:
-        self.interpolant = DiscreteDiffusion(linear_betas(num_timesteps))
+    def __init__(
+        self,
+        *,
+        num_timesteps: int = 1000,
+        beta_schedule: str = "linear",
+        zero_terminal_snr: bool = False,
+        prediction: str = "noise",
+        learn_sigma: bool = True,
+        rescale_bound: bool = False,
+        fixed_variance: str | None = None,
+        min_snr_gamma: float | None = None,
+    ) -> None:
+        check_ddpm(
+            prediction=prediction,
+            learn_sigma=learn_sigma,
+            fixed_variance=fixed_variance,
+            rescale_bound=rescale_bound,
+            zero_terminal_snr=zero_terminal_snr,
+            min_snr_gamma=min_snr_gamma,
+        )
+        if prediction not in SNR_POWERS:
+            raise RequestError(f"prediction: unknown {prediction!r}; use {', '.join(SNR_POWERS)}")
+        if fixed_variance not in (None, "small", "large"):
+            raise RequestError(f"fixed_variance: unknown {fixed_variance!r}; use small or large")
+        betas = make_betas(beta_schedule, num_timesteps, zero_terminal_snr=zero_terminal_snr)
+        self.interpolant = DiscreteDiffusion(betas)
+        self.kind = prediction
         self.learn_sigma = learn_sigma
+        self.min_snr_gamma = min_snr_gamma
+        self._bound_weight = num_timesteps / 1000 if rescale_bound else 1.0
+        self._fixed_fraction = 1.0 if fixed_variance == "large" else 0.0
 
     def time_from_uniform(self, uniform: Tensor) -> Tensor:
         """u in [0, 1), (N,), to the timestep floor(u T), (N,) int64."""
@@ -37,19 +76,29 @@ class DDPM:
     def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
         """Per-image terms, each (N,) float32.
 
-        "mse" is the squared error of the noise (Ho et al. 2020, eq. 14). With `learn_sigma`, "vb"
+        "mse" is the squared error of what is predicted, before its weight. With `learn_sigma`, "vb"
         is the bound's term at this timestep in bits per dimension, and "loss" is the sum: the
-        hybrid loss of Nichol & Dhariwal 2021, eq. 16, with lambda = 1 / T, as the original DiT.
+        hybrid loss of Nichol & Dhariwal 2021, eq. 16.
         """
-        alpha, sigma = self.interpolant.shares(batch.time, batch.data)
-        x = alpha * batch.data + sigma * batch.noise
-        noise, fraction = self._split(predict(x, batch.time.float()).float())
-        mse = (noise - batch.noise).square().flatten(1).mean(1)
-        if fraction is None:
-            return {"loss": mse, "mse": mse}
-        data = (x - sigma * noise.detach()) / alpha
-        vb = bound_in_bits(self.interpolant, batch.data, x, data, fraction, batch.time)
-        return {"loss": mse + vb, "mse": mse, "vb": vb}
+        shares = self.interpolant.shares_at(batch.time, batch.data)
+        x = shares.mix(batch.data, batch.noise)
+        value, variance = self._split(predict(x, batch.time.float()).float())
+        target = shares.target(self.kind, batch.data, batch.noise)
+        mse = (value - target).square().flatten(1).mean(1)
+        weighted = mse if self.min_snr_gamma is None else self._weight(shares) * mse
+        if variance is None:
+            return {"loss": weighted, "mse": mse}
+        data, _ = shares.ends(self.kind, value.detach(), x)
+        vb = bound_in_bits(self.interpolant, batch.data, x, data, variance, batch.time)
+        return {"loss": weighted + self._bound_weight * vb, "mse": mse, "vb": vb}
+
+    def _weight(self, shares: Shares) -> Tensor:
+        """(N,): min(SNR, gamma) as a weight of the data's error, given in this prediction's.
+
+        Hang et al. 2023, section 3.4 and appendix: divided by SNR for noise, by SNR + 1 for v.
+        """
+        snr = (shares.alpha / shares.sigma).square().flatten()
+        return snr.clamp(max=self.min_snr_gamma) / SNR_POWERS[self.kind](snr)
 
     def model_time(self, t: float) -> float:
         """Flow time t to the timestep, continuous between integers."""
@@ -57,71 +106,22 @@ class DDPM:
 
     def prediction(self, output: Tensor, x: Tensor, t: float) -> Prediction:
         """Read a raw output (N, C or 2C, H, W) at x (N, C, H, W) and flow time t."""
-        noise, fraction = self._split(output.to(x.dtype))
-        data = self.interpolant.data_from_noise(noise, x, t)
+        value, variance = self._split(output.to(x.dtype))
+        data, noise = self.interpolant.ends(self.kind, value, x, t)
+        fraction = self._fixed_fraction if variance is None else variance
         return Prediction(data=data, noise=noise, variance_fraction=fraction)
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(noise, variance fraction); the model's -1 is fraction 0, its 1 is fraction 1."""
+        """(prediction, variance fraction); the model's -1 is fraction 0, its 1 is fraction 1."""
         if not self.learn_sigma:
             return output, None
-        noise, variance = output.chunk(2, dim=1)
-        return noise, (variance + 1) / 2
+        value, variance = output.chunk(2, dim=1)
+        return value, (variance + 1) / 2
 
 
-def bound_in_bits(
-    chain: DiscreteDiffusion,
-    data: Tensor,
-    x: Tensor,
-    predicted_data: Tensor,
-    variance_fraction: Tensor,
-    timestep: Tensor,
-) -> Tensor:
-    """One term of the variational bound in bits per dimension, (N,); Ho et al. 2020, eq. 5.
-
-    For timestep k > 0: KL from the true step back, q(x_{k-1} | x, data), to the model's. At
-    k = 0: minus the log likelihood of `data`, as 8-bit pixels, under the model's last step.
-    Images are (N, C, H, W), timestep int64 (N,).
-    """
-    mean = chain.posterior_mean(predicted_data, x, timestep)
-    log_variance = chain.log_variance(variance_fraction, x, timestep)
-    divergence = gaussian_kl(
-        chain.posterior_mean(data, x, timestep),
-        chain.log_variance(None, x, timestep),
-        mean,
-        log_variance,
-    )
-    likelihood = discretised_log_likelihood(data, mean, log_variance / 2)
-    nats = torch.where(timestep == 0, -likelihood.flatten(1).mean(1), divergence.flatten(1).mean(1))
-    return nats / math.log(2)
-
-
-def gaussian_kl(
-    mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor
-) -> Tensor:
-    """KL(N(mean, variance) || N(other mean, other variance)) per element, in nats."""
-    gap = log_variance - other_log_variance
-    distance = (mean - other_mean).square() * torch.exp(-other_log_variance)
-    return (gap.exp() - gap - 1 + distance) / 2
-
-
-def discretised_log_likelihood(data: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log probability, per element, that N(mean, std^2) falls into the 8-bit bin around `data`.
-
-    Bins are 2/255 wide on [-1, 1]; the outermost two are open (Ho et al. 2020, eq. 13).
-    """
-    half_bin = 1 / 255
-    precision = torch.exp(-log_std)
-    below_top = _normal_cdf((data - mean + half_bin) * precision)
-    below_bottom = _normal_cdf((data - mean - half_bin) * precision)
-    probability = torch.where(
-        data < -0.999,
-        below_top,
-        torch.where(data > 0.999, 1 - below_bottom, below_top - below_bottom),
-    )
-    return probability.clamp(min=1e-12).log()
-
-
-def _normal_cdf(x: Tensor) -> Tensor:
-    """The tanh approximation, as in the original: the bound's numbers are compared with its."""
-    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x.pow(3))))
+SNR_POWERS = {
+    "noise": lambda snr: snr,
+    "data": torch.ones_like,
+    "v": lambda snr: snr + 1,
+}
+"""What one squared error of the data is, in squared errors of each prediction."""

@@ -1,34 +1,64 @@
-"""Flow matching with the conditional optimal-transport path (Lipman et al. 2022, eq. 20-23).
+"""Flow matching (Lipman et al. 2022) on a choice of paths, with a choice of predictions.
 
-x_t = t * data + (1 - (1 - sigma_min) t) * noise: each image is the centre of a Gaussian of width
-sigma_min at t = 1. With sigma_min = 0 this is rectified flow, number for number, and with the
-default the two are expected to agree.
+The default is the conditional optimal-transport path (eq. 20-23): x_t = t * data +
+(1 - (1 - sigma_min) t) * noise, each image the centre of a Gaussian of width sigma_min at t = 1.
+With sigma_min = 0 this is rectified flow, number for number, and with the default the two are
+expected to agree. The other paths and predictions are those of stochastic interpolants (Albergo et
+al. 2023; Ma et al. 2024, SiT).
 """
 
 from __future__ import annotations
 
-from dit_lab.interpolants import Linear
-from dit_lab.objectives.velocity import VelocityObjective
+from dit_lab.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
+from dit_lab.objectives.flow import FlowObjective, span
+from dit_lab.objectives.options import check_flow_matching
+from dit_lab.types import RequestError
+
+SIGMA_MIN = 1e-4
 
 
-class FlowMatching(VelocityObjective):
-    """Velocity on the path that stops at width `sigma_min`; else as `VelocityObjective`."""
+class FlowMatching(FlowObjective):
+    """Flow matching; what is not here is as in `FlowObjective`.
+
+    path: "linear", "trigonometric" or "vp".
+    sigma_min: of the linear path, 1e-4 where None.
+    """
 
     def __init__(
         self,
         *,
-        sigma_min: float = 1e-4,
+        path: str = "linear",
+        sigma_min: float | None = None,
+        prediction: str = "velocity",
+        weighting: str = "none",
         time_sampling: str = "uniform",
         logit_mean: float = 0.0,
         logit_std: float = 1.0,
+        time_shift: float | str = 1.0,
         time_scale: float = 1000.0,
         learn_sigma: bool = False,
+        latent_shape: tuple[int, int, int] | None = None,
     ) -> None:
+        check_flow_matching(path=path, sigma_min=sigma_min)
         super().__init__(
-            Linear(sigma_min),
+            _path(path, SIGMA_MIN if sigma_min is None else sigma_min, prediction, weighting),
+            prediction=prediction,
+            weighting=weighting,
             time_sampling=time_sampling,
             logit_mean=logit_mean,
             logit_std=logit_std,
+            time_shift=time_shift,
             time_scale=time_scale,
             learn_sigma=learn_sigma,
+            latent_shape=latent_shape,
         )
+
+
+def _path(name: str, sigma_min: float, prediction: str, weighting: str) -> Interpolant:
+    if name == "linear":
+        return Linear(sigma_min, **span(prediction, weighting))
+    if name == "trigonometric":
+        return Trigonometric(**span(prediction, weighting))
+    if name == "vp":
+        return VariancePreserving(**span(prediction, weighting))
+    raise RequestError(f"path: unknown {name!r}; use linear, trigonometric or vp")

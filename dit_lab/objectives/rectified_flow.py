@@ -7,26 +7,32 @@ x_t = t * data + (1 - t) * noise, so the velocity is data - noise. SiT's linear 
 from __future__ import annotations
 
 from dit_lab.interpolants import Linear
-from dit_lab.objectives.velocity import VelocityObjective
+from dit_lab.objectives.flow import FlowObjective
 
 
-class RectifiedFlow(VelocityObjective):
-    """Velocity on the straight path; the settings are those of `VelocityObjective`."""
+class RectifiedFlow(FlowObjective):
+    """Velocity on the straight path; the settings are those of `FlowObjective`."""
 
     def __init__(
         self,
         *,
+        direction_weight: float = 0.0,
         time_sampling: str = "uniform",
         logit_mean: float = 0.0,
         logit_std: float = 1.0,
+        time_shift: float | str = 1.0,
         time_scale: float = 1000.0,
         learn_sigma: bool = False,
+        latent_shape: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__(
             Linear(),
+            direction_weight=direction_weight,
             time_sampling=time_sampling,
             logit_mean=logit_mean,
             logit_std=logit_std,
+            time_shift=time_shift,
             time_scale=time_scale,
             learn_sigma=learn_sigma,
+            latent_shape=latent_shape,
         )

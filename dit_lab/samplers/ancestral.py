@@ -1,8 +1,8 @@
-"""Ancestral samplers: walk a discrete chain backwards, one visited timestep at a time.
+"""Ancestral samplers: walk from noise to data, one jump to a less noisy place at a time.
 
-At each timestep the model's guess of the data says where one step back leads. DDPM draws that step
-from its Gaussian, fresh noise included; DDIM points from the guess along the noise that the model
-saw, and with eta = 0 draws nothing.
+At each place the model's guess of the data says where the next jump leads. DDPM draws it from the
+Gaussian of one step back on a chain, fresh noise included; DDIM points from the guess along the
+noise that the model saw, and with eta = 0 draws nothing.
 
 Both may leave out timesteps: a chain seen at some of its timesteps is a shorter chain.
 Shapes: N images, C channels, H x W pixels or latent cells.
@@ -16,7 +16,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dit_lab.interpolants import DiscreteDiffusion, Interpolant
+from dit_lab.chain import DiscreteDiffusion
+from dit_lab.interpolants import Interpolant
+from dit_lab.samplers.grid import TimeGrid
 from dit_lab.samplers.respacing import visited
 from dit_lab.types import DrawNoise, Predict, RequestError
 
@@ -24,19 +26,14 @@ from dit_lab.types import DrawNoise, Predict, RequestError
 class DDPMSampler:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) on a respaced chain.
 
-    The variance is the learned one where the prediction has it, else the posterior's, which suits
-    few steps better than beta. `clip_data` clamps the guessed data to [-1, 1]: for pixels, not
-    for latents.
+    The variance is the one that the prediction states: learned, or fixed by the objective.
+    `clip_data` clamps the guessed data to [-1, 1]: for pixels, not for latents.
     """
 
     def __init__(self, *, steps: int = 250, spacing: str = "even", clip_data: bool = False) -> None:
         self.steps = steps
         self.spacing = spacing
         self.clip_data = clip_data
-
-    def evaluations(self, interpolant: Interpolant) -> int:
-        """Predictions asked for per image."""
-        return self.steps
 
     @torch.no_grad()
     def sample(
@@ -49,7 +46,7 @@ class DDPMSampler:
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`."""
-        chain = _chain(interpolant, "ddpm")
+        chain = _chain(interpolant)
         timesteps = visited(self.spacing, chain.num_timesteps, self.steps)
         short = chain.respaced(timesteps)
         x = noise
@@ -68,11 +65,13 @@ class DDPMSampler:
 
 
 class DDIMSampler:
-    """DDIM (Song et al. 2020, eq. 12) on a respaced chain.
+    """DDIM (Song et al. 2020, eq. 12 and 16), on a respaced chain or any other path.
 
     eta = 0 draws no noise: the same noise gives the same image for any number of steps, nearly.
-    eta = 1 draws as much as DDPM with the posterior's variance. `clip_data` clamps the guessed
-    data to [-1, 1] and keeps the noise consistent with it.
+    eta = 1 draws as much as DDPM with the posterior's variance. On a chain `spacing` chooses the
+    timesteps; other paths are walked in equal steps of flow time, where eta = 0 is Euler's method
+    on straight paths. `clip_data` clamps the guessed data to [-1, 1] and keeps the noise consistent
+    with it.
     """
 
     def __init__(
@@ -90,10 +89,6 @@ class DDIMSampler:
         self.spacing = spacing
         self.clip_data = clip_data
 
-    def evaluations(self, interpolant: Interpolant) -> int:
-        """Predictions asked for per image."""
-        return self.steps
-
     @torch.no_grad()
     def sample(
         self,
@@ -105,31 +100,39 @@ class DDIMSampler:
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`."""
-        chain = _chain(interpolant, "ddim")
-        timesteps = visited(self.spacing, chain.num_timesteps, self.steps)
-        left = [1.0, *chain.alphas_cumprod[timesteps].tolist()]  # of the data's variance
+        times = self._times(interpolant)
+        at = torch.tensor(times, dtype=torch.float64)
+        alphas = [*interpolant.alpha(at).tolist(), 1.0]  # after the last step there is only data
+        sigmas = [*interpolant.sigma(at).tolist(), 0.0]
         x = noise
-        for step, place in enumerate(reversed(range(self.steps))):
-            t = chain.flow_time(timesteps[place])
+        for step, t in enumerate(times):
             prediction = predict(x, t)
             data, direction = prediction.data, prediction.noise
             if self.clip_data:
                 data = data.clamp(-1, 1)
-                direction = chain.noise_from_data(data, x, t)
-            before, now = left[place], left[place + 1]
-            fresh = self.eta**2 * (1 - before) / (1 - now) * (1 - now / before)  # variance
-            x = math.sqrt(before) * data + math.sqrt(1 - before - fresh) * direction
-            if fresh > 0:  # never at the last step, where before = 1
+                _, direction = interpolant.ends("data", data, x, t)
+            alpha, sigma = alphas[step + 1], sigmas[step + 1]
+            kept = sigma * alphas[step] / (sigmas[step] * alpha)  # of the noise's share of x
+            fresh = (self.eta * sigma) ** 2 * (1 - kept**2)  # variance
+            x = alpha * data + math.sqrt(sigma**2 - fresh) * direction
+            if fresh > 0:  # never at the last step, where sigma = 0
                 x = x + math.sqrt(fresh) * draw_noise(step)
             if on_step is not None:
                 on_step(step)
         return x
 
+    def _times(self, interpolant: Interpolant) -> list[float]:
+        """Where the model is asked, from noise to data."""
+        if isinstance(interpolant, DiscreteDiffusion):
+            timesteps = visited(self.spacing, interpolant.num_timesteps, self.steps)
+            return [interpolant.flow_time(timestep) for timestep in reversed(timesteps)]
+        return TimeGrid(steps=self.steps).over(interpolant.t_min, interpolant.t_max)[:-1]
 
-def _chain(interpolant: Interpolant, name: str) -> DiscreteDiffusion:
+
+def _chain(interpolant: Interpolant) -> DiscreteDiffusion:
     if not isinstance(interpolant, DiscreteDiffusion):
         raise RequestError(
-            f"sampler {name}: needs a model trained on a chain of timesteps (objective ddpm), "
-            f"not on {type(interpolant).__name__}; use euler or heun"
+            "sampler ddpm: needs a model trained on a chain of timesteps (objective ddpm), not on "
+            f"{type(interpolant).__name__}; ddim with eta=1 does the same on any path"
         )
     return interpolant

@@ -34,7 +34,7 @@ REFUSALS = {
     "heads against width": ([*Q, "model.num_heads=5"], "model.num_heads=5: does not divide"),
     "sampler against objective": (
         ["train", *DIGITS, FLOW, "sampler=ddpm"],
-        "sampler=ddpm: does not fit objective=rectified_flow; allowed: auto, heun, euler",
+        "sampler=ddpm: does not fit objective=rectified_flow; allowed: auto, heun, euler, ",
     ),
     "steps without a stride": (
         ["train", *DIGITS, "sampler=ddim", "sampler.steps=333333"],

@@ -58,9 +58,9 @@ AREA = Area(
         ),
         Case(
             title="a sampler that does not fit the run",
-            command=f"{SAMPLE} sampler=ddim",
+            command=f"{SAMPLE} sampler=ddpm",
             start="tiny",
-            says="sampler=ddim: does not fit objective=rectified_flow; allowed: auto, heun, euler",
+            says="sampler=ddpm: does not fit objective=rectified_flow; allowed: auto, heun, ",
         ),
         Case(
             title="guidance in both conventions, of a run",

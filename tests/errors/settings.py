@@ -68,7 +68,7 @@ AREA = Area(
         Case(
             title="a word that is not on the list",
             command=f"{Q} objective.time_sampling=normal",
-            says="objective.time_sampling=normal: expected one of uniform, logit_normal",
+            says="objective.time_sampling=normal: expected one of uniform, logit_normal, cosmap",
         ),
         # ---- ranges
         Case(
@@ -101,7 +101,7 @@ AREA = Area(
         Case(
             title="a sampler that does not fit the objective",
             command=f"{FLOW} sampler=ddpm",
-            says="sampler=ddpm: does not fit objective=rectified_flow; allowed: auto, heun, euler",
+            says="sampler=ddpm: does not fit objective=rectified_flow; allowed: auto, heun, ",
         ),
         Case(
             title="steps that no stride visits",

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 
 import dit_lab
 from dit_lab.interpolants import Linear
-from dit_lab.lab.compatibility import SAMPLERS, samplers_for
+from dit_lab.lab.compatibility import ANY_PATH, SAMPLERS, samplers_for
 from dit_lab.lab.schema import number
 from dit_lab.lab.signature import component_schema
 from dit_lab.objectives.ddpm import DDPM
@@ -192,11 +192,11 @@ def train_dataset(sizes: list[str]) -> list[str]:
 
 
 def test_the_sampler_draws_other_images(everything: Path) -> None:
-    euler, midpoint = (
+    euler, ralston = (
         np.load(everything / f"{name}.npz")["arr_0"] for name in ("sample", "sampler")
     )
-    assert euler.shape == midpoint.shape
-    assert (euler != midpoint).any()
+    assert euler.shape == ralston.shape
+    assert (euler != ralston).any()
 
 
 def test_the_dataset_is_trained_on(everything: Path) -> None:
@@ -216,9 +216,9 @@ OBJECTIVES = {  # name -> source, what is said to `dit-lab train objective=NAME`
     "constant": ("Mine = 3", "is of type int; name a class or a function"),
     "unreadable": ("class Mine:\n def __init__(self, a: 'Tensor'): ...", "'Tensor' is not defined"),
     # nothing is wrong with these two but the sampler, or the data that is not there
-    "first_midpoint": (
-        "class Mine:\n samplers = ('midpoint', 'euler')",
-        "sampler=heun: does not fit objective=first_midpoint; allowed: auto, midpoint, euler",
+    "first_ralston": (
+        "class Mine:\n samplers = ('ralston', 'euler')",
+        "sampler=heun: does not fit objective=first_ralston; allowed: auto, ralston, euler",
     ),
     "short_chain": (
         "from dit_lab.objectives.ddpm import DDPM\n"
@@ -260,7 +260,7 @@ def later(
             name: ["train", f"objective={name}", f"trusted_modules=[{name}]"] for name in OBJECTIVES
         },
     }
-    commands["first_midpoint"].append("sampler=heun")
+    commands["first_ralston"].append("sampler=heun")
     return folder, {name: forked_in(folder, *typed) for name, typed in commands.items()}
 
 
@@ -330,7 +330,7 @@ def test_the_objective_is_rectified_flow_read_through_data() -> None:
 
 def test_the_sampler_is_of_second_order() -> None:
     """For data N(0, 4) and noise N(0, 1) the path of every point is known: it ends doubled."""
-    midpoint = page_class("mylab/samplers.py", "Midpoint")
+    ralston = page_class("mylab/samplers.py", "Ralston")
 
     def predict(x: torch.Tensor, t: float) -> Prediction:
         variance = 4 * t**2 + (1 - t) ** 2
@@ -339,14 +339,14 @@ def test_the_sampler_is_of_second_order() -> None:
     start = torch.ones(1, 1, 1, 1, dtype=torch.float64)
 
     def error(steps: int) -> float:
-        end = midpoint(steps=steps).sample(
+        end = ralston(steps=steps).sample(
             predict, start, interpolant=Linear(), draw_noise=lambda step: start
         )
         return abs(end.item() - 2)
 
     # at least 4, up to the next order, where that of an Euler step would be 2
     assert error(40) / error(80) > 3.9
-    assert error(80) < 1e-5
+    assert error(80) < 1e-4
 
 
 def test_the_dataset_gives_what_lies_there(tmp_path: Path) -> None:
@@ -454,7 +454,7 @@ class OneName(DDPM):
 def test_samplers_of_an_own_objective() -> None:
     ddpm = SAMPLERS["dit_lab.objectives.ddpm.DDPM"]
     assert samplers_for("mylab.Mine", lambda name: LearnsLikeDDPM) == ddpm
-    assert samplers_for("mylab.mine", lambda name: lambda: None) == ("euler", "heun")
+    assert samplers_for("mylab.mine", lambda name: lambda: None) == ANY_PATH
     with pytest.raises(RequestError, match="samplers = 'euler'; expected the names"):
         samplers_for("mylab.Mine", lambda name: OneName)
 

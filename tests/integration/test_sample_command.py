@@ -103,7 +103,7 @@ def test_the_library_draws_what_the_command_draws(
     ("arguments", "expected"),
     [
         (["sampler=ddpm"], "sampler=ddpm: does not fit objective=rectified_flow; allowed: auto"),
-        (["sampler=no"], "sampler=no: no such choice; allowed: auto, ddim, ddpm, euler, heun"),
+        (["sampler=no"], "sampler=no: no such choice; allowed: auto, ddim, ddpm, dopri5, "),
         (["out=images.gif"], "unknown ending .gif"),
         (["out=nowhere/images.png"], "does not exist; create it first"),
         (["sample.labels=[10]"], "10 is no class"),

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.objectives.ddpm import DDPM, discretised_log_likelihood, gaussian_kl
+from dit_lab.objectives.bound import discretised_log_likelihood, gaussian_kl
+from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow_matching import FlowMatching
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.types import Batch, RequestError
@@ -74,7 +75,7 @@ def test_logit_normal_quantiles() -> None:
 
 
 def test_impossible_time_settings_are_refused() -> None:
-    with pytest.raises(RequestError, match="unknown 'cosine'; use uniform or logit_normal"):
+    with pytest.raises(RequestError, match="unknown 'cosine'; use uniform, logit_normal or cosmap"):
         RectifiedFlow(time_sampling="cosine")
     with pytest.raises(RequestError, match=r"logit_std: 0\.0 is not positive"):
         FlowMatching(time_sampling="logit_normal", logit_std=0.0)
@@ -247,7 +248,10 @@ def test_ddpm_prediction_reads_variance_as_a_fraction() -> None:
     output = torch.zeros(2, 4, 4, 4)
     output[:, 2:] = torch.tensor([-1.0, 0.5])[:, None, None, None]
     found = DDPM().prediction(output, normal(2, 2, 4, 4), 0.5)
-    assert found.variance_fraction is not None
+    assert isinstance(found.variance_fraction, Tensor)
     assert found.variance_fraction[:, 0, 0, 0].tolist() == [0.0, 0.75]
-    plain = DDPM(learn_sigma=False).prediction(output[:, :2], normal(2, 2, 4, 4), 0.5)
-    assert plain.variance_fraction is None
+    for fixed, fraction in ((None, 0.0), ("small", 0.0), ("large", 1.0)):
+        plain = DDPM(learn_sigma=False, fixed_variance=fixed)
+        assert (
+            plain.prediction(output[:, :2], normal(2, 2, 4, 4), 0.5).variance_fraction == fraction
+        )

@@ -1,0 +1,159 @@
+"""Learning the flow from noise to data: what rectified flow and flow matching share.
+
+Join each noise to each image by a path x_t and ask the model for dx_t/dt, or for anything that it
+follows from. At one x_t many paths cross; the squared error makes the model answer with their
+average, and following that average from t = 0 to t = 1 carries the noise distribution to the data
+distribution (Lipman et al. 2022, theorem 2).
+
+Shapes: N images, C channels, H x W pixels or latent cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from dit_lab.interpolants import Interpolant, shift_time
+from dit_lab.objectives.options import check_time_shift
+from dit_lab.objectives.time_sampling import automatic_shift, quantile_function
+from dit_lab.types import Batch, ModelCall, Prediction, RequestError
+
+EDGE = 1e-3
+"""How far a path stays from an end where something has no bound, as SiT trains and samples."""
+
+SQUARED_IN_NOISE = {
+    "noise": (0, 0, 0),
+    "data": (0, -2, 2),
+    "score": (0, 2, 0),
+    "velocity": (-2, 2, 0),
+}
+"""A squared error of what is predicted, in squared errors of the noise, with x as it is: powers of
+g^2 / 2, sigma and alpha."""
+
+SQUARED_OF_NOISE = {"velocity": (2, -2, 0), "likelihood": (1, -2, 0)}
+"""And a squared error of the noise in what a weighting counts."""
+
+
+def span(prediction: str, weighting: str) -> dict[str, float]:
+    """The flow times over which a prediction says something of both ends: t_min and t_max.
+
+    Noise and score say nothing of the data where it has no share, data nothing of the noise; the
+    score and the weightings have no bound there.
+    """
+    both = prediction == "score" or weighting not in ("none", prediction)
+    return {
+        "t_min": EDGE if both or prediction == "noise" else 0.0,
+        "t_max": 1 - EDGE if both or prediction == "data" else 1.0,
+    }
+
+
+class FlowObjective:
+    """Squared error of a prediction on an interpolant.
+
+    prediction: "velocity", "noise", "data" or "score"; of the score, sigma times its error counts.
+    weighting: "none"; "velocity", as if the error had been made in the velocity; "likelihood",
+        g^2 / 2 times the squared error of the score (Song et al. 2021, "Maximum Likelihood
+        Training of Score-Based Diffusion Models", eq. 7; both as in Ma et al. 2024, SiT).
+    direction_weight: adds this times 1 - cos(velocity, target) over the channels of each cell (Yao
+        et al. 2024, "FasterDiT", section 3.3); with one channel that is a sign and teaches nothing.
+    time_sampling: "uniform", "logit_normal" with `logit_mean` and `logit_std`, or "cosmap".
+    time_shift: moves the times towards noise where above 1 (Esser et al. 2024, eq. 23); "auto"
+        follows from `latent_shape` (C, H, W), see `automatic_shift`.
+    time_scale: the model receives `time_scale * t`; 1000 suits its sinusoids, public SiT weights
+        were trained with 1.
+    learn_sigma: the model has 2C output channels; the second half is ignored, as in SiT.
+    """
+
+    def __init__(
+        self,
+        interpolant: Interpolant,
+        *,
+        prediction: str = "velocity",
+        weighting: str = "none",
+        direction_weight: float = 0.0,
+        time_sampling: str,
+        logit_mean: float,
+        logit_std: float,
+        time_shift: float | str,
+        time_scale: float,
+        learn_sigma: bool,
+        latent_shape: tuple[int, int, int] | None,
+    ) -> None:
+        _known("prediction", prediction, SQUARED_IN_NOISE)
+        _known("weighting", weighting, ("none", *SQUARED_OF_NOISE))
+        self.interpolant = interpolant
+        self.kind = prediction
+        self.weighting = weighting
+        self.direction_weight = direction_weight
+        self.time_shift = _shift(time_shift, latent_shape)
+        self.time_scale = time_scale
+        self.learn_sigma = learn_sigma
+        self._quantile = quantile_function(
+            time_sampling, logit_mean=logit_mean, logit_std=logit_std
+        )
+
+    def time_from_uniform(self, uniform: Tensor) -> Tensor:
+        """u in [0, 1), (N,), to flow time t in [t_min, t_max], (N,) float32."""
+        t = shift_time(self._quantile(uniform.to(torch.float64)), self.time_shift)
+        low, high = self.interpolant.t_min, self.interpolant.t_max
+        return (low + (high - low) * t).to(torch.float32)
+
+    def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
+        """Per-image terms, each (N,) float32; "loss" is the mean squared error with its weight.
+
+        With a direction term, "mse" and "direction" are the two that it is made of.
+        """
+        path = self.interpolant
+        x = path.interpolate(batch.data, batch.noise, batch.time)
+        target = path.target(self.kind, batch.data, batch.noise, batch.time)
+        value = self._value(predict(x, self.time_scale * batch.time)).float()
+        loss = self._weight(batch.time) * (value - target).square().flatten(1).mean(1)
+        if not self.direction_weight:
+            return {"loss": loss}
+        direction = (1 - cosine_similarity(value, target, dim=1)).flatten(1).mean(1)
+        total = loss + self.direction_weight * direction
+        return {"loss": total, "mse": loss, "direction": direction}
+
+    def _weight(self, t: Tensor) -> Tensor | float:
+        """(N,), or 1: of the squared error of what is predicted."""
+        if self.weighting == "none":
+            return self.interpolant.sigma(t).square() if self.kind == "score" else 1.0
+        if self.weighting == self.kind:
+            return 1.0
+        path = self.interpolant
+        pairs = zip(SQUARED_IN_NOISE[self.kind], SQUARED_OF_NOISE[self.weighting], strict=True)
+        powers = [sum(pair) for pair in pairs]
+        diffusion, sigma, alpha = (
+            share(t).pow(power)
+            for share, power in zip((path.diffusion, path.sigma, path.alpha), powers, strict=True)
+        )
+        return diffusion * sigma * alpha
+
+    def model_time(self, t: float) -> float:
+        """Flow time t to what the model receives."""
+        return self.time_scale * t
+
+    def prediction(self, output: Tensor, x: Tensor, t: float) -> Prediction:
+        """Read a raw output (N, C or 2C, H, W) at x (N, C, H, W) and flow time t."""
+        data, noise = self.interpolant.ends(self.kind, self._value(output).to(x.dtype), x, t)
+        return Prediction(data=data, noise=noise)
+
+    def _value(self, output: Tensor) -> Tensor:
+        return output.chunk(2, dim=1)[0] if self.learn_sigma else output
+
+
+def _known(option: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise RequestError(f"{option}: unknown {value!r}; use {', '.join(allowed)}")
+
+
+def _shift(shift: float | str, latent_shape: tuple[int, int, int] | None) -> float:
+    check_time_shift(shift)
+    if shift != "auto":
+        return float(shift)
+    if latent_shape is None:
+        raise RequestError("time_shift=auto: needs latent_shape, (channels, height, width)")
+    return automatic_shift(latent_shape)

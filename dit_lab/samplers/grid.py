@@ -1,0 +1,94 @@
+"""At which flow times a solver stops. Torch-free, so that the configuration is checked with it.
+
+A grid is a rule that spreads steps over [0, 1], laid over the span that a solver integrates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from dit_lab.types import RequestError
+
+
+class TimeGrid:
+    """`steps` steps by the name of a rule.
+
+    uniform: equal steps in t.
+    quadratic: the noise's share of the way falls like a square, more steps near data (Song et al.
+        2020, DDIM, appendix D.2).
+    shifted: equal steps, moved towards noise by `time_shift` above 1 (Esser et al. 2024, eq. 23).
+    given: exactly `times`, ascending flow times, one more than steps.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int,
+        time_grid: str = "uniform",
+        time_shift: float = 1.0,
+        times: Sequence[float] | None = None,
+    ) -> None:
+        if steps < 1:
+            raise RequestError(f"steps: {steps} is not at least 1")
+        check_grid(steps=steps, time_grid=time_grid, time_shift=time_shift, times=times)
+        self.steps = steps
+        self._rule: Callable[[float], float] | None = {
+            "uniform": lambda u: u,
+            "quadratic": lambda u: 1 - (1 - u) ** 2,
+            "shifted": lambda u: u / (u + time_shift * (1 - u)),
+        }.get(time_grid)
+        self._times = times
+
+    def over(self, low: float, high: float) -> list[float]:
+        """steps + 1 ascending times, from `low` to `high`, both exactly."""
+        if self._times is not None:
+            if not low <= self._times[0] or not self._times[-1] <= high:
+                raise RequestError(
+                    f"times: {self._times[0]:g} to {self._times[-1]:g} is not within {low:g} to "
+                    f"{high:g}, where this sampler and objective can go"
+                )
+            return list(self._times)
+        assert self._rule is not None
+        inner = (low + (high - low) * self._rule(k / self.steps) for k in range(1, self.steps))
+        return [low, *inner, high]
+
+
+RULES = ("uniform", "quadratic", "shifted", "given")
+LOG_SNR = "log_snr"  # of multistep solvers, which lay it themselves
+
+
+def check_grid(
+    *, steps: int, time_grid: str, time_shift: float, times: Sequence[float] | None
+) -> None:
+    """Raises RequestError for options that do not go together."""
+    if time_grid not in (*RULES, LOG_SNR):
+        raise RequestError(f"time_grid: unknown {time_grid!r}; use {', '.join(RULES)}")
+    if time_shift <= 0 or (time_shift != 1 and time_grid != "shifted"):
+        raise RequestError(
+            f"time_shift={time_shift:g}: expected a number above 0, and time_grid=shifted"
+        )
+    if (times is None) == (time_grid == "given"):
+        raise RequestError(
+            f"time_grid={time_grid}: give times with time_grid=given, and only with that"
+        )
+    if times is None:
+        return
+    if len(times) != steps + 1:
+        raise RequestError(
+            f"steps={steps}: {len(times)} times make {len(times) - 1} steps; give both alike"
+        )
+    rising = all(a < b for a, b in pairwise(times))
+    if not rising or not times[0] >= 0 or not times[-1] <= 1:
+        raise RequestError(
+            f"times={list(times)}: expected flow times that rise from 0 (noise) to 1 (data)"
+        )
+
+
+def noisy_steps(steps: int, last_step: str) -> int:
+    """How many of an SDE solver's `steps` evaluations are followed by noise."""
+    if last_step == "none":
+        return steps
+    if steps < 2:
+        raise RequestError(f"steps={steps}: the last step draws no noise; use 2 or more")
+    return steps - 1

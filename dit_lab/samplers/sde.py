@@ -1,0 +1,131 @@
+"""SDE sampling: follow the flow, and forget and renew some noise on the way.
+
+dx = (velocity + w(t) * score) dt + sqrt(2 w(t)) dW has the flow's marginals for every w >= 0 (Ma et
+al. 2024, SiT, eq. 6; Albergo et al. 2023): noise is added at the rate at which the score takes it
+away. More of it forgets more of a model's errors, and needs more steps.
+
+Shapes: N images, C channels, H x W pixels or latent cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dit_lab.interpolants import Interpolant
+from dit_lab.samplers.grid import TimeGrid, noisy_steps
+from dit_lab.types import DrawNoise, Predict, Prediction, RequestError
+
+Diffusion = Callable[[float, Interpolant], float]
+
+EDGE = 1e-3
+"""Where `sbdm` starts on a path on which data has no share at t = 0, and w no bound."""
+
+LAST_STEPS = ("mean", "tweedie", "euler", "none")
+
+
+def _at(share: Callable[[Tensor], Tensor], t: float) -> float:
+    return share(torch.tensor(t, dtype=torch.float64)).item()
+
+
+DIFFUSIONS: dict[str, Diffusion] = {
+    "constant": lambda t, path: 1.0,
+    "sbdm": lambda t, path: _at(path.diffusion, t),
+    "sigma": lambda t, path: _at(path.sigma, t),
+    "linear": lambda t, path: 1 - t,
+    "decreasing": lambda t, path: ((1 + math.cos(math.pi * t)) / 2) ** 2,
+    "increasing_decreasing": lambda t, path: math.sin(math.pi * t) ** 2,
+}
+"""w(t) before `diffusion_norm`: the forms of SiT; "sbdm" is the reverse of the forward SDE."""
+
+
+class EulerMaruyama:
+    """Euler-Maruyama in `steps` evaluations, the last of which draws no noise.
+
+    diffusion, diffusion_norm: w(t) is the norm times one of DIFFUSIONS.
+    last_step, last_step_size: over the last stretch of flow time, "mean" (the drift of the SDE,
+        SiT's choice), "tweedie" (the prediction of data), "euler" (the flow's velocity), or "none":
+        all steps draw noise, up to the end.
+    time_grid, time_shift, times: see `TimeGrid`; the last step comes after them.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int = 250,
+        diffusion: str = "sigma",
+        diffusion_norm: float = 1.0,
+        last_step: str = "mean",
+        last_step_size: float = 0.04,
+        time_grid: str = "uniform",
+        time_shift: float = 1.0,
+        times: Sequence[float] | None = None,
+    ) -> None:
+        for option, value, allowed in (
+            ("diffusion", diffusion, tuple(DIFFUSIONS)),
+            ("last_step", last_step, LAST_STEPS),
+        ):
+            if value not in allowed:
+                raise RequestError(f"{option}: unknown {value!r}; use {', '.join(allowed)}")
+        if diffusion_norm < 0 or not 0 < last_step_size < 1:
+            raise RequestError(
+                f"diffusion_norm={diffusion_norm:g}, last_step_size={last_step_size:g}: expected "
+                "at least 0, and a stretch of flow time between 0 and 1"
+            )
+        self.steps = steps
+        self.diffusion, self.diffusion_norm = diffusion, diffusion_norm
+        self.last_step, self.last_step_size = last_step, last_step_size
+        self.grid = TimeGrid(
+            steps=noisy_steps(steps, last_step),
+            time_grid=time_grid,
+            time_shift=time_shift,
+            times=times,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        predict: Predict,
+        noise: Tensor,
+        *,
+        interpolant: Interpolant,
+        draw_noise: DrawNoise,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`."""
+        times = self.grid.over(*self._span(interpolant))
+        x = noise
+        for step in range(self.grid.steps):
+            t, h = times[step], times[step + 1] - times[step]
+            rate = self._rate(t, interpolant)
+            drift = self._drift(predict(x, t), t, rate, interpolant)
+            x = x + h * drift + math.sqrt(2 * rate * h) * draw_noise(step)
+            if on_step is not None:
+                on_step(step)
+        return x if self.last_step == "none" else self._end(predict, x, times[-1], interpolant)
+
+    def _span(self, interpolant: Interpolant) -> tuple[float, float]:
+        low, high = interpolant.t_min, interpolant.t_max
+        if self.diffusion == "sbdm" and _at(interpolant.alpha, low) == 0:
+            low = max(low, EDGE)
+        return low, high if self.last_step == "none" else high - self.last_step_size
+
+    def _rate(self, t: float, interpolant: Interpolant) -> float:
+        return self.diffusion_norm * DIFFUSIONS[self.diffusion](t, interpolant)
+
+    def _drift(
+        self, prediction: Prediction, t: float, rate: float, interpolant: Interpolant
+    ) -> Tensor:
+        velocity = interpolant.velocity(prediction.data, prediction.noise, t)
+        return velocity + rate * interpolant.target("score", prediction.data, prediction.noise, t)
+
+    def _end(self, predict: Predict, x: Tensor, t: float, interpolant: Interpolant) -> Tensor:
+        """The last step, without noise."""
+        prediction = predict(x, t)
+        if self.last_step == "tweedie":
+            return prediction.data
+        rate = self._rate(t, interpolant) if self.last_step == "mean" else 0.0
+        return x + self.last_step_size * self._drift(prediction, t, rate, interpolant)
