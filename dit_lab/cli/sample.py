@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     out = Path(config["out"])
     _check_output(out)
 
-    from dit_lab.evaluation.images import grid_columns, write_images  # torch: seconds
+    from dit_lab.evaluation.generate import Passes  # torch: seconds
+    from dit_lab.evaluation.images import grid_columns, write_images
     from dit_lab.lab.trained import load
     from dit_lab.training.stop import StopSignal
 
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         weights=config["sample"]["weights"],
         trusted_modules=config["trusted_modules"],
     )
+    passes = Passes()
     with StopSignal() as stop:
         images, labels = trained.sample(
             config["sample"]["labels"],
@@ -62,9 +64,13 @@ def run(args: argparse.Namespace) -> int:
             seed=config["sample"]["seed"],
             settings=config,
             check_stop=stop.check,
+            on_pass=passes,
         )
     write_images(out, images, labels, columns=grid_columns(len(images), len(labels.unique())))
-    print(f"{len(images)} images from {trained.weights} at step {trained.step}: {out}")
+    print(
+        f"{len(images)} images from {trained.weights} at step {trained.step}, "
+        f"{passes.per_image(len(images)):g} evaluations an image: {out}"
+    )
     return 0
 
 

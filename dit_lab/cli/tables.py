@@ -57,9 +57,11 @@ def _number(value: float | None, deviation: float | None) -> str:
 def _circumstances(evaluation: Evaluation) -> str:
     """The card in one line."""
     card = evaluation.card
-    sampler = card.sampler["_target_"].rpartition(".")[2]
+    sampler, steps = card.sampler["_target_"].rpartition(".")[2], card.sampler.get("steps")
+    weak = card.guidance["weak_run"]
     return (
-        f"{card.weights} at step {card.step}, {sampler} with {card.sampler.get('steps', '?')} "
-        f"steps ({card.evaluations_per_image:g} evaluations an image), guidance "
-        f"{card.guidance['scale']:g}, seed {card.seed}, {card.dtype}, {card.features}"
+        f"{card.weights} at step {card.step}, {sampler}{f' with {steps} steps' if steps else ''} "
+        f"({card.evaluations_per_image:g} evaluations an image), guidance "
+        f"{card.guidance['scale']:g}{f' away from {weak}' if weak else ''}, seed {card.seed}, "
+        f"{card.dtype}, {card.features}"
     )

@@ -8,7 +8,7 @@ so a fixed chunk is what makes 100 and 1,000 requested images share their first 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Generator:
     null_label: int | None  # None: no label was ever dropped, so there is no guidance
     levels: int  # brightnesses that the data knows, 256 for bytes
     device: torch.device
+    weak: LabelledCall | None = None  # of a weaker run, for autoguidance
     check_stop: Callable[[], None] = lambda: None
 
     def labels(self, indices: Tensor, asked: Sequence[int] | None) -> Tensor:
@@ -49,17 +50,20 @@ class Generator:
         seed: int,
         labels: Sequence[int] | None = None,
         batch_size: int = CHUNK_IMAGES,
+        on_pass: Callable[[int], None] = lambda images: None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Groups of uint8 images (n, H, W, c) and their labels (n,), in order of their index.
 
         `batch_size` is how many images are handed over at once, rounded up to whole chunks; it
-        changes no image.
+        changes no image. `on_pass(n)` is told of every n images that pass through a model.
         """
+        counted = _counted(model, on_pass)
+        others = replace(self, weak=self.weak and _counted(self.weak, on_pass))
         group_images = -(-batch_size // CHUNK_IMAGES) * CHUNK_IMAGES
         for start in range(0, num_images, group_images):
             stop = min(start + group_images, num_images)
             chunks = [
-                self._chunk(model, torch.arange(first, first + CHUNK_IMAGES), seed, labels)
+                others._chunk(counted, torch.arange(first, first + CHUNK_IMAGES), seed, labels)
                 for first in range(start, stop, CHUNK_IMAGES)
             ]
             images = torch.cat(chunks)[: stop - start]
@@ -80,6 +84,7 @@ class Generator:
             self.labels(indices, labels).to(self.device),
             null_label=self.null_label,
             guidance=self.guidance,
+            weak=self.weak,
         )
         latents = self.sampler.sample(
             predict,
@@ -89,3 +94,27 @@ class Generator:
             on_step=lambda step: self.check_stop(),
         )
         return to_uint8(self.codec.decode(latents), self.levels)
+
+
+def _counted(model: LabelledCall, on_pass: Callable[[int], None]) -> LabelledCall:
+    def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        on_pass(len(x))
+        return model(x, time, labels)
+
+    return call
+
+
+class Passes:
+    """Counts how many images passed through models, as `on_pass`."""
+
+    def __init__(self) -> None:
+        self._images = 0
+
+    def __call__(self, images: int) -> None:
+        self._images += images
+
+    def per_image(self, num_images: int) -> float:
+        """Evaluations for each of so many generated images; those of a chunk that were thrown away
+        are not counted."""
+        computed = -(-num_images // CHUNK_IMAGES) * CHUNK_IMAGES
+        return self._images / computed

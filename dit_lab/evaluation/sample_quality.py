@@ -8,10 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from dit_lab.evaluation.card import Card, Evaluation
-from dit_lab.evaluation.generate import Generator
+from dit_lab.evaluation.generate import Generator, Passes
 from dit_lab.evaluation.quality import Yardstick
 from dit_lab.evaluation.reference import ImageSet
 from dit_lab.types import EvaluationResult, LabelledCall
@@ -48,21 +47,15 @@ class SampleQuality:
 
     def _samples(self, model: LabelledCall) -> tuple[ImageSet, float]:
         """The images, and how many passed through the model for one of them."""
-        passed = 0
-
-        def counted(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-            nonlocal passed
-            passed += len(x)
-            return model(x, time, labels)
-
+        passes = Passes()
         groups = self.generator.images(
-            counted,
+            model,
             num_images=self.card.num_images,
             seed=self.card.seed,
             labels=self.yardstick.labels(self.card.num_images).tolist(),
             batch_size=self.batch_size,
+            on_pass=passes,
         )
         pixels, labels = zip(*groups, strict=True)
-        chunk = self.card.chunk_images
-        computed = -(-self.card.num_images // chunk) * chunk
-        return ImageSet(torch.cat(pixels), torch.cat(labels)), passed / computed
+        samples = ImageSet(torch.cat(pixels), torch.cat(labels))
+        return samples, passes.per_image(self.card.num_images)

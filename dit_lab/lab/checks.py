@@ -135,12 +135,18 @@ def check_sampling(config: Config, *, objective: Config, ema_decays: Sequence[fl
 def check_conditioning(config: Config, shapes: Shapes, *, model: Config) -> None:
     """Guidance and labels against the number of classes and channels."""
     guidance, num_classes = config["guidance"], shapes.data.num_classes
-    if guidance["scale"] != 1.0 and num_classes == 0:
+    away_from_null = guidance["scale"] != 1.0 and guidance["weak_run"] is None
+    if guidance["weak_run"] is not None and guidance["scale"] == 1.0:
+        raise RequestError(
+            f"guidance.weak_run={guidance['weak_run']}: guidance.scale=1 is no guidance; give a "
+            "scale above 1"
+        )
+    if away_from_null and num_classes == 0:
         raise RequestError(
             f"guidance.scale={guidance['scale']:g}: the model is unconditional (num_classes=0), so "
-            "there is nothing to guide towards; use guidance.scale=1"
+            "there is nothing to guide towards; use guidance.scale=1 or guidance.weak_run=RUN"
         )
-    if guidance["scale"] != 1.0 and model["class_dropout_prob"] == 0:
+    if away_from_null and model["class_dropout_prob"] == 0:
         raise RequestError(
             f"guidance.scale={guidance['scale']:g}: needs a model trained with "
             "model.class_dropout_prob > 0 (it is 0 here); use guidance.scale=1"

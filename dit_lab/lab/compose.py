@@ -18,7 +18,7 @@ from dit_lab.lab.checks import Shapes
 from dit_lab.lab.trust import load_component
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.training.batches import Draws, TrainingBatches
-from dit_lab.types import Batch, Codec, Dataset, Objective, Sampler
+from dit_lab.types import Batch, Codec, Dataset, LabelledCall, Objective, Sampler
 
 Config = Mapping[str, Any]
 
@@ -153,8 +153,12 @@ def build_generator(
     check_stop: Callable[[], None],
     sampler: Sampler | None = None,
     guidance: Guidance | None = None,
+    weak: LabelledCall | None = None,
 ) -> Generator:
-    """What draws images, for the configured sampler and guidance unless these are given."""
+    """What draws images, for the configured sampler and guidance unless these are given.
+
+    `weak` is the model that guidance goes away from, where it is not the null label.
+    """
     return Generator(
         objective=parts.objective,
         sampler=sampler or build(parts.config, "sampler"),
@@ -165,6 +169,7 @@ def build_generator(
         null_label=null_label(parts),
         levels=parts.shapes.data.levels,
         device=parts.device,
+        weak=weak,
         check_stop=check_stop,
     )
 
@@ -175,4 +180,5 @@ def _guidance(options: Config) -> Guidance:
         scale=options["scale"],
         interval=tuple(options["interval"]),
         channels=None if channels == "all" else channels,
+        rescale=options["rescale"],
     )

@@ -63,7 +63,8 @@ class Composer:
             choices = _filled(choices, recorded["choices"])
         else:
             composed, choices = Request("train", overrides, self._dirs, self._chosen).compose()
-        config = _finish(checked_types("train", plain(composed)))
+        config = checked_types("train", plain(composed))
+        config = _finish(config, objective=config["objective"])
         config["choices"] = choices
         if extended is not None:
             forced = config["resume"].startswith("force:")
@@ -85,7 +86,7 @@ def compose_for_run(
     _register_recorded(recorded, only=("guidance", "sample", "paths"))
     request = Request(verb, overrides, resources.user_config_dirs(config_dirs))
     composed, choices = request.compose(objective=recorded["objective"]["_target_"])
-    config = _finish(checked_types(verb, plain(composed)))
+    config = _finish(checked_types(verb, plain(composed)), objective=recorded["objective"])
     config["choices"] = _filled(choices, recorded["choices"])
     return config
 
@@ -201,8 +202,8 @@ def to_yaml(config: Config) -> str:
 # ---- finishing ----------------------------------------------------------------------------------
 
 
-def _finish(config: Config) -> Config:
-    """Paths absolute, guidance in one convention."""
+def _finish(config: Config, *, objective: Config) -> Config:
+    """Paths absolute, guidance in one convention; `objective` is that of the model."""
     for path in PATHS:
         *parents, leaf = path.split(".")
         node = config
@@ -219,7 +220,29 @@ def _finish(config: Config) -> Config:
     if guidance["scale"] is None:
         guidance["scale"] = 1.0 + (guidance["weight"] or 0.0)
     guidance["weight"] = None
+    if guidance["weak_run"] is not None:
+        guidance["weak_run"] = str(_weak_run(config, objective))
     return config
+
+
+def _weak_run(config: Config, objective: Config) -> Path:
+    """The folder of the run or checkpoint that guidance goes away from; RequestError where its
+    outputs mean something else."""
+    given = f"guidance.weak_run={config['guidance']['weak_run']}"
+    try:
+        folder, checkpoint = find_run(
+            config["guidance"]["weak_run"], root=Path(config["paths"]["root"])
+        )
+    except RequestError as error:
+        raise RequestError(f"{given}: {str(error).partition(': ')[2]}") from None
+    weak = read_recorded(folder, config["trusted_modules"])["objective"]
+    other = [key for key in {**objective, **weak} if weak.get(key) != objective.get(key)]
+    if other:
+        raise RequestError(
+            f"{given}: was trained with objective.{other[0]}={weak.get(other[0])}, not "
+            f"{objective.get(other[0])}; its outputs cannot be compared with this model's"
+        )
+    return checkpoint or folder.root
 
 
 def _default_name(choices: dict[str, str]) -> str:

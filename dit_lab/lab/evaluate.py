@@ -22,7 +22,7 @@ from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.identity import difference, source_now
 from dit_lab.lab.provenance import device_name, versions
-from dit_lab.lab.trained import Trained
+from dit_lab.lab.trained import Trained, load_weak
 from dit_lab.lab.trust import source_files
 from dit_lab.runs import EVALUATING_CODE, RunFolder, code_files, digest
 from dit_lab.types import Evaluator, RequestError
@@ -43,10 +43,13 @@ def training_evaluators(
         check_stop=check_stop,
     )
     evaluators: list[Evaluator] = [loss]
+    weak = load_weak(parts)
     if parts.shapes.data.channels in PICTURE_CHANNELS:
         grid = SampleGrid(
             every_steps=training["sample_every_steps"],
-            generator=compose.build_generator(parts, check_stop=check_stop),
+            generator=compose.build_generator(
+                parts, check_stop=check_stop, weak=weak.labelled(config) if weak else None
+            ),
             folder=folder.samples,
             num_images=config["sample"]["num_images"],
             seed=config["sample"]["seed"],
@@ -59,6 +62,7 @@ def training_evaluators(
             folder,
             identity=identity,
             weights=_watched_weights(config),
+            weak=weak,
             every_steps=training["evaluate_every_steps"],
             check_stop=check_stop,
         )
@@ -97,6 +101,7 @@ def sample_quality(
     *,
     identity: Config,
     weights: str,
+    weak: Trained | None,
     every_steps: int = 0,
     check_stop: Callable[[], None],
 ) -> SampleQuality:
@@ -104,13 +109,15 @@ def sample_quality(
     config = parts.config
     return SampleQuality(
         every_steps=every_steps,
-        generator=compose.build_generator(parts, check_stop=check_stop),
+        generator=compose.build_generator(
+            parts, check_stop=check_stop, weak=weak.labelled(config) if weak else None
+        ),
         build_yardstick=lambda: Yardstick(
             _reference(parts, check_stop), seed=config["evaluation"]["seed"], check_stop=check_stop
         ),
         batch_size=config["sample"]["batch_size"],
         folder=folder.evaluations,
-        card=_card(parts, identity=identity, weights=weights),
+        card=_card(parts, identity=identity, weights=weights, weak=weak),
     )
 
 
@@ -127,7 +134,7 @@ def _reference(parts: Parts, check_stop: Callable[[], None]) -> Reference:
     return Reference(train, held_out, parts.shapes.data.num_classes)
 
 
-def _card(parts: Parts, *, identity: Config, weights: str) -> Card:
+def _card(parts: Parts, *, identity: Config, weights: str, weak: Trained | None) -> Card:
     """The circumstances of an evaluation as far as they are known before it."""
     config, data = parts.config, parts.shapes.data
     height, width = pooled_size(data.height, data.width)
@@ -142,7 +149,7 @@ def _card(parts: Parts, *, identity: Config, weights: str) -> Card:
         objective=config["objective"],
         sampler=config["sampler"],
         evaluations_per_image=0,
-        guidance=config["guidance"],
+        guidance={**config["guidance"], "weak_run": weak and weak.name},
         num_images=config["evaluation"]["num_images"],
         labels="as frequent as in the training images",
         seed=config["sample"]["seed"],
@@ -238,5 +245,6 @@ def _quality_of(
         trained.folder,
         identity=trained.identity,
         weights=trained.weights,
+        weak=load_weak(trained.parts_with(settings)),
         check_stop=check_stop,
     )

@@ -60,6 +60,8 @@ class Guidance:
     weight: Optional[float] = number(at_least=-1)
     interval: list[float] = MISSING
     channels: Any = MISSING  # "all" or a count
+    rescale: float = number(at_least=0, at_most=1)
+    weak_run: Optional[str] = MISSING
 
 
 @dataclass

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dit_lab.lab import compose
+from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import recorded, recorded_shapes
@@ -41,6 +42,11 @@ class Trained:
     weights: str  # "model", or the average's name: "ema-0.9999"
     model: nn.Module
 
+    @property
+    def name(self) -> str:
+        """What these weights are, wherever they lie."""
+        return f"{self.identity['train_hash']} at step {self.step}, {self.weights}"
+
     def sample(
         self,
         labels: Sequence[int] | None = None,
@@ -48,19 +54,28 @@ class Trained:
         num_images: int | None = None,
         sampler: Sampler | None = None,
         guidance: Guidance | None = None,
+        weak: Trained | None = None,
         seed: int = 0,
         settings: Config | None = None,
         check_stop: Callable[[], None] = lambda: None,
+        on_pass: Callable[[int], None] = lambda images: None,
     ) -> tuple[Tensor, Tensor]:
         """Images uint8 (N, H, W, c) and their labels (N,).
 
         `labels` are cycled through (all classes in turn where None); N is `num_images`, or one for
         each label. `settings` are sampler, guidance and precision in the form of the
-        configuration, the run's own where None; `sampler` and `guidance` are objects and win.
+        configuration, the run's own where None; `sampler`, `guidance` and `weak`, the model that
+        guidance goes away from, are objects and win. `on_pass(n)` hears of n images passing
+        through a model.
         """
         parts = self.parts_with(settings or {})
+        weak = weak or load_weak(parts)
         generator = compose.build_generator(
-            parts, check_stop=check_stop, sampler=sampler, guidance=guidance
+            parts,
+            check_stop=check_stop,
+            sampler=sampler,
+            guidance=guidance,
+            weak=weak.labelled(parts.config) if weak else None,
         )
         classes = parts.shapes.data.num_classes
         count = num_images or (len(labels) if labels else max(1, classes))
@@ -70,6 +85,7 @@ class Trained:
             seed=seed,
             labels=labels,
             batch_size=parts.config["sample"]["batch_size"],
+            on_pass=on_pass,
         )
         images, given = zip(*groups, strict=True)
         return torch.cat(images), torch.cat(given)
@@ -124,6 +140,35 @@ def load(
         weights=name,
         model=model.to(device).eval(),
     )
+
+
+def load_weak(parts: Parts) -> Trained | None:
+    """The model of `guidance.weak_run`, if there is one: its average, or its raw weights where the
+    model's own are raw. Raises RequestError where it is for other images."""
+    name = parts.config["guidance"]["weak_run"]
+    if name is None:
+        return None
+    weak = load(
+        name,
+        root=parts.config["paths"]["root"],
+        weights="raw" if parts.config["sample"]["weights"] == "raw" else "ema",
+        trusted_modules=parts.config["trusted_modules"],
+        codec_path=parts.config.get("codec", {}).get("path"),
+        device=parts.device,
+    )
+    ours, theirs = (p.shapes for p in (parts, weak.parts))
+    same = (ours.latent, ours.data.num_classes) == (theirs.latent, theirs.data.num_classes)
+    if not same or parts.codec.fingerprint != weak.parts.codec.fingerprint:
+        raise RequestError(
+            f"guidance.weak_run={name}: was trained for {_seen(theirs)}, this model for "
+            f"{_seen(ours)} (or through another codec)"
+        )
+    return weak
+
+
+def _seen(shapes: Shapes) -> str:
+    channels, height, width = shapes.latent
+    return f"{channels} x {height} x {width} in {shapes.data.num_classes} classes"
 
 
 def _refuse_other_codec(codec: Codec, folder: RunFolder) -> None:
