@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SAMPLE_NOISE = "sample/noise"
+"""The purpose of the noise that generated image i starts from."""
+
 
 def _key(seed: int, purpose: str) -> int:
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()

@@ -36,6 +36,7 @@ NOT_DECIDING = (
     "evaluation",
     "dataset.root",  # the data fingerprint covers what lies there
     "dataset.num_workers",
+    "coupling.pairs",  # the fingerprint of the pairs covers what lies there
     "codec.path",  # the codec's fingerprint covers what lies there
     "model.activation_checkpointing",
     "training.accumulation",

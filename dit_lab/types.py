@@ -157,6 +157,20 @@ class Dataset(Protocol):
         """
 
 
+class PairedDataset(Dataset, Protocol):
+    """A dataset whose images each have a noise that belongs to them."""
+
+    def noise(self, indices: Tensor) -> Tensor:
+        """(N, C, H, W) float32; the images are latents of the same shape."""
+
+
+class Coupling(Protocol):
+    """Which noise belongs to which image of a training batch."""
+
+    def couple(self, batch: Batch) -> Batch:
+        """The batch, its data encoded, with its noise as it should be."""
+
+
 class Evaluator(Protocol):
     """Looks at the averaged weights every `every_steps` and at the end; 0 = only at the end."""
 

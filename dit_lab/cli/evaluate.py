@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     config = {**recorded, **chosen}
     _check_chosen(args.overrides, config, recorded)
     shapes = recorded_shapes(folder)
-    check_sampling(config, objective=recorded["objective"], ema_decays=recorded["ema"]["decays"])
+    check_sampling(config, trained=recorded)
     check_conditioning(config, shapes, model=recorded["model"])
     check_same_data(config, shapes)
     return _evaluate(config, str(wanted), root)

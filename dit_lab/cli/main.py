@@ -21,6 +21,7 @@ VERBS = {
     "report": "what a sweep, or any runs, say: which is better, by how much, how surely",
     "sample": "draw images from a run",
     "evaluate": "measure a run's samples against real images",
+    "reflow": "train a second model, with straighter paths, on what a run draws",
     "describe": "size, compute and memory of a configuration, without training it",
     "experiments": "list the named experiments",
     "ui": "open the MLflow page of the recorded runs",

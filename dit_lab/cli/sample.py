@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         "sample", args.overrides, recorded=recorded, config_dirs=args.config_dir
     )
     shapes = recorded_shapes(folder)
-    check_sampling(config, objective=recorded["objective"], ema_decays=recorded["ema"]["decays"])
+    check_sampling(config, trained=recorded)
     check_conditioning(config, shapes, model=recorded["model"])
     out = Path(config["out"])
     _check_output(out)

@@ -16,7 +16,7 @@ from torch import Tensor
 from dit_lab import rng
 from dit_lab.evaluation.images import to_uint8
 from dit_lab.samplers.guidance import Guidance, predictor
-from dit_lab.types import Codec, LabelledCall, Objective, Sampler
+from dit_lab.types import Codec, LabelledCall, Objective, Predict, Sampler
 
 CHUNK_IMAGES = 32
 
@@ -57,43 +57,47 @@ class Generator:
         `batch_size` is how many images are handed over at once, rounded up to whole chunks; it
         changes no image. `on_pass(n)` is told of every n images that pass through a model.
         """
-        counted = _counted(model, on_pass)
-        others = replace(self, weak=self.weak and _counted(self.weak, on_pass))
+        asked = _counted(model, on_pass)
+        told = replace(self, weak=self.weak and _counted(self.weak, on_pass))
         group_images = -(-batch_size // CHUNK_IMAGES) * CHUNK_IMAGES
         for start in range(0, num_images, group_images):
             stop = min(start + group_images, num_images)
-            chunks = [
-                others._chunk(counted, torch.arange(first, first + CHUNK_IMAGES), seed, labels)
-                for first in range(start, stop, CHUNK_IMAGES)
-            ]
+            chunks = []
+            for first in range(start, stop, CHUNK_IMAGES):
+                latents = told.latents(asked, first=first, seed=seed, labels=labels)
+                chunks.append(to_uint8(self.codec.decode(latents), self.levels))
             images = torch.cat(chunks)[: stop - start]
             yield images, self.labels(torch.arange(start, stop), labels)
 
-    @torch.no_grad()
-    def _chunk(
-        self, model: LabelledCall, indices: Tensor, seed: int, labels: Sequence[int] | None
-    ) -> Tensor:
-        """The images (CHUNK_IMAGES, H, W, c) at `indices`."""
-
-        def draw(purpose: str) -> Tensor:
-            return rng.normal(seed, purpose, indices, self.latent_shape).to(self.device)
-
-        predict = predictor(
+    def predictor(self, model: LabelledCall, labels: Tensor) -> Predict:
+        """What the sampler is given for images of these labels (N,)."""
+        return predictor(
             model,
             self.objective,
-            self.labels(indices, labels).to(self.device),
+            labels.to(self.device),
             null_label=self.null_label,
             guidance=self.guidance,
             weak=self.weak,
         )
-        latents = self.sampler.sample(
-            predict,
-            draw("sample/noise"),
+
+    @torch.no_grad()
+    def latents(
+        self, model: LabelledCall, *, first: int, seed: int, labels: Sequence[int] | None = None
+    ) -> Tensor:
+        """One chunk, (CHUNK_IMAGES, C, H, W), of what the codec would decode; `first` is the index
+        of its first image, a multiple of CHUNK_IMAGES."""
+        indices = torch.arange(first, first + CHUNK_IMAGES)
+
+        def draw(purpose: str) -> Tensor:
+            return rng.normal(seed, purpose, indices, self.latent_shape).to(self.device)
+
+        return self.sampler.sample(
+            self.predictor(model, self.labels(indices, labels)),
+            draw(rng.SAMPLE_NOISE),
             interpolant=self.objective.interpolant,
-            draw_noise=lambda step: draw(f"sample/noise-{step}"),
+            draw_noise=lambda step: draw(f"{rng.SAMPLE_NOISE}-{step}"),
             on_step=lambda step: self.check_stop(),
         )
-        return to_uint8(self.codec.decode(latents), self.levels)
 
 
 def _counted(model: LabelledCall, on_pass: Callable[[int], None]) -> LabelledCall:

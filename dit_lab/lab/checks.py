@@ -14,6 +14,11 @@ from omegaconf import OmegaConf
 from dit_lab.data.facts import codec_facts, dataset_facts
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import samplers_for
+from dit_lab.lab.coupling_checks import (
+    check_coupled_data,
+    check_coupled_sampling,
+    check_coupling,
+)
 from dit_lab.lab.trust import load_component
 from dit_lab.lab.typed import to_plain
 from dit_lab.samplers.respacing import visited
@@ -37,7 +42,8 @@ def check_settings(config: Config) -> None:
     _check_batch(config)
     _check_optimizer(config)
     _check_heads(config["model"])
-    check_sampling(config, objective=config["objective"], ema_decays=config["ema"]["decays"])
+    check_coupling(config)
+    check_sampling(config, trained=config)
     if config["tracking"]["backend"] == "mlflow":
         check_uri(config["tracking"]["uri"])
 
@@ -57,6 +63,7 @@ def check_data(config: Config) -> Shapes:
     _check_direction(config["objective"], latent)
     shapes = Shapes(facts, latent)
     check_conditioning(config, shapes, model=config["model"])
+    check_coupled_data(config, shapes)
     return shapes
 
 
@@ -101,11 +108,11 @@ def check_root(config: Config) -> None:
         ) from None
 
 
-def check_sampling(config: Config, *, objective: Config, ema_decays: Sequence[float]) -> None:
-    """Sampler against objective, guidance and chosen weights, without the data."""
-    sampler, target = config["sampler"], objective["_target_"]
+def check_sampling(config: Config, *, trained: Config) -> None:
+    """Sampler, guidance and chosen weights against what was trained, without the data."""
+    sampler, objective = config["sampler"], trained["objective"]
     names = samplers_for(
-        target,
+        objective["_target_"],
         lambda name: load_component(
             name, trusted_modules=config["trusted_modules"], key="objective._target_"
         ),
@@ -117,6 +124,7 @@ def check_sampling(config: Config, *, objective: Config, ema_decays: Sequence[fl
             f"sampler={chosen['sampler']}: does not fit objective={chosen['objective']}; "
             f"allowed: auto, {', '.join(names)}"
         )
+    check_coupled_sampling(sampler, trained, config["choices"])
     if "spacing" in sampler and "num_timesteps" in objective:
         visited(sampler["spacing"], objective["num_timesteps"], sampler["steps"])
     interval = config["guidance"]["interval"]
@@ -125,7 +133,7 @@ def check_sampling(config: Config, *, objective: Config, ema_decays: Sequence[fl
             f"guidance.interval={interval}: expected [from, to] with 0 <= from < to <= 1 "
             "(0 is noise, 1 is data)"
         )
-    choices = ["raw", "ema", *(f"ema:{decay}" for decay in ema_decays)]
+    choices = ["raw", "ema", *(f"ema:{decay}" for decay in trained["ema"]["decays"])]
     if config["sample"]["weights"] not in choices:
         raise RequestError(
             f"sample.weights={config['sample']['weights']}: not kept; allowed: {', '.join(choices)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dit_lab.types import RequestError
@@ -24,6 +24,16 @@ SAMPLERS = {
     "dit_lab.objectives.flow_matching.FlowMatching": _first("heun"),
 }
 """Objective -> names in conf/sampler that fit it, its natural sampler first."""
+
+
+def draws_noise(sampler: Mapping[str, Any]) -> bool:
+    """Whether a sampler of the lab draws noise after the start, as its options are."""
+    name = sampler["_target_"].rpartition(".")[2]
+    return (
+        name in ("DDPMSampler", "EulerMaruyama")
+        or sampler.get("eta", 0.0) > 0
+        or sampler.get("solver") == "sde"
+    )
 
 
 def samplers_for(objective: str, load: Callable[[str], Any]) -> tuple[str, ...]:

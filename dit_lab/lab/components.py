@@ -177,6 +177,18 @@ class FlowMatching(Flow):
 
 
 @dataclass
+class OptimalTransport(Component):
+    group_images: int = number(at_least=2)
+    within_class: bool = MISSING
+    force: bool = MISSING
+
+
+@dataclass
+class Reflow(Component):
+    pairs: Optional[str] = MISSING
+
+
+@dataclass
 class Ancestral(Component):
     steps: int = number(at_least=1)
     spacing: Spacing = MISSING
@@ -285,6 +297,9 @@ COMPONENTS: dict[str, type[Component]] = {
     "dit_lab.objectives.ddpm.DDPM": DDPM,
     "dit_lab.objectives.rectified_flow.RectifiedFlow": RectifiedFlow,
     "dit_lab.objectives.flow_matching.FlowMatching": FlowMatching,
+    "dit_lab.training.coupling.Independent": Component,
+    "dit_lab.training.coupling.OptimalTransport": OptimalTransport,
+    "dit_lab.training.coupling.Reflow": Reflow,
     "dit_lab.samplers.ancestral.DDPMSampler": Ancestral,
     "dit_lab.samplers.ancestral.DDIMSampler": DDIM,
     "dit_lab.samplers.ode.Euler": FixedStep,
@@ -305,7 +320,9 @@ COMPONENTS: dict[str, type[Component]] = {
     "dit_lab.training.schedules.Cosine": Cosine,
 }
 
-COMPONENT_GROUPS = ("model", "objective", "sampler", "dataset", "codec", "optimizer", "schedule")
+COMPONENT_GROUPS = (
+    "model", "objective", "coupling", "sampler", "dataset", "codec", "optimizer", "schedule",
+)  # fmt: skip
 
 GIVEN_IN_CODE = {
     "objective": {"latent_shape"},

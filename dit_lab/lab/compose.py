@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,13 +12,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dit_lab import rng
+from dit_lab.codecs import Identity
 from dit_lab.data.facts import accepted
 from dit_lab.data.order import SampleOrder
+from dit_lab.data.pairs import Pairs
 from dit_lab.evaluation.generate import Generator
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.trust import load_component
 from dit_lab.samplers.guidance import Guidance
-from dit_lab.training.batches import Draws, TrainingBatches
+from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
 from dit_lab.types import Batch, Codec, Dataset, LabelledCall, Objective, Sampler
 
 Config = Mapping[str, Any]
@@ -100,8 +103,17 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
     return build(config, "optimizer", params=trainable)
 
 
+def build_examples(parts: Parts, split: str) -> tuple[Dataset, Codec]:
+    """What is trained on, and what encodes it: the dataset's images, or pairs, which a model has
+    drawn and which are latents already."""
+    pairs = parts.config["coupling"].get("pairs")
+    if pairs is None:
+        return build_dataset(parts.config, split), parts.codec
+    return Pairs(Path(pairs), split=split), Identity()
+
+
 def build_batches(
-    parts: Parts, *, dataset: Dataset, process_index: int, num_processes: int
+    parts: Parts, *, dataset: Dataset, codec: Codec, process_index: int, num_processes: int
 ) -> TrainingBatches:
     """Training data in the order and with the draws that the seed decides."""
     config = parts.config
@@ -109,7 +121,8 @@ def build_batches(
         dataset=dataset,
         order=SampleOrder(config["seed"], len(dataset)),
         draws=_draws(parts, "train"),
-        codec=parts.codec,
+        codec=codec,
+        coupling=build(config, "coupling"),
         device=parts.device,
         global_batch_size=config["training"]["global_batch_size"],
         accumulation=config["training"]["accumulation"],
@@ -119,7 +132,9 @@ def build_batches(
     )
 
 
-def validation_batches(parts: Parts, *, dataset: Dataset) -> Callable[[], Iterator[Batch]]:
+def validation_batches(
+    parts: Parts, *, dataset: Dataset, codec: Codec
+) -> Callable[[], Iterator[Batch]]:
     """`evaluation.loss_images` held-out images, evenly spread over the split (lists are often
     sorted by class), at noise and times fixed by the seed."""
     count = min(parts.config["evaluation"]["loss_images"], len(dataset))
@@ -129,7 +144,9 @@ def validation_batches(parts: Parts, *, dataset: Dataset) -> Callable[[], Iterat
     def batches() -> Iterator[Batch]:
         for indices in chosen.split(VALIDATION_BATCH):
             images, labels = dataset.fetch(indices, None)
-            yield draws.encoded(draws.batch(images, labels, indices), parts.codec, parts.device)
+            noise = paired_noise(dataset, indices)
+            batch = draws.batch(images, labels, indices, noise)
+            yield draws.encoded(batch, codec, parts.device)
 
     return batches
 

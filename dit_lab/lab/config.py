@@ -24,7 +24,7 @@ from dit_lab.types import RequestError
 Config = dict[str, Any]
 Tree = TypeVar("Tree")
 
-PATHS = ("paths.root", "dataset.root", "codec.path", "out")
+PATHS = ("paths.root", "dataset.root", "codec.path", "coupling.pairs", "out")
 """Keys that hold a path; relative ones are read against the folder the command is typed in."""
 
 RESUME_WORDS = ("auto", "never", "force")
@@ -88,6 +88,22 @@ def compose_for_run(
     composed, choices = request.compose(objective=recorded["objective"]["_target_"])
     config = _finish(checked_types(verb, plain(composed)), objective=recorded["objective"])
     config["choices"] = _filled(choices, recorded["choices"])
+    return config
+
+
+def compose_reflow(
+    overrides: Sequence[str], *, recorded: Config, config_dirs: Iterable[Path] = ()
+) -> Config:
+    """What a run recorded, with another coupling: the training of its reflow. The folder of the
+    pairs is not known yet."""
+    name = option(overrides, "name") or f"{recorded['name']}-reflow"
+    _register_recorded({**recorded, "name": name, "resume": "auto"})
+    request = Request("reflow", overrides, resources.user_config_dirs(config_dirs))
+    composed, choices = request.compose(objective=recorded["objective"]["_target_"])
+    config = checked_types("train", plain(composed))
+    config = _finish(config, objective=config["objective"])
+    config["choices"] = _filled(choices, recorded["choices"])
+    del config["sweep"]
     return config
 
 

@@ -35,10 +35,10 @@ def training_evaluators(
 ) -> list[Evaluator]:
     """What looks at the averaged weights while a model trains: loss, grid and sample quality."""
     config, training = parts.config, parts.config["training"]
-    held_out = compose.build_dataset(config, "validation")
+    held_out, codec = compose.build_examples(parts, "validation")
     loss = ValidationLoss(
         every_steps=training["validate_every_steps"],
-        batches=compose.validation_batches(parts, dataset=held_out),
+        batches=compose.validation_batches(parts, dataset=held_out, codec=codec),
         objective=parts.objective,
         check_stop=check_stop,
     )

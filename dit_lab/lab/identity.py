@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dit_lab.data.pair_facts import read_pair_facts
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.trust import source_files
 from dit_lab.lease import Lease
@@ -28,7 +29,12 @@ from dit_lab.types import DataFacts, RequestError
 
 Config = Mapping[str, Any]
 
-PARTS = {"code_hash": "source code", "data_fingerprint": "data", "codec_fingerprint": "codec"}
+PARTS = {
+    "code_hash": "source code",
+    "data_fingerprint": "data",
+    "pairs_fingerprint": "pairs",
+    "codec_fingerprint": "codec",
+}
 """What has to be the same, besides the configuration, for a run to be the same run."""
 
 RECORDED = ("train_hash", "ancestors", "code_files", *PARTS, "data", "latent_shape", "forced_over")
@@ -83,6 +89,7 @@ def identity(
         "ancestors": line["ancestors"],
         **source_now(config),
         "data_fingerprint": shapes.data.fingerprint,
+        "pairs_fingerprint": _pairs_fingerprint(config),
         "data": asdict(shapes.data),
         "latent_shape": list(shapes.latent),
     }
@@ -96,6 +103,11 @@ def source_now(config: Config) -> dict[str, Any]:
     """The hash of every source file that decides the weights, as it is now, and of all of them."""
     code = code_files(DECIDING_CODE, source_files(config["trusted_modules"]))
     return {"code_hash": digest(code), "code_files": code}
+
+
+def _pairs_fingerprint(config: Config) -> str:
+    pairs = config["coupling"].get("pairs")
+    return "" if pairs is None else read_pair_facts(pairs).fingerprint
 
 
 def _inherited(config: Config) -> dict[str, list[str]]:

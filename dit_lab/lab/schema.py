@@ -141,6 +141,7 @@ class RunConfig:
     trusted_modules: list[str] = MISSING
     model: Any = MISSING
     objective: Any = MISSING
+    coupling: Any = MISSING
     sampler: Any = MISSING
     dataset: Any = MISSING
     codec: Any = MISSING

@@ -152,7 +152,7 @@ def _train(parts: Parts, *, accelerator: Accelerator, **given: Any) -> dict[str,
     config, training = parts.config, parts.config["training"]
     model = compose.build_model(parts).to(parts.device)
     optimizer = compose.build_optimizer(config, model)
-    dataset = compose.build_dataset(config, "train")
+    dataset, codec = compose.build_examples(parts, "train")
     return train(
         accelerator=accelerator,
         model=accelerator.prepare(model),
@@ -161,6 +161,7 @@ def _train(parts: Parts, *, accelerator: Accelerator, **given: Any) -> dict[str,
         batches=compose.build_batches(
             parts,
             dataset=dataset,
+            codec=codec,
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
         ),

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dit_lab import rng
-from dit_lab.types import Batch, Codec, Dataset, RequestError
+from dit_lab.types import Batch, Codec, Coupling, Dataset, PairedDataset, RequestError
 
 
 class Order(Protocol):
@@ -36,8 +36,15 @@ class Draws:
     time_from_uniform: Callable[[Tensor], Tensor]
     label_drop_prob: float
 
-    def batch(self, images: Tensor, labels: Tensor, indices: Tensor) -> Batch:
-        """A batch on the CPU whose `data` still holds the pixels that the codec will encode."""
+    def batch(
+        self, images: Tensor, labels: Tensor, indices: Tensor, noise: Tensor | None = None
+    ) -> Batch:
+        """A batch on the CPU whose `data` still holds the pixels that the codec will encode.
+
+        `noise` is given where it belongs to the images.
+        """
+        if noise is None:
+            noise = rng.normal(self.seed, f"{self.purpose}/noise", indices, self.latent_shape)
         time, drop = (
             rng.uniform(self.seed, f"{self.purpose}/{field}", indices) for field in ("time", "drop")
         )
@@ -45,7 +52,7 @@ class Draws:
             sample_counter=indices,
             data=images,
             labels=labels,
-            noise=rng.normal(self.seed, f"{self.purpose}/noise", indices, self.latent_shape),
+            noise=noise,
             time=self.time_from_uniform(time),
             drop_label=drop < self.label_drop_prob,
         )
@@ -72,10 +79,17 @@ class _Examples(TorchDataset):
         """A refusal is handed over, not raised: a worker would wrap it in its own traceback."""
         at = torch.tensor(counters, dtype=torch.int64)
         try:
-            images, labels = self._dataset.fetch(self._order.indices(at), at)
+            indices = self._order.indices(at)
+            images, labels = self._dataset.fetch(indices, at)
         except RequestError as refusal:
             return refusal
-        return self._draws.batch(images, labels, at)
+        return self._draws.batch(images, labels, at, paired_noise(self._dataset, indices))
+
+
+def paired_noise(dataset: Dataset | PairedDataset, indices: Tensor) -> Tensor | None:
+    """The noise that belongs to the images at these indices, if a dataset has any."""
+    noise = getattr(dataset, "noise", None)
+    return None if noise is None else noise(indices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +136,7 @@ class TrainingBatches:
     order: Order
     draws: Draws
     codec: Codec
+    coupling: Coupling
     device: torch.device
     global_batch_size: int
     accumulation: int
@@ -150,7 +165,7 @@ class TrainingBatches:
             batch = next(micro_batches)
             if isinstance(batch, RequestError):
                 raise batch
-            return self.draws.encoded(batch, self.codec, self.device)
+            return self.coupling.couple(self.draws.encoded(batch, self.codec, self.device))
 
         try:
             while True:

@@ -14,6 +14,7 @@ from dit_lab.data.order import SampleOrder
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.training.batches import Draws, TrainingBatches
+from dit_lab.training.coupling import Independent
 
 CLASSES = 10
 
@@ -76,6 +77,7 @@ def make_batches(digits: Digits) -> Callable[..., TrainingBatches]:
                 label_drop_prob=label_drop_prob,
             ),
             "codec": Identity(),
+            "coupling": Independent(),
             "device": torch.device("cpu"),
             "global_batch_size": 16,
             "accumulation": 1,

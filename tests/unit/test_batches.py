@@ -279,7 +279,7 @@ def held_out(dataset: Digits, *, loss_images: int = 200) -> list[Batch]:
         codec=Identity(),
         device=torch.device("cpu"),
     )
-    batches = validation_batches(parts, dataset=dataset)
+    batches = validation_batches(parts, dataset=dataset, codec=Identity())
     first, again = list(batches()), list(batches())
     for one, other in zip(first, again, strict=True):
         assert_equal(one, other)

@@ -143,6 +143,7 @@ def config(tmp_path: Path) -> Config:
         "paths": {"root": str(tmp_path)},
         "trusted_modules": [],
         "model": {"depth": 2},
+        "coupling": {"_target_": "dit_lab.training.coupling.Independent"},
     }
 
 

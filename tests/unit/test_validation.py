@@ -40,7 +40,7 @@ def batches_of(held_out_digits: Digits) -> MakeBatches:
             codec=Identity(),
             device=CPU,
         )
-        return validation_batches(parts, dataset=held_out_digits)
+        return validation_batches(parts, dataset=held_out_digits, codec=Identity())
 
     return make
 

@@ -1,0 +1,145 @@
+"""Reflow a run: draw pairs of noise and image from it, and train a second model on them, whose
+paths are straighter and need fewer steps (Liu et al. 2022).
+
+  dit-lab reflow run=outputs/runs/quickstart/HASH
+  dit-lab reflow run=RUN pairs.sample.num_images=50000 pairs.sampler.steps=50 optimizer.lr=0.001
+
+pairs.KEY=VALUE is KEY=VALUE of `dit-lab sample`, for drawing the pairs; every other KEY=VALUE is of
+`dit-lab train`, where all is as the run recorded it unless given. The same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_lab.types import RequestError
+
+if TYPE_CHECKING:
+    from dit_lab.lab.checks import Shapes
+
+SHOWS_CHOICES = False
+
+NUM_PAIRS = 20_000
+PAIRS = "pairs."
+
+Config = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument(
+        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dit_lab.cli.train import train_or_show
+    from dit_lab.lab.config import (
+        compose_for_run,
+        compose_reflow,
+        option,
+        read_recorded,
+        root_option,
+    )
+    from dit_lab.lab.identity import recorded_shapes
+    from dit_lab.runs import find_run
+
+    wanted = option(args.overrides, "run")
+    if not wanted:
+        raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
+    root = root_option(args.overrides)
+    folder, _ = find_run(str(wanted), root=root)
+    trusted = option(args.overrides, "trusted_modules") or []
+    recorded, shapes = read_recorded(folder, trusted), recorded_shapes(folder)
+    for_pairs = [text.removeprefix(PAIRS) for text in args.overrides if text.startswith(PAIRS)]
+    for_training = [text for text in args.overrides if not text.startswith((PAIRS, "run="))]
+    drawing = compose_for_run(
+        "sample",
+        [
+            f"run='{wanted}'",
+            f"trusted_modules=[{','.join(trusted)}]",
+            f"sample.num_images={NUM_PAIRS}",
+            f"sample.seed={recorded['sample']['seed'] + 1}",
+            *for_pairs,
+        ],
+        recorded=recorded,
+        config_dirs=args.config_dir,
+    )
+    training = compose_reflow(for_training, recorded=recorded, config_dirs=args.config_dir)
+    _check(drawing, training, recorded, shapes)
+    training["coupling"]["pairs"] = str(_draw(str(wanted), root, drawing, training, shapes))
+    code = train_or_show(training, overrides=for_training)
+    if code == 0:
+        _measure(str(wanted), root, drawing, training)
+    return code
+
+
+def _check(drawing: Config, training: Config, recorded: Config, shapes: Shapes) -> None:
+    """Refuse what cannot be drawn or trained, before the first pair is drawn."""
+    from dit_lab.lab.checks import check_conditioning, check_data, check_sampling, check_settings
+    from dit_lab.lab.compatibility import draws_noise
+    from dit_lab.lab.coupling_checks import INDEPENDENT
+
+    check_sampling(drawing, trained=recorded)
+    check_conditioning(drawing, shapes, model=recorded["model"])
+    if draws_noise(drawing["sampler"]):
+        raise RequestError(
+            f"pairs.sampler={drawing['choices']['sampler']}: draws noise on the way, so that the "
+            "noise of a pair would not decide its image; use pairs.sampler=heun"
+        )
+    check_settings(training)
+    check_data({**training, "coupling": {"_target_": INDEPENDENT}})
+
+
+def _draw(wanted: str, root: Path, drawing: Config, training: Config, shapes: Shapes) -> Path:
+    from dit_lab.lab.coupling_checks import check_pairs
+    from dit_lab.lab.reflow import draw_pairs, facts_of  # torch: seconds
+    from dit_lab.lab.trained import load
+    from dit_lab.training.stop import StopSignal
+
+    trained = load(
+        wanted,
+        root=root,
+        weights=drawing["sample"]["weights"],
+        trusted_modules=drawing["trusted_modules"],
+        codec_path=training["codec"].get("path"),
+    )
+    facts = facts_of(trained, drawing)
+    check_pairs(facts, training, shapes)
+    with StopSignal() as stop:
+        return draw_pairs(
+            trained,
+            facts,
+            drawing,
+            check_stop=stop.check,
+            on_message=lambda text: print(text, flush=True),
+        )
+
+
+def _measure(wanted: str, root: Path, drawing: Mapping[str, Any], training: Config) -> None:
+    """Straightness before and after, printed and kept in the run folder as straightness.json."""
+    from dit_lab.lab.identity import run_folder
+    from dit_lab.lab.reflow import PATHS, straightness
+    from dit_lab.lab.trained import load
+    from dit_lab.runs import write_json
+    from dit_lab.training.stop import StopSignal
+
+    folder, found = run_folder(training), {}
+    with StopSignal() as stop:
+        for when, name in (("before", wanted), ("after", str(folder.root))):
+            trained = load(
+                name,
+                root=root,
+                trusted_modules=drawing["trusted_modules"],
+                codec_path=training["codec"].get("path"),
+            )
+            found[when] = {
+                "run": trained.name,
+                "straightness": straightness(trained, training, check_stop=stop.check),
+            }
+    write_json(folder.root / "straightness.json", {"paths": PATHS, **found})
+    before, after = (found[when]["straightness"] for when in ("before", "after"))
+    print(f"straightness of {PATHS} paths: {before:.4f} before, {after:.4f} after (0 is straight)")

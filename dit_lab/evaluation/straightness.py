@@ -1,0 +1,43 @@
+"""How straight the paths are along which a model carries noise to data.
+
+Shapes: N images, C channels, H x W pixels or latent cells.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dit_lab.interpolants import Interpolant
+from dit_lab.samplers.grid import TimeGrid
+from dit_lab.samplers.ode import velocity_of
+from dit_lab.types import Predict
+
+STEPS = 100
+
+
+@torch.no_grad()
+def bend(
+    predict: Predict, noise: Tensor, interpolant: Interpolant, *, steps: int = STEPS
+) -> tuple[Tensor, Tensor]:
+    """(deviation, length) of each path, both (N,) float64.
+
+    The deviation is the mean over time of |displacement - velocity|^2 along an Euler path in
+    `steps` steps (Liu et al. 2022, eq. 3), the length |displacement|^2. Their ratio is 0 for
+    straight lines at constant speed, which one step follows exactly.
+    """
+    velocity = velocity_of(predict, interpolant)
+    times = TimeGrid(steps=steps).over(interpolant.t_min, interpolant.t_max)
+    x, slopes = noise, []
+    for t, t_next in pairwise(times):
+        slopes.append(velocity(x, t))
+        x = x + (t_next - t) * slopes[-1]
+    displacement = (x - noise) / (times[-1] - times[0])
+    squares = [_square(displacement - slope) for slope in slopes]
+    return torch.stack(squares).mean(0), _square(displacement)
+
+
+def _square(x: Tensor) -> Tensor:
+    return x.double().square().flatten(1).sum(1)
