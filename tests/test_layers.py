@@ -52,7 +52,7 @@ TORCH_FREE = (
     "lab/sweep_axes.py", "lab/sweep_plan.py", "lab/sweep_tracker.py",
     "lab/trust.py", "lab/typed.py", "lab/workers.py",
     "objectives/options.py", "samplers/grid.py", "samplers/respacing.py",
-    "sweeps/ablation.py", "sweeps/columns.py",
+    "sweeps/ablation.py", "sweeps/columns.py", "sweeps/drawing.py", "sweeps/evaluations_plot.py",
     "sweeps/elsewhere.py", "sweeps/flags.py",
     "sweeps/grid.py", "sweeps/launcher.py", "sweeps/manifest.py", "sweeps/page.py",
     "sweeps/plots.py", "sweeps/report.py", "sweeps/results.py", "sweeps/rounding.py",

@@ -3,11 +3,12 @@
   dit-lab report outputs/sweeps/NAME
   dit-lab report NAME report.baseline=objective=ddpm,model=pico
   dit-lab report NAME report.metric=eval/recall_held_out_n360
+  dit-lab report SWEEP SWEEP ...   out=FOLDER
   dit-lab report runs=RUN,RUN,...  out=FOLDER
   dit-lab report filter="params.seed = '0'"     runs of the tracker, by its own filter
 
 SWEEP is a sweep's folder, its name, or the id of its run in MLflow. The report is written into the
-sweep's folder, or into out=FOLDER, as a page, Markdown, CSV and LaTeX.
+sweep's folder, of several sweeps or runs into out=FOLDER, as a page, Markdown, CSV and LaTeX.
 """
 
 from __future__ import annotations
@@ -40,24 +41,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.report import report_on, report_on_sweep
-    from dit_lab.lab.report_runs import runs_of_folders
+    from dit_lab.lab.report_runs import runs_of_folders, runs_of_sweeps
     from dit_lab.runs import digest
     from dit_lab.sweeps.manifest import find_sweep
 
     sweeps = [text for text in args.given if text.partition("=")[0] not in OPTIONS]
     options = dict(text.partition("=")[::2] for text in args.given if text not in sweeps)
-    if len(sweeps) + ("runs" in options) + ("filter" in options) != 1:
+    if bool(sweeps) + ("runs" in options) + ("filter" in options) != 1:
         raise RequestError("dit-lab report: give one of SWEEP, runs=RUN,RUN,... or filter=TEXT")
     root = Path(options.get("paths.root", "outputs")).expanduser().absolute()
     metric, baseline = options.get("report.metric"), _baseline(options)
-    if sweeps:
-        folder = find_sweep(sweeps[0], root=root)
-        ablation, files, trouble = report_on_sweep(folder, metric=metric, baseline=baseline)
+    folders = [find_sweep(given, root=root) for given in sweeps]
+    trouble = ""
+    if len(folders) == 1:
+        ablation, files, trouble = report_on_sweep(folders[0], metric=metric, baseline=baseline)
     else:
-        folders = _folders(options, root)
-        key = digest({"runs": sorted(str(run.root) for run in folders)})
+        if folders:
+            runs, title = runs_of_sweeps(folders), " and ".join(one.root.name for one in folders)
+        else:
+            runs = runs_of_folders(_folders(options, root))
+            title = f"{len(runs)} runs"
+        key = digest({"runs": sorted(f"{run.folder.root} {run.name}" for run in runs)})
         out = Path(options.get("out") or root / "reports" / key).absolute()
-        title, runs, trouble = f"{len(folders)} runs", runs_of_folders(folders), ""
         ablation, files = report_on(runs, out, title=title, metric=metric, baseline=baseline)
     _print(ablation, files)
     if trouble:

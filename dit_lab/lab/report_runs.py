@@ -54,6 +54,21 @@ def runs_of_sweep(folder: SweepFolder) -> list[Run]:
     ]
 
 
+def runs_of_sweeps(folders: Sequence[SweepFolder]) -> list[Run]:
+    """The jobs of several sweeps; "-" for an axis that a sweep does not have."""
+    of_each = [runs_of_sweep(folder) for folder in folders]
+    axes = dict.fromkeys(axis for runs in of_each for run in runs for axis in run.settings)
+    return [
+        replace(
+            run,
+            name=f"{run.name} of {folder.root.name}",
+            settings={axis: run.settings.get(axis, "-") for axis in axes},
+        )
+        for folder, runs in zip(folders, of_each, strict=True)
+        for run in runs
+    ]
+
+
 def runs_of_folders(folders: Iterable[RunFolder]) -> list[Run]:
     """Any runs, told apart by the members of groups and the keys in which they differ."""
     runs = [
@@ -161,6 +176,7 @@ def _compute(run: Run, rows: Sequence[MetricsRow]) -> Compute:
         training_flops=float(size.training_flops_per_image * images) if size else None,
         seconds=training_seconds(run.config, rows),
         images=images,
+        evaluations=run.evaluation.card.evaluations_per_image if run.evaluation else None,
     )
 
 

@@ -48,6 +48,11 @@ class Send(Enum):
 OnFailure = Enum("OnFailure", ["continue", "stop"])  # the first is a word of Python's
 
 
+class OnRefusal(Enum):
+    stop = "stop"
+    skip = "skip"
+
+
 @dataclass
 class EMA:
     decays: list[float] = MISSING
@@ -119,6 +124,7 @@ class Sweep:
     slots: Any = MISSING  # "auto" or a list of device sets
     jobs_per_slot: int = number(at_least=1)
     on_failure: OnFailure = MISSING
+    on_refusal: OnRefusal = MISSING
     retries: int = number(at_least=0)
     trials: int = number(at_least=1)
     trials_at_once: Optional[int] = number(at_least=1)

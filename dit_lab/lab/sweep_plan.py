@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +41,17 @@ class Plan:
     configs: list[Config]
     shapes: list[Shapes]
     anew: bool  # resume=never: the runs that lie there are set aside
+    left_out: dict[str, int]  # why jobs were refused, with sweep.on_refusal=skip -> how many
 
 
 @dataclass(frozen=True, slots=True)
 class Composed:
     """Jobs' configurations, and what the sweep has once: its `sweep` group and its name."""
 
+    texts: list[Sequence[str]]  # of each job
     configs: list[Config]
+    shapes: list[Shapes]
+    left_out: dict[str, int]
     settings: dict[str, Any]
     name: str
     anew: bool
@@ -56,10 +60,26 @@ class Composed:
 def compose_jobs(
     typed: Sequence[Override], texts: Iterable[Sequence[str]], config_dirs: Iterable[str]
 ) -> Composed:
-    """The configuration of each job, whose axes have the values in `texts` (`seed=0`)."""
+    """The configuration of each job, whose axes have the values in `texts` (`seed=0`), checked as
+    `dit-lab train` would; raises RequestError, or leaves out what is refused."""
     composer = Composer([Path(path) for path in config_dirs])
     fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
-    configs = [composer.compose([*fixed, *of_job]) for of_job in texts]
+    kept, configs, shapes = [], [], []
+    left_out: Counter[str] = Counter()
+    for of_job in texts:
+        try:
+            config = composer.compose([*fixed, *of_job])
+            check_settings(config)
+            shapes.append(check_data(config))
+        except RequestError as refusal:
+            if not left_out and not _skips(composer, fixed):
+                raise
+            left_out[str(refusal)] += 1
+        else:
+            kept.append(of_job)
+            configs.append(config)
+    if not configs:
+        raise RequestError(f"all {left_out.total()} jobs are refused: {next(iter(left_out))}")
     settings, anew = configs[0]["sweep"], configs[0]["resume"] == "never"
     keys = [one.key_or_group for one in typed if one.is_sweep_override()]
     name = settings["name"] or configs[0]["choices"].get("experiment") or name_of(keys)
@@ -69,7 +89,15 @@ def compose_jobs(
             config["tracking"]["experiment"] = name
         if anew:
             config["resume"] = "auto"  # the old runs are set aside once, before the first job
-    return Composed(configs, settings, name, anew)
+    return Composed(kept, configs, shapes, dict(left_out), settings, name, anew)
+
+
+def _skips(composer: Composer, fixed: Sequence[str]) -> bool:
+    """Whether jobs that are refused are left out, as far as what all jobs have says so."""
+    try:
+        return composer.compose(fixed)["sweep"]["on_refusal"] == "skip"
+    except RequestError:
+        return False
 
 
 def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Plan:
@@ -88,8 +116,8 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
     make_slots(settings["slots"], jobs_per_slot=settings["jobs_per_slot"])
     if search:
         _check_search(axes, composed)
-    shapes = _checked(composed.configs, anew=composed.anew)
-    pairs = zip(texts, composed.configs, strict=True)
+    _check_runs(composed)
+    pairs = zip(composed.texts, composed.configs, strict=True)
     jobs = [job_of(number, *pair) for number, pair in enumerate(pairs)]
     _refuse_twins(jobs)
     manifest = Manifest(
@@ -102,7 +130,7 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
         tracking=composed.configs[0]["tracking"],
         jobs=[] if search else jobs,
     )
-    return Plan(manifest, composed.configs, shapes, composed.anew)
+    return Plan(manifest, composed.configs, composed.shapes, composed.anew, composed.left_out)
 
 
 def job_of(number: int, texts: Sequence[str], config: Config) -> Job:
@@ -123,18 +151,13 @@ def _check_search(axes: Mapping[str, Sequence[str]], composed: Composed) -> None
     refuse_incomparable(metric, axes.get("objective", []), key="sweep.metric")
 
 
-def _checked(configs: Sequence[Config], *, anew: bool) -> list[Shapes]:
-    """Refuse what `dit-lab train` would refuse of any job, before the first is started."""
-    check_root(configs[0])
-    found = []
-    for config in configs:
-        check_settings(config)
-        shapes = check_data(config)
+def _check_runs(composed: Composed) -> None:
+    """Refuse results that cannot be written, or that are other runs', before the first job."""
+    check_root(composed.configs[0])
+    for config, shapes in zip(composed.configs, composed.shapes, strict=True):
         folder = run_folder(config)
-        before = {} if anew else recorded_so_far(folder)
+        before = {} if composed.anew else recorded_so_far(folder)
         refuse_foreign(folder, config, identity(config, shapes, before=before))
-        found.append(shapes)
-    return found
 
 
 def _refuse_twins(jobs: Sequence[Job]) -> None:
@@ -152,7 +175,7 @@ def _refuse_twins(jobs: Sequence[Job]) -> None:
 
 
 def remarks(plan: Plan) -> list[str]:
-    """Jobs that are one training, and jobs that are expected to agree, in words."""
+    """Jobs that were refused, that are one training, or that are expected to agree, in words."""
     if plan.manifest.settings["search"]:
         return []
     once = _alike(plan, lambda config: run_folder(config).root)
@@ -161,7 +184,11 @@ def remarks(plan: Plan) -> list[str]:
         "the same weights, trained once and measured each": once,
         f"{SAME_MATHEMATICS}; they are expected to agree": agreeing,
     }
-    return [
+    refused = [
+        f"left out {count} job{'s' if count > 1 else ''}: {why}"
+        for why, count in plan.left_out.items()
+    ]
+    return refused + [
         f"jobs {'; '.join(map(_numbers, groups))}: {what}"
         for what, groups in said.items()
         if groups

@@ -18,6 +18,7 @@ COMPUTE: Mapping[str, Callable[[Compute], float | None]] = {
     "training FLOPs": lambda compute: compute.training_flops,
     "seconds": lambda compute: compute.seconds,
     "images seen": lambda compute: compute.images,
+    "evaluations": lambda compute: compute.evaluations,
 }
 
 

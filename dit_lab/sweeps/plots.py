@@ -1,28 +1,33 @@
-"""Plots of a report, drawn without a display and without matplotlib's global figures.
-
-The same numbers give the same bytes. Colour is never alone: markers, line styles or words say the
-same.
-"""
+"""Plots of a report: which there are, and how each is drawn."""
 
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dit_lab.sweeps.ablation import Ablation
+from dit_lab.sweeps.drawing import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    direction,
+    new_figure,
+    plain_powers,
+    style,
+    svg,
+    values_of,
+)
+from dit_lab.sweeps.evaluations_plot import against_evaluations, evaluations_vary
 from dit_lab.sweeps.grid import ENOUGH_SEEDS
 from dit_lab.sweeps.results import Configuration
 from dit_lab.sweeps.statistics import contrast
 
 if TYPE_CHECKING:
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 MOST_ROWS = 40  # configurations in the overview
@@ -30,11 +35,6 @@ MOST_CURVES = 10  # configurations in one plot of curves: as many as can be told
 MOST_POINTS = 200  # steps of one curve
 MOST_LEVELS = 24  # values of an axis in its panel
 LOG_FROM = 20  # a curve that falls by this factor is drawn on a logarithmic scale
-
-COLOURS = ("#1f83c4", "#d55e00", "#009e73", "#b05a8c", "#a87b00", "#3a9bdc", "#7f7f7f")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", ":", "-.")
-INK = "#0f0f0e"  # replaced by the page's text colour; nothing else has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ def plots(ablation: Ablation) -> Iterator[Plot]:
     rows = shown(ablation, MOST_ROWS)
     yield Plot(
         title="Every run",
-        svg=_svg(lambda: _overview(ablation, rows), "overview"),
+        svg=svg(lambda: _overview(ablation, rows), "overview"),
         note="A ring is one run, a diamond the mean with its 95% interval where there are "
         f"{ENOUGH_SEEDS} seeds or more; the line is the baseline." + _left_out(ablation, rows),
     )
@@ -57,21 +57,28 @@ def plots(ablation: Ablation) -> Iterator[Plot]:
     if len(ablation.axes) > 1 and axes:
         yield Plot(
             title="By axis",
-            svg=_svg(lambda: _by_axis(ablation, axes), "axes"),
+            svg=svg(lambda: _by_axis(ablation, axes), "axes"),
             note="A ring is one run, whatever its other settings; a bar is the mean of them.",
         )
     flops = {c.compute.training_flops for c in ablation.configurations if c.sample.n} - {None}
     if len(flops) > 1:
         yield Plot(
             title="Quality against compute",
-            svg=_svg(lambda: _against_compute(ablation), "compute"),
+            svg=svg(lambda: _against_compute(ablation), "compute"),
             note="Means over seeds; bars are the standard deviation.",
+        )
+    if evaluations_vary(ablation):
+        yield Plot(
+            title="Quality against evaluations",
+            svg=svg(lambda: against_evaluations(ablation), "evaluations"),
+            note="Of the model, for one generated image. Means over seeds; a line joins settings "
+            "that differ in the sampler's options alone.",
         )
     curves = shown(ablation, MOST_CURVES)
     for name in sorted({name for c in curves for run in c.measured for name in run.curves}):
         yield Plot(
             title=f"{name} in training",
-            svg=_svg(partial(_curves, ablation, curves, name), name),
+            svg=svg(partial(_curves, ablation, curves, name), name),
             note="Mean over seeds, and a band of one standard deviation."
             + _left_out(ablation, curves),
         )
@@ -81,7 +88,7 @@ def overview_png(ablation: Ablation) -> bytes:
     """The first plot, on white."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with _style("black"):
+    with style("black"):
         figure = _overview(ablation, shown(ablation, MOST_ROWS))
         figure.set_facecolor("white")
         FigureCanvasAgg(figure)
@@ -110,69 +117,12 @@ def _levels(ablation: Ablation, axis: str) -> int:
     return len({c.settings[axis] for c in ablation.configurations})
 
 
-# ---- files --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _style(ink: str) -> Iterator[None]:
-    import matplotlib
-
-    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    settings: dict[Any, Any] = {
-        **dict.fromkeys(inks, ink),
-        "font.size": 10,
-        "axes.titlesize": 11,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "text.parse_math": False,  # settings may hold a $
-        "svg.fonttype": "none",
-    }
-    with matplotlib.rc_context(settings):
-        yield
-
-
-def _svg(draw: Callable[[], Figure], salt: str) -> str:
-    """An element for a page: no prologue, no date, no background, only ids that are used."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    with _style(INK), matplotlib.rc_context({"svg.hashsalt": salt}):
-        figure = draw()
-        FigureCanvasSVG(figure)
-        file = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    text = file.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    used = set(re.findall(r"#([\w-]+)", text))
-    return re.sub(
-        r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text
-    ).strip()
-
-
-def _figure(width: float, height: float) -> Figure:
-    """Inches, of which a page makes 100 pixels or fewer."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 # ---- drawings -----------------------------------------------------------------------------------
-
-
-def _values(configuration: Configuration, metric: str) -> list[float]:
-    return [run.metrics[metric] for run in configuration.measured]
-
-
-def _direction(ablation: Ablation) -> str:
-    better = "lower" if ablation.question.lower_is_better else "higher"
-    return f"{ablation.question.metric} ({better} is better)"
 
 
 def _overview(ablation: Ablation, rows: Sequence[Configuration]) -> Figure:
     """One line for each configuration, first on top."""
-    figure = _figure(9, 1.2 + 0.34 * len(rows))
+    figure = new_figure(9, 1.2 + 0.34 * len(rows))
     axes = figure.subplots()
     verdicts = {
         id(c): str(comparison.verdict)
@@ -182,7 +132,7 @@ def _overview(ablation: Ablation, rows: Sequence[Configuration]) -> Figure:
         axes.axvline(ablation.baseline.sample.mean, color=COLOURS[-1], linestyle="--", linewidth=1)
     for y, c in enumerate(rows):
         colour = COLOURS[-1] if c is ablation.baseline else COLOURS[0]
-        values = _values(c, ablation.question.metric)
+        values = values_of(c, ablation.question.metric)
         axes.plot(values, [y] * len(values), "o", color=colour, fillstyle="none", markersize=6)
         if c.sample.n >= ENOUGH_SEEDS:
             low, high = contrast([(1, c.sample)]).interval()
@@ -193,7 +143,7 @@ def _overview(ablation: Ablation, rows: Sequence[Configuration]) -> Figure:
         range(len(rows)), [f"{c.label(ablation.axes)}: {verdicts[id(c)]}" for c in rows]
     )
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(_direction(ablation))
+    axes.set_xlabel(direction(ablation))
     axes.grid(axis="x", color=COLOURS[-1], alpha=0.25)
     return figure
 
@@ -202,14 +152,14 @@ def _by_axis(ablation: Ablation, names: Sequence[str]) -> Figure:
     """One panel for each axis, three in a row, on one scale."""
     across = min(3, len(names))
     down = -(-len(names) // across)
-    figure = _figure(9, 3.2 * down)
+    figure = new_figure(9, 3.2 * down)
     panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
     for panel in panels[len(names) :]:
         panel.remove()
     for panel, axis in zip(panels, names, strict=False):
         levels: dict[str, list[float]] = {}
         for c in ablation.configurations:
-            levels.setdefault(c.settings[axis], []).extend(_values(c, ablation.question.metric))
+            levels.setdefault(c.settings[axis], []).extend(values_of(c, ablation.question.metric))
         for x, values in enumerate(levels.values()):
             # spread in a fixed order, so that equal values stay apart
             places = x + np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [x]
@@ -219,13 +169,13 @@ def _by_axis(ablation: Ablation, names: Sequence[str]) -> Figure:
         panel.set_xticks(range(len(levels)), list(levels), rotation=20, ha="right")
         panel.set_xlim(-0.5, len(levels) - 0.5)
         panel.set_title(axis)
-    figure.suptitle(_direction(ablation), size="medium")
+    figure.suptitle(direction(ablation), size="medium")
     return figure
 
 
 def _against_compute(ablation: Ablation) -> Figure:
     """Colour and marker by the first axis."""
-    figure = _figure(9, 4.5)
+    figure = new_figure(9, 4.5)
     axes = figure.subplots()
     first = ablation.axes[0]
     levels = list(dict.fromkeys(c.settings[first] for c in ablation.configurations))
@@ -242,27 +192,19 @@ def _against_compute(ablation: Ablation) -> Figure:
                 color=COLOURS[number % len(COLOURS)], label=f"{first}={level}",
             )  # fmt: skip
     axes.set_xscale("log")
-    _plain_powers(axes.xaxis)
+    plain_powers(axes.xaxis)
     axes.set_xlabel("training FLOPs")
-    axes.set_title(_direction(ablation), size="medium")
+    axes.set_title(direction(ablation), size="medium")
     axes.grid(color=COLOURS[-1], alpha=0.25)
     if len(levels) <= MOST_LEVELS:
         figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
-def _plain_powers(axis: Axis) -> None:
-    """1e13, where matplotlib writes powers as formulas."""
-    from matplotlib.ticker import LogFormatter
-
-    axis.set_major_formatter(LogFormatter())
-    axis.set_minor_formatter(LogFormatter())
-
-
 def _curves(ablation: Ablation, rows: Sequence[Configuration], name: str) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(9, 4.5)
+    figure = new_figure(9, 4.5)
     axes = figure.subplots()
     lowest, highest = np.inf, -np.inf
     for number, c in enumerate(rows):
@@ -278,7 +220,7 @@ def _curves(ablation: Ablation, rows: Sequence[Configuration], name: str) -> Fig
         lowest, highest = min(lowest, mean.min()), max(highest, mean.max())
     if lowest > 0 and highest > LOG_FROM * lowest:
         axes.set_yscale("log", nonpositive="mask")
-        _plain_powers(axes.yaxis)
+        plain_powers(axes.yaxis)
     axes.set_xlabel("optimizer steps")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(name)

@@ -27,6 +27,7 @@ class Compute:
     training_flops: float | None = None  # of the whole training
     seconds: float | None = None  # of training
     images: float | None = None  # seen in training
+    evaluations: float | None = None  # of the model, for one generated image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +182,7 @@ def _mean_compute(runs: Sequence[Result]) -> Compute:
         training_flops=over(one.training_flops for one in known),
         seconds=over(one.seconds for one in known),
         images=over(one.images for one in known),
+        evaluations=over(one.evaluations for one in known),
     )
 
 

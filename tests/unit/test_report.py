@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_lab.sweeps import page, plots, report, rounding
+from dit_lab.sweeps import drawing, page, plots, report, rounding
 from dit_lab.sweeps.ablation import Ablation, analyse
 from dit_lab.sweeps.results import Compute, Expectation, Question, Result
 from dit_lab.sweeps.sentences import answer, sections
@@ -168,7 +168,7 @@ def test_tags_are_closed_and_ids_used_once_in_a_plot(folder: Path) -> None:
 
 def test_plots_take_the_pages_colour_and_font(folder: Path) -> None:
     plotted = "".join(re.findall(r"<svg.*?</svg>", (folder / "report.html").read_text(), re.S))
-    assert "currentColor" in plotted and plots.INK not in plotted
+    assert "currentColor" in plotted and drawing.INK not in plotted
     assert ">train/loss<" in plotted  # text, not outlines
     assert "#000000" not in plotted and "#ffffff" not in plotted
 

@@ -1,0 +1,87 @@
+"""What all plots share: colours, the figure, and how it becomes a page's element.
+
+Drawn without a display and without matplotlib's global figures. The same numbers give the same
+bytes. Colour is never alone: markers, line styles or words say the same.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dit_lab.sweeps.ablation import Ablation
+from dit_lab.sweeps.results import Configuration
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+COLOURS = ("#1f83c4", "#d55e00", "#009e73", "#b05a8c", "#a87b00", "#3a9bdc", "#7f7f7f")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", ":", "-.")
+INK = "#0f0f0e"  # replaced by the page's text colour; nothing else has it
+
+
+@contextmanager
+def style(ink: str) -> Iterator[None]:
+    import matplotlib
+
+    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = {
+        **dict.fromkeys(inks, ink),
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "text.parse_math": False,  # settings may hold a $
+        "svg.fonttype": "none",
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def svg(draw: Callable[[], Figure], salt: str) -> str:
+    """An element for a page: no prologue, no date, no background, only ids that are used."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    with style(INK), matplotlib.rc_context({"svg.hashsalt": salt}):
+        figure = draw()
+        FigureCanvasSVG(figure)
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    text = file.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    used = set(re.findall(r"#([\w-]+)", text))
+    return re.sub(
+        r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text
+    ).strip()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Inches, of which a page makes 100 pixels or fewer."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def values_of(configuration: Configuration, metric: str) -> list[float]:
+    return [run.metrics[metric] for run in configuration.measured]
+
+
+def direction(ablation: Ablation) -> str:
+    better = "lower" if ablation.question.lower_is_better else "higher"
+    return f"{ablation.question.metric} ({better} is better)"
+
+
+def plain_powers(axis: Axis) -> None:
+    """1e13, where matplotlib writes powers as formulas."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter())
