@@ -108,8 +108,9 @@ def _evaluation(config: Mapping[str, Any], known: Mapping[str, Any], value: floa
         objective=config["objective"], sampler=config["sampler"], evaluations_per_image=50.0,
         guidance=config["guidance"], num_images=1080, labels="as frequent",
         seed=config["sample"]["seed"], metrics_seed=0,
-        reference={"data": facts.fingerprint}, features="pixels 8x8x1", codec="identity",
-        chunk_images=32, dtype="float32", device="x86_64", num_threads=1, code={}, versions={},
+        reference={"data": facts.fingerprint}, features="pixels 8x8x1", likelihood=None,
+        codec="identity", chunk_images=32, dtype="float32", device="x86_64", num_threads=1,
+        code={}, versions={},
     )  # fmt: skip
     measured = [
         Row(metric="two_sample", against="held-out", num_images=360, value=value, deviation=0.02,

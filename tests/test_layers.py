@@ -30,7 +30,7 @@ FENCES = {
     "rich": ("tracking/console.py", "cli/"),
     "accelerate": ("training/", "lab/"),
     "diffusers": ("codecs.py", "samplers/multistep.py"),
-    "torchdiffeq": ("samplers/adaptive.py",),
+    "torchdiffeq": ("samplers/adaptive.py", "evaluation/likelihood.py"),
     "optuna": ("sweeps/search.py",),
     "torchvision": ("data/", "evaluation/"),
 }

@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.checks import check_conditioning, check_same_data, check_sampling
+    from dit_lab.lab.checks import (
+        check_conditioning,
+        check_likelihood,
+        check_same_data,
+        check_sampling,
+    )
     from dit_lab.lab.config import compose_for_run, option, read_recorded, root_option
     from dit_lab.lab.identity import recorded_shapes
     from dit_lab.runs import find_run
@@ -51,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     shapes = recorded_shapes(folder)
     check_sampling(config, trained=recorded)
     check_conditioning(config, shapes, model=recorded["model"])
+    check_likelihood(config)
     check_same_data(config, shapes)
     return _evaluate(config, str(wanted), root)
 

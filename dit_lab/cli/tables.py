@@ -12,7 +12,7 @@ from dit_lab.evaluation.table import Row
 
 WANTED = (
     "wanted: two_sample 0.5 (a coin's), distance_ratio 1 (copies are below), exact_copies 0, "
-    "everything else what real images have"
+    "bits_per_dimension low, everything else what real images have"
 )
 
 LONGEST_LINE = 240  # a narrow terminal wraps lines, where rich would cut numbers short
@@ -29,10 +29,10 @@ def print_evaluations(evaluations: Sequence[Evaluation]) -> None:
     for evaluation in evaluations:
         table.add_column(evaluation.card.samples, justify="right", no_wrap=True)
     table.add_column("real images", justify="right", no_wrap=True)
-    for rows in zip(*(evaluation.rows for evaluation in evaluations), strict=True):
-        row = rows[0]
+    measured = [{row.key: row for row in evaluation.rows} for evaluation in evaluations]
+    for row in evaluations[0].rows:
         floor = _number(row.floor, row.floor_deviation)
-        values = [_value(of_samples) for of_samples in rows]
+        values = [_value(rows[row.key]) if row.key in rows else "-" for rows in measured]
         table.add_row(row.metric, row.against, f"{row.num_images:,}", *values, floor)
     console = Console(soft_wrap=True, width=LONGEST_LINE)
     console.print(table)

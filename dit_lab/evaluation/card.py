@@ -34,6 +34,7 @@ class Card:
     metrics_seed: int  # of trees, folds and draws
     reference: Mapping[str, Any]  # data fingerprint, number of images, levels
     features: str  # what is compared
+    likelihood: Mapping[str, Any] | None  # how bits per dimension were found, if they were
     codec: str  # fingerprint
     chunk_images: int  # how many images are computed at once
     dtype: str

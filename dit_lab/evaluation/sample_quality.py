@@ -11,6 +11,7 @@ import torch
 
 from dit_lab.evaluation.card import Card, Evaluation
 from dit_lab.evaluation.generate import Generator, Passes
+from dit_lab.evaluation.likelihood import Likelihood
 from dit_lab.evaluation.quality import Yardstick
 from dit_lab.evaluation.reference import ImageSet
 from dit_lab.types import EvaluationResult, LabelledCall
@@ -29,6 +30,7 @@ class SampleQuality:
     batch_size: int
     folder: Path
     card: Card
+    likelihood: Likelihood | None = None
 
     @cached_property
     def yardstick(self) -> Yardstick:
@@ -43,7 +45,10 @@ class SampleQuality:
         """The table for the model's images."""
         samples, per_image = self._samples(model)
         card = replace(self.card, step=step, evaluations_per_image=per_image)
-        return Evaluation(card=card, rows=self.yardstick.measure(samples))
+        rows = self.yardstick.measure(samples)
+        if self.likelihood is not None:
+            rows.append(self.likelihood.row(model))
+        return Evaluation(card=card, rows=rows)
 
     def _samples(self, model: LabelledCall) -> tuple[ImageSet, float]:
         """The images, and how many passed through the model for one of them."""

@@ -61,6 +61,7 @@ def check_data(config: Config) -> Shapes:
     )
     _check_patch(config["model"]["patch_size"], latent)
     _check_direction(config["objective"], latent)
+    check_likelihood(config)
     shapes = Shapes(facts, latent)
     check_conditioning(config, shapes, model=config["model"])
     check_coupled_data(config, shapes)
@@ -244,6 +245,16 @@ def _check_direction(objective: Config, latent: tuple[int, int, int]) -> None:
         raise RequestError(
             f"objective.direction_weight={weight:g}: the model sees one channel, where a direction "
             "is a sign and teaches nothing; use 0"
+        )
+
+
+def check_likelihood(config: Config) -> None:
+    """Bits of images are known to a model of their pixels alone. Raises RequestError."""
+    images, codec = config["evaluation"]["likelihood_images"], config["codec"]
+    if images and codec["_target_"] != "dit_lab.codecs.Identity":
+        raise RequestError(
+            f"evaluation.likelihood_images={images}: the model sees latents, whose density says "
+            "nothing of the bits of an image; use 0, or a model of pixels (codec=identity)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
 from dit_lab.evaluation.features import pooled_size
 from dit_lab.evaluation.generate import CHUNK_IMAGES
 from dit_lab.evaluation.images import PICTURE_CHANNELS
+from dit_lab.evaluation.likelihood import EXACT_DIMENSIONS, TOLERANCE, Likelihood
 from dit_lab.evaluation.quality import DRAWS, MIN_IMAGES, Yardstick, draw_images
 from dit_lab.evaluation.reference import Reference, load_images
 from dit_lab.evaluation.sample_quality import SampleQuality
@@ -118,6 +120,22 @@ def sample_quality(
         batch_size=config["sample"]["batch_size"],
         folder=folder.evaluations,
         card=_card(parts, identity=identity, weights=weights, weak=weak),
+        likelihood=_likelihood(parts, check_stop),
+    )
+
+
+def _likelihood(parts: Parts, check_stop: Callable[[], None]) -> Likelihood | None:
+    options = parts.config["evaluation"]
+    if options["likelihood_images"] == 0:
+        return None
+    return Likelihood(
+        objective=parts.objective,
+        held_out=compose.build_dataset(parts.config, "validation"),
+        num_images=options["likelihood_images"],
+        levels=parts.shapes.data.levels,
+        seed=options["seed"],
+        device=parts.device,
+        check_stop=check_stop,
     )
 
 
@@ -161,6 +179,7 @@ def _card(parts: Parts, *, identity: Config, weights: str, weak: Trained | None)
             "levels": data.levels,
         },
         features=f"pixels {height}x{width}x{data.channels}",
+        likelihood=_how_likelihood(parts),
         codec=parts.codec.fingerprint,
         chunk_images=CHUNK_IMAGES,
         dtype="bf16 autocast" if bf16 else "float32",
@@ -173,6 +192,19 @@ def _card(parts: Parts, *, identity: Config, weights: str, weak: Trained | None)
         },
         versions=versions(),
     )
+
+
+def _how_likelihood(parts: Parts) -> dict[str, Any] | None:
+    images = parts.config["evaluation"]["likelihood_images"]
+    if images == 0:
+        return None
+    exact = math.prod(parts.shapes.latent) <= EXACT_DIMENSIONS
+    return {
+        "images": min(images, parts.shapes.data.validation_images),
+        "dequantisation": f"uniform over one of {parts.shapes.data.levels} levels",
+        "divergence": "exact" if exact else "Hutchinson, one probe of signs",
+        "tolerance": TOLERANCE,
+    }
 
 
 def evaluate_run(

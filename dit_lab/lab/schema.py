@@ -107,6 +107,7 @@ class Evaluation:
     loss_images: int = number(at_least=1)
     num_images: int = number(at_least=0)
     reference_images: int = number(at_least=1)
+    likelihood_images: int = number(at_least=0)
     seed: int = number(at_least=0)
 
 

@@ -1,0 +1,159 @@
+"""Likelihood of real images under a model: bits per dimension by the flow's change of density.
+
+The flow carries noise to data, so an image's density is that of the noise it comes from, less what
+the flow has spread on the way: log p(x at t_max) = log N(x at t_min; 0, 1) - integral of the
+velocity's divergence (Chen et al. 2018; Song et al. 2021, section 4.3). The label is given;
+guidance, which follows another flow, is off.
+
+Images have whole levels of brightness, and a density says nothing of single values: noise that is
+uniform over the width of a level is added first (Theis et al. 2016), so that the number is a bound
+on the bits of the image itself.
+
+Shapes: N images, C channels, H x W pixels, D = C * H * W.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint
+
+from dit_lab import rng
+from dit_lab.evaluation.table import Row
+from dit_lab.interpolants import Interpolant
+from dit_lab.samplers.guidance import Guidance, predictor
+from dit_lab.samplers.ode import velocity_of
+from dit_lab.types import Dataset, LabelledCall, Objective, Predict
+
+EXACT_DIMENSIONS = 16  # up to here the divergence is summed exactly, else estimated
+TOLERANCE = 1e-5
+CHUNK_IMAGES = 32
+
+Divergence = Callable[[Tensor, Tensor], Tensor]
+"""(velocity (N, C, H, W), x that it was computed from) -> its divergence (N,)."""
+
+
+def log_density(
+    predict: Predict,
+    x: Tensor,
+    interpolant: Interpolant,
+    *,
+    probe: Tensor | None = None,
+    tolerance: float = TOLERANCE,
+) -> Tensor:
+    """log p(x) in nats, (N,) in the dtype of x, of what the flow makes of standard normal noise.
+
+    The divergence is exact where `probe` is None, at D backward passes for each velocity; else it
+    is estimated by one random probe (N, C, H, W) of signs (Hutchinson 1990). x is taken to lie at
+    t_max, where the paths of chains and of flow matching still have a little noise in it.
+    """
+    velocity = velocity_of(predict, interpolant)
+    divergence = exact_divergence if probe is None else _hutchinson(probe)
+
+    def slope(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            at = state[0].detach().requires_grad_()
+            moving = velocity(at, t.item())
+            spread = divergence(moving, at)
+        return moving.detach(), spread.detach()
+
+    span = torch.tensor([interpolant.t_max, interpolant.t_min], dtype=torch.float64)
+    start = (x, torch.zeros(len(x), dtype=x.dtype, device=x.device))
+    ends, spreads = odeint(
+        slope, start, span.to(x.device), rtol=tolerance, atol=tolerance, method="dopri5"
+    )
+    noise = ends[-1].flatten(1)
+    of_noise = -(noise.square() + math.log(2 * math.pi)).sum(1) / 2
+    return of_noise + spreads[-1]  # the integral ran backwards
+
+
+def exact_divergence(velocity: Tensor, x: Tensor) -> Tensor:
+    """Trace of the Jacobian, (N,), one dimension after the other."""
+    total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    flat = velocity.flatten(1)
+    for d in range(flat.shape[1]):
+        (row,) = torch.autograd.grad(flat[:, d].sum(), x, retain_graph=True)
+        total = total + row.flatten(1)[:, d]
+    return total
+
+
+def _hutchinson(probe: Tensor) -> Divergence:
+    def divergence(velocity: Tensor, x: Tensor) -> Tensor:
+        (row,) = torch.autograd.grad((velocity * probe).sum(), x)
+        return (row * probe).flatten(1).sum(1)
+
+    return divergence
+
+
+def bits_per_dimension(log_density: Tensor, *, dimensions: int, level_width: float) -> Tensor:
+    """(N,): the bits of an image whose dequantised density is this, for each of its numbers."""
+    return -log_density / (dimensions * math.log(2)) - math.log2(level_width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """Bits per dimension of held-out images, evenly spread over the split.
+
+    Only for models of pixels. Dequantisation and probes are functions of (seed, index).
+    """
+
+    objective: Objective
+    held_out: Dataset
+    num_images: int
+    levels: int  # brightnesses of the data
+    seed: int
+    device: torch.device
+    check_stop: Callable[[], None]
+
+    def row(self, model: LabelledCall) -> Row:
+        """The mean over images, and its standard error."""
+        bits = torch.cat(list(self._chunks(model)))
+        error = bits.std() / math.sqrt(len(bits)) if len(bits) > 1 else None
+        return Row(
+            metric="bits_per_dimension",
+            against="held-out",
+            num_images=len(bits),
+            value=bits.mean().item(),
+            deviation=None if error is None else error.item(),
+        )
+
+    def _chunks(self, model: LabelledCall) -> Iterator[Tensor]:
+        count = min(self.num_images, len(self.held_out))
+        chosen = torch.arange(count) * len(self.held_out) // count
+        width = 2 / (self.levels - 1)  # of a level, images being in [-1, 1]
+        for indices in chosen.split(CHUNK_IMAGES):
+            self.check_stop()
+            images, labels = self.held_out.fetch(indices, None)
+            noise, signs = (
+                rng.normal(self.seed, f"likelihood/{purpose}", indices, tuple(images.shape[1:]))
+                for purpose in ("dequantisation", "probe")
+            )
+            x = (images + width * (torch.special.ndtr(noise) - 0.5)).to(self.device)
+            dimensions = x[0].numel()
+            predict = predictor(
+                self._checked(model),
+                self.objective,
+                labels.to(self.device),
+                null_label=None,
+                guidance=Guidance(),
+            )
+            density = log_density(
+                predict,
+                x,
+                self.objective.interpolant,
+                probe=None if dimensions <= EXACT_DIMENSIONS else signs.sign().to(self.device),
+            )
+            yield bits_per_dimension(
+                density.cpu().double(), dimensions=dimensions, level_width=width
+            )
+
+    def _checked(self, model: LabelledCall) -> LabelledCall:
+        def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+            self.check_stop()
+            return model(x, time, labels)
+
+        return call
