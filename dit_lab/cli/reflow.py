@@ -54,20 +54,20 @@ def run(args: argparse.Namespace) -> int:
     folder, _ = find_run(str(wanted), root=root)
     trusted = option(args.overrides, "trusted_modules") or []
     recorded, shapes = read_recorded(folder, trusted), recorded_shapes(folder)
-    for_pairs = [text.removeprefix(PAIRS) for text in args.overrides if text.startswith(PAIRS)]
     for_training = [text for text in args.overrides if not text.startswith((PAIRS, "run="))]
-    drawing = compose_for_run(
-        "sample",
-        [
-            f"run='{wanted}'",
-            f"trusted_modules=[{','.join(trusted)}]",
-            f"sample.num_images={NUM_PAIRS}",
-            f"sample.seed={recorded['sample']['seed'] + 1}",
-            *for_pairs,
-        ],
-        recorded=recorded,
-        config_dirs=args.config_dir,
-    )
+    of_pairs = [
+        f"run='{wanted}'",
+        f"trusted_modules=[{','.join(trusted)}]",
+        f"sample.num_images={NUM_PAIRS}",
+        f"sample.seed={recorded['sample']['seed'] + 1}",
+        *(text.removeprefix(PAIRS) for text in args.overrides if text.startswith(PAIRS)),
+    ]
+    try:
+        drawing = compose_for_run(
+            "sample", of_pairs, recorded=recorded, config_dirs=args.config_dir
+        )
+    except RequestError as refusal:
+        raise RequestError(f"{PAIRS}{refusal}") from None
     training = compose_reflow(for_training, recorded=recorded, config_dirs=args.config_dir)
     _check(drawing, training, recorded, shapes)
     training["coupling"]["pairs"] = str(_draw(str(wanted), root, drawing, training, shapes))

@@ -16,7 +16,7 @@ from torch import Tensor
 from dit_lab import rng
 from dit_lab.evaluation.images import to_uint8
 from dit_lab.samplers.guidance import Guidance, predictor
-from dit_lab.types import Codec, LabelledCall, Objective, Predict, Sampler
+from dit_lab.types import Codec, LabelledCall, Objective, Predict, Prediction, Sampler
 
 CHUNK_IMAGES = 32
 
@@ -65,9 +65,21 @@ class Generator:
             chunks = []
             for first in range(start, stop, CHUNK_IMAGES):
                 latents = told.latents(asked, first=first, seed=seed, labels=labels)
-                chunks.append(to_uint8(self.codec.decode(latents), self.levels))
+                with torch.no_grad():
+                    chunks.append(to_uint8(self.codec.decode(latents), self.levels))
             images = torch.cat(chunks)[: stop - start]
             yield images, self.labels(torch.arange(start, stop), labels)
+
+    def rehearse(self) -> None:
+        """Walk the sampler's way once with nothing, so that what cannot be sampled is refused
+        before it is trained."""
+        x = torch.zeros(1, *self.latent_shape, device=self.device)
+        self.sampler.sample(
+            lambda x, t: Prediction(data=torch.zeros_like(x), noise=torch.zeros_like(x)),
+            x,
+            interpolant=self.objective.interpolant,
+            draw_noise=lambda step: x,
+        )
 
     def predictor(self, model: LabelledCall, labels: Tensor) -> Predict:
         """What the sampler is given for images of these labels (N,)."""

@@ -61,10 +61,16 @@ def log_density(
             spread = divergence(moving, at)
         return moving.detach(), spread.detach()
 
-    span = torch.tensor([interpolant.t_max, interpolant.t_min], dtype=torch.float64)
+    span = torch.tensor([interpolant.t_max, interpolant.t_min], dtype=torch.float64).to(x.device)
     start = (x, torch.zeros(len(x), dtype=x.dtype, device=x.device))
     ends, spreads = odeint(
-        slope, start, span.to(x.device), rtol=tolerance, atol=tolerance, method="dopri5"
+        slope,
+        start,
+        span,
+        rtol=tolerance,
+        atol=tolerance,
+        method="dopri5",
+        options={"step_t": span[-1:]},  # without it the last step reaches beyond the path
     )
     noise = ends[-1].flatten(1)
     of_noise = -(noise.square() + math.log(2 * math.pi)).sum(1) / 2

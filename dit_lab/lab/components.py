@@ -206,15 +206,14 @@ class Stepped(Component):
     time_shift: float = number(above=0)
     times: Optional[list[float]] = MISSING
 
-    @staticmethod
-    def check(options: Mapping[str, Any]) -> None:
-        names = ("steps", "time_grid", "time_shift", "times")
-        check_grid(**{name: options[name] for name in names})
-
 
 @dataclass
 class FixedStep(Stepped):
     time_grid: Grid = MISSING
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        _check_grid(options)
 
 
 @dataclass
@@ -226,13 +225,17 @@ class EulerMaruyama(FixedStep):
 
     @staticmethod
     def check(options: Mapping[str, Any]) -> None:
-        steps = noisy_steps(options["steps"], options["last_step"])
-        FixedStep.check({**options, "steps": steps})
+        noisy = noisy_steps(options["steps"], options["last_step"])
+        _check_grid(options, after=options["steps"] - noisy)
 
 
 @dataclass
 class Multistep(Stepped):
     time_grid: MultistepGrid = MISSING
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        _check_grid(options, rules=[rule.value for rule in MultistepGrid], after=1)
 
 
 @dataclass
@@ -290,6 +293,11 @@ class Constant(Component):
 @dataclass
 class Cosine(Constant):
     final_factor: float = number(at_least=0, at_most=1)
+
+
+def _check_grid(options: Mapping[str, Any], **how: Any) -> None:
+    names = ("steps", "time_grid", "time_shift", "times")
+    check_grid(**{name: options[name] for name in names}, **how)
 
 
 COMPONENTS: dict[str, type[Component]] = {

@@ -46,12 +46,14 @@ def training_evaluators(
     )
     evaluators: list[Evaluator] = [loss]
     weak = load_weak(parts)
+    generator = compose.build_generator(
+        parts, check_stop=check_stop, weak=weak.labelled(config) if weak else None
+    )
+    generator.rehearse()
     if parts.shapes.data.channels in PICTURE_CHANNELS:
         grid = SampleGrid(
             every_steps=training["sample_every_steps"],
-            generator=compose.build_generator(
-                parts, check_stop=check_stop, weak=weak.labelled(config) if weak else None
-            ),
+            generator=generator,
             folder=folder.samples,
             num_images=config["sample"]["num_images"],
             seed=config["sample"]["seed"],

@@ -21,7 +21,8 @@ from dit_lab.types import DrawNoise, Predict, RequestError
 class Dopri5:
     """Fifth order with an error estimate of fourth; the error of a step, as a root mean square
     over all images, stays below atol + rtol * |x|. How often the model is asked is found out by
-    sampling."""
+    sampling. On a DDPM chain, whose log-SNR has a corner at every timestep, errors of some 3e-4
+    remain whatever the tolerance."""
 
     def __init__(self, *, rtol: float = 1e-5, atol: float = 1e-5) -> None:
         if rtol <= 0 or atol <= 0:
@@ -43,8 +44,15 @@ class Dopri5:
 
         flow = _Flow(velocity_of(predict, interpolant), on_step)
         span = torch.tensor([interpolant.t_min, interpolant.t_max], dtype=torch.float64)
+        span = span.to(noise.device)
         ends = odeint(
-            flow, noise, span.to(noise.device), rtol=self.rtol, atol=self.atol, method="dopri5"
+            flow,
+            noise,
+            span,
+            rtol=self.rtol,
+            atol=self.atol,
+            method="dopri5",
+            options={"step_t": span[-1:]},  # without it the last step reaches beyond the path
         )
         return without_noise(ends[-1], interpolant.t_max, predict, interpolant)
 

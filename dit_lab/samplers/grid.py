@@ -10,6 +10,8 @@ from itertools import pairwise
 
 from dit_lab.types import RequestError
 
+RULES = ("uniform", "quadratic", "shifted", "given")
+
 
 class TimeGrid:
     """`steps` steps by the name of a rule.
@@ -41,29 +43,28 @@ class TimeGrid:
         self._times = times
 
     def over(self, low: float, high: float) -> list[float]:
-        """steps + 1 ascending times, from `low` to `high`, both exactly."""
+        """steps + 1 ascending times, from `low` to `high`, both exactly; of given ones, what lies
+        beyond an end is moved there."""
         if self._times is not None:
-            if not low <= self._times[0] or not self._times[-1] <= high:
-                raise RequestError(
-                    f"times: {self._times[0]:g} to {self._times[-1]:g} is not within {low:g} to "
-                    f"{high:g}, where this sampler and objective can go"
-                )
-            return list(self._times)
+            return [min(max(t, low), high) for t in self._times]
         assert self._rule is not None
         inner = (low + (high - low) * self._rule(k / self.steps) for k in range(1, self.steps))
         return [low, *inner, high]
 
 
-RULES = ("uniform", "quadratic", "shifted", "given")
-LOG_SNR = "log_snr"  # of multistep solvers, which lay it themselves
-
-
 def check_grid(
-    *, steps: int, time_grid: str, time_shift: float, times: Sequence[float] | None
+    *,
+    steps: int,
+    time_grid: str,
+    time_shift: float,
+    times: Sequence[float] | None,
+    rules: Sequence[str] = RULES,
+    after: int = 0,
 ) -> None:
-    """Raises RequestError for options that do not go together."""
-    if time_grid not in (*RULES, LOG_SNR):
-        raise RequestError(f"time_grid: unknown {time_grid!r}; use {', '.join(RULES)}")
+    """Raises RequestError for options that do not go together. `after` is 1 where the last step
+    starts from the last of the times, and 0 where it ends there."""
+    if time_grid not in rules:
+        raise RequestError(f"time_grid: unknown {time_grid!r}; use {', '.join(rules)}")
     if time_shift <= 0 or (time_shift != 1 and time_grid != "shifted"):
         raise RequestError(
             f"time_shift={time_shift:g}: expected a number above 0, and time_grid=shifted"
@@ -74,9 +75,10 @@ def check_grid(
         )
     if times is None:
         return
-    if len(times) != steps + 1:
+    if len(times) != steps + 1 - after:
         raise RequestError(
-            f"steps={steps}: {len(times)} times make {len(times) - 1} steps; give both alike"
+            f"steps={steps}: {len(times)} times make {len(times) - 1 + after} steps; give both "
+            "alike"
         )
     rising = all(a < b for a, b in pairwise(times))
     if not rising or not times[0] >= 0 or not times[-1] <= 1:

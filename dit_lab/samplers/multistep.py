@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from dit_lab.interpolants import Interpolant
-from dit_lab.samplers.grid import TimeGrid
+from dit_lab.samplers.grid import RULES, TimeGrid, check_grid
 from dit_lab.types import DrawNoise, Predict
 
+LOG_SNR = "log_snr"
 MOST_LOG_SNR = 2 * math.log(1e3)
 """Where a path has no noise, or no data, the log-SNR has no bound; solvers stay this side of it."""
 
@@ -29,8 +30,9 @@ MOST_LOG_SNR = 2 * math.log(1e3)
 class Multistep(ABC):
     """`steps` evaluations, the last of which leads to data without noise.
 
-    time_grid: "log_snr" for equal steps in log-SNR, on which the order holds, or see `TimeGrid`,
-        at whose last time, where no noise is left, the model is not asked.
+    time_grid: "log_snr" for equal steps in log-SNR, on which the order holds, or see `TimeGrid`; at
+        the end of a path the model is asked only where noise is left. Given times are as many as
+        steps.
     """
 
     def __init__(
@@ -41,14 +43,15 @@ class Multistep(ABC):
         time_shift: float = 1.0,
         times: Sequence[float] | None = None,
     ) -> None:
+        options: dict[str, Any] = {
+            "time_grid": time_grid,
+            "time_shift": time_shift,
+            "times": times,
+        }
+        check_grid(steps=steps, **options, rules=(LOG_SNR, *RULES), after=1)
         self.steps = steps
-        self._equal_log_snr = time_grid == "log_snr"
-        self._grid = TimeGrid(
-            steps=steps,
-            time_grid="uniform" if self._equal_log_snr else time_grid,
-            time_shift=time_shift,
-            times=times,
-        )
+        self._rule = time_grid
+        self._options = options
 
     @abstractmethod
     def scheduler(self) -> Any:
@@ -58,11 +61,19 @@ class Multistep(ABC):
         """The `steps` times at which the model is asked."""
         reach = torch.tensor([-MOST_LOG_SNR, MOST_LOG_SNR], dtype=torch.float64)
         span = _with_log_snr(interpolant, reach)
-        if not self._equal_log_snr:
-            return self._grid.over(span[0].item(), interpolant.t_max)[:-1]
+        if self._rule != LOG_SNR:
+            return self._times_of_grid(span[0].item(), span[1].item(), interpolant)
         low, high = interpolant.log_snr(span).tolist()
         asked = torch.linspace(low, high, self.steps, dtype=torch.float64)
         return _with_log_snr(interpolant, asked).tolist()
+
+    def _times_of_grid(self, low: float, high: float, interpolant: Interpolant) -> list[float]:
+        asked_last = self._rule == "given" or interpolant.leftover_noise() > 0
+        if asked_last and self.steps == 1:
+            return [low]
+        grid = TimeGrid(steps=self.steps - asked_last, **self._options)
+        times = grid.over(low, high if self._rule == "given" else interpolant.t_max)
+        return times if asked_last else times[:-1]
 
     @torch.no_grad()
     def sample(
@@ -131,8 +142,8 @@ class DPMSolver(Multistep):
 
 
 class UniPC(Multistep):
-    """UniPC of second order with B2(h) (Zhao et al. 2023): each prediction also corrects the step
-    that led to it."""
+    """UniPC-2 with B2(h) (Zhao et al. 2023): a predictor of second order, whose every step the next
+    prediction corrects, which makes it third order on a grid uniform in log-SNR."""
 
     def scheduler(self) -> Any:
         from diffusers import UniPCMultistepScheduler

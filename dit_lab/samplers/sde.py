@@ -48,8 +48,9 @@ class EulerMaruyama:
     diffusion, diffusion_norm: w(t) is the norm times one of DIFFUSIONS.
     last_step, last_step_size: over the last stretch of flow time, "mean" (the drift of the SDE,
         SiT's choice), "tweedie" (the prediction of data), "euler" (the flow's velocity), or "none":
-        all steps draw noise, up to the end.
-    time_grid, time_shift, times: see `TimeGrid`; the last step comes after them.
+        all steps draw noise, up to the end. More steps do not help against what one step over that
+        stretch leaves out; a shorter one does.
+    time_grid, time_shift, times: see `TimeGrid`; the last step goes from there to the end.
     """
 
     def __init__(
@@ -128,4 +129,4 @@ class EulerMaruyama:
         if self.last_step == "tweedie":
             return prediction.data
         rate = self._rate(t, interpolant) if self.last_step == "mean" else 0.0
-        return x + self.last_step_size * self._drift(prediction, t, rate, interpolant)
+        return x + (interpolant.t_max - t) * self._drift(prediction, t, rate, interpolant)

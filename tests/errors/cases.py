@@ -7,6 +7,7 @@ from tests.errors import (
     command_line,
     data,
     measuring,
+    methods,
     own_parts,
     places,
     recorded,
@@ -20,6 +21,7 @@ from tests.errors import (
 AREAS = (
     command_line.AREA,
     settings.AREA,
+    methods.AREA,
     own_parts.AREA,
     data.AREA,
     resuming.AREA,

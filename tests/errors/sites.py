@@ -18,24 +18,38 @@ LIBRARY_ONLY = {
         ("data/facts.py", "codec.path is not set"),
         ("data/folder_listing.py", "expected a number above 0 and below 1"),
         ("data/order.py", "an order needs at least one image"),
+        ("chain.py", "unknown {schedule!r}"),
+        ("chain.py", "gives a beta >= 1; use 21 or more"),
+        ("chain.py", "gives a beta >= 1; use 13 or more"),
         ("interpolants.py", "is not in [0, 1)"),
-        ("interpolants.py", "gives a beta >= 1; use 21 or more"),
         ("models/dit.py", "does not divide the input"),
         ("models/dit.py", "does not divide hidden_size"),
         ("models/dit.py", "is not a multiple of 4"),
         ("objectives/time_sampling.py", "is not positive"),
-        ("objectives/time_sampling.py", "use uniform or logit_normal"),
+        ("objectives/time_sampling.py", "use uniform, logit_normal or cosmap"),
+        ("objectives/ddpm.py", "unknown {prediction!r}"),
+        ("objectives/ddpm.py", "unknown {fixed_variance!r}"),
+        ("objectives/flow.py", "unknown {value!r}"),
+        ("objectives/flow_matching.py", "unknown {name!r}"),
         ("samplers/ancestral.py", "is not in [0, 1]"),
         ("samplers/guidance.py", "is not a span within [0, 1]"),
         ("samplers/guidance.py", "is not at least 1"),
         ("samplers/guidance.py", "this one has no null label"),
         ("samplers/guidance.py", "of {data_channels}"),
-        ("samplers/ode.py", "is not at least 1"),
+        ("samplers/guidance.py", "is not in [0, 1]"),
+        ("samplers/adaptive.py", "both must be above 0"),
+        ("samplers/ancestral.py", "needs a model trained on a chain"),
+        ("samplers/grid.py", "is not at least 1"),
+        ("samplers/grid.py", "unknown {time_grid!r}"),
+        ("samplers/sde.py", "unknown {value!r}"),
+        ("samplers/sde.py", "a stretch of flow time between 0 and 1"),
+        ("training/coupling.py", "is not at least 2"),
         ("samplers/respacing.py", "use even or stride"),
     ),
     "commands always give what is asked for": (
         ("data/facts.py", "unknown; the lab has"),  # a way to import a user's dataset
-        ("interpolants.py", "need at least two numbers"),  # betas
+        ("chain.py", "need at least two numbers"),  # betas
+        ("objectives/flow.py", "needs latent_shape"),
         ("models/dit.py", "images are {tuple(x.shape[-2:])}"),  # images of the model's size
     ),
     "it needs an installation without one of the extras": (
@@ -43,6 +57,9 @@ LIBRARY_ONLY = {
     ),
     "it needs jobs that have been trained, as in tests/integration/test_search.py": (
         ("lab/search.py", "has no such metric"),
+    ),
+    "it needs two runs on different data, as in tests/integration/test_weak_run.py": (
+        ("lab/trained.py", "was trained for {_seen(theirs)}"),
     ),
     "it needs an installation without scikit-learn, which the lab depends on": (
         ("data/facts.py", "scikit-learn is not installed"),

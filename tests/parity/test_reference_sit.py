@@ -14,9 +14,11 @@ from torch import Tensor
 
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.rectified_flow import RectifiedFlow
+from dit_lab.samplers.adaptive import Dopri5
 from dit_lab.samplers.guidance import Guidance, predictor
-from dit_lab.samplers.ode import Euler, FixedStep, Heun
-from dit_lab.types import Batch, Prediction
+from dit_lab.samplers.ode import RK4, Euler, Heun
+from dit_lab.samplers.sde import EulerMaruyama
+from dit_lab.types import Batch, Prediction, Sampler
 
 ONCE, LOOP = 1e-5, 1e-4
 Error = Callable[[Tensor, Tensor], float]
@@ -77,11 +79,15 @@ def test_training_loss(reference, objective, relative_error: Error) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "name"), [(Euler(steps=10), "euler10"), (Heun(steps=10), "heun210")]
+    ("sampler", "name"),
+    [
+        (Euler(steps=10), "euler10"),
+        (Heun(steps=10), "heun210"),
+        (RK4(steps=10), "rk410"),
+        (Dopri5(rtol=1e-7, atol=1e-7), "dopri5"),
+    ],
 )
-def test_ode_loop(
-    reference, objective, relative_error: Error, sampler: FixedStep, name: str
-) -> None:
+def test_ode_loop(reference, objective, relative_error: Error, sampler: Sampler, name: str) -> None:
     model, tensors = reference
     predict = predictor(
         model, objective, tensors["loss.y"], null_label=model.null_label, guidance=Guidance()
@@ -93,6 +99,22 @@ def test_ode_loop(
         draw_noise=lambda step: pytest.fail("an ODE sampler drew noise"),
     )
     assert relative_error(out, tensors[f"ode.{name}.out"]) < LOOP
+
+
+def test_sde_loop(reference, objective, relative_error: Error) -> None:
+    """19 steps with noise from t = 0 to 0.96, then one of 0.04 along the drift, without."""
+    model, tensors = reference
+    predict = predictor(
+        model, objective, tensors["loss.y"], null_label=model.null_label, guidance=Guidance()
+    )
+    sampler = EulerMaruyama(steps=20, diffusion="sigma", last_step="mean", last_step_size=0.04)
+    out = sampler.sample(
+        predict,
+        tensors["ode.x_0"],
+        interpolant=objective.interpolant,
+        draw_noise=lambda step: tensors["sde.noise"][step],
+    )
+    assert relative_error(out, tensors["sde.out"]) < LOOP
 
 
 @torch.no_grad()
