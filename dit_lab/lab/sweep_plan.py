@@ -209,8 +209,9 @@ SAME_MATHEMATICS = "the same mathematics up to flow_matching's sigma_min"
 
 
 def idea(config: Config) -> str:
-    """A hash that is equal for rectified flow, and flow matching that does the same."""
-    keys = deciding(config)
+    """A hash that is equal for rectified flow, and flow matching that does the same, sampled
+    alike."""
+    keys = {**deciding(config), "sampler": config["sampler"], "guidance": config["guidance"]}
     options = {name: keys.get(f"objective.{name}") for name in RECTIFIED}
     if options == RECTIFIED and (keys.get("objective.sigma_min") or 0.0) <= 1e-3:
         keys["objective._target_"] = "dit_lab.objectives.rectified_flow.RectifiedFlow"
@@ -221,5 +222,8 @@ def idea(config: Config) -> str:
 
 
 def _numbers(jobs: Sequence[Job]) -> str:
-    *most, last = (str(job.number) for job in jobs)
-    return f"{', '.join(most)} and {last}"
+    """`0, 2 and 5`, and `0 to 7` for all from one to another."""
+    numbers = [job.number for job in jobs]
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
