@@ -23,8 +23,17 @@ from dit_lab.samplers.grid import RULES, TimeGrid, check_grid
 from dit_lab.types import DrawNoise, Predict
 
 LOG_SNR = "log_snr"
-MOST_LOG_SNR = 2 * math.log(1e3)
-"""Where a path has no noise, or no data, the log-SNR has no bound; solvers stay this side of it."""
+
+
+def reach(steps: int) -> tuple[float, float]:
+    """The log-SNRs between which a grid of equal steps is laid.
+
+    Before it, where x is noise and little else, one step is enough, and after it the last
+    prediction of data. More steps reach further, up to a thousand times more of one end than of the
+    other, so that what is left out shrinks with the rest of the error.
+    """
+    most_noise, most_data = min(1e3, steps**1.5), min(1e3, 3 * steps**1.5)
+    return -2 * math.log(most_noise), 2 * math.log(most_data)
 
 
 class Multistep(ABC):
@@ -59,20 +68,21 @@ class Multistep(ABC):
 
     def times(self, interpolant: Interpolant) -> list[float]:
         """The `steps` times at which the model is asked."""
-        reach = torch.tensor([-MOST_LOG_SNR, MOST_LOG_SNR], dtype=torch.float64)
-        span = _with_log_snr(interpolant, reach)
         if self._rule != LOG_SNR:
-            return self._times_of_grid(span[0].item(), span[1].item(), interpolant)
+            return self._times_of_grid(interpolant)
+        span = _with_log_snr(interpolant, torch.tensor(reach(self.steps), dtype=torch.float64))
         low, high = interpolant.log_snr(span).tolist()
-        asked = torch.linspace(low, high, self.steps, dtype=torch.float64)
-        return _with_log_snr(interpolant, asked).tolist()
+        starts_before = self.steps > 1 and span[0].item() > interpolant.t_min
+        asked = torch.linspace(low, high, self.steps - starts_before, dtype=torch.float64)
+        times = _with_log_snr(interpolant, asked).tolist()
+        return [interpolant.t_min, *times] if starts_before else times
 
-    def _times_of_grid(self, low: float, high: float, interpolant: Interpolant) -> list[float]:
+    def _times_of_grid(self, interpolant: Interpolant) -> list[float]:
         asked_last = self._rule == "given" or interpolant.leftover_noise() > 0
         if asked_last and self.steps == 1:
-            return [low]
+            return [interpolant.t_min]
         grid = TimeGrid(steps=self.steps - asked_last, **self._options)
-        times = grid.over(low, high if self._rule == "given" else interpolant.t_max)
+        times = grid.over(interpolant.t_min, interpolant.t_max)
         return times if asked_last else times[:-1]
 
     @torch.no_grad()
@@ -86,24 +96,38 @@ class Multistep(ABC):
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`."""
-        times = torch.tensor(self.times(interpolant), dtype=torch.float64)
-        alpha, sigma = interpolant.alpha(times), interpolant.sigma(times)
+        times = self.times(interpolant)
+        x, done = noise, 0
+        if interpolant.shares(times[0], x).alpha == 0:  # no finite log-SNR to start from
+            x, done = self._leave_noise(predict, x, times, interpolant), 1
+            if on_step is not None:
+                on_step(0)
+        if done == len(times):
+            return x
+        at = torch.tensor(times[done:], dtype=torch.float64)
+        alpha, sigma = interpolant.alpha(at), interpolant.sigma(at)
         sizes = (alpha.square() + sigma.square()).sqrt().tolist()
         scheduler = self.scheduler()
         # Its own times are replaced by ours: sigma / alpha at each, and no noise after the last.
         scheduler.sigmas = torch.cat([sigma / alpha, torch.zeros(1, dtype=torch.float64)])
-        scheduler.timesteps = torch.arange(self.steps)
-        scheduler.num_inference_steps = self.steps
+        scheduler.timesteps = torch.arange(len(at))
+        scheduler.num_inference_steps = len(at)
         scheduler.set_begin_index(0)
-        x = noise / sizes[0]
-        for step, (t, size) in enumerate(zip(times.tolist(), sizes, strict=True)):
+        x = x / sizes[0]
+        for step, (t, size) in enumerate(zip(at.tolist(), sizes, strict=True)):
             data = predict(size * x, t).data
-            x = scheduler.step(data, step, x, return_dict=False, **self.noise_of(step, draw_noise))[
-                0
-            ]
+            noise_of_step = self.noise_of(done + step, draw_noise)
+            x = scheduler.step(data, step, x, return_dict=False, **noise_of_step)[0]
             if on_step is not None:
-                on_step(step)
+                on_step(done + step)
         return x
+
+    def _leave_noise(
+        self, predict: Predict, noise: Tensor, times: Sequence[float], interpolant: Interpolant
+    ) -> Tensor:
+        """The first step where x is noise alone: to the second time, or to data if that is all."""
+        data = predict(noise, times[0]).data
+        return interpolant.interpolate(data, noise, times[1]) if len(times) > 1 else data
 
     def noise_of(self, step: int, draw_noise: DrawNoise) -> dict[str, Tensor]:
         """Further arguments of a scheduler that draws noise."""

@@ -8,6 +8,7 @@ log-SNR.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from dit_lab.chain import DiscreteDiffusion, linear_betas, make_betas
 from dit_lab.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
-from dit_lab.samplers.multistep import MOST_LOG_SNR, DPMSolver, Multistep, UniPC
+from dit_lab.samplers.multistep import DPMSolver, Multistep, UniPC, reach
 from dit_lab.types import Predict
 from tests.mixture import normal, shares, three_spots
 
@@ -44,9 +45,21 @@ class Levels:
         return self.half_log_snr[step + 1] - self.half_log_snr[step]
 
 
+def begun(predict: Predict, path: Interpolant, times: list[float]) -> tuple[Tensor, int]:
+    """x and how many steps it took: where x is noise alone, lambda has no bound, and the first step
+    is the limit of the formulas, along the noise to the prediction of data."""
+    if shares(path, times[0])[0] > 0:
+        return NOISE, 0
+    data = predict(NOISE, times[0]).data
+    alpha, sigma = shares(path, times[1]) if len(times) > 1 else (1.0, 0.0)
+    return alpha * data + sigma * NOISE, 1
+
+
 def dpm_solver(predict: Predict, path: Interpolant, times: list[float], *, sde: bool) -> Tensor:
     """Lu et al. 2022, algorithm 2 and appendix E; the first and the last step of first order."""
-    levels, x, before = Levels(path, times), NOISE, None
+    x, done = begun(predict, path, times)
+    times = times[done:]
+    levels, before = Levels(path, times), None
     for step, t in enumerate(times):
         data, h = predict(x, t).data, levels.rise(step)
         guess = data
@@ -58,7 +71,7 @@ def dpm_solver(predict: Predict, path: Interpolant, times: list[float], *, sde: 
         decay = math.exp(-h)
         if sde:
             x = ratio * decay * x - levels.alpha[step + 1] * math.expm1(-2 * h) * guess
-            x = x + levels.sigma[step + 1] * math.sqrt(-math.expm1(-2 * h)) * draw(step)
+            x = x + levels.sigma[step + 1] * math.sqrt(-math.expm1(-2 * h)) * draw(done + step)
         else:
             x = ratio * x - levels.alpha[step + 1] * (decay - 1) * guess
     return x
@@ -70,7 +83,9 @@ def unipc(predict: Predict, path: Interpolant, times: list[float]) -> Tensor:
     At every time but the first the step that led there is made again with what was predicted there:
     UniC-1 for the first step, UniC-2 after that. The predictor UniP-2 has the weight 1/2.
     """
-    levels, x = Levels(path, times), NOISE
+    x, done = begun(predict, path, times)
+    times = times[done:]
+    levels = Levels(path, times)
     here: Tensor | None = None  # the prediction of data at the start of the last step
     before: Tensor | None = None  # and at the step's before that
     start = x  # where the last step started
@@ -141,16 +156,23 @@ def test_unipc_is_the_papers(steps: int, time_grid: str, path: Interpolant) -> N
 
 
 @pytest.mark.parametrize("path", [*PATHS, ZERO_SNR])
-@pytest.mark.parametrize("kind", [DPMSolver, UniPC])
-def test_times_are_equal_steps_of_log_snr(kind: type[Multistep], path: Interpolant) -> None:
-    """Over the path's span where the log-SNR has bounds, and to 2 log 1000 on either side."""
-    times = kind(steps=9).times(path)
-    assert path.t_min <= times[0] and times[-1] <= path.t_max
-    found = path.log_snr(torch.tensor(times, dtype=torch.float64))
-    torch.testing.assert_close(found.diff(), found.diff().mean().expand(8), rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("steps", [2, 9, 200])
+def test_times_are_equal_steps_of_log_snr(steps: int, path: Interpolant) -> None:
+    """Over the path's span within reach; one more before them where the path starts further out."""
+    times = DPMSolver(steps=steps).times(path)
+    assert len(times) == steps and times[0] == path.t_min and times[-1] <= path.t_max
     ends = path.log_snr(torch.tensor([path.t_min, path.t_max], dtype=torch.float64))
-    expected = ends.clamp(-MOST_LOG_SNR, MOST_LOG_SNR)
-    torch.testing.assert_close(found[[0, -1]], expected, rtol=1e-9, atol=1e-9)
+    low, high = ends.clamp(*reach(steps)).tolist()
+    inside = [t for t in times if t > path.t_min] if ends[0] < low else times
+    found = path.log_snr(torch.tensor(inside, dtype=torch.float64))
+    expected = torch.linspace(low, high, len(inside), dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_more_steps_reach_further_up_to_a_thousandfold() -> None:
+    spans = [reach(steps) for steps in (1, 5, 20, 100, 1000)]
+    assert all(a[0] >= b[0] and a[1] <= b[1] for a, b in pairwise(spans))
+    assert spans[-1] == spans[-2] == pytest.approx((-2 * math.log(1e3), 2 * math.log(1e3)))
 
 
 @pytest.mark.parametrize("kind", [DPMSolver, UniPC])
