@@ -20,87 +20,21 @@ from dit_lab.samplers.grid import check_grid, noisy_steps
 # ruff: noqa: UP045
 
 
-class Spacing(Enum):
-    even = "even"
-    stride = "stride"
-
-
-class TimeSampling(Enum):
-    uniform = "uniform"
-    logit_normal = "logit_normal"
-    cosmap = "cosmap"
-
-
-class BetaSchedule(Enum):
-    linear = "linear"
-    scaled_linear = "scaled_linear"
-    cosine = "cosine"
-
-
-class ChainPrediction(Enum):
-    noise = "noise"
-    data = "data"
-    v = "v"
-
-
-class FixedVariance(Enum):
-    small = "small"
-    large = "large"
-
-
-class Path(Enum):
-    linear = "linear"
-    trigonometric = "trigonometric"
-    vp = "vp"
-
-
-class FlowPrediction(Enum):
-    velocity = "velocity"
-    noise = "noise"
-    data = "data"
-    score = "score"
-
-
-class Weighting(Enum):
-    none = "none"
-    velocity = "velocity"
-    likelihood = "likelihood"
-
-
-class Grid(Enum):
-    uniform = "uniform"
-    quadratic = "quadratic"
-    shifted = "shifted"
-    given = "given"
-
-
-class MultistepGrid(Enum):
-    log_snr = "log_snr"
-    uniform = "uniform"
-    quadratic = "quadratic"
-    shifted = "shifted"
-    given = "given"
-
-
-class Diffusion(Enum):
-    constant = "constant"
-    sbdm = "sbdm"
-    sigma = "sigma"
-    linear = "linear"
-    decreasing = "decreasing"
-    increasing_decreasing = "increasing_decreasing"
-
-
-class LastStep(Enum):
-    mean = "mean"
-    tweedie = "tweedie"
-    euler = "euler"
-    none = "none"
-
-
-class Solver(Enum):
-    ode = "ode"
-    sde = "sde"
+Spacing = Enum("Spacing", ["even", "stride"])
+TimeSampling = Enum("TimeSampling", ["uniform", "logit_normal", "cosmap"])
+BetaSchedule = Enum("BetaSchedule", ["linear", "scaled_linear", "cosine"])
+ChainPrediction = Enum("ChainPrediction", ["noise", "data", "v"])
+FixedVariance = Enum("FixedVariance", ["small", "large"])
+Path = Enum("Path", ["linear", "trigonometric", "vp"])
+FlowPrediction = Enum("FlowPrediction", ["velocity", "noise", "data", "score"])
+Weighting = Enum("Weighting", ["none", "velocity", "likelihood"])
+Grid = Enum("Grid", ["uniform", "quadratic", "shifted", "given"])
+MultistepGrid = Enum("MultistepGrid", ["log_snr", "uniform", "quadratic", "shifted", "given"])
+Diffusion = Enum(
+    "Diffusion", ["constant", "sbdm", "sigma", "linear", "decreasing", "increasing_decreasing"]
+)
+LastStep = Enum("LastStep", ["mean", "tweedie", "euler", "none"])
+Solver = Enum("Solver", ["ode", "sde"])
 
 
 @dataclass
@@ -235,7 +169,7 @@ class Multistep(Stepped):
 
     @staticmethod
     def check(options: Mapping[str, Any]) -> None:
-        _check_grid(options, rules=[rule.value for rule in MultistepGrid], after=1)
+        _check_grid(options, rules=[rule.name for rule in MultistepGrid], after=1)
 
 
 @dataclass

@@ -55,14 +55,19 @@ def runs_of_sweep(folder: SweepFolder) -> list[Run]:
 
 
 def runs_of_sweeps(folders: Sequence[SweepFolder]) -> list[Run]:
-    """The jobs of several sweeps; "-" for an axis that a sweep does not have."""
+    """The jobs of several sweeps, told apart by the axes of all of them, and by what is the same
+    throughout each sweep and different in another."""
     of_each = [runs_of_sweep(folder) for folder in folders]
     axes = dict.fromkeys(axis for runs in of_each for run in runs for axis in run.settings)
+    keys = _differing([run.config for runs in of_each for run in runs])
+    among = [set(_differing([run.config for run in runs])) for runs in of_each]
+    between = [key for key in keys if not any(key in varied for varied in among)]
+    columns = dict.fromkeys([*(key.removeprefix("choices.") for key in between), *axes])
     return [
         replace(
             run,
             name=f"{run.name} of {folder.root.name}",
-            settings={axis: run.settings.get(axis, "-") for axis in axes},
+            settings={**_pick_named(run.config, columns), **run.settings},
         )
         for folder, runs in zip(folders, of_each, strict=True)
         for run in runs
@@ -110,6 +115,12 @@ def _differing(configs: Sequence[Config]) -> list[str]:
         for key in found
         if not follows(key) and not key.startswith(places) and key != "choices.experiment"
     ]
+
+
+def _pick_named(config: Config, names: Iterable[str]) -> dict[str, str]:
+    """Of a group the chosen member, of a key its value; "-" where there is no such key."""
+    leaves = dict(flatten(config))
+    return {name: str(leaves.get(f"choices.{name}", leaves.get(name, "-"))) for name in names}
 
 
 def _pick(config: Config, keys: Sequence[str]) -> dict[str, str]:
