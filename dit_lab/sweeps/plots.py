@@ -161,11 +161,12 @@ def _by_axis(ablation: Ablation, names: Sequence[str]) -> Figure:
         for c in ablation.configurations:
             levels.setdefault(c.settings[axis], []).extend(values_of(c, ablation.question.metric))
         for x, values in enumerate(levels.values()):
+            if not values:
+                continue  # no run of this level has finished
             # spread in a fixed order, so that equal values stay apart
             places = x + np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [x]
             panel.plot(places, values, "o", color=COLOURS[0], fillstyle="none", markersize=5)
-            if values:
-                panel.plot([x - 0.3, x + 0.3], [np.mean(values)] * 2, "-", color=COLOURS[1])
+            panel.plot([x - 0.3, x + 0.3], [np.mean(values)] * 2, "-", color=COLOURS[1])
         panel.set_xticks(range(len(levels)), list(levels), rotation=20, ha="right")
         panel.set_xlim(-0.5, len(levels) - 0.5)
         panel.set_title(axis)
