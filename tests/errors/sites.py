@@ -38,7 +38,6 @@ LIBRARY_ONLY = {
         ("samplers/guidance.py", "of {data_channels}"),
         ("samplers/guidance.py", "is not in [0, 1]"),
         ("samplers/adaptive.py", "both must be above 0"),
-        ("samplers/ancestral.py", "needs a model trained on a chain"),
         ("samplers/grid.py", "is not at least 1"),
         ("samplers/grid.py", "unknown {time_grid!r}"),
         ("samplers/sde.py", "unknown {value!r}"),
