@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.types import RequestError
+from dit_lab.types import RequestError, StopRequested
 
 if TYPE_CHECKING:
     from dit_lab.lab.checks import Shapes
 
 SHOWS_CHOICES = False
 
-NUM_PAIRS = 20_000
+NUM_PAIRS, FEWEST_PAIRS = 20_000, 10  # a tenth of them is held out
 PAIRS = "pairs."
 
 Config = dict[str, Any]
@@ -90,12 +90,18 @@ def _check(drawing: Config, training: Config, recorded: Config, shapes: Shapes) 
             f"pairs.sampler={drawing['choices']['sampler']}: draws noise on the way, so that the "
             "noise of a pair would not decide its image; use pairs.sampler=heun"
         )
+    if (count := drawing["sample"]["num_images"]) < FEWEST_PAIRS:
+        raise RequestError(
+            f"pairs.sample.num_images={count}: too few to train on most and hold some out; use "
+            f"{FEWEST_PAIRS} or more"
+        )
     check_settings(training)
     check_data({**training, "coupling": {"_target_": INDEPENDENT}})
 
 
 def _draw(wanted: str, root: Path, drawing: Config, training: Config, shapes: Shapes) -> Path:
     from dit_lab.lab.coupling_checks import check_pairs
+    from dit_lab.lab.identity import refuse_foreign, run_folder, source_now
     from dit_lab.lab.reflow import draw_pairs, facts_of  # torch: seconds
     from dit_lab.lab.trained import load
     from dit_lab.training.stop import StopSignal
@@ -109,14 +115,20 @@ def _draw(wanted: str, root: Path, drawing: Config, training: Config, shapes: Sh
     )
     facts = facts_of(trained, drawing)
     check_pairs(facts, training, shapes)
-    with StopSignal() as stop:
-        return draw_pairs(
-            trained,
-            facts,
-            drawing,
-            check_stop=stop.check,
-            on_message=lambda text: print(text, flush=True),
-        )
+    now = {"pairs_fingerprint": facts.fingerprint, **source_now(training)}
+    refuse_foreign(run_folder(training), training, now)
+    try:
+        with StopSignal() as stop:
+            return draw_pairs(
+                trained,
+                facts,
+                drawing,
+                check_stop=stop.check,
+                on_message=lambda text: print(text, flush=True),
+            )
+    except StopRequested:
+        print("stopped: the pairs that are drawn are kept; the same command goes on from there")
+        raise
 
 
 def _measure(wanted: str, root: Path, drawing: Mapping[str, Any], training: Config) -> None:
@@ -124,10 +136,15 @@ def _measure(wanted: str, root: Path, drawing: Mapping[str, Any], training: Conf
     from dit_lab.lab.identity import run_folder
     from dit_lab.lab.reflow import PATHS, straightness
     from dit_lab.lab.trained import load
-    from dit_lab.runs import write_json
+    from dit_lab.runs import read_json, write_json
     from dit_lab.training.stop import StopSignal
 
     folder, found = run_folder(training), {}
+    file, step = folder.root / "straightness.json", read_json(folder.status)["step"]
+    known = read_json(file)
+    if known and known["after"]["run"].startswith(f"{folder.root.name} at step {step},"):
+        _say(known)
+        return
     with StopSignal() as stop:
         for when, name in (("before", wanted), ("after", str(folder.root))):
             trained = load(
@@ -140,6 +157,11 @@ def _measure(wanted: str, root: Path, drawing: Mapping[str, Any], training: Conf
                 "run": trained.name,
                 "straightness": straightness(trained, training, check_stop=stop.check),
             }
-    write_json(folder.root / "straightness.json", {"paths": PATHS, **found})
+    write_json(file, {"paths": PATHS, **found})
+    _say(read_json(file))
+
+
+def _say(found: Mapping[str, Any]) -> None:
     before, after = (found[when]["straightness"] for when in ("before", "after"))
-    print(f"straightness of {PATHS} paths: {before:.4f} before, {after:.4f} after (0 is straight)")
+    paths = found["paths"]
+    print(f"straightness of {paths} paths: {before:.4f} before, {after:.4f} after (0 is straight)")

@@ -16,6 +16,7 @@ from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator
 from dit_lab.evaluation.straightness import bend
 from dit_lab.lab import compose
 from dit_lab.lab.trained import Trained, load_weak
+from dit_lab.lease import Lease
 from dit_lab.types import LabelledCall
 
 Config = Mapping[str, Any]
@@ -63,6 +64,19 @@ def draw_pairs(
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     generator, model = _generator(trained, settings, check_stop)
+    with Lease(folder / "lease"):
+        _draw_shards(folder, generator, model, facts, on_message)
+        facts.write(folder)
+    return folder
+
+
+def _draw_shards(
+    folder: Path,
+    generator: Generator,
+    model: LabelledCall,
+    facts: PairFacts,
+    on_message: Callable[[str], None],
+) -> None:
     for first in range(0, facts.num_pairs, SHARD_PAIRS):
         file = shard(folder, first // SHARD_PAIRS)
         count = min(SHARD_PAIRS, facts.num_pairs - first)
@@ -74,8 +88,6 @@ def draw_pairs(
             save_file({"data": torch.cat(data)[:count], "labels": labels}, beside)
             beside.replace(file)
         on_message(f"drawn: {first + count} of {facts.num_pairs} pairs")
-    facts.write(folder)
-    return folder
 
 
 def straightness(trained: Trained, settings: Config, *, check_stop: Callable[[], None]) -> float:

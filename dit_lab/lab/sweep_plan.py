@@ -10,8 +10,9 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
+from dit_lab.lab import resources
 from dit_lab.lab.checks import Shapes, check_data, check_root, check_settings
-from dit_lab.lab.config import Composer
+from dit_lab.lab.config import Composer, option, read_recipe
 from dit_lab.lab.identity import deciding, identity, recorded_so_far, refuse_foreign, run_folder
 from dit_lab.lab.judging import LOSS, refuse_incomparable
 from dit_lab.lab.sweep_axes import (
@@ -64,7 +65,9 @@ def compose_jobs(
     `dit-lab train` would; raises RequestError, or leaves out what is refused."""
     composer = Composer([Path(path) for path in config_dirs])
     fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
-    kept, configs, shapes = [], [], []
+    kept: list[Sequence[str]] = []
+    configs: list[Config] = []
+    shapes: list[Shapes] = []
     left_out: Counter[str] = Counter()
     for of_job in texts:
         try:
@@ -72,7 +75,7 @@ def compose_jobs(
             check_settings(config)
             shapes.append(check_data(config))
         except RequestError as refusal:
-            if not left_out and not _skips(composer, fixed):
+            if not left_out and not _skips(fixed, configs):
                 raise
             left_out[str(refusal)] += 1
         else:
@@ -92,12 +95,15 @@ def compose_jobs(
     return Composed(kept, configs, shapes, dict(left_out), settings, name, anew)
 
 
-def _skips(composer: Composer, fixed: Sequence[str]) -> bool:
-    """Whether jobs that are refused are left out, as far as what all jobs have says so."""
-    try:
-        return composer.compose(fixed)["sweep"]["on_refusal"] == "skip"
-    except RequestError:
-        return False
+def _skips(fixed: Sequence[str], configs: Sequence[Config]) -> bool:
+    """Whether jobs that are refused are left out: what a job says that was not refused, or else the
+    command or its recipe."""
+    if configs:
+        return configs[0]["sweep"]["on_refusal"] == "skip"
+    given = option(fixed, "sweep.on_refusal")
+    folder = resources.experiments().get(str(option(fixed, "experiment")))
+    recipe = read_recipe(folder / "recipe.yaml") if folder else {}
+    return (given or recipe.get("sweep", {}).get("on_refusal")) == "skip"
 
 
 def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Plan:

@@ -70,6 +70,8 @@ class Trained:
         """
         parts = self.parts_with(settings or {})
         weak = weak or load_weak(parts)
+        if weak is not None:
+            _refuse_other_images(weak, parts)
         generator = compose.build_generator(
             parts,
             check_stop=check_stop,
@@ -156,14 +158,18 @@ def load_weak(parts: Parts) -> Trained | None:
         codec_path=parts.config.get("codec", {}).get("path"),
         device=parts.device,
     )
+    _refuse_other_images(weak, parts)
+    return weak
+
+
+def _refuse_other_images(weak: Trained, parts: Parts) -> None:
     ours, theirs = (p.shapes for p in (parts, weak.parts))
     same = (ours.latent, ours.data.num_classes) == (theirs.latent, theirs.data.num_classes)
     if not same or parts.codec.fingerprint != weak.parts.codec.fingerprint:
         raise RequestError(
-            f"guidance.weak_run={name}: was trained for {_seen(theirs)}, this model for "
-            f"{_seen(ours)} (or through another codec)"
+            f"guidance.weak_run={weak.folder.root}: was trained for {_seen(theirs)}, this model "
+            f"for {_seen(ours)} (or through another codec)"
         )
-    return weak
 
 
 def _seen(shapes: Shapes) -> str:

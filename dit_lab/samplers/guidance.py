@@ -110,9 +110,11 @@ def guide(
     plain, start = output[:, :channels], other[:, :channels]
     moved = start + scale * (plain - start)
     if rescale:
-        deviations = (part.flatten(1).std(1).reshape(-1, 1, 1, 1) for part in (plain, moved))
-        before, after = deviations
-        moved = moved * (rescale * before / after + 1 - rescale)
+        before, after = (
+            part.flatten(1).std(1, correction=0).reshape(-1, 1, 1, 1) for part in (plain, moved)
+        )
+        ratio = torch.where(after > 0, before / after, 1.0)  # what has no contrast keeps none
+        moved = moved * (rescale * ratio + 1 - rescale)
     return torch.cat([moved, output[:, channels:]], dim=1)
 
 

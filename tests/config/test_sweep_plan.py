@@ -92,13 +92,80 @@ def test_equal_weights_and_equal_mathematics_are_named() -> None:
     plan = plan_sweep([*TINY, "objective=rectified_flow,flow_matching", "sample.seed=0,1"])
     assert remarks(plan) == [
         "jobs 0 and 1; 2 and 3: the same weights, trained once and measured each",
-        "jobs 0, 1, 2 and 3: the same mathematics up to flow_matching's sigma_min; they are "
-        "expected to agree",
+        "jobs 0 to 3: the same mathematics up to flow_matching's sigma_min; they are expected to "
+        "agree",
     ]
     assert len({job.run for job in plan.manifest.jobs}) == 2
     assert remarks(plan_sweep([*TINY, "seed=0,1"])) == []
     far = [*TINY, "objective=flow_matching", "objective.sigma_min=0.0001,0.1"]
     assert remarks(plan_sweep(far)) == []
+
+
+def test_jobs_in_a_row_are_named_by_the_first_and_the_last() -> None:
+    """Three or more; others one by one."""
+    eight, two = (plan_sweep([*TINY, f"sample.seed=range({n})"]) for n in (8, 2))
+    same = "the same weights, trained once and measured each"
+    assert remarks(eight) == [f"jobs 0 to 7: {same}"]
+    assert remarks(two) == [f"jobs 0 and 1: {same}"]
+    apart = plan_sweep([*TINY, "sample.seed=range(3)", "optimizer.lr=0.001,0.002"])
+    assert remarks(apart) == [f"jobs 0, 2 and 4; 1, 3 and 5: {same}"]
+
+
+MISFITS = [*TINY, "objective=ddpm,rectified_flow", "sampler=heun,ddpm", "seed=0,1"]
+WHY = "sampler=ddpm: does not fit objective=rectified_flow; allowed: auto"
+
+
+def test_jobs_that_are_refused_are_left_out_where_that_is_asked() -> None:
+    """They alone, with the reason and how many; the rest is what it is without them."""
+    plan = plan_sweep([*MISFITS, "sweep.on_refusal=skip"])
+    fitting = [("ddpm", "heun"), ("ddpm", "ddpm"), ("rectified_flow", "heun")]
+    assert overrides(plan) == [
+        f"objective={objective} sampler={sampler} seed={seed}"
+        for objective, sampler in fitting
+        for seed in (0, 1)
+    ]
+    assert [job.number for job in plan.manifest.jobs] == list(range(6))
+    assert len(plan.configs) == len(plan.shapes) == 6
+    ((why, count),) = plan.left_out.items()
+    assert (why.startswith(WHY), count) == (True, 2)
+    assert remarks(plan) == [
+        f"left out 2 jobs: {why}",
+        "jobs 0 and 2; 1 and 3: the same weights, trained once and measured each",
+    ]
+    assert plan.manifest.axes["sampler"] == ["heun", "ddpm"]  # as it was asked
+
+
+def test_every_reason_is_counted_by_itself() -> None:
+    typed = [*TINY, "sampler=heun,ddpm", "model.hidden_size=64,66", "sweep.on_refusal=skip"]
+    plan = plan_sweep(typed)
+    assert overrides(plan) == ["sampler=heun model.hidden_size=64"]
+    width = "model.hidden_size=66: the position embedding needs a multiple of 4; use 68"
+    first, second = remarks(plan)
+    assert first == f"left out 2 jobs: {width}"
+    assert second.startswith(f"left out 1 job: {WHY}")
+
+
+@pytest.mark.parametrize("more", [[], ["sweep.on_refusal=stop"]])
+def test_one_refused_job_stops_the_sweep_otherwise(more: list[str]) -> None:
+    with pytest.raises(RequestError, match=WHY):
+        plan_sweep([*MISFITS, *more])
+
+
+def test_a_sweep_of_refused_jobs_alone_is_refused() -> None:
+    with pytest.raises(RequestError, match=f"^all 2 jobs are refused: {WHY}"):
+        plan_sweep([*TINY, "sampler=ddpm", "seed=0,1", "sweep.on_refusal=skip"])
+
+
+def test_nothing_is_left_out_where_all_fit() -> None:
+    plan = plan_sweep([*TINY, "seed=0,1", "sweep.on_refusal=skip"])
+    assert (plan.left_out, remarks(plan)) == ({}, [])
+
+
+def test_a_key_that_not_every_member_has_leaves_out_those_without_it() -> None:
+    """dopri5 has tolerances, heun has not, nor has the sampler that is there without an axis."""
+    plan = plan_sweep([*TINY, "sampler=dopri5,heun", "sampler.rtol=1e-4", "sweep.on_refusal=skip"])
+    assert overrides(plan) == ["sampler=dopri5"]
+    assert sum(plan.left_out.values()) == 1
 
 
 def test_the_same_jobs_are_the_same_sweep(folder: Path) -> None:

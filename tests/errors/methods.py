@@ -162,6 +162,12 @@ AREA = Area(
             says="pairs.sampler=euler_maruyama: draws noise on the way",
         ),
         Case(
+            title="too few pairs",
+            command=f"{REFLOW} pairs.sample.num_images=9",
+            start="tiny",
+            says="pairs.sample.num_images=9: too few to train on most and hold some out; use 10",
+        ),
+        Case(
             title="an unknown key of the pairs",
             command=f"{REFLOW} pairs.sampler.stepz=1",
             start="tiny",

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from dit_lab import rng
 from dit_lab.codecs import Identity
-from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator
+from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator, Passes
 from dit_lab.evaluation.images import to_uint8
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.samplers.ancestral import DDPMSampler
 from dit_lab.samplers.guidance import Guidance
-from dit_lab.samplers.ode import Euler
+from dit_lab.samplers.ode import Euler, Heun
 from dit_lab.types import DrawNoise, LabelledCall, Predict, RequestError, StopRequested
 
 STEPS = 3
@@ -239,3 +239,61 @@ def test_no_gradients_are_recorded(model: DiT) -> None:
     codec = RecordsGradients()
     list(generator(codec=codec).images(model, num_images=40, seed=0))
     assert codec.recorded == [False, False]
+
+
+# ---- what it costs ------------------------------------------------------------------------------
+
+
+def weak(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+    return 0.5 * x
+
+
+CHAINED = {"objective": DDPM(learn_sigma=False)}
+THIRDS = Guidance(scale=2.0, interval=(0.3, 0.5))  # of the times 0, 1/3 and 2/3 one
+COSTS: dict[str, tuple[dict[str, Any], int]] = {
+    "off": ({}, STEPS),
+    "guided": ({"guidance": Guidance(scale=2.0)}, 2 * STEPS),
+    "guided for a while": ({"guidance": THIRDS}, STEPS + 1),
+    "guided never": ({"guidance": Guidance(scale=2.0, interval=(0.9, 1.0))}, STEPS),
+    "weak": ({"guidance": Guidance(scale=2.0), "weak": weak}, 2 * STEPS),
+    "weak for a while": ({"guidance": THIRDS, "weak": weak}, STEPS + 1),
+    "weak without a null label": (
+        {"guidance": Guidance(scale=2.0), "weak": weak, "null_label": None}, 2 * STEPS,
+    ),
+    "weak at scale 1": ({"weak": weak}, STEPS),
+    "two a step": ({"sampler": Heun(steps=STEPS)}, 2 * STEPS),
+    "two a step, guided": (
+        {"sampler": Heun(steps=STEPS), "guidance": Guidance(scale=2.0)}, 4 * STEPS,
+    ),
+    # what noise the chain leaves at its end is removed by one prediction more
+    "noise left": (CHAINED, STEPS + 1),
+    "ancestral": ({**CHAINED, "sampler": DDPMSampler(steps=STEPS)}, STEPS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("num_images", [1, 32, 70])
+@pytest.mark.parametrize("way", COSTS)
+def test_evaluations_of_an_image(way: str, num_images: int) -> None:
+    """A whole number, whatever part of the last chunk is thrown away."""
+    changes, expected = COSTS[way]
+    passes = Passes()
+    list(generator(**changes).images(Recording(), num_images=num_images, seed=0, on_pass=passes))
+    assert passes.per_image(num_images) == expected
+
+
+def test_every_pass_is_told_of_with_its_images() -> None:
+    """Both branches at once for the null label, one after the other for a weak model."""
+    told: dict[str, list[int]] = {}
+    for way in ("guided", "weak"):
+        told[way] = []
+        groups = generator(**COSTS[way][0]).images(
+            model := Recording(), num_images=40, seed=0, batch_size=64, on_pass=told[way].append
+        )
+        assert sum(len(images) for images, _ in groups) == 40
+        assert len(model.calls) == 2 * STEPS
+    assert told == {"guided": [64] * 2 * STEPS, "weak": [32] * 4 * STEPS}
+
+
+def test_counting_changes_no_image(model: DiT) -> None:
+    for way in ("ode", "guided"):
+        assert torch.equal(draw(model, 40, way, on_pass=Passes()), draw(model, 40, way))

@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from dit_lab.sweeps import drawing, page, plots, report, rounding
 from dit_lab.sweeps.ablation import Ablation, analyse
+from dit_lab.sweeps.evaluations_plot import against_evaluations, evaluations_vary
 from dit_lab.sweeps.results import Compute, Expectation, Question, Result
 from dit_lab.sweeps.sentences import answer, sections
 
@@ -292,6 +294,66 @@ def test_latex_escapes_what_latex_reads(tmp_path: Path) -> None:
         assert len(re.findall(r"(?<!\\)&", row)) == len(alignment) - 1
         assert row.count("{") - row.count("\\{") == row.count("}") - row.count("\\}")
         assert row.isascii()  # no letter that needs a package
+
+
+# ---- what a sample costs ------------------------------------------------------------------------
+
+
+def with_evaluations(taken: Sequence[float | None], **axes: Sequence[str]) -> list[Result]:
+    """Invented runs whose configurations take these evaluations an image, in order."""
+    found = sweep(**axes)
+    assert len(found) == 3 * len(taken)
+    return [
+        replace(result, compute=replace(result.compute, evaluations=taken[number // 3]))
+        for number, result in enumerate(found)
+        if result.compute is not None
+    ]
+
+
+BUDGET = {"sampler": ["euler", "heun"], "sampler.steps": ["10", "20"]}
+
+
+@pytest.mark.parametrize(
+    ("taken", "column", "plotted"),
+    [
+        ([10, 20, 20, 40], ["10", "20", "20", "40"], True),
+        ([10, None, 20, None], ["10", "", "20", ""], True),
+        ([20, 20, 20, 20], ["20"] * 4, False),
+        ([20, None, 20, None], ["20", "", "20", ""], False),
+        ([None] * 4, None, False),
+    ],
+)
+def test_evaluations_are_told_where_known_and_plotted_where_they_differ(
+    taken: list[float | None], column: list[str] | None, plotted: bool, tmp_path: Path
+) -> None:
+    ablation = written(with_evaluations(taken, **BUDGET), tmp_path)
+    assert evaluations_vary(ablation) is plotted
+    assert ("Quality against evaluations" in (tmp_path / "report.html").read_text()) is plotted
+    headings, _, *rows = table_of_markdown(tmp_path / "report.md")[: 2 + 4]
+    assert ("evaluations" in headings) is (column is not None)
+    if column is not None:
+        assert [row[headings.index("evaluations")] for row in rows] == column
+
+
+def test_a_line_for_each_sampler_and_a_panel_for_each_value_of_another_axis() -> None:
+    """The options of a sampler are points of its line, in the order of what they cost."""
+    axes = {"model": ["pico", "nano"], "sampler": ["heun", "euler"], "sampler.steps": ["20", "10"]}
+    figure = against_evaluations(analyse(with_evaluations([40, 20, 20, 10] * 2, **axes), QUESTION))
+    assert [panel.get_title() for panel in figure.axes] == ["model=pico", "model=nano"]
+    for panel in figure.axes:
+        lines = {line.get_label(): list(line.get_xdata()) for line in panel.get_lines()}
+        assert lines == {"sampler=heun": [20, 40], "sampler=euler": [10, 20]}
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["sampler=heun", "sampler=euler"]
+
+
+def test_lost_runs_do_not_make_evaluations_differ() -> None:
+    """A configuration without a number is no point."""
+    found = [
+        replace(one, status="FAILED", metrics={}) if one.settings["sampler"] == "heun" else one
+        for one in with_evaluations([20, 20, 40, 40], **BUDGET)
+    ]
+    assert not evaluations_vary(analyse(found, QUESTION))
 
 
 # ---- words --------------------------------------------------------------------------------------

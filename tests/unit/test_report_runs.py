@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dit_lab.cli.main import main
 from dit_lab.lab.report import report_on, report_on_sweep
-from dit_lab.lab.report_runs import results, runs_of_folders, runs_of_sweep
+from dit_lab.lab.report_runs import results, runs_of_folders, runs_of_sweep, runs_of_sweeps
 from dit_lab.runs import write_json
 from dit_lab.sweeps.manifest import SweepFolder
 from dit_lab.types import RequestError
@@ -143,3 +146,100 @@ def test_seeds_of_an_evaluation_are_its_spread(tmp_path: Path) -> None:
 def test_losses_of_different_objectives_are_refused(sweep: SweepFolder) -> None:
     with pytest.raises(RequestError, match="different quantities"):
         report_on_sweep(sweep, metric="eval/loss")
+
+
+# ---- several sweeps -----------------------------------------------------------------------------
+
+BUDGETS = {"sampler": ["euler", "heun"], "sampler.steps": ["10", "20"], "seed": ["0", "1", "2"]}
+
+
+def better_with_steps(job: Mapping[str, str]) -> float:
+    steps, sampler = int(job["sampler.steps"]), job["sampler"]
+    return 0.6 + (sampler == "euler") / 10 + 1 / steps + int(job["seed"]) / 1000
+
+
+@pytest.fixture(scope="module")
+def two_made(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep of objectives and rates, and one of samplers, whose cards say what they cost."""
+    root = tmp_path_factory.mktemp("two") / "outputs"
+    shutil.copytree(made, root, symlinks=True)
+    budgets = finished_sweep(root, BUDGETS, better_with_steps)
+    for run in runs_of_sweep(budgets):
+        assert run.evaluation is not None
+        card = run.evaluation.card
+        passes = card.sampler["steps"] * (2 if "Heun" in card.sampler["_target_"] else 1)
+        name = replace(card, evaluations_per_image=0.0).eval_hash
+        assert name == card.eval_hash  # what it took is found, not asked
+        counted = replace(card, evaluations_per_image=float(passes))
+        replace(run.evaluation, card=counted).write(run.folder.evaluations)
+    return root
+
+
+@pytest.fixture
+def two(two_made: Path, tmp_path: Path) -> list[SweepFolder]:
+    shutil.copytree(two_made, tmp_path / "outputs", symlinks=True)
+    folders = (SweepFolder(path) for path in (tmp_path / "outputs/sweeps").iterdir())
+    return sorted(folders, key=lambda folder: "sampler" in folder.read().axes)
+
+
+def test_sweeps_with_other_axes_are_told_apart_by_all_of_them(two: list[SweepFolder]) -> None:
+    """An axis that a sweep does not have has one value there, and a run says whose job it is."""
+    runs = runs_of_sweeps(two)
+    assert len(runs) == 24
+    axes = {"objective", "optimizer.lr", "seed", "sampler", "sampler.steps"}
+    assert all(run.settings.keys() == axes for run in runs)
+    first, last = runs[0], runs[-1]
+    assert first.name == f"job 0 of {two[0].root.name}"
+    assert last.name == f"job 11 of {two[1].root.name}"
+    assert first.settings == {"objective": "rectified_flow", "optimizer.lr": "0.001", "seed": "0",
+                              "sampler": "heun", "sampler.steps": "25"}  # fmt: skip
+    assert last.settings == {"objective": "rectified_flow", "optimizer.lr": "0.003", "seed": "2",
+                             "sampler": "heun", "sampler.steps": "20"}  # fmt: skip
+    found = results(runs)
+    assert len({tuple(result.settings.items()) for result in found}) == 8
+    assert len({result.protocol for result in found}) == 1
+
+
+def test_evaluations_are_those_of_the_card(two: list[SweepFolder]) -> None:
+    found = {
+        (result.settings["sampler"], result.settings["sampler.steps"]): result.compute
+        for result in results(runs_of_sweeps(two))
+    }
+    taken = {key: compute and compute.evaluations for key, compute in found.items()}
+    assert taken == {("heun", "25"): 50.0, ("euler", "10"): 10.0, ("euler", "20"): 20.0,
+                     ("heun", "10"): 20.0, ("heun", "20"): 40.0}  # fmt: skip
+
+
+def test_one_report_on_two_sweeps(two: list[SweepFolder], capsys: pytest.CaptureFixture) -> None:
+    """By the command, into a folder of its own; evaluations differ, so that they are plotted."""
+    root = two[0].root.parents[1]
+    before = {folder.root: sorted(folder.root.rglob("*")) for folder in two}
+    names = [folder.root.name for folder in two]
+    assert main(["report", *names, f"paths.root={root}", f"out={root / 'both'}"]) == 0
+    printed = capsys.readouterr().out
+    assert f"in {root / 'both'}" in printed
+    with (root / "both/report.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    axes = ("objective", "optimizer.lr", "sampler", "sampler.steps", "n", "evaluations")
+    assert [[line[axis] for axis in axes] for line in lines] == [
+        ["rectified_flow", "0.001", "heun", "25", "3", "50.0"],
+        ["rectified_flow", "0.002", "heun", "25", "3", "50.0"],
+        ["flow_matching", "0.001", "heun", "25", "3", "50.0"],
+        ["flow_matching", "0.002", "heun", "25", "3", "50.0"],
+        ["rectified_flow", "0.003", "euler", "10", "3", "10.0"],
+        ["rectified_flow", "0.003", "euler", "20", "3", "20.0"],
+        ["rectified_flow", "0.003", "heun", "10", "3", "20.0"],
+        ["rectified_flow", "0.003", "heun", "20", "3", "40.0"],
+    ]
+    page = (root / "both/report.html").read_text()
+    assert page.count("Quality against evaluations") >= 1
+    assert all(name in page for name in names)
+    for folder in two:  # nothing is written into the sweeps themselves
+        assert sorted(folder.root.rglob("*")) == before[folder.root]
+
+
+def test_evaluations_are_plotted_where_they_differ_only(two: list[SweepFolder]) -> None:
+    for folder, plotted in zip(two, (False, True), strict=True):
+        report_on_sweep(folder)
+        page = (folder.report / "report.html").read_text()
+        assert ("Quality against evaluations" in page) is plotted
