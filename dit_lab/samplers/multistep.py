@@ -23,6 +23,7 @@ from dit_lab.samplers.grid import RULES, TimeGrid, check_grid
 from dit_lab.types import DrawNoise, Predict
 
 LOG_SNR = "log_snr"
+MOST_LOG_SNR = 2 * math.log(1e3)
 
 
 def reach(steps: int) -> tuple[float, float]:
@@ -32,8 +33,8 @@ def reach(steps: int) -> tuple[float, float]:
     prediction of data. More steps reach further, up to a thousand times more of one end than of the
     other, so that what is left out shrinks with the rest of the error.
     """
-    most_noise, most_data = min(1e3, steps**1.5), min(1e3, 3 * steps**1.5)
-    return -2 * math.log(most_noise), 2 * math.log(most_data)
+    noise, data = (2 * math.log(share) for share in (steps**1.5, 3 * steps**1.5))
+    return -min(noise, MOST_LOG_SNR), min(data, MOST_LOG_SNR)
 
 
 class Multistep(ABC):
@@ -78,11 +79,15 @@ class Multistep(ABC):
         return [interpolant.t_min, *times] if starts_before else times
 
     def _times_of_grid(self, interpolant: Interpolant) -> list[float]:
-        asked_last = self._rule == "given" or interpolant.leftover_noise() > 0
+        low, high = interpolant.t_min, interpolant.t_max
+        if self._options["times"] is not None:  # as given, but never where there is no noise left
+            most = torch.tensor(MOST_LOG_SNR, dtype=torch.float64)
+            end = _with_log_snr(interpolant, most).item()
+            return [min(max(t, low), end) for t in self._options["times"]]
+        asked_last = interpolant.leftover_noise() > 0
         if asked_last and self.steps == 1:
-            return [interpolant.t_min]
-        grid = TimeGrid(steps=self.steps - asked_last, **self._options)
-        times = grid.over(interpolant.t_min, interpolant.t_max)
+            return [low]
+        times = TimeGrid(steps=self.steps - asked_last, **self._options).over(low, high)
         return times if asked_last else times[:-1]
 
     @torch.no_grad()

@@ -155,6 +155,10 @@ def test_multistep_solvers_are_asked_at_every_given_time(kind: Any) -> None:
             for options in ({"time_grid": "uniform"}, {"time_grid": "given", "times": times})
         )
         assert torch.equal(first, second)
+    to_the_end = kind(steps=3, time_grid="given", times=[0.0, 0.5, 1.0])
+    predict = three_spots().predictor(Linear())
+    out = to_the_end.sample(predict, draw(-1), interpolant=Linear(), draw_noise=draw)
+    assert bool(out.isfinite().all())  # at t = 1 there is no noise to take away
     with pytest.raises(RequestError, match="steps=6: 3 times make 3 steps; give both alike"):
         kind(steps=6, time_grid="given", times=[0.1, 0.5, 0.9])
     with pytest.raises(RequestError, match="time_grid=log_snr: give times with time_grid=given"):
