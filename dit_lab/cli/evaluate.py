@@ -38,16 +38,10 @@ def run(args: argparse.Namespace) -> int:
         check_same_data,
         check_sampling,
     )
-    from dit_lab.lab.config import compose_for_run, option, read_recorded, root_option
+    from dit_lab.lab.config import compose_for_run, given_run
     from dit_lab.lab.identity import recorded_shapes
-    from dit_lab.runs import find_run
 
-    wanted = option(args.overrides, "run")
-    if not wanted:
-        raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
-    root = root_option(args.overrides)
-    folder, _ = find_run(str(wanted), root=root)
-    recorded = read_recorded(folder, option(args.overrides, "trusted_modules") or [])
+    wanted, root, folder, recorded = given_run(args.overrides)
     chosen = compose_for_run(
         "evaluate", args.overrides, recorded=recorded, config_dirs=args.config_dir
     )
@@ -58,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     check_conditioning(config, shapes, model=recorded["model"])
     check_likelihood(config)
     check_same_data(config, shapes)
-    return _evaluate(config, str(wanted), root)
+    return _evaluate(config, wanted, root)
 
 
 def _check_chosen(

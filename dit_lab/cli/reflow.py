@@ -37,27 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.cli.train import train_or_show
-    from dit_lab.lab.config import (
-        compose_for_run,
-        compose_reflow,
-        option,
-        read_recorded,
-        root_option,
-    )
+    from dit_lab.lab.config import compose_for_run, compose_reflow, given_run
     from dit_lab.lab.identity import recorded_shapes
-    from dit_lab.runs import find_run
 
-    wanted = option(args.overrides, "run")
-    if not wanted:
-        raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
-    root = root_option(args.overrides)
-    folder, _ = find_run(str(wanted), root=root)
-    trusted = option(args.overrides, "trusted_modules") or []
-    recorded, shapes = read_recorded(folder, trusted), recorded_shapes(folder)
+    wanted, root, folder, recorded = given_run(args.overrides)
+    shapes = recorded_shapes(folder)
     for_training = [text for text in args.overrides if not text.startswith((PAIRS, "run="))]
     of_pairs = [
         f"run='{wanted}'",
-        f"trusted_modules=[{','.join(trusted)}]",
+        f"trusted_modules=[{','.join(recorded['trusted_modules'])}]",
         f"sample.num_images={NUM_PAIRS}",
         f"sample.seed={recorded['sample']['seed'] + 1}",
         *(text.removeprefix(PAIRS) for text in args.overrides if text.startswith(PAIRS)),
@@ -70,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"{PAIRS}{refusal}") from None
     training = compose_reflow(for_training, recorded=recorded, config_dirs=args.config_dir)
     _check(drawing, training, recorded, shapes)
-    training["coupling"]["pairs"] = str(_draw(str(wanted), root, drawing, training, shapes))
+    training["coupling"]["pairs"] = str(_draw(wanted, root, drawing, training, shapes))
     code = train_or_show(training, overrides=for_training)
     if code == 0:
-        _measure(str(wanted), root, drawing, training)
+        _measure(wanted, root, drawing, training)
     return code
 
 

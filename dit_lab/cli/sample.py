@@ -26,16 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.checks import check_conditioning, check_sampling
-    from dit_lab.lab.config import compose_for_run, option, read_recorded, root_option
+    from dit_lab.lab.config import compose_for_run, given_run
     from dit_lab.lab.identity import recorded_shapes
-    from dit_lab.runs import find_run
 
-    wanted = option(args.overrides, "run")
-    if not wanted:
-        raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
-    root = root_option(args.overrides)
-    folder, _ = find_run(str(wanted), root=root)
-    recorded = read_recorded(folder, option(args.overrides, "trusted_modules") or [])
+    wanted, root, folder, recorded = given_run(args.overrides)
     config = compose_for_run(
         "sample", args.overrides, recorded=recorded, config_dirs=args.config_dir
     )
@@ -51,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.training.stop import StopSignal
 
     trained = load(
-        str(wanted),
+        wanted,
         root=root,
         weights=config["sample"]["weights"],
         trusted_modules=config["trusted_modules"],

@@ -199,6 +199,22 @@ def _mapping(loaded: Any, kind: type[Tree], path: Path) -> Tree:
     return loaded
 
 
+def given_run(overrides: Sequence[str]) -> tuple[str, Path, RunFolder, Config]:
+    """`run=RUN` of a command: as it was given, where it is looked up, its folder, and what it
+    recorded. Raises RequestError."""
+    wanted = option(overrides, "run")
+    if not wanted:
+        raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
+    root = root_option(overrides)
+    folder, _ = find_run(str(wanted), root=root)
+    return (
+        str(wanted),
+        root,
+        folder,
+        read_recorded(folder, option(overrides, "trusted_modules") or []),
+    )
+
+
 def option(overrides: Sequence[str], key: str) -> Any:
     """The value given for a key on the command line, the last one if there are several; or None."""
     found = [text for text in overrides if text.partition("=")[0] == key]

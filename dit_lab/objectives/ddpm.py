@@ -57,8 +57,10 @@ class DDPM:
             zero_terminal_snr=zero_terminal_snr,
             min_snr_gamma=min_snr_gamma,
         )
-        if prediction not in SNR_POWERS:
-            raise RequestError(f"prediction: unknown {prediction!r}; use {', '.join(SNR_POWERS)}")
+        if prediction not in ERROR_PER_DATA_ERROR:
+            raise RequestError(
+                f"prediction: unknown {prediction!r}; use {', '.join(ERROR_PER_DATA_ERROR)}"
+            )
         if fixed_variance not in (None, "small", "large"):
             raise RequestError(f"fixed_variance: unknown {fixed_variance!r}; use small or large")
         betas = make_betas(beta_schedule, num_timesteps, zero_terminal_snr=zero_terminal_snr)
@@ -98,7 +100,7 @@ class DDPM:
         Hang et al. 2023, section 3.4 and appendix: divided by SNR for noise, by SNR + 1 for v.
         """
         snr = (shares.alpha / shares.sigma).square().flatten()
-        return snr.clamp(max=self.min_snr_gamma) / SNR_POWERS[self.kind](snr)
+        return snr.clamp(max=self.min_snr_gamma) / ERROR_PER_DATA_ERROR[self.kind](snr)
 
     def model_time(self, t: float) -> float:
         """Flow time t to the timestep, continuous between integers."""
@@ -119,9 +121,9 @@ class DDPM:
         return value, (variance + 1) / 2
 
 
-SNR_POWERS = {
+ERROR_PER_DATA_ERROR = {
     "noise": lambda snr: snr,
     "data": torch.ones_like,
     "v": lambda snr: snr + 1,
 }
-"""What one squared error of the data is, in squared errors of each prediction."""
+"""A squared error of each prediction, in squared errors of the data, with x as it is."""

@@ -70,13 +70,10 @@ def _nearest(data: Tensor, noise: Tensor) -> Tensor:
     return torch.from_numpy(columns)
 
 
-class Reflow:
+class Reflow(Independent):
     """Images and noise are the two ends of paths that a trained model was followed along (Liu et
     al. 2022, algorithm 1). They are read from `pairs`, a folder that `dit-lab reflow` wrote, in the
     place of the dataset's images."""
 
     def __init__(self, *, pairs: str) -> None:
         self.pairs = Path(pairs)
-
-    def couple(self, batch: Batch) -> Batch:
-        return batch
