@@ -31,7 +31,7 @@ LISTED = (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE
 
 def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
     """What was typed, and the axes of a named sweep that were not typed; RequestError where axes
-    are written where nothing would read them."""
+    are written where nothing would read them. `~KEY` leaves an axis of a named sweep out."""
     of_keys = [text for text in overrides if not is_for_launcher(text) and text != SEARCH]
     parsed = [parse_override(text) for text in of_keys]
     typed = list({one.key_or_group: one for one in parsed}.values())  # the last of each key
@@ -40,7 +40,8 @@ def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
         if one.key_or_group.partition(".")[0].partition("/")[0] == "hydra":
             raise RequestError(f"{one.input_line}: not read; see docs/sweeps.md for what is")
     grid = _grid(typed)
-    return typed + [parse_override(f"{k}={texts}") for k, texts in grid.items() if k not in keys]
+    kept = [one for one in typed if not (one.is_delete() and one.key_or_group in grid)]
+    return kept + [parse_override(f"{k}={texts}") for k, texts in grid.items() if k not in keys]
 
 
 def is_for_launcher(text: str) -> bool:

@@ -84,7 +84,9 @@ def test_a_named_sweep(folder: Path) -> None:
     assert overrides(plan_sweep(["experiment=grid", "seed=7"])) == [
         "model=pico", "model=nano",
     ]  # fmt: skip
+    assert overrides(plan_sweep(["experiment=grid", "~model"])) == ["seed=0", "seed=1"]
     assert not asks_for_sweep(["experiment=grid", "seed=7", "model=pico"])
+    assert not asks_for_sweep(["experiment=grid", "~seed", "model=pico"])
     assert not asks_for_sweep(["experiment=quickstart", "seed=0,1"])
 
 

@@ -22,7 +22,7 @@ from dit_lab.samplers.ode import RK4, Euler, Heun, Midpoint
 from dit_lab.samplers.sde import DIFFUSIONS, LAST_STEPS, EulerMaruyama
 from tests.mixture import Mixture, normal, three_spots, two_heaps
 
-COUNT = 20_000
+COUNT = 8000
 LINEAR, CHAIN = Linear(), DiscreteDiffusion(linear_betas())
 STANDARD_ERRORS = 5
 

@@ -507,12 +507,12 @@ def test_curves_of_seeds_meet_at_common_steps() -> None:
 
 
 def test_a_thousand_runs_are_written_in_seconds(tmp_path: Path) -> None:
-    """Some 3 s beside another busy process, and a page of a few MB."""
+    """Some 3 s of processor time, and a page of a few MB."""
     levels = [f"{n}e-4" for n in range(24)]
     results = sweep(objective=[f"o{n}" for n in range(7)], model=["pico", "nano"], lr=levels)
     assert len(results) == 1008
-    start = time.perf_counter()
+    start = time.process_time()
     written(results, tmp_path)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert (tmp_path / "report.html").stat().st_size < 8e6
     assert len(table_of_markdown(tmp_path / "report.md")) > 336
