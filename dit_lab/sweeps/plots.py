@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ from dit_lab.sweeps.drawing import (
     direction,
     new_figure,
     plain_powers,
-    style,
     svg,
     values_of,
 )
@@ -42,6 +40,15 @@ class Plot:
     title: str
     svg: str  # an <svg> element, its text in the font and colour of the page
     note: str  # what it shows, and what was left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A plot as a file of its own."""
+
+    name: str
+    caption: str
+    draw: Callable[[], Figure]
 
 
 def plots(ablation: Ablation) -> Iterator[Plot]:
@@ -84,17 +91,19 @@ def plots(ablation: Ablation) -> Iterator[Plot]:
         )
 
 
-def overview_png(ablation: Ablation) -> bytes:
-    """The first plot, on white."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    with style("black"):
-        figure = _overview(ablation, shown(ablation, MOST_ROWS))
-        figure.set_facecolor("white")
-        FigureCanvasAgg(figure)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
-    return file.getvalue()
+def pictures(ablation: Ablation) -> Iterator[Picture]:
+    """Those that Markdown shows."""
+    yield Picture(
+        name="report.png",
+        caption="every run, and means with their intervals",
+        draw=lambda: _overview(ablation, shown(ablation, MOST_ROWS)),
+    )
+    if evaluations_vary(ablation):
+        yield Picture(
+            name="evaluations.png",
+            caption="quality against evaluations of the model",
+            draw=lambda: against_evaluations(ablation),
+        )
 
 
 def shown(ablation: Ablation, most: int) -> list[Configuration]:
@@ -143,7 +152,7 @@ def _overview(ablation: Ablation, rows: Sequence[Configuration]) -> Figure:
         range(len(rows)), [f"{c.label(ablation.axes)}: {verdicts[id(c)]}" for c in rows]
     )
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(direction(ablation))
+    axes.set_xlabel(direction(ablation), loc="right")
     axes.grid(axis="x", color=COLOURS[-1], alpha=0.25)
     return figure
 

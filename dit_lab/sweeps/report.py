@@ -10,18 +10,16 @@ from pathlib import Path
 
 from dit_lab.sweeps.ablation import Ablation
 from dit_lab.sweeps.columns import columns, rows
+from dit_lab.sweeps.drawing import png
 from dit_lab.sweeps.page import page
-from dit_lab.sweeps.plots import overview_png
+from dit_lab.sweeps.plots import pictures
 from dit_lab.sweeps.sentences import Section, Table, results, sections
-
-PLOT = "report.png"
 
 
 def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
-    """Write report.html, .md, .csv, .tex and .png into `folder`, which is made.
+    """Write report.html, .md, .csv, .tex and the pictures of .md into `folder`, which is made.
 
-    report.html stands alone; report.md shows report.png. The same answer gives the same bytes.
-    Returns the files.
+    report.html stands alone. The same answer gives the same bytes. Returns the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
@@ -32,8 +30,10 @@ def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    (folder / PLOT).write_bytes(overview_png(ablation))
-    return [folder / name for name in (*texts, PLOT)]
+    shown = list(pictures(ablation))
+    for picture in shown:
+        (folder / picture.name).write_bytes(png(picture.draw))
+    return [folder / name for name in (*texts, *(picture.name for picture in shown))]
 
 
 # ---- CSV ----------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def markdown(ablation: Ablation, *, title: str) -> str:
     parts = [
         f"# {_plain(title)}",
         *_markdown_lines(answer),
-        f"![every run, and means with their intervals]({PLOT})",
+        *(f"![{picture.caption}]({picture.name})" for picture in pictures(ablation)),
         *(part for section in rest for part in _markdown_section(section)),
     ]
     return "\n\n".join(parts) + "\n"

@@ -329,6 +329,8 @@ def test_evaluations_are_told_where_known_and_plotted_where_they_differ(
     ablation = written(with_evaluations(taken, **BUDGET), tmp_path)
     assert evaluations_vary(ablation) is plotted
     assert ("Quality against evaluations" in (tmp_path / "report.html").read_text()) is plotted
+    assert (tmp_path / "evaluations.png").exists() is plotted
+    assert ("](evaluations.png)" in (tmp_path / "report.md").read_text()) is plotted
     headings, _, *rows = table_of_markdown(tmp_path / "report.md")[: 2 + 4]
     assert ("evaluations" in headings) is (column is not None)
     if column is not None:
