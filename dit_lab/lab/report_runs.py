@@ -119,13 +119,19 @@ def _differing(configs: Sequence[Config]) -> list[str]:
 
 def _pick_named(config: Config, names: Iterable[str]) -> dict[str, str]:
     """Of a group the chosen member, of a key its value; "-" where there is no such key."""
-    leaves = dict(flatten(config))
-    return {name: str(leaves.get(f"choices.{name}", leaves.get(name, "-"))) for name in names}
+    leaves = _texts(config)
+    return {name: leaves.get(f"choices.{name}", leaves.get(name, "-")) for name in names}
 
 
 def _pick(config: Config, keys: Sequence[str]) -> dict[str, str]:
-    leaves = dict(flatten(config))
-    return {key.removeprefix("choices."): str(leaves.get(key, "-")) for key in keys}
+    leaves = _texts(config)
+    return {key.removeprefix("choices."): leaves.get(key, "-") for key in keys}
+
+
+def _texts(config: Config) -> dict[str, str]:
+    """Every value as text; a run as NAME/HASH, wherever it lies."""
+    runs = f"{config['paths']['root']}/runs/"
+    return {key: str(value).removeprefix(runs) for key, value in flatten(config)}
 
 
 # ---- records ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 
 from dit_lab.cli.main import main
 from dit_lab.lab.report import report_on, report_on_sweep
-from dit_lab.lab.report_runs import results, runs_of_folders, runs_of_sweep, runs_of_sweeps
+from dit_lab.lab.report_runs import _pick, results, runs_of_folders, runs_of_sweep, runs_of_sweeps
 from dit_lab.runs import write_json
 from dit_lab.sweeps.manifest import SweepFolder
 from dit_lab.types import RequestError
@@ -198,6 +198,16 @@ def test_sweeps_with_other_axes_are_told_apart_by_all_of_them(two: list[SweepFol
     found = results(runs)
     assert len({tuple(result.settings.items()) for result in found}) == 8
     assert len({result.protocol for result in found}) == 1
+
+
+def test_a_run_among_the_settings_is_named_wherever_it_lies() -> None:
+    weak = "/far/away/outputs/runs/weak/0123456789ab"
+    config = {
+        "paths": {"root": "/far/away/outputs"},
+        "guidance": {"weak_run": weak, "scale": 2.0},
+    }
+    found = _pick(config, ["guidance.weak_run", "guidance.scale", "seed"])
+    assert list(found.values()) == ["weak/0123456789ab", "2.0", "-"]
 
 
 def test_evaluations_are_those_of_the_card(two: list[SweepFolder]) -> None:
