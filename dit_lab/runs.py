@@ -35,9 +35,11 @@ NOT_DECIDING = (
     "sample",
     "evaluation",
     "dataset.root",  # the data fingerprint covers what lies there
+    "dataset.images_root",
     "dataset.num_workers",
     "coupling.pairs",  # the fingerprint of the pairs covers what lies there
     "codec.path",  # the codec's fingerprint covers what lies there
+    "codec.chunk_images",
     "model.activation_checkpointing",
     "training.accumulation",
     "training.log_every_steps",
@@ -54,7 +56,7 @@ DECIDING_CODE = (
     "objectives",
     "data",
     "training",
-    "codecs.py",
+    "codecs",
     "interpolants.py",
     "chain.py",
     "rng.py",

@@ -43,6 +43,14 @@ class Batch:
     time: Tensor  # (N,) in the objective's unit: flow time in [0, 1] or the DDPM timestep
     drop_label: Tensor  # (N,) bool, where the null label takes the label's place
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor changed."""
+        return Batch(*(change(getattr(self, name)) for name in self.__slots__))
+
+    def pin_memory(self) -> Batch:
+        """The batch in memory that a device copies from by itself; a DataLoader asks for this."""
+        return self.each(lambda tensor: tensor.pin_memory())
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -128,9 +136,14 @@ class Sampler(Protocol):
 
 
 class Codec(Protocol):
-    """Pixels in [-1, 1] to what the model sees, and back. Owns every scale and shift."""
+    """Pixels in [-1, 1] to what the model sees, and back. Owns every scale and shift.
+
+    In between stand moments, which depend on the image alone and can be kept: the mean and
+    log-variance of a posterior, from which each use draws latents, or the latents themselves.
+    """
 
     fingerprint: str
+    draws: bool  # latents are drawn, so that `latents` needs noise
 
     def to(self, device: torch.device) -> Codec:
         """The codec with its weights, if it has any, on the device."""
@@ -138,8 +151,14 @@ class Codec(Protocol):
     def latent_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
         """(channels, height, width) of pixels to those of latents."""
 
-    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
-        """images (N, c, h, w) and posterior noise (N, C, H, W) -> latents (N, C, H, W)."""
+    def moments(self, images: Tensor) -> Tensor:
+        """images (N, c, h, w) -> moments (N, M, H, W)."""
+
+    def latents(self, moments: Tensor, noise: Tensor | None) -> Tensor:
+        """moments (N, M, H, W) and, where it draws, noise (N, C, H, W) -> latents (N, C, H, W)."""
+
+    def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
+        """images (N, c, h, w) to their latents (N, C, H, W): both steps."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """latents (N, C, H, W) -> images (N, c, h, w) in [-1, 1]."""
@@ -154,6 +173,7 @@ class Dataset(Protocol):
         """Images (N, c, h, w) float32 in [-1, 1] and labels (N,) int64.
 
         `counters` (N,) seed the augmentation; None means no augmentation (validation, reference).
+        A dataset of cached latents gives moments (N, M, H, W) in the place of images.
         """
 
 

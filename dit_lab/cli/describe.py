@@ -2,6 +2,7 @@
 
 dit-lab describe experiment=quickstart
 dit-lab describe model=xl patch=2 dataset=digits codec=identity
+dit-lab describe dataset=image_folder dataset.root=photos codec=identity --picture batch.png
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from dit_lab.types import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.lab.checks import Shapes
+    from dit_lab.types import DataFacts
 
 SHOWS_CHOICES = True
+SHOWN_CLASSES = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=None,
         help="what the device sustains; measured here by a matrix product if left out",
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE.png", help="write the first images of the training"
     )
     parser.add_argument(
         "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
@@ -49,6 +55,11 @@ def run(args: argparse.Namespace) -> int:
     for name, value in _rows(config, shapes, rate):
         table.add_row(name, value)
     Console().print(table)
+    if args.picture:
+        from dit_lab.lab.preview import write_preview  # torch: seconds
+
+        count = write_preview(config, shapes.data, args.picture)
+        print(f"picture: the first {count} images of the training in {args.picture}")
     return 0
 
 
@@ -81,7 +92,9 @@ def _rows(
     else:
         source = "given"
     return [
-        ("data", f"{data.train_images:,} images, {data.num_classes} classes"),
+        ("data", f"{data.train_images:,} training and {data.validation_images:,} held-out images "
+                 f"of {data.channels} x {data.height} x {data.width}"),
+        ("classes", _classes(data)),
         ("model sees", f"{channels} x {height} x {width}, {size.tokens} tokens"),
         ("parameters", f"{size.parameters:,} ({size.trainable_parameters:,} trainable)"),
         ("forward", f"{size.forward_macs_per_image / 1e9:.4g} GMACs per image"),
@@ -94,6 +107,14 @@ def _rows(
                  f"{flops_per_second / 1e9:,.0f} GFLOP/s ({source}: the rate of large matrix "
                  "products; small models reach a part of it)"),
     ]  # fmt: skip
+
+
+def _classes(data: DataFacts) -> str:
+    if not data.num_classes:
+        return "none: the model is unconditional"
+    shown = ", ".join(data.class_names[:SHOWN_CLASSES])
+    more = data.num_classes - SHOWN_CLASSES
+    return f"{data.num_classes:,}: {shown}" + (f" and {more:,} more" if more > 0 else "")
 
 
 def _measured_rate(config: dict[str, Any]) -> float:

@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.checks import (
         check_conditioning,
         check_likelihood,
-        check_same_data,
         check_sampling,
     )
     from dit_lab.lab.config import compose_for_run, given_run
+    from dit_lab.lab.data_checks import check_images, check_same_data
     from dit_lab.lab.identity import recorded_shapes
 
     wanted, root, folder, recorded = given_run(args.overrides)
@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     check_conditioning(config, shapes, model=recorded["model"])
     check_likelihood(config)
     check_same_data(config, shapes)
+    check_images(config)
     return _evaluate(config, wanted, root)
 
 

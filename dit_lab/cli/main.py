@@ -22,6 +22,8 @@ VERBS = {
     "sample": "draw images from a run",
     "evaluate": "measure a run's samples against real images",
     "reflow": "train a second model, with straighter paths, on what a run draws",
+    "check": "look at every image of a dataset before training does",
+    "encode": "encode a dataset once, for dataset=latents",
     "describe": "size, compute and memory of a configuration, without training it",
     "experiments": "list the named experiments",
     "ui": "open the MLflow page of the recorded runs",

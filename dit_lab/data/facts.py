@@ -9,17 +9,20 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dit_lab.data.folder_listing import digest, read_folder
+from dit_lab.data.fingerprint import fingerprint
+from dit_lab.data.image_facts import image_folder_facts, labelled_list_facts
+from dit_lab.data.latent_facts import latents_facts, read_manifest
+from dit_lab.data.torchvision_facts import cifar10_facts, fashion_mnist_facts, mnist_facts
 from dit_lab.types import DataFacts, RequestError
+
+LATENTS = "dit_lab.data.latents.Latents"
 
 DIGITS_SPLIT = {"test_size": 360, "random_state": 0}  # of scikit-learn's train_test_split
 _DIGITS_IMAGES = 1797
-_QUICKSTART = "or run `dit-lab train experiment=quickstart`, which needs no files"
 
 
 def dataset_facts(
@@ -49,6 +52,16 @@ def dataset_facts(
     return facts
 
 
+def images_config(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a dataset's images: its own, or of what cached latents were made of."""
+    if dataset["_target_"] != LATENTS:
+        return dict(dataset)
+    source = dict(read_manifest(dataset["root"]).source)
+    if dataset["images_root"] is not None:
+        source["root"] = dataset["images_root"]
+    return source
+
+
 def accepted(call: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a class or function takes.
 
@@ -75,154 +88,19 @@ def digits_facts() -> DataFacts:
         class_names=tuple("0123456789"),
         train_images=_DIGITS_IMAGES - DIGITS_SPLIT["test_size"],
         validation_images=DIGITS_SPLIT["test_size"],
-        fingerprint=_fingerprint(
+        fingerprint=fingerprint(
             images=hashlib.sha256(packaged.read_bytes()).hexdigest(), split=DIGITS_SPLIT
         ),
         levels=17,  # 0..16
     )
 
 
-def labelled_list_facts(
-    *,
-    root: str | Path | None,
-    image_size: int,
-    horizontal_flip: bool,
-    num_classes: int | None = None,
-) -> DataFacts:
-    """Counts and classes from the lists below `root`, fully checked; see `LabelledList`.
-
-    The fingerprint covers lists, names and transform, not the bytes of the images.
-    """
-    from dit_lab.data.list_file import IMAGES_FOLDER, summarise  # numpy, for this dataset only
-
-    folder = given_folder(root, image_size)
-    try:
-        summary = summarise(folder)
-        (folder / IMAGES_FOLDER).stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise RequestError(
-            f"{error.filename} is missing: give the folder that holds it with "
-            f"dataset.root=FOLDER, {_QUICKSTART}"
-        ) from None
-    if num_classes not in (None, 0, summary.num_classes):
-        raise RequestError(
-            f"dataset.num_classes={num_classes}: {folder} has {summary.num_classes} classes "
-            f"({summary.classes_from}); leave dataset.num_classes out, or give 0 for no labels"
-        )
-    unconditional = num_classes == 0
-    return DataFacts(
-        channels=3,
-        height=image_size,
-        width=image_size,
-        num_classes=0 if unconditional else summary.num_classes,
-        class_names=() if unconditional else summary.class_names,
-        train_images=summary.train_images,
-        validation_images=summary.validation_images,
-        fingerprint=_fingerprint(
-            lists=summary.digest,
-            image_size=image_size,
-            horizontal_flip=horizontal_flip,
-            unconditional=unconditional,
-        ),
-    )
-
-
-def image_folder_facts(
-    *,
-    root: str | Path | None,
-    image_size: int,
-    horizontal_flip: bool,
-    validation_share: float,
-    num_classes: int | None = None,
-) -> DataFacts:
-    """Counts and classes from the folders and file names below `root`; see `ImageFolder`.
-
-    The fingerprint covers paths, sizes, split and transform, and the bytes of the images where
-    the folder holds less than 64 MB; see `folder_listing.digest`.
-    """
-    folder = given_folder(root, image_size)
-    listing = read_folder(folder, validation_share=validation_share, num_classes=num_classes)
-    return DataFacts(
-        channels=3,
-        height=image_size,
-        width=image_size,
-        num_classes=len(listing.class_names),
-        class_names=listing.class_names,
-        train_images=sum(map(len, listing.train.values())),
-        validation_images=sum(map(len, listing.validation.values())),
-        fingerprint=_fingerprint(
-            files=digest(folder, listing),
-            image_size=image_size,
-            horizontal_flip=horizontal_flip,
-            unconditional=not listing.class_names,
-        ),
-    )
-
-
-def given_folder(root: str | Path | None, image_size: int) -> Path:
-    """The folder of a dataset of images, refused where it is not named; nothing is looked up."""
-    if not root:
-        raise RequestError(f"dataset.root is not set: give dataset.root=FOLDER, {_QUICKSTART}")
-    if image_size < 1:
-        raise RequestError(f"dataset.image_size={image_size}: must be at least 1 pixel")
-    return Path(root).expanduser()
-
-
 _DATASETS: dict[str, Callable[..., DataFacts]] = {
     "dit_lab.data.digits.Digits": digits_facts,
     "dit_lab.data.labelled_list.LabelledList": labelled_list_facts,
     "dit_lab.data.image_folder.ImageFolder": image_folder_facts,
+    "dit_lab.data.torchvision_sets.MNIST": mnist_facts,
+    "dit_lab.data.torchvision_sets.FashionMNIST": fashion_mnist_facts,
+    "dit_lab.data.torchvision_sets.CIFAR10": cifar10_facts,
+    LATENTS: latents_facts,
 }
-
-
-def codec_facts(
-    target: str, options: Mapping[str, Any], *, channels: int, height: int, width: int
-) -> tuple[int, int, int]:
-    """(channels, height, width) of the latents of such images; equals `Codec.latent_shape`.
-
-    A variational autoencoder is known by the config.json of its folder, `options["path"]`.
-    """
-    if target == "dit_lab.codecs.Identity":
-        return channels, height, width
-    if target != "dit_lab.codecs.AutoencoderKL":
-        raise RequestError(
-            f"codec {target}: unknown; use dit_lab.codecs.Identity or dit_lab.codecs.AutoencoderKL"
-        )
-    path = options.get("path")
-    if not path:
-        raise RequestError(f"codec.path is not set: give codec.path=FOLDER, {_QUICKSTART}")
-    file = Path(path).expanduser() / "config.json"
-    config = _read_autoencoder_config(file)
-    if channels != config["in_channels"]:
-        raise RequestError(
-            f"codec.path={path}: encodes {config['in_channels']} channels, the images have "
-            f"{channels}; choose another codec, such as codec=identity"
-        )
-    factor = 2 ** (len(config["block_out_channels"]) - 1)  # every block but the last halves
-    if height % factor or width % factor:
-        raise RequestError(
-            f"codec.path={path}: images of {height}x{width} do not divide by {factor}; "
-            f"choose dataset.image_size as a multiple of {factor}"
-        )
-    return config["latent_channels"], height // factor, width // factor
-
-
-def _read_autoencoder_config(file: Path) -> dict[str, Any]:
-    """The config.json of a diffusers AutoencoderKL, with the keys that decide its shapes."""
-    try:
-        config = json.loads(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise RequestError(
-            f"{file} is missing: give a folder in diffusers format with codec.path=FOLDER, "
-            f"{_QUICKSTART}"
-        ) from None
-    except ValueError as error:
-        raise RequestError(f"{file}: not JSON ({error}); save the autoencoder again") from None
-    needed = ("in_channels", "block_out_channels", "latent_channels")
-    if not isinstance(config, dict) or any(key not in config for key in needed):
-        raise RequestError(f"{file}: needs {', '.join(needed)}, as diffusers' AutoencoderKL saves")
-    return config
-
-
-def _fingerprint(**parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,57 +1,132 @@
-"""From image files to pixels: decoding, the centre crop of ADM and DiT, and the flip.
+"""From image files to pixels: decoding, cropping and the flip. The one place that decides these.
 
-Shapes: N images, S x S pixels.
+Shapes: N images of H x W pixels.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from dit_lab.rng import uniform
 from dit_lab.types import RequestError
 
-
-def load_image(path: Path, size: int) -> np.ndarray:
-    """The central square of an image file as RGB, uint8 (S, S, 3); `RequestError` if unreadable."""
-    try:
-        with Image.open(path) as image:
-            cropped = centre_crop(image.convert("RGB"), size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RequestError(
-            f"{path}: cannot be read as an image ({reason}); replace or remove it"
-        ) from error
-    return np.asarray(cropped)
+CROP_RANGE = (0.8, 1.0)  # of the image's shorter side, what a random crop shows
+DEEP_GREY = ("I;16", "I;16B", "I;16L", "I")  # Pillow's modes of 16-bit files
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The central square of an image, scaled to `size` pixels a side, as ADM and DiT prepare it.
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """How an image file becomes H x W pixels.
 
-    Large images are first halved with a box filter while the shorter side stays at least `size`,
-    because one bicubic step over a large factor aliases; bicubic does the rest. Public ImageNet
-    numbers are computed on images made this way (Dhariwal and Nichol 2021, arXiv:2105.05233).
+    `crop="centre"` takes the central part, as ADM and DiT prepare ImageNet; "random" a part of 0.8
+    to 1 of the image, anywhere. `horizontal_flip` mirrors half of the images. `exif="apply"` turns
+    an image as the camera noted beside its pixels; the original implementations ignore that. What
+    is random depends on (seed, sample counter) alone, and images without a counter get none of it.
     """
-    while min(image.size) >= 2 * size:
-        width, height = image.size
-        image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    width, height = (round(side * scale) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+
+    height: int
+    width: int
+    crop: Literal["centre", "random"] = "centre"
+    horizontal_flip: bool = False
+    exif: Literal["ignore", "apply"] = "ignore"
+    seed: int = 0
+
+    def crops(self, counters: Tensor | None, count: int) -> Sequence[tuple[float, ...] | None]:
+        """For each of `count` images what `load` is given: three draws, or None for the centre."""
+        if self.crop == "centre" or counters is None:
+            return [None] * count
+        names = ("scale", "top", "left")
+        draws = [uniform(self.seed, f"crop/{name}", counters).tolist() for name in names]
+        return list(zip(*draws, strict=True))
+
+    def load(self, path: Path, crop: tuple[float, ...] | None = None) -> np.ndarray:
+        """The pixels of a file as RGB, uint8 (H, W, 3); `RequestError` if unreadable."""
+        try:
+            with Image.open(path) as image:
+                turned = ImageOps.exif_transpose(image) if self.exif == "apply" else image
+                rgb = to_rgb(turned)
+                if crop is None:
+                    return np.asarray(centre_crop(rgb, self.height, self.width))
+                return np.asarray(random_crop(rgb, self.height, self.width, crop))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RequestError(
+                f"{path}: cannot be read as an image ({reason}); replace or remove it"
+            ) from error
+
+    def flip(self, images: Tensor, counters: Tensor | None) -> Tensor:
+        """Mirror half of the images (N, C, H, W), those that `is_flipped` names."""
+        if not self.horizontal_flip or counters is None:
+            return images
+        flipped = is_flipped(self.seed, counters)  # (N,)
+        return torch.where(flipped[:, None, None, None], images.flip(-1), images)
+
+
+def is_flipped(seed: int, counters: Tensor) -> Tensor:
+    """Which of the images at these sample counters (N,) are mirrored, bool (N,)."""
+    return uniform(seed, "flip", counters) < 0.5
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB: transparency is dropped, 16 bits of grey are scaled to 8.
+
+    Raises ValueError for 32-bit grey, whose black and white nothing says.
+    """
+    if image.mode in DEEP_GREY:
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 0xFFFF:
+            raise ValueError(f"{image.mode} pixels from {grey.min()} to {grey.max()}")
+        image = Image.fromarray(((grey * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("pixels are floating-point numbers, without a known range")
+    return image.convert("RGB")
+
+
+def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The central part of an image, scaled to cover H x W, as ADM and DiT prepare it.
+
+    Large images are first halved with a box filter while both sides stay at least as long as
+    asked, because one bicubic step over a large factor aliases; bicubic does the rest. Public
+    ImageNet numbers are computed on images made this way (Dhariwal and Nichol 2021,
+    arXiv:2105.05233).
+    """
+    scaled = _cover(image, height, width)
+    left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
+    return scaled.crop((left, top, left + width, top + height))
+
+
+def random_crop(image: Image.Image, height: int, width: int, draws: Sequence[float]) -> Image.Image:
+    """A part of an image, scaled to H x W. `draws` from U[0, 1) are its size, top and left.
+
+    The image is scaled to cover H x W or up to 1 / 0.8 of that, as ADM's random crops are.
+    """
+    least, most = CROP_RANGE
+    size, top, left = draws
+    factor = 1 / most + size * (1 / least - 1 / most)
+    scaled = _cover(image, math.ceil(height * factor), math.ceil(width * factor))
+    y = math.floor(top * (scaled.height - height + 1))
+    x = math.floor(left * (scaled.width - width + 1))
+    return scaled.crop((x, y, x + width, y + height))
+
+
+def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The image at the least size that covers H x W."""
+    while image.height >= 2 * height and image.width >= 2 * width:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = max(height / image.height, width / image.width)
+    size = round(image.width * scale), round(image.height * scale)
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
-    """uint8 (N, S, S, C) to float32 (N, C, S, S): 0 is -1 and 255 is 1."""
+    """uint8 (N, H, W, C) to float32 (N, C, H, W): 0 is -1 and 255 is 1."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
-
-
-def random_flip(images: Tensor, seed: int, counters: Tensor) -> Tensor:
-    """Mirror half of the images (N, C, S, S), by (seed, sample counter (N,)) alone."""
-    flipped = uniform(seed, "flip", counters) < 0.5  # (N,)
-    return torch.where(flipped[:, None, None, None], images.flip(-1), images)

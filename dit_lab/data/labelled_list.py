@@ -1,6 +1,6 @@
 """Images named by a list: the dataset for one's own pictures and for ImageNet.
 
-Shapes: N images, S x S pixels. The layout below `root`:
+Shapes: N images of H x W pixels. The layout below `root`:
 
     train_labels.txt, val_labels.txt    `image_path class_id` per line (see list_file.py)
     images/                             the paths in both lists are relative to this folder
@@ -9,25 +9,27 @@ Shapes: N images, S x S pixels. The layout below `root`:
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from dit_lab.data.facts import labelled_list_facts
-from dit_lab.data.images import load_image, random_flip, to_pixels
+from dit_lab.data.image_facts import ImageSize, labelled_list_facts
+from dit_lab.data.image_files import ImageFiles, OnBadImage
+from dit_lab.data.images import Transform
 from dit_lab.data.list_file import IMAGES_FOLDER, TRAIN_LIST, VALIDATION_LIST, read_list
+from dit_lab.types import RequestError
 
 
-class LabelledList:
+class LabelledList(ImageFiles):
     """RGB images from the lists of a folder, decoded when they are asked for.
 
-    Implements `types.Dataset`. Images are cropped to the central square of `image_size` pixels;
-    with `horizontal_flip`, half of the training images are mirrored, by (seed, sample counter).
-    `num_classes` is found in the folder; a number declared here must agree with it, except that
-    0 leaves the labels out (all 0) for an unconditional model.
+    Implements `types.Dataset`. Images are cropped to `image_size` pixels and changed as
+    `images.Transform` says. A path or a link that leads out of `images/` is refused unless
+    `allow_outside`; that folder itself may be a link. `num_classes` is found in the folder; a
+    number declared here must agree with it, except that 0 leaves the labels out (all 0) for an
+    unconditional model.
 
     Raises `RequestError` for a missing file, for lists that cannot be trusted, and, in `fetch`,
     for an image that cannot be read.
@@ -38,43 +40,49 @@ class LabelledList:
         *,
         split: Literal["train", "validation"],
         root: str | Path,
-        image_size: int,
+        image_size: ImageSize,
         horizontal_flip: bool,
+        crop: Literal["centre", "random"] = "centre",
+        exif: Literal["ignore", "apply"] = "ignore",
+        on_bad_image: OnBadImage = "error",
+        allow_outside: bool = False,
         num_classes: int | None = None,
-        seed: int,
+        seed: int = 0,
     ) -> None:
         facts = labelled_list_facts(
             root=root,
             image_size=image_size,
             horizontal_flip=horizontal_flip,
+            allow_outside=allow_outside,
             num_classes=num_classes,
         )
         folder = Path(root).expanduser()
-        self.seed = seed
-        self.image_size = image_size
-        self.horizontal_flip = horizontal_flip
-        self._images_folder = folder / IMAGES_FOLDER
-        lists = {"train": TRAIN_LIST, "validation": VALIDATION_LIST}
-        self._list = read_list(folder / lists[split])
+        file = folder / {"train": TRAIN_LIST, "validation": VALIDATION_LIST}[split]
+        self._list = read_list(file, allow_outside=allow_outside)
+        self._images = folder / IMAGES_FOLDER
+        self._inside = None if allow_outside else os.path.realpath(self._images)
         labels = torch.from_numpy(self._list.class_ids)
-        self._labels = labels if facts.num_classes else torch.zeros_like(labels)  # (N,)
-
-    def __len__(self) -> int:
-        return len(self._list)
+        super().__init__(
+            labels=labels if facts.num_classes else torch.zeros_like(labels),
+            transform=Transform(
+                height=facts.height,
+                width=facts.width,
+                crop=crop,
+                horizontal_flip=horizontal_flip,
+                exif=exif,
+                seed=seed,
+            ),
+            on_bad_image=on_bad_image,
+        )
 
     def path(self, index: int) -> Path:
-        """The file of one image."""
-        return self._images_folder / self._list.path(index)
-
-    def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, S, S) float32 in [-1, 1] and labels (N,) int64; opens just these files.
-
-        `counters` (N,) decide which images are mirrored; None mirrors none.
-        """
-        images = np.empty((len(indices), self.image_size, self.image_size, 3), np.uint8)
-        for row, index in zip(images, indices.tolist(), strict=True):
-            row[:] = load_image(self.path(index), self.image_size)
-        pixels = to_pixels(images)
-        if self.horizontal_flip and counters is not None:
-            pixels = random_flip(pixels, self.seed, counters)
-        return pixels, self._labels[indices]
+        """The file of one image; `RequestError` where a link leads out of the folder."""
+        path = self._images / self._list.path(index)
+        if self._inside is not None:
+            real = os.path.realpath(path)
+            if not real.startswith(self._inside + os.sep):
+                raise RequestError(
+                    f"{path}: is a link out of {IMAGES_FOLDER}/, to {real}; copy the image, or "
+                    "give dataset.allow_outside=true"
+                )
+        return path

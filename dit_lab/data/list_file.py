@@ -2,8 +2,7 @@
 
 A list has one image per line, `image_path class_id`. The class id is the last field, so paths may
 hold spaces. Blank lines and lines that begin with `#` are skipped; UTF-8, LF or CRLF. Paths are
-relative and may not climb out of their folder; links are followed, so that a folder may point at
-images kept elsewhere.
+relative and may not climb out of their folder, unless that is allowed.
 
 Shapes: N images, R rows (lines).
 """
@@ -62,8 +61,11 @@ class FolderSummary:
     classes_from: str  # where num_classes was read, for messages
 
 
-def read_list(file: Path) -> ImageList:
-    """Read and check one list. All bad lines are reported together, in one `RequestError`."""
+def read_list(file: Path, *, allow_outside: bool = False) -> ImageList:
+    """Read and check one list. All bad lines are reported together, in one `RequestError`.
+
+    With `allow_outside`, paths may be absolute or climb out of their folder.
+    """
     data = _read_utf8(file)
     if not data.endswith(b"\n"):
         data += b"\n"
@@ -78,7 +80,7 @@ def read_list(file: Path) -> ImageList:
     for row in np.flatnonzero(~plain).tolist():  # few or none, as a rule
         content = data[starts[row] : ends[row]]
         try:
-            entry = _read_row(content)
+            entry = _read_row(content, allow_outside=allow_outside)
         except ValueError as error:
             problems.append((row + 1, str(error)))
             continue
@@ -101,16 +103,17 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def summarise(root: Path) -> FolderSummary:
+def summarise(root: Path, *, allow_outside: bool = False) -> FolderSummary:
     """Counts and classes of a folder; kept in the process until a file's size or time changes.
 
-    Raises FileNotFoundError with the missing file, `RequestError` for what is wrong in a file.
+    Raises OSError with the file that cannot be read, `RequestError` for what is wrong in one.
     """
     names = root / CLASS_NAMES
     return _summarise(
         _stamp(root / TRAIN_LIST),
         _stamp(root / VALIDATION_LIST),
         _stamp(names) if names.exists() else None,
+        allow_outside,
     )
 
 
@@ -132,8 +135,11 @@ def _stamp(file: Path) -> _Stamp:
 
 
 @lru_cache(maxsize=8)
-def _summarise(train: _Stamp, validation: _Stamp, names: _Stamp | None) -> FolderSummary:
-    lists = {Path(stamp[0]): read_list(Path(stamp[0])) for stamp in (train, validation)}
+def _summarise(
+    train: _Stamp, validation: _Stamp, names: _Stamp | None, allow_outside: bool
+) -> FolderSummary:
+    files = [Path(stamp[0]) for stamp in (train, validation)]
+    lists = {file: read_list(file, allow_outside=allow_outside) for file in files}
     if names is None:
         num_classes = 1 + max(int(images.class_ids.max()) for images in lists.values())
         class_names = tuple(map(str, range(num_classes)))
@@ -195,7 +201,7 @@ def _read_plain_rows(
     return plain, stops, class_ids
 
 
-def _read_row(row: bytes) -> tuple[bytes, int] | None:
+def _read_row(row: bytes, *, allow_outside: bool) -> tuple[bytes, int] | None:
     """(path, class id) of any row, None for a blank or a comment, ValueError for a bad one."""
     fields = row.rsplit(None, 1)
     if not fields or row.lstrip().startswith(b"#"):
@@ -207,7 +213,10 @@ def _read_row(row: bytes) -> tuple[bytes, int] | None:
         largest = 10**_MAX_DIGITS - 1
         raise ValueError(f"class id {class_id.decode()!r} is not a number from 0 to {largest}")
     name = path.decode()
+    if "\0" in name:
+        raise ValueError(f"path {name!r} holds a zero byte")
     parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or _DRIVE.match(name) or "\0" in name:
+    leaves = parts.is_absolute() or ".." in parts.parts or _DRIVE.match(name)
+    if leaves and not allow_outside:
         raise ValueError(f"path {name!r} leaves {IMAGES_FOLDER}/; write it relative to that folder")
     return path, int(class_id)

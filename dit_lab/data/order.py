@@ -33,8 +33,10 @@ class SampleOrder:
             order = held[epoch] if epoch in held else self._draw(epoch)
             self._permutations[epoch] = order
             here = epochs == epoch
-            indices[here] = order[places[here]]
+            indices[here] = order[places[here]].long()
         return indices
 
     def _draw(self, epoch: int) -> Tensor:
-        return permutation(self.seed, "order", epoch, self.num_images)
+        """The permutation (num_images,), in four bytes a place while that is enough."""
+        order = permutation(self.seed, "order", epoch, self.num_images)
+        return order.int() if self.num_images < 2**31 else order

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dit_lab.data.facts import codec_facts, dataset_facts
+from dit_lab.codecs.facts import IDENTITY, codec_facts
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import samplers_for
 from dit_lab.lab.coupling_checks import (
@@ -19,6 +19,7 @@ from dit_lab.lab.coupling_checks import (
     check_coupled_sampling,
     check_coupling,
 )
+from dit_lab.lab.data_checks import check_declarations, check_images, options_of, read_facts
 from dit_lab.lab.trust import load_component
 from dit_lab.lab.typed import to_plain
 from dit_lab.samplers.respacing import visited
@@ -50,11 +51,11 @@ def check_settings(config: Config) -> None:
 
 def check_data(config: Config) -> Shapes:
     """Look at the data's facts and check the model against them. Raises RequestError."""
-    facts = _facts(config)
-    _check_declarations(config["dataset"], facts)
+    facts = read_facts(config)
+    check_declarations(config["dataset"], facts)
     latent = codec_facts(
         config["codec"]["_target_"],
-        _options(config["codec"]),
+        options_of(config["codec"]),
         channels=facts.channels,
         height=facts.height,
         width=facts.width,
@@ -65,47 +66,32 @@ def check_data(config: Config) -> Shapes:
     shapes = Shapes(facts, latent)
     check_conditioning(config, shapes, model=config["model"])
     check_coupled_data(config, shapes)
+    check_images(config)
     return shapes
 
 
-def check_same_data(config: Config, shapes: Shapes) -> None:
-    """Refuse data other than what a run was trained on. Raises RequestError."""
-    facts = _facts(config)
-    if facts.fingerprint != shapes.data.fingerprint:
-        raise RequestError(
-            f"dataset={config['choices']['dataset']}: not the data that the run was trained on "
-            f"({shapes.data.fingerprint[:12]}, now {facts.fingerprint[:12]}); dataset.root=FOLDER "
-            "says where that lies now"
-        )
-
-
-def _facts(config: Config) -> DataFacts:
-    trusted = config["trusted_modules"]
-
-    def load(target: str) -> Any:
-        return load_component(target, trusted_modules=trusted, key="dataset._target_")
-
-    return dataset_facts(config["dataset"]["_target_"], _options(config["dataset"]), load=load)
-
-
 def check_root(config: Config) -> None:
-    """Refuse a paths.root that cannot be written to, by trying. Leaves nothing behind."""
+    """Refuse a paths.root that cannot be written to or lies among the data."""
     root, data = config["paths"]["root"], config["dataset"].get("root")
     if data and Path(root).is_relative_to(data):
         raise RequestError(
             f"paths.root={root}: lies inside dataset.root={data}, so results would count as data; "
             "choose another"
         )
-    path = Path(root)
+    check_writable("paths.root", Path(root))
+
+
+def check_writable(key: str, path: Path) -> None:
+    """Refuse a folder that cannot be written to, by trying. Leaves nothing behind."""
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if not existing.is_dir():
-        raise RequestError(f"paths.root={root}: {existing} is a file; choose a folder")
+        raise RequestError(f"{key}={path}: {existing} is a file; choose a folder")
     try:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".dit-lab-"):
             pass
     except OSError as error:
         raise RequestError(
-            f"paths.root={root}: cannot write in {existing} ({error.strerror}); choose another"
+            f"{key}={path}: cannot write in {existing} ({error.strerror}); choose another"
         ) from None
 
 
@@ -217,18 +203,6 @@ def _check_heads(model: Config) -> None:
         )
 
 
-def _check_declarations(dataset: Config, facts: DataFacts) -> None:
-    classes, size = dataset.get("num_classes"), dataset.get("image_size")
-    if classes is not None and classes != facts.num_classes:
-        raise RequestError(
-            f"dataset.num_classes={classes}: the data has {facts.num_classes} classes"
-        )
-    if size is not None and (facts.height, facts.width) != (size, size):
-        raise RequestError(
-            f"dataset.image_size={size}: the data's images are {facts.height} x {facts.width}"
-        )
-
-
 def _check_patch(patch: int, latent: tuple[int, int, int]) -> None:
     _, height, width = latent
     if height % patch or width % patch:
@@ -251,15 +225,11 @@ def _check_direction(objective: Config, latent: tuple[int, int, int]) -> None:
 def check_likelihood(config: Config) -> None:
     """Bits of images are known to a model of their pixels alone. Raises RequestError."""
     images, codec = config["evaluation"]["likelihood_images"], config["codec"]
-    if images and codec["_target_"] != "dit_lab.codecs.Identity":
+    if images and codec["_target_"] != IDENTITY:
         raise RequestError(
             f"evaluation.likelihood_images={images}: the model sees latents, whose density says "
             "nothing of the bits of an image; use 0, or a model of pixels (codec=identity)"
         )
-
-
-def _options(component: Config) -> dict[str, Any]:
-    return {key: value for key, value in component.items() if key != "_target_"}
 
 
 def _sampler_targets(names: Sequence[str]) -> list[str]:

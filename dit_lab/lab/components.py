@@ -35,6 +35,10 @@ Diffusion = Enum(
 )
 LastStep = Enum("LastStep", ["mean", "tweedie", "euler", "none"])
 Solver = Enum("Solver", ["ode", "sde"])
+Crop = Enum("Crop", ["centre", "random"])
+Exif = Enum("Exif", ["ignore", "apply"])
+OnBadImage = Enum("OnBadImage", ["error", "skip"])
+CodecDtype = Enum("CodecDtype", ["float32", "bfloat16", "float16"])
 
 
 @dataclass
@@ -189,25 +193,47 @@ class Dataset(Component):
 
     num_workers: int = number(at_least=0)
     num_classes: Optional[int] = number(at_least=0)
-    image_size: Optional[int] = number(at_least=1)
+    image_size: Any = MISSING  # a number, or [height, width]
 
 
 @dataclass
-class LabelledList(Dataset):
-    root: str = MISSING
-    horizontal_flip: bool = MISSING
-
-
-@dataclass
-class ImageFolder(Dataset):
+class ImageFiles(Dataset):
     root: Optional[str] = MISSING
     horizontal_flip: bool = MISSING
+    crop: Crop = MISSING
+    exif: Exif = MISSING
+    on_bad_image: OnBadImage = MISSING
+
+
+@dataclass
+class LabelledList(ImageFiles):
+    allow_outside: bool = MISSING
+
+
+@dataclass
+class ImageFolder(ImageFiles):
     validation_share: float = number(above=0, below=1)
 
 
 @dataclass
-class AutoencoderKL(Component):
+class TorchvisionSet(Dataset):
+    root: Optional[str] = MISSING
+    download: bool = MISSING
+    horizontal_flip: bool = MISSING
+
+
+@dataclass
+class Latents(Dataset):
+    root: Optional[str] = MISSING
+    images_root: Optional[str] = MISSING
+
+
+@dataclass
+class Autoencoder(Component):
     path: str = MISSING
+    dtype: CodecDtype = MISSING
+    chunk_images: int = number(at_least=1)
+    tiling: bool = MISSING
 
 
 @dataclass
@@ -255,8 +281,12 @@ COMPONENTS: dict[str, type[Component]] = {
     "dit_lab.data.digits.Digits": Dataset,
     "dit_lab.data.labelled_list.LabelledList": LabelledList,
     "dit_lab.data.image_folder.ImageFolder": ImageFolder,
-    "dit_lab.codecs.Identity": Component,
-    "dit_lab.codecs.AutoencoderKL": AutoencoderKL,
+    "dit_lab.data.torchvision_sets.MNIST": TorchvisionSet,
+    "dit_lab.data.torchvision_sets.FashionMNIST": TorchvisionSet,
+    "dit_lab.data.torchvision_sets.CIFAR10": TorchvisionSet,
+    "dit_lab.data.latents.Latents": Latents,
+    "dit_lab.codecs.identity.Identity": Component,
+    "dit_lab.codecs.autoencoder.Autoencoder": Autoencoder,
     "torch.optim.AdamW": AdamW,
     "dit_lab.training.schedules.Constant": Constant,
     "dit_lab.training.schedules.Cosine": Cosine,

@@ -12,16 +12,26 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dit_lab import rng
-from dit_lab.codecs import Identity
-from dit_lab.data.facts import accepted
+from dit_lab.codecs.cached import Cached
+from dit_lab.codecs.identity import Identity
+from dit_lab.data.facts import accepted, images_config
+from dit_lab.data.latents import Latents
 from dit_lab.data.order import SampleOrder
 from dit_lab.data.pairs import Pairs
 from dit_lab.evaluation.generate import Generator
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.trust import load_component
 from dit_lab.samplers.guidance import Guidance
-from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
-from dit_lab.types import Batch, Codec, Dataset, LabelledCall, Objective, Sampler
+from dit_lab.training.batches import Draws, TrainingBatches, encoded, paired_noise
+from dit_lab.types import (
+    Batch,
+    Codec,
+    Dataset,
+    LabelledCall,
+    Objective,
+    RequestError,
+    Sampler,
+)
 
 Config = Mapping[str, Any]
 
@@ -104,12 +114,31 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
 
 
 def build_examples(parts: Parts, split: str) -> tuple[Dataset, Codec]:
-    """What is trained on, and what encodes it: the dataset's images, or pairs, which a model has
-    drawn and which are latents already."""
+    """What is trained on, and what encodes it: the dataset's images, or their cached moments, or
+    pairs, which a model has drawn and which are latents already."""
     pairs = parts.config["coupling"].get("pairs")
-    if pairs is None:
-        return build_dataset(parts.config, split), parts.codec
-    return Pairs(Path(pairs), split=split), Identity()
+    if pairs is not None:
+        return Pairs(Path(pairs), split=split), Identity()
+    dataset = build_dataset(parts.config, split)
+    if not isinstance(dataset, Latents):
+        return dataset, parts.codec
+    _refuse_latents_of_another(parts.codec, dataset)
+    return dataset, Cached(parts.codec)
+
+
+def _refuse_latents_of_another(codec: Codec, dataset: Latents) -> None:
+    encoded_by = dataset.manifest.plan.codec
+    if codec.fingerprint != encoded_by:
+        raise RequestError(
+            f"dataset.root={dataset.root}: was encoded by another codec ({encoded_by[:12]}, this "
+            f"one is {codec.fingerprint[:12]}); give that one with codec.path=FOLDER, or encode "
+            "again"
+        )
+
+
+def build_images(config: Config, split: str) -> Dataset:
+    """The "train" or "validation" images themselves, also where training reads their latents."""
+    return build_dataset({**config, "dataset": images_config(config["dataset"])}, split)
 
 
 def build_batches(
@@ -120,7 +149,7 @@ def build_batches(
     return TrainingBatches(
         dataset=dataset,
         order=SampleOrder(config["seed"], len(dataset)),
-        draws=_draws(parts, "train"),
+        draws=_draws(parts, codec, "train"),
         codec=codec,
         coupling=build(config, "coupling"),
         device=parts.device,
@@ -139,19 +168,18 @@ def validation_batches(
     sorted by class), at noise and times fixed by the seed."""
     count = min(parts.config["evaluation"]["loss_images"], len(dataset))
     chosen = torch.arange(count) * len(dataset) // count
-    draws = _draws(parts, "validation")
+    draws = _draws(parts, codec, "validation")
 
     def batches() -> Iterator[Batch]:
         for indices in chosen.split(VALIDATION_BATCH):
             images, labels = dataset.fetch(indices, None)
             noise = paired_noise(dataset, indices)
-            batch = draws.batch(images, labels, indices, noise)
-            yield draws.encoded(batch, codec, parts.device)
+            yield encoded(draws.batch(images, labels, indices, noise), codec, parts.device)
 
     return batches
 
 
-def _draws(parts: Parts, purpose: str) -> Draws:
+def _draws(parts: Parts, codec: Codec, purpose: str) -> Draws:
     """How noise and times are drawn; labels are dropped in training only."""
     config = parts.config
     drops = purpose == "train" and null_label(parts) is not None
@@ -161,6 +189,7 @@ def _draws(parts: Parts, purpose: str) -> Draws:
         latent_shape=parts.shapes.latent,
         time_from_uniform=parts.objective.time_from_uniform,
         label_drop_prob=config["model"]["class_dropout_prob"] if drops else 0.0,
+        posterior=codec.draws,
     )
 
 

@@ -14,6 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dit_lab.codecs.facts import HUB
 from dit_lab.lab import resources
 from dit_lab.lab.request import Chosen, Request, parse_override, plain, register, yaml_trouble
 from dit_lab.lab.trust import trusted_list
@@ -24,7 +25,9 @@ from dit_lab.types import RequestError
 Config = dict[str, Any]
 Tree = TypeVar("Tree")
 
-PATHS = ("paths.root", "dataset.root", "codec.path", "coupling.pairs", "out")
+PATHS = (
+    "paths.root", "dataset.root", "dataset.images_root", "codec.path", "coupling.pairs", "out",
+)  # fmt: skip
 """Keys that hold a path; relative ones are read against the folder the command is typed in."""
 
 RESUME_WORDS = ("auto", "never", "force")
@@ -104,6 +107,16 @@ def compose_reflow(
     config = _finish(config, objective=config["objective"])
     config["choices"] = _filled(choices, recorded["choices"])
     del config["sweep"]
+    return config
+
+
+def compose_data(
+    verb: str, overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()
+) -> Config:
+    """`conf/<verb>.yaml` ("encode" or "check"), which concerns a dataset alone."""
+    composed, choices = Request(verb, overrides, resources.user_config_dirs(config_dirs)).compose()
+    config = _with_absolute_paths(checked_types(verb, plain(composed)))
+    config["choices"] = choices
     return config
 
 
@@ -236,13 +249,7 @@ def to_yaml(config: Config) -> str:
 
 def _finish(config: Config, *, objective: Config) -> Config:
     """Paths absolute, guidance in one convention; `objective` is that of the model."""
-    for path in PATHS:
-        *parents, leaf = path.split(".")
-        node = config
-        for parent in parents:
-            node = node.get(parent, {})
-        if isinstance(node.get(leaf), str):
-            node[leaf] = str(Path(node[leaf]).expanduser().absolute())
+    config = _with_absolute_paths(config)
     guidance = config["guidance"]
     if guidance["scale"] is not None and guidance["weight"] is not None:
         raise RequestError(
@@ -254,6 +261,17 @@ def _finish(config: Config, *, objective: Config) -> Config:
     guidance["weight"] = None
     if guidance["weak_run"] is not None:
         guidance["weak_run"] = str(_weak_run(config, objective))
+    return config
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    for path in PATHS:
+        *parents, leaf = path.split(".")
+        node = config
+        for parent in parents:
+            node = node.get(parent, {})
+        if isinstance(node.get(leaf), str) and not node[leaf].startswith(HUB):
+            node[leaf] = str(Path(node[leaf]).expanduser().absolute())
     return config
 
 

@@ -132,7 +132,7 @@ def _likelihood(parts: Parts, check_stop: Callable[[], None]) -> Likelihood | No
         return None
     return Likelihood(
         objective=parts.objective,
-        held_out=compose.build_dataset(parts.config, "validation"),
+        held_out=compose.build_images(parts.config, "validation"),
         num_images=options["likelihood_images"],
         levels=parts.shapes.data.levels,
         seed=options["seed"],
@@ -144,7 +144,7 @@ def _likelihood(parts: Parts, check_stop: Callable[[], None]) -> Likelihood | No
 def _reference(parts: Parts, check_stop: Callable[[], None]) -> Reference:
     train, held_out = (
         load_images(
-            compose.build_dataset(parts.config, split),
+            compose.build_images(parts.config, split),
             at_most=parts.config["evaluation"]["reference_images"],
             levels=parts.shapes.data.levels,
             check_stop=check_stop,

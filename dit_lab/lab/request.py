@@ -92,7 +92,7 @@ class Request:
         """
         if self._groups.get("sampler", "auto") == "auto":
             chosen, choices = self._choose()
-            if choices["sampler"] == "auto":
+            if choices.get("sampler") == "auto":
                 self._groups["sampler"] = self._natural_sampler(chosen, objective)
         chosen, choices = self._choose()
         composed = copy.deepcopy(chosen)

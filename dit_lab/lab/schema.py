@@ -45,6 +45,7 @@ class Send(Enum):
     later = "later"
 
 
+MomentsDtype = Enum("MomentsDtype", ["float16", "float32"])
 OnFailure = Enum("OnFailure", ["continue", "stop"])  # the first is a word of Python's
 
 
@@ -203,4 +204,34 @@ class EvaluateConfig:
     paths: Paths = MISSING
 
 
-ROOTS = {"run": RunConfig, "train": TrainConfig, "sample": SampleConfig, "evaluate": EvaluateConfig}
+@dataclass
+class EncodeConfig:
+    """`conf/encode.yaml`: which images become which latents, and where they are kept."""
+
+    out: str = MISSING
+    dtype: MomentsDtype = MISSING
+    shard_images: int = number(at_least=1)
+    num_processes: int = number(at_least=1)
+    trusted_modules: list[str] = MISSING
+    dataset: Any = MISSING
+    codec: Any = MISSING
+
+
+@dataclass
+class CheckConfig:
+    """`conf/check.yaml`: which images are looked at."""
+
+    out: Optional[str] = MISSING
+    num_processes: Optional[int] = number(at_least=1)
+    trusted_modules: list[str] = MISSING
+    dataset: Any = MISSING
+
+
+ROOTS = {
+    "run": RunConfig,
+    "train": TrainConfig,
+    "sample": SampleConfig,
+    "evaluate": EvaluateConfig,
+    "encode": EncodeConfig,
+    "check": CheckConfig,
+}

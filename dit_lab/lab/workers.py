@@ -56,24 +56,38 @@ def run_workers(
         folder, port = Path(place), _free_port()
         task = {"config": dict(config), "overrides": list(overrides), "tags": dict(tags)}
         (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
-        workers = [
-            Child(
-                "dit_lab.cli.worker",
-                [place],
-                environment=_environment(rank, processes, port),
-                output=folder / f"worker-{rank}.log" if rank else None,
-            )
-            for rank in range(processes)
-        ]
-        try:
-            codes = _wait(workers, stopping)
-        finally:
-            for worker in workers:
-                worker.kill()
+        codes = run_together(
+            "dit_lab.cli.worker",
+            [place],
+            environments=[_environment(rank, processes, port) for rank in range(processes)],
+            outputs=[folder / f"worker-{rank}.log" if rank else None for rank in range(processes)],
+            stopping=stopping,
+        )
         failed = next((rank for rank, code in codes.items() if code), 0)
         if failed:
             print(_last_line(folder / f"worker-{failed}.log", failed))
         return codes[failed]
+
+
+def run_together(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    environments: Sequence[Mapping[str, str]],
+    outputs: Sequence[Path | None],
+    stopping: Callable[[], bool],
+) -> dict[int, int]:
+    """`python -m MODULE ARGUMENTS` once in every environment, all at once; rank -> exit code, in
+    the order in which they ended. Where one fails the others are ended soon after."""
+    children = [
+        Child(module, arguments, environment=environment, output=output)
+        for environment, output in zip(environments, outputs, strict=True)
+    ]
+    try:
+        return _wait(children, stopping)
+    finally:
+        for child in children:
+            child.kill()
 
 
 def _wait(workers: Sequence[Child], stopping: Callable[[], bool]) -> dict[int, int]:

@@ -6,17 +6,17 @@ Image number k of a training, its noise, time, label drop and augmentation are f
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dit_lab import rng
+from dit_lab.training.loading import messages_of, read_ahead
 from dit_lab.types import Batch, Codec, Coupling, Dataset, PairedDataset, RequestError
 
 
@@ -24,6 +24,14 @@ class Order(Protocol):
     """Which image stands at which global sample counter."""
 
     def indices(self, counters: Tensor) -> Tensor: ...
+
+
+class Drawn(NamedTuple):
+    """A batch on the CPU, whose `data` are still what the codec will encode."""
+
+    batch: Batch
+    posterior: Tensor | None  # (N, C, H, W), the noise that a codec draws latents with
+    told: tuple[str, ...] = ()  # what is to be said of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +43,18 @@ class Draws:
     latent_shape: tuple[int, int, int]
     time_from_uniform: Callable[[Tensor], Tensor]
     label_drop_prob: float
+    posterior: bool = False  # the codec draws latents
 
     def batch(
         self, images: Tensor, labels: Tensor, indices: Tensor, noise: Tensor | None = None
-    ) -> Batch:
-        """A batch on the CPU whose `data` still holds the pixels that the codec will encode.
-
-        `noise` is given where it belongs to the images.
-        """
+    ) -> Drawn:
+        """All that is random of these images. `noise` is given where it belongs to them."""
         if noise is None:
-            noise = rng.normal(self.seed, f"{self.purpose}/noise", indices, self.latent_shape)
+            noise = self._normal("noise", indices)
         time, drop = (
             rng.uniform(self.seed, f"{self.purpose}/{field}", indices) for field in ("time", "drop")
         )
-        return Batch(
+        batch = Batch(
             sample_counter=indices,
             data=images,
             labels=labels,
@@ -56,17 +62,21 @@ class Draws:
             time=self.time_from_uniform(time),
             drop_label=drop < self.label_drop_prob,
         )
+        return Drawn(batch, self._normal("posterior", indices) if self.posterior else None)
 
-    def encoded(self, batch: Batch, codec: Codec, device: torch.device) -> Batch:
-        """The batch on the device, with `data` as the codec's latents."""
-        posterior = rng.normal(
-            self.seed, f"{self.purpose}/posterior", batch.sample_counter, self.latent_shape
-        )
-        fields = {
-            name: getattr(batch, name).to(device, non_blocking=True) for name in Batch.__slots__
-        }
-        moved = Batch(**fields)
-        return replace(moved, data=codec.encode(moved.data, posterior.to(device)))
+    def _normal(self, field: str, indices: Tensor) -> Tensor:
+        return rng.normal(self.seed, f"{self.purpose}/{field}", indices, self.latent_shape)
+
+
+def encoded(drawn: Drawn, codec: Codec, device: torch.device) -> Batch:
+    """The batch on the device, with `data` as the codec's latents."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    batch = drawn.batch.each(moved)
+    noise = None if drawn.posterior is None else moved(drawn.posterior)
+    return replace(batch, data=codec.encode(batch.data, noise))
 
 
 class _Examples(TorchDataset):
@@ -75,7 +85,7 @@ class _Examples(TorchDataset):
     def __init__(self, dataset: Dataset, order: Order, draws: Draws) -> None:
         self._dataset, self._order, self._draws = dataset, order, draws
 
-    def __getitems__(self, counters: list[int]) -> Batch | RequestError:
+    def __getitems__(self, counters: list[int]) -> Drawn | RequestError:
         """A refusal is handed over, not raised: a worker would wrap it in its own traceback."""
         at = torch.tensor(counters, dtype=torch.int64)
         try:
@@ -83,7 +93,8 @@ class _Examples(TorchDataset):
             images, labels = self._dataset.fetch(indices, at)
         except RequestError as refusal:
             return refusal
-        return self._draws.batch(images, labels, at, paired_noise(self._dataset, indices))
+        drawn = self._draws.batch(images, labels, at, paired_noise(self._dataset, indices))
+        return drawn._replace(told=messages_of(self._dataset))
 
 
 def paired_noise(dataset: Dataset | PairedDataset, indices: Tensor) -> Tensor | None:
@@ -115,19 +126,6 @@ class _MicroBatchCounters:
                 counter += size * self.num_processes
 
 
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
-def _leave_stopping_to_the_main_process(worker: int) -> None:
-    """Schedulers and terminals signal all processes: a worker that died would fail the run.
-
-    A second SIGTERM ends the worker: that one is the main process's, which is leaving.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatches:
     """Gives every optimizer step its micro-batches, on the device."""
@@ -143,11 +141,13 @@ class TrainingBatches:
     process_index: int
     num_processes: int
     num_workers: int
+    on_message: Callable[[str], None] = print
 
     def from_step(self, first_step: int) -> Generator[Sequence[Batch], None, None]:
         """Lists of `accumulation` micro-batches, for step `first_step`, the next, and so on."""
-        loader = DataLoader(
+        micro_batches = read_ahead(
             _Examples(self.dataset, self.order, self.draws),
+            num_workers=self.num_workers,
             batch_sampler=_MicroBatchCounters(
                 first_step=first_step,
                 global_batch_size=self.global_batch_size,
@@ -155,22 +155,15 @@ class TrainingBatches:
                 process_index=self.process_index,
                 num_processes=self.num_processes,
             ),
-            collate_fn=_unchanged,
-            num_workers=self.num_workers,
-            worker_init_fn=_leave_stopping_to_the_main_process,
+            pin_memory=self.device.type == "cuda",
         )
-        micro_batches = iter(loader)
 
         def next_batch() -> Batch:
-            batch = next(micro_batches)
-            if isinstance(batch, RequestError):
-                raise batch
-            return self.coupling.couple(self.draws.encoded(batch, self.codec, self.device))
+            drawn: Drawn = next(micro_batches)
+            for text in drawn.told:
+                self.on_message(text)
+            return self.coupling.couple(encoded(drawn, self.codec, self.device))
 
-        try:
+        with closing(micro_batches):
             while True:
                 yield [next_batch() for _ in range(self.accumulation)]
-        finally:
-            # Left to the garbage collector, workers outlive an error: its traceback refers to them,
-            # and at exit the one SIGTERM that they are sent is the one that they ignore.
-            getattr(micro_batches, "_shutdown_workers", lambda: None)()

@@ -101,7 +101,8 @@ def train(
             # 3. Gradients of one global batch, over exactly its micro-batches.
             factor = schedule.factor(state.step, settings.total_steps)
             rate = set_learning_rate(optimizer, factor)
-            micro_batches = next(steps)
+            with clock.waiting():
+                micro_batches = next(steps)
             sums: dict[str, Tensor] = {}
             for number, batch in enumerate(micro_batches, start=1):
                 last = number == len(micro_batches)
@@ -188,12 +189,14 @@ def _progress(
     state: TrainState, settings: LoopSettings, global_batch_size: int, clock: Clock
 ) -> dict[str, float]:
     """Speed and position, for one logged row."""
-    seconds = clock.seconds_per_step(state.step)
+    seconds, waited = clock.seconds_per_step(state.step)
     images = state.step * global_batch_size
     return {
         "train/images": float(images),
         "train/epochs": images / settings.images_per_epoch,
         "train/skipped_steps": float(state.skipped_steps),
         "perf/images_per_second": global_batch_size / seconds,
+        "perf/data_seconds": waited,  # of a step, for its images, noise and encoding
+        "perf/stall_share": waited / seconds,
         "perf/seconds_left": (settings.total_steps - state.step) * seconds,
     }

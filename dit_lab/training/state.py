@@ -69,17 +69,27 @@ class Clock:
     def __init__(self, step: int) -> None:
         self._step = step
         self._seconds = 0.0
+        self._waited = 0.0
         self._since = time.perf_counter()
 
-    def seconds_per_step(self, step: int) -> float:
-        """Mean since the last reading, which starts anew."""
+    def seconds_per_step(self, step: int) -> tuple[float, float]:
+        """Mean since the last reading, which starts anew, and how much of it was waiting."""
         now = time.perf_counter()
-        mean = (self._seconds + now - self._since) / (step - self._step)
-        self._step, self._seconds, self._since = step, 0.0, now
-        return mean
+        steps = step - self._step
+        means = (self._seconds + now - self._since) / steps, self._waited / steps
+        self._step, self._seconds, self._waited, self._since = step, 0.0, 0.0, now
+        return means
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
+        """Do not count the time inside."""
         self._seconds += time.perf_counter() - self._since
         yield
         self._since = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.errors.case import Area, Case
@@ -18,10 +19,11 @@ from tests.errors.starts import (
 LIST = "train dataset.root=data dataset.image_size=8 codec=identity model=pico"
 OWN = "train experiment=own_images dataset.root=images dataset.image_size=8"
 VAE = f"{OWN} codec=vae codec.path=vae patch=2"
-CONFIG = {"in_channels": 3, "latent_channels": 4, "block_out_channels": [4, 8]}
+CONFIG = {"_class_name": "AutoencoderKL", "in_channels": 3, "latent_channels": 4,
+          "block_out_channels": [4, 8]}  # fmt: skip
 
 
-def with_vae(**config: object) -> object:
+def with_vae(**config: object) -> Callable[[Path], None]:
     """Images in class folders, and an autoencoder's config.json alone."""
     return all_of(class_folders, wrote("vae/config.json", json.dumps({**CONFIG, **config})))
 
@@ -226,7 +228,21 @@ AREA = Area(
             title="the config.json of something else",
             command=VAE,
             prepare=all_of(class_folders, wrote("vae/config.json", "{}")),
-            says="needs in_channels, block_out_channels, latent_channels",
+            says="is not of one of diffusers' AutoencoderKL, AutoencoderTiny, AutoencoderDC",
+        ),
+        Case(
+            title="a config.json that is a folder",
+            command=VAE,
+            prepare=all_of(class_folders, wrote("vae/config.json/readme", "")),
+            says=r"vae/config.json: cannot be read \(Is a directory\); repair it",
+        ),
+        Case(
+            title="a config.json without some of its keys",
+            command=VAE,
+            prepare=all_of(
+                class_folders, wrote("vae/config.json", '{"_class_name": "AutoencoderTiny"}')
+            ),
+            says="vae/config.json: lacks in_channels, latent_channels, encoder_block_out_channels",
         ),
         Case(
             title="an autoencoder of other channels",

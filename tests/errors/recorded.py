@@ -22,7 +22,7 @@ SAMPLE = "sample run=RUN out=a.png"
 EVALUATE = "evaluate run=RUN"
 
 SYSTEM = replaced("config.yaml", "dit_lab.models.dit.DiT", "os.system")
-LOAD = replaced("config.yaml", "dit_lab.codecs.Identity", "torch.load")
+LOAD = replaced("config.yaml", "dit_lab.codecs.identity.Identity", "torch.load")
 TRUSTING = replaced("config.yaml", "trusted_modules: []", "trusted_modules: [os]")
 CUT_OFF, ZEROS = '{"step": ', b"\xff\xfe\x00"
 

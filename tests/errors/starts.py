@@ -5,6 +5,7 @@ recipe   a tiny experiment: `experiment=tiny` trains in seconds
 tiny     the same, trained to its end
 own      the same with an objective and a dataset of the user's own, in `mylab.py`
 latent   the same on a folder of images, through an autoencoder with random weights
+encoded  such images, encoded beforehand, and the same trained on that
 grid     a named sweep of the tiny experiment, stopped before its first job
 swept    a sweep of it over two learning rates and two batch sizes, with all jobs done
 """
@@ -114,6 +115,17 @@ def latent(run: Run) -> None:
     run(["train", "experiment=tiny", *data, "codec=vae", "codec.path=vae", "patch=1"])
 
 
+def encoded(run: Run) -> None:
+    """Cached latents of images in class folders, and a run on them."""
+    recipe(run)
+    class_folders(Path())
+    autoencoder(Path("vae"), seed=0)
+    data = ["dataset=image_folder", "dataset.root=images", "dataset.image_size=8"]
+    run(["encode", *data, "codec.path=vae", "out=latents"])
+    run(["train", "experiment=tiny", "dataset=latents", "dataset.root=latents", "codec=vae",
+         "codec.path=vae", "patch=1"])  # fmt: skip
+
+
 def grid(run: Run) -> None:
     """A sweep of which nothing has run."""
     from dit_lab.lab.sweep import take_up
@@ -139,7 +151,7 @@ def swept(run: Run) -> None:
 
 
 STARTS: dict[str, Callable[[Run], None]] = {
-    made.__name__: made for made in (empty, recipe, tiny, own, latent, grid, swept)
+    made.__name__: made for made in (empty, recipe, tiny, own, latent, encoded, grid, swept)
 }
 
 

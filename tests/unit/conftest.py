@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dit_lab.codecs import Identity
+from dit_lab.codecs.identity import Identity
 from dit_lab.data.digits import Digits
 from dit_lab.data.order import SampleOrder
 from dit_lab.models.dit import DiT

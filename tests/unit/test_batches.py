@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dit_lab import rng
-from dit_lab.codecs import Identity
+from dit_lab.codecs.identity import Identity
 from dit_lab.data.digits import Digits
 from dit_lab.data.facts import digits_facts
 from dit_lab.lab.checks import Shapes
@@ -203,9 +203,8 @@ def draws(**changes: object) -> Draws:
 
 
 def drawn(count: int, **changes: object) -> Batch:
-    return draws(**changes).batch(
-        torch.zeros(count, 1, 1, 1), torch.zeros(count, dtype=torch.int64), torch.arange(count)
-    )
+    images, labels = torch.zeros(count, 1, 1, 1), torch.zeros(count, dtype=torch.int64)
+    return draws(**changes).batch(images, labels, torch.arange(count)).batch
 
 
 @pytest.mark.parametrize("prob", [0.1, 0.5])
@@ -237,13 +236,18 @@ def test_purposes_seeds_and_fields_have_streams_of_their_own() -> None:
 class AddsPosteriorNoise(Identity):
     """A codec whose latents are the pixels plus the noise that it is given."""
 
-    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
+    draws = True
+
+    def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
+        assert noise is not None
         return images + noise
 
 
 def test_the_codec_is_given_a_stream_of_its_own(make_batches: Make) -> None:
-    plain = take(make_batches(accumulation=2))
-    encoded = take(make_batches(accumulation=2, codec=AddsPosteriorNoise()))
+    batches = make_batches(accumulation=2)
+    plain = take(batches)
+    drawing = replace(batches.draws, posterior=True)
+    encoded = take(make_batches(accumulation=2, codec=AddsPosteriorNoise(), draws=drawing))
     for one, other in zip(chain(*encoded), chain(*plain), strict=True):
         noise = rng.normal(0, "train/posterior", one.sample_counter, (1, 8, 8))
         assert torch.equal(one.data, other.data + noise)

@@ -7,6 +7,10 @@ as a user would have it.
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab import codecs
-from dit_lab.codecs import AutoencoderKL, Identity
-from dit_lab.data.facts import codec_facts
+from dit_lab.codecs.autoencoder import Autoencoder
+from dit_lab.codecs.facts import AUTOENCODER, codec_facts
+from dit_lab.codecs.identity import Identity
 from dit_lab.rng import normal
 from dit_lab.types import RequestError
 
@@ -86,7 +90,7 @@ def test_encode_and_decode_are_diffusers_with_its_own_numbers(
     save: Save, statistics: dict[str, Any]
 ) -> None:
     path = save(**statistics)
-    codec, network = AutoencoderKL(path=path), diffusers.AutoencoderKL.from_pretrained(path)
+    codec, network = Autoencoder(path=path), diffusers.AutoencoderKL.from_pretrained(path)
     posterior = network.encode(images()).latent_dist
     raw = posterior.mean + posterior.std * latent_noise()
 
@@ -102,33 +106,28 @@ def test_without_noise_the_latent_is_the_posterior_mean(save: Save) -> None:
     network = diffusers.AutoencoderKL.from_pretrained(path)
     with torch.no_grad():
         mean = network.encode(images()).latent_dist.mode()
-    latents = AutoencoderKL(path=path).encode(images(), torch.zeros(5, 4, 4, 6))
+    latents = Autoencoder(path=path).encode(images(), torch.zeros(5, 4, 4, 6))
     torch.testing.assert_close(latents, 2 * mean, atol=1e-6, rtol=1e-6)
 
 
 def test_the_noise_matters(save: Save) -> None:
-    codec = AutoencoderKL(path=save())
+    codec = Autoencoder(path=save())
     still, drawn = (codec.encode(images(), noise * latent_noise()) for noise in (0, 1))
     assert (still - drawn).abs().amax(dim=(1, 2, 3)).min() > 1e-3
 
 
 @pytest.mark.parametrize("chunk_images", [1, 2, 5])
-def test_chunks_change_no_more_than_rounding(
-    save: Save, chunk_images: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    codec = AutoencoderKL(path=save())
-    latents = codec.encode(images(), latent_noise())
-    pixels = codec.decode(latents)
-    monkeypatch.setattr(codecs, "CHUNK_IMAGES", chunk_images)
+def test_chunks_change_no_more_than_rounding(save: Save, chunk_images: int) -> None:
+    whole, cut = Autoencoder(path=save()), Autoencoder(path=save(), chunk_images=chunk_images)
+    latents = whole.encode(images(), latent_noise())
     # convolutions may sum in another order for another batch size
     close = {"atol": 1e-5, "rtol": 1e-5}
-    torch.testing.assert_close(codec.encode(images(), latent_noise()), latents, **close)
-    torch.testing.assert_close(codec.decode(latents), pixels, **close)
+    torch.testing.assert_close(cut.encode(images(), latent_noise()), latents, **close)
+    torch.testing.assert_close(cut.decode(latents), whole.decode(latents), **close)
 
 
-def test_chunks_bound_what_the_network_sees(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codecs, "CHUNK_IMAGES", 2)
-    codec = AutoencoderKL(path=save())
+def test_chunks_bound_what_the_network_sees(save: Save) -> None:
+    codec = Autoencoder(path=save(), chunk_images=2)
     seen: list[int] = []
     codec._network.decoder.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
     codec.decode(latent_noise())
@@ -137,10 +136,10 @@ def test_chunks_bound_what_the_network_sees(save: Save, monkeypatch: pytest.Monk
 
 def test_latent_shape_is_true_and_equals_the_facts(save: Save) -> None:
     path = save()
-    codec = AutoencoderKL(path=path)
+    codec = Autoencoder(path=path)
     shape = codec.latent_shape(3, 8, 12)
     assert shape == codec.encode(images(), latent_noise()).shape[1:]
-    target = "dit_lab.codecs.AutoencoderKL"
+    target = AUTOENCODER
     assert shape == codec_facts(target, {"path": path}, channels=3, height=8, width=12)
     for channels, height, width in ((3, 9, 12), (3, 8, 13), (1, 8, 12)):
         size = {"channels": channels, "height": height, "width": width}
@@ -151,7 +150,7 @@ def test_latent_shape_is_true_and_equals_the_facts(save: Save) -> None:
 
 
 def test_float32_and_without_gradient_inside_training(save: Save) -> None:
-    codec = AutoencoderKL(path=save())
+    codec = Autoencoder(path=save())
     plain = codec.encode(images(), latent_noise())
     with torch.autocast("cpu", torch.bfloat16):
         latents = codec.encode(images().requires_grad_(), latent_noise())
@@ -165,20 +164,20 @@ def test_float32_and_without_gradient_inside_training(save: Save) -> None:
 def test_half_precision_files_are_raised_to_float32(save: Save, tmp_path: Path) -> None:
     network = diffusers.AutoencoderKL.from_pretrained(save())
     network.half().save_pretrained(tmp_path / "half")
-    codec = AutoencoderKL(path=tmp_path / "half")
+    codec = Autoencoder(path=tmp_path / "half")
     assert codec.decode(latent_noise()).dtype == torch.float32
 
 
 def test_the_fingerprint_follows_config_and_weights(save: Save) -> None:
-    first = AutoencoderKL(path=save()).fingerprint
-    assert AutoencoderKL(path=save("elsewhere")).fingerprint == first
-    assert AutoencoderKL(path=save("scale", scaling_factor=0.5)).fingerprint != first
-    assert AutoencoderKL(path=save("weights", seed=1)).fingerprint != first
+    first = Autoencoder(path=save()).fingerprint
+    assert Autoencoder(path=save("elsewhere")).fingerprint == first
+    assert Autoencoder(path=save("scale", scaling_factor=0.5)).fingerprint != first
+    assert Autoencoder(path=save("weights", seed=1)).fingerprint != first
 
 
 def refused(path: Path) -> str:
     with pytest.raises(RequestError) as refusal:
-        AutoencoderKL(path=path)
+        Autoencoder(path=path)
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
 
@@ -223,8 +222,134 @@ def test_two_ways_of_shifting_are_ambiguous(save: Save) -> None:
 def test_nothing_is_a_literal(save: Save) -> None:
     """A scaling factor edited in the config, with the same weights, reaches the latents."""
     path = save(scaling_factor=1.0)
-    before = AutoencoderKL(path=path).encode(images(), latent_noise())
+    before = Autoencoder(path=path).encode(images(), latent_noise())
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"scaling_factor": 4.0}))
-    after = AutoencoderKL(path=path).encode(images(), latent_noise())
+    after = Autoencoder(path=path).encode(images(), latent_noise())
     torch.testing.assert_close(after, 4 * before, atol=0, rtol=1e-6)
+
+
+# ---- the other autoencoders of diffusers --------------------------------------------------------
+
+
+def save_tiny(folder: Path) -> Path:
+    """An AutoencoderTiny; halves the sides once."""
+    torch.manual_seed(0)
+    network = diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        scaling_factor=0.7,
+    )
+    network.save_pretrained(folder)
+    return folder
+
+
+def save_deep(folder: Path) -> Path:
+    """An AutoencoderDC; halves the sides twice."""
+    torch.manual_seed(0)
+    network = diffusers.AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_out_channels=(8, 8, 16),
+        decoder_block_out_channels=(8, 8, 16),
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), (5,)),
+        decoder_qkv_multiscales=((), (), (5,)),
+        encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+        scaling_factor=0.41,
+    )
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("save_one", "factor"), [(save_tiny, 2), (save_deep, 4)])
+@torch.no_grad()
+def test_autoencoders_without_a_posterior_draw_nothing(
+    tmp_path: Path, save_one: Callable[[Path], Path], factor: int
+) -> None:
+    path = save_one(tmp_path / "plain")
+    codec = Autoencoder(path=path)
+    assert not codec.draws
+    shape = codec.latent_shape(3, 8, 12)
+    assert shape == (4, 8 // factor, 12 // factor)
+    assert shape == codec_facts(AUTOENCODER, {"path": path}, channels=3, height=8, width=12)
+    name = json.loads((path / "config.json").read_text())["_class_name"]
+    network = getattr(diffusers, name).from_pretrained(path)
+    encoded = network.encode(images(), return_dict=False)[0]
+    latents = codec.encode(images(), None)
+    assert latents.shape[1:] == shape
+    torch.testing.assert_close(latents, encoded * network.config.scaling_factor)
+    decoded = network.decode(encoded).sample
+    torch.testing.assert_close(codec.decode(latents), decoded, atol=1e-5, rtol=1e-5)
+
+
+def test_moments_are_what_latents_are_drawn_from(save: Save) -> None:
+    codec = Autoencoder(path=save(scaling_factor=0.3, shift_factor=0.2))
+    moments = codec.moments(images())
+    assert moments.shape == (5, 8, 4, 6)
+    assert torch.equal(
+        codec.latents(moments, latent_noise()), codec.encode(images(), latent_noise())
+    )
+
+
+def test_the_autoencoder_computes_in_the_type_that_is_asked_for(save: Save) -> None:
+    path = save()
+    full, half = Autoencoder(path=path), Autoencoder(path=path, dtype="bfloat16")
+    assert full.fingerprint != half.fingerprint
+    latents = half.encode(images(), latent_noise())
+    assert latents.dtype == torch.float32
+    expected = full.encode(images(), latent_noise())
+    assert not torch.equal(latents, expected)
+    torch.testing.assert_close(latents, expected, atol=0.1, rtol=0.05)  # 8 bits a number
+
+
+@torch.no_grad()
+def test_tiles_are_diffusers(save: Save) -> None:
+    """Of images larger than the 32 pixels that this autoencoder says it was trained with."""
+    path = save(sample_size=32)
+    whole, tiled = Autoencoder(path=path), Autoencoder(path=path, tiling=True)
+    assert whole.fingerprint != tiled.fingerprint
+    large = normal(0, "large images", torch.arange(1), (3, 96, 96))
+    network = diffusers.AutoencoderKL.from_pretrained(path)
+    network.enable_tiling()
+    moments = tiled.moments(large)
+    assert torch.equal(moments, network.encode(large).latent_dist.parameters)
+    assert not torch.equal(moments, whole.moments(large))
+
+
+# ---- a repository -------------------------------------------------------------------------------
+
+OFFLINE = """
+from dit_lab.codecs.autoencoder import Autoencoder
+from dit_lab.codecs.facts import codec_facts, AUTOENCODER
+from dit_lab.types import RequestError
+path = "hub:someone/tiny-vae/vae"
+print(codec_facts(AUTOENCODER, {"path": path}, channels=3, height=8, width=8))
+print(Autoencoder(path=path).fingerprint)
+try:
+    Autoencoder(path="hub:someone/gone")
+except RequestError as refusal:
+    print(refusal)
+"""
+
+
+def test_a_repository_is_read_from_the_hubs_cache(save: Save, tmp_path: Path) -> None:
+    """As huggingface_hub keeps it, without a network; what is not there is refused in one line."""
+    cached = tmp_path / "cache/models--someone--tiny-vae"
+    commit = "0" * 40
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text(commit)
+    shutil.copytree(save(), cached / "snapshots" / commit / "vae")
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    shape, fingerprint, refusal = done.stdout.splitlines()
+    assert shape == "(4, 4, 4)"
+    assert fingerprint == Autoencoder(path=save()).fingerprint
+    assert refusal.startswith("codec.path=hub:someone/gone: config.json cannot be had (")

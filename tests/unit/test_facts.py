@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
+from dit_lab.codecs.facts import codec_facts
 from dit_lab.data import list_file
-from dit_lab.data.facts import accepted, codec_facts, dataset_facts
+from dit_lab.data.facts import accepted, dataset_facts
 from dit_lab.types import DataFacts, RequestError
 
 DIGITS = "dit_lab.data.digits.Digits"
 LABELLED_LIST = "dit_lab.data.labelled_list.LabelledList"
-IDENTITY = "dit_lab.codecs.Identity"
-AUTOENCODER = "dit_lab.codecs.AutoencoderKL"
+IDENTITY = "dit_lab.codecs.identity.Identity"
+AUTOENCODER = "dit_lab.codecs.autoencoder.Autoencoder"
 QUICKSTART = "dit-lab train experiment=quickstart"
 
 
@@ -139,9 +140,9 @@ def test_lists_are_read_again_only_when_they_change(
     reads: list[Path] = []
     read = list_file.read_list
 
-    def counted(file: Path) -> list_file.ImageList:
+    def counted(file: Path, **options: bool) -> list_file.ImageList:
         reads.append(file)
-        return read(file)
+        return read(file, **options)
 
     monkeypatch.setattr(list_file, "read_list", counted)
     facts(folder)
@@ -206,7 +207,8 @@ def test_users_datasets_without_facts_are_told() -> None:
 
 
 def write_config(folder: Path, **changes: Any) -> Path:
-    config = {"in_channels": 3, "latent_channels": 4, "block_out_channels": [8, 16, 16, 16]}
+    config = {"_class_name": "AutoencoderKL", "in_channels": 3, "latent_channels": 4,
+              "block_out_channels": [8, 16, 16, 16]}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config | changes))
     return folder
 
@@ -263,7 +265,8 @@ def test_nothing_slow_is_imported(folder: Path) -> None:
     write_config(folder)
     script = f"""
 import sys
-from dit_lab.data.facts import codec_facts, dataset_facts
+from dit_lab.codecs.facts import codec_facts
+from dit_lab.data.facts import dataset_facts
 dataset_facts({DIGITS!r}, {{}})
 assert "numpy" not in sys.modules
 dataset_facts({LABELLED_LIST!r}, {options(str(folder))!r})

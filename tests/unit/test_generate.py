@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dit_lab import rng
-from dit_lab.codecs import Identity
+from dit_lab.codecs.identity import Identity
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator, Passes
 from dit_lab.evaluation.images import to_uint8
 from dit_lab.models.dit import DiT

@@ -71,8 +71,10 @@ WATCHING = [
     "evaluation.loss_images",
     "evaluation.num_images",
     "dataset.root",
+    "dataset.images_root",
     "dataset.num_workers",
     "codec.path",
+    "codec.chunk_images",
     "coupling.pairs",
     "model.activation_checkpointing",
     "training.accumulation",
@@ -82,6 +84,10 @@ WATCHING = [
     "training.validate_every_steps",
     "training.evaluate_every_steps",
 ]
+LACKING = ("dataset.root", "dataset.images_root", "codec.path", "codec.chunk_images",
+           "coupling.pairs")  # fmt: skip
+"""What a training of digits does not have."""
+
 DECIDING = [
     "seed",
     "dataset._target_",
@@ -128,7 +134,7 @@ def test_the_two_lists_are_all_there_is(composed: Config) -> None:
     keys = {key for key, _ in flatten(composed)}
     for entry in NOT_DECIDING:
         assert any(key == entry or key.startswith(f"{entry}.") for key in WATCHING), entry
-        if entry not in ("dataset.root", "codec.path", "coupling.pairs"):  # the digits have none
+        if entry not in LACKING:
             assert any(key == entry or key.startswith(f"{entry}.") for key in keys), entry
 
 
@@ -311,7 +317,7 @@ def test_a_refusal_names_the_files_that_changed(
     text = refusal(folder, trusting, identity(trusting))
     assert "other source code (mylab_under_test/deep/objective.py changed)" in text
     files = before["code_files"]
-    names = ["dit_lab/codecs.py", "dit_lab/rng.py", "dit_lab/types_that_are_gone.py"]
+    names = ["dit_lab/codecs/identity.py", "dit_lab/rng.py", "dit_lab/types_that_are_gone.py"]
     write_json(folder.identity, {**before, "code_files": files | dict.fromkeys(names, "0")})
     assert f"({', '.join(names)} and 1 more changed)" in refusal(
         folder, trusting, identity(trusting)

@@ -19,7 +19,7 @@ from dit_lab.data import folder_listing, image_folder
 from dit_lab.data.facts import dataset_facts
 from dit_lab.data.folder_listing import ByClass, FolderListing, ImageFile, digest, read_folder
 from dit_lab.data.image_folder import ImageFolder
-from dit_lab.data.images import load_image, to_pixels
+from dit_lab.data.images import Transform, to_pixels
 from dit_lab.rng import uniform
 from dit_lab.types import DataFacts, RequestError
 
@@ -409,7 +409,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def pixels_of(dataset: ImageFolder, index: int) -> torch.Tensor:
-    return to_pixels(np.stack([load_image(dataset.path(index), 16)]))[0]
+    return to_pixels(np.stack([Transform(height=16, width=16).load(dataset.path(index))]))[0]
 
 
 def test_fetch_returns_the_images_asked_for(folder: Path) -> None:

@@ -58,7 +58,7 @@ def batches(channels: int = 1, levels: bool = False) -> tuple[Batch, ...]:
             data = LEVELS[which].float().reshape(-1, *shape)
         else:
             data = MEAN + STD * rng.normal(3, "data", at, shape)
-        found.append(draws.batch(data, torch.zeros(IMAGES, dtype=torch.int64), at))
+        found.append(draws.batch(data, torch.zeros(IMAGES, dtype=torch.int64), at).batch)
     return tuple(found)
 
 

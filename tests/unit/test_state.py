@@ -93,9 +93,14 @@ def test_a_clock_counts_steps_and_leaves_out_pauses() -> None:
     time.sleep(0.1)
     # 0.2 s of work in 4 steps, and 0.15 s a step with the pause; between them is room for a busy
     # machine
-    assert 0.05 <= clock.seconds_per_step(14) < 0.15
+    seconds, waited = clock.seconds_per_step(14)
+    assert 0.05 <= seconds < 0.15 and waited == 0
     time.sleep(0.1)
-    assert 0.1 <= clock.seconds_per_step(15) < 0.5  # anew, not since the beginning
+    with clock.waiting():
+        time.sleep(0.1)
+    seconds, waited = clock.seconds_per_step(15)
+    assert 0.2 <= seconds < 0.6 and 0.1 <= waited < 0.4  # anew, not since the beginning
+    assert clock.seconds_per_step(16)[1] == 0
 
 
 # ---- skipped steps ------------------------------------------------------------------------------

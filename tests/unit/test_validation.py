@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dit_lab.codecs import Identity
+from dit_lab.codecs.identity import Identity
 from dit_lab.data.digits import Digits
 from dit_lab.data.facts import digits_facts
 from dit_lab.evaluation.generate import Generator

@@ -1,0 +1,85 @@
+"""Look at every image of a dataset before training does: what cannot be read, is too small, or is
+there twice, and how many images each class has.
+
+  dit-lab check dataset=labelled_list dataset.root=imagenet_dataset
+  dit-lab check dataset=image_folder dataset.root=photos dataset.image_size=64 out=report.json
+
+Exit code 1 where an image cannot be read; the report names all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dit_lab.data.image_check import Report
+    from dit_lab.types import DataFacts
+
+SHOWS_CHOICES = False
+SHOWN = 10  # paths of each kind
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument(
+        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab.config import compose_data
+    from dit_lab.lab.data_checks import check_declarations, read_facts
+
+    config = compose_data("check", args.overrides, config_dirs=args.config_dir)
+    facts = read_facts(config)
+    check_declarations(config["dataset"], facts)
+
+    from rich.progress import Progress
+
+    from dit_lab.lab.check_images import check_images  # torch: seconds
+    from dit_lab.runs import write_json
+    from dit_lab.training.stop import StopSignal
+
+    total = facts.train_images + facts.validation_images
+    with StopSignal() as stop, Progress(transient=True) as progress:
+        bar = progress.add_task("reading", total=total)
+        report = check_images(
+            config, facts, on_image=lambda: progress.advance(bar), check_stop=stop.check
+        )
+    _print(report, facts)
+    if config["out"]:
+        write_json(Path(config["out"]), report.as_json())
+        print(f"written: {config['out']}")
+    if report.unreadable:
+        images = "image" if report.unreadable == 1 else "images"
+        print(f"dit-lab: {report.unreadable:,} {images} of {total:,} cannot be read",
+              file=sys.stderr)  # fmt: skip
+        return 1
+    return 0
+
+
+def _print(report: Report, facts: DataFacts) -> None:
+    for name, split in report.splits.items():
+        counts = split.class_counts
+        classes = f", {min(counts):,} to {max(counts):,} in a class" if facts.num_classes else ""
+        print(f"{name}: {split.images:,} images in {facts.num_classes} classes{classes}")
+        empty = [facts.class_names[at] for at, count in enumerate(counts) if not count]
+        if facts.num_classes and empty:
+            _list(f"{name}: classes without an image", empty)
+        unreadable = [f"{bad['path']}: {bad['problem']}" for bad in split.unreadable]
+        _list(f"{name}: cannot be read", unreadable)
+        _list(f"{name}: smaller than {facts.height} x {facts.width}", split.too_small)
+    _list("there more than once", [" = ".join(group) for group in report.duplicates])
+    _list("in both splits", [" = ".join(group) for group in report.in_both_splits])
+
+
+def _list(title: str, lines: list[str]) -> None:
+    if lines:
+        print(f"{title}: {len(lines):,}")
+        for line in lines[:SHOWN]:
+            print(f"  {line}")
+        if len(lines) > SHOWN:
+            print(f"  and {len(lines) - SHOWN:,} more")

@@ -1,0 +1,108 @@
+"""Encode a dataset once, so that training need not: `dataset=latents` reads what this writes.
+
+  dit-lab encode dataset.root=imagenet_dataset codec.path=sd-vae-ft-ema out=latents
+  dit-lab encode dataset=image_folder dataset.root=photos dataset.image_size=256 out=latents
+  dit-lab encode --verify latents
+  dit-lab train dataset=latents dataset.root=latents codec.path=sd-vae-ft-ema
+
+The same command goes on where it was stopped or killed, and may run on several machines at once
+that share the folder. docs/data.md has sizes and times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dit_lab.types import RequestError, StopRequested
+
+SHOWS_CHOICES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument(
+        "--verify", type=Path, metavar="FOLDER", help="compare every byte with the manifest"
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.verify:
+        if args.overrides:
+            raise RequestError(f"--verify {args.verify}: takes no {args.overrides[0]}")
+        return _verify(args.verify)
+    from dit_lab.data.latent_facts import FACTS, read_manifest
+    from dit_lab.lab.checks import check_writable
+    from dit_lab.lab.config import compose_data
+    from dit_lab.lab.data_checks import check_encoding
+
+    config = compose_data("encode", args.overrides, config_dirs=args.config_dir)
+    check_encoding(config)
+    out = Path(config["out"])
+    if (data := config["dataset"].get("root")) and out.is_relative_to(data):
+        raise RequestError(f"out={out}: lies inside dataset.root={data}; choose another folder")
+    check_writable("out", out)
+    try:
+        code = _encode_together(config) if config["num_processes"] > 1 else encode(config)
+    except StopRequested:
+        print("stopped: what is written is kept; the same command goes on from there")
+        raise
+    if code == 0 and (out / FACTS).exists():
+        manifest = read_manifest(out)
+        size = sum(shard["bytes"] for shard in manifest.shards.values())
+        print(f"written: {out}, {size / 1e6:,.1f} MB, manifest {manifest.fingerprint[:12]}")
+    elif code == 0:
+        print(f"{out}: others are at work on the rest; whoever is last says that it is whole")
+    return code
+
+
+def encode(config: dict[str, Any]) -> int:
+    """Encode in this process what nobody else encodes; the exit code."""
+    from dit_lab.lab.data_checks import read_facts
+    from dit_lab.lab.encode import Encoding
+    from dit_lab.training.stop import StopSignal
+
+    with StopSignal() as stop:
+        encoding = Encoding(
+            config, read_facts(config), on_message=lambda text: print(text, flush=True)
+        )
+        encoding.run(stop.check)
+        encoding.finish()
+    return 0
+
+
+def _encode_together(config: dict[str, Any]) -> int:
+    """Encode in `num_processes` processes of this machine; the exit code of the first to fail."""
+    from dit_lab.lab.workers import run_together
+    from dit_lab.processes import threads_each
+    from dit_lab.runs import write_json
+    from dit_lab.training.stop import StopSignal
+
+    count = config["num_processes"]
+    threads = {"OMP_NUM_THREADS": str(threads_each(count)), **os.environ}
+    with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, StopSignal() as stop:
+        write_json(Path(place) / "task.json", config)
+        codes = run_together(
+            "dit_lab.cli.encode_part",
+            [place],
+            environments=[{**threads, "LOCAL_RANK": str(rank)} for rank in range(count)],
+            outputs=[None] * count,
+            stopping=lambda: stop.requested,
+        )
+        failed = next(filter(None, codes.values()), 0)
+        if failed:
+            stop.check()
+    return failed
+
+
+def _verify(folder: Path) -> int:
+    from dit_lab.lab.encode import verify
+
+    print(f"{folder}: all {verify(folder)} shards are what was written")
+    return 0

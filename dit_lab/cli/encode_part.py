@@ -1,0 +1,25 @@
+"""One of several processes that encode together: `python -m dit_lab.cli.encode_part FOLDER`.
+
+FOLDER/task.json holds the configuration that the command has composed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from dit_lab.cli.main import answered
+
+
+def run(folder: Path) -> int:
+    """Encode what nobody else encodes; the exit code."""
+    from dit_lab.cli.encode import encode
+    from dit_lab.processes import end_with_the_parent
+    from dit_lab.runs import read_json
+
+    end_with_the_parent()
+    return encode(read_json(folder / "task.json"))
+
+
+if __name__ == "__main__":
+    sys.exit(answered(lambda: run(Path(sys.argv[1]))))

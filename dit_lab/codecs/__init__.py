@@ -1,0 +1,1 @@
+"""Pixels to what the model sees, and back."""

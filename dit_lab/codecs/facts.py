@@ -1,0 +1,119 @@
+"""What a codec's config.json says of its latents, read without its weights. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dit_lab.types import RequestError
+
+IDENTITY = "dit_lab.codecs.identity.Identity"
+AUTOENCODER = "dit_lab.codecs.autoencoder.Autoencoder"
+HUB = "hub:"
+"""What begins a codec.path that names a repository of the Hugging Face hub."""
+
+BLOCKS = {
+    "AutoencoderKL": "block_out_channels",
+    "AutoencoderTiny": "encoder_block_out_channels",
+    "AutoencoderDC": "encoder_block_out_channels",
+}
+"""diffusers' autoencoders of images, by class: where their resolutions are listed. Every block but
+the last halves the sides."""
+
+_QUICKSTART = "or run `dit-lab train experiment=quickstart`, which needs no files"
+_REPOSITORY = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:/([\w./-]+))?")
+
+
+def codec_facts(
+    target: str, options: Mapping[str, Any], *, channels: int, height: int, width: int
+) -> tuple[int, int, int]:
+    """(channels, height, width) of the latents of such images; equals `Codec.latent_shape`.
+
+    An autoencoder is known by the config.json of its folder, `options["path"]`.
+    """
+    if target == IDENTITY:
+        return channels, height, width
+    if target != AUTOENCODER:
+        raise RequestError(f"codec {target}: unknown; use {IDENTITY} or {AUTOENCODER}")
+    path = options.get("path")
+    if not path:
+        raise RequestError(f"codec.path is not set: give codec.path=FOLDER, {_QUICKSTART}")
+    config = read_config(path)
+    return latent_shape(path, config, channels=channels, height=height, width=width)
+
+
+def latent_shape(
+    path: str | Path, config: Mapping[str, Any], *, channels: int, height: int, width: int
+) -> tuple[int, int, int]:
+    """The shape of the latents of such images; `RequestError` where they do not fit."""
+    if channels != config["in_channels"]:
+        raise RequestError(
+            f"codec.path={path}: encodes {config['in_channels']} channels, the images have "
+            f"{channels}; choose another codec, such as codec=identity"
+        )
+    factor = 2 ** (len(config[BLOCKS[config["_class_name"]]]) - 1)
+    if height % factor or width % factor:
+        raise RequestError(
+            f"codec.path={path}: images of {height}x{width} do not divide by {factor}; "
+            f"choose dataset.image_size as a multiple of {factor}"
+        )
+    return config["latent_channels"], height // factor, width // factor
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The config.json of an autoencoder; `RequestError` where it is none that the lab knows."""
+    file = config_file(path)
+    try:
+        config = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise RequestError(
+            f"{file} is missing: give a folder in diffusers format with codec.path=FOLDER, "
+            f"or a repository with codec.path={HUB}OWNER/NAME, {_QUICKSTART}"
+        ) from None
+    except OSError as error:
+        raise RequestError(f"{file}: cannot be read ({error.strerror}); repair it") from None
+    except ValueError as error:
+        raise RequestError(f"{file}: not JSON ({error}); save the autoencoder again") from None
+    name = config.get("_class_name") if isinstance(config, dict) else None
+    if name not in BLOCKS:
+        raise RequestError(
+            f"{file}: is not of one of diffusers' {', '.join(BLOCKS)} (_class_name is {name}); "
+            "save one of these"
+        )
+    lacking = [key for key in ("in_channels", "latent_channels", BLOCKS[name]) if key not in config]
+    if lacking:
+        raise RequestError(f"{file}: lacks {', '.join(lacking)}; save the autoencoder again")
+    return config
+
+
+def config_file(path: str | Path) -> Path:
+    """Where the config.json of `codec.path` lies; fetched where it names a repository."""
+    if not str(path).startswith(HUB):
+        return Path(path).expanduser() / "config.json"
+    repository, subfolder = repository_of(str(path))
+    from huggingface_hub import hf_hub_download  # half a second, for repositories only
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(repository, "config.json", subfolder=subfolder))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise RequestError(
+            f"codec.path={path}: config.json cannot be had ({reason(error)}); copy the repository "
+            "to this machine and give its folder"
+        ) from None
+
+
+def repository_of(path: str) -> tuple[str, str | None]:
+    """(OWNER/NAME, subfolder) of hub:OWNER/NAME/SUBFOLDER."""
+    found = _REPOSITORY.fullmatch(path)
+    if found is None:
+        raise RequestError(f"codec.path={path}: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME/FOLDER")
+    return found[1], found[2]
+
+
+def reason(error: Exception) -> str:
+    """The first sentence or so of what a library complains about."""
+    return " ".join(str(error).split())[:200].rstrip(".")

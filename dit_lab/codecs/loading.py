@@ -1,0 +1,86 @@
+"""Weights and statistics of diffusers' autoencoders, refused unless they are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dit_lab.codecs.facts import HUB, config_file, read_config, reason, repository_of
+from dit_lab.types import RequestError
+
+
+def load_network(path: str | Path) -> Any:
+    """The network in evaluation mode; refused unless every weight comes from there."""
+    name = read_config(path)["_class_name"]
+    import diffusers  # seconds to import, and only autoencoders need it
+
+    place: dict[str, Any] = {"pretrained_model_name_or_path": Path(path).expanduser()}
+    if str(path).startswith(HUB):
+        repository, subfolder = repository_of(str(path))
+        place = {"pretrained_model_name_or_path": repository, "subfolder": subfolder}
+    try:
+        with quiet():  # what is wrong is said below
+            network, report = getattr(diffusers, name).from_pretrained(
+                **place,
+                local_files_only="subfolder" not in place,
+                use_safetensors=True,  # never a pickle
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RequestError(
+            f"codec.path={path}: cannot be loaded ({reason(error)}); save the autoencoder again"
+        ) from error
+    if report["missing_keys"]:  # diffusers only warns, and leaves random numbers there
+        missing = sorted(report["missing_keys"])
+        raise RequestError(
+            f"codec.path={path}: {len(missing)} weights are missing, such as {missing[0]}; "
+            "save the autoencoder again"
+        )
+    return network.eval().requires_grad_(False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """diffusers says nothing."""
+    from diffusers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def latent_statistics(path: str | Path, config: Any) -> tuple[Tensor, Tensor]:
+    """What the config subtracts from a raw latent and then divides by, each (1, C or 1, 1, 1)."""
+    shift, mean, std = (
+        config.get(name) for name in ("shift_factor", "latents_mean", "latents_std")
+    )
+    if shift and mean is not None:
+        raise RequestError(
+            f"{config_file(path)}: gives both shift_factor and latents_mean; "
+            "keep the one that the weights were trained with"
+        )
+    mean = torch.tensor((shift or 0.0) if mean is None else mean).reshape(1, -1, 1, 1)
+    std = torch.tensor(1.0 if std is None else std).reshape(1, -1, 1, 1)
+    return mean, std / config.scaling_factor
+
+
+def fingerprint_of(network: Any, **computed: Any) -> str:
+    """A hash of the config, without the notes of the library that saved it, of all weights, and of
+    how the network computes."""
+    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    digest = hashlib.sha256(json.dumps([config, computed], sort_keys=True).encode())
+    for name, weight in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.contiguous().numpy())
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""Images that are files: decoded when they are asked for, skipped or refused where they are bad.
+
+Shapes: N images of H x W pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dit_lab.data.images import Transform, to_pixels
+from dit_lab.types import RequestError
+
+OnBadImage = Literal["error", "skip"]
+MAX_SKIPPED_IN_A_ROW = 100
+
+
+class ImageFiles:
+    """RGB images from files. Subclasses say which files, by `path`. Implements `types.Dataset`.
+
+    `on_bad_image="skip"` gives the next readable image (and its label) in the place of one that
+    cannot be read, always the same one, and says so once. `max_kept_bytes` of centre crops are
+    kept in memory: a large photo takes tenths of a second to decode.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: Tensor,
+        transform: Transform,
+        on_bad_image: OnBadImage,
+        max_kept_bytes: int = 0,
+    ) -> None:
+        self.labels = labels  # (N,) int64
+        self.transform = transform
+        self._on_bad_image = on_bad_image
+        self._kept: dict[int, np.ndarray] = {}  # index -> uint8 (H, W, 3)
+        self._max_kept = max_kept_bytes // (3 * transform.height * transform.width)
+        self._bad: dict[int, str] = {}  # index -> why, of images that were skipped
+        self._untold: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> Path:
+        """The file of one image."""
+        raise NotImplementedError
+
+    def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W) float32 in [-1, 1] and labels (N,) int64; opens just these files.
+
+        `counters` (N,) decide crop and flip; None crops the centre and mirrors none.
+        """
+        crops = self.transform.crops(counters, len(indices))
+        found = [
+            self._readable(index, crop) for index, crop in zip(indices.tolist(), crops, strict=True)
+        ]
+        pixels = to_pixels(np.stack([image for image, _ in found]))
+        chosen = torch.tensor([index for _, index in found], dtype=torch.int64)
+        return self.transform.flip(pixels, counters), self.labels[chosen]
+
+    def messages(self) -> list[str]:
+        """What was skipped since the last call, a line for each file."""
+        told, self._untold = self._untold, []
+        return told
+
+    def _readable(self, index: int, crop: tuple[float, ...] | None) -> tuple[np.ndarray, int]:
+        """The image at `index` or, where bad ones are skipped, the next; and where it stands."""
+        for ahead in range(min(len(self), MAX_SKIPPED_IN_A_ROW)):
+            place = (index + ahead) % len(self)
+            if place in self._bad:
+                continue
+            path = self.path(place)
+            try:
+                return self._image(place, path, crop), place
+            except RequestError as error:
+                if self._on_bad_image == "error":
+                    raise
+                self._bad[place] = str(error)
+                self._untold.append(f"skipped {error}")
+        raise RequestError(
+            f"{self._bad[index]}; nor can the images that follow it in the list: "
+            "`dit-lab check` tells all that are bad"
+        )
+
+    def _image(self, index: int, path: Path, crop: tuple[float, ...] | None) -> np.ndarray:
+        if crop is not None:
+            return self.transform.load(path, crop)
+        if index in self._kept:
+            return self._kept[index]
+        image = self.transform.load(path)
+        if len(self._kept) < self._max_kept:
+            self._kept[index] = image
+        return image

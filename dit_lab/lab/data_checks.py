@@ -1,0 +1,97 @@
+"""Refusing data that cannot be trained on, encoded or measured, from its facts. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dit_lab.codecs.facts import IDENTITY, codec_facts
+from dit_lab.data.facts import LATENTS, dataset_facts, images_config
+from dit_lab.data.image_facts import sides
+from dit_lab.data.latent_facts import read_manifest
+from dit_lab.lab.trust import load_component
+from dit_lab.types import DataFacts, RequestError
+
+if TYPE_CHECKING:
+    from dit_lab.lab.checks import Shapes
+
+Config = Mapping[str, Any]
+
+
+def read_facts(config: Config) -> DataFacts:
+    """The facts of the configured dataset. Raises RequestError."""
+    trusted = config["trusted_modules"]
+
+    def load(target: str) -> Any:
+        return load_component(target, trusted_modules=trusted, key="dataset._target_")
+
+    return dataset_facts(config["dataset"]["_target_"], options_of(config["dataset"]), load=load)
+
+
+def check_declarations(dataset: Config, facts: DataFacts) -> None:
+    """Refuse classes and sizes that the data does not have."""
+    classes, size = dataset.get("num_classes"), dataset.get("image_size")
+    if classes is not None and classes != facts.num_classes:
+        raise RequestError(
+            f"dataset.num_classes={classes}: the data has {facts.num_classes} classes"
+        )
+    if size is not None and (facts.height, facts.width) != sides(size):
+        raise RequestError(
+            f"dataset.image_size={size}: the data's images are {facts.height} x {facts.width}"
+        )
+
+
+def check_same_data(config: Config, shapes: Shapes) -> None:
+    """Refuse data other than what a run was trained on. Raises RequestError."""
+    facts = read_facts(config)
+    if facts.fingerprint != shapes.data.fingerprint:
+        raise RequestError(
+            f"dataset={config['choices']['dataset']}: not the data that the run was trained on "
+            f"({shapes.data.fingerprint[:12]}, now {facts.fingerprint[:12]}); dataset.root=FOLDER "
+            "says where that lies now"
+        )
+
+
+def check_images(config: Config) -> None:
+    """Where training reads cached latents but samples are measured: refuse unless the images that
+    were encoded are there."""
+    dataset, count = config["dataset"], config["evaluation"]["num_images"]
+    if dataset["_target_"] != LATENTS or count == 0:
+        return
+    without = "dataset.images_root=FOLDER says where they lie, evaluation.num_images=0 does without"
+    needs = f"evaluation.num_images={count}: needs the images that were encoded"
+    try:
+        found = read_facts({**config, "dataset": images_config(dataset)})
+    except RequestError as refusal:
+        raise RequestError(f"{needs}; {refusal}; {without}") from None
+    if found.fingerprint != read_manifest(dataset["root"]).plan.data["fingerprint"]:
+        raise RequestError(f"{needs}, and those have changed since; {without}")
+
+
+def check_encoding(config: Config) -> DataFacts:
+    """The facts of the images that `dit-lab encode` is asked to encode. Raises RequestError."""
+    dataset, codec = config["dataset"], config["codec"]
+    if codec["_target_"] == IDENTITY:
+        raise RequestError("codec=identity: leaves images as they are; choose codec=vae")
+    if dataset["_target_"] == LATENTS:
+        raise RequestError("dataset=latents: is encoded already; choose the images themselves")
+    if dataset.get("crop") == "random":
+        raise RequestError(
+            "dataset.crop=random: every use of an image is another crop, which cannot be kept; "
+            "use dataset.crop=centre"
+        )
+    facts = read_facts(config)
+    check_declarations(dataset, facts)
+    codec_facts(
+        codec["_target_"],
+        options_of(codec),
+        channels=facts.channels,
+        height=facts.height,
+        width=facts.width,
+    )
+    return facts
+
+
+def options_of(component: Config) -> dict[str, Any]:
+    """What a component is given, without its name."""
+    return {key: value for key, value in component.items() if key != "_target_"}

@@ -1,0 +1,237 @@
+"""`dit-lab encode` and training from what it wrote: the same numbers as without, whole after kills.
+
+The autoencoder is diffusers' own class, with random weights and few channels.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dit_lab.codecs.autoencoder import Autoencoder
+from dit_lab.data.image_folder import ImageFolder
+from dit_lab.data.images import is_flipped
+from dit_lab.data.latent_facts import read_manifest
+from dit_lab.data.latents import Latents
+from dit_lab.runs import read_metrics
+from tests.errors.starts import autoencoder
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+COUNT = 60
+DATA = ["dataset=image_folder", "dataset.root=images", "dataset.image_size=8",
+        "dataset.horizontal_flip=true", "dataset.num_workers=0"]  # fmt: skip
+ENCODE = [*DATA, "codec.path=vae", "codec.chunk_images=4", "shard_images=12"]
+TRAIN = ["codec.path=vae", "model=pico", "patch=1", "objective=rectified_flow", "precision=fp32",
+         "sampler.steps=2", "sample.num_images=4", "training.total_steps=5",
+         "training.global_batch_size=8", "training.log_every_steps=1", "tracking=none",
+         "training.sample_every_steps=0", "evaluation.num_images=0"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 images in two classes, and an autoencoder."""
+    folder = tmp_path_factory.mktemp("encode")
+    random = np.random.default_rng(0)
+    for number in range(COUNT):
+        path = folder / f"images/{number % 2}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    autoencoder(folder / "vae", seed=0)
+    return folder
+
+
+def encode(forked_in: Command, folder: Path, out: str, *more: str) -> str:
+    """Encodes; what was printed."""
+    done = forked_in(folder, "encode", *ENCODE, f"out={out}", *more)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def straight(folder: Path, forked_in: Command) -> Path:
+    """Encoded by one process that nobody disturbed."""
+    encode(forked_in, folder, "straight")
+    return folder / "straight"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lease"}
+
+
+def test_every_image_and_its_mirror_are_there(folder: Path, straight: Path) -> None:
+    manifest = read_manifest(straight)
+    assert manifest.plan.mirrors == 2
+    assert manifest.plan.moments_shape == [8, 4, 4]
+    codec = Autoencoder(path=folder / "vae", chunk_images=4)
+    for split in ("train", "validation"):
+        images = ImageFolder(
+            split=split,  # type: ignore[arg-type]
+            root=folder / "images",
+            image_size=8,
+            horizontal_flip=True,
+        )
+        latents = Latents(split=split, root=straight)  # type: ignore[arg-type]
+        assert len(latents) == len(images) == manifest.plan.images(split)
+        everything = torch.arange(len(images))
+        pixels, labels = images.fetch(everything, None)
+        moments, found_labels = latents.fetch(everything, None)
+        assert torch.equal(labels, found_labels)
+        assert torch.equal(moments, codec.moments(pixels).half().float())
+        mirrored, _ = latents.fetch(everything, everything + 100)
+        flipped = is_flipped(0, everything + 100)
+        assert 0 < flipped.sum() < len(flipped)
+        assert torch.equal(mirrored[~flipped], moments[~flipped])
+        of_mirrors = codec.moments(pixels.flip(-1)).half().float()
+        torch.testing.assert_close(mirrored[flipped], of_mirrors[flipped], atol=0, rtol=2e-3)
+
+
+def test_shards_are_full_but_the_last(straight: Path) -> None:
+    names = {path.name for path in straight.iterdir() if path.suffix == ".safetensors"}
+    manifest = read_manifest(straight)
+    train = manifest.plan.images("train")
+    assert names == set(manifest.shards)
+    assert len(manifest.plan.shards("train")) == -(-train // 12) > 3
+
+
+def test_two_processes_write_the_same_bytes(
+    folder: Path, straight: Path, forked_in: Command
+) -> None:
+    encode(forked_in, folder, "together", "num_processes=2")
+    assert contents(folder / "together") == contents(straight)
+
+
+def test_killed_twice_and_rerun_has_the_same_bytes(
+    folder: Path, straight: Path, forked_in: Command, fork_in: Any
+) -> None:
+    out = folder / "killed"
+    for shards in (1, 3):
+        process = fork_in(folder, "encode", *ENCODE, "out=killed")
+        deadline = time.monotonic() + 120
+        while process.printed().count("images") < 1 and process.returncode is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert len(list(out.glob("*.safetensors"))) >= shards - 1
+        assert not (out / "latents.json").exists()
+    encode(forked_in, folder, "killed")
+    assert contents(out) == contents(straight)
+    assert read_manifest(out).fingerprint == read_manifest(straight).fingerprint
+
+
+def test_the_same_command_again_changes_nothing(
+    folder: Path, straight: Path, forked_in: Command
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in straight.glob("*.safetensors")}
+    said = encode(forked_in, folder, "straight")
+    assert said.startswith(f"written: {straight}, ")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_sigterm_keeps_what_is_written(folder: Path, fork_in: Any, forked_in: Command) -> None:
+    process = fork_in(folder, "encode", *ENCODE, "out=stopped")
+    while process.printed().count("images") < 1 and process.returncode is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    done = process.wait()
+    if done.returncode == 0:
+        pytest.skip("it was done before the signal came")
+    assert done.returncode == 143
+    assert "the same command goes on from there" in done.stdout
+    assert encode(forked_in, folder, "stopped").count("images, ") >= 1
+
+
+def losses(folder: Path, name: str) -> list[float]:
+    (run,) = folder.glob(f"outputs/runs/{name}/*")
+    rows = read_metrics(run / "metrics.jsonl")
+    return [row.metrics["train/loss"] for row in rows if "train/loss" in row.metrics]
+
+
+def test_training_is_the_same_with_and_without(
+    folder: Path, straight: Path, forked_in: Command
+) -> None:
+    """Exactly with float32 moments; float16 rounds them to 11 bits."""
+    encode(forked_in, folder, "exact", "dtype=float32", "codec.chunk_images=8", "shard_images=8")
+    for name, data in {
+        "online": [*DATA, "codec.chunk_images=8"],
+        "exact": ["dataset=latents", "dataset.root=exact", "codec.chunk_images=8"],
+        "cached": ["dataset=latents", "dataset.root=straight"],
+    }.items():
+        done = forked_in(folder, "train", *TRAIN, *data, f"name={name}")
+        assert done.returncode == 0, done.stderr
+    online, exact, cached = (losses(folder, name) for name in ("online", "exact", "cached"))
+    assert len(online) == 5
+    assert exact == pytest.approx(online, rel=1e-6)  # batches cut the images into other chunks
+    assert cached == pytest.approx(online, rel=1e-4)
+
+
+def test_a_run_from_latents_is_a_run(folder: Path, straight: Path, forked_in: Command) -> None:
+    """It draws images and measures them against the images that were encoded."""
+    more = ["dataset=latents", "dataset.root=straight", "name=measured", "evaluation.num_images=30"]
+    done = forked_in(folder, "train", *TRAIN, *more, few_trees=True)
+    assert done.returncode == 0, done.stderr
+    (run,) = folder.glob("outputs/runs/measured/*")
+    identity = json.loads((run / "identity.json").read_text())
+    assert identity["data_fingerprint"] == read_manifest(straight).fingerprint
+    done = forked_in(folder, "sample", f"run={run}", "out=grid.png")
+    assert done.returncode == 0, done.stderr
+    assert Image.open(folder / "grid.png").size[0] > 16
+
+
+def test_another_codec_is_refused(folder: Path, straight: Path, forked_in: Command) -> None:
+    autoencoder(folder / "other", seed=1)
+    more = ["dataset=latents", "dataset.root=straight", "codec.path=other", "name=other"]
+    done = forked_in(folder, "train", *TRAIN, *more)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "was encoded by another codec" in line
+
+
+def test_every_byte_is_verified(folder: Path, straight: Path, forked_in: Command) -> None:
+    done = forked_in(folder, "encode", "--verify", "straight")
+    assert (done.returncode, done.stderr) == (0, "")
+    copy = folder / "copy"
+    copy.mkdir()
+    for path in straight.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    shard = copy / "train-00001.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    done = forked_in(folder, "encode", "--verify", "copy")
+    assert done.returncode == 2
+    assert "1 of " in done.stderr and "train-00001.safetensors" in done.stderr
+    shard.unlink()
+    (copy / "latents.json").unlink()
+    encode(forked_in, folder, "copy")
+    assert contents(copy) == contents(straight)
+
+
+def test_bad_images_are_skipped_and_named(folder: Path, forked_in: Command, tmp_path: Path) -> None:
+    images = tmp_path / "images/a"
+    images.mkdir(parents=True)
+    for number in range(20):
+        source = folder / f"images/0/{2 * number}.png"
+        (images / f"{number:02}.png").write_bytes(source.read_bytes())
+    (images / "05.png").write_bytes(b"")
+    (tmp_path / "vae").symlink_to(folder / "vae")
+    asked = [*ENCODE, "out=latents"]
+    done = forked_in(tmp_path, "encode", *asked)
+    assert done.returncode == 2
+    assert "05.png: cannot be read as an image" in done.stderr
+    done = forked_in(tmp_path, "encode", *asked, "dataset.on_bad_image=skip")
+    assert done.returncode == 2 and "were encoded otherwise" in done.stderr
+    done = forked_in(tmp_path, "encode", *asked[:-1], "out=other", "dataset.on_bad_image=skip")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("skipped ") == 1
