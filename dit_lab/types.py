@@ -24,6 +24,10 @@ class RequestError(ValueError):
     """
 
 
+QUICKSTART = "or run `dit-lab train experiment=quickstart`, which needs no files"
+"""What a message says to who has no data or weights yet."""
+
+
 class StopRequested(Exception):  # noqa: N818 - a request, not an error
     """Somebody (SIGTERM, Ctrl-C) asked the process to save and stop. Carries the signal number."""
 

@@ -30,12 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab.checks import check_writable
     from dit_lab.lab.config import compose_data
     from dit_lab.lab.data_checks import check_declarations, read_facts
 
     config = compose_data("check", args.overrides, config_dirs=args.config_dir)
     facts = read_facts(config)
     check_declarations(config["dataset"], facts)
+    if config["out"]:
+        check_writable("out", Path(config["out"]).parent)
 
     from rich.progress import Progress
 

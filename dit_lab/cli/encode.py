@@ -15,9 +15,12 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dit_lab.types import RequestError, StopRequested
+
+if TYPE_CHECKING:
+    from dit_lab.types import DataFacts
 
 SHOWS_CHOICES = True
 
@@ -43,13 +46,13 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.data_checks import check_encoding
 
     config = compose_data("encode", args.overrides, config_dirs=args.config_dir)
-    check_encoding(config)
+    facts = check_encoding(config)
     out = Path(config["out"])
     if (data := config["dataset"].get("root")) and out.is_relative_to(data):
         raise RequestError(f"out={out}: lies inside dataset.root={data}; choose another folder")
     check_writable("out", out)
     try:
-        code = _encode_together(config) if config["num_processes"] > 1 else encode(config)
+        code = _encode_together(config) if config["num_processes"] > 1 else encode(config, facts)
     except StopRequested:
         print("stopped: what is written is kept; the same command goes on from there")
         raise
@@ -62,16 +65,13 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def encode(config: dict[str, Any]) -> int:
+def encode(config: dict[str, Any], facts: DataFacts) -> int:
     """Encode in this process what nobody else encodes; the exit code."""
-    from dit_lab.lab.data_checks import read_facts
     from dit_lab.lab.encode import Encoding
     from dit_lab.training.stop import StopSignal
 
     with StopSignal() as stop:
-        encoding = Encoding(
-            config, read_facts(config), on_message=lambda text: print(text, flush=True)
-        )
+        encoding = Encoding(config, facts, on_message=lambda text: print(text, flush=True))
         encoding.run(stop.check)
         encoding.finish()
     return 0

@@ -14,11 +14,13 @@ from dit_lab.cli.main import answered
 def run(folder: Path) -> int:
     """Encode what nobody else encodes; the exit code."""
     from dit_lab.cli.encode import encode
+    from dit_lab.lab.data_checks import read_facts
     from dit_lab.processes import end_with_the_parent
     from dit_lab.runs import read_json
 
     end_with_the_parent()
-    return encode(read_json(folder / "task.json"))
+    config = read_json(folder / "task.json")
+    return encode(config, read_facts(config))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ class Cached:
     """Takes moments where its codec takes images. Implements `types.Codec`."""
 
     def __init__(self, codec: Codec) -> None:
-        self._codec = codec
         self.fingerprint, self.draws = codec.fingerprint, codec.draws
         self.latent_shape, self.latents = codec.latent_shape, codec.latents
         self.encode, self.decode = codec.latents, codec.decode

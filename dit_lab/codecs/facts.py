@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dit_lab.types import RequestError
+from dit_lab.types import QUICKSTART, RequestError
 
 IDENTITY = "dit_lab.codecs.identity.Identity"
 AUTOENCODER = "dit_lab.codecs.autoencoder.Autoencoder"
@@ -23,7 +23,6 @@ BLOCKS = {
 """diffusers' autoencoders of images, by class: where their resolutions are listed. Every block but
 the last halves the sides."""
 
-_QUICKSTART = "or run `dit-lab train experiment=quickstart`, which needs no files"
 _REPOSITORY = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:/([\w./-]+))?")
 
 
@@ -40,7 +39,7 @@ def codec_facts(
         raise RequestError(f"codec {target}: unknown; use {IDENTITY} or {AUTOENCODER}")
     path = options.get("path")
     if not path:
-        raise RequestError(f"codec.path is not set: give codec.path=FOLDER, {_QUICKSTART}")
+        raise RequestError(f"codec.path is not set: give codec.path=FOLDER, {QUICKSTART}")
     config = read_config(path)
     return latent_shape(path, config, channels=channels, height=height, width=width)
 
@@ -71,7 +70,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise RequestError(
             f"{file} is missing: give a folder in diffusers format with codec.path=FOLDER, "
-            f"or a repository with codec.path={HUB}OWNER/NAME, {_QUICKSTART}"
+            f"or a repository with codec.path={HUB}OWNER/NAME, {QUICKSTART}"
         ) from None
     except OSError as error:
         raise RequestError(f"{file}: cannot be read ({error.strerror}); repair it") from None

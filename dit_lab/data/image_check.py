@@ -1,7 +1,4 @@
-"""What is wrong with the images of a dataset, found by reading all of them.
-
-Shapes: none; images are looked at one by one.
-"""
+"""What is wrong with the images of a dataset, found by reading them one by one."""
 
 from __future__ import annotations
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.folder_listing import digest, read_folder
-from dit_lab.types import DataFacts, RequestError
-
-INSTEAD = "or run `dit-lab train experiment=quickstart`, which needs no files"
+from dit_lab.types import QUICKSTART, DataFacts, RequestError
 
 ImageSize = int | Sequence[int]
 """Pixels of a square's side, or [height, width]."""
@@ -40,7 +38,7 @@ def labelled_list_facts(
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RequestError(
             f"{error.filename} is missing: give the folder that holds it with "
-            f"dataset.root=FOLDER, {INSTEAD}"
+            f"dataset.root=FOLDER, {QUICKSTART}"
         ) from None
     except OSError as error:
         raise RequestError(
@@ -115,7 +113,7 @@ def image_folder_facts(
 def given_folder(root: str | Path | None) -> Path:
     """The folder of a dataset, refused where it is not named; nothing is looked up."""
     if not root:
-        raise RequestError(f"dataset.root is not set: give dataset.root=FOLDER, {INSTEAD}")
+        raise RequestError(f"dataset.root is not set: give dataset.root=FOLDER, {QUICKSTART}")
     return Path(root).expanduser()
 
 

@@ -39,10 +39,6 @@ class Plan:
     shard_images: int
     chunk_images: int  # what the codec encodes at once, which the last bits depend on
 
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(**asdict(self))
-
     def images(self, split: str) -> int:
         return self.data[f"{split}_images"]
 

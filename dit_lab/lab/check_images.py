@@ -36,8 +36,8 @@ def check_images(
         dataset = compose.build_dataset({"seed": 0, **config}, split)
         if not isinstance(dataset, ImageFiles):
             raise RequestError(
-                f"dataset={config['choices']['dataset']}: is not made of image files, and was read "
-                "whole without a complaint; dit-lab encode --verify looks at cached latents"
+                f"dataset={config['choices']['dataset']}: is not made of image files; dit-lab "
+                "encode --verify looks at cached latents"
             )
         datasets[split] = dataset
 

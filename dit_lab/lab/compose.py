@@ -142,7 +142,13 @@ def build_images(config: Config, split: str) -> Dataset:
 
 
 def build_batches(
-    parts: Parts, *, dataset: Dataset, codec: Codec, process_index: int, num_processes: int
+    parts: Parts,
+    *,
+    dataset: Dataset,
+    codec: Codec,
+    process_index: int,
+    num_processes: int,
+    on_message: Callable[[str], None],
 ) -> TrainingBatches:
     """Training data in the order and with the draws that the seed decides."""
     config = parts.config
@@ -158,6 +164,7 @@ def build_batches(
         process_index=process_index,
         num_processes=num_processes,
         num_workers=config["dataset"]["num_workers"],
+        on_message=on_message,
     )
 
 

@@ -79,14 +79,13 @@ class Encoding:
                     if mine and dataset is not None and not (self.folder / name).exists():
                         self._write(name, split, dataset, check_stop)
 
-    def finish(self) -> bool:
-        """Write the manifest, if every shard is there; whether that is so."""
+    def finish(self) -> None:
+        """Write the manifest, if every shard is there and nobody else writes it."""
         if self.missing:
-            return False
+            return
         with claimed(self.folder / "lease") as mine:
             if mine and not (self.folder / FACTS).exists():
                 self._write_manifest()
-            return mine
 
     def _write_manifest(self) -> None:
         shards = {

@@ -141,7 +141,7 @@ class TrainingBatches:
     process_index: int
     num_processes: int
     num_workers: int
-    on_message: Callable[[str], None] = print
+    on_message: Callable[[str], None]
 
     def from_step(self, first_step: int) -> Generator[Sequence[Batch], None, None]:
         """Lists of `accumulation` micro-batches, for step `first_step`, the next, and so on."""
@@ -158,10 +158,14 @@ class TrainingBatches:
             pin_memory=self.device.type == "cuda",
         )
 
+        said: set[str] = set()
+
         def next_batch() -> Batch:
             drawn: Drawn = next(micro_batches)
             for text in drawn.told:
-                self.on_message(text)
+                if text not in said:  # by another worker
+                    said.add(text)
+                    self.on_message(text)
             return self.coupling.couple(encoded(drawn, self.codec, self.device))
 
         with closing(micro_batches):

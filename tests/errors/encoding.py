@@ -379,7 +379,7 @@ CHECKING = (
     Case(
         title="looking at images that are no files",
         command="check dataset=digits",
-        says="dataset=digits: is not made of image files, and was read whole",
+        says="dataset=digits: is not made of image files; dit-lab encode --verify looks at",
         slow=True,
     ),
     Case(

@@ -166,7 +166,12 @@ def trained_on(student: Path) -> dict[int, tuple[Tensor, Tensor, int]]:
     trained = load(student)
     dataset, codec = compose.build_examples(trained.parts, "train")
     batches = compose.build_batches(
-        trained.parts, dataset=dataset, codec=codec, process_index=0, num_processes=1
+        trained.parts,
+        dataset=dataset,
+        codec=codec,
+        process_index=0,
+        num_processes=1,
+        on_message=pytest.fail,
     )
     found: dict[int, tuple[Tensor, Tensor, int]] = {}
     for (batch,) in islice(batches.from_step(0), 4):  # 64 images of 63 pairs
