@@ -10,6 +10,7 @@ stream of four in every generator, so nothing here relies on prefixes.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -18,6 +19,8 @@ from torch import Tensor
 
 SAMPLE_NOISE = "sample/noise"
 """The purpose of the noise that generated image i starts from."""
+
+_BLOCK = 2**17  # normal numbers at a time, which stay in a processor's cache
 
 
 def _key(seed: int, purpose: str) -> int:
@@ -37,11 +40,43 @@ def _streams(seed: int, purpose: str, indices: Iterable[int]) -> Iterator[np.ran
 
 
 def normal(seed: int, purpose: str, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal float32 of shape (len(indices), *shape) on the CPU."""
-    out = np.empty((len(indices), *shape), np.float32)
-    for row, stream in zip(out, _streams(seed, purpose, indices.tolist()), strict=True):
-        stream.standard_normal(dtype=np.float32, out=row)
-    return torch.from_numpy(out)
+    """Standard normal float32 of shape (len(indices), *shape) on the CPU.
+
+    Box and Muller's method (1958), a block of images at a time: numpy's own normals come one by
+    one and take twice as long. No number exceeds 6.7, which 3 in 10^11 would.
+    """
+    size = math.prod(shape)
+    out = np.empty((len(indices), size), np.float32)
+    bits = np.empty((max(1, _BLOCK // max(1, size)), (size + 1) // 2), np.uint64)
+    streams = _streams(seed, purpose, indices.tolist())
+    for start in range(0, len(out), len(bits)):
+        block = out[start : start + len(bits)]
+        for row, stream in zip(bits[: len(block)], streams, strict=False):  # the rest is later's
+            row[:] = stream.bit_generator.random_raw(len(row))
+        _box_muller(bits[: len(block)], block)
+    return torch.from_numpy(out.reshape(len(out), *shape))
+
+
+def _box_muller(bits: np.ndarray, out: np.ndarray) -> None:
+    """Random bits (n, k) uint64 to standard normal (n, 2k or 2k - 1) float32.
+
+    One half of them gives radii, whose squares are exponential, the other angles in [-pi, pi].
+    """
+    radius_bits, angle_bits = np.split(bits.view(np.int32), 2, axis=1)  # (n, k) each
+    radius = (radius_bits & 0x7FFFFFFF).astype(np.float32)
+    radius += np.float32(0.5)
+    radius *= np.float32(2**-31)  # uniform on (0, 1]
+    np.log(radius, out=radius)
+    radius *= np.float32(-2)
+    np.sqrt(radius, out=radius)
+    angle = angle_bits.astype(np.float32)
+    angle *= np.float32(math.pi * 2**-31)
+    for function, part in zip(
+        (np.cos, np.sin), np.split(out, [bits.shape[1]], axis=1), strict=True
+    ):
+        columns = part.shape[1]
+        function(angle[:, :columns], out=part)
+        part *= radius[:, :columns]
 
 
 def uniform(seed: int, purpose: str, indices: Tensor) -> Tensor:

@@ -51,10 +51,6 @@ class Batch:
         """The batch with every tensor changed."""
         return Batch(*(change(getattr(self, name)) for name in self.__slots__))
 
-    def pin_memory(self) -> Batch:
-        """The batch in memory that a device copies from by itself; a DataLoader asks for this."""
-        return self.each(lambda tensor: tensor.pin_memory())
-
 
 @dataclass(frozen=True, slots=True)
 class Prediction:

@@ -72,12 +72,13 @@ class Autoencoder:
 
     def latents(self, moments: Tensor, noise: Tensor | None) -> Tensor:
         """moments (N, M, H, W) and posterior noise (N, C, H, W) -> latents (N, C, H, W)."""
+        moments = moments.float()
         if not self.draws:
             return (moments - self._mean) / self._std
         assert noise is not None
         mean, log_variance = moments.chunk(2, dim=1)
-        std = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
-        return (mean + std * noise - self._mean) / self._std
+        std = log_variance.clamp(*LOG_VARIANCE_RANGE).mul_(0.5).exp_()
+        return std.mul_(noise).add_(mean).sub_(self._mean).div_(self._std)
 
     def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
         """images (N, c, h, w) and posterior noise (N, C, H, W) -> latents (N, C, H, W)."""

@@ -88,7 +88,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(((grey * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers, without a known range")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:

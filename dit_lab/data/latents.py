@@ -1,4 +1,4 @@
-"""Cached latents: what `dit-lab encode` wrote, read through memory maps.
+"""Cached latents: what `dit-lab encode` wrote, of which only the images asked for are read.
 
 Shapes: N images, moments of (M, H, W), see `codecs/autoencoder.py`.
 """
@@ -6,8 +6,10 @@ Shapes: N images, moments of (M, H, W), see `codecs/autoencoder.py`.
 from __future__ import annotations
 
 import json
+import os
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,17 +17,12 @@ from torch import Tensor
 
 from dit_lab.data.image_facts import given_folder
 from dit_lab.data.images import is_flipped
-from dit_lab.data.latent_facts import check_size, read_manifest
+from dit_lab.data.latent_facts import Plan, check_size, read_manifest
 from dit_lab.types import RequestError
 
+OPEN_SHARDS = 512  # at once in each process; systems commonly allow 1,024 files
+
 _DTYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64}  # safetensors' names
-
-
-class Shard(NamedTuple):
-    """One file, of which the system reads the pages that are asked for."""
-
-    moments: np.ndarray  # (n, K, M, H, W) float16 or float32
-    labels: np.ndarray  # (n,) int64
 
 
 class Latents:
@@ -44,7 +41,7 @@ class Latents:
         self.manifest = read_manifest(root)
         plan = self.manifest.plan
         self._files = [self.root / name for name in plan.shards(split)]
-        self._shards: dict[int, Shard] = {}
+        self._shards: OrderedDict[int, Shard] = OrderedDict()
         self._num_images = plan.images(split)
         self._seed = seed
 
@@ -52,7 +49,7 @@ class Latents:
         return self._num_images
 
     def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Moments (N, M, H, W) float32 and labels (N,) int64.
+        """Moments (N, M, H, W), float16 or float32 as they are kept, and labels (N,) int64.
 
         `counters` (N,) decide which images are mirrored; None mirrors none.
         """
@@ -62,40 +59,71 @@ class Latents:
             mirrored = is_flipped(self._seed, counters).numpy().astype(np.int64)
         moments = np.empty((len(indices), *plan.moments_shape), plan.dtype)
         labels = np.empty(len(indices), np.int64)
-        places = zip(indices.tolist(), mirrored.tolist(), strict=True)
-        for at, (index, mirror) in enumerate(places):
+        for at, index in enumerate(indices.tolist()):
             number, row = divmod(index, plan.shard_images)
             shard = self._shard(number)
-            moments[at] = shard.moments[row, mirror]
-            labels[at] = shard.labels[row]
-        return torch.from_numpy(moments).float(), torch.from_numpy(labels)
+            shard.read("moments", plan.mirrors * row + mirrored[at], moments[at])
+            shard.read("labels", row, labels[at : at + 1])
+        return torch.from_numpy(moments), torch.from_numpy(labels)
 
     def _shard(self, number: int) -> Shard:
-        if number not in self._shards:
-            file = self._files[number]
-            check_size(file, self.manifest.shards[file.name]["bytes"])
-            self._shards[number] = map_shard(file)
-        return self._shards[number]
+        if number in self._shards:
+            self._shards.move_to_end(number)
+            return self._shards[number]
+        file = self._files[number]
+        check_size(file, self.manifest.shards[file.name]["bytes"])
+        while len(self._shards) >= OPEN_SHARDS:
+            self._shards.popitem(last=False)
+        shard = self._shards[number] = Shard(file, self.manifest.plan)
+        return shard
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without open files, which every process has of its own."""
+        return {**self.__dict__, "_shards": OrderedDict()}
 
 
-def map_shard(file: Path) -> Shard:
-    """Map the tensors of a shard; `RequestError` where it holds something else.
+class Shard:
+    """One safetensors file, whose rows are read one by one.
 
-    safetensors' own reader makes a tensor for each row, which takes ten times as long as the row.
+    Not through a memory map, which reads megabytes around every row that is not in memory yet, nor
+    by safetensors' reader, which makes a tensor of each row in ten times the time.
     """
-    try:
-        with open(file, "rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            if length > file.stat().st_size:
+
+    def __init__(self, file: Path, plan: Plan) -> None:
+        self._path = file
+        row = (plan.mirrors, *plan.moments_shape)
+        try:
+            self._file = open(file, "rb", buffering=0)  # noqa: SIM115 - closed with the shard
+            header_bytes = int.from_bytes(self._file.read(8), "little")
+            if header_bytes > file.stat().st_size:
                 raise ValueError("its header is longer than the file")
-            header = json.loads(opened.read(length))
-        return Shard(*(_map(file, 8 + length, header[name]) for name in Shard._fields))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{file}: is no shard of latents ({error}); copy it again") from None
+            header = json.loads(self._file.read(header_bytes))
+            self._starts = {
+                name: 8 + header_bytes + _start(header[name], np.dtype(dtype), row_shape)
+                for name, dtype, row_shape in (
+                    ("moments", plan.dtype, row),
+                    ("labels", "int64", ()),
+                )
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RequestError(f"{file}: is no shard of latents ({error}); copy it again") from None
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+
+    def read(self, name: str, row: int, out: np.ndarray) -> None:
+        """Fill `out` with row number `row`, of the size of `out`, of a tensor."""
+        try:
+            found = os.preadv(
+                self._file.fileno(), [out.data], self._starts[name] + row * out.nbytes
+            )
+        except OSError as error:
+            raise RequestError(f"{self._path}: cannot be read ({error.strerror})") from None
+        if found != out.nbytes:
+            raise RequestError(f"{self._path}: has become shorter while it was read; copy it again")
 
 
-def _map(file: Path, start: int, entry: Any) -> np.ndarray:
-    """One tensor of a safetensors file: dtype, shape, and where its bytes lie after the header."""
-    first, _ = entry["data_offsets"]
-    dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
-    return np.memmap(file, dtype, mode="r", offset=start + first, shape=shape)
+def _start(entry: Any, dtype: np.dtype, row_shape: tuple[int, ...]) -> int:
+    """Where the bytes of a tensor of these rows begin after the header."""
+    if _DTYPES[entry["dtype"]] != dtype or tuple(entry["shape"][1:]) != row_shape:
+        raise ValueError(f"rows of {entry['dtype']} {entry['shape'][1:]}")
+    return entry["data_offsets"][0]

@@ -22,7 +22,7 @@ from dit_lab.evaluation.generate import Generator
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.trust import load_component
 from dit_lab.samplers.guidance import Guidance
-from dit_lab.training.batches import Draws, TrainingBatches, encoded, paired_noise
+from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
 from dit_lab.types import (
     Batch,
     Codec,
@@ -181,7 +181,8 @@ def validation_batches(
         for indices in chosen.split(VALIDATION_BATCH):
             images, labels = dataset.fetch(indices, None)
             noise = paired_noise(dataset, indices)
-            yield encoded(draws.batch(images, labels, indices, noise), codec, parts.device)
+            drawn = draws.batch(images, labels, indices, noise)
+            yield drawn.each(lambda tensor: tensor.to(parts.device)).encoded(codec)
 
     return batches
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from dit_lab import rng
-from dit_lab.training.loading import messages_of, read_ahead
+from dit_lab.training.loading import Transfer, messages_of, read_ahead
 from dit_lab.types import Batch, Codec, Coupling, Dataset, PairedDataset, RequestError
 
 
@@ -32,6 +32,15 @@ class Drawn(NamedTuple):
     batch: Batch
     posterior: Tensor | None  # (N, C, H, W), the noise that a codec draws latents with
     told: tuple[str, ...] = ()  # what is to be said of it
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Drawn:
+        """The same with every tensor changed."""
+        noise = None if self.posterior is None else change(self.posterior)
+        return Drawn(self.batch.each(change), noise, self.told)
+
+    def encoded(self, codec: Codec) -> Batch:
+        """The batch with `data` as the codec's latents."""
+        return replace(self.batch, data=codec.encode(self.batch.data, self.posterior))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +75,6 @@ class Draws:
 
     def _normal(self, field: str, indices: Tensor) -> Tensor:
         return rng.normal(self.seed, f"{self.purpose}/{field}", indices, self.latent_shape)
-
-
-def encoded(drawn: Drawn, codec: Codec, device: torch.device) -> Batch:
-    """The batch on the device, with `data` as the codec's latents."""
-
-    def moved(tensor: Tensor) -> Tensor:
-        return tensor.to(device, non_blocking=True)
-
-    batch = drawn.batch.each(moved)
-    noise = None if drawn.posterior is None else moved(drawn.posterior)
-    return replace(batch, data=codec.encode(batch.data, noise))
 
 
 class _Examples(TorchDataset):
@@ -144,10 +142,14 @@ class TrainingBatches:
     on_message: Callable[[str], None]
 
     def from_step(self, first_step: int) -> Generator[Sequence[Batch], None, None]:
-        """Lists of `accumulation` micro-batches, for step `first_step`, the next, and so on."""
+        """Lists of `accumulation` micro-batches, for step `first_step`, the next, and so on.
+
+        They last until the next step's are taken, whose numbers may then lie in their memory.
+        """
         micro_batches = read_ahead(
             _Examples(self.dataset, self.order, self.draws),
             num_workers=self.num_workers,
+            held=self.accumulation,
             batch_sampler=_MicroBatchCounters(
                 first_step=first_step,
                 global_batch_size=self.global_batch_size,
@@ -157,7 +159,7 @@ class TrainingBatches:
             ),
             pin_memory=self.device.type == "cuda",
         )
-
+        to_device = Transfer(self.device)
         said: set[str] = set()
 
         def next_batch() -> Batch:
@@ -166,7 +168,7 @@ class TrainingBatches:
                 if text not in said:  # by another worker
                     said.add(text)
                     self.on_message(text)
-            return self.coupling.couple(encoded(drawn, self.codec, self.device))
+            return self.coupling.couple(to_device(drawn).encoded(self.codec))
 
         with closing(micro_batches):
             while True:

@@ -3,40 +3,84 @@
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Generator
+from math import ceil
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from dit_lab.training.handover import Packed, Packer, Record
 from dit_lab.types import Dataset, RequestError
+
+AHEAD = 2  # items that a worker has ready or in work, beyond the one that was taken last
 
 
 def read_ahead(
-    items: TorchDataset, *, num_workers: int, **options: Any
+    items: TorchDataset, *, num_workers: int, held: int | None = None, **options: Any
 ) -> Generator[Any, None, None]:
     """What a DataLoader with these options gives, unchanged, read by `num_workers` processes.
 
     An item that is a RequestError is raised here: raised in a worker, it would come wrapped in the
     worker's own traceback.
+
+    With `held`, items are records of tensors (`handover.Tensors`), and one lasts until `held` more
+    were taken: then its memory may be written again.
     """
+    packer = None if held is None else Packer(AHEAD + ceil(held / max(1, num_workers)))
     loader = DataLoader(
         items,
         num_workers=num_workers,
-        collate_fn=_unchanged,
+        prefetch_factor=AHEAD if num_workers else None,
+        collate_fn=packer or _unchanged,
         worker_init_fn=_leave_stopping_to_the_main_process,
         **options,
     )
     iterator = iter(loader)
+    kept_mapped: deque[Packed] = deque(maxlen=num_workers * packer.slots if packer else 0)
     try:
         for item in iterator:
             if isinstance(item, RequestError):
                 raise item
+            if isinstance(item, Packed):
+                kept_mapped.append(item)
+                item = item.unpacked()
             yield item
     finally:
         # Left to the garbage collector, workers outlive an error: its traceback refers to them,
         # and at exit the one SIGTERM that they are sent is the one that they ignore.
         getattr(iterator, "_shutdown_workers", lambda: None)()
+
+
+class Transfer:
+    """Copies records of tensors to a device: on CUDA beside the step that it still computes.
+
+    Copies run on a stream of their own, from pinned memory; who computes next waits for them on
+    the device, not on the host.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, record: Record) -> Record:
+        """The record on the device; itself where it is there already."""
+        if self._stream is None:
+            return record.each(lambda tensor: tensor.to(self._device))
+        with torch.cuda.stream(self._stream):
+            moved = record.each(lambda tensor: tensor.to(self._device, non_blocking=True))
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._stream)
+        return moved.each(lambda tensor: _used_by(computing, tensor))
+
+
+def _used_by(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:
+    """The tensor, whose memory is not given to others before this stream has done with it."""
+    tensor.record_stream(stream)
+    return tensor
 
 
 def messages_of(dataset: Dataset) -> tuple[str, ...]:

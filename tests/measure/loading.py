@@ -5,9 +5,10 @@
   python -m tests.measure.loading memory
 
 `latents` compares batches of 4 x 32 x 32 latents, with noise, times, label drops and posterior
-draws of every image's own stream, to reading the same rows alone. `jpegs` compares to torchvision's
-ImageFolder with the same crop. `memory` trains nothing: it takes batches from 10,000 and from
-1,000,000 latents (sparse files) and prints the anonymous resident memory.
+draws of every image's own stream, to reading rows of a memory map alone. `jpegs` compares to
+torchvision's ImageFolder with the same crop, as batches of float tensors. `memory` trains nothing:
+it takes batches from 10,000 and from 1,000,000 latents (sparse files) and prints the anonymous
+resident memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
@@ -25,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import default_collate
 
 from dit_lab.codecs.cached import Cached
 from dit_lab.data.latent_facts import Manifest, Plan
@@ -37,6 +40,7 @@ from dit_lab.types import DataFacts
 BATCH = 256
 SHAPE = (4, 32, 32)
 SHARD_IMAGES = 4096
+FIRST_ROW = 512  # bytes of length and header
 
 
 class Posterior:
@@ -45,7 +49,7 @@ class Posterior:
     fingerprint, draws = "posterior", True
 
     def latents(self, moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        mean, log_variance = moments.chunk(2, dim=1)
+        mean, log_variance = moments.float().chunk(2, dim=1)
         return (mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * noise) * 0.18215
 
     def latent_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
@@ -77,10 +81,10 @@ def write_latents(folder: Path, count: int) -> None:
                 "moments": {"dtype": "F16", "shape": shape, "data_offsets": [0, size]},
                 "labels": {"dtype": "I64", "shape": [images],
                            "data_offsets": [size, size + 8 * images]},
-            }).encode()  # fmt: skip
+            }).encode().ljust(FIRST_ROW - 8)  # fmt: skip
             with open(folder / name, "wb") as file:
                 file.write(len(header).to_bytes(8, "little") + header)
-                file.truncate(8 + len(header) + size + 8 * images)
+                file.truncate(FIRST_ROW + size + 8 * images)
             shards[name] = {"bytes": (folder / name).stat().st_size, "sha256": ""}
     Manifest(plan=plan, shards=shards, source={}).write(folder)
 
@@ -143,22 +147,25 @@ def measure_latents(rounds: int) -> None:
                 dataset.fetch(part, None)
 
         def plain() -> None:
-            shard = dataset._shard(0).moments
+            mapped = np.memmap(
+                Path(place, "train-00000.safetensors"), np.float16, "r", offset=FIRST_ROW,
+                shape=(SHARD_IMAGES, 2, 8, 32, 32),
+            )  # fmt: skip
             for part in indices:
-                shard[np.sort(part.numpy() % SHARD_IMAGES), 0]
+                mapped[part.numpy() % SHARD_IMAGES, 0]
 
         def take(workers: int) -> Callable[[], object]:
-            return lambda: list(islice(batches_of(dataset, workers).from_step(0), steps))
+            endless = batches_of(dataset, workers).from_step(0)
+            return lambda: deque(islice(endless, steps), maxlen=0)
 
-        compare(
-            {"numpy's read of the rows": plain, "Latents.fetch": rows, "batches": take(0),
-             "batches, 1 worker": take(1)},
-            steps * BATCH, rounds,
-        )  # fmt: skip
+        ways = {"numpy's read of the rows": plain, "Latents.fetch": rows}
+        ways |= {f"batches, {workers} workers": take(workers) for workers in (0, 1, 2)}
+        compare(ways, steps * BATCH, rounds)
 
 
 def measure_jpegs(rounds: int) -> None:
     from torchvision.datasets import ImageFolder as TorchvisionFolder
+    from torchvision.transforms import Compose, Normalize, ToTensor
 
     from dit_lab.data.image_folder import ImageFolder
     from dit_lab.data.images import centre_crop
@@ -175,12 +182,15 @@ def measure_jpegs(rounds: int) -> None:
             pixels = np.stack([wave] * 3, -1) + random.normal(0, 12, (height, width, 3))
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=92)
         theirs = TorchvisionFolder(
-            place, transform=lambda image: np.asarray(centre_crop(image, 256, 256))
+            place,
+            transform=Compose(
+                [lambda image: centre_crop(image, 256, 256), ToTensor(), Normalize(0.5, 0.5)]
+            ),
         )
 
         def of_torchvision() -> None:
-            for index in range(count):
-                theirs[index]
+            for part in range(0, count, 32):
+                default_collate([theirs[index] for index in range(part, min(count, part + 32))])
 
         def ours() -> None:
             dataset = ImageFolder(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain, islice
 from multiprocessing.connection import Connection
+from time import sleep
 
 import pytest
 import torch
@@ -33,7 +34,8 @@ Make = Callable[..., TrainingBatches]
 
 
 def take(batches: TrainingBatches, steps: int = STEPS, *, first_step: int = 0) -> list[list[Batch]]:
-    """The micro-batches of some steps."""
+    """The micro-batches of some steps; of one only, where workers use their memory again."""
+    assert steps == 1 or not batches.num_workers
     return [list(step) for step in islice(batches.from_step(first_step), steps)]
 
 
@@ -114,11 +116,16 @@ def test_starting_at_a_step_is_running_up_to_it(make_batches: Make, accumulation
                 assert_equal(one, other)
 
 
-def test_workers_change_nothing(make_batches: Make) -> None:
-    expected = take(make_batches(accumulation=2, num_workers=0))
-    found = take(make_batches(accumulation=2, num_workers=2))
-    for one, other in zip(chain(*found), chain(*expected), strict=True):
-        assert_equal(one, other)
+@pytest.mark.parametrize(("num_workers", "accumulation"), [(1, 1), (2, 1), (1, 4), (2, 4)])
+def test_workers_change_nothing(make_batches: Make, num_workers: int, accumulation: int) -> None:
+    """Workers write into the same memory again and again, never into a step that is in use."""
+    expected = take(make_batches(accumulation=accumulation), 12)
+    batches = make_batches(accumulation=accumulation, num_workers=num_workers)
+    with closing(batches.from_step(0)) as steps:
+        for step, wanted in zip(steps, expected, strict=False):
+            sleep(0.05)  # for workers to get as far ahead as they may
+            for one, other in zip(step, wanted, strict=True):
+                assert_equal(one, other)
 
 
 def test_workers_may_be_started_afresh(make_batches: Make) -> None:
@@ -161,7 +168,7 @@ def test_a_signal_to_every_process_stops_the_run_only(
         assert listen.recv() == "loaded"
     os.killpg(process.pid, number)
     told = []
-    with contextlib.suppress(EOFError):
+    with suppress(EOFError):
         while True:
             told.append(listen.recv())
     process.join()
