@@ -88,7 +88,8 @@ def _rows(
     images = training_images(config)
     total_flops = images * size.training_flops_per_image
     if flops_per_second is None:
-        flops_per_second, source = _measured_rate(config), "measured here"
+        in_bf16 = " in bf16" if config["precision"]["mixed_precision"] == "bf16" else ""
+        flops_per_second, source = _measured_rate(config), f"measured here{in_bf16}"
     else:
         source = "given"
     return [
@@ -104,7 +105,7 @@ def _rows(
         ("memory", f"about {memory.total_bytes / 2**30:.2f} GiB on one device, of which "
                    f"{memory.activations_bytes / 2**30:.2f} activations"),
         ("time", f"at least {duration(total_flops / flops_per_second)} at "
-                 f"{flops_per_second / 1e9:,.0f} GFLOP/s ({source}: the rate of large matrix "
+                 f"{flops_per_second / 1e9:,.{int(flops_per_second < 1e10)}f} GFLOP/s ({source}: the rate of large matrix "
                  "products; small models reach a part of it)"),
     ]  # fmt: skip
 
