@@ -92,6 +92,7 @@ def _rows(
         flops_per_second, source = _measured_rate(config), f"measured here{in_bf16}"
     else:
         source = "given"
+    rate = f"{flops_per_second / 1e9:,.{1 if flops_per_second < 1e10 else 0}f}"
     return [
         ("data", f"{data.train_images:,} training and {data.validation_images:,} held-out images "
                  f"of {data.channels} x {data.height} x {data.width}"),
@@ -105,8 +106,8 @@ def _rows(
         ("memory", f"about {memory.total_bytes / 2**30:.2f} GiB on one device, of which "
                    f"{memory.activations_bytes / 2**30:.2f} activations"),
         ("time", f"at least {duration(total_flops / flops_per_second)} at "
-                 f"{flops_per_second / 1e9:,.{int(flops_per_second < 1e10)}f} GFLOP/s ({source}: the rate of large matrix "
-                 "products; small models reach a part of it)"),
+                 f"{rate} GFLOP/s ({source}: the rate of large matrix products; small models "
+                 "reach a part of it)"),
     ]  # fmt: skip
 
 
