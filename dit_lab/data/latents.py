@@ -91,38 +91,29 @@ class Shard:
 
     def __init__(self, file: Path, plan: Plan) -> None:
         self._path = file
-        row = (plan.mirrors, *plan.moments_shape)
         try:
             self._file = open(file, "rb", buffering=0)  # noqa: SIM115 - closed with the shard
             header_bytes = int.from_bytes(self._file.read(8), "little")
             if header_bytes > file.stat().st_size:
                 raise ValueError("its header is longer than the file")
             header = json.loads(self._file.read(header_bytes))
-            self._starts = {
-                name: 8 + header_bytes + _start(header[name], np.dtype(dtype), row_shape)
-                for name, dtype, row_shape in (
-                    ("moments", plan.dtype, row),
-                    ("labels", "int64", ()),
-                )
-            }
+            moments = _start(header["moments"], plan.dtype, (plan.mirrors, *plan.moments_shape))
+            labels = _start(header["labels"], "int64", ())
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RequestError(f"{file}: is no shard of latents ({error}); copy it again") from None
+        first = 8 + header_bytes
+        self._starts = {"moments": first + moments, "labels": first + labels}
         if hasattr(os, "posix_fadvise"):  # not on macOS
             os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
 
     def read(self, name: str, row: int, out: np.ndarray) -> None:
         """Fill `out` with row number `row`, of the size of `out`, of a tensor."""
-        try:
-            found = os.preadv(
-                self._file.fileno(), [out.data], self._starts[name] + row * out.nbytes
-            )
-        except OSError as error:
-            raise RequestError(f"{self._path}: cannot be read ({error.strerror})") from None
-        if found != out.nbytes:
-            raise RequestError(f"{self._path}: has become shorter while it was read; copy it again")
+        start = self._starts[name] + row * out.nbytes
+        if os.preadv(self._file.fileno(), [out.data], start) != out.nbytes:
+            raise RequestError(f"{self._path}: ends too early; copy it again")
 
 
-def _start(entry: Any, dtype: np.dtype, row_shape: tuple[int, ...]) -> int:
+def _start(entry: Any, dtype: str, row_shape: tuple[int, ...]) -> int:
     """Where the bytes of a tensor of these rows begin after the header."""
     if _DTYPES[entry["dtype"]] != dtype or tuple(entry["shape"][1:]) != row_shape:
         raise ValueError(f"rows of {entry['dtype']} {entry['shape'][1:]}")
