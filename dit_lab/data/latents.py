@@ -22,7 +22,7 @@ from dit_lab.types import RequestError
 
 OPEN_SHARDS = 512  # at once in each process; systems commonly allow 1,024 files
 
-_DTYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64}  # safetensors' names
+_DTYPES = {"F16": "float16", "F32": "float32", "I64": "int64"}  # safetensors' names to numpy's
 
 
 class Latents:
