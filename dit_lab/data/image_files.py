@@ -5,15 +5,19 @@ Shapes: N images of H x W pixels.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from dit_lab.data.images import Transform, to_pixels
 from dit_lab.types import RequestError
+
+_log = logging.getLogger(__name__)
 
 OnBadImage = Literal["error", "skip"]
 MAX_SKIPPED_IN_A_ROW = 100
@@ -64,7 +68,7 @@ class ImageFiles:
         return self.transform.flip(pixels, counters), self.labels[chosen]
 
     def messages(self) -> list[str]:
-        """What was skipped since the last call, a line for each file."""
+        """What a worker process skipped since the last call, for the main process to say."""
         told, self._untold = self._untold, []
         return told
 
@@ -81,7 +85,10 @@ class ImageFiles:
                 if self._on_bad_image == "error":
                     raise
                 self._bad[place] = str(error)
-                self._untold.append(f"skipped {error}")
+                if get_worker_info() is None:
+                    _log.warning("skipped %s", error)
+                else:
+                    self._untold.append(f"skipped {error}")
         raise RequestError(
             f"{self._bad[index]}; nor can the images that follow it in the list: "
             "`dit-lab check` tells all that are bad"

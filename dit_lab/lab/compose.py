@@ -148,7 +148,6 @@ def build_batches(
     codec: Codec,
     process_index: int,
     num_processes: int,
-    on_message: Callable[[str], None],
 ) -> TrainingBatches:
     """Training data in the order and with the draws that the seed decides."""
     config = parts.config
@@ -164,7 +163,6 @@ def build_batches(
         process_index=process_index,
         num_processes=num_processes,
         num_workers=config["dataset"]["num_workers"],
-        on_message=on_message,
     )
 
 

@@ -9,6 +9,7 @@ Shapes: n images of a shard, K mirrors, moments of (M, H, W).
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -28,6 +29,8 @@ from dit_lab.lease import Lease
 from dit_lab.runs import read_json, write_json
 from dit_lab.training.loading import messages_of, read_ahead
 from dit_lab.types import Codec, DataFacts, Dataset, RequestError
+
+_log = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
 
@@ -137,7 +140,7 @@ class Encoding:
         with closing(fetched):
             for images, labels, told in fetched:
                 for line in told:
-                    self._say(line)
+                    _log.warning(line)
                 yield images, labels
 
     def _moments(self, images: Tensor) -> Tensor:

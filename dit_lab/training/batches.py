@@ -6,6 +6,7 @@ Image number k of a training, its noise, time, label drop and augmentation are f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from dit_lab import rng
 from dit_lab.training.loading import Transfer, messages_of, read_ahead
 from dit_lab.types import Batch, Codec, Coupling, Dataset, PairedDataset, RequestError
 
+_log = logging.getLogger(__name__)
+
 
 class Order(Protocol):
     """Which image stands at which global sample counter."""
@@ -31,7 +34,7 @@ class Drawn(NamedTuple):
 
     batch: Batch
     posterior: Tensor | None  # (N, C, H, W), the noise that a codec draws latents with
-    told: tuple[str, ...] = ()  # what is to be said of it
+    told: tuple[str, ...] = ()  # what a worker has to say of it
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Drawn:
         """The same with every tensor changed."""
@@ -139,7 +142,6 @@ class TrainingBatches:
     process_index: int
     num_processes: int
     num_workers: int
-    on_message: Callable[[str], None]
 
     def from_step(self, first_step: int) -> Generator[Sequence[Batch], None, None]:
         """Lists of `accumulation` micro-batches, for step `first_step`, the next, and so on.
@@ -167,7 +169,7 @@ class TrainingBatches:
             for text in drawn.told:
                 if text not in said:  # by another worker
                     said.add(text)
-                    self.on_message(text)
+                    _log.warning(text)
             return self.coupling.couple(to_device(drawn).encoded(self.codec))
 
         with closing(micro_batches):

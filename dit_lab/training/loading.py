@@ -84,7 +84,7 @@ def _used_by(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:
 
 
 def messages_of(dataset: Dataset) -> tuple[str, ...]:
-    """What a dataset has to say of what it gave last, if it ever does: images that it skipped."""
+    """What a dataset in a worker process has to say of what it gave last, if it ever does."""
     messages = getattr(dataset, "messages", None)
     return () if messages is None else tuple(messages())
 

@@ -234,4 +234,4 @@ def test_bad_images_are_skipped_and_named(folder: Path, forked_in: Command, tmp_
     assert done.returncode == 2 and "were encoded otherwise" in done.stderr
     done = forked_in(tmp_path, "encode", *asked[:-1], "out=other", "dataset.on_bad_image=skip")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("skipped ") == 1
+    assert done.stderr.count("skipped ") == 1

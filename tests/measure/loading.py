@@ -109,7 +109,6 @@ def batches_of(dataset: Latents, workers: int) -> TrainingBatches:
         process_index=0,
         num_processes=1,
         num_workers=workers,
-        on_message=print,
     )
 
 

@@ -84,7 +84,6 @@ def make_batches(digits: Digits) -> Callable[..., TrainingBatches]:
             "process_index": 0,
             "num_processes": 1,
             "num_workers": 0,
-            "on_message": pytest.fail,
         }
         return TrainingBatches(**(options | changes))
 

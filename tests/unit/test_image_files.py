@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from PIL import Image
 
 from dit_lab.data.image_files import ImageFiles
 from dit_lab.data.images import CROP_RANGE, Transform, random_crop
+from dit_lab.data.order import SampleOrder
 from dit_lab.types import RequestError
 
 ORIENTATION = 0x0112  # EXIF's tag
@@ -163,16 +166,35 @@ def test_a_bad_image_is_refused(paths: list[Path]) -> None:
         Files(paths).fetch(torch.tensor([1, 2]), None)
 
 
-def test_the_next_image_takes_the_place_of_a_bad_one(paths: list[Path]) -> None:
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged since the last call, up to the reason."""
+    lines = [record.getMessage().split(": ")[0] for record in caplog.records]
+    caplog.clear()
+    return lines
+
+
+def test_the_next_image_takes_the_place_of_a_bad_one(
+    paths: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
     """With its label, wherever it is asked from; said once."""
     files = Files(paths, on_bad_image="skip")
     images, labels = files.fetch(torch.tensor([2, 0, 3]), None)
     assert brightness(images) == labels.tolist() == [4, 0, 4]
-    told = files.messages()
-    assert [line.split(": ")[0] for line in told] == [f"skipped {paths[n]}" for n in (2, 3)]
+    assert told(caplog) == [f"skipped {paths[n]}" for n in (2, 3)]
     assert files.fetch(torch.tensor([3]), None)[1].tolist() == [4]
-    assert files.messages() == []
+    assert told(caplog) == []
     assert Files(paths, on_bad_image="skip").fetch(torch.tensor([3]), None)[1].tolist() == [4]
+
+
+def test_what_workers_skip_is_said_once(
+    paths: list[Path], caplog: pytest.LogCaptureFixture, make_batches: Callable[..., Any]
+) -> None:
+    """By the main process, whichever of them found it; a worker's own log goes nowhere."""
+    files = Files(paths, on_bad_image="skip")
+    batches = make_batches(dataset=files, order=SampleOrder(0, len(files)), num_workers=2)
+    for _ in islice(batches.from_step(0), 4):
+        pass
+    assert sorted(told(caplog)) == [f"skipped {paths[n]}" for n in (2, 3)]
 
 
 def test_the_list_is_a_circle_until_no_image_is_left(paths: list[Path]) -> None:
