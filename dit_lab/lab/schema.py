@@ -87,6 +87,8 @@ class Training:
     clip_norm: Optional[float] = number(above=0)
     log_every_steps: int = number(at_least=1)
     checkpoint_every_steps: int = number(at_least=0)
+    keep_last: Optional[int] = number(at_least=1)
+    keep_every_steps: int = number(at_least=0)
     sample_every_steps: int = number(at_least=0)
     validate_every_steps: int = number(at_least=0)
     evaluate_every_steps: int = number(at_least=0)

@@ -36,7 +36,8 @@ from dit_lab.runs import (
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.tracking.parent import job_name
 from dit_lab.tracking.spool import MetricsFile
-from dit_lab.training.checkpoint import Checkpoint, CheckpointStore
+from dit_lab.training.checkpoint import Checkpoint
+from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.stop import StopSignal
@@ -133,7 +134,8 @@ def _take_up(
     """Record what this run is, and find the checkpoint that it goes on from."""
     write_atomically(folder.config, to_yaml(dict(config)))
     write_json(folder.identity, now)
-    store = open_checkpoints(folder, warn=log.warning)
+    keep = {name: config["training"][name] for name in ("keep_last", "keep_every_steps")}
+    store = open_checkpoints(folder, warn=log.warning, **keep)
     checkpoint, parent = store.latest(), parent_run(config)
     if checkpoint is None and parent is not None:
         start = open_checkpoints(parent, warn=log.warning).latest()

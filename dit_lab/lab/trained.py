@@ -18,12 +18,8 @@ from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import recorded, recorded_shapes
 from dit_lab.runs import RunFolder, find_run
 from dit_lab.samplers.guidance import Guidance
-from dit_lab.training.checkpoint import (
-    Checkpoint,
-    CheckpointStore,
-    DamagedCheckpoint,
-    load_weights,
-)
+from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint, load_weights
+from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.types import Codec, LabelledCall, RequestError, Sampler
 
 Config = Mapping[str, Any]
@@ -187,11 +183,17 @@ def _refuse_other_codec(codec: Codec, folder: RunFolder) -> None:
         )
 
 
-def open_checkpoints(folder: RunFolder, *, warn: Callable[[str], None]) -> CheckpointStore:
+def open_checkpoints(
+    folder: RunFolder, *, warn: Callable[[str], None], **keep: Any
+) -> CheckpointStore:
     """The checkpoints of a run, whose identity must have been recorded."""
     known = recorded(folder)
     return CheckpointStore(
-        folder.checkpoints, run=known["train_hash"], ancestors=known["ancestors"], warn=warn
+        folder.checkpoints,
+        run=known["train_hash"],
+        ancestors=known["ancestors"],
+        warn=warn,
+        **keep,
     )
 
 

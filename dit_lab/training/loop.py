@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.cadence import is_due
-from dit_lab.training.checkpoint import Checkpoint, CheckpointStore
+from dit_lab.training.checkpoint import Checkpoint
+from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
 from dit_lab.training.optim import guarded_step, set_learning_rate
 from dit_lab.training.schedules import Schedule

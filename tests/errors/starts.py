@@ -274,7 +274,7 @@ def unmarked(folder: Path) -> None:
 
 def foreign(folder: Path) -> None:
     """The newest checkpoint is whole, and another run's."""
-    from dit_lab.training.checkpoint import CheckpointStore
+    from dit_lab.training.checkpoint_store import CheckpointStore
 
     shutil.rmtree(newest(folder))
     store = CheckpointStore(only_run(folder) / "checkpoints", run="0123456789ab", warn=print)

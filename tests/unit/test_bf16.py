@@ -21,7 +21,7 @@ from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.training.batches import Draws, TrainingBatches
-from dit_lab.training.checkpoint import CheckpointStore
+from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.optim import optimizer_tensors

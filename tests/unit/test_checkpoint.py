@@ -19,7 +19,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from dit_lab.training.checkpoint import Checkpoint, CheckpointStore
+from dit_lab.training.checkpoint import Checkpoint
+from dit_lab.training.checkpoint_store import CheckpointStore
 
 FILES = {
     "model.safetensors",
@@ -239,7 +240,7 @@ SAVE_WITHOUT_ROOM = """
 import resource, sys
 from pathlib import Path
 import torch
-from dit_lab.training.checkpoint import CheckpointStore
+from dit_lab.training.checkpoint_store import CheckpointStore
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 store = CheckpointStore(Path(sys.argv[1]), run="0123456789ab", warn=print)

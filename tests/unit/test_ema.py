@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.training.checkpoint import CheckpointStore
+from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
 
 START = torch.tensor([1.0, -2.0, 0.5])

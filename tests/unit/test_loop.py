@@ -22,7 +22,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.training.batches import TrainingBatches
-from dit_lab.training.checkpoint import CheckpointStore
+from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.optim import optimizer_tensors

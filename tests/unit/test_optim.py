@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from dit_lab.training.checkpoint import CheckpointStore
+from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.optim import (
     guarded_step,
     load_optimizer_tensors,

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from dit_lab.models.dit import DiT
-from dit_lab.training.checkpoint import Checkpoint, CheckpointStore
+from dit_lab.training.checkpoint import Checkpoint
+from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
 from dit_lab.training.state import Clock, NonFiniteGuard, Snapshot, TrainState, Window
 
