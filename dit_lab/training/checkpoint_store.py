@@ -93,8 +93,8 @@ class CheckpointStore:
         needed = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
         disk = shutil.disk_usage(self._folder)
         if disk.total and disk.free < needed:  # some network file systems say nothing
-            missing = f"{needed / 1e6:,.1f} MB are needed, {disk.free / 1e6:,.1f} MB are free"
-            raise OSError(errno.ENOSPC, missing)
+            found = f"{needed / 1e6:,.1f} MB are needed, {disk.free / 1e6:,.1f} MB are free"
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {found}")
 
     def _not_written(self, step: int, error: OSError) -> CheckpointNotWritten:
         whole = self._whole_steps()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from dit_lab.training.background import BackgroundSaver
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.cadence import is_due
 from dit_lab.training.checkpoint import Checkpoint
@@ -62,6 +63,7 @@ def train(
     weights = dict(plain.named_parameters())
     trainable = [weight for weight in weights.values() if weight.requires_grad]
     state, window = TrainState(), Window(accelerator.device)
+    saver = BackgroundSaver(checkpoints)
     everything = Snapshot(model=plain, optimizer=optimizer, emas=emas, state=state, window=window)
 
     # 1. Resume: weights, averages and their counters, optimizer, position, half-filled means.
@@ -80,7 +82,7 @@ def train(
     def save() -> None:
         guard.check()  # nothing non-finite is ever written
         if accelerator.is_main_process:
-            checkpoints.save(state.step, tensors=everything.tensors(), state=everything.scalars())
+            saver.save(state.step, tensors=everything.tensors(), state=everything.scalars())
         accelerator.wait_for_everyone()
 
     def evaluate() -> None:
@@ -98,6 +100,7 @@ def train(
         clock = Clock(state.step)
         while state.step < settings.total_steps:
             check_stop()
+            saver.check()
 
             # 3. Gradients of one global batch, over exactly its micro-batches.
             factor = schedule.factor(state.step, settings.total_steps)
@@ -144,6 +147,7 @@ def train(
         raise
     finally:
         steps.close()  # ends the workers that read ahead
+        saver.wait()  # also after an error: the newest checkpoint is what the next start has
     return state.results
 
 

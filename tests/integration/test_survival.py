@@ -387,7 +387,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_loses_nothing(
     assert not [name for name in names if name.startswith(".")]  # nothing half-written is left
     assert run.status["status"] == "FAILED"
     if name == "full":
-        assert run.status["step"] == 30
+        assert 30 <= run.status["step"] < 40  # it trains while the third is written
         assert "No space left on device" in run.status["error"]
 
 

@@ -1,0 +1,43 @@
+"""Checkpoints that are written while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from dit_lab.training.checkpoint import Checkpoint
+from dit_lab.training.checkpoint_store import CheckpointStore, Tensors
+
+
+class BackgroundSaver:
+    """Writes one checkpoint at a time in a thread; only copying the tensors holds training up.
+
+    The copy takes as much of the host's memory as the checkpoint has bytes. What goes wrong in the
+    thread is raised by the next call.
+    """
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[Checkpoint] | None = None
+
+    def save(self, step: int, *, tensors: Tensors, state: Mapping[str, Any]) -> None:
+        """Save everything as it is now, once the checkpoint before is written."""
+        self.wait()
+        copies = {
+            name: {key: tensor.detach().to("cpu", copy=True) for key, tensor in group.items()}
+            for name, group in tensors.items()
+        }
+        self._writing = self._thread.submit(self._store.save, step, tensors=copies, state=state)
+
+    def check(self) -> None:
+        """Raise what went wrong, if that is known by now."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when everything is on the disk; raise where it is not."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
