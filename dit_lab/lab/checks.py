@@ -41,6 +41,7 @@ def check_settings(config: Config) -> None:
     """What a training configuration shows without its data. Raises RequestError."""
     _check_name(config["name"])
     _check_batch(config)
+    _check_checkpoints(config["training"])
     _check_optimizer(config)
     _check_heads(config["model"])
     check_coupling(config)
@@ -174,6 +175,22 @@ def _check_batch(config: Config) -> None:
         raise RequestError(
             f"training.global_batch_size={training['global_batch_size']}: not divisible by "
             f"training.accumulation x distributed.num_processes = {parts}"
+        )
+
+
+def _check_checkpoints(training: Config) -> None:
+    kept, every = training["keep_every_steps"], training["checkpoint_every_steps"]
+    if not kept:
+        return
+    if training["keep_last"] is None:
+        raise RequestError(
+            f"training.keep_every_steps={kept}: all checkpoints are kept; give training.keep_last, "
+            "the number of others to keep, too"
+        )
+    if not every or kept % every:
+        raise RequestError(
+            f"training.keep_every_steps={kept}: must be a multiple of "
+            f"training.checkpoint_every_steps={every}"
         )
 
 

@@ -185,6 +185,16 @@ AREA = Area(
             says="training.global_batch_size=128: not divisible by training.accumulation x",
         ),
         Case(
+            title="checkpoints that are kept among all",
+            command=f"{Q} training.keep_every_steps=800",
+            says="training.keep_every_steps=800: all checkpoints are kept; give training.keep_last",
+        ),
+        Case(
+            title="checkpoints that are never written",
+            command=f"{Q} training.keep_last=2 training.keep_every_steps=1000",
+            says="training.keep_every_steps=1000: must be a multiple of",
+        ),
+        Case(
             title="classes that the data does not have",
             command=f"{Q} dataset.num_classes=3",
             says="dataset.num_classes=3: the data has 10 classes",
