@@ -46,7 +46,8 @@ def read_ahead(
             if isinstance(item, RequestError):
                 raise item
             if isinstance(item, Packed):
-                kept_mapped.append(item)
+                if not item.memory.is_pinned():  # not a copy of what the worker wrote
+                    kept_mapped.append(item)
                 item = item.unpacked()
             yield item
     finally:

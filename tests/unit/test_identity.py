@@ -80,6 +80,8 @@ WATCHING = [
     "training.accumulation",
     "training.log_every_steps",
     "training.checkpoint_every_steps",
+    "training.keep_last",
+    "training.keep_every_steps",
     "training.sample_every_steps",
     "training.validate_every_steps",
     "training.evaluate_every_steps",
