@@ -165,7 +165,10 @@ class CheckpointStore:
             raise DamagedCheckpoint(f"{checkpoint.path}: of another run ({run})")
 
     def _is_ours(self, checkpoint: Checkpoint) -> bool:
-        run = checkpoint.state().get("run")
+        try:
+            run = checkpoint.state().get("run")
+        except (OSError, ValueError, AttributeError):  # damaged: nobody knows
+            return False
         return run == self._run or run in self._ancestors
 
     def latest(self) -> Checkpoint | None:

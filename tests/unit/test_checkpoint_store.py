@@ -68,6 +68,15 @@ def test_what_belongs_to_others_is_left(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == [1, 2, 4]
 
 
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_old_one_stops_no_save(tmp_path: Path, content: str) -> None:
+    """Whose it is cannot be read, so it stays, for the next start to name."""
+    save(store_in(tmp_path, []), 1, 2)
+    (tmp_path / "step-00000001/state.json").write_text(content)
+    save(store_in(tmp_path, [], keep_last=1), 3)
+    assert steps_in(tmp_path) == [1, 3]
+
+
 def test_half_removed_ones_are_cleared(tmp_path: Path) -> None:
     save(store_in(tmp_path, []), 1)
     shutil.copytree(tmp_path / "step-00000001", tmp_path / ".removing-step-00000000")
