@@ -43,7 +43,7 @@ def normal(seed: int, purpose: str, indices: Tensor, shape: tuple[int, ...]) -> 
     """Standard normal float32 of shape (len(indices), *shape) on the CPU.
 
     Box and Muller's method (1958), a block of images at a time: numpy's own normals come one by
-    one and take twice as long. No number exceeds 6.7, which 3 in 10^11 would.
+    one and take up to twice as long. No number exceeds 6.7, which 3 in 10^11 would.
     """
     size = math.prod(shape)
     out = np.empty((len(indices), size), np.float32)

@@ -27,6 +27,7 @@ from dit_lab.data.latent_facts import FACTS, SPLITS, Manifest, Plan, read_manife
 from dit_lab.lab import compose
 from dit_lab.lease import Lease
 from dit_lab.runs import read_json, write_json
+from dit_lab.training.checkpoint_store import sync
 from dit_lab.training.loading import messages_of, read_ahead
 from dit_lab.types import Codec, DataFacts, Dataset, RequestError
 
@@ -120,7 +121,7 @@ class Encoding:
         beside = self.folder / f"{name}.writing-{os.getpid()}"
         try:
             save_file({"moments": torch.cat(moments), "labels": torch.cat(labels)}, beside)
-            _sync(beside)
+            sync(beside)
             beside.replace(self.folder / name)
         except SafetensorError as error:  # which is how it says that the disk is full
             raise OSError(f"{self.folder / name}: {error}") from None
@@ -232,8 +233,3 @@ def _device() -> torch.device:
     if not gpus:
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % gpus)
-
-
-def _sync(file: Path) -> None:
-    with open(file, "rb") as opened:
-        os.fsync(opened.fileno())

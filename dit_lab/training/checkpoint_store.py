@@ -82,9 +82,7 @@ class CheckpointStore:
 
     def _clear(self) -> None:
         """Remove what a process that was killed left half written or half removed."""
-        for leftover in self._folder.glob(".writing-*"):
-            shutil.rmtree(leftover)
-        for leftover in self._folder.glob(".removing-*"):
+        for leftover in (*self._folder.glob(".writing-*"), *self._folder.glob(".removing-*")):
             shutil.rmtree(leftover)
 
     def _check_room(self, tensors: Tensors) -> None:
@@ -137,9 +135,9 @@ class CheckpointStore:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the room
             raise
-        _sync(self._folder)
+        sync(self._folder)
         os.replace(final / f".{MARKER}", final / MARKER)
-        _sync(final)
+        sync(final)
 
     def _write_files(self, beside: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
         """Every file of a checkpoint, synced; the marker still under another name."""
@@ -155,7 +153,7 @@ class CheckpointStore:
         }
         (beside / f".{MARKER}").write_text(json.dumps(listed, indent=2, sort_keys=True) + "\n")
         for file in [*files, beside / f".{MARKER}"]:
-            _sync(file)
+            sync(file)
 
     def verify(self, checkpoint: Checkpoint) -> None:
         """Raise DamagedCheckpoint unless the checkpoint is whole and of this run."""
@@ -195,7 +193,7 @@ def _save_file(tensors: Mapping[str, Tensor], file: Path) -> None:
         raise OSError(number, os.strerror(number) if number else str(error), str(file)) from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Force a file's content, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
