@@ -119,6 +119,11 @@ class RunFolder:
         return sorted([*self.samples.glob("*.png"), *self.evaluations.glob("*.json")])
 
     @property
+    def nonfinite(self) -> Path:
+        """What is known of the steps that stopped the run because they were not finite."""
+        return self.root / "nonfinite.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 

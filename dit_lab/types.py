@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from dit_lab.interpolants import Interpolant
+
+
+Result = TypeVar("Result")
 
 
 class RequestError(ValueError):
@@ -189,6 +192,26 @@ class Coupling(Protocol):
 
     def couple(self, batch: Batch) -> Batch:
         """The batch, its data encoded, with its noise as it should be."""
+
+
+class Team(Protocol):
+    """The processes that do one thing together, all of which call the same methods in the same
+    order; a process alone is a team as well."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def first(self, compute: Callable[[], Result]) -> Result:
+        """What the first process computes; every process gets it, or raises what it raised."""
+
+    def every(self, compute: Callable[[], Result]) -> list[Result]:
+        """What each process computes, in their order; where some raise, all raise the first."""
+
+    def largest(self, number: int) -> int:
+        """The largest of the numbers that the processes give, at little cost."""
 
 
 class Evaluator(Protocol):

@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dit_lab"
 
-GROUND = {"types", "rng", "interpolants", "chain", "runs", "lease", "cost", "processes"}
+GROUND = {
+    "types", "rng", "interpolants", "chain", "runs", "lease", "cost", "processes", "team",
+}  # fmt: skip
 MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tracking"}
 MAY_IMPORT = {
     **{part: GROUND for part in GROUND | MIDDLE},
@@ -46,7 +48,7 @@ TORCH_FREE = (
     "data/pair_facts.py", "data/torchvision_facts.py",
     "evaluation/card.py", "evaluation/table.py", "lab/checks.py", "lab/compatibility.py",
     "lab/components.py", "lab/compute.py", "lab/config.py", "lab/data_checks.py",
-    "lab/coupling_checks.py", "lab/doctor.py", "lab/extension.py",
+    "lab/coupling_checks.py", "lab/distributed.py", "lab/doctor.py", "lab/extension.py",
     "lab/identity.py", "lab/job.py", "lab/judging.py",
     "lab/report.py", "lab/report_runs.py", "lab/request.py",
     "lab/resources.py", "lab/schema.py", "lab/search.py", "lab/signature.py", "lab/sweep.py",
@@ -59,7 +61,7 @@ TORCH_FREE = (
     "sweeps/plots.py", "sweeps/report.py", "sweeps/results.py", "sweeps/rounding.py",
     "sweeps/search.py", "sweeps/sentences.py", "sweeps/slots.py", "sweeps/statistics.py",
     "tracking/late.py", "tracking/mlflow_store.py", "tracking/parent.py",
-    "training/schedules.py", "__init__.py", "__main__.py",
+    "training/schedules.py", "training/stop.py", "__init__.py", "__main__.py",
 )  # fmt: skip
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

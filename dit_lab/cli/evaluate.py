@@ -39,13 +39,16 @@ def run(args: argparse.Namespace) -> int:
     )
     from dit_lab.lab.config import compose_for_run, given_run
     from dit_lab.lab.data_checks import check_images, check_same_data
+    from dit_lab.lab.distributed import check_copies, with_processes
     from dit_lab.lab.identity import recorded_shapes
+    from dit_lab.lab.workers import on_workers, starts_workers
 
     wanted, root, folder, recorded = given_run(args.overrides)
     chosen = compose_for_run(
         "evaluate", args.overrides, recorded=recorded, config_dirs=args.config_dir
     )
-    config = {**recorded, **chosen}
+    config = with_processes({**recorded, **chosen})
+    check_copies(config)
     _check_chosen(args.overrides, config, recorded)
     shapes = recorded_shapes(folder)
     check_sampling(config, trained=recorded)
@@ -53,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
     check_likelihood(config)
     check_same_data(config, shapes)
     check_images(config)
-    return _evaluate(config, wanted, root)
+    if starts_workers(config):
+        return on_workers("evaluate", config, wanted=wanted, root=str(root))
+    return work(config, wanted=wanted, root=str(root))
 
 
 def _check_chosen(
@@ -75,23 +80,33 @@ def _check_chosen(
         )
 
 
-def _evaluate(config: Mapping[str, Any], wanted: str, root: Path) -> int:
+def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
+    """Measure what was asked for, alone or as one of several processes."""
     from dit_lab.cli.tables import print_evaluations
     from dit_lab.lab.evaluate import evaluate_baselines, evaluate_run  # torch: seconds
     from dit_lab.lab.trained import load
     from dit_lab.training.stop import StopSignal
+    from dit_lab.training.together import Together
 
-    trained = load(
-        wanted,
-        root=root,
-        weights=config["sample"]["weights"],
-        trusted_modules=config["trusted_modules"],
-        codec_path=config["codec"].get("path"),
-    )
     with StopSignal() as stop:
-        evaluation, stored = evaluate_run(
-            trained, config, check_stop=stop.check, on_message=lambda text: print(text, flush=True)
+        together = Together(stop)
+        trained = load(
+            wanted,
+            root=root,
+            weights=config["sample"]["weights"],
+            trusted_modules=config["trusted_modules"],
+            codec_path=config["codec"].get("path"),
+            device=together.accelerator.device,
         )
+        evaluation, stored = evaluate_run(
+            trained,
+            config,
+            team=together.team,
+            check_stop=stop.check,
+            on_message=lambda text: print(text, flush=True),
+        )
+        if not together.leads:
+            return 0
         baselines = []
         if config["baselines"]:
             baselines = evaluate_baselines(trained, config, check_stop=stop.check)

@@ -14,14 +14,14 @@ from dit_lab.cli.main import answered
 
 def run(folder: Path) -> int:
     """Train what FOLDER/config.json describes, and measure it as that asks; the exit code."""
-    from dit_lab.cli.train import train_or_show
+    from dit_lab.cli.train import work
     from dit_lab.lab.job import measure, read_task
     from dit_lab.processes import end_with_the_parent
     from dit_lab.training.stop import StopSignal
 
     end_with_the_parent()
     task = read_task(folder)
-    code = train_or_show(task.config, overrides=task.job.overrides, tags=task.tags)
+    code = work(task.config, overrides=task.job.overrides, tags=task.tags)
     if code == 0:
         with StopSignal() as stop:
             measure(task, check_stop=stop.check, on_message=partial(print, flush=True))

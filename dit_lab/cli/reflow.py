@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.cli.train import train_or_show
+    from dit_lab.cli.train import work
     from dit_lab.lab.config import compose_for_run, compose_reflow, given_run
     from dit_lab.lab.identity import recorded_shapes
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     training = compose_reflow(for_training, recorded=recorded, config_dirs=args.config_dir)
     _check(drawing, training, recorded, shapes)
     training["coupling"]["pairs"] = str(_draw(wanted, root, drawing, training, shapes))
-    code = train_or_show(training, overrides=for_training)
+    code = work(training, overrides=for_training)
     if code == 0:
         _measure(wanted, root, drawing, training)
     return code

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dit_lab.types import RequestError
 
@@ -27,39 +29,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.checks import check_conditioning, check_sampling
     from dit_lab.lab.config import compose_for_run, given_run
+    from dit_lab.lab.distributed import check_copies, with_processes
     from dit_lab.lab.identity import recorded_shapes
+    from dit_lab.lab.workers import on_workers, starts_workers
 
     wanted, root, folder, recorded = given_run(args.overrides)
-    config = compose_for_run(
-        "sample", args.overrides, recorded=recorded, config_dirs=args.config_dir
+    config = with_processes(
+        compose_for_run("sample", args.overrides, recorded=recorded, config_dirs=args.config_dir)
     )
+    check_copies(config)
     shapes = recorded_shapes(folder)
     check_sampling(config, trained=recorded)
     check_conditioning(config, shapes, model=recorded["model"])
-    out = Path(config["out"])
-    _check_output(out)
+    _check_output(Path(config["out"]))
+    if starts_workers(config):
+        return on_workers("sample", config, wanted=wanted, root=str(root))
+    return work(config, wanted=wanted, root=str(root))
 
+
+def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
+    """Draw what was asked for, alone or as one of several processes."""
     from dit_lab.evaluation.generate import Passes  # torch: seconds
     from dit_lab.evaluation.images import grid_columns, write_images
     from dit_lab.lab.trained import load
     from dit_lab.training.stop import StopSignal
+    from dit_lab.training.together import Together
 
-    trained = load(
-        wanted,
-        root=root,
-        weights=config["sample"]["weights"],
-        trusted_modules=config["trusted_modules"],
-    )
-    passes = Passes()
+    passes, out = Passes(), Path(config["out"])
     with StopSignal() as stop:
+        together = Together(stop)
+        trained = load(
+            wanted,
+            root=root,
+            weights=config["sample"]["weights"],
+            trusted_modules=config["trusted_modules"],
+            device=together.accelerator.device,
+        )
         images, labels = trained.sample(
             config["sample"]["labels"],
             num_images=config["sample"]["num_images"],
             seed=config["sample"]["seed"],
             settings=config,
+            team=together.team,
             check_stop=stop.check,
             on_pass=passes,
         )
+    if not together.leads:
+        return 0
     write_images(out, images, labels, columns=grid_columns(len(images), len(labels.unique())))
     print(
         f"{len(images)} images from {trained.weights} at step {trained.step}, "

@@ -47,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
         print(to_yaml(Composer(args.config_dir).compose(args.overrides)), end="")
         return 0
     config = compose_train(args.overrides, config_dirs=args.config_dir)
-    return train_or_show(config, overrides=args.overrides)
+    return work(config, overrides=args.overrides)
 
 
-def train_or_show(
+def work(
     config: dict[str, Any], *, overrides: Sequence[str], tags: Mapping[str, str] | None = None
 ) -> int:
     """Train what is composed, or show its results where that is done; the exit code.
@@ -58,11 +58,13 @@ def train_or_show(
     `tags` are further ones for the tracker.
     """
     from dit_lab.lab.checks import check_data, check_root, check_settings
+    from dit_lab.lab.distributed import with_processes
     from dit_lab.lab.extension import check_extension
     from dit_lab.lab.identity import identity, recorded_so_far, refuse_foreign, run_folder
-    from dit_lab.lab.workers import is_worker
+    from dit_lab.lab.workers import on_workers, starts_workers
     from dit_lab.runs import FINISHED, read_json
 
+    config = with_processes(config)
     check_settings(config)
     check_root(config)
     shapes = check_data(config)
@@ -76,22 +78,9 @@ def train_or_show(
         print(f"already finished: {folder.root} (resume=never trains anew)")
         show_results(folder)
         return 0
-    if not is_worker(config) and config["distributed"]["num_processes"] > 1:
-        return _train_on_workers(config, overrides, tags or {})
+    if starts_workers(config):
+        return on_workers("train", config, overrides=list(overrides), tags=dict(tags or {}))
     return _train(config, shapes, folder, overrides, tags or {})
-
-
-def _train_on_workers(
-    config: dict[str, Any], overrides: Sequence[str], tags: Mapping[str, str]
-) -> int:
-    from dit_lab.lab.workers import run_workers
-    from dit_lab.training.stop import StopSignal
-
-    with StopSignal() as stop:
-        code = run_workers(config, overrides=overrides, tags=tags, stopping=lambda: stop.requested)
-        if code:
-            stop.check()
-    return code
 
 
 def _train(

@@ -1,10 +1,12 @@
-"""One of several processes that train together: `python -m dit_lab.cli.worker FOLDER`.
+"""One of several processes that work together: `python -m dit_lab.cli.worker FOLDER`.
 
-FOLDER/task.json holds the configuration that the command has composed.
+FOLDER/task.json says what: {"verb": ..., "config": ..., and what else the verb was given}. The verb
+is a module of this package, which has a function `work`.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -12,14 +14,14 @@ from dit_lab.cli.main import answered
 
 
 def run(folder: Path) -> int:
-    """Train what FOLDER/task.json describes; the exit code."""
-    from dit_lab.cli.train import train_or_show
+    """Do what FOLDER/task.json describes; the exit code."""
     from dit_lab.processes import end_with_the_parent
     from dit_lab.runs import read_json
 
     end_with_the_parent()
     task = read_json(folder / "task.json")
-    return train_or_show(task["config"], overrides=task["overrides"], tags=task["tags"])
+    verb = importlib.import_module(f"dit_lab.cli.{task.pop('verb')}")
+    return verb.work(**task)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,18 @@ from torch import Tensor
 from dit_lab import rng
 from dit_lab.evaluation.images import to_uint8
 from dit_lab.samplers.guidance import Guidance, predictor
-from dit_lab.types import Codec, LabelledCall, Objective, Predict, Prediction, Sampler
+from dit_lab.team import ALONE, shared_out
+from dit_lab.types import Codec, LabelledCall, Objective, Predict, Prediction, Sampler, Team
 
 CHUNK_IMAGES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generator:
-    """Everything that decides generated images, except the weights, the seed and the labels."""
+    """Everything that decides generated images, except the weights, the seed and the labels.
+
+    A `team` shares the chunks out; every process of it must ask for the same images.
+    """
 
     objective: Objective
     sampler: Sampler
@@ -34,6 +38,7 @@ class Generator:
     null_label: int | None  # None: no label was ever dropped, so there is no guidance
     levels: int  # brightnesses that the data knows, 256 for bytes
     device: torch.device
+    team: Team = ALONE
     weak: LabelledCall | None = None  # of a weaker run, for autoguidance
     check_stop: Callable[[], None] = lambda: None
 
@@ -55,20 +60,34 @@ class Generator:
         """Groups of uint8 images (n, H, W, c) and their labels (n,), in order of their index.
 
         `batch_size` is how many images are handed over at once, rounded up to whole chunks; it
-        changes no image. `on_pass(n)` is told of every n images that pass through a model.
+        changes no image. `on_pass(n)` is told of the n images that passed through a model for a
+        chunk.
         """
-        asked = _counted(model, on_pass)
-        told = replace(self, weak=self.weak and _counted(self.weak, on_pass))
         group_images = -(-batch_size // CHUNK_IMAGES) * CHUNK_IMAGES
         for start in range(0, num_images, group_images):
             stop = min(start + group_images, num_images)
+
+            def draw(first: int) -> tuple[Tensor, int]:
+                return self._chunk(model, first=first, seed=seed, labels=labels)
+
             chunks = []
-            for first in range(start, stop, CHUNK_IMAGES):
-                latents = told.latents(asked, first=first, seed=seed, labels=labels)
-                with torch.no_grad():
-                    chunks.append(to_uint8(self.codec.decode(latents), self.levels))
-            images = torch.cat(chunks)[: stop - start]
-            yield images, self.labels(torch.arange(start, stop), labels)
+            for images, passed in shared_out(self.team, range(start, stop, CHUNK_IMAGES), draw):
+                chunks.append(images)
+                on_pass(passed)
+            yield (
+                torch.cat(chunks)[: stop - start],
+                self.labels(torch.arange(start, stop), labels),
+            )
+
+    def _chunk(
+        self, model: LabelledCall, *, first: int, seed: int, labels: Sequence[int] | None
+    ) -> tuple[Tensor, int]:
+        """The uint8 images of one chunk, and how many images passed through a model for it."""
+        passes = Passes()
+        counting = replace(self, weak=self.weak and _counted(self.weak, passes))
+        latents = counting.latents(_counted(model, passes), first=first, seed=seed, labels=labels)
+        with torch.no_grad():
+            return to_uint8(self.codec.decode(latents), self.levels), passes.images
 
     def rehearse(self) -> None:
         """Walk the sampler's way once with nothing, so that what cannot be sampled is refused
@@ -124,13 +143,13 @@ class Passes:
     """Counts how many images passed through models, as `on_pass`."""
 
     def __init__(self) -> None:
-        self._images = 0
+        self.images = 0
 
     def __call__(self, images: int) -> None:
-        self._images += images
+        self.images += images
 
     def per_image(self, num_images: int) -> float:
         """Evaluations for each of so many generated images; those of a chunk that were thrown away
         are not counted."""
         computed = -(-num_images // CHUNK_IMAGES) * CHUNK_IMAGES
-        return self._images / computed
+        return self.images / computed

@@ -15,8 +15,9 @@ Shapes: N images, C channels, H x W pixels, D = C * H * W.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ from dit_lab.evaluation.table import Row
 from dit_lab.interpolants import Interpolant
 from dit_lab.samplers.guidance import Guidance, predictor
 from dit_lab.samplers.ode import velocity_of
-from dit_lab.types import Dataset, LabelledCall, Objective, Predict
+from dit_lab.team import ALONE, shared_out
+from dit_lab.types import Dataset, LabelledCall, Objective, Predict, Team
 
 EXACT_DIMENSIONS = 16  # up to here the divergence is summed exactly, else estimated
 TOLERANCE = 1e-5
@@ -113,11 +115,14 @@ class Likelihood:
     levels: int  # brightnesses of the data
     seed: int
     device: torch.device
+    team: Team = ALONE
     check_stop: Callable[[], None]
 
     def row(self, model: LabelledCall) -> Row:
         """The mean over images, and its standard error."""
-        bits = torch.cat(list(self._chunks(model)))
+        count = min(self.num_images, len(self.held_out))
+        chosen = (torch.arange(count) * len(self.held_out) // count).split(CHUNK_IMAGES)
+        bits = torch.cat(list(shared_out(self.team, chosen, partial(self._bits, model))))
         error = bits.std() / math.sqrt(len(bits)) if len(bits) > 1 else None
         return Row(
             metric="bits_per_dimension",
@@ -127,35 +132,31 @@ class Likelihood:
             deviation=None if error is None else error.item(),
         )
 
-    def _chunks(self, model: LabelledCall) -> Iterator[Tensor]:
-        count = min(self.num_images, len(self.held_out))
-        chosen = torch.arange(count) * len(self.held_out) // count
+    def _bits(self, model: LabelledCall, indices: Tensor) -> Tensor:
+        """Bits per dimension (N,) of the held-out images at these indices (N,)."""
+        self.check_stop()
         width = 2 / (self.levels - 1)  # of a level, images being in [-1, 1]
-        for indices in chosen.split(CHUNK_IMAGES):
-            self.check_stop()
-            images, labels = self.held_out.fetch(indices, None)
-            noise, signs = (
-                rng.normal(self.seed, f"likelihood/{purpose}", indices, tuple(images.shape[1:]))
-                for purpose in ("dequantisation", "probe")
-            )
-            x = (images + width * (torch.special.ndtr(noise) - 0.5)).to(self.device)
-            dimensions = x[0].numel()
-            predict = predictor(
-                self._checked(model),
-                self.objective,
-                labels.to(self.device),
-                null_label=None,
-                guidance=Guidance(),
-            )
-            density = log_density(
-                predict,
-                x,
-                self.objective.interpolant,
-                probe=None if dimensions <= EXACT_DIMENSIONS else signs.sign().to(self.device),
-            )
-            yield bits_per_dimension(
-                density.cpu().double(), dimensions=dimensions, level_width=width
-            )
+        images, labels = self.held_out.fetch(indices, None)
+        noise, signs = (
+            rng.normal(self.seed, f"likelihood/{purpose}", indices, tuple(images.shape[1:]))
+            for purpose in ("dequantisation", "probe")
+        )
+        x = (images + width * (torch.special.ndtr(noise) - 0.5)).to(self.device)
+        dimensions = x[0].numel()
+        predict = predictor(
+            self._checked(model),
+            self.objective,
+            labels.to(self.device),
+            null_label=None,
+            guidance=Guidance(),
+        )
+        density = log_density(
+            predict,
+            x,
+            self.objective.interpolant,
+            probe=None if dimensions <= EXACT_DIMENSIONS else signs.sign().to(self.device),
+        )
+        return bits_per_dimension(density.cpu().double(), dimensions=dimensions, level_width=width)
 
     def _checked(self, model: LabelledCall) -> LabelledCall:
         def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:

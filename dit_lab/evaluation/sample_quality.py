@@ -39,28 +39,29 @@ class SampleQuality:
 
     def run(self, model: LabelledCall, step: int) -> EvaluationResult:
         evaluation = self.evaluate(model, step)
-        return EvaluationResult(evaluation.metrics, (evaluation.write(self.folder),))
+        written = self.generator.team.first(lambda: evaluation.write(self.folder))
+        return EvaluationResult(evaluation.metrics, (written,))
 
     def evaluate(self, model: LabelledCall, step: int) -> Evaluation:
-        """The table for the model's images."""
+        """The table for the model's images, which a team draws and its first process measures."""
         samples, per_image = self._samples(model)
         card = replace(self.card, step=step, evaluations_per_image=per_image)
-        rows = self.yardstick.measure(samples)
+        rows = self.generator.team.first(lambda: self.yardstick.measure(samples))
         if self.likelihood is not None:
             rows.append(self.likelihood.row(model))
         return Evaluation(card=card, rows=rows)
 
     def _samples(self, model: LabelledCall) -> tuple[ImageSet, float]:
         """The images, and how many passed through the model for one of them."""
-        passes = Passes()
+        passes, count = Passes(), self.card.num_images
+        labels = self.generator.team.first(lambda: self.yardstick.labels(count).tolist())
         groups = self.generator.images(
             model,
-            num_images=self.card.num_images,
+            num_images=count,
             seed=self.card.seed,
-            labels=self.yardstick.labels(self.card.num_images).tolist(),
+            labels=labels,
             batch_size=self.batch_size,
             on_pass=passes,
         )
-        pixels, labels = zip(*groups, strict=True)
-        samples = ImageSet(torch.cat(pixels), torch.cat(labels))
-        return samples, passes.per_image(self.card.num_images)
+        pixels, given = zip(*groups, strict=True)
+        return ImageSet(torch.cat(pixels), torch.cat(given)), passes.per_image(count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import torch
 
 from dit_lab.evaluation.generate import Generator
 from dit_lab.evaluation.images import grid_columns, write_grid
-from dit_lab.types import Batch, EvaluationResult, LabelledCall, Objective
+from dit_lab.team import ALONE, shared_out
+from dit_lab.types import Batch, EvaluationResult, LabelledCall, Objective, Team
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,20 +22,25 @@ class ValidationLoss:
     """
 
     every_steps: int
-    batches: Callable[[], Iterable[Batch]]
+    batches: Sequence[Callable[[], Batch]]
     objective: Objective
+    team: Team = ALONE
     check_stop: Callable[[], None]
 
     def run(self, model: LabelledCall, step: int) -> EvaluationResult:
-        sums: dict[str, torch.Tensor] = {}
-        count = 0
-        for batch in self.batches():
+        def of(make: Callable[[], Batch]) -> tuple[dict[str, float], int]:
             self.check_stop()
+            batch = make()
             terms = self.objective.loss(_with_labels(model, batch), batch)
+            return {name: t.double().sum().item() for name, t in terms.items()}, len(batch.labels)
+
+        sums: dict[str, float] = {}
+        count = 0
+        for terms, images in shared_out(self.team, self.batches, of):
             for name, term in terms.items():
-                sums[name] = sums.get(name, 0) + term.double().sum()
-            count += len(batch.labels)
-        return EvaluationResult({f"eval/{name}": (s / count).item() for name, s in sums.items()})
+                sums[name] = sums.get(name, 0.0) + term
+            count += images
+        return EvaluationResult({f"eval/{name}": total / count for name, total in sums.items()})
 
 
 def _with_labels(model: LabelledCall, batch: Batch) -> Callable[..., torch.Tensor]:
@@ -60,7 +66,11 @@ class SampleGrid:
             strict=True,
         )
         columns = grid_columns(self.num_images, len(torch.cat(labels).unique()))
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08d}.png"
-        write_grid(path, torch.cat(images), columns=columns)
+
+        def write() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_grid(path, torch.cat(images), columns=columns)
+
+        self.generator.team.first(write)
         return EvaluationResult(artifacts=(path,))

@@ -20,6 +20,7 @@ from dit_lab.lab.coupling_checks import (
     check_coupling,
 )
 from dit_lab.lab.data_checks import check_declarations, check_images, options_of, read_facts
+from dit_lab.lab.distributed import AUTO, check_processes
 from dit_lab.lab.trust import load_component
 from dit_lab.lab.typed import to_plain
 from dit_lab.samplers.respacing import visited
@@ -40,6 +41,7 @@ class Shapes:
 def check_settings(config: Config) -> None:
     """What a training configuration shows without its data. Raises RequestError."""
     _check_name(config["name"])
+    check_processes(config)
     _check_batch(config)
     _check_checkpoints(config["training"])
     _check_optimizer(config)
@@ -170,7 +172,7 @@ def _check_name(name: str) -> None:
 
 def _check_batch(config: Config) -> None:
     training, processes = config["training"], config["distributed"]["num_processes"]
-    parts = training["accumulation"] * processes
+    parts = training["accumulation"] * (1 if processes == AUTO else processes)
     if training["global_batch_size"] % parts:
         raise RequestError(
             f"training.global_batch_size={training['global_batch_size']}: not divisible by "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dit_lab import rng
@@ -22,6 +23,7 @@ from dit_lab.evaluation.generate import Generator
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.trust import load_component
 from dit_lab.samplers.guidance import Guidance
+from dit_lab.team import ALONE
 from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
 from dit_lab.types import (
     Batch,
@@ -31,6 +33,7 @@ from dit_lab.types import (
     Objective,
     RequestError,
     Sampler,
+    Team,
 )
 
 Config = Mapping[str, Any]
@@ -168,21 +171,19 @@ def build_batches(
 
 def validation_batches(
     parts: Parts, *, dataset: Dataset, codec: Codec
-) -> Callable[[], Iterator[Batch]]:
-    """`evaluation.loss_images` held-out images, evenly spread over the split (lists are often
-    sorted by class), at noise and times fixed by the seed."""
+) -> list[Callable[[], Batch]]:
+    """What makes each batch of `evaluation.loss_images` held-out images, evenly spread over the
+    split (lists are often sorted by class), at noise and times fixed by the seed."""
     count = min(parts.config["evaluation"]["loss_images"], len(dataset))
     chosen = torch.arange(count) * len(dataset) // count
     draws = _draws(parts, codec, "validation")
 
-    def batches() -> Iterator[Batch]:
-        for indices in chosen.split(VALIDATION_BATCH):
-            images, labels = dataset.fetch(indices, None)
-            noise = paired_noise(dataset, indices)
-            drawn = draws.batch(images, labels, indices, noise)
-            yield drawn.each(lambda tensor: tensor.to(parts.device)).encoded(codec)
+    def make(indices: Tensor) -> Batch:
+        images, labels = dataset.fetch(indices, None)
+        drawn = draws.batch(images, labels, indices, paired_noise(dataset, indices))
+        return drawn.each(lambda tensor: tensor.to(parts.device)).encoded(codec)
 
-    return batches
+    return [partial(make, indices) for indices in chosen.split(VALIDATION_BATCH)]
 
 
 def _draws(parts: Parts, codec: Codec, purpose: str) -> Draws:
@@ -202,6 +203,7 @@ def _draws(parts: Parts, codec: Codec, purpose: str) -> Draws:
 def build_generator(
     parts: Parts,
     *,
+    team: Team = ALONE,
     check_stop: Callable[[], None],
     sampler: Sampler | None = None,
     guidance: Guidance | None = None,
@@ -221,6 +223,7 @@ def build_generator(
         null_label=null_label(parts),
         levels=parts.shapes.data.levels,
         device=parts.device,
+        team=team,
         weak=weak,
         check_stop=check_stop,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dit_lab.data.pair_facts import PairFacts, read_pair_facts
 from dit_lab.lab.compatibility import draws_noise
+from dit_lab.lab.distributed import AUTO
 from dit_lab.types import RequestError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def check_coupling(config: Config) -> None:
         )
     group = config["coupling"].get("group_images", 1)
     training, processes = config["training"], config["distributed"]["num_processes"]
+    if processes == AUTO:  # looked at again when it is known
+        return
     at_once = training["global_batch_size"] // (training["accumulation"] * processes)
     if at_once % group:
         fitting = [n for n in range(2, at_once + 1) if at_once % n == 0]

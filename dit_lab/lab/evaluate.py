@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,27 +28,37 @@ from dit_lab.lab.provenance import device_name, versions
 from dit_lab.lab.trained import Trained, load_weak
 from dit_lab.lab.trust import source_files
 from dit_lab.runs import EVALUATING_CODE, RunFolder, code_files, digest
-from dit_lab.types import Evaluator, RequestError
+from dit_lab.team import ALONE
+from dit_lab.types import Evaluator, RequestError, Team
 
 Config = Mapping[str, Any]
 
 
 def training_evaluators(
-    parts: Parts, folder: RunFolder, *, identity: Config, check_stop: Callable[[], None]
+    parts: Parts,
+    folder: RunFolder,
+    *,
+    identity: Config,
+    team: Team,
+    check_stop: Callable[[], None],
 ) -> list[Evaluator]:
-    """What looks at the averaged weights while a model trains: loss, grid and sample quality."""
+    """What looks at the averaged weights while a model trains: loss, grid and sample quality.
+
+    `check_stop` is about this process alone; the team agrees.
+    """
     config, training = parts.config, parts.config["training"]
     held_out, codec = compose.build_examples(parts, "validation")
     loss = ValidationLoss(
         every_steps=training["validate_every_steps"],
         batches=compose.validation_batches(parts, dataset=held_out, codec=codec),
         objective=parts.objective,
+        team=team,
         check_stop=check_stop,
     )
     evaluators: list[Evaluator] = [loss]
     weak = load_weak(parts)
     generator = compose.build_generator(
-        parts, check_stop=check_stop, weak=weak.labelled(config) if weak else None
+        parts, team=team, check_stop=check_stop, weak=weak.labelled(config) if weak else None
     )
     generator.rehearse()
     if parts.shapes.data.channels in PICTURE_CHANNELS:
@@ -68,6 +79,7 @@ def training_evaluators(
             weights=_watched_weights(config),
             weak=weak,
             every_steps=training["evaluate_every_steps"],
+            team=team,
             check_stop=check_stop,
         )
         evaluators.append(quality)
@@ -107,6 +119,7 @@ def sample_quality(
     weights: str,
     weak: Trained | None,
     every_steps: int = 0,
+    team: Team,
     check_stop: Callable[[], None],
 ) -> SampleQuality:
     """The configured evaluation of a run's samples, with its card."""
@@ -114,7 +127,7 @@ def sample_quality(
     return SampleQuality(
         every_steps=every_steps,
         generator=compose.build_generator(
-            parts, check_stop=check_stop, weak=weak.labelled(config) if weak else None
+            parts, team=team, check_stop=check_stop, weak=weak.labelled(config) if weak else None
         ),
         build_yardstick=lambda: Yardstick(
             _reference(parts, check_stop), seed=config["evaluation"]["seed"], check_stop=check_stop
@@ -122,11 +135,11 @@ def sample_quality(
         batch_size=config["sample"]["batch_size"],
         folder=folder.evaluations,
         card=_card(parts, identity=identity, weights=weights, weak=weak),
-        likelihood=_likelihood(parts, check_stop),
+        likelihood=_likelihood(parts, team, check_stop),
     )
 
 
-def _likelihood(parts: Parts, check_stop: Callable[[], None]) -> Likelihood | None:
+def _likelihood(parts: Parts, team: Team, check_stop: Callable[[], None]) -> Likelihood | None:
     options = parts.config["evaluation"]
     if options["likelihood_images"] == 0:
         return None
@@ -137,6 +150,7 @@ def _likelihood(parts: Parts, check_stop: Callable[[], None]) -> Likelihood | No
         levels=parts.shapes.data.levels,
         seed=options["seed"],
         device=parts.device,
+        team=team,
         check_stop=check_stop,
     )
 
@@ -213,36 +227,44 @@ def evaluate_run(
     trained: Trained,
     settings: Config,
     *,
+    team: Team = ALONE,
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
 ) -> tuple[Evaluation, bool]:
     """The run's samples, measured with some settings chosen anew; True where that was done before.
 
-    A stored evaluation with the same card is taken as it is.
+    A stored evaluation with the same card is taken as it is. Every process of the team gets it.
     """
     parts, folder = trained.parts_with(settings), trained.folder.evaluations
     if why := why_unmeasured(parts.config, parts.shapes):
         raise RequestError(why)
     if changed := difference(trained.identity, source_now(parts.config)):
         on_message(f"{changed}; it is measured with the code that is here now")
-    quality = _quality_of(trained, settings, check_stop)
+    quality = _quality_of(trained, settings, team, check_stop)
     card = replace(quality.card, step=trained.step)
-    stored = folder / f"{card.eval_hash}.json"
-    if stored.exists():
-        known = read_evaluation(stored)
-        if replace(card, evaluations_per_image=known.card.evaluations_per_image) == known.card:
-            return known, True
+    if known := team.first(lambda: _stored(folder, card)):
+        return known, True
     on_message(f"drawing {card.num_images} images from {card.weights} at step {card.step}")
     evaluation = quality.evaluate(trained.labelled(parts.config), trained.step)
-    evaluation.write(folder)
+    team.first(lambda: evaluation.write(folder))
     return evaluation, False
+
+
+def _stored(folder: Path, card: Card) -> Evaluation | None:
+    """What was measured before under the same circumstances."""
+    stored = folder / f"{card.eval_hash}.json"
+    if not stored.exists():
+        return None
+    known = read_evaluation(stored)
+    same = replace(card, evaluations_per_image=known.card.evaluations_per_image) == known.card
+    return known if same else None
 
 
 def evaluate_baselines(
     trained: Trained, settings: Config, *, check_stop: Callable[[], None]
 ) -> list[Evaluation]:
     """A memoriser and a Gaussian per class in the place of the run's samples."""
-    quality = _quality_of(trained, settings, check_stop)
+    quality = _quality_of(trained, settings, ALONE, check_stop)
     reference = _reference(trained.parts_with(settings), check_stop)
     count, seed = quality.card.num_images, quality.card.metrics_seed
     levels = trained.parts.shapes.data.levels
@@ -264,7 +286,7 @@ def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float
 
     Another protocol is part of the name, so that no two of them share a curve.
     """
-    card = _quality_of(trained, {}, lambda: None).card
+    card = _quality_of(trained, {}, ALONE, lambda: None).card
     own = replace(card, weights=_watched_weights(trained.parts.config)).protocol
     protocol = evaluation.card.protocol
     prefix = "eval/" if protocol == own else f"eval-{protocol}/"
@@ -272,7 +294,7 @@ def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float
 
 
 def _quality_of(
-    trained: Trained, settings: Config, check_stop: Callable[[], None]
+    trained: Trained, settings: Config, team: Team, check_stop: Callable[[], None]
 ) -> SampleQuality:
     return sample_quality(
         trained.parts_with(settings),
@@ -280,5 +302,6 @@ def _quality_of(
         identity=trained.identity,
         weights=trained.weights,
         weak=load_weak(trained.parts_with(settings)),
+        team=team,
         check_stop=check_stop,
     )

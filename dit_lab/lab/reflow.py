@@ -112,6 +112,8 @@ def _generator(
     parts = trained.parts_with(settings)
     weak = load_weak(parts)
     generator = compose.build_generator(
-        parts, check_stop=check_stop, weak=weak.labelled(parts.config) if weak else None
+        parts,
+        check_stop=check_stop,
+        weak=weak.labelled(parts.config) if weak else None,
     )
     return generator, trained.labelled(parts.config)

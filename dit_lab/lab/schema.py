@@ -102,7 +102,9 @@ class Precision:
 
 @dataclass
 class Distributed:
-    num_processes: int = number(at_least=1)
+    num_processes: Any = MISSING  # a count, or "auto"
+    sharded: bool = MISSING
+    processes_per_copy: Optional[int] = number(at_least=1)
 
 
 @dataclass
@@ -186,6 +188,7 @@ class SampleConfig:
     guidance: Guidance = MISSING
     sample: Sample = MISSING
     precision: Precision = MISSING
+    distributed: Distributed = MISSING
     paths: Paths = MISSING
 
 
@@ -202,6 +205,7 @@ class EvaluateConfig:
     guidance: Guidance = MISSING
     sample: Sample = MISSING
     precision: Precision = MISSING
+    distributed: Distributed = MISSING
     evaluation: Evaluation = MISSING
     paths: Paths = MISSING
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from accelerate import Accelerator
 
 from dit_lab.lab import compose
 from dit_lab.lab.checks import Shapes
@@ -33,6 +31,7 @@ from dit_lab.runs import (
     write_atomically,
     write_json,
 )
+from dit_lab.team import ALONE
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.tracking.parent import job_name
 from dit_lab.tracking.spool import MetricsFile
@@ -40,6 +39,7 @@ from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
 from dit_lab.training.loop import LoopSettings, train
+from dit_lab.training.nonfinite import NonFiniteStreak
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
 from dit_lab.types import Hook, RequestError
@@ -57,8 +57,12 @@ def run_training(
     """
     folder = run_folder(config)
     with StopSignal() as stop:
-        together = Together(config["precision"]["mixed_precision"], stop)
-        if not together.accelerator.is_main_process:
+        together = Together(
+            stop,
+            mixed_precision=config["precision"]["mixed_precision"],
+            static_graph=config["training"]["accumulation"] == 1,
+        )
+        if not together.leads:
             _follow(config, shapes, folder, together)
             return folder
         if folder.root.exists() and config["resume"] == "never":
@@ -85,7 +89,7 @@ def _lead(
     status = StatusFile(folder)
     hooks: list[Hook] = [status, display]
     with told_how_it_ends(hooks, status):
-        checkpoint, store = _take_up(config, folder, now)
+        checkpoint, store = _take_up(config, folder, now, together)
         if config["tracking"]["backend"] == "mlflow":
             write_json(folder.tracking, _told_tracker(config, folder, now, told))
             if config["tracking"]["send"] == "now":
@@ -96,46 +100,36 @@ def _lead(
         hooks.insert(0, MetricsFile(folder.metrics))
         if why := why_unmeasured(config, shapes):
             log.info("samples are not measured: %s", why)
-        evaluators = training_evaluators(
-            parts, folder, identity=now, check_stop=together.check_stop_alone
-        )
-        together.accelerator.wait_for_everyone()  # what they go on from lies in its place
-        results = _train(
-            parts,
-            accelerator=together.accelerator,
-            checkpoints=store,
-            resume_from=checkpoint,
-            evaluators=evaluators,
-            hooks=hooks,
-            check_stop=together.check_stop,
-        )
+        told_all = together.team.first(lambda: (checkpoint, now))  # all of it lies in its place
+        try:
+            results = _train(parts, folder, together, store, *told_all, hooks=hooks)
+        except NonFiniteStreak as streak:
+            write_json(folder.nonfinite, streak.diagnosis)
+            for hook in hooks:
+                hook.on_artifact(status.step, folder.nonfinite)
+            raise
         update_status(folder, results=results)
 
 
 def _follow(config: Config, shapes: Shapes, folder: RunFolder, together: Together) -> None:
-    """Train as one of the other processes, which leave no trace."""
+    """Train as one of the other processes, which leave no trace but their part of checkpoints."""
     parts = compose.build_parts(config, shapes, together.accelerator.device)
-    together.accelerator.wait_for_everyone()
-    store = open_checkpoints(folder, warn=log.info)
-    _train(
-        parts,
-        accelerator=together.accelerator,
-        checkpoints=store,
-        resume_from=store.latest(),
-        evaluators=[],
-        hooks=[],
-        check_stop=together.check_stop,
-    )
+    told: tuple[Checkpoint | None, Config] = together.team.first(lambda: (None, {}))
+    store = None
+    if config["distributed"]["sharded"]:
+        store = open_checkpoints(folder, team=together.writers, warn=log.info)
+    _train(parts, folder, together, store, *told, hooks=[])
 
 
 def _take_up(
-    config: Config, folder: RunFolder, now: Mapping[str, Any]
+    config: Config, folder: RunFolder, now: Mapping[str, Any], together: Together
 ) -> tuple[Checkpoint | None, CheckpointStore]:
     """Record what this run is, and find the checkpoint that it goes on from."""
     write_atomically(folder.config, to_yaml(dict(config)))
     write_json(folder.identity, now)
     keep = {name: config["training"][name] for name in ("keep_last", "keep_every_steps")}
-    store = open_checkpoints(folder, warn=log.warning, **keep)
+    team = together.writers if config["distributed"]["sharded"] else ALONE
+    store = open_checkpoints(folder, team=team, warn=log.warning, **keep)
     checkpoint, parent = store.latest(), parent_run(config)
     if checkpoint is None and parent is not None:
         start = open_checkpoints(parent, warn=log.warning).latest()
@@ -149,30 +143,46 @@ def _take_up(
     return checkpoint, store
 
 
-def _train(parts: Parts, *, accelerator: Accelerator, **given: Any) -> dict[str, float]:
+def _train(
+    parts: Parts,
+    folder: RunFolder,
+    together: Together,
+    store: CheckpointStore | None,
+    checkpoint: Checkpoint | None,
+    now: Config,
+    *,
+    hooks: Sequence[Hook],
+) -> dict[str, float]:
     """Build what only training needs and hand everything to the loop."""
     config, training = parts.config, parts.config["training"]
-    model = compose.build_model(parts).to(parts.device)
-    optimizer = compose.build_optimizer(config, model)
+    model = together.spread(compose.build_model(parts), config["distributed"])
+    weights = dict(model.module.named_parameters())
     dataset, codec = compose.build_examples(parts, "train")
     return train(
-        accelerator=accelerator,
-        model=accelerator.prepare(model),
+        accelerator=together.accelerator,
+        team=together.team,
+        model=model,
         null_label=compose.null_label(parts),
         objective=parts.objective,
         batches=compose.build_batches(
             parts,
             dataset=dataset,
             codec=codec,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
+            process_index=together.team.index,
+            num_processes=together.team.size,
         ),
-        optimizer=optimizer,
+        optimizer=compose.build_optimizer(config, model.module),
         schedule=compose.build(config, "schedule"),
         emas=[
-            EMA(dict(model.named_parameters()), decay=decay, warmup=config["ema"]["warmup"])
+            EMA(weights, decay=decay, warmup=config["ema"]["warmup"])
             for decay in config["ema"]["decays"]
         ],
+        checkpoints=store,
+        resume_from=checkpoint,
+        evaluators=training_evaluators(
+            parts, folder, identity=now, team=together.team, check_stop=together.stop.check
+        ),
+        hooks=hooks,
         settings=LoopSettings(
             total_steps=training["total_steps"],
             clip_norm=training["clip_norm"],
@@ -181,7 +191,7 @@ def _train(parts: Parts, *, accelerator: Accelerator, **given: Any) -> dict[str,
             max_skipped_in_a_row=training["max_skipped_in_a_row"],
             images_per_epoch=len(dataset),
         ),
-        **given,
+        check_stop=together.check_stop,
     )
 
 

@@ -18,9 +18,10 @@ from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import recorded, recorded_shapes
 from dit_lab.runs import RunFolder, find_run
 from dit_lab.samplers.guidance import Guidance
+from dit_lab.team import ALONE
 from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint, load_weights
 from dit_lab.training.checkpoint_store import CheckpointStore
-from dit_lab.types import Codec, LabelledCall, RequestError, Sampler
+from dit_lab.types import Codec, LabelledCall, RequestError, Sampler, Team
 
 Config = Mapping[str, Any]
 
@@ -53,6 +54,7 @@ class Trained:
         weak: Trained | None = None,
         seed: int = 0,
         settings: Config | None = None,
+        team: Team = ALONE,
         check_stop: Callable[[], None] = lambda: None,
         on_pass: Callable[[int], None] = lambda images: None,
     ) -> tuple[Tensor, Tensor]:
@@ -61,8 +63,8 @@ class Trained:
         `labels` are cycled through (all classes in turn where None); N is `num_images`, or one for
         each label. `settings` are sampler, guidance and precision in the form of the
         configuration, the run's own where None; `sampler`, `guidance` and `weak`, the model that
-        guidance goes away from, are objects and win. `on_pass(n)` hears of n images passing
-        through a model.
+        guidance goes away from, are objects and win. A `team` shares the work, and each of its
+        processes gets all images. `on_pass(n)` hears of n images passing through a model.
         """
         parts = self.parts_with(settings or {})
         weak = weak or load_weak(parts)
@@ -70,6 +72,7 @@ class Trained:
             _refuse_other_images(weak, parts)
         generator = compose.build_generator(
             parts,
+            team=team,
             check_stop=check_stop,
             sampler=sampler,
             guidance=guidance,

@@ -1,8 +1,8 @@
-"""One training on several processes of this machine. Torch-free.
+"""One command on several processes of this machine. Torch-free.
 
 The process that was asked starts the workers and waits; each of them trains its part of every
-batch. Worker 0 prints, writes and tracks. What torchrun sets is set here, so that a command
-which torchrun started is a worker as well.
+batch, or draws its part of the images. Worker 0 prints, writes and tracks. What torchrun sets is
+set here, so that a command which torchrun started is a worker as well.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.processes import Child, threads_each
+from dit_lab.training.stop import StopSignal
 from dit_lab.types import RequestError
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0  # for the others to end by themselves once one has failed
 
 
-def is_worker(config: Mapping[str, Any]) -> bool:
-    """Whether this process is one of several that train together; RequestError where it is one of
-    more or fewer than the configuration says."""
+def starts_workers(config: Mapping[str, Any]) -> bool:
+    """Whether this process has to start others to be as many as the configuration says;
+    RequestError where it is one of more or fewer."""
     asked, started = config["distributed"]["num_processes"], os.environ.get("WORLD_SIZE")
-    if started is None or (started == "1" and asked == 1):
-        return False
+    if started is None:
+        return asked > 1
     if int(started) != asked:
         raise RequestError(
             f"distributed.num_processes={asked}: but {started} processes were started; give "
             f"distributed.num_processes={started}, or leave out torchrun"
         )
-    return True
+    return False
 
 
 def leads() -> bool:
@@ -42,28 +43,24 @@ def leads() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def run_workers(
-    config: Mapping[str, Any],
-    *,
-    overrides: Sequence[str],
-    tags: Mapping[str, str],
-    stopping: Callable[[], bool],
-) -> int:
-    """Train on `distributed.num_processes` workers; the exit code of worker 0, or of the one that
-    failed first."""
+def on_workers(verb: str, config: Mapping[str, Any], **given: Any) -> int:
+    """Let `distributed.num_processes` workers do what a verb does with a configuration; the exit
+    code of worker 0, or of the one that failed first. Raises StopRequested."""
     processes = config["distributed"]["num_processes"]
-    with tempfile.TemporaryDirectory(prefix="dit-lab-") as place:
+    with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, StopSignal() as stop:
         folder, port = Path(place), _free_port()
-        task = {"config": dict(config), "overrides": list(overrides), "tags": dict(tags)}
+        task = {"verb": verb, "config": dict(config), **given}
         (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
         codes = run_together(
             "dit_lab.cli.worker",
             [place],
             environments=[_environment(rank, processes, port) for rank in range(processes)],
             outputs=[folder / f"worker-{rank}.log" if rank else None for rank in range(processes)],
-            stopping=stopping,
+            stopping=lambda: stop.requested,
         )
         failed = next((rank for rank, code in codes.items() if code), 0)
+        if codes[failed]:
+            stop.check()
         if failed:
             print(_last_line(folder / f"worker-{failed}.log", failed))
         return codes[failed]

@@ -44,7 +44,7 @@ def make_slots(asked: str | Sequence[str | int], *, jobs_per_slot: int) -> list[
                 f"sweep.slots={asked}: expected auto or a list of device sets, such as [0,1] or "
                 "['0,1','2,3'], with cpu for the CPU"
             )
-        devices = _gpus() or [""]
+        devices = gpus() or [""]
     else:
         devices = ["" if str(item) == "cpu" else str(item) for item in asked]
     places = [name for name in devices for _ in range(jobs_per_slot)]
@@ -55,7 +55,7 @@ def make_slots(asked: str | Sequence[str | int], *, jobs_per_slot: int) -> list[
     return [Slot(name, None if name else threads) for name in places]
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
     """The GPUs that may be used, without asking torch."""
     if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in given.split(",") if name]

@@ -8,25 +8,29 @@ from typing import Any
 
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore, Tensors
+from dit_lab.training.tensor_files import rows_of
 
 
 class BackgroundSaver:
     """Writes one checkpoint at a time in a thread; only copying the tensors holds training up.
 
-    The copy takes as much of the host's memory as the checkpoint has bytes. What goes wrong in the
+    The copy takes as much of the host's memory as this process has to write. What goes wrong in the
     thread is raised by the next call.
     """
 
-    def __init__(self, store: CheckpointStore) -> None:
+    def __init__(self, store: CheckpointStore | None) -> None:
+        """None: another process saves all that this one has, and here nothing is done."""
         self._store = store
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[Checkpoint] | None = None
 
     def save(self, step: int, *, tensors: Tensors, state: Mapping[str, Any]) -> None:
         """Save everything as it is now, once the checkpoint before is written."""
+        if self._store is None:
+            return
         self.wait()
         copies = {
-            name: {key: tensor.detach().to("cpu", copy=True) for key, tensor in group.items()}
+            name: {key: rows_of(tensor).on_the_host() for key, tensor in group.items()}
             for name, group in tensors.items()
         }
         self._writing = self._thread.submit(self._store.save, step, tensors=copies, state=state)

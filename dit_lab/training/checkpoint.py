@@ -3,7 +3,9 @@
     checkpoints/step-00001000/
         model.safetensors  ema-0.9999.safetensors  optimizer/state.safetensors  state.json  COMPLETE
 
-`COMPLETE` lists size and hash of every file. No pickle: tensors in safetensors, scalars in JSON.
+Processes that each hold a part of the weights write folders of shards in the place of the files
+(`tensor_files.py`). `COMPLETE` lists size and hash of every file. No pickle: tensors in
+safetensors, scalars in JSON.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dit_lab.training.tensor_files import TensorGroup
 from dit_lab.types import RequestError
 
 MARKER = "COMPLETE"
@@ -63,8 +65,13 @@ class Checkpoint:
             raise DamagedCheckpoint(f"{self.path}: damaged {MARKER}") from None
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of `<name>.safetensors`, on the CPU."""
-        return load_file(self.path / f"{name}.safetensors")
+        """The whole tensors of a group, on the CPU."""
+        group = self.group(name)
+        return {key: group.read(key) for key in group.names()}
+
+    def group(self, name: str) -> TensorGroup:
+        """The tensors of a group ("model", "ema-0.9999", "optimizer/state"), still on the disk."""
+        return TensorGroup(self.path, name)
 
     def state(self) -> dict[str, Any]:
         """The scalars."""

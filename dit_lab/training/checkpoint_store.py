@@ -8,24 +8,27 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
+from dit_lab.team import ALONE
 from dit_lab.training.checkpoint import MARKER, Checkpoint, DamagedCheckpoint, hash_of
+from dit_lab.training.tensor_files import Rows, rows_of, write_tensors
+from dit_lab.types import Team
 
 RETRY_AFTER_SECONDS = (1, 4, 15)
 LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
-Tensors = Mapping[str, Mapping[str, Tensor]]
+Tensors = Mapping[str, Mapping[str, Tensor | Rows]]
+"""Name of a group -> its tensors by name, or what this process holds of them."""
+
+Listed = dict[str, dict[str, Any]]  # file -> its bytes and hash
 
 
 class CheckpointNotWritten(Exception):  # noqa: N818 - says what is wrong with the disk
@@ -43,52 +46,62 @@ class CheckpointStore:
         ancestors: Collection[str] = (),
         keep_last: int | None = None,
         keep_every_steps: int = 0,
+        team: Team = ALONE,
         warn: Callable[[str], None],
     ) -> None:
         """`run` is the run's hash, kept with each checkpoint; `ancestors` those it goes on from.
 
         With `keep_last`, a save removes all but that many checkpoints, the new one included, and
-        those of every `keep_every_steps`-th step.
+        those of every `keep_every_steps`-th step. A `team` saves together, each process what it
+        holds.
         """
         self._folder = folder
         self._run, self._ancestors = run, ancestors
         self._keep_last, self._keep_every_steps = keep_last, keep_every_steps
+        self._team = team
         self._warn = warn
 
     def save(self, step: int, *, tensors: Tensors, state: Mapping[str, Any]) -> Checkpoint:
-        """Write `tensors[name]` to `<name>.safetensors` and `state` to state.json, atomically.
+        """Write the groups of `tensors` and `state`, all or nothing.
 
         A whole checkpoint of this step is left as it is: it is the one that training resumed from
         or has just written, and to replace it would risk it for nothing. What may be over in a
         moment is tried again; `CheckpointNotWritten` where it is not.
         """
         checkpoint = Checkpoint(self._folder / f"step-{step:08d}")
-        with suppress(DamagedCheckpoint):
-            self.verify(checkpoint)
+        if self._team.first(lambda: self._is_whole(checkpoint)):
             return checkpoint
+        held = {
+            name: {key: rows_of(tensor) for key, tensor in group.items()}
+            for name, group in tensors.items()
+        }
         for seconds in (*RETRY_AFTER_SECONDS, None):
             try:
-                self._clear()
-                self._check_room(tensors)
-                self._write(checkpoint.path, tensors, {**state, "run": self._run})
+                self._write(checkpoint.path, held, {**state, "run": self._run})
                 break
             except OSError as error:
                 if seconds is None or error.errno in LASTING:
                     raise self._not_written(step, error) from error
                 self._warn(f"step {step} is not saved yet ({error}); once more in {seconds} s")
                 time.sleep(seconds)
-        self._remove_old(checkpoint)
+        self._team.first(lambda: self._remove_old(checkpoint))
         return checkpoint
+
+    def _is_whole(self, checkpoint: Checkpoint) -> bool:
+        with suppress(DamagedCheckpoint):
+            self.verify(checkpoint)
+            return True
+        return False
 
     def _clear(self) -> None:
         """Remove what a process that was killed left half written or half removed."""
         for leftover in (*self._folder.glob(".writing-*"), *self._folder.glob(".removing-*")):
             shutil.rmtree(leftover)
 
-    def _check_room(self, tensors: Tensors) -> None:
+    def _check_room(self, tensors: Mapping[str, Mapping[str, Rows]]) -> None:
         """OSError where the disk has less room than the tensors take."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        needed = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
+        needed = sum(rows.whole_bytes for group in tensors.values() for rows in group.values())
         disk = shutil.disk_usage(self._folder)
         if disk.total and disk.free < needed:  # some network file systems say nothing
             found = f"{needed / 1e6:,.1f} MB are needed, {disk.free / 1e6:,.1f} MB are free"
@@ -125,35 +138,46 @@ class CheckpointStore:
             except OSError as error:  # the next save tries again
                 self._warn(f"step {step} could not be removed ({error})")
 
-    def _write(self, final: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
-        """A whole checkpoint at `final`, or nothing."""
+    def _write(
+        self, final: Path, tensors: Mapping[str, Mapping[str, Rows]], state: Mapping[str, Any]
+    ) -> None:
+        """A whole checkpoint at `final`, or nothing; every process writes what it holds."""
         beside = self._folder / f".writing-{final.name}"
+
+        def prepare() -> None:
+            self._clear()
+            self._check_room(tensors)
+
         try:
-            self._write_files(beside, tensors, state)
-            shutil.rmtree(final, ignore_errors=True)  # a damaged one that was skipped
-            os.replace(beside, final)
+            self._team.first(prepare)
+            listed = self._team.every(lambda: self._write_tensors(beside, tensors))
+            self._team.first(lambda: self._finish(beside, final, state, listed))
         except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the room
+            if self._team.index == 0:
+                shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the room
             raise
+
+    def _write_tensors(self, beside: Path, tensors: Mapping[str, Mapping[str, Rows]]) -> Listed:
+        """The files of this process, synced."""
+        team, files = self._team, []
+        for name, group in tensors.items():
+            files += write_tensors(beside, name, group, index=team.index, size=team.size)
+        return _listed(beside, files)
+
+    def _finish(
+        self, beside: Path, final: Path, state: Mapping[str, Any], listed: Sequence[Listed]
+    ) -> None:
+        """The scalars and the list of all files; then it takes its name, and then its marker."""
+        scalars, marker = beside / "state.json", beside / f".{MARKER}"
+        _write_json(scalars, state)
+        files = {file: facts for of_one in listed for file, facts in of_one.items()}
+        _write_json(marker, files | _listed(beside, [scalars]))
+        sync(marker)
+        shutil.rmtree(final, ignore_errors=True)  # a damaged one that was skipped
+        os.replace(beside, final)
         sync(self._folder)
         os.replace(final / f".{MARKER}", final / MARKER)
         sync(final)
-
-    def _write_files(self, beside: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
-        """Every file of a checkpoint, synced; the marker still under another name."""
-        for name, group in tensors.items():
-            file = beside / f"{name}.safetensors"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            _save_file(group, file)
-        (beside / "state.json").write_text(json.dumps(state, indent=2, sort_keys=True) + "\n")
-        files = sorted(path for path in beside.rglob("*") if path.is_file())
-        listed = {
-            str(file.relative_to(beside)): {"bytes": file.stat().st_size, "blake2b": hash_of(file)}
-            for file in files
-        }
-        (beside / f".{MARKER}").write_text(json.dumps(listed, indent=2, sort_keys=True) + "\n")
-        for file in [*files, beside / f".{MARKER}"]:
-            sync(file)
 
     def verify(self, checkpoint: Checkpoint) -> None:
         """Raise DamagedCheckpoint unless the checkpoint is whole and of this run."""
@@ -182,15 +206,18 @@ class CheckpointStore:
         return None
 
 
-def _save_file(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file; OSError where the disk does not take it."""
-    try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file
-        )
-    except SafetensorError as error:  # which is how it says what the system said
-        number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else 0
-        raise OSError(number, os.strerror(number) if number else str(error), str(file)) from error
+def _listed(folder: Path, files: Sequence[Path]) -> Listed:
+    """What the marker says of files below a folder, once they are synced."""
+    for file in files:
+        sync(file)
+    return {
+        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "blake2b": hash_of(file)}
+        for file in files
+    }
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def sync(path: Path) -> None:

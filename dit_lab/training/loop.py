@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Optimizer
 
 from dit_lab.training.background import BackgroundSaver
@@ -18,10 +17,12 @@ from dit_lab.training.cadence import is_due
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
+from dit_lab.training.nonfinite import NonFiniteGuard, explain
 from dit_lab.training.optim import guarded_step, set_learning_rate
+from dit_lab.training.parallel import Spread, whole_of
 from dit_lab.training.schedules import Schedule
-from dit_lab.training.state import Clock, NonFiniteGuard, Snapshot, TrainState, Window
-from dit_lab.types import Batch, Evaluator, Hook, LabelledCall, ModelCall, Objective, StopRequested
+from dit_lab.training.state import Clock, Snapshot, TrainState, Window
+from dit_lab.types import Batch, Evaluator, Hook, ModelCall, Objective, StopRequested, Team
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +40,15 @@ class LoopSettings:
 def train(
     *,
     accelerator: Accelerator,
-    model: nn.Module,
+    team: Team,
+    model: Spread,
     null_label: int | None,
     objective: Objective,
     batches: TrainingBatches,
     optimizer: Optimizer,
     schedule: Schedule,
     emas: Sequence[EMA],
-    checkpoints: CheckpointStore,
+    checkpoints: CheckpointStore | None,
     resume_from: Checkpoint | None,
     evaluators: Sequence[Evaluator],
     hooks: Sequence[Hook],
@@ -55,16 +57,18 @@ def train(
 ) -> dict[str, float]:
     """Train to `settings.total_steps` and return the last value of every evaluation metric.
 
-    `model` is prepared by `accelerator` and takes (x, time, labels); labels that a batch drops
-    become `null_label` (None: none are dropped). Evaluators see `emas[0]`. `check_stop` raises
-    StopRequested where the process should end; the state is saved before that exception goes on.
+    `model` takes (x, time, labels); labels that a batch drops become `null_label` (None: none are
+    dropped). Every process of the `team` calls this alike; one that has nothing of its own to save
+    has no `checkpoints`. Evaluators see `emas[0]`. `check_stop` raises StopRequested, in every
+    process, where they should end; the state is saved before that exception goes on.
     """
-    plain = accelerator.unwrap_model(model)
-    weights = dict(plain.named_parameters())
+    weights = dict(model.module.named_parameters())
     trainable = [weight for weight in weights.values() if weight.requires_grad]
     state, window = TrainState(), Window(accelerator.device)
     saver = BackgroundSaver(checkpoints)
-    everything = Snapshot(model=plain, optimizer=optimizer, emas=emas, state=state, window=window)
+    everything = Snapshot(
+        model=model.module, optimizer=optimizer, emas=emas, state=state, window=window
+    )
 
     # 1. Resume: weights, averages and their counters, optimizer, position, half-filled means.
     notes = everything.restore(resume_from) if resume_from else []
@@ -79,16 +83,20 @@ def train(
     def due(every_steps: int) -> bool:
         return is_due(state.step, every_steps=every_steps, total_steps=settings.total_steps)
 
+    last_step: list[tuple[Batch, Tensor]] = []  # its micro-batches and the loss of each image
+
+    def check_finite() -> None:
+        if guard.too_many():
+            raise explain(team, state, last_step=last_step, order=batches.order, weights=weights)
+
     def save() -> None:
-        guard.check()  # nothing non-finite is ever written
-        if accelerator.is_main_process:
-            saver.save(state.step, tensors=everything.tensors(), state=everything.scalars())
-        accelerator.wait_for_everyone()
+        check_finite()  # nothing non-finite is ever written
+        saver.save(state.step, tensors=everything.tensors(), state=everything.scalars())
 
     def evaluate() -> None:
         chosen = [evaluator for evaluator in evaluators if due(evaluator.every_steps)]
         if chosen:
-            state.results |= _evaluate(plain, emas[0], chosen, hooks, state.step)
+            state.results |= _evaluate(model, emas[0], chosen, hooks, state.step)
         state.evaluated_step = state.step
 
     steps = batches.from_step(state.step)
@@ -108,12 +116,14 @@ def train(
             with clock.waiting():
                 micro_batches = next(steps)
             sums: dict[str, Tensor] = {}
+            last_step.clear()
             for number, batch in enumerate(micro_batches, start=1):
                 last = number == len(micro_batches)
-                with nullcontext() if last else accelerator.no_sync(model):
+                with nullcontext() if last else model.accumulating():
                     terms = objective.loss(_labelled(model, batch, null_label), batch)
                     shares = {name: t.mean() / len(micro_batches) for name, t in terms.items()}
                     accelerator.backward(shares["loss"])
+                last_step.append((batch, terms["loss"].detach()))
                 for name, share in shares.items():
                     sums[name] = sums.get(name, 0) + share.detach()
             sums = accelerator.reduce(sums, reduction="mean")
@@ -133,7 +143,7 @@ def train(
 
             # 5. Log, evaluate, save; in this order, so that no save hides a lost evaluation.
             if due(settings.log_every_steps):
-                guard.check()
+                check_finite()
                 metrics = window.means() | {"train/lr": rate}
                 metrics |= _progress(state, settings, batches.global_batch_size, clock)
                 for hook in hooks:
@@ -142,8 +152,10 @@ def train(
                 evaluate()
                 if due(settings.checkpoint_every_steps):
                     save()
+        team.every(saver.wait)  # nobody leaves before everything is on the disk
     except StopRequested:
         save()
+        team.every(saver.wait)
         raise
     finally:
         steps.close()  # ends the workers that read ahead
@@ -151,7 +163,7 @@ def train(
     return state.results
 
 
-def _labelled(model: nn.Module, batch: Batch, null_label: int | None) -> ModelCall:
+def _labelled(model: Spread, batch: Batch, null_label: int | None) -> ModelCall:
     """The model with the batch's labels, the null label where they are dropped."""
     labels = batch.labels
     if null_label is not None:
@@ -161,32 +173,26 @@ def _labelled(model: nn.Module, batch: Batch, null_label: int | None) -> ModelCa
 
 def _clip(parameters: Sequence[Tensor], max_norm: float | None) -> Tensor:
     """Global gradient norm () before clipping; clips in place where a limit is given."""
+    norm = whole_of(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     if max_norm is not None:
-        return nn.utils.clip_grad_norm_(parameters, max_norm)
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
-def averaged(model: nn.Module, weights: Mapping[str, Tensor]) -> LabelledCall:
-    """The model's function at other weights, without a second copy of the model."""
-    return lambda x, time, labels: functional_call(model, dict(weights), (x, time, labels))
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def _evaluate(
-    model: nn.Module, ema: EMA, evaluators: Sequence[Evaluator], hooks: Sequence[Hook], step: int
+    model: Spread, ema: EMA, evaluators: Sequence[Evaluator], hooks: Sequence[Hook], step: int
 ) -> dict[str, float]:
     """Run evaluators on the averaged weights, report to the hooks, return all metrics."""
     found: dict[str, float] = {}
-    model.eval()
-    for evaluator in evaluators:
-        with torch.no_grad():
-            result = evaluator.run(averaged(model, ema.shadow), step)
-        found |= result.metrics
-        for hook in hooks:
-            if result.metrics:
-                hook.on_metrics(step, result.metrics)
-            for artifact in result.artifacts:
-                hook.on_artifact(step, artifact)
-    model.train()
+    with torch.no_grad(), model.at(ema.shadow) as averaged:
+        for evaluator in evaluators:
+            result = evaluator.run(averaged, step)
+            found |= result.metrics
+            for hook in hooks:
+                if result.metrics:
+                    hook.on_metrics(step, result.metrics)
+                for artifact in result.artifacts:
+                    hook.on_artifact(step, artifact)
     return found
 
 

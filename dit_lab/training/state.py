@@ -95,37 +95,6 @@ class Clock:
         self._since = time.perf_counter()
 
 
-class NonFiniteGuard:
-    """Counts steps whose loss or gradients were not finite, on the device.
-
-    The host looks only when `check` is called, so a streak that has ended by then passes.
-    """
-
-    def __init__(self, state: TrainState, *, max_in_a_row: int, device: torch.device) -> None:
-        self._state = state
-        self._max_in_a_row = max_in_a_row
-        self._total = torch.tensor(float(state.skipped_steps), device=device)
-        self._in_a_row = torch.tensor(float(state.skipped_in_a_row), device=device)
-
-    def flag(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
-        """1.0 () where this step must not be taken, else 0.0; also counted."""
-        nonfinite = 1 - (torch.isfinite(loss) & torch.isfinite(grad_norm)).float()
-        self._total += nonfinite
-        self._in_a_row = (self._in_a_row + nonfinite) * nonfinite
-        return nonfinite
-
-    def check(self) -> None:
-        """Bring the counters to the host, and stop after too long a streak."""
-        total, in_a_row = torch.stack([self._total, self._in_a_row]).tolist()
-        self._state.skipped_steps, self._state.skipped_in_a_row = int(total), int(in_a_row)
-        if in_a_row >= self._max_in_a_row:
-            raise FloatingPointError(
-                f"loss or gradients were not finite for {int(in_a_row)} steps in a row up to step "
-                f"{self._state.step}; these steps were skipped and the weights are finite. "
-                "Try a lower optimizer.lr, a longer schedule.warmup_steps or precision=fp32"
-            )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Everything that a checkpoint holds, by reference: saved from here and restored into here."""
@@ -159,10 +128,19 @@ class Snapshot:
     def restore(self, checkpoint: Checkpoint) -> list[str]:
         """Put everything back in place, exactly; returns what the user should know."""
         scalars = checkpoint.state()
-        load_weights(self.model, checkpoint.tensors("model"), source=checkpoint.path)
+        own = self.model.state_dict()
+
+        def held(name: str) -> dict[str, Tensor]:
+            """What this process holds of a group; "weight/exp_avg" is spread as "weight" is."""
+            group = checkpoint.group(name)
+            return {
+                key: group.read_like(key, own.get(key.partition("/")[0])) for key in group.names()
+            }
+
+        load_weights(self.model, held("model"), source=checkpoint.path)
         for ema in self.emas:
-            ema.load(checkpoint.tensors(ema.name), scalars["emas"][ema.name])
-        load_optimizer_tensors(self.optimizer, self._names, checkpoint.tensors("optimizer/state"))
+            ema.load(held(ema.name), scalars["emas"][ema.name])
+        load_optimizer_tensors(self.optimizer, self._names, held("optimizer/state"))
         for name, value in scalars["train"].items():
             setattr(self.state, name, value)
         self.window.load(scalars["window"])

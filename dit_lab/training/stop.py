@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a question that the program asks itself at safe places."""
+"""SIGTERM, SIGUSR1 and Ctrl-C as a question that the program asks itself at safe places."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dit_lab.types import StopRequested
 class StopSignal:
     """While entered, the first SIGTERM or SIGINT only sets a flag; a second SIGINT interrupts.
 
+    SIGUSR1, by which queues announce that time is nearly up, counts as SIGTERM.
     Long loops (training, sampling, validation) call `check` where stopping loses nothing.
     """
 
@@ -20,14 +21,14 @@ class StopSignal:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._received = number
+        self._received = signal.SIGTERM if number == signal.SIGUSR1 else number
 
     def __exit__(
         self,

@@ -1,53 +1,85 @@
-"""The processes that train together: one accelerator each, and one decision when to stop."""
+"""The processes that train together: one accelerator each, and what they have to agree on."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from torch import distributed
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedType
+from torch import distributed, nn
 
+from dit_lab.team import ALONE, Gang
+from dit_lab.training.parallel import Sharded, Spread, Whole
 from dit_lab.training.stop import StopSignal
-from dit_lab.types import StopRequested
+from dit_lab.types import RequestError, StopRequested, Team
 
-LONGEST_WAIT = timedelta(days=2)  # of the others, while the first one draws and measures samples
+LONGEST_WAIT = timedelta(days=2)  # of the others, while the first one measures samples
+
+PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 class Together:
-    """This process among those that train together; a single process is a group of one."""
+    """This process among those that train together; a single process is a group of one.
 
-    def __init__(self, mixed_precision: str, stop: StopSignal) -> None:
-        """Joins the group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe."""
-        self._stop = stop
+    `team` is for the thread that trains, `writers` for the one that writes checkpoints.
+    """
+
+    def __init__(
+        self, stop: StopSignal, *, mixed_precision: str = "no", static_graph: bool = False
+    ) -> None:
+        """Joins the group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
+
+        `static_graph`: every backward pass sums gradients over the processes.
+        """
+        self.stop = stop
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         self.accelerator = Accelerator(
             mixed_precision=mixed_precision,
             cpu=several and not torch.cuda.is_available(),  # not told so, each would train alone
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+                DistributedDataParallelKwargs(
+                    static_graph=static_graph, gradient_as_bucket_view=True
+                ),
+            ],
         )
-        self._hosts: distributed.ProcessGroup | None = None
-        if several:
-            assert self.accelerator.num_processes > 1
-            hosts = distributed.new_group(backend="gloo")
-            assert isinstance(hosts, distributed.ProcessGroup)  # this process is in every group
-            self._hosts = hosts
+        found = self.accelerator.distributed_type
+        if found not in PLAIN:
+            raise RequestError(
+                f"accelerate: was started for {found.value}, which the lab does not use; leave out "
+                "the options and ACCELERATE_USE_... variables that ask for it, and give "
+                "distributed=ddp or distributed=fsdp"
+            )
+        assert self.accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
+        self.team: Team = _gang() if several else ALONE
+        self.writers: Team = _gang() if several else ALONE
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes, shows and tracks."""
+        return self.team.index == 0
+
+    def spread(self, model: nn.Module, how: Mapping[str, Any]) -> Spread:
+        """The model to train, on this process's device; `how` is `distributed` of the
+        configuration."""
+        if not how["sharded"]:
+            return Whole(model.to(self.accelerator.device), self.accelerator)
+        return Sharded(model, self.accelerator, processes_per_copy=how["processes_per_copy"])
 
     def check_stop(self) -> None:
         """Raise StopRequested, in every process at the same step, if one of them was told to stop.
 
         Signals reach processes at different moments; what they agree on never waits for a device.
         """
-        if self._hosts is None:
-            self._stop.check()
-            return
-        number = torch.tensor(self._stop.number)
-        distributed.all_reduce(number, distributed.ReduceOp.MAX, group=self._hosts)
-        if number > 0:
-            raise StopRequested(int(number))
+        if number := self.team.largest(self.stop.number):
+            raise StopRequested(number)
 
-    def check_stop_alone(self) -> None:
-        """The same between steps, where the others wait for this process and cannot answer."""
-        if self._hosts is None:
-            self._stop.check()
+
+def _gang() -> Gang:
+    group = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    assert isinstance(group, distributed.ProcessGroup)  # this process is in every group
+    return Gang(group)

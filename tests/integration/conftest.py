@@ -60,7 +60,7 @@ FEW_TREES = "from dit_lab.evaluation import two_sample; two_sample.TREES = 3"
 CHILDREN_TOO = "from tests.integration.zygote import install; install()"
 
 
-def _fork(code: str, names: dict[str, Any]) -> BaseProcess:
+def fork_code(code: str, names: dict[str, Any]) -> BaseProcess:
     """Runs code in a process that is forked from the server."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     multiprocessing.set_forkserver_preload(IMPORTED)
@@ -75,7 +75,7 @@ class Forked:
     def __init__(self, folder: Path, arguments: Sequence[str], output: Path, first: str) -> None:
         given = {"folder": str(folder), "arguments": list(arguments), "output": str(output)}
         self.arguments, self._output = list(arguments), output
-        self._process = _fork(COMMAND, {**given, "first": first})
+        self._process = fork_code(COMMAND, {**given, "first": first})
         assert self._process.pid is not None
         self.pid: int = self._process.pid
 
@@ -149,7 +149,7 @@ def forked(fork: Fork) -> Callable[..., subprocess.CompletedProcess[str]]:
 def store_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
     """Puts an empty MLflow store into `folder/outputs`: to make its tables takes seconds."""
     made = tmp_path_factory.mktemp("store")
-    process = _fork(MAKE_STORE, {"folder": str(made)})
+    process = fork_code(MAKE_STORE, {"folder": str(made)})
     process.join()
     assert process.exitcode == 0
 

@@ -291,7 +291,7 @@ def held_out(dataset: Digits, *, loss_images: int = 200) -> list[Batch]:
         device=torch.device("cpu"),
     )
     batches = validation_batches(parts, dataset=dataset, codec=Identity())
-    first, again = list(batches()), list(batches())
+    first, again = ([make() for make in batches] for _ in range(2))
     for one, other in zip(first, again, strict=True):
         assert_equal(one, other)
     return first

@@ -20,11 +20,13 @@ from torch.optim import AdamW
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
+from dit_lab.team import ALONE
 from dit_lab.training.batches import Draws, TrainingBatches
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.optim import optimizer_tensors
+from dit_lab.training.parallel import Whole
 from dit_lab.training.schedules import Constant
 from dit_lab.types import Batch, EvaluationResult, LabelledCall, ModelCall, Objective
 
@@ -128,7 +130,8 @@ def trained(
     )
     train(
         accelerator=accelerator,
-        model=accelerator.prepare(model),
+        team=ALONE,
+        model=Whole(model, accelerator),
         null_label=10,
         objective=objective,
         batches=make_batches(draws=draws),

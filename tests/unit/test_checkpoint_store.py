@@ -132,7 +132,7 @@ def test_room_is_looked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     save(store_in(tmp_path, []), 1)
     usage = SimpleNamespace(total=10_000, free=3_999)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage)
-    monkeypatch.setattr(CheckpointStore, "_write", lambda *_: pytest.fail("written"))
+    monkeypatch.setattr(CheckpointStore, "_write_tensors", lambda *_: pytest.fail("written"))
     with pytest.raises(CheckpointNotWritten, match=r"0.0 MB are needed.*goes on from step 1"):
         save(store_in(tmp_path, []), 2)
     monkeypatch.undo()

@@ -281,8 +281,8 @@ def test_evaluations_of_an_image(way: str, num_images: int) -> None:
     assert passes.per_image(num_images) == expected
 
 
-def test_every_pass_is_told_of_with_its_images() -> None:
-    """Both branches at once for the null label, one after the other for a weak model."""
+def test_every_chunk_is_told_with_its_passes() -> None:
+    """Of two chunks of 32; guidance by the null label or by a weak model takes two passes."""
     told: dict[str, list[int]] = {}
     for way in ("guided", "weak"):
         told[way] = []
@@ -291,7 +291,7 @@ def test_every_pass_is_told_of_with_its_images() -> None:
         )
         assert sum(len(images) for images, _ in groups) == 40
         assert len(model.calls) == 2 * STEPS
-    assert told == {"guided": [64] * 2 * STEPS, "weak": [32] * 4 * STEPS}
+    assert told == {"guided": [64 * STEPS] * 2, "weak": [64 * STEPS] * 2}
 
 
 def test_counting_changes_no_image(model: DiT) -> None:

@@ -16,7 +16,7 @@ from dit_lab.models.dit import DiT
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
-from dit_lab.training.state import Clock, NonFiniteGuard, Snapshot, TrainState, Window
+from dit_lab.training.state import Clock, Snapshot, TrainState, Window
 
 CPU = torch.device("cpu")
 Make = Callable[..., DiT]
@@ -102,57 +102,6 @@ def test_a_clock_counts_steps_and_leaves_out_pauses() -> None:
     seconds, waited = clock.seconds_per_step(15)
     assert 0.2 <= seconds < 0.6 and 0.1 <= waited < 0.4  # anew, not since the beginning
     assert clock.seconds_per_step(16)[1] == 0
-
-
-# ---- skipped steps ------------------------------------------------------------------------------
-
-
-def flags(guard: NonFiniteGuard, pairs: list[tuple[float, float]]) -> list[float]:
-    return [guard.flag(torch.tensor(loss), torch.tensor(norm)).item() for loss, norm in pairs]
-
-
-GOOD, BAD = (1.0, 2.0), (torch.nan, 2.0)
-
-
-def test_loss_and_gradients_are_looked_at() -> None:
-    guard = NonFiniteGuard(TrainState(), max_in_a_row=99, device=CPU)
-    pairs = [GOOD, BAD, (1.0, torch.nan), (torch.inf, 2.0), (1.0, -torch.inf), (1e38, 0.0)]
-    assert flags(guard, pairs) == [0, 1, 1, 1, 1, 0]
-
-
-def test_skipped_steps_are_counted_and_a_good_step_ends_a_streak() -> None:
-    state = TrainState()
-    guard = NonFiniteGuard(state, max_in_a_row=3, device=CPU)
-    flags(guard, [BAD, BAD, GOOD, BAD, BAD])
-    assert (state.skipped_steps, state.skipped_in_a_row) == (0, 0)  # still on the device
-    guard.check()
-    assert (state.skipped_steps, state.skipped_in_a_row) == (4, 2)
-    flags(guard, [GOOD])
-    guard.check()
-    assert (state.skipped_steps, state.skipped_in_a_row) == (4, 0)
-
-
-def test_a_streak_ends_the_training_with_advice() -> None:
-    state = TrainState(step=70)
-    guard = NonFiniteGuard(state, max_in_a_row=3, device=CPU)
-    flags(guard, [BAD, BAD, BAD])
-    message = (
-        r"not finite for 3 steps in a row up to step 70; .*weights are finite.*"
-        r"optimizer\.lr.*schedule\.warmup_steps.*precision=fp32"
-    )
-    with pytest.raises(FloatingPointError, match=message):
-        guard.check()
-    assert (state.skipped_steps, state.skipped_in_a_row) == (3, 3)
-
-
-def test_counting_goes_on_after_a_resume() -> None:
-    state = TrainState(skipped_steps=5, skipped_in_a_row=2)
-    guard = NonFiniteGuard(state, max_in_a_row=3, device=CPU)
-    guard.check()
-    assert (state.skipped_steps, state.skipped_in_a_row) == (5, 2)
-    flags(guard, [BAD])
-    with pytest.raises(FloatingPointError, match="for 3 steps in a row"):
-        guard.check()
 
 
 # ---- everything ---------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,12 @@ from dit_lab.types import Batch, Objective, StopRequested
 
 COUNT = 200  # one whole batch and a smaller one
 CPU = torch.device("cpu")
-MakeBatches = Callable[[Objective], Callable[[], Iterator[Batch]]]
+MakeBatches = Callable[[Objective], list[Callable[[], Batch]]]
 
 
 @pytest.fixture(scope="module")
 def batches_of(held_out_digits: Digits) -> MakeBatches:
-    def make(objective: Objective) -> Callable[[], Iterator[Batch]]:
+    def make(objective: Objective) -> list[Callable[[], Batch]]:
         parts = Parts(
             config={"seed": 0, "evaluation": {"loss_images": COUNT}},
             shapes=Shapes(digits_facts(), (1, 8, 8)),
@@ -69,7 +69,8 @@ def test_the_loss_is_the_mean_over_images(
     found = validation_loss(objective, batches_of).run(model, 5)
     terms: dict[str, list[float]] = {name: [] for name in names}
     sizes = []
-    for batch in batches_of(objective)():
+    for make in batches_of(objective):
+        batch = make()
         sizes.append(len(batch.labels))
         of_batch = objective.loss(lambda x, t, y=batch.labels: model(x, t, y), batch)
         for name in names:
@@ -109,7 +110,7 @@ def test_the_model_is_given_the_labels(
 def test_a_model_that_knows_the_answer_has_no_loss(batches_of: MakeBatches) -> None:
     """And one that says zero has the mean square of the velocity, data - noise."""
     flow = RectifiedFlow()
-    batches = list(batches_of(flow)())
+    batches = [make() for make in batches_of(flow)]
     answers = iter([batch.data - batch.noise for batch in batches])
     knows = validation_loss(flow, batches_of).run(lambda x, t, y: next(answers), 1)
     assert knows.metrics == {"eval/loss": 0.0}

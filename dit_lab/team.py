@@ -1,0 +1,102 @@
+"""Processes that work together: that agree on what one of them found and on what went wrong in any
+of them, and share work out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+from dit_lab.types import Result, Team
+
+Item = TypeVar("Item")
+
+
+class Alone:
+    """A single process. Implements `types.Team`."""
+
+    index = 0
+    size = 1
+
+    def first(self, compute: Callable[[], Result]) -> Result:
+        return compute()
+
+    def every(self, compute: Callable[[], Result]) -> list[Result]:
+        return [compute()]
+
+    def largest(self, number: int) -> int:
+        return number
+
+
+ALONE = Alone()
+
+
+class Gang:
+    """Several processes, connected by a group on the host. Implements `types.Team`.
+
+    A process that is gone raises in all others: a group notices closed connections.
+    """
+
+    def __init__(self, group: distributed.ProcessGroup) -> None:
+        self._group = group
+        self.index, self.size = group.rank(), group.size()
+
+    def first(self, compute: Callable[[], Result]) -> Result:
+        outcome = [_outcome(compute) if self.index == 0 else None]
+        distributed.broadcast_object_list(outcome, src=0, group=self._group)
+        return _results(outcome)[0]
+
+    def every(self, compute: Callable[[], Result]) -> list[Result]:
+        outcomes: list[Any] = [None] * self.size
+        distributed.all_gather_object(outcomes, _outcome(compute), group=self._group)
+        return _results(outcomes)
+
+    def largest(self, number: int) -> int:
+        largest = torch.tensor(number)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=self._group)
+        return int(largest)
+
+
+class _Raised:
+    """What a process could not compute, on its way to the others."""
+
+    def __init__(self, error: Exception) -> None:
+        try:
+            deepcopy(error)
+        except Exception:  # not every exception can be sent
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        self.error = error
+
+
+def _outcome(compute: Callable[[], Any]) -> Any:
+    try:
+        return compute()
+    except Exception as error:
+        return _Raised(error)
+
+
+def _results(outcomes: list[Any]) -> list[Any]:
+    for outcome in outcomes:
+        if isinstance(outcome, _Raised):
+            raise outcome.error
+    return outcomes
+
+
+def shared_out(
+    team: Team, items: Sequence[Item], compute: Callable[[Item], Result]
+) -> Iterator[Result]:
+    """`compute` of every item, in order, each item in one process, round by round.
+
+    Every process must take all of the results. Where one raises, all do in the same round.
+    """
+    for start in range(0, len(items), team.size):
+        part = items[start : start + team.size]
+
+        def mine(part: Sequence[Item] = part) -> Result | None:
+            return compute(part[team.index]) if team.index < len(part) else None
+
+        results = team.every(mine)[: len(part)]
+        yield from results  # type: ignore[misc]  # None is only of those without a part

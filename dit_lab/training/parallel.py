@@ -1,0 +1,147 @@
+"""One model on several processes: a whole copy on each, or a part of every weight on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, distributed, nn
+from torch.func import functional_call
+
+from dit_lab.training.tensor_files import is_spread
+from dit_lab.types import LabelledCall
+
+
+class Spread(Protocol):
+    """A model to train, wherever its weights lie."""
+
+    module: nn.Module
+    """Holds the parameters that the optimizer and the averages follow, plain or sharded."""
+
+    def __call__(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        """The model in the configured precision; its output is that of its weights."""
+
+    def accumulating(self) -> AbstractContextManager[None]:
+        """Inside, gradients add up in this process alone; outside, over all of them."""
+
+    def at(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[LabelledCall]:
+        """The model's function at other weights that are spread as its own are, for evaluation:
+        no process needs another one for it."""
+
+
+class Whole:
+    """The whole model on every process; gradients are averaged by DDP where there are several."""
+
+    def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
+        """`model` is on the accelerator's device."""
+        self.module = model
+        self._prepared = accelerator.prepare(model)
+        self._accelerator = accelerator
+
+    def __call__(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        return self._prepared(x, time, labels)
+
+    def accumulating(self) -> AbstractContextManager[None]:
+        return self._accelerator.no_sync(self._prepared)
+
+    @contextmanager
+    def at(self, weights: Mapping[str, Tensor]) -> Iterator[LabelledCall]:
+        self.module.eval()
+        try:
+            yield _function(self.module, weights)
+        finally:
+            self.module.train()
+
+
+class Sharded:
+    """Rows of every weight on each process, which are gathered block by block while they are used
+    (FSDP2: Zhao et al. 2023, "PyTorch FSDP"; ZeRO stage 3 of Rajbhandari et al. 2020).
+
+    Torch's `fully_shard` is used as it is, on GPUs and CPUs alike. Blocks are gathered in the
+    precision of their matrix products and everything else in float32, so that the arithmetic is
+    that of autocast on whole float32 weights; gradients are averaged in float32.
+    """
+
+    def __init__(
+        self, model: nn.Module, accelerator: Accelerator, *, processes_per_copy: int | None
+    ) -> None:
+        """`model` may still be on the host. With `processes_per_copy`, that many processes hold a
+        copy of the weights between them (hybrid sharding); None: all."""
+        from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+        self._accelerator = accelerator
+        self._whole = deepcopy(model).to("meta").eval()
+        mesh = _mesh(accelerator, processes_per_copy)
+        as_stored = MixedPrecisionPolicy(cast_forward_inputs=False)
+        as_used = as_stored
+        if accelerator.mixed_precision == "bf16":
+            as_used = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        for module in model.modules():
+            if isinstance(module, nn.ModuleList):
+                for block in module:
+                    fully_shard(block, mesh=mesh, mp_policy=as_used)
+        fully_shard(model, mesh=mesh, mp_policy=as_stored)
+        assert isinstance(model, FSDPModule)
+        self.module: nn.Module = model
+        self._sum_gradients: Callable[[bool], None] = model.set_requires_gradient_sync
+
+    def __call__(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        return self._in_precision(self.module)(x, time, labels)
+
+    @contextmanager
+    def accumulating(self) -> Iterator[None]:
+        self._sum_gradients(False)
+        try:
+            yield
+        finally:
+            self._sum_gradients(True)
+
+    @contextmanager
+    def at(self, weights: Mapping[str, Tensor]) -> Iterator[LabelledCall]:
+        whole = {name: whole_of(weight) for name, weight in weights.items()}
+        buffers = dict(self.module.named_buffers())
+        yield self._in_precision(_function(self._whole, {**buffers, **whole}))
+
+    def _in_precision(self, call: LabelledCall) -> LabelledCall:
+        """As `Accelerator.prepare` makes a whole model compute."""
+        if self._accelerator.mixed_precision == "no":
+            return call
+
+        def autocast(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+            with self._accelerator.autocast():
+                return call(x, time, labels).float()
+
+        return autocast
+
+
+def whole_of(tensor: Tensor) -> Tensor:
+    """All rows of a tensor; every process must ask at the same time."""
+    return tensor.full_tensor() if is_spread(tensor) else tensor
+
+
+def _function(model: nn.Module, weights: Mapping[str, Tensor]) -> LabelledCall:
+    """The model's function at other weights, without a second copy of the model."""
+    return lambda x, time, labels: functional_call(model, dict(weights), (x, time, labels))
+
+
+def _mesh(
+    accelerator: Accelerator, processes_per_copy: int | None
+) -> distributed.device_mesh.DeviceMesh:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    device, processes = accelerator.device.type, accelerator.num_processes
+    if not distributed.is_initialized():  # a process alone shards in a group of one
+        backend = "nccl" if device == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
+    if processes_per_copy in (None, processes):
+        return init_device_mesh(device, (processes,))
+    assert processes_per_copy is not None
+    return init_device_mesh(
+        device,
+        (processes // processes_per_copy, processes_per_copy),
+        mesh_dim_names=("replicate", "shard"),
+    )

@@ -1,0 +1,197 @@
+"""Tensors on disk, whole in one file or by rows in several, read back by whoever needs which rows.
+
+Whole:     model.safetensors
+By rows:   model/shard-00001-model-00001-of-00001.safetensors, shard-00002-..., one of each process
+
+The second is the layout of torch's distributed checkpoints (`HuggingFaceStorageWriter` with
+`save_distributed=True`), which its reader takes as well. No pickle in either.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+SHARDING = "DCP_SHARDING_INFO"  # in the header of a file: where its rows belong
+VERSION = {"format": "pt", "DCP_VERSION": "1.0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Consecutive rows of a tensor: what one process holds of it, often all of them."""
+
+    tensor: Tensor  # (n, ...), or () for a number
+    first: int  # which row of the whole is the first of these
+    shape: tuple[int, ...]  # of the whole
+    copy: bool = False  # another process holds the same rows
+
+    @property
+    def are_all(self) -> bool:
+        return tuple(self.tensor.shape) == self.shape
+
+    @property
+    def whole_bytes(self) -> int:
+        """Of the whole tensor."""
+        return math.prod(self.shape) * self.tensor.element_size()
+
+    def on_the_host(self) -> Rows:
+        """A copy in the host's memory."""
+        copied = self.tensor.detach().to("cpu", copy=True)
+        return Rows(copied, self.first, self.shape, self.copy)
+
+
+def is_spread(tensor: Tensor | None) -> TypeGuard[DTensor]:
+    """Whether a tensor is one of several processes (whose module takes a second to import)."""
+    return hasattr(tensor, "placements")
+
+
+def rows_of(tensor: Tensor | Rows) -> Rows:
+    """What this process holds of a tensor: all of it, or the rows of its shard."""
+    if isinstance(tensor, Rows):
+        return tensor
+    if not is_spread(tensor):
+        return Rows(tensor, 0, tuple(tensor.shape))
+    mesh, coordinates = tensor.device_mesh, tensor.device_mesh.get_coordinate()
+    assert coordinates is not None
+    first, copy = 0, False
+    for dimension, placement in enumerate(tensor.placements):
+        if placement.is_shard(0):
+            each = -(-tensor.shape[0] // mesh.size(dimension))  # as torch.chunk cuts
+            first = min(coordinates[dimension] * each, tensor.shape[0])
+        else:
+            assert placement.is_replicate(), placement
+            copy = copy or coordinates[dimension] > 0
+    return Rows(tensor.to_local(), first, tuple(tensor.shape), copy)
+
+
+def write_tensors(
+    folder: Path, name: str, tensors: Mapping[str, Rows], *, index: int, size: int
+) -> list[Path]:
+    """Write what the process at `index` of `size` holds of a group; the files that it wrote.
+
+    Raises OSError where the disk does not take it.
+    """
+    if size == 1:
+        whole = {key: rows.tensor for key, rows in tensors.items()}
+        return [_save(whole, folder / f"{name}.safetensors", {})]
+    # What every process holds whole, and what replicas of a shard hold, is written once.
+    own = {
+        key: rows
+        for key, rows in tensors.items()
+        if not rows.copy and (index == 0 if rows.are_all else len(rows.tensor))
+    }
+    if not own:
+        return []
+    offsets = {
+        key: {"saved_offsets": [rows.first, *[0] * (len(rows.shape) - 1)][: len(rows.shape)]}
+        for key, rows in own.items()
+    }
+    file = folder / name / f"shard-{index + 1:05d}-model-00001-of-00001.safetensors"
+    rows = {key: rows.tensor for key, rows in own.items()}
+    return [_save(rows, file, {SHARDING: json.dumps(offsets), **VERSION})]
+
+
+def _save(tensors: Mapping[str, Tensor], file: Path, header: dict[str, str]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(on_host, file, header or None)
+    except SafetensorError as error:  # which is how it says what the system said
+        number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else 0
+        raise OSError(number, os.strerror(number) if number else str(error), str(file)) from error
+    return file
+
+
+class TensorGroup:
+    """The tensors of a group on disk, by name; nothing is read before it is asked for."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        whole = folder / f"{name}.safetensors"
+        files = [whole] if whole.is_file() else sorted((folder / name).glob("shard-*.safetensors"))
+        if not files:
+            raise FileNotFoundError(f"{whole}: missing")
+        self._pieces: dict[str, list[_Piece]] = {}
+        for file in files:
+            for key, piece in _pieces_of(file):
+                self._pieces.setdefault(key, []).append(piece)
+
+    def names(self) -> Iterable[str]:
+        return self._pieces
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the whole tensor."""
+        pieces = self._pieces[name]
+        shape = pieces[0].shape
+        return (max(piece.end for piece in pieces), *shape[1:]) if shape else shape
+
+    def read(self, name: str, first: int = 0, count: int | None = None) -> Tensor:
+        """`count` rows from `first` on (all where None), on the CPU."""
+        shape = self.shape(name)
+        if not shape:
+            return self._pieces[name][0].read_number()
+        end = shape[0] if count is None else first + count
+        pieces = sorted(self._pieces[name], key=lambda piece: piece.first)
+        read = [piece.read(first, end) for piece in pieces]
+        touched = [rows for rows in read if len(rows)] or read[:1]
+        return touched[0] if len(touched) == 1 else torch.cat(touched)
+
+    def read_like(self, name: str, like: Tensor | None) -> Tensor:
+        """What this process holds of a tensor that is spread as `like` is."""
+        if not is_spread(like) or self.shape(name) != tuple(like.shape):
+            return self.read(name)
+        from torch.distributed.tensor import DTensor
+
+        held = rows_of(like)
+        return DTensor.from_local(
+            self.read(name, held.first, len(held.tensor)).to(held.tensor.device),
+            like.device_mesh,
+            like.placements,
+            run_check=False,
+            shape=like.shape,
+            stride=like.stride(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Rows of one tensor in one file."""
+
+    file: Any  # an open safetensors file
+    name: str
+    first: int
+    shape: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        return self.first + self.shape[0]
+
+    def read(self, first: int, end: int) -> Tensor:
+        """Those of the rows [first, end) of the whole that are here."""
+        rows = self.shape[0]
+        start, stop = (min(max(row - self.first, 0), rows) for row in (first, end))
+        return self.file.get_slice(self.name)[start:stop]
+
+    def read_number(self) -> Tensor:
+        return self.file.get_tensor(self.name)
+
+
+def _pieces_of(file: Path) -> Iterable[tuple[str, _Piece]]:
+    opened = safe_open(file, framework="pt")
+    offsets = json.loads((opened.metadata() or {}).get(SHARDING, "{}"))
+    for name in opened.keys():  # noqa: SIM118 - a file, not a mapping
+        first = (offsets.get(name, {}).get("saved_offsets") or [0])[0]
+        yield name, _Piece(opened, name, first, tuple(opened.get_slice(name).get_shape()))

@@ -1,0 +1,244 @@
+"""A small training as a library, in any number of processes: what N of them do is what one does.
+
+`in_processes(4, "train", ...)` runs a function of this module in four processes, forked from the
+server that has done the imports, and connected as torchrun would connect them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RUN = """
+from tests.integration import small_training
+small_training.enter(function, rank, processes, port, options)
+"""
+STEPS, GLOBAL_BATCH = 20, 16
+
+
+def in_processes(
+    fork: Callable[[str, dict[str, Any]], Any], processes: int, function: str, **options: Any
+) -> None:
+    """Call a function of this module in each process, and fail where it fails in one."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    given = {"function": function, "processes": processes, "port": port, "options": options}
+    started = [fork(RUN, {**given, "rank": rank}) for rank in range(processes)]
+    for process in started:
+        process.join(120)
+    codes = [process.exitcode for process in started]
+    for process in started:
+        process.kill()
+    assert codes == [0] * processes, codes
+
+
+def enter(function: str, rank: int, processes: int, port: int, options: dict[str, Any]) -> None:
+    """In one of the processes. A process alone is started as a person would, by nobody."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if processes > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }  # fmt: skip
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        globals()[function](**options)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # without the goodbyes of process groups
+
+
+@dataclass(frozen=True)
+class Doubled:
+    """Training batches in another precision; the numbers are the same."""
+
+    batches: Any
+    dtype: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.batches, name)
+
+    def from_step(self, step: int) -> Iterator[Any]:
+        def change(tensor: Any) -> Any:
+            return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+        for micro_batches in self.batches.from_step(step):
+            yield [batch.each(change) for batch in micro_batches]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What trains: built alike in every process."""
+
+    together: Any
+    model: Any
+    optimizer: Any
+    emas: Any
+
+
+def build(
+    *,
+    sharded: bool = False,
+    processes_per_copy: int | None = None,
+    dtype: str = "float32",
+    bf16: bool = False,
+    accumulation: int = 1,
+    **changes: Any,
+) -> Parts:
+    import torch
+
+    from dit_lab.models.dit import DiT
+    from dit_lab.training.ema import EMA
+    from dit_lab.training.stop import StopSignal
+    from dit_lab.training.together import Together
+
+    draw = torch.Generator().manual_seed(0)
+    options = {
+        "input_size": (8, 8), "patch_size": 4, "in_channels": 1, "hidden_size": 16, "depth": 2,
+        "num_heads": 2, "num_classes": 10, "learn_sigma": False, "generator": draw,
+    }  # fmt: skip
+    model = DiT(**(options | changes))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
+    together = Together(
+        StopSignal(), mixed_precision="bf16" if bf16 else "no", static_graph=accumulation == 1
+    )
+    how = {"sharded": sharded, "processes_per_copy": processes_per_copy}
+    spread = together.spread(model.to(getattr(torch, dtype)), how)
+    weights = dict(spread.module.named_parameters())
+    trainable = [weight for weight in weights.values() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-4, fused=True)
+    emas = [EMA(weights, decay=decay, warmup=True) for decay in (0.9, 0.5)]
+    return Parts(together, spread, optimizer, emas)
+
+
+def train(
+    folder: str,
+    *,
+    steps: int = STEPS,
+    accumulation: int = 1,
+    dtype: str = "float32",
+    sharded: bool = False,
+    nan_at: Sequence[int] = (),
+    nan_on: int = 0,
+    **options: Any,
+) -> None:
+    """Train in a folder, from its newest checkpoint where it has one; rows go to rows.json."""
+    import torch
+
+    from dit_lab.codecs.identity import Identity
+    from dit_lab.data.digits import Digits
+    from dit_lab.data.order import SampleOrder
+    from dit_lab.objectives.rectified_flow import RectifiedFlow
+    from dit_lab.team import ALONE
+    from dit_lab.training.batches import Draws, TrainingBatches
+    from dit_lab.training.checkpoint_store import CheckpointStore
+    from dit_lab.training.coupling import Independent
+    from dit_lab.training.loop import LoopSettings
+    from dit_lab.training.loop import train as loop
+    from dit_lab.training.nonfinite import NonFiniteStreak
+    from dit_lab.training.schedules import Constant
+    from dit_lab.types import Hook
+
+    rows: list[Any] = []
+
+    class Rows(Hook):
+        def on_metrics(self, step: int, metrics: Any) -> None:
+            rows.append([step, {k: v for k, v in metrics.items() if not k.startswith("perf/")}])
+
+    class Flow(RectifiedFlow):
+        """Whose loss is not finite at some steps, for the images of one process."""
+
+        def loss(self, predict: Any, batch: Any) -> Any:
+            terms = super().loss(predict, batch)
+            step = int(batch.sample_counter[0]) // GLOBAL_BATCH
+            bad = step in nan_at and parts.together.team.index == nan_on
+            return {name: term * torch.nan if bad else term for name, term in terms.items()}
+
+    parts = build(dtype=dtype, sharded=sharded, accumulation=accumulation, **options)
+    team, digits, flow = parts.together.team, Digits(split="train"), Flow()
+    batches = TrainingBatches(
+        dataset=digits,
+        order=SampleOrder(0, len(digits)),
+        draws=Draws(
+            seed=0, purpose="train", latent_shape=(1, 8, 8),
+            time_from_uniform=flow.time_from_uniform, label_drop_prob=0.25,
+        ),
+        codec=Identity(),
+        coupling=Independent(),
+        device=torch.device("cpu"),
+        global_batch_size=GLOBAL_BATCH,
+        accumulation=accumulation,
+        process_index=team.index,
+        num_processes=team.size,
+        num_workers=0,
+    )  # fmt: skip
+    writers = parts.together.writers if sharded else ALONE
+    store = CheckpointStore(Path(folder), run="here", team=writers, warn=print)
+    try:
+        loop(
+            accelerator=parts.together.accelerator,
+            team=team,
+            model=parts.model,
+            null_label=10,
+            objective=flow,
+            batches=Doubled(batches, getattr(torch, dtype)),  # type: ignore[arg-type]
+            optimizer=parts.optimizer,
+            schedule=Constant(warmup_steps=3),
+            emas=parts.emas,
+            checkpoints=store if sharded or parts.together.leads else None,
+            resume_from=team.first(store.latest),
+            evaluators=[],
+            hooks=[Rows()],
+            settings=LoopSettings(
+                total_steps=steps,
+                clip_norm=0.5,
+                log_every_steps=1,
+                checkpoint_every_steps=5,
+                max_skipped_in_a_row=3,
+                images_per_epoch=len(digits),
+            ),
+            check_stop=lambda: None,
+        )
+    except NonFiniteStreak as streak:
+        Path(folder, f"streak-{team.index}.json").write_text(
+            json.dumps({"text": str(streak), **streak.diagnosis}, allow_nan=False)
+        )
+    if parts.together.leads:
+        Path(folder, "rows.json").write_text(json.dumps(rows))
+
+
+def copy_checkpoint(source: str, target: str, *, sharded: bool = False, **options: Any) -> None:
+    """Load the newest checkpoint of a folder, and save what was loaded in another."""
+    from dit_lab.team import ALONE
+    from dit_lab.training.checkpoint_store import CheckpointStore
+    from dit_lab.training.state import Snapshot, TrainState, Window
+
+    parts = build(sharded=sharded, **options)
+    together, state = parts.together, TrainState()
+    everything = Snapshot(
+        model=parts.model.module,
+        optimizer=parts.optimizer,
+        emas=parts.emas,
+        state=state,
+        window=Window(together.accelerator.device),
+    )
+    latest = CheckpointStore(Path(source), run="here", warn=print).latest()
+    assert latest is not None
+    everything.restore(latest)
+    if sharded or together.leads:
+        writers = together.writers if sharded else ALONE
+        store = CheckpointStore(Path(target), run="here", team=writers, warn=print)
+        store.save(state.step, tensors=everything.tensors(), state=everything.scalars())
+    together.team.first(lambda: None)

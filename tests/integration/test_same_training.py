@@ -1,0 +1,205 @@
+"""The same training on any number of processes, whole or sharded, and checkpoints between them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dit_lab.training.checkpoint import Checkpoint
+from tests.integration.conftest import fork_code
+from tests.integration.small_training import STEPS, in_processes
+
+in_processes = partial(in_processes, fork_code)
+
+GROUPS = ("model", "ema-0.9", "ema-0.5", "optimizer/state")
+WAYS: dict[str, tuple[int, dict[str, Any]]] = {
+    "accumulation 2": (1, {"accumulation": 2}),
+    "2 whole": (2, {}),
+    "2 whole, accumulation 2": (2, {"accumulation": 2}),
+    "1 sharded": (1, {"sharded": True}),
+    "2 sharded": (2, {"sharded": True}),
+    "2 sharded, accumulation 2": (2, {"sharded": True, "accumulation": 2}),
+    "4 sharded, copies of 2": (4, {"sharded": True, "processes_per_copy": 2}),
+}
+
+
+def checkpoint(folder: Path, step: int = STEPS) -> Checkpoint:
+    return Checkpoint(folder / f"step-{step:08d}")
+
+
+def tensors(folder: Path, step: int = STEPS) -> dict[str, dict[str, Tensor]]:
+    return {group: checkpoint(folder, step).tensors(group) for group in GROUPS}
+
+
+def rows(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    return [(step, row) for step, row in json.loads((folder / "rows.json").read_text())]
+
+
+def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """||w - w'|| / ||w|| over all of them."""
+    assert found.keys() == expected.keys()
+    squares = [
+        ((found[name] - expected[name]).double().square().sum(), w.double().square().sum())
+        for name, w in expected.items()
+    ]
+    apart, size = (torch.stack(part).sum().sqrt() for part in zip(*squares, strict=True))
+    return (apart / size).item()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of the training in one process, whole, in float32 or float64."""
+    folders: dict[str, Path] = {}
+
+    def train(dtype: str) -> Path:
+        if dtype not in folders:
+            folders[dtype] = tmp_path_factory.mktemp("alone")
+            in_processes(1, "train", folder=str(folders[dtype]), dtype=dtype)
+        return folders[dtype]
+
+    return train
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_losses_and_weights(
+    tmp_path: Path, alone: Callable[[str], Path], way: str
+) -> None:
+    """Float32 sums in another order. A logged loss is the mean over the whole batch, as one process
+    has it; a learning rate is the same number."""
+    processes, options = WAYS[way]
+    in_processes(processes, "train", folder=str(tmp_path), **options)
+    expected = rows(alone("float32"))
+    assert len(expected) == STEPS
+    for (step, row), (expected_step, wanted) in zip(rows(tmp_path), expected, strict=True):
+        assert step == expected_step and row.keys() == wanted.keys()
+        assert row["train/lr"] == wanted["train/lr"]
+        assert row["train/loss"] == pytest.approx(wanted["train/loss"], rel=1e-6)
+        assert row["train/grad_norm"] == pytest.approx(wanted["train/grad_norm"], rel=1e-5)
+    found, wanted_tensors = tensors(tmp_path), tensors(alone("float32"))
+    for group in GROUPS[:3]:
+        assert distance(found[group], wanted_tensors[group]) <= 1e-6, group
+
+
+@pytest.mark.parametrize("way", ["accumulation 2", "2 whole", "2 sharded, accumulation 2"])
+def test_equal_to_rounding_in_float64(
+    tmp_path: Path, alone: Callable[[str], Path], way: str
+) -> None:
+    """Every element, so that nothing but the order of sums can differ."""
+    processes, options = WAYS[way]
+    in_processes(processes, "train", folder=str(tmp_path), dtype="float64", **options)
+    found, expected = tensors(tmp_path), tensors(alone("float64"))
+    for group in GROUPS[:3]:
+        for name, weight in expected[group].items():
+            close = (found[group][name] - weight).abs().max().item()
+            assert close <= (1e-10 if group == "model" else 1e-6), (group, name)  # averages: fp32
+
+
+def test_shards_of_one_process_are_its_whole_in_bf16(tmp_path: Path) -> None:
+    """Gathered blocks in bfloat16 compute what autocast does with whole weights, in every bit."""
+    for way in ({}, {"sharded": True}):
+        in_processes(1, "train", folder=str(tmp_path / str(len(way))), bf16=True, steps=5, **way)
+    found, expected = tensors(tmp_path / "1", 5), tensors(tmp_path / "0", 5)
+    for group in GROUPS:
+        for name, weight in expected[group].items():
+            assert torch.equal(found[group][name], weight), (group, name)
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def from_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    in_processes(2, "train", folder=str(folder), steps=5, sharded=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("processes", "options"),
+    [
+        (1, {}),
+        (2, {}),
+        (1, {"sharded": True}),
+        (4, {"sharded": True}),
+        (4, {"sharded": True, "processes_per_copy": 2}),
+    ],
+    ids=["1 whole", "2 whole", "1 sharded", "4 sharded", "copies of 2"],
+)
+def test_saved_by_two_and_loaded_by_others_and_back(
+    tmp_path: Path, from_two: Path, processes: int, options: dict[str, Any]
+) -> None:
+    """Weights, averages and moments, in every bit."""
+    there, back = str(tmp_path / "there"), tmp_path / "back"
+    in_processes(processes, "copy_checkpoint", source=str(from_two), target=there, **options)
+    in_processes(2, "copy_checkpoint", source=there, target=str(back), sharded=True)
+    expected = tensors(from_two, 5)
+    for folder in (Path(there), back):
+        found = tensors(folder, 5)
+        for group in GROUPS:
+            assert found[group].keys() == expected[group].keys()
+            for name, tensor in expected[group].items():
+                assert torch.equal(found[group][name], tensor), (group, name)
+        assert checkpoint(folder, 5).state() == checkpoint(from_two, 5).state()
+
+
+def test_training_moves_between_numbers_of_processes(
+    tmp_path: Path, alone: Callable[[str], Path]
+) -> None:
+    for steps, processes, sharded in ((5, 2, True), (10, 1, False), (15, 4, True), (20, 2, False)):
+        in_processes(processes, "train", folder=str(tmp_path), steps=steps, sharded=sharded)
+    found, expected = tensors(tmp_path), tensors(alone("float32"))
+    for group in GROUPS[:3]:
+        assert distance(found[group], expected[group]) <= 1e-6, group
+
+
+def test_shards_are_a_checkpoint_of_torch(tmp_path: Path, from_two: Path) -> None:
+    """Read by its reader, without ours; and every process has written only its rows."""
+    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+
+    folder = checkpoint(from_two, 5).path
+    expected = checkpoint(from_two, 5).tensors("model")
+    read = {name: torch.full_like(tensor, torch.nan) for name, tensor in expected.items()}
+    load(read, storage_reader=HuggingFaceStorageReader(str(folder / "model")), no_dist=True)
+    for name, tensor in expected.items():
+        assert torch.equal(read[name], tensor), name
+    sizes = [file.stat().st_size for file in sorted((folder / "model").iterdir())]
+    assert len(sizes) == 2 and max(sizes) < 1.3 * min(sizes)
+
+
+# ---- steps that are not finite ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+def test_nan_in_one_process_is_skipped_by_both(tmp_path: Path, sharded: bool) -> None:
+    """Nobody waits for anybody, and the weights are those before the first bad step."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    in_processes(2, "train", folder=str(before), steps=10, sharded=sharded)
+    in_processes(
+        2, "train", folder=str(after), steps=12, sharded=sharded, nan_at=[10, 11], nan_on=1
+    )
+    found, expected = tensors(after, 12), tensors(before, 10)
+    for group in GROUPS:
+        for name, tensor in expected[group].items():
+            assert torch.equal(found[group][name], tensor), (group, name)
+    assert rows(after)[-1][1]["train/skipped_steps"] == 2
+
+
+def test_a_streak_in_one_process_stops_both_with_the_images(tmp_path: Path) -> None:
+    in_processes(2, "train", folder=str(tmp_path), nan_at=[12, 13, 14, 15, 16], nan_on=1)
+    first, second = (json.loads((tmp_path / f"streak-{n}.json").read_text()) for n in (0, 1))
+    assert first == second
+    assert (first["first_step"], first["step"]) == (13, 15)
+    assert [image["process"] for image in first["images"]] == [1] * 8
+    assert [image["sample_counter"] for image in first["images"]] == list(range(232, 240))
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == [
+        "step-00000005", "step-00000010",
+    ]  # fmt: skip
+    for group in tensors(tmp_path, 10).values():
+        assert all(tensor.isfinite().all() for tensor in group.values())
