@@ -23,6 +23,13 @@ class Cost:
     trainable_parameters: int
     forward_macs_per_image: int
     training_flops_per_image: int  # forward and twice as much backward: 6 x MACs
+    depth: int
+    block_parameters: int  # of one block, all trainable
+
+    @property
+    def end_parameters(self) -> int:
+        """Trainable ones outside the blocks: the embedders and the final layer."""
+        return self.trainable_parameters - self.depth * self.block_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,7 @@ class TrainingMemory:
     optimizer_bytes: int  # AdamW's two moments
     ema_bytes: int
     activations_bytes: int
+    gathered_bytes: int  # what FSDP has put together of other processes' shards, else 0
 
     @property
     def total_bytes(self) -> int:
@@ -43,6 +51,7 @@ class TrainingMemory:
             + self.optimizer_bytes
             + self.ema_bytes
             + self.activations_bytes
+            + self.gathered_bytes
         )
 
 
@@ -75,11 +84,8 @@ def cost(
     image_ends = [(TIME_FEATURES, d), (d, d), (d, 2 * d)]  # time MLP, final adaLN
 
     label_rows = num_classes + (class_dropout_prob > 0) if num_classes else 0
-    trainable = (
-        _parameters(token_ends + image_ends)
-        + depth * _parameters(token_block + image_block)
-        + label_rows * d
-    )
+    block = _parameters(token_block + image_block)
+    trainable = _parameters(token_ends + image_ends) + depth * block + label_rows * d
     attention = 2 * tokens**2 * d  # queries with keys, then weights with values
     macs = (
         tokens * _macs(token_ends)
@@ -92,6 +98,8 @@ def cost(
         trainable_parameters=trainable,
         forward_macs_per_image=macs,
         training_flops_per_image=6 * macs,
+        depth=depth,
+        block_parameters=block,
     )
 
 
@@ -99,41 +107,90 @@ def training_memory(
     model: Cost,
     *,
     hidden_size: int,
-    depth: int,
     mlp_ratio: float = 4.0,
     batch_size: int,
+    accumulation: int = 1,
     ema_copies: int = 1,
     bf16: bool = False,
-    activation_checkpointing: bool = False,
+    activation_checkpointing: int | str = "none",
+    num_devices: int = 1,
+    sharded: bool = False,
 ) -> TrainingMemory:
-    """Memory of one training process without sharding, `batch_size` images per forward pass.
+    """Memory of one of `num_devices` training processes, `batch_size` images per forward pass.
 
-    Activations are what autograd keeps between forward and backward, counted tensor by tensor;
-    the allocator's overhead and the optimizer's temporaries come on top (some 10 %).
+    activation_checkpointing: "none", k to recompute every k-th block (1: all of them), or
+        "selective" to recompute all but the outputs of matrix products and of attention.
+    num_devices, sharded: one process; several with everything on each (DDP); or several that
+        each hold one part of the states and gather a block when it is used (FSDP).
+
+    The allocator's overhead and the optimizer's temporaries come on top (some 10 %).
     """
-    d, mlp = hidden_size, int(hidden_size * mlp_ratio)
-    product_bytes = BFLOAT16_BYTES if bf16 else FLOAT32_BYTES
-    # Per token and block. Under autocast the residual stream and the norms stay float32: the
-    # input of each norm and its output, twice. Matrix products keep their inputs in bfloat16:
-    # two modulated norms, queries, keys and values, attention's output, the two branches before
-    # their gates, and both sides of GELU.
-    block = 4 * d * FLOAT32_BYTES + (8 * d + 2 * mlp) * product_bytes
-    final_layer = 2 * d * FLOAT32_BYTES + d * product_bytes  # one norm, and it modulated
-    if activation_checkpointing:  # the input of every block, and one block while it is redone
-        kept = depth * d * FLOAT32_BYTES + block + final_layer
-    else:
-        kept = depth * block + final_layer
-    # Autocast keeps a bfloat16 copy of each weight for the backward pass; recomputing drops it.
-    copies = model.trainable_parameters * BFLOAT16_BYTES
-    if activation_checkpointing or not bf16:
-        copies = 0
-    return TrainingMemory(
-        weights_bytes=model.parameters * FLOAT32_BYTES + copies,
-        gradients_bytes=model.trainable_parameters * FLOAT32_BYTES,
-        optimizer_bytes=2 * model.trainable_parameters * FLOAT32_BYTES,
-        ema_bytes=ema_copies * model.parameters * FLOAT32_BYTES,
-        activations_bytes=batch_size * model.tokens * kept,
+    activations = _activations_bytes(
+        model, hidden_size, int(hidden_size * mlp_ratio), bf16, activation_checkpointing
     )
+    trainable = model.trainable_parameters
+    copies = gathered = 0
+    if sharded:
+        gathered = _gathered_bytes(model, bf16)
+    elif bf16:
+        # Autocast keeps a bfloat16 copy of each weight for the backward pass; recomputing drops it.
+        recomputed = recomputed_blocks(model.depth, activation_checkpointing)
+        copies = (trainable - recomputed * model.block_parameters) * BFLOAT16_BYTES
+    parts = num_devices if sharded else 1
+    held, learned = (-(-count // parts) for count in (model.parameters, trainable))
+    # FSDP reduces gradients after the last micro-batch: until then those of the others are whole.
+    whole_gradients = trainable if sharded and accumulation > 1 else 0
+    return TrainingMemory(
+        weights_bytes=held * FLOAT32_BYTES + copies,
+        gradients_bytes=(learned + whole_gradients) * FLOAT32_BYTES,
+        optimizer_bytes=2 * learned * FLOAT32_BYTES,
+        ema_bytes=ema_copies * held * FLOAT32_BYTES,
+        activations_bytes=batch_size * model.tokens * activations,
+        gathered_bytes=gathered,
+    )
+
+
+def recomputed_blocks(depth: int, activation_checkpointing: int | str) -> int:
+    """Blocks of which less than everything is kept for the backward pass."""
+    if activation_checkpointing == "none":
+        return 0
+    if activation_checkpointing == "selective":
+        return depth
+    assert isinstance(activation_checkpointing, int) and activation_checkpointing >= 1
+    return depth // activation_checkpointing
+
+
+def _activations_bytes(
+    model: Cost, d: int, mlp: int, bf16: bool, activation_checkpointing: int | str
+) -> int:
+    """What autograd keeps between forward and backward, of one token, counted tensor by tensor."""
+    product_bytes = BFLOAT16_BYTES if bf16 else FLOAT32_BYTES
+    # Of a block. Under autocast the residual stream and the norms stay float32: the input of each
+    # norm and its output, twice. Matrix products keep their inputs in bfloat16: two modulated
+    # norms, queries, keys and values, attention's output, the two branches before their gates, and
+    # both sides of GELU.
+    whole = 4 * d * FLOAT32_BYTES + (8 * d + 2 * mlp) * product_bytes
+    # Of a block that is recomputed: its input.
+    part = d * FLOAT32_BYTES
+    if activation_checkpointing == "selective":
+        # And what the products and attention gave: queries, keys and values, attention's output,
+        # the two branches, and GELU's input. All that lies between these is recomputed.
+        part += (6 * d + mlp) * product_bytes
+    recomputed = recomputed_blocks(model.depth, activation_checkpointing)
+    again = whole - part if recomputed else 0  # the rest of one block, while it is redone
+    final_layer = 2 * d * FLOAT32_BYTES + d * product_bytes  # one norm, and it modulated
+    return (model.depth - recomputed) * whole + recomputed * part + again + final_layer
+
+
+def _gathered_bytes(model: Cost, bf16: bool) -> int:
+    """What FSDP holds beside the shards at the worst moment, in the backward pass."""
+    # A block in use and the next one, fetched meanwhile. They are gathered in the precision of the
+    # products, so that autocast has nothing to copy.
+    blocks = 2 * model.block_parameters * (BFLOAT16_BYTES if bf16 else FLOAT32_BYTES)
+    # The group of the rest is gathered once, in float32, and stays until the step's end.
+    ends = model.end_parameters * FLOAT32_BYTES
+    gradient = model.block_parameters * FLOAT32_BYTES  # of one block, before it is reduced
+    return blocks + ends + gradient
 
 
 def _parameters(layers: list[tuple[int, int]]) -> int:

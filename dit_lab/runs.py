@@ -42,6 +42,7 @@ NOT_DECIDING = (
     "codec.chunk_images",
     "model.activation_checkpointing",
     "training.accumulation",
+    "training.compile",
     "training.log_every_steps",
     "training.checkpoint_every_steps",
     "training.keep_last",

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dit_lab"
 
 GROUND = {
-    "types", "rng", "interpolants", "chain", "runs", "lease", "cost", "processes", "team",
+    "types", "rng", "interpolants", "chain", "runs", "lease", "cost", "scaling", "processes",
+    "team",
 }  # fmt: skip
 MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tracking"}
 MAY_IMPORT = {
@@ -39,8 +40,9 @@ FENCES = {
 
 SLOW = ("torch", "torchvision", "diffusers", "mlflow", "accelerate", "sklearn", "safetensors")
 TORCH_FREE = (
-    "runs.py", "lease.py", "processes.py", "cost.py", "types.py", "cli/describe.py",
-    "cli/doctor.py", "cli/evaluate.py", "cli/experiments.py", "cli/job.py", "cli/main.py",
+    "runs.py", "lease.py", "processes.py", "cost.py", "scaling.py", "types.py",
+    "cli/describe.py", "cli/doctor.py", "cli/evaluate.py", "cli/experiments.py", "cli/job.py",
+    "cli/main.py",
     "cli/reflow.py", "cli/report.py", "cli/sample.py", "cli/sweep.py", "cli/sweep_table.py",
     "cli/tables.py", "cli/train.py", "cli/check.py", "cli/encode.py", "cli/encode_part.py",
     "cli/ui.py", "cli/worker.py", "data/facts.py", "data/folder_listing.py", "data/list_file.py",
@@ -54,7 +56,7 @@ TORCH_FREE = (
     "lab/resources.py", "lab/schema.py", "lab/search.py", "lab/signature.py", "lab/sweep.py",
     "lab/sweep_axes.py", "lab/sweep_plan.py", "lab/sweep_tracker.py",
     "lab/trust.py", "lab/typed.py", "lab/workers.py",
-    "objectives/options.py", "samplers/grid.py", "samplers/respacing.py",
+    "models/options.py", "objectives/options.py", "samplers/grid.py", "samplers/respacing.py",
     "sweeps/ablation.py", "sweeps/columns.py", "sweeps/drawing.py", "sweeps/evaluations_plot.py",
     "sweeps/elsewhere.py", "sweeps/flags.py",
     "sweeps/grid.py", "sweeps/launcher.py", "sweeps/manifest.py", "sweeps/page.py",

@@ -2,6 +2,7 @@
 
 dit-lab describe experiment=quickstart
 dit-lab describe model=xl patch=2 dataset=digits codec=identity
+dit-lab describe --devices 8 --flops-per-second 989e12 --utilisation 0.4 --price-per-device-hour 2
 dit-lab describe dataset=image_folder dataset.root=photos codec=identity --picture batch.png
 """
 
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dit_lab.types import RequestError
 
 if TYPE_CHECKING:
+    from dit_lab.cost import Cost
     from dit_lab.lab.checks import Shapes
     from dit_lab.types import DataFacts
 
@@ -31,6 +33,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the device sustains; measured here by a matrix product if left out",
     )
     parser.add_argument(
+        "--utilisation",
+        type=float,
+        default=None,
+        metavar="SHARE",
+        help="the share of that rate which training reaches, such as 0.4",
+    )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=None,
+        metavar="N",
+        help="how many train together; distributed.num_processes if left out",
+    )
+    parser.add_argument(
+        "--price-per-device-hour",
+        type=float,
+        default=None,
+        metavar="PRICE",
+        help="in any currency; shows what the training costs",
+    )
+    parser.add_argument(
         "--picture", type=Path, metavar="FILE.png", help="write the first images of the training"
     )
     parser.add_argument(
@@ -44,15 +67,16 @@ def run(args: argparse.Namespace) -> int:
 
     from dit_lab.lab.checks import check_data, check_settings
     from dit_lab.lab.config import compose_train
+    from dit_lab.lab.distributed import with_processes
 
-    rate = args.flops_per_second
-    if rate is not None and not 0 < rate < math.inf:
-        raise RequestError(f"--flops-per-second {rate:g}: expected a number above 0, such as 1e12")
+    _check_options(args)
     config = compose_train(args.overrides, config_dirs=args.config_dir)
+    if args.devices is None:
+        config = with_processes(config)
     check_settings(config)
     shapes = check_data(config)
     table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in _rows(config, shapes, rate):
+    for name, value in _rows(config, shapes, args):
         table.add_row(name, value)
     Console().print(table)
     if args.picture:
@@ -63,36 +87,37 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise RequestError for a number that cannot be."""
+    most = math.inf
+    for option, value, below, example in (
+        ("--flops-per-second", args.flops_per_second, most, "a number above 0, such as 1e12"),
+        ("--utilisation", args.utilisation, 1.0, "a number above 0 and at most 1, such as 0.4"),
+        ("--devices", args.devices, most, "a whole number above 0, such as 8"),
+        (
+            "--price-per-device-hour",
+            args.price_per_device_hour,
+            most,
+            "a number above 0, such as 2.5",
+        ),
+    ):
+        if value is not None and not (0 < value <= below and value < math.inf):
+            raise RequestError(f"{option} {value:g}: expected {example}")
+
+
 def _rows(
-    config: dict[str, Any], shapes: Shapes, flops_per_second: float | None
+    config: dict[str, Any], shapes: Shapes, args: argparse.Namespace
 ) -> list[tuple[str, str]]:
-    from dit_lab.cost import training_memory
     from dit_lab.lab.compute import model_cost, training_images
-    from dit_lab.tracking.console import duration
 
     model, training, data = config["model"], config["training"], shapes.data
     channels, height, width = shapes.latent
     size = model_cost(config, shapes)
     if size is None:
         raise RequestError(f"model._target_={model['_target_']}: only a DiT of the lab is counted")
-    memory = training_memory(
-        size,
-        hidden_size=model["hidden_size"],
-        depth=model["depth"],
-        mlp_ratio=model["mlp_ratio"],
-        batch_size=training["global_batch_size"] // training["accumulation"],
-        ema_copies=len(config["ema"]["decays"]),
-        bf16=config["precision"]["mixed_precision"] == "bf16",
-        activation_checkpointing=model["activation_checkpointing"],
-    )
+    devices = args.devices or config["distributed"]["num_processes"]
     images = training_images(config)
     total_flops = images * size.training_flops_per_image
-    if flops_per_second is None:
-        in_bf16 = " in bf16" if config["precision"]["mixed_precision"] == "bf16" else ""
-        flops_per_second, source = _measured_rate(config), f"measured here{in_bf16}"
-    else:
-        source = "given"
-    rate = f"{flops_per_second / 1e9:,.{1 if flops_per_second < 1e10 else 0}f}"
     return [
         ("data", f"{data.train_images:,} training and {data.validation_images:,} held-out images "
                  f"of {data.channels} x {data.height} x {data.width}"),
@@ -103,12 +128,81 @@ def _rows(
         ("training", f"{size.training_flops_per_image / 1e9:.4g} GFLOP per image"),
         ("budget", f"{training['total_steps']:,} steps of {training['global_batch_size']} images, "
                    f"{images / data.train_images:.1f} epochs, {total_flops:.3g} FLOP"),
-        ("memory", f"about {memory.total_bytes / 2**30:.2f} GiB on one device, of which "
-                   f"{memory.activations_bytes / 2**30:.2f} activations"),
-        ("time", f"at least {duration(total_flops / flops_per_second)} at "
-                 f"{rate} GFLOP/s ({source}: the rate of large matrix products; small models "
-                 "reach a part of it)"),
+        *_memory_rows(config, size, devices),
+        *_time_rows(config, total_flops, devices, args),
     ]  # fmt: skip
+
+
+def _memory_rows(config: dict[str, Any], size: Cost, devices: int) -> list[tuple[str, str]]:
+    from dit_lab.lab.compute import device_memory, in_bf16
+    from dit_lab.scaling import traffic
+
+    training = config["training"]
+    parts = training["accumulation"] * devices
+    if training["global_batch_size"] % parts:
+        raise RequestError(
+            f"--devices {devices}: training.global_batch_size={training['global_batch_size']} is "
+            f"not divisible by training.accumulation x devices = {parts}"
+        )
+    chosen = config["model"]["activation_checkpointing"]
+    other = 1 if chosen == "none" else "none"
+
+    def row(name: str, devices: int, sharded: bool) -> tuple[str, str]:
+        memory, instead = (
+            device_memory(
+                config, size, devices=devices, sharded=sharded, activation_checkpointing=value
+            )
+            for value in (chosen, other)
+        )
+        return (
+            f"memory ({name})",
+            f"about {memory.total_bytes / 2**30:.2f} GiB{' on each' if devices > 1 else ''}, of "
+            f"which {memory.activations_bytes / 2**30:.2f} activations; "
+            f"{instead.total_bytes / 2**30:.2f} with model.activation_checkpointing={other}",
+        )
+
+    rows = [row("one device", 1, False)]
+    if devices == 1:
+        return rows
+    for name, sharded in (("DDP", False), ("FSDP", True)):
+        rows.append(row(f"{name}, {devices} devices", devices, sharded))
+    ddp, fsdp = (
+        traffic(size, devices=devices, shards=shards, bf16=in_bf16(config)).step_bytes(
+            training["accumulation"]
+        )
+        / 1e9
+        for shards in (1, devices)
+    )
+    rows.append(("sent", f"by each device in a step {ddp:.3g} GB (DDP), {fsdp:.3g} GB (FSDP)"))
+    return rows
+
+
+def _time_rows(
+    config: dict[str, Any], total_flops: float, devices: int, args: argparse.Namespace
+) -> list[tuple[str, str]]:
+    from dit_lab.lab.compute import in_bf16
+    from dit_lab.tracking.console import duration
+
+    rate, source = args.flops_per_second, "given"
+    if rate is None:
+        rate = _measured_rate(in_bf16(config))
+        source = "measured here in bf16" if in_bf16(config) else "measured here"
+    shown = f"{rate / 1e9:,.{1 if rate < 1e10 else 0}f} GFLOP/s"
+    on = f" on each of {devices} devices" if devices > 1 else ""
+    seconds = total_flops / (rate * (args.utilisation or 1) * devices)
+    if args.utilisation is None:
+        about = "at least"
+        pace = f"{shown}{on} ({source}: the rate of large matrix products; small models reach a "
+        pace += "part of it)"
+    else:
+        about, pace = "about", f"{args.utilisation:.3g} of {shown}{on} ({source})"
+    rows = [("time", f"{about} {duration(seconds)} at {pace}")]
+    if args.price_per_device_hour is not None:
+        hours, price = seconds / 3600 * devices, args.price_per_device_hour
+        rows.append(
+            ("cost", f"{about} {hours * price:,.2f}: {hours:,.2f} device hours at {price:g}")
+        )
+    return rows
 
 
 def _classes(data: DataFacts) -> str:
@@ -119,14 +213,13 @@ def _classes(data: DataFacts) -> str:
     return f"{data.num_classes:,}: {shown}" + (f" and {more:,} more" if more > 0 else "")
 
 
-def _measured_rate(config: dict[str, Any]) -> float:
+def _measured_rate(bf16: bool) -> float:
     """FLOP/s of a large matrix product on this machine's device, in the training precision."""
     import time
 
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bf16 = config["precision"]["mixed_precision"] == "bf16"
     size = 8192 if device.type == "cuda" else 1024
     matrix = torch.ones(size, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
 

@@ -89,7 +89,7 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
     from dit_lab.training.together import Together
 
     with StopSignal() as stop:
-        together = Together(stop)
+        together = Together(stop, tf32=config["precision"]["tf32"])
         trained = load(
             wanted,
             root=root,

@@ -57,7 +57,7 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
 
     passes, out = Passes(), Path(config["out"])
     with StopSignal() as stop:
-        together = Together(stop)
+        together = Together(stop, tf32=config["precision"]["tf32"])
         trained = load(
             wanted,
             root=root,

@@ -13,6 +13,7 @@ from typing import Any, Optional
 from omegaconf import MISSING
 
 from dit_lab.lab.schema import number
+from dit_lab.models.options import check_activation_checkpointing
 from dit_lab.objectives.options import check_ddpm, check_flow_matching, check_time_shift
 from dit_lab.samplers.grid import check_grid, noisy_steps
 
@@ -61,7 +62,11 @@ class DiT(Component):
     num_heads: int = number(at_least=1)
     mlp_ratio: float = number(above=0)
     class_dropout_prob: float = number(at_least=0, below=1)
-    activation_checkpointing: bool = MISSING
+    activation_checkpointing: Any = MISSING  # "none", "selective" or a count
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        check_activation_checkpointing(options["activation_checkpointing"])
 
 
 @dataclass

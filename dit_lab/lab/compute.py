@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dit_lab.cost import Cost, cost
+from dit_lab.cost import Cost, TrainingMemory, cost, training_memory
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.config import read_yaml
 from dit_lab.lab.identity import recorded_shapes
@@ -43,6 +43,35 @@ def model_cost(config: Config, shapes: Shapes) -> Cost | None:
         class_dropout_prob=model["class_dropout_prob"],
         learn_sigma=config["objective"].get("learn_sigma", False),
     )
+
+
+def device_memory(
+    config: Config,
+    size: Cost,
+    *,
+    devices: int = 1,
+    sharded: bool = False,
+    activation_checkpointing: int | str,
+) -> TrainingMemory:
+    """Of each of `devices` processes that divide the configured batch."""
+    training, model = config["training"], config["model"]
+    return training_memory(
+        size,
+        hidden_size=model["hidden_size"],
+        mlp_ratio=model["mlp_ratio"],
+        batch_size=training["global_batch_size"] // (training["accumulation"] * devices),
+        accumulation=training["accumulation"],
+        ema_copies=len(config["ema"]["decays"]),
+        bf16=in_bf16(config),
+        activation_checkpointing=activation_checkpointing,
+        num_devices=devices,
+        sharded=sharded,
+    )
+
+
+def in_bf16(config: Config) -> bool:
+    """Whether matrix products are in bfloat16."""
+    return config["precision"]["mixed_precision"] == "bf16"
 
 
 def training_images(config: Config) -> int:

@@ -198,7 +198,7 @@ def _card(parts: Parts, *, identity: Config, weights: str, weak: Trained | None)
         likelihood=_how_likelihood(parts),
         codec=parts.codec.fingerprint,
         chunk_images=CHUNK_IMAGES,
-        dtype="bf16 autocast" if bf16 else "float32",
+        dtype="bf16 autocast" if bf16 else "tf32" if config["precision"]["tf32"] else "float32",
         device=device_name(),
         num_threads=torch.get_num_threads(),
         code={

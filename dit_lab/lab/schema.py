@@ -84,6 +84,7 @@ class Training:
     total_steps: int = number(at_least=1)
     global_batch_size: int = number(at_least=1)
     accumulation: int = number(at_least=1)
+    compile: bool = MISSING
     clip_norm: Optional[float] = number(above=0)
     log_every_steps: int = number(at_least=1)
     checkpoint_every_steps: int = number(at_least=0)
@@ -98,6 +99,7 @@ class Training:
 @dataclass
 class Precision:
     mixed_precision: MixedPrecision = MISSING
+    tf32: bool = MISSING
 
 
 @dataclass

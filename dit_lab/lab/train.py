@@ -40,6 +40,7 @@ from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.nonfinite import NonFiniteStreak
+from dit_lab.training.parallel import compile_blocks
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
 from dit_lab.types import Hook, RequestError
@@ -59,7 +60,7 @@ def run_training(
     with StopSignal() as stop:
         together = Together(
             stop,
-            mixed_precision=config["precision"]["mixed_precision"],
+            **config["precision"],
             static_graph=config["training"]["accumulation"] == 1,
         )
         if not together.leads:
@@ -155,7 +156,10 @@ def _train(
 ) -> dict[str, float]:
     """Build what only training needs and hand everything to the loop."""
     config, training = parts.config, parts.config["training"]
-    model = together.spread(compose.build_model(parts), config["distributed"])
+    plain = compose.build_model(parts)
+    if training["compile"]:
+        compile_blocks(plain)
+    model = together.spread(plain, config["distributed"])
     weights = dict(model.module.named_parameters())
     dataset, codec = compose.build_examples(parts, "train")
     return train(

@@ -14,10 +14,16 @@ latent cells, p patch size, T = (H / p)(W / p) tokens, D width, h heads.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
 
 from dit_lab.models.embeddings import (
     LabelEmbedding,
@@ -25,6 +31,7 @@ from dit_lab.models.embeddings import (
     TimeEmbedding,
     sincos_positions,
 )
+from dit_lab.models.options import check_activation_checkpointing, recomputed
 from dit_lab.types import RequestError
 
 
@@ -37,8 +44,10 @@ class DiT(nn.Module):
     class_dropout_prob: above 0 the label table has one more row, `null_label`. The model itself
         never drops a label: it holds no randomness. Whoever draws the batch does.
     learn_sigma: twice as many channels out, the second half for the variance.
-    activation_checkpointing: recompute each block in the backward pass (training mode only):
-        same gradients, a fraction of the memory, a third more time.
+    activation_checkpointing: k recomputes every k-th block in the backward pass (training mode
+        only), "selective" all but the outputs of matrix products and of attention in every block
+        (Korthikanti et al. 2022); "none" keeps everything. Same gradients; with 1 a fraction of
+        the memory and a third more time.
     generator: source of the initial weights, on the device where the model is built.
     """
 
@@ -55,12 +64,13 @@ class DiT(nn.Module):
         num_classes: int,
         class_dropout_prob: float = 0.1,
         learn_sigma: bool = True,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: int | str = "none",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         height, width = input_size
         _check_sizes(height, width, patch_size, hidden_size, num_heads)
+        check_activation_checkpointing(activation_checkpointing)
         self.input_size = (height, width)
         self.patch_size = patch_size
         self.grid = (height // patch_size, width // patch_size)
@@ -68,7 +78,6 @@ class DiT(nn.Module):
         self.out_channels = 2 * in_channels if learn_sigma else in_channels
         self.num_classes = num_classes
         self.null_label = num_classes if num_classes and class_dropout_prob > 0 else None
-        self.activation_checkpointing = activation_checkpointing
 
         self.x_embedder = PatchEmbedding(patch_size, in_channels, hidden_size)
         self.t_embedder = TimeEmbedding(hidden_size)
@@ -80,7 +89,13 @@ class DiT(nn.Module):
         tokens = self.grid[0] * self.grid[1]
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, hidden_size), requires_grad=False)
         self.blocks = nn.ModuleList(
-            Block(hidden_size, num_heads, int(hidden_size * mlp_ratio)) for _ in range(depth)
+            Block(
+                hidden_size,
+                num_heads,
+                int(hidden_size * mlp_ratio),
+                recompute=recomputed(number, activation_checkpointing),
+            )
+            for number in range(1, depth + 1)
         )
         self.final_layer = FinalLayer(hidden_size, patch_size**2 * self.out_channels)
         self.initialise(generator)
@@ -93,14 +108,8 @@ class DiT(nn.Module):
         condition = self.t_embedder(time)  # (N, D)
         if self.y_embedder is not None:
             condition = condition + self.y_embedder(labels)
-        recompute = self.activation_checkpointing and self.training
         for block in self.blocks:
-            if recompute:
-                tokens = checkpoint(
-                    block, tokens, condition, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                tokens = block(tokens, condition)
+            tokens = block(tokens, condition)
         return self._assemble(self.final_layer(tokens, condition))
 
     def _assemble(self, patches: Tensor) -> Tensor:
@@ -130,10 +139,17 @@ class DiT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each a residual branch modulated and gated by the condition."""
+    """Attention, then an MLP, each a residual branch modulated and gated by the condition.
 
-    def __init__(self, hidden_size: int, num_heads: int, mlp_size: int) -> None:
+    recompute: what is not kept for the backward pass in training mode: "nothing", "everything", or
+        "selective": all but the outputs of matrix products and of attention.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, mlp_size: int, *, recompute: str = "nothing"
+    ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.norm1 = _plain_norm(hidden_size)
         self.attn = Attention(hidden_size, num_heads)
         self.norm2 = _plain_norm(hidden_size)
@@ -142,6 +158,18 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (N, T, D), condition (N, D) -> (N, T, D)."""
+        if self.recompute == "nothing" or not self.training:
+            return self._transform(x, condition)
+        return checkpoint(
+            self._transform,
+            x,
+            condition,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing is drawn
+            context_fn=_keep_products if self.recompute == "selective" else noop_context_fn,
+        )
+
+    def _transform(self, x: Tensor, condition: Tensor) -> Tensor:
         modulation = self.adaLN_modulation(condition)[:, None]  # (N, 1, 6 D)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=2)
         x = x + gate_a * self.attn(self.norm1(x) * (1 + scale_a) + shift_a)
@@ -191,6 +219,21 @@ class FinalLayer(nn.Module):
         """x (N, T, D), condition (N, D) -> (N, T, p * p * K)."""
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=2)
         return self.linear(self.norm_final(x) * (1 + scale) + shift)
+
+
+def _keep_products() -> Any:
+    """Contexts of a checkpoint that keeps the outputs of matrix products and of attention."""
+    kernels = torch.ops.aten
+    return create_selective_checkpoint_contexts(
+        [
+            kernels.mm.default,
+            kernels.addmm.default,
+            kernels._scaled_dot_product_flash_attention.default,
+            kernels._scaled_dot_product_efficient_attention.default,
+            kernels._scaled_dot_product_cudnn_attention.default,
+            kernels._scaled_dot_product_flash_attention_for_cpu.default,
+        ]
+    )
 
 
 def _plain_norm(hidden_size: int) -> nn.LayerNorm:

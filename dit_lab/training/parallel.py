@@ -52,7 +52,8 @@ class Whole:
     def at(self, weights: Mapping[str, Tensor]) -> Iterator[LabelledCall]:
         self.module.eval()
         try:
-            yield _function(self.module, weights)
+            with torch.compiler.set_stance("force_eager"):  # the numbers of who loads the weights
+                yield _function(self.module, weights)
         finally:
             self.module.train()
 
@@ -80,10 +81,8 @@ class Sharded:
         as_used = as_stored
         if accelerator.mixed_precision == "bf16":
             as_used = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        for module in model.modules():
-            if isinstance(module, nn.ModuleList):
-                for block in module:
-                    fully_shard(block, mesh=mesh, mp_policy=as_used)
+        for block in blocks_of(model):
+            fully_shard(block, mesh=mesh, mp_policy=as_used)
         fully_shard(model, mesh=mesh, mp_policy=as_stored)
         assert isinstance(model, FSDPModule)
         self.module: nn.Module = model
@@ -116,6 +115,19 @@ class Sharded:
                 return call(x, time, labels).float()
 
         return autocast
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The repeated parts of a model: the members of its lists of modules."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return [block for modules in lists for block in modules]
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile each block in place: its weights and their names stay what they are. Blocks that are
+    alike share what is compiled."""
+    for block in blocks_of(model):
+        block.compile()
 
 
 def whole_of(tensor: Tensor) -> Tensor:

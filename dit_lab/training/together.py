@@ -29,13 +29,20 @@ class Together:
     """
 
     def __init__(
-        self, stop: StopSignal, *, mixed_precision: str = "no", static_graph: bool = False
+        self,
+        stop: StopSignal,
+        *,
+        mixed_precision: str = "no",
+        tf32: bool = False,
+        static_graph: bool = False,
     ) -> None:
         """Joins the group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
 
         `static_graph`: every backward pass sums gradients over the processes.
         """
         self.stop = stop
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         self.accelerator = Accelerator(
             mixed_precision=mixed_precision,

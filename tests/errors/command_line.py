@@ -28,6 +28,11 @@ AREA = Area(
             says="--flops-per-second 0: expected a number above 0, such as 1e12",
         ),
         Case(
+            title="devices that do not divide the batch",
+            command="describe experiment=quickstart --devices 3",
+            says="--devices 3: training.global_batch_size=128 is not divisible by ",
+        ),
+        Case(
             title="a folder of groups that is not there",
             command=f"{Q} --config-dir nowhere",
             says="--config-dir nowhere: no such folder",

@@ -31,6 +31,22 @@ def test_describe_gives_exact_parameters_and_the_budget(command: Command) -> Non
     assert "at least 3 min 04 s at 100 GFLOP/s (given" in done.stdout
 
 
+def test_describe_on_several_devices(command: Command) -> None:
+    options = ["--flops-per-second", "1e11", "--utilisation", "0.4", "--devices", "4"]
+    done = command("describe", "experiment=quickstart", *options, "--price-per-device-hour", "2.5")
+    assert done.returncode == 0, done.stderr
+    rows = ("memory (one device)", "memory (DDP, 4 devices)", "memory (FSDP, 4 devices)", "sent")
+    lines = done.stdout.splitlines()
+    for row in rows:
+        assert any(line.startswith(row) for line in lines), row
+    said = " ".join(done.stdout.split())
+    # Float32: 8 x 1,865,988 bytes of gradients x 3/4; FSDP gathers the blocks twice besides.
+    assert "0.0112 GB (DDP)" in said
+    # 1.84e13 FLOP at 0.4 x 1e11 on each of 4; all of them together 460 s.
+    assert "about 1 min 55 s at 0.4 of 100 GFLOP/s on each of 4 devices (given)" in said
+    assert "cost about 0.32: 0.13 device hours at 2.5" in said
+
+
 def test_experiments_are_listed_with_their_question(command: Command) -> None:
     done = command("experiments")
     assert done.returncode == 0

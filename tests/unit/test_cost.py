@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dit_lab.cost import Cost, cost, training_memory
+from dit_lab.cost import Cost, cost, recomputed_blocks, training_memory
 from dit_lab.models.dit import DiT
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
@@ -62,6 +64,9 @@ def test_published_sizes(name: str, patch_size: int, parameters: int, gmacs: flo
     with torch.device("meta"):
         model = DiT(**config)
     assert sum(weight.numel() for weight in model.parameters()) == parameters
+    block = sum(weight.numel() for weight in model.blocks[0].parameters())
+    assert (found.depth, found.block_parameters) == (depth, block)
+    assert found.end_parameters == found.trainable_parameters - depth * block
 
 
 @pytest.mark.parametrize("config", ODD_CONFIGS)
@@ -80,9 +85,8 @@ def test_counts_of_built_models(config: dict[str, Any]) -> None:
     assert counter.get_total_flops() == 2 * 2 * found.forward_macs_per_image
 
 
-def saved_bytes(*, depth: int, bf16: bool, checkpointing: bool) -> int:
-    """What autograd keeps of a forward pass of 8 images; no weights, shared storage once."""
-    model = DiT(
+def small_model(depth: int, activation_checkpointing: int | str = "none") -> DiT:
+    return DiT(
         input_size=(16, 32),
         patch_size=2,
         in_channels=4,
@@ -90,52 +94,147 @@ def saved_bytes(*, depth: int, bf16: bool, checkpointing: bool) -> int:
         depth=depth,
         num_heads=4,
         num_classes=10,
-        activation_checkpointing=checkpointing,
+        activation_checkpointing=activation_checkpointing,
     )
-    weights = {w.untyped_storage().data_ptr() for w in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+
+def run_forward(model: DiT, bf16: bool) -> None:
+    """8 images."""
+    x, time, labels = torch.randn(8, 4, 16, 32), torch.zeros(8), torch.zeros(8, dtype=torch.int64)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        model(x, time, labels)
+
+
+def saved_bytes(*, depth: int, bf16: bool, activation_checkpointing: int | str = "none") -> int:
+    """What autograd keeps of a forward pass of 8 images; no weights, shared storage once."""
+    model = small_model(depth, activation_checkpointing)
+    weights = {w.untyped_storage().data_ptr() for w in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    x, time, labels = torch.randn(8, 4, 16, 32), torch.zeros(8), torch.zeros(8, dtype=torch.int64)
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        model(x, time, labels)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run_forward(model, bf16)
     return sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_activation_estimate(bf16: bool, checkpointing: bool) -> None:
-    """Within 10 %: the estimate leaves out the patches, the modulation and attention's sums."""
-    size = {"hidden_size": 96, "depth": 4}
-    model = cost(input_size=(16, 32), patch_size=2, in_channels=4, num_classes=10, **size)
+def estimate(depth: int, bf16: bool, activation_checkpointing: int | str) -> int:
+    """Of the same: activations, and the copies of weights."""
+    size = {"input_size": (16, 32), "patch_size": 2, "in_channels": 4, "num_classes": 10}
+    model = cost(**size, hidden_size=96, depth=depth)
     memory = training_memory(
-        model, **size, batch_size=8, bf16=bf16, activation_checkpointing=checkpointing
+        model,
+        hidden_size=96,
+        batch_size=8,
+        bf16=bf16,
+        activation_checkpointing=activation_checkpointing,
     )
-    estimate = memory.activations_bytes + memory.weights_bytes - 4 * model.parameters
-    measured = saved_bytes(depth=4, bf16=bf16, checkpointing=checkpointing)
-    if checkpointing:  # and the insides of the one block that is redone
-        one_more = saved_bytes(depth=2, bf16=bf16, checkpointing=False)
-        measured += one_more - saved_bytes(depth=1, bf16=bf16, checkpointing=False)
-    assert estimate == pytest.approx(measured, rel=0.1)
+    return memory.activations_bytes + memory.weights_bytes - 4 * model.parameters
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("checkpointing", ["none", 1, 2, 3])
+def test_activation_estimate(bf16: bool, checkpointing: int | str) -> None:
+    """Within 10 %: the estimate leaves out the patches, the modulation and attention's sums."""
+    measured = saved_bytes(depth=4, bf16=bf16, activation_checkpointing=checkpointing)
+    if checkpointing != "none":  # and the insides of the one block that is redone
+        one_more = saved_bytes(depth=2, bf16=bf16) - saved_bytes(depth=1, bf16=bf16)
+        measured += one_more - 8 * 128 * 96 * 4  # its input is there already
+    found = estimate(4, bf16, checkpointing)
+    assert found == pytest.approx(measured, rel=0.1)
+
+
+class Products(TorchDispatchMode):
+    """Counts the bytes that matrix products and attention give."""
+
+    total_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
+        if func._opname in ("mm", "addmm") or "scaled_dot_product" in func._opname:
+            first = given[0] if isinstance(given, tuple) else given
+            self.total_bytes += first.untyped_storage().nbytes()
+        return given
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_selective_keeps_what_products_give(bf16: bool) -> None:
+    """Within 10 %, as above; the difference of two depths, so that only blocks count."""
+
+    def products_bytes(depth: int) -> int:
+        with Products() as products:
+            run_forward(small_model(depth), bf16)
+        return products.total_bytes
+
+    found = estimate(6, bf16, "selective") - estimate(4, bf16, "selective")
+    inputs = 2 * 8 * 128 * 96 * 4
+    measured = products_bytes(6) - products_bytes(4) + inputs
+    assert found == pytest.approx(measured, rel=0.1)
+
+
+def test_recomputing_more_keeps_less() -> None:
+    choices = ("none", 28, 7, 4, 2, "selective", 1)
+    kept = [estimate(28, True, choice) for choice in choices]
+    assert kept == sorted(kept, reverse=True)
+    assert len(set(kept)) == len(kept)
+    assert [recomputed_blocks(28, choice) for choice in choices] == [0, 1, 4, 7, 14, 28, 28]
+    # Of a block and token in bfloat16: D = 96 and MLP 4 D, in units of D bytes.
+    token = 8 * 128 * 96
+    selective = estimate(28, True, "selective") - estimate(28, True, 1)
+    # The redone block's rest is smaller by as much as is kept of it.
+    assert selective == (28 - 1) * token * 2 * (6 + 4)
+
+
+XL = cost(
+    input_size=(32, 32), patch_size=2, in_channels=4, hidden_size=1152, depth=28, num_classes=1000
+)
 
 
 def test_memory_of_the_states() -> None:
-    size = {"hidden_size": 1152, "depth": 28}
-    model = cost(input_size=(32, 32), patch_size=2, in_channels=4, num_classes=1000, **size)
-    memory = training_memory(model, **size, batch_size=1, ema_copies=2)
-    assert memory.weights_bytes == 4 * model.parameters
-    assert memory.gradients_bytes == 4 * model.trainable_parameters
-    assert memory.optimizer_bytes == 8 * model.trainable_parameters
-    assert memory.ema_bytes == 2 * 4 * model.parameters
+    memory = training_memory(XL, hidden_size=1152, batch_size=1, ema_copies=2)
+    assert memory.weights_bytes == 4 * XL.parameters
+    assert memory.gradients_bytes == 4 * XL.trainable_parameters
+    assert memory.optimizer_bytes == 8 * XL.trainable_parameters
+    assert memory.ema_bytes == 2 * 4 * XL.parameters
+    assert memory.gathered_bytes == 0
     assert memory.total_bytes == memory.activations_bytes + 4 * (
-        3 * model.parameters + 3 * model.trainable_parameters
+        3 * XL.parameters + 3 * XL.trainable_parameters
+    )
+
+
+def test_every_process_of_ddp_holds_all_of_it() -> None:
+    """Gradients lie in the buckets that are sent (gradient_as_bucket_view)."""
+    alone = training_memory(XL, hidden_size=1152, batch_size=4, bf16=True)
+    assert training_memory(XL, hidden_size=1152, batch_size=4, bf16=True, num_devices=2) == alone
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_shards_make_the_whole(bf16: bool) -> None:
+    def memory(**given: Any) -> Any:
+        return training_memory(XL, hidden_size=1152, batch_size=4, bf16=bf16, **given)
+
+    devices, trainable = 8, XL.trainable_parameters
+    assert trainable % devices == XL.parameters % devices == 0
+    shard = memory(num_devices=devices, sharded=True)
+    assert devices * shard.weights_bytes == 4 * XL.parameters
+    assert devices * shard.gradients_bytes == 4 * trainable
+    assert devices * shard.optimizer_bytes == 8 * trainable
+    assert devices * shard.ema_bytes == 4 * XL.parameters
+    assert shard.activations_bytes == memory().activations_bytes
+    block, ends = XL.block_parameters, trainable - 28 * XL.block_parameters
+    assert shard.gathered_bytes == 2 * block * (2 if bf16 else 4) + 4 * ends + 4 * block
+    # Gradients are reduced after the last micro-batch; until then each device has them whole.
+    several = memory(num_devices=devices, sharded=True, accumulation=2)
+    assert several.gradients_bytes == shard.gradients_bytes + 4 * trainable
+    assert several.total_bytes - several.gradients_bytes == (
+        shard.total_bytes - shard.gradients_bytes
     )
 
 
 def test_cost_and_respacing_need_no_torch() -> None:
-    code = "import sys, dit_lab.cost, dit_lab.samplers.respacing; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, dit_lab.scaling, dit_lab.samplers.respacing; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

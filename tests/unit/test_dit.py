@@ -152,17 +152,31 @@ def test_impossible_sizes_are_refused(changes: dict[str, Any], message: str) -> 
 def test_checkpointing_recomputes_and_gives_equal_gradients() -> None:
     """Exactly equal: the recomputation runs the same operations on the same numbers."""
     gradients, forwards = [], []
-    for checkpointing in (False, True):
+    for checkpointing in ("none", 1, "selective"):
         model = build(activation_checkpointing=checkpointing)
         calls: list[int] = []
-        model.blocks[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        model.blocks[0].norm1.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         model(*inputs(model)).square().mean().backward()
         gradients.append([w.grad for w in model.parameters() if w.requires_grad])
         forwards.append(len(calls))
         model.eval()(*inputs(model)).mean().backward()
         forwards.append(len(calls))
-    assert forwards == [1, 2, 2, 3]  # a second pass in training mode only
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert forwards == [1, 2, 2, 3, 2, 3]  # a second pass in training mode only
+    for plain, *recomputed in zip(*gradients, strict=True):
+        assert all(torch.equal(plain, gradient) for gradient in recomputed)
+
+
+def test_every_second_block_is_recomputed() -> None:
+    model = build(activation_checkpointing=2, depth=5)
+    assert [block.recompute == "everything" for block in model.blocks] == [
+        False, True, False, True, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", [0, -1, True, False, "all", 1.5])
+def test_other_ways_of_checkpointing_are_refused(asked: Any) -> None:
+    with pytest.raises(RequestError, match="none, selective"):
+        build(activation_checkpointing=asked)
 
 
 @torch.no_grad()

@@ -78,6 +78,7 @@ WATCHING = [
     "coupling.pairs",
     "model.activation_checkpointing",
     "training.accumulation",
+    "training.compile",
     "training.log_every_steps",
     "training.checkpoint_every_steps",
     "training.keep_last",
