@@ -26,8 +26,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-SHARDING = "DCP_SHARDING_INFO"  # in the header of a file: where its rows belong
-VERSION = {"format": "pt", "DCP_VERSION": "1.0"}
+SHARDING = "DCP_SHARDING_INFO"  # in the header of a file, alone, for the order of several varies
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ def write_tensors(
     }
     file = folder / name / f"shard-{index + 1:05d}-model-00001-of-00001.safetensors"
     rows = {key: rows.tensor for key, rows in own.items()}
-    return [_save(rows, file, {SHARDING: json.dumps(offsets), **VERSION})]
+    return [_save(rows, file, {SHARDING: json.dumps(offsets, sort_keys=True)})]
 
 
 def _save(tensors: Mapping[str, Tensor], file: Path, header: dict[str, str]) -> Path:

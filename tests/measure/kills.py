@@ -1,0 +1,210 @@
+"""Training that is killed again and again: does the same command always go on, to the same bits?
+
+    python -m tests.measure.kills --kills 50
+
+For each way of training a command is started, one of its processes is killed outright (SIGKILL) at
+a random moment, and the same command is given again, until it ends by itself. Checkpoints are saved
+every other step, so that many kills meet one that is being written. After every kill the newest
+checkpoints that were whole must still be whole, and the next start must go on from the newest of
+them or a later one. In the end weights, averages, moments and logged rows are compared, in every
+bit, with a training that nothing happened to. Prints the table of docs/scale.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dit_lab.runs import read_metrics
+from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint
+
+KEPT = 3  # newest checkpoints that must be there after a kill; those before may just be removed
+TRAINING = [
+    "train", "dataset=digits", "codec=identity", "model=nano", "objective=rectified_flow",
+    "precision=fp32", "name=killed", "ema.decays=[0.9,0.99]", "training.total_steps=120",
+    "training.global_batch_size=16", "training.log_every_steps=4",
+    "training.checkpoint_every_steps=2", f"training.keep_last={KEPT + 2}",
+    "training.validate_every_steps=20",
+    "evaluation.loss_images=64", "evaluation.num_images=0", "sampler.steps=2",
+    "sample.num_images=10", "tracking=none",
+]  # fmt: skip
+TWO = ["distributed.num_processes=2"]
+WAYS = {
+    "one process": [],
+    "two processes, one killed": TWO,
+    "two processes with shards, one killed": [*TWO, "distributed=fsdp"],
+}
+
+
+@dataclass
+class Result:
+    """What became of one way of training."""
+
+    kills: Counter[str] = field(default_factory=Counter)  # by what the training was doing
+    lost: int = 0  # checkpoints that were whole before a kill and not after it
+    earlier: int = 0  # starts that went on from before the newest whole checkpoint
+    same: bool = False
+
+
+def start(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
+    with open(folder / "printed", "ab") as printed:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dit_lab", *TRAINING, *arguments],
+            cwd=folder,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def run_folder(folder: Path) -> Path | None:
+    return next(folder.glob("outputs/runs/killed/*"), None)
+
+
+def whole(folder: Path) -> dict[int, Checkpoint]:
+    """The checkpoints that are what their markers say."""
+    found = {}
+    run = run_folder(folder)
+    for path in sorted(run.glob("checkpoints/step-*")) if run else []:
+        checkpoint = Checkpoint(path)
+        with suppress(DamagedCheckpoint, OSError):
+            checkpoint.verify()
+            found[checkpoint.step] = checkpoint
+    return found
+
+
+def doing(folder: Path) -> str:
+    """What the training is at, from what lies in its folder."""
+    run = run_folder(folder)
+    if run is None or not (run / "metrics.jsonl").exists():
+        return "starting"
+    writing = any(run.glob("checkpoints/.writing-*")) or any(run.glob("checkpoints/.removing-*"))
+    return "saving" if writing else "training"
+
+
+def victims(process: subprocess.Popen[bytes], several: bool) -> list[int]:
+    """The process itself, or the workers that it has started."""
+    if not several:
+        return [process.pid]
+    with suppress(OSError):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        return [int(number) for number in children.split()]
+    return []
+
+
+def trained(folder: Path) -> int:
+    """The newest step of any checkpoint."""
+    run = run_folder(folder)
+    found = run.glob("checkpoints/step-*") if run else []
+    return max((int(path.name.removeprefix("step-")) for path in found), default=0)
+
+
+def kill_once(folder: Path, arguments: list[str], result: Result, seconds: float) -> bool:
+    """Start, kill `seconds` after the first save, and look at what is left; False where the
+    training ended first."""
+    before = trained(folder)
+    process = start(folder, arguments)
+    while process.poll() is None and trained(folder) <= before:
+        time.sleep(0.005)
+    time.sleep(seconds)
+    found = victims(process, bool(arguments))
+    if process.poll() is not None or not found:
+        process.wait()
+        return False
+    at, known = doing(folder), set(whole(folder))
+    os.kill(random.choice(found), signal.SIGKILL)
+    result.kills[at] += 1
+    process.wait()
+    left = whole(folder)
+    result.lost += sum(step not in left for step in sorted(known)[-KEPT:])
+    return True
+
+
+def resumed_from(folder: Path) -> list[int]:
+    """The steps at which starts went on."""
+    lines = (folder / "printed").read_text(errors="replace").splitlines()
+    return [int(line.split()[-1]) for line in lines if line.startswith("resumed at step ")]
+
+
+def final(folder: Path) -> tuple[dict[str, bytes], list[object]]:
+    """The last checkpoint's files and the logged rows without clocks."""
+    run = run_folder(folder)
+    assert run is not None
+    last = max(run.glob("checkpoints/step-*"))
+    files = {str(p.relative_to(last)): p.read_bytes() for p in last.rglob("*") if p.is_file()}
+    rows: list[object] = [
+        (row.step, {k: v for k, v in row.metrics.items() if not k.startswith("perf/")})
+        for row in read_metrics(run / "metrics.jsonl")
+    ]
+    return files, rows
+
+
+def straight(folder: Path, arguments: list[str]) -> float:
+    """Train without trouble; how long its steps took."""
+    process = start(folder, arguments)
+    while trained(folder) == 0:
+        assert process.poll() is None, (folder / "printed").read_text()
+        time.sleep(0.005)
+    begun = time.monotonic()
+    assert process.wait() == 0
+    return time.monotonic() - begun
+
+
+def measure(way: str, kills: int, root: Path) -> Result:
+    arguments, result = WAYS[way], Result()
+    expected_in = root / "straight"
+    expected_in.mkdir(parents=True)
+    duration = straight(expected_in, arguments)
+    rounds = 0
+    result.same = True
+    while result.kills.total() < kills:
+        folder = root / f"round-{rounds}"
+        folder.mkdir()
+        rounds += 1
+        while result.kills.total() < kills:
+            newest = max(whole(folder), default=0)
+            # Some steps are made between two kills, so that a round comes to its end.
+            if not kill_once(folder, arguments, result, random.uniform(0, duration / 4)):
+                break
+            seen = resumed_from(folder)
+            result.earlier += bool(newest and (not seen or seen[-1] < newest))
+        process = start(folder, arguments)
+        assert process.wait() == 0, (folder / "printed").read_text()
+        result.same = result.same and final(folder) == final(expected_in)
+        print(f"{way}: {dict(result.kills)}, {rounds} trainings, same {result.same}", flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS))
+    args = parser.parse_args()
+    random.seed(args.seed)
+    rows = []
+    for way in args.ways:
+        with tempfile.TemporaryDirectory() as root:
+            found = measure(way, args.kills, Path(root))
+        at = ", ".join(f"{count} while {name}" for name, count in found.kills.most_common())
+        same = "the same" if found.same else "OTHERS"
+        rows.append(
+            f"| {way} | {found.kills.total()}: {at} | {found.lost} | {found.earlier} | {same} |"
+        )
+    print("| | kills | lost checkpoints | starts from an earlier one | final bits |")
+    print("|---|---|---|---|---|")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
