@@ -50,6 +50,7 @@ NOT_DECIDING = (
     "training.sample_every_steps",
     "training.validate_every_steps",
     "training.evaluate_every_steps",
+    "training.hang_after_seconds",
 )
 """Keys of the configuration that change where, how fast or how closely a run is watched, but not
 the weights that it ends with (process count and accumulation: up to the order of float sums)."""
@@ -123,6 +124,11 @@ class RunFolder:
     def nonfinite(self) -> Path:
         """What is known of the steps that stopped the run because they were not finite."""
         return self.root / "nonfinite.json"
+
+    @property
+    def watched(self) -> Path:
+        """Signs of life of the processes that train, and the stacks of those that hung."""
+        return self.root / "watchdog"
 
     @property
     def checkpoints(self) -> Path:

@@ -94,6 +94,7 @@ class Training:
     validate_every_steps: int = number(at_least=0)
     evaluate_every_steps: int = number(at_least=0)
     max_skipped_in_a_row: int = number(at_least=1)
+    hang_after_seconds: Optional[float] = number(above=0)
 
 
 @dataclass

@@ -7,6 +7,7 @@ import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,17 @@ class StatusFile(Hook):
         self._write(status=status, error=last_line)
 
 
+def tell_end(
+    hooks: Sequence[Hook], status: StatusFile, outcome: str, error: str | None = None
+) -> None:
+    """Tell every hook how it ended."""
+    for hook in hooks:
+        try:
+            hook.on_end(status=outcome, step=status.step, error=error)
+        except Exception:  # the others still have to hear of it
+            log.exception("while telling how it ended")
+
+
 @contextmanager
 def told_how_it_ends(hooks: Sequence[Hook], status: StatusFile) -> Iterator[None]:
     """Tell every hook how it ended, whatever ended it.
@@ -91,13 +103,7 @@ def told_how_it_ends(hooks: Sequence[Hook], status: StatusFile) -> Iterator[None
     A request that is refused before anybody outside was told of the run is no ending.
     """
 
-    def end(outcome: str, error: str | None = None) -> None:
-        for hook in hooks:
-            try:
-                hook.on_end(status=outcome, step=status.step, error=error)
-            except Exception:  # the others still have to hear of it
-                log.exception("while telling how it ended")
-
+    end = partial(tell_end, hooks, status)
     try:
         yield
     except RequestError as refusal:

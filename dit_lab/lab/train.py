@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from dit_lab.lab.identity import (
     set_aside,
 )
 from dit_lab.lab.provenance import provenance
-from dit_lab.lab.session import StatusFile, log, told_how_it_ends, writing_to
+from dit_lab.lab.session import StatusFile, log, tell_end, told_how_it_ends, writing_to
 from dit_lab.lab.trained import open_checkpoints
 from dit_lab.runs import (
+    FAILED,
     RunFolder,
     read_json,
     trim_metrics,
@@ -43,6 +44,7 @@ from dit_lab.training.nonfinite import NonFiniteStreak
 from dit_lab.training.parallel import compile_blocks
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
+from dit_lab.training.watchdog import Watchdog
 from dit_lab.types import Hook, RequestError
 
 Config = Mapping[str, Any]
@@ -89,6 +91,13 @@ def _lead(
     refuse_foreign(folder, config, now)
     status = StatusFile(folder)
     hooks: list[Hook] = [status, display]
+
+    def hung(text: str) -> None:
+        log.error("failed at step %d: %s", status.step, text)
+        for hook in hooks:
+            hook.on_message(f"failed: {text}")
+        tell_end(hooks, status, FAILED, text)
+
     with told_how_it_ends(hooks, status):
         checkpoint, store = _take_up(config, folder, now, together)
         if config["tracking"]["backend"] == "mlflow":
@@ -103,7 +112,8 @@ def _lead(
             log.info("samples are not measured: %s", why)
         told_all = together.team.first(lambda: (checkpoint, now))  # all of it lies in its place
         try:
-            results = _train(parts, folder, together, store, *told_all, hooks=hooks)
+            with _watchdog(config, folder, together, hung):
+                results = _train(parts, folder, together, store, *told_all, hooks=hooks)
         except NonFiniteStreak as streak:
             write_json(folder.nonfinite, streak.diagnosis)
             for hook in hooks:
@@ -119,7 +129,8 @@ def _follow(config: Config, shapes: Shapes, folder: RunFolder, together: Togethe
     store = None
     if config["distributed"]["sharded"]:
         store = open_checkpoints(folder, team=together.writers, warn=log.info)
-    _train(parts, folder, together, store, *told, hooks=[])
+    with _watchdog(config, folder, together, print):
+        _train(parts, folder, together, store, *told, hooks=[])
 
 
 def _take_up(
@@ -196,6 +207,18 @@ def _train(
             images_per_epoch=len(dataset),
         ),
         check_stop=together.check_stop,
+    )
+
+
+def _watchdog(
+    config: Config, folder: RunFolder, together: Together, on_hang: Callable[[str], None]
+) -> Watchdog:
+    return Watchdog(
+        folder.watched,
+        index=together.team.index,
+        seconds=config["training"]["hang_after_seconds"],
+        progress=lambda: together.stop.asked,
+        on_hang=on_hang,
     )
 
 

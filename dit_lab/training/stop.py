@@ -17,6 +17,7 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
+        self.asked = 0  # how often: a sign of life
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -47,9 +48,10 @@ class StopSignal:
     @property
     def number(self) -> int:
         """Of the signal that asked to stop, 0 while nobody has."""
+        self.asked += 1
         return self._received or 0
 
     def check(self) -> None:
         """Raise StopRequested if somebody asked to stop."""
-        if self._received is not None:
-            raise StopRequested(self._received)
+        if number := self.number:
+            raise StopRequested(number)

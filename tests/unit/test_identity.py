@@ -86,6 +86,7 @@ WATCHING = [
     "training.sample_every_steps",
     "training.validate_every_steps",
     "training.evaluate_every_steps",
+    "training.hang_after_seconds",
 ]
 LACKING = ("dataset.root", "dataset.images_root", "codec.path", "codec.chunk_images",
            "coupling.pairs")  # fmt: skip
