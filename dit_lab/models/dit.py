@@ -14,6 +14,7 @@ latent cells, p patch size, T = (H / p)(W / p) tokens, D width, h heads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from torch.utils.checkpoint import (
     checkpoint,
     create_selective_checkpoint_contexts,
-    noop_context_fn,
 )
 
 from dit_lab.models.embeddings import (
@@ -160,14 +160,9 @@ class Block(nn.Module):
         """x (N, T, D), condition (N, D) -> (N, T, D)."""
         if self.recompute == "nothing" or not self.training:
             return self._transform(x, condition)
-        return checkpoint(
-            self._transform,
-            x,
-            condition,
-            use_reentrant=False,
-            preserve_rng_state=False,  # nothing is drawn
-            context_fn=_keep_products if self.recompute == "selective" else noop_context_fn,
-        )
+        if self.recompute == "selective":
+            return _checkpointed(self._transform, x, condition, context_fn=_keep_products)
+        return _checkpointed(self._transform, x, condition)
 
     def _transform(self, x: Tensor, condition: Tensor) -> Tensor:
         modulation = self.adaLN_modulation(condition)[:, None]  # (N, 1, 6 D)
@@ -219,6 +214,11 @@ class FinalLayer(nn.Module):
         """x (N, T, D), condition (N, D) -> (N, T, p * p * K)."""
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=2)
         return self.linear(self.norm_final(x) * (1 + scale) + shift)
+
+
+def _checkpointed(run: Callable[..., Tensor], *inputs: Tensor, **how: Any) -> Tensor:
+    """`run` with its insides computed again in the backward pass; nothing in it is drawn."""
+    return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False, **how)
 
 
 def _keep_products() -> Any:

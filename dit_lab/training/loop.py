@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -196,6 +197,14 @@ def _evaluate(
     return found
 
 
+def _peak_memory_bytes() -> float:
+    """The most that tensors have taken of the GPU so far; where there is none, the process of the
+    machine, its libraries included."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)  # Linux: kB
+
+
 def _progress(
     state: TrainState, settings: LoopSettings, global_batch_size: int, clock: Clock
 ) -> dict[str, float]:
@@ -210,4 +219,5 @@ def _progress(
         "perf/data_seconds": waited,  # of a step, for its images, noise and encoding
         "perf/stall_share": waited / seconds,
         "perf/seconds_left": (settings.total_steps - state.step) * seconds,
+        "perf/peak_memory_bytes": _peak_memory_bytes(),
     }

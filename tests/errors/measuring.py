@@ -51,6 +51,12 @@ AREA = Area(
             says="evaluation.images: no such key",
         ),
         Case(
+            title="shards where nothing is trained",
+            command=f"{SAMPLE} distributed=fsdp distributed.num_processes=2",
+            start="tiny",
+            says="distributed=fsdp: only training cuts a model into shards; use distributed=ddp",
+        ),
+        Case(
             title="no such sampler",
             command=f"{SAMPLE} sampler=eular",
             start="tiny",

@@ -185,6 +185,37 @@ AREA = Area(
             says="training.global_batch_size=128: not divisible by training.accumulation x",
         ),
         Case(
+            title="no number of processes",
+            command=f"{Q} distributed.num_processes=0",
+            says="distributed.num_processes=0: expected a count from 1, or auto",
+        ),
+        Case(
+            title="GPUs to count where there is none",
+            command=f"{Q} distributed=fsdp",
+            says="distributed.num_processes=auto: this machine shows no GPU to count; give ",
+        ),
+        Case(
+            title="one process that should share",
+            command=f"{Q} distributed=ddp distributed.num_processes=1",
+            says="distributed=ddp: one process has nobody to share with; give ",
+        ),
+        Case(
+            title="copies of what every process has whole",
+            command=f"{Q} distributed.num_processes=2 distributed.processes_per_copy=2",
+            says="distributed.processes_per_copy=2: every process has a copy of its own unless",
+        ),
+        Case(
+            title="copies that do not come out even",
+            command=f"{Q} distributed=fsdp distributed.num_processes=4 "
+            "distributed.processes_per_copy=3",
+            says="distributed.processes_per_copy=3: does not divide distributed.num_processes=4",
+        ),
+        Case(
+            title="an unknown way of checkpointing",
+            command=f"{Q} model.activation_checkpointing=some",
+            says="model.activation_checkpointing=some: expected none, selective .*, or k, which",
+        ),
+        Case(
             title="checkpoints that are kept among all",
             command=f"{Q} training.keep_every_steps=800",
             says="training.keep_every_steps=800: all checkpoints are kept; give training.keep_last",

@@ -242,3 +242,90 @@ def copy_checkpoint(source: str, target: str, *, sharded: bool = False, **option
         store = CheckpointStore(Path(target), run="here", team=writers, warn=print)
         store.save(state.step, tensors=everything.tensors(), state=everything.scalars())
     together.team.first(lambda: None)
+
+
+def agree(folder: str) -> None:
+    """What a team says, in every process: to FOLDER/RANK.json."""
+    from dit_lab.team import shared_out
+    from dit_lab.training.stop import StopSignal
+    from dit_lab.training.together import Together
+    from dit_lab.types import StopRequested
+
+    stop = StopSignal()
+    together = Together(stop)
+    team = together.team
+    said: dict[str, Any] = {
+        "first": team.first(lambda: team.index + 10),
+        "every": team.every(lambda: team.index + 10),
+        "largest": team.largest(team.index),
+        "shared": list(shared_out(team, range(5), lambda item: [item, team.index])),
+    }
+
+    def fail() -> None:
+        if team.index == 1:
+            raise OSError(28, "disk full", "there")
+
+    class OddError(Exception):
+        """One that cannot be sent."""
+
+        def __init__(self, one: Any, other: Any) -> None:
+            super().__init__(f"{one} and {other}")
+
+    def fail_oddly() -> None:
+        raise OddError("lock", "key")
+
+    for name, call in (
+        ("raised", lambda: team.every(fail)),
+        ("odd", lambda: team.first(fail_oddly)),
+    ):
+        try:
+            call()
+        except Exception as error:
+            said[name] = [type(error).__name__, str(error)]
+    if team.index == 1:
+        stop._received = 10
+    try:
+        together.check_stop()
+    except StopRequested as request:
+        said["stopped"] = request.signal_number
+    Path(folder, f"{team.index}.json").write_text(json.dumps(said))
+    team.first(lambda: None)
+
+
+def save_on_a_full_disk(folder: str) -> None:
+    """Save shards where the second process may not write its files, and then where it may."""
+    import resource
+    import signal
+
+    from dit_lab.training.checkpoint_store import CheckpointNotWritten, CheckpointStore
+    from dit_lab.training.state import Snapshot, TrainState, Window
+
+    parts = build(sharded=True)
+    together = parts.together
+    everything = Snapshot(
+        model=parts.model.module,
+        optimizer=parts.optimizer,
+        emas=parts.emas,
+        state=TrainState(),
+        window=Window(together.accelerator.device),
+    )
+    store = CheckpointStore(Path(folder), run="here", team=together.writers, warn=print)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if together.team.index == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+
+    def save() -> str:
+        try:
+            store.save(0, tensors=everything.tensors(), state=everything.scalars())
+        except CheckpointNotWritten as trouble:
+            return str(trouble)
+        return "saved"
+
+    said: list[Any] = [save()]
+    together.team.first(lambda: None)
+    said.append(sorted(path.name for path in Path(folder).iterdir()))
+    together.team.first(lambda: None)  # all have looked
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    said.append(save())
+    Path(folder, f"said-{together.team.index}.json").write_text(json.dumps(said))
+    together.team.first(lambda: None)

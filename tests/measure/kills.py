@@ -122,7 +122,11 @@ def kill_once(folder: Path, arguments: list[str], result: Result, seconds: float
         process.wait()
         return False
     at, known = doing(folder), set(whole(folder))
-    os.kill(random.choice(found), signal.SIGKILL)
+    try:
+        os.kill(random.choice(found), signal.SIGKILL)
+    except ProcessLookupError:  # it has just ended
+        process.wait()
+        return False
     result.kills[at] += 1
     process.wait()
     left = whole(folder)

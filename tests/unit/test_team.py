@@ -1,0 +1,39 @@
+"""A process alone is a team as well; several of them are in tests/integration/test_team.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from dit_lab.team import ALONE, shared_out
+
+
+class Second:
+    """The second of three processes, which is told what the others computed."""
+
+    index, size = 1, 3
+
+    def __init__(self) -> None:
+        self.computed: list[object] = []
+
+    def every(self, compute: Callable[[], object]) -> list[object]:
+        self.computed.append(compute())
+        return ["first", self.computed[-1], "third"]
+
+
+def test_alone() -> None:
+    assert ALONE.first(lambda: 3) == 3
+    assert ALONE.every(lambda: 3) == [3]
+    assert ALONE.largest(3) == 3
+    with pytest.raises(ZeroDivisionError):
+        ALONE.first(lambda: 1 // 0)
+    assert list(shared_out(ALONE, [1, 2, 3], lambda item: -item)) == [-1, -2, -3]
+
+
+def test_work_is_shared_out_in_rounds() -> None:
+    """Of four items in rounds of three, the second process has the second, and none of the rest."""
+    team = Second()
+    shared = shared_out(team, "abcd", str.upper)  # type: ignore[arg-type]
+    assert list(shared) == ["first", "B", "third", "first"]
+    assert team.computed == ["B", None]
