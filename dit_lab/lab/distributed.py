@@ -27,6 +27,11 @@ def check_processes(config: Config) -> None:
             "distributed=ddp: one process has nobody to share with; give "
             "distributed.num_processes=N, or distributed=single"
         )
+    if asked["cpu_offload"] and not asked["sharded"]:
+        raise RequestError(
+            "distributed.cpu_offload=true: only shards are kept in the host's memory; use "
+            "distributed=fsdp"
+        )
     if per_copy is None:
         return
     if not asked["sharded"]:

@@ -108,6 +108,7 @@ class Distributed:
     num_processes: Any = MISSING  # a count, or "auto"
     sharded: bool = MISSING
     processes_per_copy: Optional[int] = number(at_least=1)
+    cpu_offload: bool = MISSING
 
 
 @dataclass

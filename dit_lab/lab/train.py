@@ -64,6 +64,7 @@ def run_training(
             stop,
             **config["precision"],
             static_graph=config["training"]["accumulation"] == 1,
+            cpu_offload=config["distributed"]["cpu_offload"],
         )
         if not together.leads:
             _follow(config, shapes, folder, together)

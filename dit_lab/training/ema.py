@@ -34,6 +34,7 @@ class EMA:
 
         Everything stays on the device: a skipped step costs no synchronisation.
         """
+        applied = applied.to(self.num_updates.device)  # offloaded averages are on the host
         step_size = (1 - self._current_decay()) * applied
         shadow = list(self.shadow.values())
         current = [weights[name].detach().float() for name in self.shadow]

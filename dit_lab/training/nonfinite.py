@@ -43,7 +43,8 @@ class NonFiniteGuard:
 
     def flag(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
         """1.0 () where this step must not be taken, else 0.0; also counted."""
-        nonfinite = 1 - (torch.isfinite(loss) & torch.isfinite(grad_norm)).float()
+        finite = torch.isfinite(loss) & torch.isfinite(grad_norm.to(loss.device))
+        nonfinite = 1 - finite.float()
         self._total += nonfinite
         self._in_a_row = (self._in_a_row + nonfinite) * nonfinite
         return nonfinite

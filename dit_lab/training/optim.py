@@ -24,7 +24,8 @@ def guarded_step(optimizer: Optimizer, nonfinite: Tensor) -> None:
     step waits for the host; the others cost one synchronisation.
     """
     if optimizer.defaults.get("fused"):
-        optimizer.found_inf = nonfinite  # type: ignore[attr-defined]
+        weight = optimizer.param_groups[0]["params"][0]
+        optimizer.found_inf = nonfinite.to(weight.device)  # type: ignore[attr-defined]
         optimizer.step()
     elif not nonfinite.item():
         optimizer.step()

@@ -68,11 +68,23 @@ class Sharded:
     """
 
     def __init__(
-        self, model: nn.Module, accelerator: Accelerator, *, processes_per_copy: int | None
+        self,
+        model: nn.Module,
+        accelerator: Accelerator,
+        *,
+        processes_per_copy: int | None = None,
+        cpu_offload: bool = False,
     ) -> None:
         """`model` may still be on the host. With `processes_per_copy`, that many processes hold a
-        copy of the weights between them (hybrid sharding); None: all."""
-        from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+        copy of the weights between them (hybrid sharding); None: all. With `cpu_offload`, shards,
+        gradients and what follows from them stay in the host's memory."""
+        from torch.distributed.fsdp import (
+            CPUOffloadPolicy,
+            FSDPModule,
+            MixedPrecisionPolicy,
+            OffloadPolicy,
+            fully_shard,
+        )
 
         self._accelerator = accelerator
         self._whole = deepcopy(model).to("meta").eval()
@@ -81,9 +93,12 @@ class Sharded:
         as_used = as_stored
         if accelerator.mixed_precision == "bf16":
             as_used = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        place = OffloadPolicy()
+        if cpu_offload:
+            place = CPUOffloadPolicy(pin_memory=accelerator.device.type == "cuda")
         for block in blocks_of(model):
-            fully_shard(block, mesh=mesh, mp_policy=as_used)
-        fully_shard(model, mesh=mesh, mp_policy=as_stored)
+            fully_shard(block, mesh=mesh, mp_policy=as_used, offload_policy=place)
+        fully_shard(model, mesh=mesh, mp_policy=as_stored, offload_policy=place)
         assert isinstance(model, FSDPModule)
         self.module: nn.Module = model
         self._sum_gradients: Callable[[bool], None] = model.set_requires_gradient_sync
@@ -101,7 +116,8 @@ class Sharded:
 
     @contextmanager
     def at(self, weights: Mapping[str, Tensor]) -> Iterator[LabelledCall]:
-        whole = {name: whole_of(weight) for name, weight in weights.items()}
+        device = self._accelerator.device
+        whole = {name: whole_of(weight).to(device) for name, weight in weights.items()}
         buffers = dict(self.module.named_buffers())
         yield self._in_precision(_function(self._whole, {**buffers, **whole}))
 
@@ -147,7 +163,7 @@ def _mesh(
 
     device, processes = accelerator.device.type, accelerator.num_processes
     if not distributed.is_initialized():  # a process alone shards in a group of one
-        backend = "nccl" if device == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
     if processes_per_copy in (None, processes):
         return init_device_mesh(device, (processes,))

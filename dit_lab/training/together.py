@@ -35,20 +35,25 @@ class Together:
         mixed_precision: str = "no",
         tf32: bool = False,
         static_graph: bool = False,
+        cpu_offload: bool = False,
     ) -> None:
         """Joins the group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
 
-        `static_graph`: every backward pass sums gradients over the processes.
+        `static_graph`: every backward pass sums gradients over the processes. `cpu_offload`:
+        tensors in the host's memory are summed as well as those of GPUs.
         """
         self.stop = stop
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = tf32
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        several, on_gpus = int(os.environ.get("WORLD_SIZE", "1")) > 1, torch.cuda.is_available()
         self.accelerator = Accelerator(
             mixed_precision=mixed_precision,
-            cpu=several and not torch.cuda.is_available(),  # not told so, each would train alone
+            cpu=several and not on_gpus,  # not told so, each would train alone
             kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+                InitProcessGroupKwargs(
+                    timeout=LONGEST_WAIT,
+                    backend="cpu:gloo,cuda:nccl" if cpu_offload and on_gpus else None,
+                ),
                 DistributedDataParallelKwargs(
                     static_graph=static_graph, gradient_as_bucket_view=True
                 ),
@@ -75,7 +80,12 @@ class Together:
         configuration."""
         if not how["sharded"]:
             return Whole(model.to(self.accelerator.device), self.accelerator)
-        return Sharded(model, self.accelerator, processes_per_copy=how["processes_per_copy"])
+        return Sharded(
+            model,
+            self.accelerator,
+            processes_per_copy=how["processes_per_copy"],
+            cpu_offload=how["cpu_offload"],
+        )
 
     def check_stop(self) -> None:
         """Raise StopRequested, in every process at the same step, if one of them was told to stop.

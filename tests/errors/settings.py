@@ -205,6 +205,11 @@ AREA = Area(
             says="distributed.processes_per_copy=2: every process has a copy of its own unless",
         ),
         Case(
+            title="no shards to offload",
+            command=f"{Q} distributed.num_processes=2 distributed.cpu_offload=true",
+            says="distributed.cpu_offload=true: only shards are kept in the host's memory",
+        ),
+        Case(
             title="copies that do not come out even",
             command=f"{Q} distributed=fsdp distributed.num_processes=4 "
             "distributed.processes_per_copy=3",

@@ -90,6 +90,7 @@ def build(
     *,
     sharded: bool = False,
     processes_per_copy: int | None = None,
+    cpu_offload: bool = False,
     dtype: str = "float32",
     bf16: bool = False,
     accumulation: int = 1,
@@ -114,7 +115,11 @@ def build(
     together = Together(
         StopSignal(), mixed_precision="bf16" if bf16 else "no", static_graph=accumulation == 1
     )
-    how = {"sharded": sharded, "processes_per_copy": processes_per_copy}
+    how = {
+        "sharded": sharded,
+        "processes_per_copy": processes_per_copy,
+        "cpu_offload": cpu_offload,
+    }
     spread = together.spread(model.to(getattr(torch, dtype)), how)
     weights = dict(spread.module.named_parameters())
     trainable = [weight for weight in weights.values() if weight.requires_grad]

@@ -26,6 +26,7 @@ WAYS: dict[str, tuple[int, dict[str, Any]]] = {
     "1 sharded": (1, {"sharded": True}),
     "2 sharded": (2, {"sharded": True}),
     "2 sharded, accumulation 2": (2, {"sharded": True, "accumulation": 2}),
+    "2 sharded, on the host": (2, {"sharded": True, "cpu_offload": True}),
     "4 sharded, copies of 2": (4, {"sharded": True, "processes_per_copy": 2}),
 }
 
