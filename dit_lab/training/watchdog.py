@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -56,6 +57,8 @@ class Watchdog:
     ) -> None:
         self._over.set()
         self._own.unlink(missing_ok=True)
+        with suppress(OSError):  # the last of them removes it, unless there are stacks
+            self._folder.rmdir()
 
     def _watch(self, seconds: float) -> None:
         known: int | None = None
@@ -64,7 +67,8 @@ class Watchdog:
         while not self._over.wait(seconds / LOOKS):
             if (now := self._progress()) != known:
                 known = now
-                self._own.touch()
+                with suppress(OSError):  # the folder goes with the first process that is done
+                    self._own.touch()
             if (signs := self._signs_of_life()) != seen:
                 seen, since = signs, time.monotonic()
             elif time.monotonic() - since > seconds:
@@ -72,7 +76,11 @@ class Watchdog:
 
     def _signs_of_life(self) -> dict[str, int]:
         """Of every process: when it last touched its file."""
-        return {entry.name: entry.stat().st_mtime_ns for entry in self._folder.glob("alive-*")}
+        signs = {}
+        for file in self._folder.glob("alive-*"):
+            with suppress(OSError):  # of a process that has just ended
+                signs[file.name] = file.stat().st_mtime_ns
+        return signs
 
     def _end(self, seconds: float) -> None:
         with open(self._stacks, "w", encoding="utf-8") as file:

@@ -208,8 +208,11 @@ def test_a_failure_is_one_line_and_a_traceback_in_the_log(
     assert "failed: NonFiniteStreak: loss or gradients were not finite" in line
     run = run_in(tmp_path)
     assert run.status["status"] == "FAILED"
-    assert "FloatingPointError" in run.status["error"]
+    assert "NonFiniteStreak" in run.status["error"]
     assert "Traceback" in run.log
+    diagnosis = json.loads((run.root / "nonfinite.json").read_text())
+    assert (diagnosis["first_step"], diagnosis["step"]) == (2, 15)
+    assert len(diagnosis["images"]) == 16
     assert [tracked.status for tracked in tracked_in(tmp_path)] == ["FAILED"]
 
 
