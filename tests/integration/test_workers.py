@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -109,6 +110,48 @@ def _workers(parent: int) -> list[int]:
     """Processes that this one has started and that still run."""
     children = Path(f"/proc/{parent}/task/{parent}/children")
     return [int(number) for number in children.read_text().split()] if children.exists() else []
+
+
+POISONED = '''
+"""Rectified flow whose loss is not a number for the second process from step 21 on."""
+
+import os
+
+import torch
+
+from dit_lab.objectives.rectified_flow import RectifiedFlow
+
+
+class Poisoned(RectifiedFlow):
+    samplers = ("euler",)
+
+    def loss(self, predict, batch):
+        terms = super().loss(predict, batch)
+        bad = os.environ["RANK"] == "1" and batch.sample_counter[0] >= 20 * 16
+        return {name: term * torch.nan if bad else term for name, term in terms.items()}
+'''
+
+
+def test_nan_in_one_worker_fails_the_run_with_its_images(
+    tmp_path: Path, forked: Command, train: list[str], run_in: Any
+) -> None:
+    (tmp_path / "poisoned.py").write_text(POISONED)
+    (tmp_path / "conf/objective").mkdir(parents=True)
+    (tmp_path / "conf/objective/poisoned.yaml").write_text("_target_: poisoned.Poisoned\n")
+    kept = [text for text in train if not text.startswith("objective=")]
+    chosen = ["objective=poisoned", "trusted_modules=[poisoned]", TWO]
+    done = forked(*kept, *chosen, "training.max_skipped_in_a_row=3")
+    assert done.returncode == 1
+    run = run_in(tmp_path)
+    assert run.status["status"] == "FAILED"
+    assert "not finite for 5 steps in a row up to step 25 (training images" in run.status["error"]
+    diagnosis = json.loads((run.root / "nonfinite.json").read_text())
+    assert diagnosis["first_step"] == 21
+    assert {image["process"] for image in diagnosis["images"]} == {1}
+    assert len(diagnosis["images"]) == 8
+    assert run.checkpoints() == [10, 20]  # each of them finite
+    for file in run.root.glob("checkpoints/*/**/*.safetensors"):
+        assert all(np.isfinite(tensor).all() for tensor in load_file(file).values())
 
 
 def test_another_number_of_processes_is_refused(tmp_path: Path, train: list[str]) -> None:
