@@ -6,6 +6,7 @@ The autoencoder is diffusers' own class, with random weights and few channels.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -139,17 +140,31 @@ def test_the_same_command_again_changes_nothing(
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_sigterm_keeps_what_is_written(folder: Path, fork_in: Any, forked_in: Command) -> None:
-    process = fork_in(folder, "encode", *ENCODE, "out=stopped")
-    while process.printed().count("images") < 1 and process.returncode is None:
+@pytest.mark.parametrize(
+    ("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGUSR1)], ids=["1", "2"]
+)
+def test_a_stop_keeps_what_is_written(
+    folder: Path, straight: Path, fork_in: Any, forked_in: Command, processes: int, number: int
+) -> None:
+    """On shards of four images, of which there are enough for the signal to come in time."""
+    small = [*ENCODE, "shard_images=4", f"num_processes={processes}"]
+    out = folder / f"stopped-{processes}"
+    process = fork_in(folder, "encode", *small, f"out={out}")
+    while not list(out.glob("*.safetensors")):
+        assert process.returncode is None, process.wait()
         time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     done = process.wait()
-    if done.returncode == 0:
-        pytest.skip("it was done before the signal came")
     assert done.returncode == 143
     assert "the same command goes on from there" in done.stdout
-    assert encode(forked_in, folder, "stopped").count("images, ") >= 1
+    kept = {file.name: file.read_bytes() for file in out.glob("*.safetensors")}
+    assert kept and not (out / "latents.json").exists()
+    assert forked_in(folder, "encode", *small, f"out={out}").returncode == 0
+    whole = contents(out)
+    assert kept.items() <= whole.items()
+    assert forked_in(folder, "encode", *small, "out=small").returncode == 0
+    assert whole == contents(folder / "small")
+    shutil.rmtree(folder / "small")
 
 
 def losses(folder: Path, name: str) -> list[float]:
