@@ -2,7 +2,7 @@
 
     runs/<name>/<train hash>/
         config.yaml  identity.json  status.json  lease  train.log  metrics.jsonl  samples/
-        evaluations/<eval hash>.json  checkpoints/step-00001000/  tracking.json
+        evaluations/<eval hash>.json  checkpoints/step-00001000/  averages/  tracking.json
 
 Torch-free, so that commands can refuse a request before anything slow is imported.
 """
@@ -41,6 +41,8 @@ NOT_DECIDING = (
     "codec.path",  # the codec's fingerprint covers what lies there
     "codec.chunk_images",
     "model.activation_checkpointing",
+    "ema.power_stds",
+    "ema.snapshot_every_steps",
     "training.accumulation",
     "training.compile",
     "training.log_every_steps",
@@ -133,6 +135,11 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def averages(self) -> Path:
+        """Power-function averages: snapshots of training, and the widths made of them."""
+        return self.root / "averages"
 
 
 # ---- identity -----------------------------------------------------------------------------------

@@ -41,14 +41,15 @@ FENCES = {
 SLOW = ("torch", "torchvision", "diffusers", "mlflow", "accelerate", "sklearn", "safetensors")
 TORCH_FREE = (
     "runs.py", "lease.py", "processes.py", "cost.py", "scaling.py", "types.py",
-    "cli/describe.py", "cli/doctor.py", "cli/evaluate.py", "cli/experiments.py", "cli/job.py",
-    "cli/main.py",
+    "cli/describe.py", "cli/doctor.py", "cli/ema.py", "cli/evaluate.py", "cli/experiments.py",
+    "cli/job.py", "cli/main.py",
     "cli/reflow.py", "cli/report.py", "cli/sample.py", "cli/sweep.py", "cli/sweep_table.py",
     "cli/tables.py", "cli/train.py", "cli/check.py", "cli/encode.py", "cli/encode_part.py",
     "cli/ui.py", "cli/worker.py", "data/facts.py", "data/folder_listing.py", "data/list_file.py",
     "codecs/facts.py", "data/fingerprint.py", "data/image_facts.py", "data/latent_facts.py",
     "data/pair_facts.py", "data/torchvision_facts.py",
-    "evaluation/card.py", "evaluation/table.py", "lab/checks.py", "lab/compatibility.py",
+    "evaluation/card.py", "evaluation/table.py", "lab/averages.py", "lab/checks.py",
+    "lab/compatibility.py",
     "lab/components.py", "lab/compute.py", "lab/config.py", "lab/data_checks.py",
     "lab/coupling_checks.py", "lab/distributed.py", "lab/doctor.py", "lab/extension.py",
     "lab/identity.py", "lab/job.py", "lab/judging.py",
@@ -63,7 +64,7 @@ TORCH_FREE = (
     "sweeps/plots.py", "sweeps/report.py", "sweeps/results.py", "sweeps/rounding.py",
     "sweeps/search.py", "sweeps/sentences.py", "sweeps/slots.py", "sweeps/statistics.py",
     "tracking/late.py", "tracking/mlflow_store.py", "tracking/parent.py",
-    "training/schedules.py", "training/stop.py", "__init__.py", "__main__.py",
+    "training/power.py", "training/schedules.py", "training/stop.py", "__init__.py", "__main__.py",
 )  # fmt: skip
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

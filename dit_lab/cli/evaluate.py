@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     check_copies(config)
     _check_chosen(args.overrides, config, recorded)
     shapes = recorded_shapes(folder)
-    check_sampling(config, trained=recorded)
+    check_sampling(config, trained=recorded, run=folder)
     check_conditioning(config, shapes, model=recorded["model"])
     check_likelihood(config)
     check_same_data(config, shapes)

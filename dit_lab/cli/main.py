@@ -20,6 +20,7 @@ VERBS = {
     "sweep": "look at a sweep, or go on with it",
     "report": "what a sweep, or any runs, say: which is better, by how much, how surely",
     "sample": "draw images from a run",
+    "ema": "average the weights of a run over any width, after training",
     "evaluate": "measure a run's samples against real images",
     "reflow": "train a second model, with straighter paths, on what a run draws",
     "check": "look at every image of a dataset before training does",

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     )
     check_copies(config)
     shapes = recorded_shapes(folder)
-    check_sampling(config, trained=recorded)
+    check_sampling(config, trained=recorded, run=folder)
     check_conditioning(config, shapes, model=recorded["model"])
     _check_output(Path(config["out"]))
     if starts_workers(config):

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts
 from dit_lab.lab import resources
+from dit_lab.lab.averages import PREFIX, made_average
 from dit_lab.lab.compatibility import samplers_for
 from dit_lab.lab.coupling_checks import (
     check_coupled_data,
@@ -23,8 +24,10 @@ from dit_lab.lab.data_checks import check_declarations, check_images, options_of
 from dit_lab.lab.distributed import AUTO, check_processes
 from dit_lab.lab.trust import load_component
 from dit_lab.lab.typed import to_plain
+from dit_lab.runs import RunFolder
 from dit_lab.samplers.respacing import visited
 from dit_lab.tracking.mlflow_store import check_uri
+from dit_lab.training.power import is_width
 from dit_lab.types import DataFacts, RequestError
 
 Config = Mapping[str, Any]
@@ -45,6 +48,7 @@ def check_settings(config: Config) -> None:
     _check_batch(config)
     _check_checkpoints(config["training"])
     _check_optimizer(config)
+    _check_averages(config["ema"])
     _check_heads(config["model"])
     check_coupling(config)
     check_sampling(config, trained=config)
@@ -98,8 +102,11 @@ def check_writable(key: str, path: Path) -> None:
         ) from None
 
 
-def check_sampling(config: Config, *, trained: Config) -> None:
-    """Sampler, guidance and chosen weights against what was trained, without the data."""
+def check_sampling(config: Config, *, trained: Config, run: RunFolder | None = None) -> None:
+    """Sampler, guidance and chosen weights against what was trained, without the data.
+
+    Averages that were made after training are those of `run`, if one is given.
+    """
     sampler, objective = config["sampler"], trained["objective"]
     names = samplers_for(
         objective["_target_"],
@@ -123,11 +130,7 @@ def check_sampling(config: Config, *, trained: Config) -> None:
             f"guidance.interval={interval}: expected [from, to] with 0 <= from < to <= 1 "
             "(0 is noise, 1 is data)"
         )
-    choices = ["raw", "ema", *(f"ema:{decay}" for decay in trained["ema"]["decays"])]
-    if config["sample"]["weights"] not in choices:
-        raise RequestError(
-            f"sample.weights={config['sample']['weights']}: not kept; allowed: {', '.join(choices)}"
-        )
+    _check_weights(config["sample"]["weights"], trained["ema"]["decays"], run)
 
 
 def check_conditioning(config: Config, shapes: Shapes, *, model: Config) -> None:
@@ -160,6 +163,18 @@ def check_conditioning(config: Config, shapes: Shapes, *, model: Config) -> None
         raise RequestError(
             f"sample.labels={labels}: {wrong[0]} is no class; "
             f"allowed: 0 to {max(1, num_classes) - 1}"
+        )
+
+
+def _check_weights(weights: str, decays: Sequence[float], run: RunFolder | None) -> None:
+    if run is not None and weights.startswith(PREFIX):
+        made_average(run, weights)
+        return
+    choices = ["raw", "ema", *(f"ema:{decay}" for decay in decays)]
+    if weights not in choices:
+        after = ", or power:S, which dit-lab ema makes" if run is not None else ""
+        raise RequestError(
+            f"sample.weights={weights}: not kept; allowed: {', '.join(choices)}{after}"
         )
 
 
@@ -200,9 +215,27 @@ def _check_optimizer(config: Config) -> None:
     betas = config["optimizer"].get("betas")
     if betas is not None and (len(betas) != 2 or not all(0 <= beta < 1 for beta in betas)):
         raise RequestError(f"optimizer.betas={betas}: expected two numbers from 0 to below 1")
-    decays = config["ema"]["decays"]
+
+
+def _check_averages(ema: Config) -> None:
+    decays, stds, every = ema["decays"], ema["power_stds"], ema["snapshot_every_steps"]
     if not decays or not all(0 <= decay < 1 for decay in decays):
         raise RequestError(f"ema.decays={decays}: expected one or more numbers from 0 to below 1")
+    if stds and (len(stds) < 2 or len(set(stds)) < len(stds) or not all(map(is_width, stds))):
+        raise RequestError(
+            f"ema.power_stds={stds}: expected none, or two or more different numbers above 0 and "
+            "below 0.2887 (1/sqrt(12)), such as [0.05,0.1]"
+        )
+    if stds and not every:
+        raise RequestError(
+            f"ema.snapshot_every_steps=0: averages of ema.power_stds={stds} are only good for what "
+            "is made of their snapshots; give a number of steps between these"
+        )
+    if every and not stds:
+        raise RequestError(
+            f"ema.snapshot_every_steps={every}: there is nothing to keep where ema.power_stds is "
+            "empty; use ema.power_stds=[0.05,0.1], or 0"
+        )
 
 
 def _check_heads(model: Config) -> None:

@@ -61,7 +61,7 @@ def device_memory(
         mlp_ratio=model["mlp_ratio"],
         batch_size=training["global_batch_size"] // (training["accumulation"] * devices),
         accumulation=training["accumulation"],
-        ema_copies=len(config["ema"]["decays"]),
+        ema_copies=len(config["ema"]["decays"]) + len(config["ema"]["power_stds"]),
         bf16=in_bf16(config),
         activation_checkpointing=activation_checkpointing,
         num_devices=devices,

@@ -11,7 +11,8 @@ from typing import Any
 from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import deciding, difference, is_forced, parent_run, recorded
 from dit_lab.lab.trust import load_component
-from dit_lab.runs import RunFolder, read_metrics, write_metrics
+from dit_lab.runs import RunFolder, read_json, read_metrics, write_metrics
+from dit_lab.training.power import name_of
 from dit_lab.types import RequestError
 
 Config = Mapping[str, Any]
@@ -66,6 +67,25 @@ def _other_training(config: Config, parent: RunFolder, now: Mapping[str, Any]) -
     return ""
 
 
+def check_averages(config: Config, folder: RunFolder) -> None:
+    """Raise RequestError where training would go on from a checkpoint that lacks averages which are
+    now to be kept: those of its first steps cannot be had any more."""
+    stds, parent = config["ema"]["power_stds"], parent_run(config)
+    if not stds or config["resume"] == "never":
+        return
+    newest = newest_checkpoint(folder)
+    if newest is None and parent is not None:
+        newest = newest_checkpoint(parent)
+    if newest is None:
+        return
+    held = read_json(newest / "state.json").get("emas", {})
+    if lacking := [std for std in stds if name_of(std) not in held]:
+        raise RequestError(
+            f"ema.power_stds: {newest} was written without the averages of {lacking}, which need "
+            "every step; leave them out, or choose resume=never to train anew"
+        )
+
+
 def newest_checkpoint(folder: RunFolder) -> Path | None:
     """The newest checkpoint that was completed; whether it still is whole shows when it is read."""
     complete = sorted(marker.parent for marker in folder.checkpoints.glob("step-*/COMPLETE"))
@@ -73,17 +93,27 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
 
 
 def take_over(parent: RunFolder, folder: RunFolder, checkpoint: Path) -> None:
-    """Give a new run the parent's checkpoint and its metrics up to there; the marker comes last.
+    """Give a new run the parent's checkpoint, and its metrics and its snapshots of averages up to
+    there; the checkpoint comes last.
 
     Files of a checkpoint never change, so they are shared (hard links) where the disk allows.
     """
     step = int(checkpoint.name.removeprefix("step-"))
     rows = [row for row in read_metrics(parent.metrics) if row.step <= step]
     write_metrics(folder.metrics, rows)
-    beside = folder.checkpoints / f".writing-{checkpoint.name}"
+    for snapshot in sorted(parent.averages.glob("step-*")):
+        if int(snapshot.name.removeprefix("step-")) <= step:
+            _share_folder(snapshot, folder.averages)
+    _share_folder(checkpoint, folder.checkpoints)
+
+
+def _share_folder(source: Path, into: Path) -> None:
+    """The same files in a folder of the same name, all of them or none."""
+    beside = into / f".writing-{source.name}"
     shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(checkpoint, beside, copy_function=_share)
-    os.replace(beside, folder.checkpoints / checkpoint.name)
+    shutil.copytree(source, beside, copy_function=_share)
+    shutil.rmtree(into / source.name, ignore_errors=True)  # of a start that was cut off
+    os.replace(beside, into / source.name)
 
 
 def _share(source: str, target: str) -> None:

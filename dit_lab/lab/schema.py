@@ -58,6 +58,8 @@ class OnRefusal(Enum):
 class EMA:
     decays: list[float] = MISSING
     warmup: bool = MISSING
+    power_stds: list[float] = MISSING
+    snapshot_every_steps: int = number(at_least=0)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.lab import compose
+from dit_lab.lab.averages import open_averages
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.config import to_yaml
@@ -38,10 +39,11 @@ from dit_lab.tracking.parent import job_name
 from dit_lab.tracking.spool import MetricsFile
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
-from dit_lab.training.ema import EMA
+from dit_lab.training.ema import EMA, PowerAverage
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.nonfinite import NonFiniteStreak
 from dit_lab.training.parallel import compile_blocks
+from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
 from dit_lab.training.watchdog import Watchdog
@@ -173,6 +175,11 @@ def _train(
         compile_blocks(plain)
     model = together.spread(plain, config["distributed"])
     weights = dict(model.module.named_parameters())
+    emas = [
+        EMA(weights, decay=decay, warmup=config["ema"]["warmup"])
+        for decay in config["ema"]["decays"]
+    ]
+    powers = [PowerAverage(weights, std=std) for std in config["ema"]["power_stds"]]
     dataset, codec = compose.build_examples(parts, "train")
     return train(
         accelerator=together.accelerator,
@@ -189,10 +196,12 @@ def _train(
         ),
         optimizer=compose.build_optimizer(config, model.module),
         schedule=compose.build(config, "schedule"),
-        emas=[
-            EMA(weights, decay=decay, warmup=config["ema"]["warmup"])
-            for decay in config["ema"]["decays"]
-        ],
+        emas=[*emas, *powers],
+        snapshots=Snapshots(
+            _open_snapshots(config, folder, together) if powers else None,
+            averages=powers,
+            every_steps=config["ema"]["snapshot_every_steps"],
+        ),
         checkpoints=store,
         resume_from=checkpoint,
         evaluators=training_evaluators(
@@ -209,6 +218,15 @@ def _train(
         ),
         check_stop=together.check_stop,
     )
+
+
+def _open_snapshots(
+    config: Config, folder: RunFolder, together: Together
+) -> CheckpointStore | None:
+    """Where averages are kept; None where another process keeps all of them."""
+    if config["distributed"]["sharded"]:
+        return open_averages(folder, team=together.snapshot_writers, warn=log.info)
+    return open_averages(folder, warn=log.warning) if together.leads else None
 
 
 def _watchdog(

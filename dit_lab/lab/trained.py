@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dit_lab.lab import compose
+from dit_lab.lab.averages import PREFIX, made_average, read_average, width_in
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.config import read_recorded
@@ -21,6 +22,7 @@ from dit_lab.samplers.guidance import Guidance
 from dit_lab.team import ALONE
 from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint, load_weights
 from dit_lab.training.checkpoint_store import CheckpointStore
+from dit_lab.training.power import name_of
 from dit_lab.types import Codec, LabelledCall, RequestError, Sampler, Team
 
 Config = Mapping[str, Any]
@@ -36,7 +38,7 @@ class Trained:
     folder: RunFolder
     identity: Config  # what its identity.json says
     step: int
-    weights: str  # "model", or the average's name: "ema-0.9999"
+    weights: str  # "model", or the average's name: "ema-0.9999", "power-0.1"
     model: nn.Module
 
     @property
@@ -117,8 +119,9 @@ def load(
 ) -> Trained:
     """The model of a run folder, a checkpoint folder or a tracking run id (looked up in `root`).
 
-    weights: "ema" (the first average), "ema:0.9999" or "raw". `codec_path`: where the codec lies
-    now. `device` None takes a GPU where there is one. Raises RequestError.
+    weights: "ema" (the first average), "ema:0.9999", "raw", or "power:0.1", the newest average of
+    that width which `dit-lab ema` has made (of a chosen checkpoint: at its step). `codec_path`:
+    where the codec lies now. `device` None takes a GPU where there is one. Raises RequestError.
     """
     folder, chosen = find_run(str(run), root=Path(root))
     config = read_recorded(folder, trusted_modules)
@@ -128,16 +131,24 @@ def load(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     parts = compose.build_parts(config, recorded_shapes(folder), device)
     _refuse_other_codec(parts.codec, folder)
-    name = _file_of(weights, config["ema"]["decays"])
+    name, step, source = (
+        _file_of(weights, config["ema"]["decays"]),
+        checkpoint.step,
+        checkpoint.path,
+    )
+    if weights.startswith(PREFIX):
+        source, step = made_average(folder, weights, step=step if chosen else None)
+        averaged = read_average(folder, source)
+    else:
+        averaged = checkpoint.tensors(name)
     model = compose.build_model(parts)
     # An average holds parameters only; buffers, if a model has any, are the model's own.
-    tensors = {**checkpoint.tensors("model"), **checkpoint.tensors(name)}
-    load_weights(model, tensors, source=checkpoint.path)
+    load_weights(model, {**checkpoint.tensors("model"), **averaged}, source=source)
     return Trained(
         parts=parts,
         folder=folder,
         identity=recorded(folder),
-        step=checkpoint.step,
+        step=step,
         weights=name,
         model=model.to(device).eval(),
     )
@@ -221,8 +232,10 @@ def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
 
 
 def _file_of(weights: str, decays: Sequence[float]) -> str:
-    """The checkpoint file, without ending, that `sample.weights` means."""
+    """The name of what `sample.weights` means: of a checkpoint, the file without its ending."""
     if weights == "raw":
         return "model"
+    if weights.startswith(PREFIX):
+        return name_of(width_in(weights))
     decay = str(decays[0]) if weights == "ema" else weights.removeprefix("ema:")
     return f"ema-{decay}"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import torch
+
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore, Tensors
 from dit_lab.training.tensor_files import rows_of
@@ -18,9 +20,12 @@ class BackgroundSaver:
     thread is raised by the next call.
     """
 
-    def __init__(self, store: CheckpointStore | None) -> None:
-        """None: another process saves all that this one has, and here nothing is done."""
-        self._store = store
+    def __init__(self, store: CheckpointStore | None, *, dtype: torch.dtype | None = None) -> None:
+        """No store: another process saves all that this one has, and here nothing is done.
+
+        `dtype` is that of the tensors on the disk, their own where None.
+        """
+        self._store, self._dtype = store, dtype
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[Checkpoint] | None = None
 
@@ -30,7 +35,7 @@ class BackgroundSaver:
             return
         self.wait()
         copies = {
-            name: {key: rows_of(tensor).on_the_host() for key, tensor in group.items()}
+            name: {key: rows_of(tensor).on_the_host(self._dtype) for key, tensor in group.items()}
             for name, group in tensors.items()
         }
         self._writing = self._thread.submit(self._store.save, step, tensors=copies, state=state)

@@ -46,18 +46,20 @@ class CheckpointStore:
         ancestors: Collection[str] = (),
         keep_last: int | None = None,
         keep_every_steps: int = 0,
+        resumes: bool = True,
         team: Team = ALONE,
         warn: Callable[[str], None],
     ) -> None:
         """`run` is the run's hash, kept with each checkpoint; `ancestors` those it goes on from.
 
         With `keep_last`, a save removes all but that many checkpoints, the new one included, and
-        those of every `keep_every_steps`-th step. A `team` saves together, each process what it
-        holds.
+        those of every `keep_every_steps`-th step. `resumes`: training goes on from what lies here.
+        A `team` saves together, each process what it holds.
         """
         self._folder = folder
         self._run, self._ancestors = run, ancestors
         self._keep_last, self._keep_every_steps = keep_last, keep_every_steps
+        self._resumes = resumes
         self._team = team
         self._warn = warn
 
@@ -110,6 +112,8 @@ class CheckpointStore:
     def _not_written(self, step: int, error: OSError) -> CheckpointNotWritten:
         whole = self._whole_steps()
         last = f"from step {max(whole)}" if whole else "from the start"
+        if not self._resumes:
+            last = "from its newest checkpoint"
         return CheckpointNotWritten(
             f"{self._folder}: step {step} could not be saved ({error.strerror or error}); mend "
             f"that and give the same command again, which goes on {last}"

@@ -1,32 +1,39 @@
-"""Exponential moving averages of the weights, in float32, updated once per optimizer step."""
+"""Running averages of the weights, in float32, updated once per optimizer step."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from dit_lab.training.power import gamma_of, name_of
 
-class EMA:
-    """shadow <- shadow + (1 - d) * (weights - shadow), with d = decay.
 
-    With `warmup`, d = min(decay, (1 + n) / (10 + n)) at the n-th update, so that short runs do not
-    average over their initialisation. The counter n is part of the state: losing it on resume
-    would restart the warm-up and overwrite the average with the raw weights.
+class Average(ABC):
+    """shadow <- shadow + (1 - d) * (weights - shadow), where d may depend on the update.
+
+    The counter of updates is part of the state: losing it on resume would start the average anew.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], *, decay: float, warmup: bool) -> None:
-        self.decay = decay
-        self.warmup = warmup
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self.shadow = {name: w.detach().float().clone() for name, w in weights.items()}
         device = next(iter(self.shadow.values())).device
         self.num_updates = torch.zeros((), dtype=torch.float64, device=device)
 
     @property
+    @abstractmethod
     def name(self) -> str:
-        """How files and options call this average: `ema-0.9999`."""
-        return f"ema-{self.decay}"
+        """How files and options call this average."""
+
+    @abstractmethod
+    def _current_decay(self) -> Tensor:
+        """d () of the next update, float64."""
+
+    @abstractmethod
+    def scalars(self) -> dict[str, float]:
+        """What belongs in state.json beside the tensors of `shadow`."""
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], applied: Tensor) -> None:
@@ -43,6 +50,30 @@ class EMA:
         torch._foreach_add_(shadow, change)
         self.num_updates += applied
 
+    def load(self, shadow: Mapping[str, Tensor], scalars: Mapping[str, float]) -> None:
+        """Restore in place, exactly."""
+        for name, tensor in self.shadow.items():
+            tensor.copy_(shadow[name])
+        self.num_updates.fill_(scalars["num_updates"])
+
+
+class EMA(Average):
+    """The exponential average: d = decay.
+
+    With `warmup`, d = min(decay, (1 + n) / (10 + n)) at the n-th update, so that short runs do not
+    average over their initialisation.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], *, decay: float, warmup: bool) -> None:
+        super().__init__(weights)
+        self.decay = decay
+        self.warmup = warmup
+
+    @property
+    def name(self) -> str:
+        """`ema-0.9999`."""
+        return f"ema-{self.decay}"
+
     def _current_decay(self) -> Tensor:
         decay = torch.full_like(self.num_updates, self.decay)
         if not self.warmup:
@@ -50,11 +81,29 @@ class EMA:
         return torch.minimum(decay, (1 + self.num_updates) / (10 + self.num_updates))
 
     def scalars(self) -> dict[str, float]:
-        """What belongs in state.json beside the tensors of `shadow`."""
         return {"decay": self.decay, "num_updates": self.num_updates.item()}
 
-    def load(self, shadow: Mapping[str, Tensor], scalars: Mapping[str, float]) -> None:
-        """Restore in place, exactly."""
-        for name, tensor in self.shadow.items():
-            tensor.copy_(shadow[name])
-        self.num_updates.fill_(scalars["num_updates"])
+
+class PowerAverage(Average):
+    """The average of `power.py`: d = (1 - 1/t) ** (gamma + 1) at the t-th update, from 1.
+
+    (Karras et al. 2024, equation 2.) The first update takes the weights over, so that nothing is
+    left of the initialisation.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], *, std: float) -> None:
+        """`std`: the width, relative to the training so far; above 0 and below 1/sqrt(12)."""
+        super().__init__(weights)
+        self.std = std
+        self.gamma = gamma_of(std)
+
+    @property
+    def name(self) -> str:
+        """`power-0.1`."""
+        return name_of(self.std)
+
+    def _current_decay(self) -> Tensor:
+        return (1 - 1 / (self.num_updates + 1)) ** (self.gamma + 1)
+
+    def scalars(self) -> dict[str, float]:
+        return {"std": self.std, "num_updates": self.num_updates.item()}

@@ -17,11 +17,12 @@ from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.cadence import is_due
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
-from dit_lab.training.ema import EMA
+from dit_lab.training.ema import Average
 from dit_lab.training.nonfinite import NonFiniteGuard, explain
 from dit_lab.training.optim import guarded_step, set_learning_rate
 from dit_lab.training.parallel import Spread, whole_of
 from dit_lab.training.schedules import Schedule
+from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.state import Clock, Snapshot, TrainState, Window
 from dit_lab.types import Batch, Evaluator, Hook, ModelCall, Objective, StopRequested, Team
 
@@ -48,7 +49,8 @@ def train(
     batches: TrainingBatches,
     optimizer: Optimizer,
     schedule: Schedule,
-    emas: Sequence[EMA],
+    emas: Sequence[Average],
+    snapshots: Snapshots,
     checkpoints: CheckpointStore | None,
     resume_from: Checkpoint | None,
     evaluators: Sequence[Evaluator],
@@ -92,7 +94,14 @@ def train(
 
     def save() -> None:
         check_finite()  # nothing non-finite is ever written
+        snapshots.wait()  # none of an earlier step would ever be written again
         saver.save(state.step, tensors=everything.tensors(), state=everything.scalars())
+
+    def written() -> None:
+        try:
+            snapshots.wait()
+        finally:
+            saver.wait()
 
     def evaluate() -> None:
         chosen = [evaluator for evaluator in evaluators if due(evaluator.every_steps)]
@@ -102,14 +111,17 @@ def train(
 
     steps = batches.from_step(state.step)
     try:
-        # 2. Evaluations that the last stop cut off.
+        # 2. Evaluations and snapshots that the last stop cut off.
         if state.evaluated_step < state.step:
             evaluate()
+        if resume_from is not None and due(snapshots.every_steps):
+            snapshots.save(state.step)
 
         clock = Clock(state.step)
         while state.step < settings.total_steps:
             check_stop()
             saver.check()
+            snapshots.check()
 
             # 3. Gradients of one global batch, over exactly its micro-batches.
             factor = schedule.factor(state.step, settings.total_steps)
@@ -153,14 +165,16 @@ def train(
                 evaluate()
                 if due(settings.checkpoint_every_steps):
                     save()
-        team.every(saver.wait)  # nobody leaves before everything is on the disk
+                if due(snapshots.every_steps):
+                    snapshots.save(state.step)
+        team.every(written)  # nobody leaves before everything is on the disk
     except StopRequested:
         save()
-        team.every(saver.wait)
+        team.every(written)
         raise
     finally:
         steps.close()  # ends the workers that read ahead
-        saver.wait()  # also after an error: the newest checkpoint is what the next start has
+        written()  # also after an error: the newest checkpoint is what the next start has
     return state.results
 
 
@@ -181,7 +195,7 @@ def _clip(parameters: Sequence[Tensor], max_norm: float | None) -> Tensor:
 
 
 def _evaluate(
-    model: Spread, ema: EMA, evaluators: Sequence[Evaluator], hooks: Sequence[Hook], step: int
+    model: Spread, ema: Average, evaluators: Sequence[Evaluator], hooks: Sequence[Hook], step: int
 ) -> dict[str, float]:
     """Run evaluators on the averaged weights, report to the hooks, return all metrics."""
     found: dict[str, float] = {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dit_lab.training.checkpoint import Checkpoint, load_weights
-from dit_lab.training.ema import EMA
+from dit_lab.training.ema import Average
 from dit_lab.training.optim import load_optimizer_tensors, optimizer_tensors
 
 
@@ -101,7 +101,7 @@ class Snapshot:
 
     model: nn.Module  # unwrapped
     optimizer: Optimizer
-    emas: Sequence[EMA]
+    emas: Sequence[Average]
     state: TrainState
     window: Window
 

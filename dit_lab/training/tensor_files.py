@@ -47,9 +47,9 @@ class Rows:
         """Of the whole tensor."""
         return math.prod(self.shape) * self.tensor.element_size()
 
-    def on_the_host(self) -> Rows:
-        """A copy in the host's memory."""
-        copied = self.tensor.detach().to("cpu", copy=True)
+    def on_the_host(self, dtype: torch.dtype | None = None) -> Rows:
+        """A copy in the host's memory, in another precision where one is given."""
+        copied = self.tensor.detach().to("cpu", dtype, copy=True)
         return Rows(copied, self.first, self.shape, self.copy)
 
 
@@ -86,7 +86,7 @@ def write_tensors(
     """
     if size == 1:
         whole = {key: rows.tensor for key, rows in tensors.items()}
-        return [_save(whole, folder / f"{name}.safetensors", {})]
+        return [save_whole(whole, folder / f"{name}.safetensors", {})]
     # What every process holds whole, and what replicas of a shard hold, is written once.
     own = {
         key: rows
@@ -101,10 +101,11 @@ def write_tensors(
     }
     file = folder / name / f"shard-{index + 1:05d}-model-00001-of-00001.safetensors"
     rows = {key: rows.tensor for key, rows in own.items()}
-    return [_save(rows, file, {SHARDING: json.dumps(offsets, sort_keys=True)})]
+    return [save_whole(rows, file, {SHARDING: json.dumps(offsets, sort_keys=True)})]
 
 
-def _save(tensors: Mapping[str, Tensor], file: Path, header: dict[str, str]) -> Path:
+def save_whole(tensors: Mapping[str, Tensor], file: Path, header: dict[str, str]) -> Path:
+    """Write tensors as one file; OSError where the disk does not take it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:

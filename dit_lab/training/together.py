@@ -25,7 +25,8 @@ PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GP
 class Together:
     """This process among those that train together; a single process is a group of one.
 
-    `team` is for the thread that trains, `writers` for the one that writes checkpoints.
+    `team` is for the thread that trains, `writers` for the one that writes checkpoints, and
+    `snapshot_writers` for the one that writes averages.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Together:
         assert self.accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
         self.team: Team = _gang() if several else ALONE
         self.writers: Team = _gang() if several else ALONE
+        self.snapshot_writers: Team = _gang() if several else ALONE
 
     @property
     def leads(self) -> bool:

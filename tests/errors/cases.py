@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.errors import (
+    averages,
     checkpoints,
     command_line,
     data,
@@ -29,6 +30,7 @@ AREAS = (
     resuming.AREA,
     recorded.AREA,
     checkpoints.AREA,
+    averages.AREA,
     measuring.AREA,
     sweeping.AREA,
     reporting.AREA,

@@ -55,6 +55,9 @@ LIBRARY_ONLY = {
     "it needs an installation without one of the extras": (
         ("lab/sweep_axes.py", "not installed; pip install"),
     ),
+    "it needs a training whose steps were all skipped, as in tests/unit/test_power.py": (
+        ("lab/averages.py", "no step of the training was applied"),
+    ),
     "it needs jobs that have been trained, as in tests/integration/test_search.py": (
         ("lab/search.py", "has no such metric"),
     ),

@@ -3,6 +3,7 @@
 empty    nothing
 recipe   a tiny experiment: `experiment=tiny` trains in seconds
 tiny     the same, trained to its end
+averaged the same, which kept power-function averages at steps 2 and 4
 own      the same with an objective and a dataset of the user's own, in `mylab.py`
 latent   the same on a folder of images, through an autoencoder with random weights
 encoded  such images, encoded beforehand, and the same trained on that
@@ -76,6 +77,8 @@ class Noise:
         return torch.zeros(len(indices), 2, 8, 8), torch.zeros_like(indices)
 """
 
+POWERS = ["ema.power_stds=[0.05,0.1]", "ema.snapshot_every_steps=2"]
+
 Run = Callable[[list[str]], None]
 """Runs a command of the lab in the current folder."""
 
@@ -93,6 +96,12 @@ def tiny(run: Run) -> None:
     """A run that has ended."""
     recipe(run)
     run(["train", "experiment=tiny"])
+
+
+def averaged(run: Run) -> None:
+    """A run that has ended and kept averages."""
+    recipe(run)
+    run(["train", "experiment=tiny", *POWERS])
 
 
 def own(run: Run) -> None:
@@ -151,7 +160,8 @@ def swept(run: Run) -> None:
 
 
 STARTS: dict[str, Callable[[Run], None]] = {
-    made.__name__: made for made in (empty, recipe, tiny, own, latent, encoded, grid, swept)
+    made.__name__: made
+    for made in (empty, recipe, tiny, averaged, own, latent, encoded, grid, swept)
 }
 
 

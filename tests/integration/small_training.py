@@ -137,9 +137,13 @@ def train(
     sharded: bool = False,
     nan_at: Sequence[int] = (),
     nan_on: int = 0,
+    powers: Sequence[float] = (),
     **options: Any,
 ) -> None:
-    """Train in a folder, from its newest checkpoint where it has one; rows go to rows.json."""
+    """Train in a folder, from its newest checkpoint where it has one; rows go to rows.json.
+
+    Power-function averages of the widths `powers` are kept at every 5th step, below `averages`.
+    """
     import torch
 
     from dit_lab.codecs.identity import Identity
@@ -150,10 +154,12 @@ def train(
     from dit_lab.training.batches import Draws, TrainingBatches
     from dit_lab.training.checkpoint_store import CheckpointStore
     from dit_lab.training.coupling import Independent
+    from dit_lab.training.ema import PowerAverage
     from dit_lab.training.loop import LoopSettings
     from dit_lab.training.loop import train as loop
     from dit_lab.training.nonfinite import NonFiniteStreak
     from dit_lab.training.schedules import Constant
+    from dit_lab.training.snapshots import Snapshots
     from dit_lab.types import Hook
 
     rows: list[Any] = []
@@ -191,6 +197,15 @@ def train(
     )  # fmt: skip
     writers = parts.together.writers if sharded else ALONE
     store = CheckpointStore(Path(folder), run="here", team=writers, warn=print)
+    saves = sharded or parts.together.leads
+    averages = CheckpointStore(
+        Path(folder) / "averages",
+        run="here",
+        team=parts.together.snapshot_writers if sharded else ALONE,
+        warn=print,
+    )
+    weights = dict(parts.model.module.named_parameters())
+    kept = [PowerAverage(weights, std=std) for std in powers]
     try:
         loop(
             accelerator=parts.together.accelerator,
@@ -201,8 +216,9 @@ def train(
             batches=Doubled(batches, getattr(torch, dtype)),  # type: ignore[arg-type]
             optimizer=parts.optimizer,
             schedule=Constant(warmup_steps=3),
-            emas=parts.emas,
-            checkpoints=store if sharded or parts.together.leads else None,
+            emas=[*parts.emas, *kept],
+            snapshots=Snapshots(averages if saves and kept else None, averages=kept, every_steps=5),
+            checkpoints=store if saves else None,
             resume_from=team.first(store.latest),
             evaluators=[],
             hooks=[Rows()],

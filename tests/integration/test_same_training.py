@@ -174,6 +174,23 @@ def test_shards_are_a_checkpoint_of_torch(tmp_path: Path, from_two: Path) -> Non
     assert len(sizes) == 2 and max(sizes) < 1.3 * min(sizes)
 
 
+def test_averages_of_shards_are_those_of_one_process(tmp_path: Path) -> None:
+    """Snapshots in float16 of weights that agree to 1e-6: a few round to the other side."""
+    ways = {"one": (1, {}), "two": (2, {"sharded": True})}
+    for name, (processes, options) in ways.items():
+        folder = str(tmp_path / name)
+        in_processes(processes, "train", folder=folder, powers=[0.05, 0.1], **options)
+    for step in range(5, STEPS + 1, 5):
+        one, two = (checkpoint(tmp_path / name / "averages", step) for name in ways)
+        two.verify()
+        assert two.state() == one.state()
+        for group in ("power-0.05", "power-0.1"):
+            assert len(list((two.path / group).iterdir())) == 2  # each process writes its rows
+            found, expected = two.tensors(group), one.tensors(group)
+            assert all(tensor.dtype == torch.float16 for tensor in found.values())
+            assert distance(found, expected) <= 1e-4  # a rounding is 2e-4 of a weight
+
+
 # ---- steps that are not finite ------------------------------------------------------------------
 
 

@@ -185,7 +185,8 @@ def measure(way: str, kills: int, root: Path) -> Result:
         process = start(folder, arguments)
         assert process.wait() == 0, (folder / "printed").read_text()
         result.same = result.same and final(folder) == final(expected_in)
-        print(f"{way}: {dict(result.kills)}, {rounds} trainings, same {result.same}", flush=True)
+        found = f"lost {result.lost}, earlier {result.earlier}, same {result.same}"
+        print(f"{way}: {dict(result.kills)}, {rounds} trainings, {found}", flush=True)
     return result
 
 

@@ -28,6 +28,7 @@ from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.optim import optimizer_tensors
 from dit_lab.training.parallel import Whole
 from dit_lab.training.schedules import Constant
+from dit_lab.training.snapshots import Snapshots
 from dit_lab.types import Batch, EvaluationResult, LabelledCall, ModelCall, Objective
 
 STEPS = 3
@@ -138,6 +139,7 @@ def trained(
         optimizer=optimizer,
         schedule=Constant(warmup_steps=0),
         emas=[ema],
+        snapshots=Snapshots(None, averages=[], every_steps=0),
         checkpoints=CheckpointStore(tmp_path, run="abc", ancestors=(), warn=pytest.fail),
         resume_from=None,
         evaluators=[probe],

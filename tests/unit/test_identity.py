@@ -77,6 +77,8 @@ WATCHING = [
     "codec.chunk_images",
     "coupling.pairs",
     "model.activation_checkpointing",
+    "ema.power_stds",
+    "ema.snapshot_every_steps",
     "training.accumulation",
     "training.compile",
     "training.log_every_steps",

@@ -29,6 +29,7 @@ from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.optim import optimizer_tensors
 from dit_lab.training.parallel import Whole
 from dit_lab.training.schedules import Constant, Cosine, Schedule
+from dit_lab.training.snapshots import Snapshots
 from dit_lab.types import (
     Batch,
     EvaluationResult,
@@ -231,6 +232,7 @@ def start(
                 optimizer=optimizer,
                 schedule=schedule,
                 emas=emas,
+                snapshots=Snapshots(None, averages=[], every_steps=0),
                 checkpoints=store,
                 resume_from=store.latest(),
                 evaluators=evaluators,

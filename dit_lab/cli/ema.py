@@ -1,0 +1,50 @@
+"""Make the average of any width of a run's weights, after training, from the snapshots it kept.
+
+  dit-lab train ... ema.power_stds=[0.05,0.1] ema.snapshot_every_steps=1000
+  dit-lab ema RUN --std 0.15
+  dit-lab sample run=RUN sample.weights=power:0.15
+
+The width is a share of the training (Karras et al. 2024): 0.1 averages over about a tenth of it.
+RUN is a run folder, one of its checkpoint folders, or the id of its MLflow run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument(
+        "--std",
+        type=float,
+        required=True,
+        metavar="S",
+        help="the width, above 0 and below 0.2887",
+    )
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="of a snapshot; the newest if left out"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=Path("outputs"), help="where a tracking run id is looked up"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab.averages import check_width, make_average
+    from dit_lab.runs import find_run
+    from dit_lab.training.power import name_of
+
+    check_width(args.std)
+    folder, checkpoint = find_run(args.run, root=args.root)
+    step = args.step
+    if step is None and checkpoint is not None:
+        step = int(checkpoint.name.removeprefix("step-"))
+    made = make_average(folder, args.std, step=step)
+    print(
+        f"{name_of(args.std)} at step {made.step} from {made.snapshots} "
+        f"snapshot{'s' if made.snapshots > 1 else ''}, relative error of its profile "
+        f"{made.relative_error:.2g}: {made.file}"
+    )
+    return 0

@@ -1,0 +1,114 @@
+"""Power-function averages of the weights, as numbers (Karras et al. 2024, "Analyzing and Improving
+the Training Dynamics of Diffusion Models", section 3 and appendix C).
+
+After t updates the weights of update tau count as tau ** gamma. The *profile* of such an average
+is that density, p(tau) = (gamma + 1) tau ** gamma / t ** (gamma + 1) on [0, t], and its width `std`
+the standard deviation of tau / t, so that one width is the same share of any training. An average
+of another width is a sum of those that were kept, as well as its profile is a sum of theirs.
+
+Updates are counted from 1, in optimizer steps that were not skipped. Torch-free, and NumPy comes
+only with the first number: the checks of every command import this module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+WIDEST = 1 / math.sqrt(12)
+"""The width of gamma = 0, the plain mean of all weights; widths are below it."""
+
+
+def is_width(std: float) -> bool:
+    """Whether there is an average of that width."""
+    return 0 < std < WIDEST
+
+
+def name_of(std: float) -> str:
+    """What files and cards call an average: `power-0.1`."""
+    return f"power-{std}"
+
+
+def std_of(gamma: float) -> float:
+    """The width of an exponent (appendix C.1)."""
+    return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
+
+
+def gamma_of(std: float) -> float:
+    """The exponent of a width: the positive root of
+    gamma^3 + 7 gamma^2 + (16 - std^-2) gamma + (12 - std^-2), which is `std_of` solved for it."""
+    import numpy as np
+
+    assert is_width(std), std
+    inverse = std**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How the weights of every update count in an average."""
+
+    updates: float  # t, those that it has seen; above 0
+    gamma: float
+
+
+def inner_products(left: Sequence[Profile], right: Sequence[Profile]) -> NDArray[np.float64]:
+    """The integrals of p_i p_j over tau (appendix C.3), (len(left), len(right)).
+
+    With t_i <= t_j: (gamma_i + 1) (gamma_j + 1) (t_i / t_j) ** gamma_j
+    / ((gamma_i + gamma_j + 1) t_j).
+    """
+    import numpy as np
+
+    t, gamma = _columns(left)
+    u, delta = (column.T for column in _columns(right))
+    ratio = np.minimum(t, u) / np.maximum(t, u)
+    shape = (gamma + 1) * (delta + 1) / (gamma + delta + 1)
+    return shape * ratio ** np.where(t <= u, delta, gamma) / np.maximum(t, u)
+
+
+def _columns(profiles: Sequence[Profile]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """t and gamma, (n, 1) each."""
+    import numpy as np
+
+    found = np.array([(profile.updates, profile.gamma) for profile in profiles], dtype=np.float64)
+    return found[:, :1], found[:, 1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A profile as a sum of others."""
+
+    coefficients: list[float]  # one for each of them
+    relative_error: float  # |sum - wanted| / |wanted|, of functions of tau
+
+
+def fit(wanted: Profile, kept: Sequence[Profile]) -> Fit:
+    """The sum of kept profiles that is nearest to the wanted one, by least squares.
+
+    Solves A x = b for their inner products (appendix C.3), with every profile at length 1, and
+    under the condition that the coefficients add up to 1. The paper, with its many snapshots, has
+    no need of that; with a few, weights that hardly move would shrink by the error of the fit.
+    """
+    import numpy as np
+
+    gram, products = inner_products(kept, kept), inner_products(kept, [wanted])[:, 0]
+    length = math.sqrt(inner_products([wanted], [wanted])[0, 0])
+    lengths = np.sqrt(np.diag(gram))
+    gram, products, share = gram / np.outer(lengths, lengths), products / lengths, 1 / lengths
+    most = share.max()
+    with_multiplier = np.block([[gram, share[:, None] / most], [share / most, np.zeros(1)]])
+    wanted_of_it = np.append(products / length, 1 / (length * most))
+    found = np.linalg.lstsq(with_multiplier, wanted_of_it, rcond=None)[0][:-1]
+    # |sum / length - wanted / length| ** 2, which rounding may take below 0
+    rest = 1 - 2 * found @ products / length + found @ gram @ found
+    return Fit(
+        coefficients=(found * length * share).tolist(),
+        relative_error=math.sqrt(max(0.0, rest)),
+    )
