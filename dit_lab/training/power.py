@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 WIDEST = 1 / math.sqrt(12)
 """The width of gamma = 0, the plain mean of all weights; widths are below it."""
 
+ROUNDING = 1e-14  # of a sum of squares near 1, some dozens of float64's epsilon
+
 
 def is_width(std: float) -> bool:
     """Whether there is an average of that width."""
@@ -106,9 +108,9 @@ def fit(wanted: Profile, kept: Sequence[Profile]) -> Fit:
     with_multiplier = np.block([[gram, share[:, None] / most], [share / most, np.zeros(1)]])
     wanted_of_it = np.append(products / length, 1 / (length * most))
     found = np.linalg.lstsq(with_multiplier, wanted_of_it, rcond=None)[0][:-1]
-    # |sum / length - wanted / length| ** 2, which rounding may take below 0
+    # |sum / length - wanted / length| ** 2, a difference of numbers near 1
     rest = 1 - 2 * found @ products / length + found @ gram @ found
     return Fit(
         coefficients=(found * length * share).tolist(),
-        relative_error=math.sqrt(max(0.0, rest)),
+        relative_error=math.sqrt(rest) if rest > ROUNDING else 0.0,
     )
