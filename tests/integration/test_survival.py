@@ -1,6 +1,7 @@
 """What may happen to a training, and that it ends in the same bits once the trouble is over.
 
-The trouble is real: signals, damaged files, an objective that fails, a disk that is full. The runs
+The trouble is real: signals, damaged files, an objective that fails, a disk that is full, a folder
+that turns read-only. The runs
 train an objective in a module of the user's own, which stops or fails when told to by a file.
 """
 
@@ -400,6 +401,63 @@ def test_with_room_again_the_same_command_ends_in_the_same_bits(
     run = run_in(kept)
     assert_same(run, straight)
     assert run.checkpoints() == [10, 20, 30, 40]
+
+
+# ---- a folder that turns read-only ----------------------------------------------------------------
+
+# Runs the command in a namespace of its own, where the run's folder turns read-only at step 15.
+WHERE_A_FOLDER_TURNS_READ_ONLY = """
+import os, subprocess, sys, time
+from pathlib import Path
+from dit_lab.cli.main import main
+
+inside, arguments = sys.argv[1], sys.argv[2:]
+Path("busy").touch()
+child = os.fork()
+if child == 0:
+    code = main(arguments)
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
+while not Path("here").exists():
+    assert os.waitpid(child, os.WNOHANG) == (0, 0), "ended too early"
+    time.sleep(0.01)
+(run,) = Path("outputs/runs/tiny").iterdir()
+folder = run / inside
+subprocess.run(["mount", "--bind", folder, folder], check=True)
+subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+Path("busy").unlink()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("inside", ["checkpoints", "."])
+def test_a_folder_that_turns_read_only_loses_no_checkpoint(
+    inside: str, folder: Path, train: list[str], forked: Command, run_in: RunIn, straight: Any
+) -> None:
+    """The checkpoints' folder alone, or the whole run's: one line, and once it can be written to,
+    the same command goes on to the same bits."""
+    namespace = ["unshare", "-rm", sys.executable, "-c"]
+    if subprocess.run([*namespace, "pass"], check=False, capture_output=True).returncode:
+        pytest.skip("nobody may mount anything here")
+    done = subprocess.run(
+        [*namespace, WHERE_A_FOLDER_TURNS_READ_ONLY, inside, *train],
+        cwd=folder,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dit-lab: failed: ")
+    assert "Read-only file system" in line
+    assert "Traceback" not in done.stdout
+    run = run_in(folder)
+    assert run.checkpoints() == [10]
+    (folder / "here").unlink()
+    again = forked(*train)
+    assert again.returncode == 0, again.stderr
+    assert "resumed at step 10" in again.stdout
+    assert_same(run, straight)
 
 
 def until(condition: Callable[[], bool]) -> None:
