@@ -1,8 +1,8 @@
 """What may happen to a training, and that it ends in the same bits once the trouble is over.
 
 The trouble is real: signals, damaged files, an objective that fails, a disk that is full, a folder
-that turns read-only. The runs
-train an objective in a module of the user's own, which stops or fails when told to by a file.
+that turns read-only. The runs train an objective in a module of the user's own, which stops or
+fails when told to by a file.
 """
 
 from __future__ import annotations
@@ -403,7 +403,7 @@ def test_with_room_again_the_same_command_ends_in_the_same_bits(
     assert run.checkpoints() == [10, 20, 30, 40]
 
 
-# ---- a folder that turns read-only ----------------------------------------------------------------
+# ---- a folder that turns read-only --------------------------------------------------------------
 
 # Runs the command in a namespace of its own, where the run's folder turns read-only at step 15.
 WHERE_A_FOLDER_TURNS_READ_ONLY = """
