@@ -6,8 +6,9 @@ For each way of training a command is started, one of its processes is killed ou
 a random moment, and the same command is given again, until it ends by itself. Checkpoints are saved
 every other step, so that many kills meet one that is being written. After every kill each
 checkpoint that was whole must still be whole, unless as many newer ones are as a save leaves, and
-the next start must go on from the newest of them or a later one. In the end weights, averages, moments and logged rows are compared, in every
-bit, with a training that nothing happened to. Prints the table of docs/scale.md.
+the next start must go on from the newest of them or a later one. In the end weights, averages,
+moments and logged rows are compared, in every bit, with a training that nothing happened to. Prints
+the table of docs/scale.md.
 """
 
 from __future__ import annotations
