@@ -2,7 +2,7 @@
 
 import sys
 
-from dit_lab.cli.main import main
+from dit_lab.cli.main import end, main
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    end(main(["train", *sys.argv[1:]]))

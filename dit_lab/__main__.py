@@ -1,8 +1,6 @@
 """python -m dit_lab == dit-lab."""
 
-import sys
-
-from dit_lab.cli.main import main
+from dit_lab.cli.main import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from dit_lab.lab import resources
@@ -59,6 +61,26 @@ def answered(command: Callable[[], int]) -> int:
         return 128 + stop.signal_number
     except KeyboardInterrupt:
         return 130
+
+
+def end(code: int) -> NoReturn:
+    """End this process with an exit code.
+
+    One of several that work together ends at once, with everything printed: a thread of gloo may
+    still be freeing tensors of the last exchange, and if it asks for the interpreter while that
+    shuts down, the process is aborted (exit code 134) after all its work is done.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody reads it any more
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def command() -> NoReturn:
+    """`dit-lab` as a process."""
+    end(main())
 
 
 def _dispatch(arguments: list[str]) -> int:

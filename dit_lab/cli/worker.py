@@ -10,7 +10,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from dit_lab.cli.main import answered
+from dit_lab.cli.main import answered, end
 
 
 def run(folder: Path) -> int:
@@ -25,4 +25,4 @@ def run(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(answered(lambda: run(Path(sys.argv[1]))))
+    end(answered(lambda: run(Path(sys.argv[1]))))

@@ -168,3 +168,24 @@ def test_another_number_of_processes_is_refused(tmp_path: Path, train: list[str]
         "dit-lab: distributed.num_processes=1: but 2 processes were started; give "
         "distributed.num_processes=2, or leave out torchrun\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("processes", "printed"), [("1", "done\nshut down\n"), ("2", "done\n")], ids=["alone", "of two"]
+)
+def test_one_of_several_ends_before_the_interpreter_shuts_down(
+    processes: str, printed: str
+) -> None:
+    """Threads of gloo abort a process that shuts down while they free what was exchanged last."""
+    code = (
+        "import atexit; from dit_lab.cli.main import end; "
+        "atexit.register(print, 'shut down'); print('done'); end(3)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "WORLD_SIZE": processes},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, printed, "")
