@@ -27,11 +27,15 @@ VERBS = {
     "reflow": "train a second model, with straighter paths, on what a run draws",
     "check": "look at every image of a dataset before training does",
     "encode": "encode a dataset once, for dataset=latents",
+    "import": "make a run of weights of DiT, SiT or diffusers",
     "describe": "size, compute and memory of a configuration, without training it",
     "experiments": "list the named experiments",
     "ui": "open the MLflow page of the recorded runs",
     "doctor": "find runs and sweeps that were killed outright, and say so",
 }
+
+MODULES = {"import": "importing"}
+"""Verbs whose module cannot have their name."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,7 +99,7 @@ def _dispatch(arguments: list[str]) -> int:
     verb, *rest = arguments
     if verb not in VERBS:
         raise RequestError(f"{verb}: no such verb; allowed: {', '.join(VERBS)}")
-    module = importlib.import_module(f"dit_lab.cli.{verb}")
+    module = importlib.import_module(f"dit_lab.cli.{MODULES.get(verb, verb)}")
     parser = Parser(
         prog=f"dit-lab {verb}",
         description=module.__doc__,

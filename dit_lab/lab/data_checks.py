@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Config = Mapping[str, Any]
 
+UNKNOWN_DATA = "unknown"
+"""The fingerprint of data that nobody has seen here: of weights that were imported."""
+
 
 def read_facts(config: Config) -> DataFacts:
     """The facts of the configured dataset. Raises RequestError."""
@@ -41,15 +44,36 @@ def check_declarations(dataset: Config, facts: DataFacts) -> None:
         )
 
 
-def check_same_data(config: Config, shapes: Shapes) -> None:
-    """Refuse data other than what a run was trained on. Raises RequestError."""
+def check_same_data(config: Config, shapes: Shapes) -> DataFacts:
+    """The facts of the configured data; refused where a run was trained on other data, or, if
+    nobody knows on which, where it is for other images. Raises RequestError."""
     facts = read_facts(config)
-    if facts.fingerprint != shapes.data.fingerprint:
+    if shapes.data.fingerprint == UNKNOWN_DATA:
+        refuse_other_images(config, facts, shapes.data)
+    elif facts.fingerprint != shapes.data.fingerprint:
         raise RequestError(
             f"dataset={config['choices']['dataset']}: not the data that the run was trained on "
             f"({shapes.data.fingerprint[:12]}, now {facts.fingerprint[:12]}); dataset.root=FOLDER "
             "says where that lies now"
         )
+    return facts
+
+
+def refuse_other_images(config: Config, facts: DataFacts, trained: DataFacts) -> None:
+    """Raise RequestError where data is not of the size and classes that a model was trained for."""
+    found, expected = (
+        (of.channels, of.height, of.width, of.num_classes) for of in (facts, trained)
+    )
+    if found != expected:
+        raise RequestError(
+            f"dataset={config['choices']['dataset']}: has {_in_words(found)}, the weights are for "
+            f"{_in_words(expected)}"
+        )
+
+
+def _in_words(images: tuple[int, int, int, int]) -> str:
+    channels, height, width, classes = images
+    return f"images of {channels} x {height} x {width} in {classes} classes"
 
 
 def check_images(config: Config) -> None:

@@ -37,6 +37,9 @@ PARTS = {
 }
 """What has to be the same, besides the configuration, for a run to be the same run."""
 
+UNKNOWN_CODEC = ""
+"""The fingerprint of a codec that nobody has seen here: of weights that were imported."""
+
 RECORDED = ("train_hash", "ancestors", "code_files", *PARTS, "data", "latent_shape", "forced_over")
 """What identity.json holds."""
 

@@ -16,7 +16,7 @@ from dit_lab.lab.averages import PREFIX, made_average, read_average, width_in
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.config import read_recorded
-from dit_lab.lab.identity import recorded, recorded_shapes
+from dit_lab.lab.identity import UNKNOWN_CODEC, recorded, recorded_shapes
 from dit_lab.runs import RunFolder, find_run
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.team import ALONE
@@ -138,12 +138,15 @@ def load(
     )
     if weights.startswith(PREFIX):
         source, step = made_average(folder, weights, step=step if chosen else None)
-        averaged = read_average(folder, source)
+        tensors = read_average(folder, source)
     else:
-        averaged = checkpoint.tensors(name)
+        tensors = _held(checkpoint, name, weights)
+    if checkpoint.holds("model"):
+        # An average holds parameters only; buffers, if a model has any, are the model's own.
+        own = checkpoint.group("model")
+        tensors |= {key: own.read(key) for key in own.names() if key not in tensors}
     model = compose.build_model(parts)
-    # An average holds parameters only; buffers, if a model has any, are the model's own.
-    load_weights(model, {**checkpoint.tensors("model"), **averaged}, source=source)
+    load_weights(model, tensors, source=source)
     return Trained(
         parts=parts,
         folder=folder,
@@ -190,7 +193,7 @@ def _seen(shapes: Shapes) -> str:
 def _refuse_other_codec(codec: Codec, folder: RunFolder) -> None:
     """Latents mean something only to the codec that made them."""
     trained_with = recorded(folder)["codec_fingerprint"]
-    if codec.fingerprint != trained_with:
+    if trained_with not in (UNKNOWN_CODEC, codec.fingerprint):
         raise RequestError(
             f"codec.path: other weights than the run was trained with ({trained_with[:12]}, now "
             f"{codec.fingerprint[:12]}); give the folder of those"
@@ -229,6 +232,17 @@ def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
     for text in skipped:
         _log.warning("%s", text)
     return latest
+
+
+def _held(checkpoint: Checkpoint, name: str, weights: str) -> dict[str, Tensor]:
+    """The tensors of a group; RequestError where the checkpoint has none of that name, as those of
+    imported weights."""
+    if not checkpoint.holds(name):
+        raise RequestError(
+            f"sample.weights={weights}: {checkpoint.path} holds no {name}; the file that it was "
+            "imported from had one set of weights, sample.weights=ema"
+        )
+    return checkpoint.tensors(name)
 
 
 def _file_of(weights: str, decays: Sequence[float]) -> str:

@@ -64,6 +64,10 @@ class Checkpoint:
         except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, or not of this form
             raise DamagedCheckpoint(f"{self.path}: damaged {MARKER}") from None
 
+    def holds(self, name: str) -> bool:
+        """Whether there is such a group."""
+        return (self.path / f"{name}.safetensors").is_file() or (self.path / name).is_dir()
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The whole tensors of a group, on the CPU."""
         group = self.group(name)

@@ -1,0 +1,65 @@
+"""Make a run of weights that another program has trained, for sample, evaluate and init_from.
+
+  dit-lab import DiT-XL-2-256x256.pt --out dit-xl codec.path=sd-vae-ft-ema
+  dit-lab import SiT-XL-2-256.pt --out sit-xl objective.time_scale=1
+  dit-lab import dit-diffusers-folder --out imported
+  dit-lab import 0400000.pt --out mine --format dit model.num_heads=6
+
+What the weights are is read from their shapes, and what they mean from their format; both are shown,
+and every key can be given anew. Nothing that a pickled file asks for is ever called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from dit_lab.types import RequestError
+
+SHOWS_CHOICES = False
+FORMATS = ("auto", "dit", "sit", "diffusers")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="FILE_OR_FOLDER")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="the run folder to make"
+    )
+    parser.add_argument("--format", choices=FORMATS, default="auto", help="who wrote the weights")
+    parser.add_argument(
+        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    source, out = args.source.expanduser(), args.out.expanduser().absolute()
+    check_new_folder("--out", out)
+    if not source.exists():
+        raise RequestError(f"{source}: does not exist; give a file of weights or a diffusers folder")
+    if source.is_file() and source.stat().st_size == 0:
+        raise RequestError(f"{source}: is empty; fetch it again")
+
+    from dit_lab.lab.importing import import_weights  # torch: seconds
+
+    made = import_weights(
+        source, out, asked=args.format, overrides=args.overrides, config_dirs=args.config_dir
+    )
+    width = max(len(item.key) for item in made.told)
+    for item in made.told:
+        print(f"  {item.key:<{width}}  {str(item.value):<16} {item.source}")
+    if made.skipped:
+        print(f"  skipped: {', '.join(made.skipped)}")
+    print(f"imported {made.parameters / 1e6:,.1f} million numbers: {made.folder.root}")
+    return 0
+
+
+def check_new_folder(key: str, out: Path) -> None:
+    """Refuse a place where no folder can be made. Raises RequestError."""
+    if out.exists():
+        raise RequestError(f"{key} {out}: exists already; choose another name, or move it away")
+    if not out.parent.is_dir():
+        raise RequestError(f"{key} {out}: the folder {out.parent} does not exist; create it first")
+    if not os.access(out.parent, os.W_OK):
+        raise RequestError(f"{key} {out}: no right to write in {out.parent}; choose another place")

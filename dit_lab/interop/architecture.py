@@ -1,0 +1,143 @@
+"""What a model is, as far as the shapes of its weights tell, and the names that it gives them.
+
+Shapes: D width, C channels in, K channels out, p patch size, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from dit_lab.models.dit import DiT
+from dit_lab.models.embeddings import sincos_positions
+from dit_lab.types import RequestError
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+DROPOUT = 0.1  # of labels, where the table has a row for none: what all originals train with
+SAME_POSITIONS = 1e-6  # a table is float64 rounded once; sine and cosine may differ in the last bit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """The arguments of `models.dit.DiT` that decide its weights."""
+
+    input_size: tuple[int, int]
+    patch_size: int
+    in_channels: int
+    hidden_size: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    num_classes: int
+    class_dropout_prob: float
+    learn_sigma: bool
+
+    @property
+    def out_channels(self) -> int:
+        return self.in_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def has_null_label(self) -> bool:
+        return self.num_classes > 0 and self.class_dropout_prob > 0
+
+    @property
+    def label_rows(self) -> int:
+        """Of the table of labels; 0 without one."""
+        return self.num_classes + self.has_null_label
+
+    def shapes(self) -> dict[str, Shape]:
+        """Name -> shape of every tensor of our model."""
+        with torch.device("meta"):
+            return shapes_of(DiT(**asdict(self)).state_dict())
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def inferred(shapes: Shapes) -> Architecture:
+    """The architecture that tensors of our names and these shapes belong to.
+
+    The number of heads leaves no trace in them and is 0 here. A table of labels is taken to have a row for the
+    dropped label. Raises RequestError where they are of no such model.
+    """
+    width, channels, patch, _ = _shape(shapes, "x_embedder.proj.weight", 4)
+    _, tokens, _ = _shape(shapes, "pos_embed", 3)
+    (outputs, _) = _shape(shapes, "final_layer.linear.weight", 2)
+    (hidden, _) = _shape(shapes, "blocks.0.mlp.fc1.weight", 2)
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise RequestError(f"pos_embed: {tokens} tokens are no square, so height and width are open")
+    out_channels = outputs / patch**2
+    if out_channels not in (channels, 2 * channels):
+        raise RequestError(
+            f"final_layer.linear.weight: {outputs} numbers a token are neither {channels} nor "
+            f"{2 * channels} channels of {patch} x {patch} pixels"
+        )
+    table = shapes.get("y_embedder.embedding_table.weight", (0,))
+    return Architecture(
+        input_size=(side * patch, side * patch),
+        patch_size=patch,
+        in_channels=channels,
+        hidden_size=width,
+        depth=_depth(shapes),
+        num_heads=0,
+        mlp_ratio=hidden / width,
+        num_classes=max(table[0] - 1, 0),
+        class_dropout_prob=DROPOUT,
+        learn_sigma=out_channels == 2 * channels,
+    )
+
+
+def _depth(shapes: Shapes) -> int:
+    return len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+
+
+def _shape(shapes: Shapes, name: str, dimensions: int) -> Shape:
+    if name not in shapes:
+        raise RequestError(f"{name}: missing, so these are not the weights of a DiT")
+    if len(shapes[name]) != dimensions:
+        raise RequestError(f"{name}: has shape {shapes[name]}, expected {dimensions} dimensions")
+    return shapes[name]
+
+
+def refuse_other_tensors(
+    found: Shapes, expected: Shapes, *, optional: Collection[str] = ()
+) -> None:
+    """Raise RequestError unless the names and shapes are the expected ones; `optional` ones may be
+    missing."""
+    missing = sorted(expected.keys() - found.keys() - set(optional))
+    unknown = sorted(found.keys() - expected.keys())
+    wrong = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
+    troubles = [
+        f"{len(names)} {what}, such as {names[0]}"
+        for what, names in (("are missing", missing), ("are unknown", unknown))
+        if names
+    ]
+    if wrong:
+        name = wrong[0]
+        troubles.append(f"{name} has shape {found[name]}, expected {expected[name]}")
+    if troubles:
+        raise RequestError(f"not the tensors of this model: {'; '.join(troubles)}")
+
+
+def positions(architecture: Architecture) -> Tensor:
+    """The model's code of its tokens' positions (1, T, D)."""
+    rows, columns = (side // architecture.patch_size for side in architecture.input_size)
+    return sincos_positions(architecture.hidden_size, rows, columns)[None]
+
+
+def refuse_other_positions(found: Tensor, architecture: Architecture) -> None:
+    """Raise RequestError unless positions (1, T, D) are the sin-cos code, row by row."""
+    difference = (found.float() - positions(architecture)).abs().max().item()
+    if not difference <= SAME_POSITIONS:
+        raise RequestError(
+            f"pos_embed: differs by up to {difference:.2g} from the sin-cos code of its tokens' "
+            "rows and columns, the only one that the lab's model has"
+        )

@@ -1,0 +1,250 @@
+"""diffusers' DiTTransformer2DModel: another layout of the same model, in a folder.
+
+Every block keeps its own copy of the embedders of time and label, of which the final layer reads the
+first; queries, keys and values are three matrices; positions are computed and not kept. Two numbers
+differ: its norms add 1e-5 to the variance unless `norm_eps` says 1e-6, and its 128 time frequencies
+are divided by 127 in the place of 128, which no option changes. So weights that were converted from the
+originals are read as the originals are, and what is written comes with a pipeline that sets both
+right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dit_lab.interop.architecture import DROPOUT, Architecture, Shape, Shapes, positions
+from dit_lab.interop.files import INDEX, Tensors, WeightsFile, open_weights
+from dit_lab.interop.official import Official
+from dit_lab.objectives.ddpm import DDPM
+from dit_lab.objectives.flow import FlowObjective
+from dit_lab.types import Objective, RequestError
+
+CONFIG = "config.json"
+CLASS = "DiTTransformer2DModel"
+FILES = (
+    "diffusion_pytorch_model.safetensors", f"diffusion_pytorch_model{INDEX}",
+    "diffusion_pytorch_model.bin",
+)  # fmt: skip
+
+EMBEDDERS = {
+    "t_embedder.mlp.0": "timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "timestep_embedder.linear_2",
+}
+TABLE = "class_embedder.embedding_table.weight"
+IN_A_BLOCK = {
+    "attn.proj": "attn1.to_out.0",
+    "mlp.fc1": "ff.net.0.proj",
+    "mlp.fc2": "ff.net.2",
+    "adaLN_modulation.1": "norm1.linear",
+}
+QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
+OUTSIDE = {
+    "x_embedder.proj": "pos_embed.proj",
+    "final_layer.adaLN_modulation.1": "proj_out_1",
+    "final_layer.linear": "proj_out_2",
+}
+KINDS = ("weight", "bias")
+OUR_TABLE = "y_embedder.embedding_table.weight"
+MLP_RATIO = 4.0  # of every block
+NEEDED = (
+    "in_channels", "sample_size", "num_embeds_ada_norm", "patch_size", "num_attention_heads",
+    "attention_head_dim", "num_layers",
+)  # fmt: skip
+PREDICTIONS = {"noise": "epsilon", "data": "sample", "v": "v_prediction"}
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is the folder of a pipeline or of its transformer."""
+    return (path / CONFIG).is_file() or (path / "transformer" / CONFIG).is_file()
+
+
+def open_folder(path: Path) -> WeightsFile:
+    """The weights of a pipeline's transformer, or of a transformer; `args` is its config, with that
+    of the pipeline under `pipeline`. Raises RequestError."""
+    folder = path / "transformer" if (path / "transformer").is_dir() else path
+    config = _read_config(folder / CONFIG)
+    if config.get("_class_name") != CLASS:
+        raise RequestError(
+            f"{folder / CONFIG}: of a {config.get('_class_name')}; expected a {CLASS}"
+        )
+    found = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise RequestError(f"{folder}: holds no weights; expected {FILES[0]}")
+    index = path / "model_index.json"
+    pipeline = _read_config(index) if index.is_file() else {}
+    opened = open_weights(found)
+    return replace(opened, args={**config, "pipeline": pipeline})
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise RequestError(f"{file}: not JSON ({error}); fetch it again") from None
+    if not isinstance(config, dict):
+        raise RequestError(f"{file}: not the config of a model; fetch it again")
+    return config
+
+
+class DiffusersFormat(Official):
+    """The transformer of diffusers, by our names or theirs."""
+
+    name = "diffusers"
+    objective = "ddpm"
+
+    def objective_of(self, file: WeightsFile) -> tuple[str, Mapping[str, Any]]:
+        recorded = _lab_facts(file).get("objective", {})
+        options = {key: value for key, value in recorded.items() if key != "name"}
+        return recorded.get("name", self.objective), options
+
+    def data_of(self, file: WeightsFile) -> Mapping[str, Any]:
+        lab = _lab_facts(file)
+        return {key: lab[key] for key in ("class_names", "levels") if key in lab}
+
+    def architecture(self, file: WeightsFile, shapes: Shapes) -> Architecture:
+        """What the config and the shapes say. Raises RequestError."""
+        config, lab = file.args, _lab_facts(file)
+        lacking = [key for key in NEEDED if not isinstance(config.get(key), int)]
+        if lacking:
+            raise RequestError(f"{CONFIG}: lacks {', '.join(lacking)}")
+        channels, side = config["in_channels"], config["sample_size"]
+        labels = lab.get("num_classes", config["num_embeds_ada_norm"])
+        return Architecture(
+            input_size=(side, side),
+            patch_size=config["patch_size"],
+            in_channels=channels,
+            hidden_size=config["num_attention_heads"] * config["attention_head_dim"],
+            depth=config["num_layers"],
+            num_heads=config["num_attention_heads"],
+            mlp_ratio=MLP_RATIO,
+            num_classes=labels,
+            class_dropout_prob=DROPOUT if lab.get("null_label", True) else 0.0,
+            learn_sigma=(config.get("out_channels") or channels) == 2 * channels,
+        )
+
+    def expected(self, architecture: Architecture) -> dict[str, Shape]:
+        ours = architecture.shapes()
+        width = architecture.hidden_size
+        shapes: dict[str, Shape] = {}
+        for theirs, (name, part) in _sources(architecture).items():
+            shape = ours.get(name, (architecture.label_rows, width))
+            shapes[theirs] = (shape[0] // 3, *shape[1:]) if part is not None else shape
+        rows = max(architecture.num_classes, 1) + 1
+        return {
+            name: (rows, width) if name.endswith(TABLE) else shape for name, shape in shapes.items()
+        }
+
+    def to_ours(self, theirs: Tensors, architecture: Architecture) -> Tensors:
+        """Raises RequestError where the blocks do not share one embedder."""
+        parts: dict[str, list[Tensor]] = {}
+        for name, (ours, part) in _sources(architecture).items():
+            known = parts.setdefault(ours, [])
+            if part is None and known:
+                if not known[0].equal(theirs[name]):
+                    raise RequestError(
+                        f"{name}: differs from that of block 0; this model has one for all blocks"
+                    )
+            else:
+                known.append(theirs[name])
+        tensors = {name: found[0] if len(found) == 1 else torch.cat(found)
+                   for name, found in parts.items()}
+        tensors["pos_embed"] = positions(architecture)
+        table = tensors.pop(OUR_TABLE)
+        if architecture.num_classes:
+            tensors[OUR_TABLE] = table[: architecture.label_rows]
+        return tensors
+
+    def from_ours(self, ours: Tensors, architecture: Architecture) -> Tensors:
+        table = torch.zeros(max(architecture.num_classes, 1) + 1, architecture.hidden_size)
+        if architecture.num_classes:
+            table[: architecture.label_rows] = ours[OUR_TABLE]
+        tensors = {}
+        for name, (source, part) in _sources(architecture).items():
+            whole = table if source == OUR_TABLE else ours[source]
+            tensors[name] = (whole if part is None else whole.chunk(3)[part]).clone()
+        return tensors
+
+    def config(self, architecture: Architecture) -> dict[str, Any]:
+        """The transformer's config.json."""
+        return {
+            "_class_name": CLASS,
+            "num_attention_heads": architecture.num_heads,
+            "attention_head_dim": architecture.hidden_size // architecture.num_heads,
+            "in_channels": architecture.in_channels,
+            "out_channels": architecture.out_channels,
+            "num_layers": architecture.depth,
+            "sample_size": architecture.input_size[0],
+            "patch_size": architecture.patch_size,
+            "attention_bias": True,
+            "activation_fn": "gelu-approximate",
+            "num_embeds_ada_norm": max(architecture.num_classes, 1),
+            "norm_type": "ada_norm_zero",
+            "norm_elementwise_affine": False,
+            "norm_eps": 1e-6,
+        }
+
+    def refuse(self, architecture: Architecture, objective: Objective) -> None:
+        """Raise RequestError where neither a class of diffusers nor our pipeline could use it."""
+        height, width = architecture.input_size
+        if height != width:
+            raise RequestError(f"a model of {height} x {width}: {CLASS} knows squares alone")
+        if architecture.mlp_ratio != MLP_RATIO:
+            raise RequestError(
+                f"model.mlp_ratio={architecture.mlp_ratio:g}: that of {CLASS} is {MLP_RATIO:g}"
+            )
+        scheduler_config(objective)
+
+
+def _lab_facts(file: WeightsFile) -> Mapping[str, Any]:
+    """What our pipeline keeps in its model_index.json; {} of others."""
+    facts = file.args["pipeline"].get("lab")
+    return facts if isinstance(facts, Mapping) else {}
+
+
+def _sources(architecture: Architecture) -> dict[str, tuple[str, int | None]]:
+    """Their name -> ours, and which third of ours it is (None: all of it)."""
+    found: dict[str, tuple[str, int | None]] = {}
+    for kind in KINDS:
+        for ours, theirs in OUTSIDE.items():
+            found[f"{theirs}.{kind}"] = (f"{ours}.{kind}", None)
+    for block in range(architecture.depth):
+        there, here = f"transformer_blocks.{block}", f"blocks.{block}"
+        for kind in KINDS:
+            for ours, theirs in EMBEDDERS.items():
+                found[f"{there}.norm1.emb.{theirs}.{kind}"] = (f"{ours}.{kind}", None)
+            for ours, theirs in IN_A_BLOCK.items():
+                found[f"{there}.{theirs}.{kind}"] = (f"{here}.{ours}.{kind}", None)
+            for third, theirs in enumerate(QKV):
+                found[f"{there}.{theirs}.{kind}"] = (f"{here}.attn.qkv.{kind}", third)
+        found[f"{there}.norm1.emb.{TABLE}"] = (OUR_TABLE, None)
+    return found
+
+
+def scheduler_config(objective: Objective) -> dict[str, Any]:
+    """The scheduler_config.json that walks this objective's way. Raises RequestError where no
+    scheduler of diffusers does."""
+    if isinstance(objective, DDPM):
+        chain = objective.interpolant
+        return {
+            "_class_name": "DDIMScheduler",
+            "num_train_timesteps": chain.num_timesteps,
+            "trained_betas": chain.betas.tolist(),
+            "prediction_type": PREDICTIONS[objective.kind],
+            "clip_sample": False,
+            "set_alpha_to_one": True,
+            "timestep_spacing": "leading",
+            "steps_offset": 0,
+        }
+    if isinstance(objective, FlowObjective) and objective.kind == "velocity":
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 1.0}
+    raise RequestError(
+        "no scheduler of diffusers samples this objective; DDPM and flows with "
+        "objective.prediction=velocity can be exported"
+    )

@@ -1,0 +1,153 @@
+"""Files of weights that other programs have written, opened without running anything in them.
+
+What training scripts save is a dictionary of `model`, `ema`, `opt` and `args`; what they release is
+one dictionary of tensors. Keys may carry the wrappers of the model that was saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dit_lab.types import RequestError
+
+Tensors = Mapping[str, Tensor]
+
+PICKLED = (".pt", ".pth", ".ckpt", ".bin")
+ENDINGS = (*PICKLED, ".safetensors")
+INDEX = ".safetensors.index.json"  # of a file that was cut into several
+
+RELEASED = ("state_dict", "module")  # names under which one set of weights is kept, besides `model`
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """What a file holds: its sets of weights by name, and what its training was started with."""
+
+    path: Path
+    groups: dict[str, Tensors]  # "model", "ema"; "ema" alone where the file does not say
+    args: dict[str, Any] = field(default_factory=dict)  # numbers and words only
+    parts: tuple[Path, ...] = ()  # where the path only lists them
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where the tensors are."""
+        return self.parts or (self.path,)
+
+
+def open_weights(path: Path) -> WeightsFile:
+    """Open a file by its ending. Raises RequestError in one line for everything that is no file of
+    weights; nothing that a pickle asks for is ever called."""
+    if path.suffix == ".safetensors":
+        return WeightsFile(path, {"ema": _plain_names(path, _read_safetensors(path))})
+    if path.name.endswith(INDEX):
+        return WeightsFile(path, {"ema": _read_cut(path)})
+    if path.suffix not in PICKLED:
+        raise RequestError(
+            f"{path}: unknown ending {path.suffix or '(none)'}; expected one of {', '.join(ENDINGS)}"
+        )
+    content = _read_pickled(path)
+    if not isinstance(content, Mapping):
+        raise RequestError(f"{path}: holds {_kind(content)}, not weights by name")
+    groups = {name: content[name] for name in ("model", "ema") if _are_tensors(content.get(name))}
+    if not groups:
+        groups = {"ema": content[name] for name in RELEASED if _are_tensors(content.get(name))}
+    if not groups and _are_tensors(content):
+        groups = {"ema": content}
+    if not groups:
+        found = ", ".join(map(str, list(content)[:5])) or "nothing"
+        raise RequestError(
+            f"{path}: no weights in it; expected tensors by name, or such under model or ema, "
+            f"and found {found}"
+        )
+    named = {name: _plain_names(path, tensors) for name, tensors in groups.items()}
+    return WeightsFile(path, named, _arguments(content.get("args")))
+
+
+def _read_safetensors(path: Path) -> Tensors:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise RequestError(f"{path}: no safetensors file ({error}); fetch it again") from None
+
+
+def _read_cut(path: Path) -> WeightsFile:
+    """All files that an index lists."""
+    try:
+        files = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
+        beside = [path.parent / Path(name).name for name in files]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise RequestError(f"{path}: no index of safetensors files; fetch it again") from None
+    tensors: dict[str, Tensor] = {}
+    for file in beside:
+        if not file.is_file():
+            raise RequestError(f"{file}: missing, and {path.name} lists it; fetch it")
+        tensors |= _read_safetensors(file)
+    return WeightsFile(path, {"ema": _plain_names(path, tensors)}, parts=tuple(beside))
+
+
+def _read_pickled(path: Path) -> Any:
+    """What torch.save wrote: tensors, numbers and words, and the arguments of a training script.
+
+    Tensors stay in the file until they are used, where its form allows.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named:
+            raise RequestError(
+                f"{path}: refused, for reading it would call {named[1]}; only tensors, numbers and "
+                "words are read"
+            ) from None
+        raise RequestError(f"{path}: not written by torch.save, or damaged") from None
+    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
+        raise RequestError(f"{path}: not written by torch.save, or damaged ({reason})") from None
+
+
+def _are_tensors(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and bool(content)
+        and all(isinstance(value, Tensor) for value in content.values())
+    )
+
+
+def _plain_names(path: Path, tensors: Tensors) -> dict[str, Tensor]:
+    """Without what DataParallel (`module.`) and torch.compile (`_orig_mod.`) put into names."""
+    plain = {
+        str(name).replace("_orig_mod.", "").removeprefix("module."): tensor
+        for name, tensor in tensors.items()
+    }
+    if len(plain) < len(tensors):
+        raise RequestError(f"{path}: two tensors of one name, with and without module.")
+    return plain
+
+
+def _arguments(args: Any) -> dict[str, Any]:
+    """The numbers and words among the arguments of a training script."""
+    found = vars(args) if isinstance(args, argparse.Namespace) else args
+    if not isinstance(found, Mapping):
+        return {}
+    plain = (str, int, float, bool)
+    return {str(name): value for name, value in found.items() if isinstance(value, plain)}
+
+
+def _kind(content: Any) -> str:
+    return "nothing" if content is None else f"a {type(content).__name__}"

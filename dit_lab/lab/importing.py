@@ -1,0 +1,305 @@
+"""From weights of another program to a run folder that `sample`, `evaluate` and `init_from` take.
+
+What the weights do not say of themselves comes from the format, from the lab's defaults or from the
+command line; all of it is told.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dit_lab.codecs.facts import IDENTITY, codec_facts, config_file
+from dit_lab.data.image_facts import sides
+from dit_lab.interop.architecture import (
+    Architecture,
+    refuse_other_positions,
+    refuse_other_tensors,
+    shapes_of,
+)
+from dit_lab.interop.files import Tensors
+from dit_lab.interop.formats import Foreign, open_foreign
+from dit_lab.lab import resources
+from dit_lab.lab.checks import Shapes
+from dit_lab.lab.config import compose_train, read_recipe, to_yaml
+from dit_lab.lab.data_checks import UNKNOWN_DATA, options_of, read_facts, refuse_other_images
+from dit_lab.lab.identity import UNKNOWN_CODEC, deciding, identity
+from dit_lab.lab.trained import open_checkpoints
+from dit_lab.runs import FINISHED, RunFolder, digest, update_status, write_atomically, write_json
+from dit_lab.training.checkpoint import hash_of
+from dit_lab.types import DataFacts, RequestError
+
+Config = dict[str, Any]
+
+FACTOR = {4: 8, 16: 8, 32: 16}
+"""Channels of latents -> how much smaller they are than images, of the autoencoders in use."""
+DECAY = 0.9999  # of the averages that the originals release
+NOT_TOLD = "???"
+DIT = "dit_lab.models.dit.DiT"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One thing that an import found out or took for granted."""
+
+    key: str
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    folder: RunFolder
+    told: list[Told]
+    skipped: list[str]  # tensors of the file that are of no use here
+    parameters: int
+
+
+def import_weights(
+    source: Path,
+    out: Path,
+    *,
+    asked: str = "auto",
+    overrides: Sequence[str] = (),
+    config_dirs: Iterable[Path] = (),
+) -> Imported:
+    """Make the run folder `out`, whole or not at all. Raises RequestError."""
+    foreign = open_foreign(source, asked)
+    told = [Told("format", foreign.adapter.name, foreign.why)]
+    groups, skipped = _useful(foreign)
+    found = shapes_of(next(iter(groups.values())))
+    try:
+        guessed = foreign.adapter.architecture(foreign.file, found)
+    except RequestError as refusal:
+        raise RequestError(f"{source}: {refusal}") from None
+    chosen = _inferred(foreign, guessed, codec=_typed(overrides).get("codec"))
+    told += chosen
+    config = compose_train(_as_overrides(chosen, out, overrides), config_dirs=config_dirs)
+    architecture = _architecture(config, guessed)
+    shapes = _shapes(config, foreign, architecture, overrides)
+    tensors = {
+        name: _checked(foreign, group, architecture, source) for name, group in groups.items()
+    }
+    _write(foreign, out, config, shapes, tensors)
+    parameters = sum(tensor.numel() for tensor in next(iter(tensors.values())).values())
+    return Imported(RunFolder(out), _corrected(told, overrides), skipped, parameters)
+
+
+def _useful(foreign: Foreign) -> tuple[dict[str, Tensors], list[str]]:
+    """The sets of weights without what is of no use, and the names of that."""
+    skips = foreign.adapter.skipped
+    groups = {
+        name: {key: tensor for key, tensor in group.items() if not skips(key)}
+        for name, group in foreign.file.groups.items()
+    }
+    names = {key for group in foreign.file.groups.values() for key in group if skips(key)}
+    return groups, sorted(names)
+
+
+# ---- what is not told by the command ------------------------------------------------------------
+
+
+def _typed(overrides: Sequence[str]) -> dict[str, str]:
+    """Key -> what was typed for it."""
+    return {text.partition("=")[0]: text.partition("=")[2] for text in overrides}
+
+
+def _inferred(foreign: Foreign, guessed: Architecture, *, codec: str | None) -> list[Told]:
+    """What the weights and their format say, as keys of a training's configuration; `codec` is the
+    one that was typed."""
+    size, heads, where = _size(guessed)
+    objective, options = foreign.adapter.objective_of(foreign.file)
+    codec = codec or ("vae" if guessed.in_channels in FACTOR else "identity")
+    factor = 1 if codec == "identity" else FACTOR.get(guessed.in_channels, 8)
+    sides = [side * factor for side in guessed.input_size]
+    seen = f"the model sees {guessed.input_size[0]} x {guessed.input_size[1]}"
+    halved = f", of a codec that halves {factor.bit_length() - 1} times" if factor > 1 else ""
+    shapes = "the shapes"
+    told_heads = (guessed.num_heads, "the config") if guessed.num_heads else (heads, where)
+    return [
+        *([Told("model", size, shapes)] if size else []),
+        Told("model.hidden_size", guessed.hidden_size, shapes),
+        Told("model.depth", guessed.depth, shapes),
+        Told("model.num_heads", *told_heads),
+        Told("model.mlp_ratio", guessed.mlp_ratio, shapes),
+        Told("model.patch_size", guessed.patch_size, shapes),
+        Told("model.class_dropout_prob", guessed.class_dropout_prob, "a row for the dropped label"),
+        Told("objective", objective, "the format"),
+        Told("objective.learn_sigma", guessed.learn_sigma, shapes),
+        *(
+            Told(f"objective.{key}", value, "the format")
+            for key, value in options.items()
+            if key != "learn_sigma"
+        ),
+        Told("codec", codec, f"{guessed.in_channels} channels"),
+        Told("dataset.image_size", sides if sides[0] != sides[1] else sides[0], seen + halved),
+        Told("dataset.num_classes", guessed.num_classes, shapes),
+        Told("ema.decays", [DECAY], "what the originals average with"),
+        Told("tracking", "none", "nothing was trained here"),
+    ]  # fmt: skip
+
+
+def _size(guessed: Architecture) -> tuple[str | None, Any, str]:
+    """The member of `model=` with this width and depth, its heads, and where those are from."""
+    for name in resources.choices("model"):
+        known = read_recipe(resources.packaged("conf") / "model" / f"{name}.yaml")
+        if (known["hidden_size"], known["depth"]) == (guessed.hidden_size, guessed.depth):
+            return name, known["num_heads"], f"model={name}"
+    return None, NOT_TOLD, "nothing tells"
+
+
+def _as_overrides(chosen: list[Told], out: Path, overrides: Sequence[str]) -> list[str]:
+    """What was inferred, as if it had been typed before what was typed.
+
+    Where another objective is typed, it gets those options of the format's that it has.
+    """
+    typed = _typed(overrides)
+    objective = typed.get("objective")
+    kept = [
+        item
+        for item in chosen
+        if item.key not in typed
+        and not (objective and item.key.startswith("objective.") and not _has(objective, item.key))
+    ]
+    if any(item.value == NOT_TOLD for item in kept):
+        raise RequestError(
+            "model.num_heads: the weights do not tell, and no model of the lab has this width and "
+            "depth; give model.num_heads=N"
+        )
+    return [f"name='{out.name}'", *map(_override, kept), *overrides]
+
+
+def _has(objective: str, key: str) -> bool:
+    """Whether a member of `objective=` has an option; one that is not the lab's own has none."""
+    file = resources.packaged("conf") / "objective" / f"{objective}.yaml"
+    return file.is_file() and key.partition(".")[2] in read_recipe(file)
+
+
+def _override(item: Told) -> str:
+    value = {"True": "true", "False": "false", "None": "null"}.get(str(item.value), item.value)
+    return f"{item.key}={value}"
+
+
+def _corrected(chosen: list[Told], overrides: Sequence[str]) -> list[Told]:
+    """With what was typed in the place of what was inferred."""
+    typed = _typed(overrides)
+    inferred = [item for item in chosen if item.key not in typed]
+    return [*inferred, *(Told(key, value, "the command") for key, value in typed.items())]
+
+
+# ---- what it is ---------------------------------------------------------------------------------
+
+
+def _architecture(config: Config, guessed: Architecture) -> Architecture:
+    """The configured model, for the classes that the table of labels has rows for."""
+    model = config["model"]
+    if model["_target_"] != DIT:
+        raise RequestError(f"model={config['choices']['model']}: only the lab's DiT has such weights")
+    options = ("patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob")
+    classes = guessed.label_rows
+    if classes and model["class_dropout_prob"] > 0:
+        classes -= 1
+    return replace(
+        guessed,
+        **{name: model[name] for name in options},
+        num_classes=classes,
+        learn_sigma=config["objective"].get("learn_sigma", False),
+    )
+
+
+def _checked(
+    foreign: Foreign, group: Tensors, architecture: Architecture, source: Path
+) -> dict[str, Tensor]:
+    """A set of weights by our names, float32. Raises RequestError where it is of another model."""
+    adapter = foreign.adapter
+    try:
+        refuse_other_tensors(shapes_of(group), adapter.expected(architecture))
+        ours = adapter.to_ours(group, architecture)
+        refuse_other_positions(ours["pos_embed"], architecture)
+        for name, tensor in ours.items():
+            if not tensor.isfinite().all():
+                raise RequestError(f"{name}: holds numbers that are not finite")
+    except RequestError as refusal:
+        raise RequestError(f"{source}: {refusal}") from None
+    return {name: tensor.float() for name, tensor in ours.items()}
+
+
+def _shapes(
+    config: Config, foreign: Foreign, architecture: Architecture, overrides: Sequence[str]
+) -> Shapes:
+    """What is known of the images: from the data itself where it is there, else what was inferred.
+
+    Raises RequestError where data or codec, if they are there, are not for this model.
+    """
+    sides_ = sides(config["dataset"]["image_size"])
+    codec, identity_codec = config["codec"], config["codec"]["_target_"] == IDENTITY
+    latent = (architecture.in_channels, *architecture.input_size)
+    channels = latent[0] if identity_codec else 3
+    if identity_codec or config_file(codec["path"]).is_file():
+        made = codec_facts(
+            codec["_target_"], options_of(codec), channels=channels, height=sides_[0], width=sides_[1]
+        )
+        if made != latent:
+            raise RequestError(
+                f"codec={config['choices']['codec']}: makes {_by(made)} of images of "
+                f"{sides_[0]} x {sides_[1]}, and the weights are for {_by(latent)}; give another "
+                "codec, or dataset.image_size"
+            )
+    assumed = DataFacts(
+        channels=channels,
+        height=sides_[0],
+        width=sides_[1],
+        num_classes=architecture.num_classes,
+        class_names=tuple(foreign.adapter.data_of(foreign.file).get("class_names", ())),
+        train_images=0,
+        validation_images=0,
+        fingerprint=UNKNOWN_DATA,
+        levels=foreign.adapter.data_of(foreign.file).get("levels", 256),
+    )
+    if not any(text.partition("=")[0] in ("dataset", "dataset.root") for text in overrides):
+        return Shapes(assumed, latent)
+    facts = read_facts(config)
+    refuse_other_images(config, facts, assumed)
+    return Shapes(facts, latent)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+
+def _write(
+    foreign: Foreign, out: Path, config: Config, shapes: Shapes, tensors: Mapping[str, Tensors]
+) -> None:
+    """The run folder, beside and then at once in its place."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    names = {"model": "model", "ema": f"ema-{config['ema']['decays'][0]}"}
+    content = digest({file.name: hash_of(file) for file in foreign.file.files})
+    now = identity(config, shapes, before={}, codec=UNKNOWN_CODEC)
+    origin = {"format": foreign.adapter.name, "file": str(foreign.file.path), "hash": content}
+    folder = RunFolder(beside)
+    stem = foreign.file.path.stem
+    step = int(stem) if stem.isdecimal() else 0  # as the originals name what they save
+    try:
+        folder.checkpoints.mkdir(parents=True)
+        write_atomically(folder.config, to_yaml(config))
+        train_hash = digest({**deciding(config), "weights": content})
+        write_json(folder.identity, {**now, "train_hash": train_hash, "imported": origin})
+        open_checkpoints(folder, warn=lambda text: None).save(
+            step,
+            tensors={names[name]: group for name, group in tensors.items()},
+            state={"train": {"step": step}},
+        )
+        update_status(folder, status=FINISHED, step=step, results={})
+        os.replace(beside, out)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the room
+        raise
