@@ -4,6 +4,8 @@
         config.yaml  identity.json  status.json  lease  train.log  metrics.jsonl  samples/
         evaluations/<eval hash>.json  checkpoints/step-00001000/  averages/  tracking.json
 
+What is exported of a run is one file, whose header says what the first two files do.
+
 Torch-free, so that commands can refuse a request before anything slow is imported.
 """
 
@@ -20,12 +22,16 @@ from typing import Any
 
 from dit_lab.types import RequestError
 
+EXPORTED = ".safetensors"
+HEADER_KEY = "dit_lab"  # in the header of such a file: what is known of the run, as JSON
+
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 NOT_DECIDING = (
     "choices",
     "name",
     "resume",
+    "init_from",  # what lies there is part of the hash
     "trusted_modules",  # the code hash covers their content
     "paths",
     "tracking",
@@ -80,6 +86,11 @@ class RunFolder:
     """Where everything of one run lies. Creating the object touches nothing."""
 
     root: Path
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether it is no folder but a file that was exported of one."""
+        return self.root.suffix == EXPORTED
 
     @property
     def config(self) -> Path:
@@ -212,6 +223,34 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
+def read_exported(file: Path) -> dict[str, Any]:
+    """What the header of an exported file says: `config`, `identity`, `step` and `weights`, the
+    name of those. RequestError where it is another program's file, or none."""
+    try:
+        with open(file, "rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(min(length, file.stat().st_size)))
+        known = header.get("__metadata__", {}).get(HEADER_KEY)
+    except (ValueError, AttributeError):
+        raise RequestError(f"{file}: no safetensors file, or damaged") from None
+    if known is None:
+        raise RequestError(
+            f"{file}: was not exported by the lab; dit-lab import {file} --out RUN makes a run of it"
+        )
+    return json.loads(known)
+
+
+def step_of(checkpoint: Path) -> int:
+    """1000 of checkpoints/step-00001000."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def newest_checkpoint(folder: RunFolder) -> Path | None:
+    """The newest checkpoint that was completed; whether it still is whole shows when it is read."""
+    complete = sorted(marker.parent for marker in folder.checkpoints.glob("step-*/COMPLETE"))
+    return complete[-1] if complete else None
+
+
 def update_status(folder: RunFolder, **changes: Any) -> dict[str, Any]:
     """Merge changes into status.json and return the whole."""
     status = {**read_json(folder.status), **changes, "updated": time.time()}
@@ -284,9 +323,13 @@ def find_run(run: str, *, root: Path) -> tuple[RunFolder, Path | None]:
     """What a user calls a run -> (the run, a checkpoint of it where one was chosen).
 
     A run folder, a folder that holds exactly one (`outputs/runs/quickstart`), a checkpoint folder
-    in one, or a tracking run id, which is looked up in `root` (`paths.root`). Raises RequestError.
+    in one, a file that was exported of one, or a tracking run id, which is looked up in `root`
+    (`paths.root`). Raises RequestError.
     """
     path = Path(run).expanduser().resolve()
+    if path.suffix == EXPORTED and path.is_file():
+        read_exported(path)
+        return RunFolder(path), None
     if (path / "config.yaml").is_file():
         return RunFolder(path), None
     if path.parent.name == "checkpoints" and (path / "state.json").is_file():
@@ -306,7 +349,7 @@ def _no_run(path: Path, inside: list[Path], root: Path) -> str:
     what = "has no config.yaml" if path.exists() else "does not exist"
     return (
         f"{what}; give a run folder ({root}/runs/NAME/HASH), one of its checkpoint "
-        "folders, or the id of a tracking run"
+        "folders, an exported file, or the id of a tracking run"
     )
 
 

@@ -28,6 +28,7 @@ VERBS = {
     "check": "look at every image of a dataset before training does",
     "encode": "encode a dataset once, for dataset=latents",
     "import": "make a run of weights of DiT, SiT or diffusers",
+    "export": "write a run's weights for other programs, or as one file",
     "describe": "size, compute and memory of a configuration, without training it",
     "experiments": "list the named experiments",
     "ui": "open the MLflow page of the recorded runs",

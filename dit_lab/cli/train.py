@@ -61,6 +61,7 @@ def work(
     from dit_lab.lab.distributed import with_processes
     from dit_lab.lab.extension import check_averages, check_extension
     from dit_lab.lab.identity import identity, recorded_so_far, refuse_foreign, run_folder
+    from dit_lab.lab.initial import check_initial
     from dit_lab.lab.workers import on_workers, starts_workers
     from dit_lab.runs import FINISHED, read_json
 
@@ -79,6 +80,7 @@ def work(
         show_results(folder)
         return 0
     check_averages(config, folder)
+    check_initial(config)
     if starts_workers(config):
         return on_workers("train", config, overrides=list(overrides), tags=dict(tags or {}))
     return _train(config, shapes, folder, overrides, tags or {})

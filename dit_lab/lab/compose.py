@@ -71,13 +71,14 @@ def build_parts(config: Config, shapes: Shapes, device: torch.device) -> Parts:
     return Parts(
         config=config,
         shapes=shapes,
-        objective=_build_objective(config, shapes),
+        objective=build_objective(config, shapes),
         codec=build(config, "codec").to(device),
         device=device,
     )
 
 
-def _build_objective(config: Config, shapes: Shapes) -> Objective:
+def build_objective(config: Config, shapes: Shapes) -> Objective:
+    """What is learned, for latents of these shapes."""
     given = accepted(component_class(config, "objective"), {"latent_shape": shapes.latent})
     return build(config, "objective", **given)
 

@@ -19,7 +19,7 @@ from dit_lab.lab import resources
 from dit_lab.lab.request import Chosen, Request, parse_override, plain, register, yaml_trouble
 from dit_lab.lab.trust import trusted_list
 from dit_lab.lab.typed import checked_types, to_plain
-from dit_lab.runs import RunFolder, find_run
+from dit_lab.runs import RunFolder, find_run, read_exported
 from dit_lab.types import RequestError
 
 Config = dict[str, Any]
@@ -69,6 +69,8 @@ class Composer:
         config = checked_types("train", plain(composed))
         config = _finish(config, objective=config["objective"])
         config["choices"] = choices
+        if config["init_from"] is not None and extended is None:
+            config["init_from"] = str(Path(config["init_from"]).expanduser().absolute())
         if extended is not None:
             forced = config["resume"].startswith("force:")
             config["resume"] = f"{'force:' if forced else ''}{extended.root}"
@@ -159,7 +161,8 @@ def read_recorded(folder: RunFolder, trusted_modules: Sequence[str] = ()) -> Con
 
     Which of the user's modules may be named is said by the caller, never by the record.
     """
-    recorded = {**read_yaml(folder.config), "trusted_modules": trusted_list(trusted_modules)}
+    found = read_exported(folder.root)["config"] if folder.is_exported else read_yaml(folder.config)
+    recorded = {**found, "trusted_modules": trusted_list(trusted_modules)}
     try:
         choices = {str(group): str(name) for group, name in recorded.pop("choices").items()}
         return {**checked_types("run", recorded), "choices": choices}

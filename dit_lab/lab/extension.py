@@ -11,7 +11,13 @@ from typing import Any
 from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import deciding, difference, is_forced, parent_run, recorded
 from dit_lab.lab.trust import load_component
-from dit_lab.runs import RunFolder, read_json, read_metrics, write_metrics
+from dit_lab.runs import (
+    RunFolder,
+    newest_checkpoint,
+    read_json,
+    read_metrics,
+    write_metrics,
+)
 from dit_lab.training.power import name_of
 from dit_lab.types import RequestError
 
@@ -29,6 +35,11 @@ def check_extension(config: Config, now: Mapping[str, Any]) -> None:
     if parent is None:
         return
     start = f"resume={parent.root}"
+    if parent.is_exported or "imported" in recorded(parent):
+        raise RequestError(
+            f"{start}: holds weights without the rest of a training; init_from={parent.root} begins "
+            "a training with them"
+        )
     newest = newest_checkpoint(parent)
     if newest is None:
         raise RequestError(f"{start}: has no checkpoint to go on from")
@@ -84,12 +95,6 @@ def check_averages(config: Config, folder: RunFolder) -> None:
             f"ema.power_stds: {newest} was written without the averages of {lacking}, which need "
             "every step; leave them out, or choose resume=never to train anew"
         )
-
-
-def newest_checkpoint(folder: RunFolder) -> Path | None:
-    """The newest checkpoint that was completed; whether it still is whole shows when it is read."""
-    complete = sorted(marker.parent for marker in folder.checkpoints.glob("step-*/COMPLETE"))
-    return complete[-1] if complete else None
 
 
 def take_over(parent: RunFolder, folder: RunFolder, checkpoint: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from dit_lab.data.pair_facts import read_pair_facts
 from dit_lab.lab.checks import Shapes
+from dit_lab.lab.config import read_yaml
 from dit_lab.lab.trust import source_files
 from dit_lab.lease import Lease
 from dit_lab.runs import (
@@ -21,9 +22,13 @@ from dit_lab.runs import (
     RunFolder,
     code_files,
     digest,
+    find_run,
     flatten,
     is_deciding,
+    newest_checkpoint,
+    read_exported,
     read_json,
+    step_of,
 )
 from dit_lab.types import DataFacts, RequestError
 
@@ -53,14 +58,50 @@ def train_hash(config: Config) -> str:
     """12 hex digits of what decides the weights; equal for commands that train the same thing.
 
     What was forced to go on depends on the run that it goes on from, so that is part of its hash,
-    and of the hashes of all that extends it.
+    and of the hashes of all that extends it. So are the weights that it began with.
     """
     inherited = {}
     if parent := parent_run(config):
         line = recorded(parent)
         if is_forced(config) or line["forced_over"]:
             inherited = {"parent": line["train_hash"]}
+    if initial := initial_weights(config):
+        inherited["initial_weights"] = initial
     return digest({**deciding(config), **inherited})
+
+
+def initial_weights(config: Config) -> str:
+    """What `init_from` names, wherever it lies: the run's hash, the step and which weights; ""
+    where training begins with random ones. Raises RequestError."""
+    if parent := parent_run(config):
+        return recorded(parent).get("initial_weights", "")
+    if config["init_from"] is None:
+        return ""
+    folder, checkpoint = initial_run(config)
+    if folder.is_exported:
+        known = read_exported(folder.root)
+        return weights_name(known["identity"], known["step"], known["weights"])
+    assert checkpoint is not None
+    decays = read_yaml(folder.config)["ema"]["decays"]
+    return weights_name(recorded(folder), step_of(checkpoint), f"ema-{decays[0]}")
+
+
+def initial_run(config: Config) -> tuple[RunFolder, Path | None]:
+    """The run of `init_from` and its checkpoint, or an exported file. Raises RequestError."""
+    given = f"init_from={config['init_from']}"
+    try:
+        folder, checkpoint = find_run(config["init_from"], root=Path(config["paths"]["root"]))
+    except RequestError as refusal:
+        raise RequestError(f"{given}: {str(refusal).partition(': ')[2]}") from None
+    checkpoint = checkpoint or newest_checkpoint(folder)
+    if checkpoint is None and not folder.is_exported:
+        raise RequestError(f"{given}: has no checkpoint yet")
+    return folder, checkpoint
+
+
+def weights_name(run: Config, step: int, weights: str) -> str:
+    """What weights are, wherever they lie; `run` is an identity."""
+    return f"{run['train_hash']} at step {step}, {weights}"
 
 
 def deciding(config: Config) -> dict[str, Any]:
@@ -93,6 +134,7 @@ def identity(
         **source_now(config),
         "data_fingerprint": shapes.data.fingerprint,
         "pairs_fingerprint": _pairs_fingerprint(config),
+        "initial_weights": initial_weights(config),
         "data": asdict(shapes.data),
         "latent_shape": list(shapes.latent),
     }
@@ -137,7 +179,11 @@ def recorded(folder: RunFolder) -> dict[str, Any]:
 
 def recorded_so_far(folder: RunFolder) -> dict[str, Any]:
     """The identity.json of a run, {} before there is one; RequestError where it is not whole."""
-    found = read_json(folder.identity)
+    found = (
+        read_exported(folder.root)["identity"]
+        if folder.is_exported
+        else read_json(folder.identity)
+    )
     lacking = [key for key in RECORDED if key not in found]
     if found and lacking:
         raise RequestError(

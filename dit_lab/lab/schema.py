@@ -156,6 +156,7 @@ class RunConfig:
     seed: int = number(at_least=0)
     name: Optional[str] = MISSING
     resume: str = MISSING  # auto, never, force, RUN or force:RUN
+    init_from: Optional[str] = None  # RUN
     trusted_modules: list[str] = MISSING
     model: Any = MISSING
     objective: Any = MISSING

@@ -21,6 +21,7 @@ from dit_lab.lab.identity import (
     run_folder,
     set_aside,
 )
+from dit_lab.lab.initial import begin_with
 from dit_lab.lab.provenance import provenance
 from dit_lab.lab.session import StatusFile, log, tell_end, told_how_it_ends, writing_to
 from dit_lab.lab.trained import open_checkpoints
@@ -171,6 +172,8 @@ def _train(
     """Build what only training needs and hand everything to the loop."""
     config, training = parts.config, parts.config["training"]
     plain = compose.build_model(parts)
+    if config["init_from"] is not None and checkpoint is None:
+        begin_with(plain, config, parts.shapes, on_message=_told_by(hooks))
     if training["compile"]:
         compile_blocks(plain)
     model = together.spread(plain, config["distributed"])
@@ -218,6 +221,14 @@ def _train(
         ),
         check_stop=together.check_stop,
     )
+
+
+def _told_by(hooks: Sequence[Hook]) -> Callable[[str], None]:
+    def tell(text: str) -> None:
+        for hook in hooks:
+            hook.on_message(text)
+
+    return tell
 
 
 def _open_snapshots(

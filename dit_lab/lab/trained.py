@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dit_lab.lab import compose
@@ -16,8 +17,8 @@ from dit_lab.lab.averages import PREFIX, made_average, read_average, width_in
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.config import read_recorded
-from dit_lab.lab.identity import UNKNOWN_CODEC, recorded, recorded_shapes
-from dit_lab.runs import RunFolder, find_run
+from dit_lab.lab.identity import UNKNOWN_CODEC, recorded, recorded_shapes, weights_name
+from dit_lab.runs import RunFolder, find_run, read_exported
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.team import ALONE
 from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint, load_weights
@@ -44,7 +45,7 @@ class Trained:
     @property
     def name(self) -> str:
         """What these weights are, wherever they lie."""
-        return f"{self.identity['train_hash']} at step {self.step}, {self.weights}"
+        return weights_name(self.identity, self.step, self.weights)
 
     def sample(
         self,
@@ -117,7 +118,8 @@ def load(
     codec_path: str | Path | None = None,
     device: str | torch.device | None = None,
 ) -> Trained:
-    """The model of a run folder, a checkpoint folder or a tracking run id (looked up in `root`).
+    """The model of a run folder, a checkpoint folder, an exported file or a tracking run id (looked
+    up in `root`).
 
     weights: "ema" (the first average), "ema:0.9999", "raw", or "power:0.1", the newest average of
     that width which `dit-lab ema` has made (of a chosen checkpoint: at its step). `codec_path`:
@@ -127,34 +129,65 @@ def load(
     config = read_recorded(folder, trusted_modules)
     if codec_path is not None:
         config["codec"]["path"] = str(codec_path)
-    checkpoint = _checkpoint(folder, chosen)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     parts = compose.build_parts(config, recorded_shapes(folder), device)
     _refuse_other_codec(parts.codec, folder)
-    name, step, source = (
-        _file_of(weights, config["ema"]["decays"]),
-        checkpoint.step,
-        checkpoint.path,
-    )
-    if weights.startswith(PREFIX):
-        source, step = made_average(folder, weights, step=step if chosen else None)
-        tensors = read_average(folder, source)
-    else:
-        tensors = _held(checkpoint, name, weights)
-    if checkpoint.holds("model"):
-        # An average holds parameters only; buffers, if a model has any, are the model's own.
-        own = checkpoint.group("model")
-        tensors |= {key: own.read(key) for key in own.names() if key not in tensors}
+    found = read_weights(folder, chosen, weights, config["ema"]["decays"])
     model = compose.build_model(parts)
-    load_weights(model, tensors, source=source)
+    load_weights(model, found.tensors, source=found.source)
     return Trained(
         parts=parts,
         folder=folder,
         identity=recorded(folder),
-        step=step,
-        weights=name,
+        step=found.step,
+        weights=found.name,
         model=model.to(device).eval(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The tensors of a model, and what they are."""
+
+    tensors: dict[str, Tensor]
+    name: str  # "model", "ema-0.9999", "power-0.1"
+    step: int
+    source: Path
+
+
+def read_weights(
+    folder: RunFolder, chosen: Path | None, weights: str, decays: Sequence[float]
+) -> Weights:
+    """What `sample.weights` means of a run, of one of its checkpoints, or of an exported file.
+    Raises RequestError."""
+    if folder.is_exported:
+        return _exported_weights(folder.root, weights, decays)
+    checkpoint, name = _checkpoint(folder, chosen), _file_of(weights, decays)
+    step, source = checkpoint.step, checkpoint.path
+    if weights.startswith(PREFIX):
+        source, step = made_average(folder, weights, step=step if chosen else None)
+        tensors = read_average(folder, source)
+    elif checkpoint.holds(name):
+        tensors = checkpoint.tensors(name)
+    else:
+        raise RequestError(
+            f"sample.weights={weights}: {source} holds no {name}; the file that it was imported "
+            "from had one set of weights, sample.weights=ema"
+        )
+    if checkpoint.holds("model"):
+        # An average holds parameters only; buffers, if a model has any, are the model's own.
+        own = checkpoint.group("model")
+        tensors |= {key: own.read(key) for key in own.names() if key not in tensors}
+    return Weights(tensors, name, step, source)
+
+
+def _exported_weights(file: Path, weights: str, decays: Sequence[float]) -> Weights:
+    known = read_exported(file)
+    if weights != "ema" and _file_of(weights, decays) != known["weights"]:
+        raise RequestError(
+            f"sample.weights={weights}: {file} holds {known['weights']} alone; leave it out"
+        )
+    return Weights(load_file(file), known["weights"], known["step"], file)
 
 
 def load_weak(parts: Parts) -> Trained | None:
@@ -232,17 +265,6 @@ def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
     for text in skipped:
         _log.warning("%s", text)
     return latest
-
-
-def _held(checkpoint: Checkpoint, name: str, weights: str) -> dict[str, Tensor]:
-    """The tensors of a group; RequestError where the checkpoint has none of that name, as those of
-    imported weights."""
-    if not checkpoint.holds(name):
-        raise RequestError(
-            f"sample.weights={weights}: {checkpoint.path} holds no {name}; the file that it was "
-            "imported from had one set of weights, sample.weights=ema"
-        )
-    return checkpoint.tensors(name)
 
 
 def _file_of(weights: str, decays: Sequence[float]) -> str:

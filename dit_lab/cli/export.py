@@ -1,0 +1,76 @@
+"""Write the weights of a run in another form, for other programs or for keeping.
+
+  dit-lab export RUN model.safetensors                   one file, a RUN for sample and init_from
+  dit-lab export RUN DiT-mine.pt --format dit             for the original DiT's code
+  dit-lab export RUN SiT-mine.pt --format sit             for SiT's
+  dit-lab export RUN folder --format diffusers            a pipeline, with its own small file
+
+RUN is a run folder, one of its checkpoint folders, an exported file, or the id of its MLflow run.
+What a format cannot hold is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from dit_lab.types import RequestError
+
+ENDINGS = {
+    "safetensors": (".safetensors",),
+    "dit": (".pt", ".safetensors"),
+    "sit": (".pt", ".safetensors"),
+    "diffusers": ("",),
+}
+"""Format -> endings that OUT can have."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--format", choices=ENDINGS, default="safetensors", help="who is to read it")
+    parser.add_argument(
+        "--weights", default="ema", metavar="W", help="ema, ema:0.9999, raw or power:0.1"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=Path("outputs"), help="where a tracking run id is looked up"
+    )
+    parser.add_argument(
+        "--trusted", action="append", default=[], metavar="MODULE", help="a package of your own"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    out = args.out.expanduser().absolute()
+    check_out(out, args.format)
+
+    from dit_lab.runs import find_run
+
+    find_run(args.run, root=args.root)
+
+    from dit_lab.lab.exporting import Export  # torch: seconds
+
+    export = Export(args.run, root=args.root, weights=args.weights, trusted_modules=args.trusted)
+    if args.format == "safetensors":
+        export.to_safetensors(out)
+    elif args.format == "diffusers":
+        export.to_diffusers(out)
+    else:
+        export.to_original(out, args.format)
+    print(f"exported {export.told}: {out}")
+    return 0
+
+
+def check_out(out: Path, form: str) -> None:
+    """Refuse a place that cannot be written, before anything is read. Raises RequestError."""
+    endings = ENDINGS[form]
+    if out.suffix not in endings:
+        expected = " or ".join(f"NAME{ending}" for ending in endings)
+        raise RequestError(f"OUT {out}: --format {form} writes {expected or 'a folder'}")
+    if out.exists():
+        raise RequestError(f"OUT {out}: exists already; choose another name, or move it away")
+    if not out.parent.is_dir():
+        raise RequestError(f"OUT {out}: the folder {out.parent} does not exist; create it first")
+    if not os.access(out.parent, os.W_OK):
+        raise RequestError(f"OUT {out}: no right to write in {out.parent}; choose another place")

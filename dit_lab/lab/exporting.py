@@ -1,0 +1,175 @@
+"""From a run to a file or folder that others read: its weights, and what is known of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from dit_lab.codecs.facts import IDENTITY
+from dit_lab.codecs.loading import load_network, quiet
+from dit_lab.interop.architecture import Architecture
+from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_config
+from dit_lab.interop.formats import FORMATS
+from dit_lab.lab import compose
+from dit_lab.lab.checks import Shapes
+from dit_lab.lab.config import read_recorded
+from dit_lab.lab.identity import recorded, recorded_shapes
+from dit_lab.lab.provenance import versions
+from dit_lab.lab.trained import Weights, read_weights
+from dit_lab.runs import HEADER_KEY, RunFolder, find_run
+from dit_lab.training.tensor_files import save_whole
+from dit_lab.types import Objective, RequestError
+
+Config = Mapping[str, Any]
+
+DIT = "dit_lab.models.dit.DiT"
+PIPELINE = "DiTLabPipeline"
+
+
+class Export:
+    """A run, or one of its checkpoints, with the weights that are to leave the house."""
+
+    def __init__(
+        self, run: str, *, root: Path, weights: str = "ema", trusted_modules: Sequence[str] = ()
+    ) -> None:
+        self.folder, chosen = find_run(run, root=root)
+        self.config = read_recorded(self.folder, trusted_modules)
+        self.shapes = recorded_shapes(self.folder)
+        self.weights = read_weights(self.folder, chosen, weights, self.config["ema"]["decays"])
+
+    @property
+    def told(self) -> str:
+        """What is exported."""
+        return f"{self.weights.name} at step {self.weights.step}"
+
+    def to_safetensors(self, out: Path) -> None:
+        """One file that is a RUN for `sample` and `init_from`; its header holds configuration,
+        identity with class names and data, versions, and which weights these are."""
+        header = {
+            "config": {k: v for k, v in self.config.items() if k != "trusted_modules"},
+            "identity": recorded(self.folder),
+            "step": self.weights.step,
+            "weights": self.weights.name,
+            "versions": versions(),
+        }
+        with written_at(out) as beside:
+            save_whole(
+                self.weights.tensors, beside, {"format": "pt", HEADER_KEY: json.dumps(header)}
+            )
+
+    def to_original(self, out: Path, name: str) -> None:
+        """The tensors alone, by the names of an original, as .pt or .safetensors."""
+        adapter, architecture = FORMATS[name], self._architecture(name)
+        self._refuse(lambda: adapter.refuse(architecture, self._objective()), name)
+        tensors = dict(adapter.from_ours(self.weights.tensors, architecture))
+        with written_at(out) as beside:
+            if out.suffix == ".safetensors":
+                save_whole(tensors, beside, {"format": "pt"})
+            else:
+                torch.save(tensors, beside)
+
+    def to_diffusers(self, out: Path) -> None:
+        """The folder of a pipeline: transformer, scheduler, autoencoder, and the pipeline's file."""
+        adapter, architecture = DiffusersFormat(), self._architecture("diffusers")
+        objective = self._objective()
+        self._refuse(lambda: adapter.refuse(architecture, objective), "diffusers")
+        scheduler = scheduler_config(objective)
+        vae = None
+        if self.config["codec"]["_target_"] != IDENTITY:
+            vae = load_network(self.config["codec"]["path"])
+        index = {
+            "_class_name": ["pipeline", PIPELINE],
+            "_diffusers_version": version("diffusers"),
+            "transformer": ["diffusers", adapter.config(architecture)["_class_name"]],
+            "scheduler": ["diffusers", scheduler["_class_name"]],
+            "vae": ["diffusers", type(vae).__name__] if vae is not None else [None, None],
+            "lab": self._facts(architecture),
+        }
+        with written_at(out) as beside:
+            transformer = beside / "transformer"
+            transformer.mkdir(parents=True)
+            tensors = dict(adapter.from_ours(self.weights.tensors, architecture))
+            save_whole(
+                tensors, transformer / "diffusion_pytorch_model.safetensors", {"format": "pt"}
+            )
+            _write_json(transformer / CONFIG, adapter.config(architecture))
+            (beside / "scheduler").mkdir()
+            _write_json(beside / "scheduler" / "scheduler_config.json", scheduler)
+            if vae is not None:
+                with quiet():
+                    vae.save_pretrained(beside / "vae")
+            _write_json(beside / "model_index.json", index)
+            source = Path(__file__).parent.parent / "interop" / "pipeline.py"
+            shutil.copyfile(source, beside / "pipeline.py")
+
+    def _facts(self, architecture: Architecture) -> dict[str, Any]:
+        """What the pipeline, and an import of it, have to know."""
+        data = self.shapes.data
+        options = {k: v for k, v in self.config["objective"].items() if k != "_target_"}
+        return {
+            "objective": {"name": self.config["choices"]["objective"], **options},
+            "num_classes": data.num_classes,
+            "null_label": architecture.has_null_label,
+            "class_names": list(data.class_names),
+            "levels": data.levels,
+            "run": recorded(self.folder)["train_hash"],
+            "weights": self.told,
+        }
+
+    def _objective(self) -> Objective:
+        return compose.build_objective(self.config, self.shapes)
+
+    def _architecture(self, name: str) -> Architecture:
+        model = self.config["model"]
+        if model["_target_"] != DIT:
+            raise RequestError(
+                f"--format {name}: knows the lab's DiT alone, this is {model['_target_']}; use "
+                "--format safetensors"
+            )
+        channels, height, width = self.shapes.latent
+        same = (
+            "patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob",
+        )  # fmt: skip
+        return Architecture(
+            input_size=(height, width),
+            in_channels=channels,
+            num_classes=self.shapes.data.num_classes,
+            learn_sigma=self._objective().learn_sigma,
+            **{option: model[option] for option in same},
+        )
+
+    def _refuse(self, check: Callable[[], None], name: str) -> None:
+        try:
+            check()
+        except RequestError as refusal:
+            raise RequestError(
+                f"--format {name}: {refusal}; --format safetensors keeps everything"
+            ) from None
+
+
+@contextmanager
+def written_at(out: Path) -> Iterator[Path]:
+    """A path beside `out` for a file or folder, which takes its name once it is whole."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        yield beside
+        os.replace(beside, out)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.unlink(missing_ok=True)  # a full disk needs the room
+        raise
+
+
+def _write_json(file: Path, content: Config) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
