@@ -235,7 +235,7 @@ def read_exported(file: Path) -> dict[str, Any]:
         raise RequestError(f"{file}: no safetensors file, or damaged") from None
     if known is None:
         raise RequestError(
-            f"{file}: was not exported by the lab; dit-lab import {file} --out RUN makes a run of it"
+            f"{file}: not exported by the lab; dit-lab import {file} --out RUN makes a run of it"
         )
     return json.loads(known)
 

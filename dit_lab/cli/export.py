@@ -29,7 +29,9 @@ ENDINGS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--format", choices=ENDINGS, default="safetensors", help="who is to read it")
+    parser.add_argument(
+        "--format", choices=ENDINGS, default="safetensors", help="who is to read it"
+    )
     parser.add_argument(
         "--weights", default="ema", metavar="W", help="ema, ema:0.9999, raw or power:0.1"
     )

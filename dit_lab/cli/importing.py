@@ -5,8 +5,8 @@
   dit-lab import dit-diffusers-folder --out imported
   dit-lab import 0400000.pt --out mine --format dit model.num_heads=6
 
-What the weights are is read from their shapes, and what they mean from their format; both are shown,
-and every key can be given anew. Nothing that a pickled file asks for is ever called.
+What the weights are is read from their shapes, and what they mean from their format; both are
+shown, and every key can be given anew. Nothing that a pickled file asks for is ever called.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
     source, out = args.source.expanduser(), args.out.expanduser().absolute()
     check_new_folder("--out", out)
     if not source.exists():
-        raise RequestError(f"{source}: does not exist; give a file of weights or a diffusers folder")
+        raise RequestError(
+            f"{source}: does not exist; give a file of weights or a diffusers folder"
+        )
     if source.is_file() and source.stat().st_size == 0:
         raise RequestError(f"{source}: is empty; fetch it again")
 
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     )
     width = max(len(item.key) for item in made.told)
     for item in made.told:
-        print(f"  {item.key:<{width}}  {str(item.value):<16} {item.source}")
+        print(f"  {item.key:<{width}}  {item.value!s:<16} {item.source}")
     if made.skipped:
         print(f"  skipped: {', '.join(made.skipped)}")
     print(f"imported {made.parameters / 1e6:,.1f} million numbers: {made.folder.root}")

@@ -64,8 +64,8 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
 def inferred(shapes: Shapes) -> Architecture:
     """The architecture that tensors of our names and these shapes belong to.
 
-    The number of heads leaves no trace in them and is 0 here. A table of labels is taken to have a row for the
-    dropped label. Raises RequestError where they are of no such model.
+    The number of heads leaves no trace in them and is 0 here. A table of labels is taken to have a
+    row for the dropped label. Raises RequestError where they are of no such model.
     """
     width, channels, patch, _ = _shape(shapes, "x_embedder.proj.weight", 4)
     _, tokens, _ = _shape(shapes, "pos_embed", 3)
@@ -73,7 +73,9 @@ def inferred(shapes: Shapes) -> Architecture:
     (hidden, _) = _shape(shapes, "blocks.0.mlp.fc1.weight", 2)
     side = math.isqrt(tokens)
     if side * side != tokens:
-        raise RequestError(f"pos_embed: {tokens} tokens are no square, so height and width are open")
+        raise RequestError(
+            f"pos_embed: {tokens} tokens are no square, so height and width are open"
+        )
     out_channels = outputs / patch**2
     if out_channels not in (channels, 2 * channels):
         raise RequestError(

@@ -1,11 +1,11 @@
 """diffusers' DiTTransformer2DModel: another layout of the same model, in a folder.
 
-Every block keeps its own copy of the embedders of time and label, of which the final layer reads the
-first; queries, keys and values are three matrices; positions are computed and not kept. Two numbers
-differ: its norms add 1e-5 to the variance unless `norm_eps` says 1e-6, and its 128 time frequencies
-are divided by 127 in the place of 128, which no option changes. So weights that were converted from the
-originals are read as the originals are, and what is written comes with a pipeline that sets both
-right.
+Every block keeps its own copy of the embedders of time and label, of which the final layer reads
+the first; queries, keys and values are three matrices; positions are computed and not kept. Two
+numbers differ: its norms add 1e-5 to the variance unless `norm_eps` says 1e-6, and its 128 time
+frequencies are divided by 127 in the place of 128, which no option changes. So weights that were
+converted from the originals are read as the originals are, and what is written comes with a
+pipeline that sets both right.
 """
 
 from __future__ import annotations
@@ -153,8 +153,9 @@ class DiffusersFormat(Official):
                     )
             else:
                 known.append(theirs[name])
-        tensors = {name: found[0] if len(found) == 1 else torch.cat(found)
-                   for name, found in parts.items()}
+        tensors = {
+            name: found[0] if len(found) == 1 else torch.cat(found) for name, found in parts.items()
+        }
         tensors["pos_embed"] = positions(architecture)
         table = tensors.pop(OUR_TABLE)
         if architecture.num_classes:

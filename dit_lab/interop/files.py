@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -53,27 +53,30 @@ def open_weights(path: Path) -> WeightsFile:
     if path.suffix == ".safetensors":
         return WeightsFile(path, {"ema": _plain_names(path, _read_safetensors(path))})
     if path.name.endswith(INDEX):
-        return WeightsFile(path, {"ema": _read_cut(path)})
+        return _read_cut(path)
     if path.suffix not in PICKLED:
         raise RequestError(
-            f"{path}: unknown ending {path.suffix or '(none)'}; expected one of {', '.join(ENDINGS)}"
+            f"{path}: unknown ending {path.suffix or '(none)'}; expected {', '.join(ENDINGS)}"
         )
     content = _read_pickled(path)
     if not isinstance(content, Mapping):
         raise RequestError(f"{path}: holds {_kind(content)}, not weights by name")
-    groups = {name: content[name] for name in ("model", "ema") if _are_tensors(content.get(name))}
-    if not groups:
-        groups = {"ema": content[name] for name in RELEASED if _are_tensors(content.get(name))}
-    if not groups and _are_tensors(content):
-        groups = {"ema": content}
-    if not groups:
-        found = ", ".join(map(str, list(content)[:5])) or "nothing"
-        raise RequestError(
-            f"{path}: no weights in it; expected tensors by name, or such under model or ema, "
-            f"and found {found}"
-        )
-    named = {name: _plain_names(path, tensors) for name, tensors in groups.items()}
+    named = {name: _plain_names(path, found) for name, found in _groups(path, content).items()}
     return WeightsFile(path, named, _arguments(content.get("args")))
+
+
+def _groups(path: Path, content: Mapping[str, Any]) -> dict[str, Tensors]:
+    """The sets of weights in what was saved."""
+    groups = {name: content[name] for name in ("model", "ema") if _are_tensors(content.get(name))}
+    if groups:
+        return groups
+    for found in (*(content.get(name) for name in RELEASED), content):
+        if _are_tensors(found):
+            return {"ema": found}
+    raise RequestError(
+        f"{path}: no weights in it; expected tensors by name, or such under model or ema, and "
+        f"found {', '.join(map(str, list(content)[:5])) or 'nothing'}"
+    )
 
 
 def _read_safetensors(path: Path) -> Tensors:
@@ -121,7 +124,7 @@ def _read_pickled(path: Path) -> Any:
         raise RequestError(f"{path}: not written by torch.save, or damaged ({reason})") from None
 
 
-def _are_tensors(content: Any) -> bool:
+def _are_tensors(content: Any) -> TypeGuard[Tensors]:
     return (
         isinstance(content, Mapping)
         and bool(content)

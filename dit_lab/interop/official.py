@@ -1,8 +1,8 @@
 """The originals: DiT (Peebles & Xie 2022) and SiT (Ma et al. 2024), and SiT as REPA trains it.
 
-The lab's model has the names of DiT and SiT, so their tensors pass as they are. What differs is what
-the weights mean: DiT's predict noise on a chain of timesteps, SiT's the velocity towards data at
-flow times that are not scaled.
+The lab's model has the names of DiT and SiT, so their tensors pass as they are. What differs is
+what the weights mean: DiT's predict noise on a chain of timesteps, SiT's the velocity towards data
+at flow times that are not scaled.
 """
 
 from __future__ import annotations

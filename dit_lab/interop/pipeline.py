@@ -12,6 +12,9 @@ those the model was trained with, its null class is always 1000, and it knows no
 Shapes: N images, C channels of a latent, H x W.
 """
 
+# mypy: disable-error-code="attr-defined"
+# diffusers gives a pipeline its components when it runs.
+
 from __future__ import annotations
 
 from typing import Any
@@ -40,6 +43,10 @@ class DiTLabPipeline(DiffusionPipeline):
         self.register_to_config(lab=lab)
         for block in transformer.transformer_blocks:  # 128 frequencies, divided by 128
             block.norm1.emb.time_proj.downscale_freq_shift = 0
+        betas = scheduler.config.get("trained_betas")
+        if betas is not None:  # diffusers multiplies a thousand of them up in float32
+            kept = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), dim=0)
+            scheduler.alphas_cumprod = kept.float()
 
     @torch.no_grad()
     def __call__(
@@ -78,7 +85,9 @@ class DiTLabPipeline(DiffusionPipeline):
                 none = self._ask(x, t, torch.full_like(labels, self.config.lab["num_classes"]))
                 k = guidance_channels or config.in_channels
                 output[:, :k] = none[:, :k] + guidance_scale * (output[:, :k] - none[:, :k])
-            x = self.scheduler.step(output, t, x).prev_sample
+            before, x = x, self.scheduler.step(output, t, x).prev_sample
+        if width := self._width:  # what is left of the noise, which is before + (1 - t) * velocity
+            x = x - width * (before + (1 - t / 1000) * output)
         images = x if output_type == "latent" else self._images(self._decoded(x), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -97,6 +106,12 @@ class DiTLabPipeline(DiffusionPipeline):
     @property
     def _is_flow(self) -> bool:
         return isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler)
+
+    @property
+    def _width(self) -> float:
+        """Of the noise that a straight path of flow matching keeps at its end; 0 on others."""
+        objective = self.config.lab["objective"]
+        return objective["sigma_min"] or 0.0 if objective.get("path") == "linear" else 0.0
 
     def _timesteps(self, steps: int) -> Tensor:
         device = self._execution_device

@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from dit_lab.codecs.facts import IDENTITY
 from dit_lab.codecs.loading import load_network, quiet
 from dit_lab.interop.architecture import Architecture
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_config
 from dit_lab.interop.formats import FORMATS
+from dit_lab.interpolants import Linear
 from dit_lab.lab import compose
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import recorded, recorded_shapes
 from dit_lab.lab.provenance import versions
-from dit_lab.lab.trained import Weights, read_weights
-from dit_lab.runs import HEADER_KEY, RunFolder, find_run
+from dit_lab.lab.trained import read_weights
+from dit_lab.runs import HEADER_KEY, find_run
 from dit_lab.training.tensor_files import save_whole
 from dit_lab.types import Objective, RequestError
 
@@ -80,7 +77,7 @@ class Export:
                 torch.save(tensors, beside)
 
     def to_diffusers(self, out: Path) -> None:
-        """The folder of a pipeline: transformer, scheduler, autoencoder, and the pipeline's file."""
+        """The folder of a pipeline: transformer, scheduler, autoencoder, the pipeline's file."""
         adapter, architecture = DiffusersFormat(), self._architecture("diffusers")
         objective = self._objective()
         self._refuse(lambda: adapter.refuse(architecture, objective), "diffusers")
@@ -117,6 +114,9 @@ class Export:
         """What the pipeline, and an import of it, have to know."""
         data = self.shapes.data
         options = {k: v for k, v in self.config["objective"].items() if k != "_target_"}
+        path = self._objective().interpolant
+        if isinstance(path, Linear) and "sigma_min" in options:
+            options["sigma_min"] = path.sigma_min
         return {
             "objective": {"name": self.config["choices"]["objective"], **options},
             "num_classes": data.num_classes,

@@ -37,8 +37,8 @@ def check_extension(config: Config, now: Mapping[str, Any]) -> None:
     start = f"resume={parent.root}"
     if parent.is_exported or "imported" in recorded(parent):
         raise RequestError(
-            f"{start}: holds weights without the rest of a training; init_from={parent.root} begins "
-            "a training with them"
+            f"{start}: holds weights without the rest of a training; init_from={parent.root} "
+            "begins one with them"
         )
     newest = newest_checkpoint(parent)
     if newest is None:

@@ -180,9 +180,7 @@ def recorded(folder: RunFolder) -> dict[str, Any]:
 def recorded_so_far(folder: RunFolder) -> dict[str, Any]:
     """The identity.json of a run, {} before there is one; RequestError where it is not whole."""
     found = (
-        read_exported(folder.root)["identity"]
-        if folder.is_exported
-        else read_json(folder.identity)
+        read_exported(folder.root)["identity"] if folder.is_exported else read_json(folder.identity)
     )
     lacking = [key for key in RECORDED if key not in found]
     if found and lacking:

@@ -94,7 +94,7 @@ def import_weights(
 def _useful(foreign: Foreign) -> tuple[dict[str, Tensors], list[str]]:
     """The sets of weights without what is of no use, and the names of that."""
     skips = foreign.adapter.skipped
-    groups = {
+    groups: dict[str, Tensors] = {
         name: {key: tensor for key, tensor in group.items() if not skips(key)}
         for name, group in foreign.file.groups.items()
     }
@@ -200,7 +200,9 @@ def _architecture(config: Config, guessed: Architecture) -> Architecture:
     """The configured model, for the classes that the table of labels has rows for."""
     model = config["model"]
     if model["_target_"] != DIT:
-        raise RequestError(f"model={config['choices']['model']}: only the lab's DiT has such weights")
+        raise RequestError(
+            f"model={config['choices']['model']}: only the lab's DiT has such weights"
+        )
     options = ("patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob")
     classes = guessed.label_rows
     if classes and model["class_dropout_prob"] > 0:
@@ -243,7 +245,11 @@ def _shapes(
     channels = latent[0] if identity_codec else 3
     if identity_codec or config_file(codec["path"]).is_file():
         made = codec_facts(
-            codec["_target_"], options_of(codec), channels=channels, height=sides_[0], width=sides_[1]
+            codec["_target_"],
+            options_of(codec),
+            channels=channels,
+            height=sides_[0],
+            width=sides_[1],
         )
         if made != latent:
             raise RequestError(

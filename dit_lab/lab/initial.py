@@ -68,6 +68,6 @@ def _other_meaning(before: Config, config: Config) -> list[str]:
     if there["_target_"] != here["_target_"]:
         keys = ["_target_"] + [key for key in keys if key == "time_scale"]
     return [
-        f"note: objective.{key} was {there[key]} and is {here[key]}, which the weights have to learn"
+        f"note: objective.{key} was {there[key]} and is {here[key]}: the weights have to learn it"
         for key in keys
     ]

@@ -27,7 +27,7 @@ class Transfer:
 
 @torch.no_grad()
 def transfer(model: nn.Module, tensors: Mapping[str, Tensor], *, same_labels: bool) -> Transfer:
-    """Put weights into a model as far as they fit; what does not keeps what it was initialised with.
+    """Put weights into a model as far as they fit; the rest stays as it was initialised.
 
     Positions follow from the model's own size. Channels that both have are taken over, new ones
     begin at 0, so that at first they neither are seen nor say anything. The table of labels is only
@@ -63,9 +63,7 @@ def _resized(
         return "with or without the row of the dropped label"
     if not (PATCHES in ours and PATCHES in theirs):
         return ""
-    (channels, patch), (before, patch_before) = (
-        of[PATCHES].shape[1:3] for of in (ours, theirs)
-    )
+    (channels, patch), (before, patch_before) = (of[PATCHES].shape[1:3] for of in (ours, theirs))
     if patch != patch_before:
         return ""
     both = min(channels, before)

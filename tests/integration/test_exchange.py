@@ -1,0 +1,289 @@
+"""Weights from elsewhere and back: import, export, diffusers without the lab, a new beginning."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import dit_lab
+from dit_lab.interpolants import Interpolant
+from dit_lab.lab.exporting import Export
+from dit_lab.lab.importing import import_weights
+from dit_lab.models.dit import DiT
+from dit_lab.samplers.ancestral import DDIMSampler
+from dit_lab.samplers.guidance import Guidance, predictor
+from dit_lab.samplers.ode import Euler
+from dit_lab.types import Sampler
+
+Forked = Callable[..., subprocess.CompletedProcess[str]]
+LABELS = [0, 3, 7]
+
+
+def random_weights(**changes: Any) -> dict[str, Tensor]:
+    """Of a small DiT, every tensor filled, positions as they are."""
+    options = {
+        "input_size": (8, 8), "patch_size": 2, "in_channels": 1, "hidden_size": 32, "depth": 2,
+        "num_heads": 2, "num_classes": 10, "learn_sigma": True, **changes,
+    }  # fmt: skip
+    model = DiT(**options, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: tensor
+        if name == "pos_embed"
+        else tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def imported(folder: Path, name: str, *overrides: str, **changes: Any) -> Path:
+    """A run with random weights, `name` telling the format."""
+    file = folder / f"{name}.pt"
+    torch.save(random_weights(**changes), file)
+    settings = ["model.num_heads=2", "precision=fp32", "dataset=digits", *overrides]
+    return import_weights(file, folder / name, overrides=settings).folder.root
+
+
+# ---- in and out ---------------------------------------------------------------------------------
+
+
+def test_a_training_script_s_file_becomes_a_run(tmp_path: Path, forked: Forked) -> None:
+    """Both sets of weights are kept; what is drawn from the exported file is the same."""
+    ema, model = random_weights(), {k: v + 0.01 for k, v in random_weights().items()}
+    model["pos_embed"] = ema["pos_embed"]
+    torch.save({"model": model, "ema": ema, "opt": {}, "args": {"model": "DiT-S/2"}},
+               tmp_path / "0000500.pt")  # fmt: skip
+    done = forked("import", "0000500.pt", "--out", "mine", "model.num_heads=2", "precision=fp32")
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if "  " in line}
+    assert rows["format"] == "dit" and rows["dataset.image_size"] == "8"
+    assert rows["model.num_heads"] == "2" and rows["codec"] == "identity"
+    options = ("sampler=ddim", "sampler.steps=3", "sample.num_images=3")
+    assert forked("sample", "run=mine", "out=a.npz", *options).returncode == 0
+    exported = forked("export", "mine", "mine.safetensors")
+    assert "ema-0.9999 at step 500" in exported.stdout, exported.stderr
+    assert forked("sample", "run=mine.safetensors", "out=b.npz", *options).returncode == 0
+    first, second = (np.load(tmp_path / name)["arr_0"] for name in ("a.npz", "b.npz"))
+    assert first.shape == (3, 8, 8, 1) and np.array_equal(first, second)
+    for weights, tensors in (("raw", model), ("ema", ema)):
+        loaded = dit_lab.load(tmp_path / "mine", weights=weights).model.state_dict()
+        assert all(loaded[name].equal(tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("name", ["DiT", "SiT"])
+def test_to_the_original_and_back(tmp_path: Path, name: str) -> None:
+    run = imported(tmp_path, name)
+    Export(str(run), root=tmp_path).to_original(tmp_path / "back.pt", name.lower())
+    Export(str(run), root=tmp_path).to_original(tmp_path / "back.safetensors", name.lower())
+    expected = random_weights()
+    for found in (
+        torch.load(tmp_path / "back.pt", weights_only=True),
+        load_file(tmp_path / "back.safetensors"),
+    ):
+        assert found.keys() == expected.keys()
+        assert all(found[key].equal(expected[key]) for key in expected)
+
+
+def test_the_exported_file_is_a_run(tmp_path: Path) -> None:
+    """Its header says what the folder says; weights that it does not hold are refused."""
+    run = imported(tmp_path, "SiT")
+    Export(str(run), root=tmp_path).to_safetensors(tmp_path / "m.safetensors")
+    first, second = (dit_lab.load(tmp_path / name) for name in ("SiT", "m.safetensors"))
+    assert first.name == second.name
+    assert first.parts.shapes == second.parts.shapes
+    assert first.parts.config == second.parts.config
+    assert second.parts.shapes.data.class_names == tuple("0123456789")
+    with pytest.raises(ValueError, match=r"holds ema-0\.9999 alone"):
+        dit_lab.load(tmp_path / "m.safetensors", weights="raw")
+
+
+# ---- diffusers, which knows nothing of the lab --------------------------------------------------
+
+WITHOUT_THE_LAB = """
+import sys
+sys.modules["dit_lab"] = None  # an import of it would fail
+import torch
+from diffusers import DiffusionPipeline
+for folder in sys.argv[1:]:
+    pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.load(f"{folder}.noise")
+    drawn = {
+        (scale, channels): pipeline(
+            [0, 3, 7], guidance_scale=scale, guidance_channels=channels, num_inference_steps=20,
+            latents=noise, output_type="latent",
+        ).images
+        for scale, channels in ((1.0, None), (2.5, None), (2.5, 1))
+    }
+    torch.save(drawn, f"{folder}.drawn")
+    image = pipeline(["3"], generator=torch.Generator().manual_seed(0), num_inference_steps=2)
+    assert image.images[0].size == (8, 8) and image.images[0].mode == "L"
+"""
+
+WAYS: dict[str, tuple[Sampler, list[str], dict[str, Any]]] = {
+    "DiT": (DDIMSampler(steps=20, spacing="stride"), [], {}),
+    "DiT-v": (
+        DDIMSampler(steps=20, spacing="stride"),
+        ["objective.prediction=v", "objective.beta_schedule=cosine"],
+        {"learn_sigma": False},
+    ),
+    "SiT": (Euler(steps=20), [], {}),
+    "SiT-flow": (
+        Euler(steps=20),
+        ["objective=flow_matching", "objective.time_scale=1000"],
+        {"learn_sigma": False},
+    ),
+}
+
+
+def test_diffusers_draws_the_same(tmp_path: Path) -> None:
+    """At the same noise, with guidance of all channels and of some, without the lab installed."""
+    noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    for name, (_, overrides, changes) in WAYS.items():
+        run = imported(tmp_path, name, *overrides, **changes)
+        Export(str(run), root=tmp_path).to_diffusers(tmp_path / f"{name}-folder")
+        torch.save(noise, tmp_path / f"{name}-folder.noise")
+    folders = [str(tmp_path / f"{name}-folder") for name in WAYS]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_LAB, *folders],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name, (sampler, _, _) in WAYS.items():
+        trained = dit_lab.load(tmp_path / name)
+        drawn = torch.load(tmp_path / f"{name}-folder.drawn", weights_only=True)
+        for (scale, channels), theirs in drawn.items():
+            predict = predictor(
+                trained.labelled(trained.parts.config),
+                trained.parts.objective,
+                torch.tensor(LABELS),
+                null_label=10,
+                guidance=Guidance(scale=scale, channels=channels),
+            )
+            ours = _sampled(sampler, predict, noise, trained.parts.objective.interpolant)
+            print(
+                name, scale, channels, (ours - theirs).abs().max().item(), ours.abs().max().item()
+            )
+
+
+@torch.no_grad()
+def _sampled(sampler: Sampler, predict: Any, noise: Tensor, interpolant: Interpolant) -> Tensor:
+    return sampler.sample(
+        predict, noise, interpolant=interpolant, draw_noise=lambda step: torch.zeros_like(noise)
+    )
+
+
+def test_diffusers_and_back(tmp_path: Path) -> None:
+    """Every tensor, what the weights mean, and the names of classes."""
+    for name, (_, overrides, changes) in WAYS.items():
+        run = imported(tmp_path, name, *overrides, **changes)
+        Export(str(run), root=tmp_path).to_diffusers(tmp_path / f"{name}-folder")
+        back = import_weights(tmp_path / f"{name}-folder", tmp_path / f"{name}-back").folder.root
+        first, second = dit_lab.load(run), dit_lab.load(back)
+        expected, found = first.model.state_dict(), second.model.state_dict()
+        assert found.keys() == expected.keys()
+        assert all(found[key].equal(expected[key]) for key in expected)
+        assert second.parts.config["objective"] == first.parts.config["objective"]
+        for fact in ("class_names", "levels", "num_classes", "channels", "height"):
+            shapes = second.parts.shapes.data, first.parts.shapes.data
+            assert getattr(shapes[0], fact) == getattr(shapes[1], fact)
+
+
+# ---- a new beginning ----------------------------------------------------------------------------
+
+TRAIN = [
+    "train", "model=pico", "objective=rectified_flow", "codec=identity", "precision=fp32",
+    "tracking=none", "sampler.steps=2", "sample.num_images=4", "evaluation.num_images=0",
+    "training.global_batch_size=64", "training.sample_every_steps=0",
+    "evaluation.loss_images=64", "optimizer.lr=1e-3", "ema.decays=[0.5]",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory, forked_in: Any) -> Path:
+    """A folder with a short training on digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    done = forked_in(folder, *TRAIN, "dataset=digits", "name=digits", "training.total_steps=80")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def bars(folder: Path, side: int) -> None:
+    """Three classes of pictures of digits, enlarged."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    for label in range(3):
+        place = folder / f"photos-{side}" / f"class-{label}"
+        place.mkdir(parents=True)
+        for number, image in enumerate(data.images[data.target == label][:60]):
+            picture = Image.fromarray((image * 15.9).astype("uint8"))
+            picture.resize((side, side)).save(place / f"{number}.png")
+
+
+def test_other_classes_and_another_size(digits: Path, forked_in: Any) -> None:
+    """What does not fit is told, one line each; and after some steps it knows more than a model
+    that began with nothing."""
+    bars(digits, 16)
+    other = [
+        *TRAIN, "dataset=image_folder", "dataset.root=photos-16", "dataset.image_size=16",
+        "dataset.num_workers=0", "training.total_steps=12",
+    ]  # fmt: skip
+    tuned = forked_in(digits, *other, "name=tuned", "init_from=outputs/runs/digits")
+    anew = forked_in(digits, *other, "name=anew")
+    assert tuned.returncode == anew.returncode == 0, tuned.stderr + anew.stderr
+    lines = tuned.stdout.splitlines()
+    assert "47 tensors loaded, 4 resized, 1 skipped" in tuned.stdout
+    told = sorted(line for line in lines if line.startswith(("resized: ", "skipped: ")))
+    assert told == [
+        "resized: final_layer.linear.bias (1 of 3 channels)",
+        "resized: final_layer.linear.weight (1 of 3 channels)",
+        "resized: pos_embed (computed for the new size)",
+        "resized: x_embedder.proj.weight (1 of 3 channels)",
+        "skipped: y_embedder.embedding_table.weight (the classes are others)",
+    ]
+    losses = [
+        float(line.split()[-1])
+        for done in (tuned, anew)
+        for line in done.stdout.splitlines()
+        if "eval/loss" in line and line.startswith("step 12")
+    ]
+    assert losses[0] < 0.9 * losses[1], losses
+    again = forked_in(digits, *other, "name=tuned", "init_from=outputs/runs/digits")
+    assert "already finished" in again.stdout
+
+
+def test_an_exported_file_begins_a_training(digits: Path, forked_in: Any) -> None:
+    """The same training as from the run itself; what the weights meant before is told."""
+    run = next(digits.glob("outputs/runs/digits/*"))
+    assert forked_in(digits, "export", str(run), "digits.safetensors").returncode == 0
+    more = [*TRAIN, "dataset=digits", "training.total_steps=2"]
+    ddpm = forked_in(digits, *more, "objective=ddpm", "name=ddpm", "init_from=digits.safetensors")
+    assert "note: objective._target_ was dit_lab.objectives.rectified_flow" in ddpm.stdout
+    hashes = set()
+    for name, source in (("file", "digits.safetensors"), ("run", str(run))):
+        done = forked_in(digits, *more, f"name={name}", f"init_from={source}")
+        assert "52 tensors loaded, 0 resized, 0 skipped" in done.stdout, done.stderr
+        made = next(digits.glob(f"outputs/runs/{name}/*"))
+        hashes.add((made.name, (made / "checkpoints/step-00000002/COMPLETE").read_text()))
+    assert len({name for name, _ in hashes}) == 1
+    weights = {text.partition('"model.safetensors"')[2][:100] for _, text in hashes}
+    assert len(weights) == 1
+
+
+def test_weights_alone_are_not_resumed(tmp_path: Path, forked: Forked) -> None:
+    imported(tmp_path, "DiT")
+    done = forked("train", "resume=DiT", "training.total_steps=500000")
+    assert done.returncode == 2
+    assert "holds weights without the rest of a training; init_from=" in done.stderr

@@ -1,0 +1,292 @@
+"""Weights of other programs: the names and shapes of their tensors, and what is refused."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dit_lab.interop.architecture import Architecture, inferred, refuse_other_tensors, shapes_of
+from dit_lab.interop.files import open_weights
+from dit_lab.interop.formats import FORMATS, open_foreign
+from dit_lab.models.dit import DiT
+from dit_lab.objectives.ddpm import DDPM
+from dit_lab.objectives.flow_matching import FlowMatching
+from dit_lab.objectives.rectified_flow import RectifiedFlow
+from dit_lab.types import RequestError
+
+SMALL = Architecture(
+    input_size=(8, 8),
+    patch_size=2,
+    in_channels=4,
+    hidden_size=36,
+    depth=2,
+    num_heads=3,
+    mlp_ratio=4.0,
+    num_classes=10,
+    class_dropout_prob=0.1,
+    learn_sigma=True,
+)
+
+XL = replace(SMALL, input_size=(32, 32), hidden_size=1152, depth=28, num_heads=16, num_classes=1000)
+BLOCK = {
+    "attn.qkv.weight": (3456, 1152), "attn.qkv.bias": (3456,),
+    "attn.proj.weight": (1152, 1152), "attn.proj.bias": (1152,),
+    "mlp.fc1.weight": (4608, 1152), "mlp.fc1.bias": (4608,),
+    "mlp.fc2.weight": (1152, 4608), "mlp.fc2.bias": (1152,),
+    "adaLN_modulation.1.weight": (6912, 1152), "adaLN_modulation.1.bias": (6912,),
+}  # fmt: skip
+OFFICIAL_XL = {
+    "pos_embed": (1, 256, 1152),
+    "x_embedder.proj.weight": (1152, 4, 2, 2), "x_embedder.proj.bias": (1152,),
+    "t_embedder.mlp.0.weight": (1152, 256), "t_embedder.mlp.0.bias": (1152,),
+    "t_embedder.mlp.2.weight": (1152, 1152), "t_embedder.mlp.2.bias": (1152,),
+    "y_embedder.embedding_table.weight": (1001, 1152),
+    "final_layer.linear.weight": (32, 1152), "final_layer.linear.bias": (32,),
+    "final_layer.adaLN_modulation.1.weight": (2304, 1152),
+    "final_layer.adaLN_modulation.1.bias": (2304,),
+    **{f"blocks.{n}.{name}": shape for n in range(28) for name, shape in BLOCK.items()},
+}  # fmt: skip
+
+
+def weights(architecture: Architecture = SMALL) -> dict[str, Tensor]:
+    """Ours, every tensor random, positions as they are."""
+    model = DiT(**asdict(architecture), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: tensor
+        if name == "pos_embed"
+        else tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+# ---- names and shapes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dit", "sit"])
+def test_the_originals_names(name: str) -> None:
+    assert FORMATS[name].expected(XL) == OFFICIAL_XL
+    assert inferred(OFFICIAL_XL) == replace(XL, num_heads=0)
+
+
+def test_the_names_of_diffusers() -> None:
+    """Those of the class itself."""
+    from diffusers import DiTTransformer2DModel
+
+    adapter = FORMATS["diffusers"]
+    for architecture in (SMALL, replace(SMALL, num_classes=0), replace(SMALL, learn_sigma=False)):
+        config = adapter.config(architecture)
+        theirs = DiTTransformer2DModel.from_config(config)
+        assert adapter.expected(architecture) == shapes_of(theirs.state_dict())
+        assert (
+            dict(theirs.config).items() >= {k: v for k, v in config.items() if k[0] != "_"}.items()
+        )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "architecture",
+    [SMALL, replace(SMALL, learn_sigma=False, in_channels=1, num_classes=3)],
+)
+def test_there_and_back(name: str, architecture: Architecture) -> None:
+    """Every tensor, to the bit, and none shares its memory with another."""
+    adapter, ours = FORMATS[name], weights(architecture)
+    theirs = dict(adapter.from_ours(ours, architecture))
+    assert shapes_of(theirs) == adapter.expected(architecture)
+    back = adapter.to_ours(theirs, architecture)
+    assert back.keys() == ours.keys()
+    assert all(back[key].equal(ours[key]) for key in ours)
+    again = adapter.from_ours(back, architecture)
+    assert all(again[key].equal(theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("changes", [{"num_classes": 0}, {"class_dropout_prob": 0.0}])
+def test_diffusers_without_a_null_label(changes: dict[str, Any]) -> None:
+    """Rows that the class insists on are zeros, and go again."""
+    architecture = replace(SMALL, **changes)
+    adapter, ours = FORMATS["diffusers"], weights(architecture)
+    theirs = dict(adapter.from_ours(ours, architecture))
+    assert shapes_of(theirs) == adapter.expected(architecture)
+    back = adapter.to_ours(theirs, architecture)
+    assert back.keys() == ours.keys() and all(back[key].equal(ours[key]) for key in ours)
+
+
+def test_embedders_that_differ_between_blocks_are_refused() -> None:
+    adapter = FORMATS["diffusers"]
+    theirs = dict(adapter.from_ours(weights(), SMALL))
+    theirs["transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.bias"][0] += 1e-7
+    with pytest.raises(RequestError, match=r"linear_1\.bias: differs from that of block 0"):
+        adapter.to_ours(theirs, SMALL)
+
+
+# ---- the same function --------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("timestep", [0, 10, 500, 999])
+def test_diffusers_computes_the_same(timestep: int) -> None:
+    """With its frequencies divided as ours are. Without that it is another function, by far."""
+    from diffusers import DiTTransformer2DModel
+
+    adapter = FORMATS["diffusers"]
+    theirs = DiTTransformer2DModel.from_config(adapter.config(SMALL)).eval()
+    theirs.load_state_dict(dict(adapter.from_ours(weights(), SMALL)))
+    ours = DiT(**asdict(SMALL)).eval()
+    ours.load_state_dict(weights())
+    x, labels = torch.randn(3, 4, 8, 8), torch.tensor([0, 7, 10])
+    time = torch.full((3,), timestep)
+    expected = ours(x, time, labels)
+    stock = theirs(x, timestep=time, class_labels=labels).sample
+    assert timestep == 0 or (stock - expected).abs().max() > 1e-3
+    for block in theirs.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+    mended = theirs(x, timestep=time, class_labels=labels).sample
+    torch.testing.assert_close(mended, expected, rtol=0, atol=1e-5)  # sums in another order
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+class Hostile:
+    """What runs a command when it is unpickled by a reader that trusts it."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (self._command,)
+
+
+def saved(folder: Path, content: object, name: str = "file.pt") -> Path:
+    torch.save(content, folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize("place", ["itself", "beside", "in a Namespace", "below ema"])
+def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path, place: str) -> None:
+    hostile = Hostile(f"touch {tmp_path / 'ran'}")
+    content: dict[str, object] = {
+        "itself": hostile,
+        "beside": {"ema": weights(), "other": hostile},
+        "in a Namespace": {"ema": weights(), "args": argparse.Namespace(model=hostile)},
+        "below ema": {"ema": {**weights(), "x": hostile}},
+    }
+    file = saved(tmp_path, content[place])
+    with pytest.raises(RequestError, match=r"refused, for reading it would call \w+\.system"):
+        open_weights(file)
+    assert not (tmp_path / "ran").exists()
+    torch.load(file, weights_only=False)  # it is as hostile as it looks
+    assert (tmp_path / "ran").exists()
+
+
+def test_what_training_scripts_save(tmp_path: Path) -> None:
+    """model, ema, opt and args, as DiT, fast-DiT and SiT do; wrapped models as well."""
+    ours = weights()
+    parameters = [torch.nn.Parameter(torch.ones(3))]
+    optimizer = torch.optim.AdamW(parameters)
+    parameters[0].sum().backward()
+    optimizer.step()
+    content = {
+        "model": {f"module._orig_mod.{name}": tensor + 1 for name, tensor in ours.items()},
+        "ema": ours,
+        "opt": optimizer.state_dict(),
+        "args": argparse.Namespace(model="SiT-XL/2", image_size=256, lr=1e-4, ckpt=None),
+    }
+    found = open_weights(saved(tmp_path, content))
+    assert found.groups.keys() == {"model", "ema"}
+    assert all(found.groups["ema"][name].equal(ours[name]) for name in ours)
+    assert all(found.groups["model"][name].equal(ours[name] + 1) for name in ours)
+    assert found.args == {"model": "SiT-XL/2", "image_size": 256, "lr": 1e-4}
+    assert open_foreign(found.path).adapter.name == "sit"
+
+
+def test_a_file_of_the_old_kind(tmp_path: Path) -> None:
+    """Before torch 1.6, which was no zip file."""
+    torch.save(weights(), tmp_path / "DiT.pt", _use_new_zipfile_serialization=False)
+    found = open_foreign(tmp_path / "DiT.pt")
+    assert found.adapter.name == "dit"
+    assert found.file.groups["ema"]["pos_embed"].equal(weights()["pos_embed"])
+
+
+def test_tensors_that_were_cut_into_files(tmp_path: Path) -> None:
+    adapter = FORMATS["diffusers"]
+    theirs = dict(adapter.from_ours(weights(), SMALL))
+    folder = tmp_path / "transformer"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(adapter.config(SMALL)))
+    names = sorted(theirs)
+    files = {"one.safetensors": names[:9], "two.safetensors": names[9:]}
+    for file, part in files.items():
+        save_file({name: theirs[name] for name in part}, folder / file)
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    where = {name: file for file, part in files.items() for name in part}
+    index.write_text(json.dumps({"weight_map": where}))
+    found = open_foreign(tmp_path).file
+    assert found.files == (folder / "one.safetensors", folder / "two.safetensors")
+    back = adapter.to_ours(found.groups["ema"], adapter.architecture(found, {}))
+    assert all(back[name].equal(tensor) for name, tensor in weights().items())
+    (folder / "two.safetensors").unlink()
+    with pytest.raises(RequestError, match=r"two\.safetensors: missing"):
+        open_foreign(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"blocks.1.attn.qkv.bias": None}, r"1 are missing, such as blocks\.1\.attn\.qkv\.bias"),
+        ({"blocks.1.norm1.weight": torch.ones(36)}, r"1 are unknown, such as blocks\.1\.norm1"),
+        ({"blocks.1.mlp.fc2.bias": torch.ones(35)}, r"fc2\.bias has shape \(35,\), expected \(36,"),
+    ],
+)
+def test_tensors_of_another_model(change: dict[str, Tensor | None], says: str) -> None:
+    tensors = {name: value for name, value in (weights() | change).items() if value is not None}
+    with pytest.raises(RequestError, match=says):
+        refuse_other_tensors(shapes_of(tensors), SMALL.shapes())
+
+
+# ---- what an original could not use -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "objective", "says"),
+    [
+        ("dit", {"num_classes": 0}, DDPM(), "without classes"),
+        ("dit", {"input_size": (8, 16)}, DDPM(), "8 x 16"),
+        ("dit", {}, RectifiedFlow(), "predicts noise"),
+        ("dit", {}, DDPM(prediction="v", learn_sigma=False), "predicts noise"),
+        ("dit", {}, DDPM(beta_schedule="cosine"), "linear betas"),
+        ("sit", {}, DDPM(), "learns a flow"),
+        ("sit", {}, RectifiedFlow(), "time_scale=1000"),
+        ("sit", {}, FlowMatching(time_scale=1.0), "sigma_min=0"),
+        ("diffusers", {"input_size": (8, 16)}, DDPM(), "squares"),
+        ("diffusers", {"mlp_ratio": 2.0}, DDPM(), "mlp_ratio"),
+        ("diffusers", {}, FlowMatching(prediction="noise"), "no scheduler"),
+    ],
+)
+def test_refused(name: str, changes: dict[str, Any], objective: Any, says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        FORMATS[name].refuse(replace(SMALL, **changes), objective)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [
+        ("dit", DDPM()),
+        ("dit", DDPM(learn_sigma=False)),
+        ("sit", RectifiedFlow(time_scale=1.0)),
+        ("sit", FlowMatching(path="trigonometric", time_scale=1.0, prediction="noise")),
+        ("diffusers", DDPM(prediction="v", learn_sigma=False, beta_schedule="cosine")),
+        ("diffusers", FlowMatching()),
+    ],
+)
+def test_taken(name: str, objective: Any) -> None:
+    FORMATS[name].refuse(SMALL, objective)
