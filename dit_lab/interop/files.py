@@ -37,7 +37,7 @@ class WeightsFile:
     """What a file holds: its sets of weights by name, and what its training was started with."""
 
     path: Path
-    groups: dict[str, Tensors]  # "model", "ema"; "ema" alone where the file does not say
+    groups: Mapping[str, Tensors]  # "model", "ema"; "ema" alone where the file does not say
     args: dict[str, Any] = field(default_factory=dict)  # numbers and words only
     parts: tuple[Path, ...] = ()  # where the path only lists them
 
