@@ -21,9 +21,10 @@ MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tra
 MAY_IMPORT = {
     **{part: GROUND for part in GROUND | MIDDLE},
     "evaluation": GROUND | {"samplers", "codecs"},
+    "interop": GROUND | {"models", "objectives"},
     "sweeps": GROUND | {"tracking"},
-    "lab": GROUND | MIDDLE | {"evaluation", "sweeps"},
-    "cli": GROUND | MIDDLE | {"evaluation", "sweeps", "lab"},
+    "lab": GROUND | MIDDLE | {"evaluation", "interop", "sweeps"},
+    "cli": GROUND | MIDDLE | {"evaluation", "interop", "sweeps", "lab"},
 }
 
 FENCES = {
@@ -32,7 +33,7 @@ FENCES = {
     "mlflow": ("tracking/",),
     "rich": ("tracking/console.py", "cli/"),
     "accelerate": ("training/", "lab/"),
-    "diffusers": ("codecs/", "samplers/multistep.py"),
+    "diffusers": ("codecs/", "interop/", "samplers/multistep.py"),
     "torchdiffeq": ("samplers/adaptive.py", "evaluation/likelihood.py"),
     "optuna": ("sweeps/search.py",),
     "torchvision": ("data/", "evaluation/"),
@@ -42,7 +43,7 @@ SLOW = ("torch", "torchvision", "diffusers", "mlflow", "accelerate", "sklearn", 
 TORCH_FREE = (
     "runs.py", "lease.py", "processes.py", "cost.py", "scaling.py", "types.py",
     "cli/describe.py", "cli/doctor.py", "cli/ema.py", "cli/evaluate.py", "cli/experiments.py",
-    "cli/job.py", "cli/main.py",
+    "cli/export.py", "cli/importing.py", "cli/job.py", "cli/main.py",
     "cli/reflow.py", "cli/report.py", "cli/sample.py", "cli/sweep.py", "cli/sweep_table.py",
     "cli/tables.py", "cli/train.py", "cli/check.py", "cli/encode.py", "cli/encode_part.py",
     "cli/ui.py", "cli/worker.py", "data/facts.py", "data/folder_listing.py", "data/list_file.py",
@@ -52,7 +53,7 @@ TORCH_FREE = (
     "lab/compatibility.py",
     "lab/components.py", "lab/compute.py", "lab/config.py", "lab/data_checks.py",
     "lab/coupling_checks.py", "lab/distributed.py", "lab/doctor.py", "lab/extension.py",
-    "lab/identity.py", "lab/job.py", "lab/judging.py",
+    "lab/identity.py", "lab/initial.py", "lab/job.py", "lab/judging.py",
     "lab/report.py", "lab/report_runs.py", "lab/request.py",
     "lab/resources.py", "lab/schema.py", "lab/search.py", "lab/signature.py", "lab/sweep.py",
     "lab/sweep_axes.py", "lab/sweep_plan.py", "lab/sweep_tracker.py",

@@ -44,6 +44,11 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.workers import on_workers, starts_workers
 
     wanted, root, folder, recorded = given_run(args.overrides)
+    if folder.is_exported:
+        raise RequestError(
+            f"run={wanted}: a file has no place for results; dit-lab import {wanted} --out RUN "
+            "makes a run folder of it"
+        )
     chosen = compose_for_run(
         "evaluate", args.overrides, recorded=recorded, config_dirs=args.config_dir
     )
@@ -83,7 +88,11 @@ def _check_chosen(
 def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
     """Measure what was asked for, alone or as one of several processes."""
     from dit_lab.cli.tables import print_evaluations
-    from dit_lab.lab.evaluate import evaluate_baselines, evaluate_run  # torch: seconds
+    from dit_lab.lab.evaluate import (  # torch: seconds
+        evaluate_baselines,
+        evaluate_run,
+        with_data,
+    )
     from dit_lab.lab.trained import load
     from dit_lab.training.stop import StopSignal
     from dit_lab.training.together import Together
@@ -98,6 +107,7 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
             codec_path=config["codec"].get("path"),
             device=together.accelerator.device,
         )
+        trained = with_data(trained, config)
         evaluation, stored = evaluate_run(
             trained,
             config,

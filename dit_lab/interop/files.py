@@ -25,8 +25,8 @@ from dit_lab.types import RequestError
 
 Tensors = Mapping[str, Tensor]
 
-PICKLED = (".pt", ".pth", ".ckpt", ".bin")
-ENDINGS = (*PICKLED, ".safetensors")
+SAVED = (".pt", ".pth", ".ckpt", ".bin")
+ENDINGS = (*SAVED, ".safetensors")
 INDEX = ".safetensors.index.json"  # of a file that was cut into several
 
 RELEASED = ("state_dict", "module")  # names under which one set of weights is kept, besides `model`
@@ -54,11 +54,11 @@ def open_weights(path: Path) -> WeightsFile:
         return WeightsFile(path, {"ema": _plain_names(path, _read_safetensors(path))})
     if path.name.endswith(INDEX):
         return _read_cut(path)
-    if path.suffix not in PICKLED:
+    if path.suffix not in SAVED:
         raise RequestError(
             f"{path}: unknown ending {path.suffix or '(none)'}; expected {', '.join(ENDINGS)}"
         )
-    content = _read_pickled(path)
+    content = _read_saved(path)
     if not isinstance(content, Mapping):
         raise RequestError(f"{path}: holds {_kind(content)}, not weights by name")
     named = {name: _plain_names(path, found) for name, found in _groups(path, content).items()}
@@ -101,7 +101,7 @@ def _read_cut(path: Path) -> WeightsFile:
     return WeightsFile(path, {"ema": _plain_names(path, tensors)}, parts=tuple(beside))
 
 
-def _read_pickled(path: Path) -> Any:
+def _read_saved(path: Path) -> Any:
     """What torch.save wrote: tensors, numbers and words, and the arguments of a training script.
 
     Tensors stay in the file until they are used, where its form allows.

@@ -23,6 +23,7 @@ from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.lab import compose
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
+from dit_lab.lab.data_checks import UNKNOWN_DATA, read_facts
 from dit_lab.lab.identity import difference, source_now
 from dit_lab.lab.provenance import device_name, versions
 from dit_lab.lab.trained import Trained, load_weak
@@ -221,6 +222,15 @@ def _how_likelihood(parts: Parts) -> dict[str, Any] | None:
         "divergence": "exact" if exact else "Hutchinson, one probe of signs",
         "tolerance": TOLERANCE,
     }
+
+
+def with_data(trained: Trained, config: Config) -> Trained:
+    """Imported weights with the facts of the data that they are measured against; others know."""
+    parts = trained.parts
+    if parts.shapes.data.fingerprint != UNKNOWN_DATA:
+        return trained
+    shapes = replace(parts.shapes, data=read_facts(config))
+    return replace(trained, parts=replace(parts, shapes=shapes))
 
 
 def evaluate_run(

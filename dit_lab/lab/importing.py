@@ -6,13 +6,12 @@ command line; all of it is told.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts, config_file
@@ -29,9 +28,19 @@ from dit_lab.lab import resources
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.config import compose_train, read_recipe, to_yaml
 from dit_lab.lab.data_checks import UNKNOWN_DATA, options_of, read_facts, refuse_other_images
+from dit_lab.lab.exporting import written_at
 from dit_lab.lab.identity import UNKNOWN_CODEC, deciding, identity
 from dit_lab.lab.trained import open_checkpoints
-from dit_lab.runs import FINISHED, RunFolder, digest, update_status, write_atomically, write_json
+from dit_lab.runs import (
+    EXPORTED,
+    FINISHED,
+    RunFolder,
+    digest,
+    header_of,
+    update_status,
+    write_atomically,
+    write_json,
+)
 from dit_lab.training.checkpoint import hash_of
 from dit_lab.types import DataFacts, RequestError
 
@@ -70,6 +79,8 @@ def import_weights(
     config_dirs: Iterable[Path] = (),
 ) -> Imported:
     """Make the run folder `out`, whole or not at all. Raises RequestError."""
+    if asked == "auto" and source.suffix == EXPORTED and (known := header_of(source)):
+        return _unpacked(source, out, known, overrides)
     foreign = open_foreign(source, asked)
     told = [Told("format", foreign.adapter.name, foreign.why)]
     groups, skipped = _useful(foreign)
@@ -285,27 +296,52 @@ def _by(shape: Sequence[int]) -> str:
 def _write(
     foreign: Foreign, out: Path, config: Config, shapes: Shapes, tensors: Mapping[str, Tensors]
 ) -> None:
-    """The run folder, beside and then at once in its place."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
-    names = {"model": "model", "ema": f"ema-{config['ema']['decays'][0]}"}
+    """The run folder of what was read."""
     content = digest({file.name: hash_of(file) for file in foreign.file.files})
-    now = identity(config, shapes, before={}, codec=UNKNOWN_CODEC)
     origin = {"format": foreign.adapter.name, "file": str(foreign.file.path), "hash": content}
-    folder = RunFolder(beside)
     stem = foreign.file.path.stem
-    step = int(stem) if stem.isdecimal() else 0  # as the originals name what they save
-    try:
+    names = {"model": "model", "ema": f"ema-{config['ema']['decays'][0]}"}
+    write_run(
+        out,
+        config=config,
+        identity={
+            **identity(config, shapes, before={}, codec=UNKNOWN_CODEC),
+            "train_hash": digest({**deciding(config), "weights": content}),
+            "imported": origin,
+        },
+        step=int(stem) if stem.isdecimal() else 0,  # as the originals name what they save
+        tensors={names[name]: group for name, group in tensors.items()},
+    )
+
+
+def _unpacked(source: Path, out: Path, known: Config, overrides: Sequence[str]) -> Imported:
+    """The run folder of a file that the lab has exported, which says everything itself."""
+    if overrides:
+        raise RequestError(
+            f"{overrides[0]}: {source} was exported by the lab and keeps its own keys"
+        )
+    tensors = load_file(source)
+    write_run(
+        out,
+        config=known["config"],
+        identity={**known["identity"], "imported": {"format": "dit-lab", "file": str(source)}},
+        step=known["step"],
+        tensors={known["weights"]: tensors},
+    )
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    return Imported(RunFolder(out), [Told("format", "dit-lab", "its header")], [], parameters)
+
+
+def write_run(
+    out: Path, *, config: Config, identity: Config, step: int, tensors: Mapping[str, Tensors]
+) -> None:
+    """A run folder with one checkpoint, written beside and then at once in its place."""
+    with written_at(out) as beside:
+        folder = RunFolder(beside)
         folder.checkpoints.mkdir(parents=True)
         write_atomically(folder.config, to_yaml(config))
-        train_hash = digest({**deciding(config), "weights": content})
-        write_json(folder.identity, {**now, "train_hash": train_hash, "imported": origin})
+        write_json(folder.identity, identity)
         open_checkpoints(folder, warn=lambda text: None).save(
-            step,
-            tensors={names[name]: group for name, group in tensors.items()},
-            state={"train": {"step": step}},
+            step, tensors=tensors, state={"train": {"step": step}}
         )
         update_status(folder, status=FINISHED, step=step, results={})
-        os.replace(beside, out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the room
-        raise

@@ -48,6 +48,16 @@ LIBRARY_ONLY = {
         ("objectives/flow.py", "needs latent_shape"),
         ("models/dit.py", "images are {tuple(x.shape[-2:])}"),  # images of the model's size
     ),
+    "adapters refuse it, as in tests/unit/test_interop.py": (
+        ("interop/official.py", "a model without classes"),
+        ("interop/official.py", "the original knows squares alone"),
+        ("interop/official.py", "linear betas"),
+        ("interop/official.py", "SiT learns a flow"),
+        ("interop/official.py", "SiT's linear path"),
+        ("interop/diffusers_folder.py", "knows squares alone"),
+        ("interop/diffusers_folder.py", "model.mlp_ratio"),
+        ("interop/diffusers_folder.py", "no scheduler of diffusers"),
+    ),
     "it needs a machine without a network, as in tests/unit": (
         ("codecs/facts.py", "config.json cannot be had"),
         ("data/torchvision_sets.py", "cannot be downloaded"),
