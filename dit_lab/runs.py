@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,20 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)  # a full disk needs the room
+        raise
+
+
+@contextmanager
+def written_at(out: Path) -> Iterator[Path]:
+    """A path beside `out` for a file or folder, which takes its name where all goes well, and is
+    removed where it does not: a full disk needs the room."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        yield beside
+        os.replace(beside, out)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.unlink(missing_ok=True)
         raise
 
 

@@ -4,6 +4,7 @@
   dit-lab export RUN DiT-mine.pt --format dit             for the original DiT's code
   dit-lab export RUN SiT-mine.pt --format sit             for SiT's
   dit-lab export RUN folder --format diffusers            a pipeline, with its own small file
+  dit-lab export RUN digits --format mlflow               a model `digits` in MLflow's registry
 
 RUN is a run folder, one of its checkpoint folders, an exported file, or the id of its MLflow run.
 What a format cannot hold is refused.
@@ -15,6 +16,7 @@ import argparse
 import os
 from pathlib import Path
 
+from dit_lab.tracking.mlflow_store import check_uri, shown
 from dit_lab.types import RequestError
 
 ENDINGS = {
@@ -22,8 +24,9 @@ ENDINGS = {
     "dit": (".pt", ".safetensors"),
     "sit": (".pt", ".safetensors"),
     "diffusers": ("",),
+    "mlflow": (),
 }
-"""Format -> endings that OUT can have."""
+"""Format -> endings that OUT can have; none where OUT is a name in a registry."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,13 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--root", type=Path, default=Path("outputs"), help="where a tracking run id is looked up"
     )
     parser.add_argument(
+        "--uri", metavar="URI", help="the MLflow store of --format mlflow, the run's if left out"
+    )
+    parser.add_argument(
         "--trusted", action="append", default=[], metavar="MODULE", help="a package of your own"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     out = args.out.expanduser().absolute()
-    check_out(out, args.format)
+    if args.uri is not None:
+        check_uri(args.uri)
+        if args.format != "mlflow":
+            raise RequestError(f"--uri {args.uri}: is for --format mlflow, not {args.format}")
+    if args.format != "mlflow":
+        check_out(out, args.format)
 
     from dit_lab.runs import find_run
 
@@ -54,6 +65,15 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.exporting import Export  # torch: seconds
 
     export = Export(args.run, root=args.root, weights=args.weights, trusted_modules=args.trusted)
+    if args.format == "mlflow":
+        address = export.to_mlflow(str(args.out), uri=args.uri)
+        uri = args.uri or export.config["tracking"]["uri"]
+        print(f"registered {export.told}: {address}")
+        print(
+            f"to serve it: MLFLOW_TRACKING_URI={shown(uri)} mlflow models serve -m {address} "
+            "--env-manager local --host 127.0.0.1 --port 5001"
+        )
+        return 0
     if args.format == "safetensors":
         export.to_safetensors(out)
     elif args.format == "diffusers":

@@ -55,31 +55,36 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
     from dit_lab.training.stop import StopSignal
     from dit_lab.training.together import Together
 
-    passes, out = Passes(), Path(config["out"])
+    passes, out, asked = Passes(), Path(config["out"]), config["sample"]
     with StopSignal() as stop:
         together = Together(stop, tf32=config["precision"]["tf32"])
         trained = load(
             wanted,
             root=root,
-            weights=config["sample"]["weights"],
+            weights=asked["weights"],
             trusted_modules=config["trusted_modules"],
             device=together.accelerator.device,
         )
-        images, labels = trained.sample(
-            config["sample"]["labels"],
-            num_images=config["sample"]["num_images"],
-            seed=config["sample"]["seed"],
+        groups = trained.images(
+            asked["labels"],
+            num_images=asked["num_images"],
+            seed=asked["seed"],
             settings=config,
             team=together.team,
             check_stop=stop.check,
             on_pass=passes,
         )
-    if not together.leads:
-        return 0
-    write_images(out, images, labels, columns=grid_columns(len(images), len(labels.unique())))
+        if not together.leads:
+            for _ in groups:  # draws its part of them
+                pass
+            return 0
+        count = asked["num_images"]
+        labels = len(set(asked["labels"] or range(trained.parts.shapes.data.num_classes)))
+        columns = grid_columns(count, min(count, labels))
+        write_images(out, groups, num_images=count, columns=columns)
     print(
-        f"{len(images)} images from {trained.weights} at step {trained.step}, "
-        f"{passes.per_image(len(images)):g} evaluations an image: {out}"
+        f"{count} images from {trained.weights} at step {trained.step}, "
+        f"{passes.per_image(count):g} evaluations an image: {out}"
     )
     return 0
 

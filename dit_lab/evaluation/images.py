@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from dit_lab.runs import written_at
 from dit_lab.types import RequestError
 
 PICTURE_CHANNELS = (1, 3)  # what a PNG can show
@@ -31,19 +32,52 @@ def to_uint8(images: Tensor, levels: int = 256) -> Tensor:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 
 
-def write_images(out: Path, images: Tensor, labels: Tensor, *, columns: int) -> None:
-    """uint8 images (N, H, W, c) and labels (N,) to `out`: .npz, .png, or a folder."""
+Group = tuple[Tensor, Tensor]
+"""uint8 images (n, H, W, c) and their labels (n,)."""
+
+
+def write_images(out: Path, groups: Iterable[Group], *, num_images: int, columns: int) -> None:
+    """Write groups of images, `num_images` in all, to `out`: .npz, .png, or a folder.
+
+    Of an .npz or a folder only one group is in memory at a time; ADM's evaluator reads the first.
+    """
     if out.suffix == ".npz":
-        with _whole(out) as beside, open(beside, "wb") as file:
-            np.savez(file, images.numpy(), labels.numpy())  # arr_0, arr_1
+        with written_at(out) as beside:
+            _write_arrays(beside, groups, num_images)
     elif out.suffix == ".png":
-        write_grid(out, images, columns=columns)
+        write_grid(out, torch.cat([images for images, _ in groups]), columns=columns)
     else:
+        _write_folder(out, groups, digits=max(5, len(str(num_images - 1))))
+
+
+def _write_arrays(file: Path, groups: Iterable[Group], num_images: int) -> None:
+    """An ADM-style npz: arr_0 uint8 (N, H, W, c), arr_1 int64 (N,), neither compressed."""
+    labels: list[Tensor] = []
+    with zipfile.ZipFile(file, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as array:
+            for images, given in groups:
+                if not labels:
+                    _begin_array(array, "|u1", (num_images, *images.shape[1:]))
+                labels.append(given)
+                array.write(images.numpy().tobytes())
+        with archive.open("arr_1.npy", "w") as array:
+            _begin_array(array, "<i8", (num_images,))
+            array.write(torch.cat(labels).numpy().tobytes())
+
+
+def _begin_array(file: IO[bytes], kind: str, shape: tuple[int, ...]) -> None:
+    header = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _write_folder(out: Path, groups: Iterable[Group], *, digits: int) -> None:
+    number = 0
+    for images, labels in groups:
         pictures = [_picture(image) for image in images]  # refused before there is a folder
         out.mkdir(exist_ok=True)
-        digits = max(5, len(str(len(images) - 1)))
-        for number, (picture, label) in enumerate(zip(pictures, labels.tolist(), strict=True)):
+        for picture, label in zip(pictures, labels.tolist(), strict=True):
             picture.save(out / f"{number:0{digits}d}-class-{label}.png")
+            number += 1
 
 
 def write_grid(out: Path, images: Tensor, *, columns: int) -> None:
@@ -57,20 +91,8 @@ def write_grid(out: Path, images: Tensor, *, columns: int) -> None:
     for number, cell in enumerate(cells):
         top, left = number // columns * cell_height, number % columns * cell_width
         sheet[top : top + cell_height - 1, left : left + cell_width - 1] = cell
-    with _whole(out) as beside:
+    with written_at(out) as beside:
         _picture(sheet).save(beside, format="PNG")
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A path beside `out`; what is written there takes its name, or is removed where that fails."""
-    beside = out.with_name(f".{out.name}")
-    try:
-        yield beside
-        os.replace(beside, out)
-    except BaseException:
-        beside.unlink(missing_ok=True)  # a full disk needs the room
-        raise
 
 
 def grid_columns(num_images: int, num_labels: int) -> int:

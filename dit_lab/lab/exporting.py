@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 
 from dit_lab.codecs.facts import IDENTITY
 from dit_lab.codecs.loading import load_network, quiet
+from dit_lab.evaluation.images import PICTURE_CHANNELS
 from dit_lab.interop.architecture import Architecture
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_config
 from dit_lab.interop.formats import FORMATS
@@ -24,7 +24,8 @@ from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import recorded, recorded_shapes
 from dit_lab.lab.provenance import versions
 from dit_lab.lab.trained import read_weights
-from dit_lab.runs import HEADER_KEY, find_run
+from dit_lab.runs import HEADER_KEY, find_run, read_json, written_at
+from dit_lab.tracking.model import register_model
 from dit_lab.training.tensor_files import save_whole
 from dit_lab.types import Objective, RequestError
 
@@ -110,6 +111,32 @@ class Export:
             source = Path(__file__).parent.parent / "interop" / "pipeline.py"
             shutil.copyfile(source, beside / "pipeline.py")
 
+    def to_mlflow(self, name: str, *, uri: str | None = None) -> str:
+        """Register a model of this name in the store of the run, or in another; its address."""
+        channels = self.shapes.data.channels
+        if channels not in PICTURE_CHANNELS:
+            raise RequestError(f"--format mlflow: images of {channels} channels are no pictures")
+        tracking, codec = self.config["tracking"], self.config["codec"]
+        own = uri is None or uri == tracking["uri"]
+        run_id = (
+            None
+            if self.folder.is_exported
+            else read_json(self.folder.status).get("tracking_run_id")
+        )
+        with tempfile.TemporaryDirectory(prefix="dit-lab-") as place:
+            weights = Path(place) / "weights.safetensors"
+            self.to_safetensors(weights)
+            return register_model(
+                name,
+                weights=weights,
+                codec=None if codec["_target_"] == IDENTITY else Path(codec["path"]),
+                guidance_scale=self.config["guidance"]["scale"],
+                uri=uri or tracking["uri"],
+                experiment=tracking["experiment"],
+                artifact_root=Path(self.config["paths"]["root"]) / "mlartifacts",
+                run_id=run_id if own else None,
+            )
+
     def _facts(self, architecture: Architecture) -> dict[str, Any]:
         """What the pipeline, and an import of it, have to know."""
         data = self.shapes.data
@@ -156,19 +183,6 @@ class Export:
             raise RequestError(
                 f"--format {name}: {refusal}; --format safetensors keeps everything"
             ) from None
-
-
-@contextmanager
-def written_at(out: Path) -> Iterator[Path]:
-    """A path beside `out` for a file or folder, which takes its name once it is whole."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        yield beside
-        os.replace(beside, out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.unlink(missing_ok=True)  # a full disk needs the room
-        raise
 
 
 def _write_json(file: Path, content: Config) -> None:

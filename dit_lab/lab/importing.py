@@ -28,7 +28,6 @@ from dit_lab.lab import resources
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.config import compose_train, read_recipe, to_yaml
 from dit_lab.lab.data_checks import UNKNOWN_DATA, options_of, read_facts, refuse_other_images
-from dit_lab.lab.exporting import written_at
 from dit_lab.lab.identity import UNKNOWN_CODEC, deciding, identity
 from dit_lab.lab.trained import open_checkpoints
 from dit_lab.runs import (
@@ -40,6 +39,7 @@ from dit_lab.runs import (
     update_status,
     write_atomically,
     write_json,
+    written_at,
 )
 from dit_lab.training.checkpoint import hash_of
 from dit_lab.types import DataFacts, RequestError

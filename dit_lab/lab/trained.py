@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,13 @@ class Trained:
         return weights_name(self.identity, self.step, self.weights)
 
     def sample(
+        self, labels: Sequence[int] | None = None, *, num_images: int | None = None, **how: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Images uint8 (N, H, W, c) and their labels (N,), all at once; `images` says the rest."""
+        images, given = zip(*self.images(labels, num_images=num_images, **how), strict=True)
+        return torch.cat(images), torch.cat(given)
+
+    def images(
         self,
         labels: Sequence[int] | None = None,
         *,
@@ -60,8 +67,8 @@ class Trained:
         team: Team = ALONE,
         check_stop: Callable[[], None] = lambda: None,
         on_pass: Callable[[int], None] = lambda images: None,
-    ) -> tuple[Tensor, Tensor]:
-        """Images uint8 (N, H, W, c) and their labels (N,).
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Groups of images uint8 (n, H, W, c) and their labels (n,), N images in all.
 
         `labels` are cycled through (all classes in turn where None); N is `num_images`, or one for
         each label. `settings` are sampler, guidance and precision in the form of the
@@ -82,17 +89,14 @@ class Trained:
             weak=weak.labelled(parts.config) if weak else None,
         )
         classes = parts.shapes.data.num_classes
-        count = num_images or (len(labels) if labels else max(1, classes))
-        groups = generator.images(
+        return generator.images(
             self.labelled(parts.config),
-            num_images=count,
+            num_images=num_images or (len(labels) if labels else max(1, classes)),
             seed=seed,
             labels=labels,
             batch_size=parts.config["sample"]["batch_size"],
             on_pass=on_pass,
         )
-        images, given = zip(*groups, strict=True)
-        return torch.cat(images), torch.cat(given)
 
     def parts_with(self, settings: Config) -> Parts:
         """The parts under the run's configuration, some of it chosen anew."""

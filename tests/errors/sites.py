@@ -58,6 +58,14 @@ LIBRARY_ONLY = {
         ("interop/diffusers_folder.py", "model.mlp_ratio"),
         ("interop/diffusers_folder.py", "no scheduler of diffusers"),
     ),
+    "no command reads statistics yet, as in tests/unit/test_statistics_files.py": (
+        ("evaluation/statistics.py", "statistics: a mean of shape"),
+        ("evaluation/statistics.py", "torch-fidelity's)"),
+        ("evaluation/statistics.py", "does not exist"),
+        ("evaluation/statistics.py", "holds no statistics"),
+        ("evaluation/statistics.py", "no such file of statistics"),
+        ("evaluation/statistics.py", "unknown ending; use"),
+    ),
     "it needs a machine without a network, as in tests/unit": (
         ("codecs/facts.py", "config.json cannot be had"),
         ("data/torchvision_sets.py", "cannot be downloaded"),

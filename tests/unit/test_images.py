@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +80,34 @@ def test_channels_go_last() -> None:
 # ---- files --------------------------------------------------------------------------------------
 
 
+def in_groups(images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Four at a time, as generators hand them over."""
+    yield from zip(images.split(4), labels.split(4), strict=True)
+
+
+@pytest.mark.parametrize("name", ["samples.npz", "samples"])
+def test_one_group_is_in_memory_at_a_time(tmp_path: Path, name: str) -> None:
+    alive, most = set(), 0
+
+    def groups() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal most
+        for number in range(20):
+            images = colours(4)
+            alive.add(number)
+            weakref.finalize(images, alive.discard, number)
+            most = max(most, len(alive))
+            yield images, torch.zeros(4, dtype=torch.int64)
+
+    write_images(tmp_path / name, groups(), num_images=80, columns=1)
+    assert most <= 2  # the one that was written and the one that is being made
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_npz_is_adms(tmp_path: Path, channels: int) -> None:
     images, labels = colours(6, channels=channels), torch.tensor([3, 1, 4, 1, 5, 9])
     out = tmp_path / "samples.npz"
     out.write_text("an older file")
-    write_images(out, images, labels, columns=3)
+    write_images(out, in_groups(images, labels), num_images=len(images), columns=3)
     with np.load(out, allow_pickle=False) as saved:
         assert saved.files == ["arr_0", "arr_1"]
         assert (saved["arr_0"].dtype, saved["arr_0"].shape) == (np.uint8, (6, 3, 5, channels))
@@ -96,7 +120,7 @@ def test_npz_is_adms(tmp_path: Path, channels: int) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_folder_holds_one_png_per_image(tmp_path: Path, channels: int) -> None:
     images, labels = colours(12, channels=channels), torch.arange(12) % 7
-    write_images(tmp_path / "samples", images, labels, columns=3)
+    write_images(tmp_path / "samples", in_groups(images, labels), num_images=len(images), columns=3)
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == [f"{number:05d}-class-{number % 7}.png" for number in range(12)]
     for name, image in zip(names, images, strict=True):
@@ -107,7 +131,9 @@ def test_a_folder_holds_one_png_per_image(tmp_path: Path, channels: int) -> None
 
 def test_a_png_is_the_grid(tmp_path: Path) -> None:
     images = colours(5)
-    write_images(tmp_path / "samples.png", images, torch.arange(5), columns=2)
+    write_images(
+        tmp_path / "samples.png", in_groups(images, torch.arange(5)), num_images=5, columns=2
+    )
     write_grid(tmp_path / "grid.png", images, columns=2)
     assert (tmp_path / "samples.png").read_bytes() == (tmp_path / "grid.png").read_bytes()
 
@@ -115,7 +141,12 @@ def test_a_png_is_the_grid(tmp_path: Path) -> None:
 def test_channels_that_no_png_has_are_refused(tmp_path: Path) -> None:
     for name in ("samples", "samples.png"):
         with pytest.raises(RequestError, match=r"4 channels cannot be shown; use an \.npz file"):
-            write_images(tmp_path / name, colours(2, channels=4), torch.arange(2), columns=2)
+            write_images(
+                tmp_path / name,
+                in_groups(colours(2, channels=4), torch.arange(2)),
+                num_images=2,
+                columns=2,
+            )
 
 
 # ---- the grid -----------------------------------------------------------------------------------

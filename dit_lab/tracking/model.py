@@ -1,0 +1,129 @@
+"""A model in MLflow's registry: the exported file, the lab's source, a signature, no pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import requires, version
+from pathlib import Path
+from typing import Any
+
+from dit_lab.tracking.mlflow_store import (
+    StoreUnreachableError,
+    load_mlflow,
+    open_client,
+    prepare_store,
+    root_cause,
+    shown,
+)
+from dit_lab.types import RequestError
+
+CODE = Path(__file__).with_name("served_model.py")
+PACKAGE = Path(__file__).resolve().parent.parent
+ARTIFACT = "sampler"
+
+
+def register_model(
+    name: str,
+    *,
+    weights: Path,
+    codec: Path | None,
+    guidance_scale: float,
+    uri: str,
+    experiment: str,
+    artifact_root: Path,
+    run_id: str | None,
+) -> str:
+    """Log an exported file as a model, with its codec's folder, and register it; its address,
+    models:/NAME/VERSION. It belongs to the run where there is one. Raises RequestError."""
+    load_mlflow()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment_id = prepare_store(uri, experiment=experiment, artifact_root=artifact_root)
+        client = open_client(uri)
+        if run_id is not None:
+            experiment_id = client.get_run(run_id).info.experiment_id
+        with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, _store_of(uri), _quiet():
+            saved = _saved(Path(place) / ARTIFACT, weights, codec, guidance_scale)
+            logged = client.create_logged_model(
+                experiment_id, name=ARTIFACT, source_run_id=run_id, model_type="pyfunc"
+            )
+            client.log_model_artifacts(logged.model_id, str(saved))
+            client.finalize_logged_model(logged.model_id, "READY")
+            if run_id is not None:
+                _output_of(client, run_id, logged.model_id)
+            with contextlib.suppress(MlflowException):  # it is there already
+                client.create_registered_model(name)
+            made = client.create_model_version(
+                name, f"models:/{logged.model_id}", run_id=run_id, model_id=logged.model_id
+            )
+    except (MlflowException, StoreUnreachableError) as error:
+        raise RequestError(f"tracking.uri={shown(uri)}: {root_cause(error)}") from None
+    return f"models:/{name}/{made.version}"
+
+
+def _saved(folder: Path, weights: Path, codec: Path | None, guidance_scale: float) -> Path:
+    """The model as MLflow keeps it."""
+    import mlflow
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("long", "label")]),
+        outputs=Schema([ColSpec("long", "label"), ColSpec("string", "image")]),
+        params=ParamSchema(
+            [ParamSpec("seed", "long", 0), ParamSpec("guidance_scale", "double", guidance_scale)]
+        ),
+    )
+    artifacts = {"weights": str(weights), **({"codec": str(codec)} if codec else {})}
+    mlflow.pyfunc.save_model(
+        str(folder),
+        python_model=str(CODE),
+        artifacts=artifacts,
+        code_paths=[str(PACKAGE)],
+        signature=signature,
+        input_example=(pd.DataFrame({"label": [0, 1]}), {"seed": 0}),
+        pip_requirements=requirements(),
+    )
+    return folder
+
+
+def requirements() -> list[str]:
+    """What the lab itself needs, in the versions that are installed here."""
+    names = [
+        re.split(r"[ \[<>=!~;]", line)[0]
+        for line in requires("dit-lab") or []
+        if "extra" not in line
+    ]
+    return [f"{name}=={version(name)}" for name in names]
+
+
+def _output_of(client: Any, run_id: str, model_id: str) -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    client.log_outputs(run_id, models=[LoggedModelOutput(model_id, step=0)])
+
+
+@contextlib.contextmanager
+def _store_of(uri: str) -> Iterator[None]:
+    """A registry looks for what it is told of in the store of the process, not of its client."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow prints what it has registered; the command says that itself."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        yield
