@@ -13,10 +13,8 @@ What a format cannot hold is refused.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from dit_lab.tracking.mlflow_store import check_uri, shown
 from dit_lab.types import RequestError
 
 ENDINGS = {
@@ -50,16 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from dit_lab.runs import find_run
+    from dit_lab.tracking.mlflow_store import check_uri, shown
+
     out = args.out.expanduser().absolute()
     if args.uri is not None:
         check_uri(args.uri)
         if args.format != "mlflow":
             raise RequestError(f"--uri {args.uri}: is for --format mlflow, not {args.format}")
     if args.format != "mlflow":
-        check_out(out, args.format)
-
-    from dit_lab.runs import find_run
-
+        _check_out(out, args.format)
     find_run(args.run, root=args.root)
 
     from dit_lab.lab.exporting import Export  # torch: seconds
@@ -84,15 +82,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_out(out: Path, form: str) -> None:
+def _check_out(out: Path, form: str) -> None:
     """Refuse a place that cannot be written, before anything is read. Raises RequestError."""
+    from dit_lab.lab.checks import check_new
+
     endings = ENDINGS[form]
     if out.suffix not in endings:
         expected = " or ".join(f"NAME{ending}" for ending in endings)
         raise RequestError(f"OUT {out}: --format {form} writes {expected or 'a folder'}")
-    if out.exists():
-        raise RequestError(f"OUT {out}: exists already; choose another name, or move it away")
-    if not out.parent.is_dir():
-        raise RequestError(f"OUT {out}: the folder {out.parent} does not exist; create it first")
-    if not os.access(out.parent, os.W_OK):
-        raise RequestError(f"OUT {out}: no right to write in {out.parent}; choose another place")
+    check_new("OUT ", out)

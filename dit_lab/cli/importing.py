@@ -12,7 +12,6 @@ shown, and every key can be given anew. Nothing that a pickled file asks for is 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from dit_lab.types import RequestError
@@ -34,8 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab.checks import check_new
+
     source, out = args.source.expanduser(), args.out.expanduser().absolute()
-    check_new_folder("--out", out)
+    check_new("--out ", out)
     if not source.exists():
         raise RequestError(
             f"{source}: does not exist; give a file of weights or a diffusers folder"
@@ -55,13 +56,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"  skipped: {', '.join(made.skipped)}")
     print(f"imported {made.parameters / 1e6:,.1f} million numbers: {made.folder.root}")
     return 0
-
-
-def check_new_folder(key: str, out: Path) -> None:
-    """Refuse a place where no folder can be made. Raises RequestError."""
-    if out.exists():
-        raise RequestError(f"{key} {out}: exists already; choose another name, or move it away")
-    if not out.parent.is_dir():
-        raise RequestError(f"{key} {out}: the folder {out.parent} does not exist; create it first")
-    if not os.access(out.parent, os.W_OK):
-        raise RequestError(f"{key} {out}: no right to write in {out.parent}; choose another place")

@@ -9,7 +9,6 @@ RUN is a run folder, one of its checkpoint folders, or the id of its MLflow run.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +90,8 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
 
 def _check_output(out: Path) -> None:
     """Refuse an `out` that cannot be written, before anything is computed."""
+    from dit_lab.lab.checks import check_parent
+
     if out.suffix not in ("", ".png", ".npz"):
         raise RequestError(
             f"out={out}: unknown ending {out.suffix}; give NAME.png (a grid), NAME.npz "
@@ -99,8 +100,4 @@ def _check_output(out: Path) -> None:
     if out.exists() and out.is_dir() != (out.suffix == ""):
         what = "a folder" if out.is_dir() else "a file"
         raise RequestError(f"out={out}: is {what} already; choose another name, or move it away")
-    parent = out.absolute().parent
-    if not parent.is_dir():
-        raise RequestError(f"out={out}: the folder {parent} does not exist; create it first")
-    if not os.access(parent, os.W_OK):
-        raise RequestError(f"out={out}: no right to write in {parent}; choose another place")
+    check_parent("out=", out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -100,6 +101,23 @@ def check_writable(key: str, path: Path) -> None:
         raise RequestError(
             f"{key}={path}: cannot write in {existing} ({error.strerror}); choose another"
         ) from None
+
+
+def check_new(what: str, out: Path) -> None:
+    """Refuse a path where something is already, or where nothing can be made; `what` it was given
+    as, such as "--out "."""
+    if out.exists():
+        raise RequestError(f"{what}{out}: exists already; choose another name, or move it away")
+    check_parent(what, out)
+
+
+def check_parent(what: str, out: Path) -> None:
+    """Refuse a file in a folder that does not exist or cannot be written to."""
+    parent = out.absolute().parent
+    if not parent.is_dir():
+        raise RequestError(f"{what}{out}: the folder {parent} does not exist; create it first")
+    if not os.access(parent, os.W_OK):
+        raise RequestError(f"{what}{out}: no right to write in {parent}; choose another place")
 
 
 def check_sampling(config: Config, *, trained: Config, run: RunFolder | None = None) -> None:

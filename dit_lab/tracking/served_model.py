@@ -1,8 +1,8 @@
 """The model that MLflow loads and serves: labels in, pictures out.
 
 MLflow keeps this file as it is and runs it when a model is loaded; nothing is pickled. A request
-has a column `label`; the parameters are `seed` and `guidance_scale`. Image i depends on the seed, on
-i and on its label, as in `dit-lab sample`.
+has a column `label`; the parameters are `seed` and `guidance_scale`. Image i depends on the seed,
+on i and on its label, as in `dit-lab sample`.
 """
 
 from __future__ import annotations

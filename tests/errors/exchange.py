@@ -112,6 +112,14 @@ def other_copy(config: dict[str, Any], theirs: dict[str, Any]) -> None:
     theirs["transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.bias"] += 1
 
 
+def imported(folder: Path) -> None:
+    """A run made of a file with one set of weights."""
+    from dit_lab.lab.importing import import_weights
+
+    saved()(folder)
+    import_weights(folder / "DiT.pt", folder / "made", overrides=SMALL.split())
+
+
 def headed(folder: Path, name: str, metadata: dict[str, str]) -> None:
     """A safetensors file without tensors."""
     header = json.dumps({"__metadata__": metadata}).encode()
@@ -481,6 +489,33 @@ AREA = Area(
             command="export RUN model.pt --format sit",
             start="tiny",
             says="--format sit: SiT feeds time as it is, .* objective.time_scale=1000; --f",
+            slow=True,
+        ),
+        Case(
+            title="a model for MLflow of what is no picture",
+            command="export RUN noise --format mlflow --trusted mylab",
+            start="own",
+            says="--format mlflow: images of 2 channels are no pictures",
+            slow=True,
+        ),
+        Case(
+            title="a model for a server that does not answer",
+            command="export RUN digits --format mlflow --uri http://127.0.0.1:PORT",
+            start="tiny",
+            says=r"tracking.uri=http://127.0.0.1:PORT: .*",
+            slow=True,
+        ),
+        Case(
+            title="a store for another format",
+            command="export RUN model.safetensors --uri sqlite:////tmp/mlflow.db",
+            start="tiny",
+            says="--uri sqlite:////tmp/mlflow.db: is for --format mlflow, not safetensors",
+        ),
+        Case(
+            title="weights that were not in the imported file",
+            command="sample run=made sample.weights=raw out=a.png",
+            prepare=imported,
+            says="sample.weights=raw: .* holds no model; the file that it was imported from had",
             slow=True,
         ),
         Case(

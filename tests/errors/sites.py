@@ -58,6 +58,9 @@ LIBRARY_ONLY = {
         ("interop/diffusers_folder.py", "model.mlp_ratio"),
         ("interop/diffusers_folder.py", "no scheduler of diffusers"),
     ),
+    "it needs a trained model of one's own, as in tests/integration/test_exchange.py": (
+        ("lab/exporting.py", "knows the lab's DiT alone"),
+    ),
     "no command reads statistics yet, as in tests/unit/test_statistics_files.py": (
         ("evaluation/statistics.py", "statistics: a mean of shape"),
         ("evaluation/statistics.py", "torch-fidelity's)"),

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -212,14 +220,13 @@ TRAIN = [
 def digits(tmp_path_factory: pytest.TempPathFactory, forked_in: Any) -> Path:
     """A folder with a short training on digits."""
     folder = tmp_path_factory.mktemp("digits")
-    done = forked_in(folder, *TRAIN, "dataset=digits", "name=digits", "training.total_steps=80")
+    done = forked_in(folder, *TRAIN, "dataset=digits", "name=quickstart", "training.total_steps=80")
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def bars(folder: Path, side: int) -> None:
     """Three classes of pictures of digits, enlarged."""
-    from PIL import Image
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -239,7 +246,7 @@ def test_other_classes_and_another_size(digits: Path, forked_in: Any) -> None:
         *TRAIN, "dataset=image_folder", "dataset.root=photos-16", "dataset.image_size=16",
         "dataset.num_workers=0", "training.total_steps=12",
     ]  # fmt: skip
-    tuned = forked_in(digits, *other, "name=tuned", "init_from=outputs/runs/digits")
+    tuned = forked_in(digits, *other, "name=tuned", "init_from=outputs/runs/quickstart")
     anew = forked_in(digits, *other, "name=anew")
     assert tuned.returncode == anew.returncode == 0, tuned.stderr + anew.stderr
     lines = tuned.stdout.splitlines()
@@ -259,13 +266,13 @@ def test_other_classes_and_another_size(digits: Path, forked_in: Any) -> None:
         if "eval/loss" in line and line.startswith("step 12")
     ]
     assert losses[0] < 0.9 * losses[1], losses
-    again = forked_in(digits, *other, "name=tuned", "init_from=outputs/runs/digits")
+    again = forked_in(digits, *other, "name=tuned", "init_from=outputs/runs/quickstart")
     assert "already finished" in again.stdout
 
 
 def test_an_exported_file_begins_a_training(digits: Path, forked_in: Any) -> None:
     """The same training as from the run itself; what the weights meant before is told."""
-    run = next(digits.glob("outputs/runs/digits/*"))
+    run = next(digits.glob("outputs/runs/quickstart/*"))
     assert forked_in(digits, "export", str(run), "digits.safetensors").returncode == 0
     more = [*TRAIN, "dataset=digits", "training.total_steps=2"]
     ddpm = forked_in(digits, *more, "objective=ddpm", "name=ddpm", "init_from=digits.safetensors")
@@ -286,3 +293,110 @@ def test_weights_alone_are_not_resumed(tmp_path: Path, forked: Forked) -> None:
     done = forked("train", "resume=DiT", "training.total_steps=500000")
     assert done.returncode == 2
     assert "holds weights without the rest of a training; init_from=" in done.stderr
+
+
+# ---- as the README says -------------------------------------------------------------------------
+
+
+def test_the_readme_s_examples(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both blocks of its library section, as they stand there."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## As a library")[2].partition("\n## ")[0]
+    blocks = [text.partition("```")[0] for text in section.split("```python\n")[1:]]
+    monkeypatch.chdir(digits)
+    found: list[dict[str, Any]] = [{}, {}]
+    for block, names in zip(blocks, found, strict=True):
+        exec(compile(block, "README.md", "exec"), names)
+    assert found[0]["images"].shape == (3, 8, 8, 1)
+    assert found[0]["labels"].tolist() == [3, 1, 4]
+    assert found[1]["terms"]["loss"].mean() < 1.2  # it begins at 1.4 or so
+    assert found[1]["drawn"].shape == (10, 1, 8, 8) and found[1]["drawn"].isfinite().all()
+
+
+# ---- MLflow -------------------------------------------------------------------------------------
+
+
+def pixels(encoded: str) -> Any:
+    """uint8 (H, W) of a PNG in base64."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory, forked_in: Any) -> Path:
+    """A folder with an imported run, registered as the first version of `digits`."""
+    folder = tmp_path_factory.mktemp("registered")
+    imported(folder, "SiT", "tracking.experiment=imported", f"paths.root={folder / 'outputs'}")
+    done = forked_in(folder, "export", "SiT", "digits", "--format", "mlflow")
+    assert done.returncode == 0, done.stderr
+    assert "registered ema-0.9999 at step 0: models:/digits/1" in done.stdout
+    return folder
+
+
+def test_a_registered_model_draws_what_the_run_draws(
+    registered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pickle is kept; a label that is none is refused in a word."""
+    import mlflow
+    import pandas as pd
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registered}/outputs/mlflow.db")
+    kept = [path.name for path in (registered / "outputs/mlartifacts").rglob("*")]
+    assert "served_model.py" in kept and "weights.safetensors" in kept
+    assert not [name for name in kept if name.endswith((".pkl", ".pickle", ".pt", ".bin"))]
+    model = mlflow.pyfunc.load_model("models:/digits/1")
+    table = pd.DataFrame({"label": [3, 1]})
+    rows = model.predict(table, params={"seed": 5, "guidance_scale": 2.0})
+    guidance = Guidance(scale=2.0)
+    expected, _ = dit_lab.load(registered / "SiT").sample([3, 1], seed=5, guidance=guidance)
+    assert [row["label"] for row in rows] == [3, 1]
+    for row, image in zip(rows, expected.squeeze(-1).numpy(), strict=True):
+        assert np.array_equal(pixels(row["image"]), image)
+    with pytest.raises(MlflowException, match="label 10: no class; allowed: 0 to 9"):
+        model.predict(pd.DataFrame({"label": [10]}))
+
+
+@pytest.mark.slow
+def test_mlflow_serves_it(registered: Path) -> None:
+    """A real server on loopback and a real request."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = f"sqlite:///{registered}/outputs/mlflow.db"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/digits/1",
+         "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)],
+        env={**os.environ, "MLFLOW_TRACKING_URI": store, "PATH": path},
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_for(f"http://127.0.0.1:{port}/ping", server)
+        body = {"dataframe_records": [{"label": 7}, {"label": 2}], "params": {"seed": 1}}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            rows = json.load(answer)["predictions"]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+    expected, _ = dit_lab.load(registered / "SiT").sample([7, 2], seed=1)
+    assert [row["label"] for row in rows] == [7, 2]
+    for row, image in zip(rows, expected.squeeze(-1).numpy(), strict=True):
+        assert np.array_equal(pixels(row["image"]), image)
+
+
+def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    """Until a server answers."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "the server has ended"
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"{address} does not answer")
