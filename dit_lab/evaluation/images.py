@@ -52,17 +52,18 @@ def write_images(out: Path, groups: Iterable[Group], *, num_images: int, columns
 
 def _write_arrays(file: Path, groups: Iterable[Group], num_images: int) -> None:
     """An ADM-style npz: arr_0 uint8 (N, H, W, c), arr_1 int64 (N,), neither compressed."""
-    labels: list[Tensor] = []
+    labels, done = np.empty(num_images, dtype="<i8"), 0  # small pieces kept would scatter the heap
     with zipfile.ZipFile(file, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as array:
             for images, given in groups:
-                if not labels:
+                if not done:
                     _begin_array(array, "|u1", (num_images, *images.shape[1:]))
-                labels.append(given)
-                array.write(images.numpy().tobytes())
+                labels[done : done + len(given)] = given.numpy()
+                done += len(given)
+                array.write(images.numpy().data.cast("B"))
         with archive.open("arr_1.npy", "w") as array:
             _begin_array(array, "<i8", (num_images,))
-            array.write(torch.cat(labels).numpy().tobytes())
+            array.write(labels.tobytes())
 
 
 def _begin_array(file: IO[bytes], kind: str, shape: tuple[int, ...]) -> None:

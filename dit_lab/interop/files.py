@@ -119,9 +119,8 @@ def _read_saved(path: Path) -> Any:
                 "words are read"
             ) from None
         raise RequestError(f"{path}: not written by torch.save, or damaged") from None
-    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
-        raise RequestError(f"{path}: not written by torch.save, or damaged ({reason})") from None
+    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, AttributeError):
+        raise RequestError(f"{path}: not written by torch.save, or damaged") from None
 
 
 def _are_tensors(content: Any) -> TypeGuard[Tensors]:

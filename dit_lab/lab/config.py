@@ -69,8 +69,8 @@ class Composer:
         config = checked_types("train", plain(composed))
         config = _finish(config, objective=config["objective"])
         config["choices"] = choices
-        if config["init_from"] is not None and extended is None:
-            config["init_from"] = str(Path(config["init_from"]).expanduser().absolute())
+        if (begin := config["init_from"]) is not None and Path(begin).expanduser().exists():
+            config["init_from"] = str(Path(begin).expanduser().absolute())  # else a tracking run id
         if extended is not None:
             forced = config["resume"].startswith("force:")
             config["resume"] = f"{'force:' if forced else ''}{extended.root}"

@@ -24,11 +24,11 @@ from dit_lab.interop.architecture import (
 )
 from dit_lab.interop.files import Tensors
 from dit_lab.interop.formats import Foreign, open_foreign
-from dit_lab.lab import resources
 from dit_lab.lab.checks import Shapes
-from dit_lab.lab.config import compose_train, read_recipe, to_yaml
+from dit_lab.lab.config import compose_train, to_yaml
 from dit_lab.lab.data_checks import UNKNOWN_DATA, options_of, read_facts, refuse_other_images
 from dit_lab.lab.identity import UNKNOWN_CODEC, deciding, identity
+from dit_lab.lab.inferred import Told, as_overrides, corrected, inferred_keys, typed
 from dit_lab.lab.trained import open_checkpoints
 from dit_lab.runs import (
     EXPORTED,
@@ -46,20 +46,7 @@ from dit_lab.types import DataFacts, RequestError
 
 Config = dict[str, Any]
 
-FACTOR = {4: 8, 16: 8, 32: 16}
-"""Channels of latents -> how much smaller they are than images, of the autoencoders in use."""
-DECAY = 0.9999  # of the averages that the originals release
-NOT_TOLD = "???"
 DIT = "dit_lab.models.dit.DiT"
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """One thing that an import found out or took for granted."""
-
-    key: str
-    value: Any
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +76,9 @@ def import_weights(
         guessed = foreign.adapter.architecture(foreign.file, found)
     except RequestError as refusal:
         raise RequestError(f"{source}: {refusal}") from None
-    chosen = _inferred(foreign, guessed, codec=_typed(overrides).get("codec"))
+    chosen = inferred_keys(foreign, guessed, codec=typed(overrides).get("codec"))
     told += chosen
-    config = compose_train(_as_overrides(chosen, out, overrides), config_dirs=config_dirs)
+    config = compose_train(as_overrides(chosen, out, overrides), config_dirs=config_dirs)
     architecture = _architecture(config, guessed)
     shapes = _shapes(config, foreign, architecture, overrides)
     tensors = {
@@ -99,7 +86,7 @@ def import_weights(
     }
     _write(foreign, out, config, shapes, tensors)
     parameters = sum(tensor.numel() for tensor in next(iter(tensors.values())).values())
-    return Imported(RunFolder(out), _corrected(told, overrides), skipped, parameters)
+    return Imported(RunFolder(out), corrected(told, overrides), skipped, parameters)
 
 
 def _useful(foreign: Foreign) -> tuple[dict[str, Tensors], list[str]]:
@@ -111,97 +98,6 @@ def _useful(foreign: Foreign) -> tuple[dict[str, Tensors], list[str]]:
     }
     names = {key for group in foreign.file.groups.values() for key in group if skips(key)}
     return groups, sorted(names)
-
-
-# ---- what is not told by the command ------------------------------------------------------------
-
-
-def _typed(overrides: Sequence[str]) -> dict[str, str]:
-    """Key -> what was typed for it."""
-    return {text.partition("=")[0]: text.partition("=")[2] for text in overrides}
-
-
-def _inferred(foreign: Foreign, guessed: Architecture, *, codec: str | None) -> list[Told]:
-    """What the weights and their format say, as keys of a training's configuration; `codec` is the
-    one that was typed."""
-    size, heads, where = _size(guessed)
-    objective, options = foreign.adapter.objective_of(foreign.file)
-    codec = codec or ("vae" if guessed.in_channels in FACTOR else "identity")
-    factor = 1 if codec == "identity" else FACTOR.get(guessed.in_channels, 8)
-    sides = [side * factor for side in guessed.input_size]
-    seen = f"the model sees {guessed.input_size[0]} x {guessed.input_size[1]}"
-    halved = f", of a codec that halves {factor.bit_length() - 1} times" if factor > 1 else ""
-    shapes = "the shapes"
-    told_heads = (guessed.num_heads, "the config") if guessed.num_heads else (heads, where)
-    return [
-        *([Told("model", size, shapes)] if size else []),
-        Told("model.hidden_size", guessed.hidden_size, shapes),
-        Told("model.depth", guessed.depth, shapes),
-        Told("model.num_heads", *told_heads),
-        Told("model.mlp_ratio", guessed.mlp_ratio, shapes),
-        Told("model.patch_size", guessed.patch_size, shapes),
-        Told("model.class_dropout_prob", guessed.class_dropout_prob, "a row for the dropped label"),
-        Told("objective", objective, "the format"),
-        Told("objective.learn_sigma", guessed.learn_sigma, shapes),
-        *(
-            Told(f"objective.{key}", value, "the format")
-            for key, value in options.items()
-            if key != "learn_sigma"
-        ),
-        Told("codec", codec, f"{guessed.in_channels} channels"),
-        Told("dataset.image_size", sides if sides[0] != sides[1] else sides[0], seen + halved),
-        Told("dataset.num_classes", guessed.num_classes, shapes),
-        Told("ema.decays", [DECAY], "what the originals average with"),
-        Told("tracking", "none", "nothing was trained here"),
-    ]  # fmt: skip
-
-
-def _size(guessed: Architecture) -> tuple[str | None, Any, str]:
-    """The member of `model=` with this width and depth, its heads, and where those are from."""
-    for name in resources.choices("model"):
-        known = read_recipe(resources.packaged("conf") / "model" / f"{name}.yaml")
-        if (known["hidden_size"], known["depth"]) == (guessed.hidden_size, guessed.depth):
-            return name, known["num_heads"], f"model={name}"
-    return None, NOT_TOLD, "nothing tells"
-
-
-def _as_overrides(chosen: list[Told], out: Path, overrides: Sequence[str]) -> list[str]:
-    """What was inferred, as if it had been typed before what was typed.
-
-    Where another objective is typed, it gets those options of the format's that it has.
-    """
-    typed = _typed(overrides)
-    objective = typed.get("objective")
-    kept = [
-        item
-        for item in chosen
-        if item.key not in typed
-        and not (objective and item.key.startswith("objective.") and not _has(objective, item.key))
-    ]
-    if any(item.value == NOT_TOLD for item in kept):
-        raise RequestError(
-            "model.num_heads: the weights do not tell, and no model of the lab has this width and "
-            "depth; give model.num_heads=N"
-        )
-    return [f"name='{out.name}'", *map(_override, kept), *overrides]
-
-
-def _has(objective: str, key: str) -> bool:
-    """Whether a member of `objective=` has an option; one that is not the lab's own has none."""
-    file = resources.packaged("conf") / "objective" / f"{objective}.yaml"
-    return file.is_file() and key.partition(".")[2] in read_recipe(file)
-
-
-def _override(item: Told) -> str:
-    value = {"True": "true", "False": "false", "None": "null"}.get(str(item.value), item.value)
-    return f"{item.key}={value}"
-
-
-def _corrected(chosen: list[Told], overrides: Sequence[str]) -> list[Told]:
-    """With what was typed in the place of what was inferred."""
-    typed = _typed(overrides)
-    inferred = [item for item in chosen if item.key not in typed]
-    return [*inferred, *(Told(key, value, "the command") for key, value in typed.items())]
 
 
 # ---- what it is ---------------------------------------------------------------------------------
