@@ -17,7 +17,7 @@ from pathlib import Path
 from dit_lab.types import RequestError
 
 SHOWS_CHOICES = False
-FORMATS = ("auto", "dit", "sit", "diffusers")
+FORMATS = ("auto", "dit", "sit", "repa", "diffusers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

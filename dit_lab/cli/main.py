@@ -27,7 +27,7 @@ VERBS = {
     "reflow": "train a second model, with straighter paths, on what a run draws",
     "check": "look at every image of a dataset before training does",
     "encode": "encode a dataset once, for dataset=latents",
-    "import": "make a run of weights of DiT, SiT or diffusers",
+    "import": "make a run of weights of DiT, SiT, REPA or diffusers",
     "export": "write a run's weights for other programs, or as one file",
     "describe": "size, compute and memory of a configuration, without training it",
     "experiments": "list the named experiments",

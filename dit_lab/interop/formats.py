@@ -8,11 +8,11 @@ from pathlib import Path
 
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, is_folder, open_folder
 from dit_lab.interop.files import WeightsFile, open_weights
-from dit_lab.interop.official import DiTFormat, Official, SiTFormat
+from dit_lab.interop.official import PROJECTORS, DiTFormat, Official, REPAFormat, SiTFormat
 from dit_lab.types import RequestError
 
 FORMATS: Mapping[str, Official] = {
-    adapter.name: adapter for adapter in (DiTFormat(), SiTFormat(), DiffusersFormat())
+    adapter.name: adapter for adapter in (DiTFormat(), SiTFormat(), REPAFormat(), DiffusersFormat())
 }
 
 
@@ -48,6 +48,8 @@ def open_foreign(path: Path, asked: str = "auto") -> Foreign:
 def _recognised(file: WeightsFile) -> tuple[str, str]:
     """The format and what gave it away. DiT and SiT have the same tensors: only what a training was
     started with, or the file's name, tells them apart."""
+    if any(name.startswith(PROJECTORS) for group in file.groups.values() for name in group):
+        return "repa", "its projectors"
     for name in ("sit", "dit"):
         if str(file.args.get("model", "")).lower().startswith(name):
             return name, f"its args.model is {file.args['model']}"

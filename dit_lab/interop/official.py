@@ -10,13 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from dit_lab.chain import DiscreteDiffusion, make_betas
 from dit_lab.interop.architecture import Architecture, Shape, Shapes, inferred
 from dit_lab.interop.files import Tensors, WeightsFile
 from dit_lab.interpolants import Linear, Trigonometric, VariancePreserving
+from dit_lab.models.embeddings import TimeEmbedding
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow import FlowObjective
 from dit_lab.types import Objective, RequestError
+
+PROJECTORS = "projectors."
+OUTPUT_WEIGHT, OUTPUT_BIAS = "final_layer.linear.weight", "final_layer.linear.bias"
+TIME_WEIGHT = "t_embedder.mlp.0.weight"
 
 
 class Official:
@@ -81,6 +89,19 @@ class SiTFormat(Official):
     name = "sit"
     objective = "rectified_flow"
     options: ClassVar[Mapping[str, Any]] = {"time_scale": 1.0}
+    paths: ClassVar[Mapping[str, str]] = {"Linear": "linear", "GVP": "trigonometric", "VP": "vp"}
+
+    def objective_of(self, file: WeightsFile) -> tuple[str, Mapping[str, Any]]:
+        """The straight path and velocity, unless the arguments of the training say otherwise."""
+        linear = next(iter(self.paths))
+        path, prediction = file.args.get("path_type", linear), file.args.get("prediction", "v")
+        kind = "velocity" if prediction == "v" else prediction
+        if (path, kind) == (linear, "velocity") or path not in self.paths:
+            return self.objective, self.options
+        flow = {"path": self.paths[path], "prediction": kind}
+        if path == linear:
+            flow["sigma_min"] = 0.0
+        return "flow_matching", {**self.options, **flow}
 
     def refuse(self, architecture: Architecture, objective: Objective) -> None:
         super().refuse(architecture, objective)
@@ -95,6 +116,42 @@ class SiTFormat(Official):
         known = isinstance(path, Trigonometric | VariancePreserving)
         if not known and not (isinstance(path, Linear) and path.sigma_min == 0):
             raise RequestError("SiT's linear path has objective.sigma_min=0")
+
+
+class REPAFormat(SiTFormat):
+    """sihyun-yu/REPA: SiT with projectors that only its training needs, and time the other way
+    round: 0 at data, 1 at noise, the velocity towards noise.
+
+    Seen from our end the output changes its sign, and the first layer of the time embedding gets
+    the features of t in the place of those of 1 - t: with frequencies f,
+    cos((1 - t) f) = cos f cos(t f) + sin f sin(t f), and so on. That is exact but for float32.
+    """
+
+    name = "repa"
+    paths: ClassVar[Mapping[str, str]] = {"linear": "linear", "cosine": "trigonometric"}
+
+    def skipped(self, name: str) -> bool:
+        return name.startswith(PROJECTORS)
+
+    def to_ours(self, theirs: Tensors, architecture: Architecture) -> Tensors:
+        turned = {OUTPUT_WEIGHT: -theirs[OUTPUT_WEIGHT], OUTPUT_BIAS: -theirs[OUTPUT_BIAS]}
+        return {**theirs, **turned, TIME_WEIGHT: _time_reversed(theirs[TIME_WEIGHT])}
+
+    def from_ours(self, ours: Tensors, architecture: Architecture) -> Tensors:
+        return self.to_ours(ours, architecture)  # twice is once too many
+
+    def refuse(self, architecture: Architecture, objective: Objective) -> None:
+        """Always: its code loads nothing without projectors."""
+        raise RequestError("REPA's code wants the projectors of its training; SiT's does not")
+
+
+def _time_reversed(weight: Tensor) -> Tensor:
+    """(D, 256), of features of 1 - t, for those of t."""
+    ones = TimeEmbedding.sinusoids(torch.ones(1)).double()
+    cos, sin = ones.chunk(2, dim=1)  # of f
+    of_cos, of_sin = weight.double().chunk(2, dim=1)
+    parts = (of_cos * cos + of_sin * sin, of_cos * sin - of_sin * cos)
+    return torch.cat(parts, dim=1).to(weight.dtype)
 
 
 def is_linear_chain(chain: DiscreteDiffusion) -> bool:

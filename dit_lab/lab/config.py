@@ -102,7 +102,7 @@ def compose_reflow(
     """What a run recorded, with another coupling: the training of its reflow. The folder of the
     pairs is not known yet."""
     name = option(overrides, "name") or f"{recorded['name']}-reflow"
-    _register_recorded({**recorded, "name": name, "resume": "auto"})
+    _register_recorded({**recorded, "name": name, "resume": "auto", "init_from": None})
     request = Request("reflow", overrides, resources.user_config_dirs(config_dirs))
     composed, choices = request.compose(objective=recorded["objective"]["_target_"])
     config = checked_types("train", plain(composed))

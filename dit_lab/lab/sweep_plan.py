@@ -14,6 +14,7 @@ from dit_lab.lab import resources
 from dit_lab.lab.checks import Shapes, check_data, check_root, check_settings
 from dit_lab.lab.config import Composer, option, read_recipe
 from dit_lab.lab.identity import deciding, identity, recorded_so_far, refuse_foreign, run_folder
+from dit_lab.lab.initial import check_initial
 from dit_lab.lab.judging import LOSS, refuse_incomparable
 from dit_lab.lab.sweep_axes import (
     SEARCH,
@@ -74,6 +75,7 @@ def compose_jobs(
             config = composer.compose([*fixed, *of_job])
             check_settings(config)
             shapes.append(check_data(config))
+            check_initial(config)
         except RequestError as refusal:
             if not left_out and not _skips(fixed, configs):
                 raise

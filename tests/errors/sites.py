@@ -54,6 +54,7 @@ LIBRARY_ONLY = {
         ("interop/official.py", "linear betas"),
         ("interop/official.py", "SiT learns a flow"),
         ("interop/official.py", "SiT's linear path"),
+        ("interop/official.py", "REPA's code wants"),
         ("interop/diffusers_folder.py", "knows squares alone"),
         ("interop/diffusers_folder.py", "model.mlp_ratio"),
         ("interop/diffusers_folder.py", "no scheduler of diffusers"),

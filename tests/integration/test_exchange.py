@@ -24,6 +24,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import dit_lab
+from dit_lab.interop.architecture import inferred, shapes_of
+from dit_lab.interop.formats import FORMATS
 from dit_lab.interpolants import Interpolant
 from dit_lab.lab.exporting import Export
 from dit_lab.lab.importing import import_weights
@@ -32,6 +34,7 @@ from dit_lab.samplers.ancestral import DDIMSampler
 from dit_lab.samplers.guidance import Guidance, predictor
 from dit_lab.samplers.ode import Euler
 from dit_lab.types import Sampler
+from tests.errors.starts import autoencoder
 
 Forked = Callable[..., subprocess.CompletedProcess[str]]
 LABELS = [0, 3, 7]
@@ -204,6 +207,62 @@ def test_diffusers_and_back(tmp_path: Path) -> None:
         for fact in ("class_names", "levels", "num_classes", "channels", "height"):
             shapes = second.parts.shapes.data, first.parts.shapes.data
             assert getattr(shapes[0], fact) == getattr(shapes[1], fact)
+
+
+def test_an_autoencoder_goes_along(tmp_path: Path) -> None:
+    """The parts of the folder load with the classes of diffusers, and decode as the run's codec."""
+    from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
+
+    from dit_lab.interop.pipeline import DiTLabPipeline
+
+    autoencoder(tmp_path / "vae", seed=0)
+    torch.save(random_weights(in_channels=4), tmp_path / "DiT.pt")
+    settings = ["model.num_heads=2", f"codec.path={tmp_path / 'vae'}", "dataset.image_size=16"]
+    run = import_weights(tmp_path / "DiT.pt", tmp_path / "run", overrides=settings).folder.root
+    folder = tmp_path / "folder"
+    Export(str(run), root=tmp_path).to_diffusers(folder)
+    pipeline = DiTLabPipeline(
+        transformer=DiTTransformer2DModel.from_pretrained(folder / "transformer"),
+        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+        vae=AutoencoderKL.from_pretrained(folder / "vae"),
+        lab=json.loads((folder / "model_index.json").read_text())["lab"],
+    )
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    ours = dit_lab.load(run).parts.codec.decode(latents)
+    with torch.no_grad():
+        torch.testing.assert_close(pipeline._decoded(latents), ours, rtol=0, atol=1e-5)
+
+
+def test_a_model_of_one_s_own_is_refused(tmp_path: Path) -> None:
+    export = Export(str(imported(tmp_path, "DiT")), root=tmp_path)
+    export.config["model"] = {"_target_": "mylab.Model"}
+    with pytest.raises(ValueError, match=r"--format dit: knows the lab's DiT alone, this is mylab"):
+        export.to_original(tmp_path / "model.pt", "dit")
+
+
+def test_repa_s_file_draws_what_sit_s_does(tmp_path: Path) -> None:
+    """Its projectors are left out and named."""
+    sit = imported(tmp_path, "SiT", learn_sigma=False)
+    small = inferred(shapes_of(random_weights(learn_sigma=False)))
+    theirs = dict(FORMATS["repa"].from_ours(random_weights(learn_sigma=False), small))
+    torch.save({**theirs, "projectors.0.0.weight": torch.ones(2, 2)}, tmp_path / "last.pt")
+    settings = ["model.num_heads=2", "precision=fp32", "dataset=digits"]
+    made = import_weights(tmp_path / "last.pt", tmp_path / "REPA", overrides=settings)
+    assert made.skipped == ["projectors.0.0.weight"]
+    noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    drawn = []
+    for run in (sit, made.folder.root):
+        trained = dit_lab.load(run)
+        predict = predictor(
+            trained.labelled(trained.parts.config),
+            trained.parts.objective,
+            torch.tensor(LABELS),
+            null_label=10,
+            guidance=Guidance(),
+        )
+        interpolant = trained.parts.objective.interpolant
+        drawn.append(_sampled(Euler(steps=10), predict, noise, interpolant))
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-4)
 
 
 # ---- a new beginning ----------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def test_the_names_of_diffusers() -> None:
         )
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ["dit", "sit", "diffusers"])
 @pytest.mark.parametrize(
     "architecture",
     [SMALL, replace(SMALL, learn_sigma=False, in_channels=1, num_classes=3)],
@@ -151,6 +151,56 @@ def test_diffusers_computes_the_same(timestep: int) -> None:
         block.norm1.emb.time_proj.downscale_freq_shift = 0
     mended = theirs(x, timestep=time, class_labels=labels).sample
     torch.testing.assert_close(mended, expected, rtol=0, atol=1e-5)  # sums in another order
+
+
+@torch.no_grad()
+def test_repa_s_time_runs_the_other_way() -> None:
+    """What it says at its time is what ours says at 1 - t, with the sign turned; there and back
+    only float32 is lost."""
+    adapter, theirs = FORMATS["repa"], weights(replace(SMALL, learn_sigma=False))
+    converted = adapter.to_ours(theirs, SMALL)
+    models = []
+    for tensors in (theirs, converted):
+        models.append(DiT(**asdict(replace(SMALL, learn_sigma=False))).eval())
+        models[-1].load_state_dict(dict(tensors))
+    x, labels = torch.randn(5, 4, 8, 8), torch.tensor([0, 7, 10, 3, 3])
+    t = torch.tensor([0.0, 0.1, 0.5, 0.93, 1.0])
+    expected = -models[0](x, t, labels)
+    torch.testing.assert_close(models[1](x, 1 - t, labels), expected, rtol=0, atol=2e-6)
+    assert (models[0](x, 1 - t, labels) + expected).abs().max() > 1e-2  # it is another function
+    back = adapter.from_ours(converted, SMALL)
+    for name in theirs:
+        torch.testing.assert_close(back[name], theirs[name], rtol=0, atol=1e-7)
+
+
+def test_repa_is_known_by_its_projectors(tmp_path: Path) -> None:
+    tensors = {**weights(), "projectors.0.0.weight": torch.ones(2, 2)}
+    arguments = argparse.Namespace(model="SiT-XL/2", path_type="cosine", prediction="v")
+    found = open_foreign(saved(tmp_path, {"ema": tensors, "args": arguments, "steps": 3}))
+    assert found.adapter.name == "repa"
+    assert found.adapter.skipped("projectors.0.0.weight") and not found.adapter.skipped("pos_embed")
+    name, options = found.adapter.objective_of(found.file)
+    assert (name, options["path"], options["time_scale"]) == ("flow_matching", "trigonometric", 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "prediction", "expected"),
+    [
+        ("Linear", "velocity", ("rectified_flow", None, None)),
+        ("GVP", "velocity", ("flow_matching", "trigonometric", "velocity")),
+        ("VP", "noise", ("flow_matching", "vp", "noise")),
+        ("Linear", "score", ("flow_matching", "linear", "score")),
+    ],
+)
+def test_what_sit_was_trained_with(
+    tmp_path: Path, path: str, prediction: str, expected: tuple[str, str | None, str | None]
+) -> None:
+    arguments = {"model": "SiT-S/2", "path_type": path, "prediction": prediction}
+    found = open_foreign(saved(tmp_path, {"ema": weights(), "args": arguments}))
+    name, options = found.adapter.objective_of(found.file)
+    assert (name, options.get("path"), options.get("prediction")) == expected
+    assert options["time_scale"] == 1.0
+    assert options.get("sigma_min", 0.0) == 0.0
 
 
 # ---- files --------------------------------------------------------------------------------------
@@ -267,6 +317,7 @@ def test_tensors_of_another_model(change: dict[str, Tensor | None], says: str) -
         ("sit", {}, DDPM(), "learns a flow"),
         ("sit", {}, RectifiedFlow(), "time_scale=1000"),
         ("sit", {}, FlowMatching(time_scale=1.0), "sigma_min=0"),
+        ("repa", {}, RectifiedFlow(time_scale=1.0), "wants the projectors"),
         ("diffusers", {"input_size": (8, 16)}, DDPM(), "squares"),
         ("diffusers", {"mlp_ratio": 2.0}, DDPM(), "mlp_ratio"),
         ("diffusers", {}, FlowMatching(prediction="noise"), "no scheduler"),
