@@ -134,10 +134,11 @@ def identity(
         **source_now(config),
         "data_fingerprint": shapes.data.fingerprint,
         "pairs_fingerprint": _pairs_fingerprint(config),
-        "initial_weights": initial_weights(config),
         "data": asdict(shapes.data),
         "latent_shape": list(shapes.latent),
     }
+    if initial := initial_weights(config):
+        now["initial_weights"] = initial
     if codec is not None:
         now["codec_fingerprint"] = codec
     changed = difference(before, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +26,14 @@ from dit_lab.lab.identity import (
     train_hash,
 )
 from dit_lab.lease import Lease
-from dit_lab.runs import NOT_DECIDING, RunFolder, flatten, read_json, write_json
+from dit_lab.runs import (
+    HEADER_KEY,
+    NOT_DECIDING,
+    RunFolder,
+    flatten,
+    read_json,
+    write_json,
+)
 from dit_lab.types import RequestError
 
 SHAPES = Shapes(digits_facts(), (1, 8, 8))
@@ -139,9 +147,23 @@ def test_the_two_lists_are_all_there_is(composed: Config) -> None:
     """Each entry is a key of the composed configuration, and has its line in this file."""
     keys = {key for key, _ in flatten(composed)}
     for entry in NOT_DECIDING:
-        assert any(key == entry or key.startswith(f"{entry}.") for key in WATCHING), entry
+        lines = [*WATCHING, "init_from"]  # what lies there decides: the next test
+        assert any(key == entry or key.startswith(f"{entry}.") for key in lines), entry
         if entry not in LACKING:
             assert any(key == entry or key.startswith(f"{entry}.") for key in keys), entry
+
+
+def test_weights_to_begin_with_count_by_what_they_are(composed: Config, tmp_path: Path) -> None:
+    """The same weights at two places give one hash, other weights another."""
+    hashes = []
+    for place, run, step in (("a", "1", 4), ("b", "1", 4), ("c", "1", 8), ("d", "2", 4)):
+        known = {"identity": {"train_hash": run}, "step": step, "weights": "ema-0.9"}
+        header = json.dumps({"__metadata__": {HEADER_KEY: json.dumps(known)}}).encode()
+        file = tmp_path / f"{place}.safetensors"
+        file.write_bytes(len(header).to_bytes(8, "little") + header)
+        hashes.append(train_hash({**composed, "init_from": str(file)}))
+    assert hashes[0] == hashes[1]
+    assert len({train_hash(composed), *hashes}) == 4
 
 
 # ---- the folder ---------------------------------------------------------------------------------
@@ -153,6 +175,7 @@ def config(tmp_path: Path) -> Config:
         "name": "mine",
         "seed": 0,
         "resume": "auto",
+        "init_from": None,
         "paths": {"root": str(tmp_path)},
         "trusted_modules": [],
         "model": {"depth": 2},
