@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dit_lab"
 
 GROUND = {
-    "types", "rng", "interpolants", "chain", "runs", "lease", "cost", "scaling", "processes",
-    "team",
+    "types", "rng", "interpolants", "chain", "exported", "runs", "lease", "cost", "scaling",
+    "processes", "team",
 }  # fmt: skip
 MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tracking"}
 MAY_IMPORT = {
@@ -41,7 +41,7 @@ FENCES = {
 
 SLOW = ("torch", "torchvision", "diffusers", "mlflow", "accelerate", "sklearn", "safetensors")
 TORCH_FREE = (
-    "runs.py", "lease.py", "processes.py", "cost.py", "scaling.py", "types.py",
+    "exported.py", "runs.py", "lease.py", "processes.py", "cost.py", "scaling.py", "types.py",
     "cli/describe.py", "cli/doctor.py", "cli/ema.py", "cli/evaluate.py", "cli/experiments.py",
     "cli/export.py", "cli/importing.py", "cli/job.py", "cli/main.py",
     "cli/reflow.py", "cli/report.py", "cli/sample.py", "cli/sweep.py", "cli/sweep_table.py",

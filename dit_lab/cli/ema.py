@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.averages import check_width, make_average
-    from dit_lab.runs import find_run
+    from dit_lab.runs import find_run, step_of
     from dit_lab.training.power import name_of
 
     check_width(args.std)
     folder, checkpoint = find_run(args.run, root=args.root)
     step = args.step
     if step is None and checkpoint is not None:
-        step = int(checkpoint.name.removeprefix("step-"))
+        step = step_of(checkpoint)
     made = make_average(folder, args.std, step=step)
     print(
         f"{name_of(args.std)} at step {made.step} from {made.snapshots} "

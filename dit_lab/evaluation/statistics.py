@@ -22,6 +22,7 @@ from numpy._core.multiarray import _reconstruct
 from numpy.typing import NDArray
 
 from dit_lab.evaluation.features import Features
+from dit_lab.evaluation.frechet import Moments, distance_of_factors
 from dit_lab.runs import written_at
 from dit_lab.types import RequestError
 
@@ -61,17 +62,15 @@ def statistics_of(features: Features) -> Statistics:
 
 
 def frechet_between(first: Statistics, second: Statistics) -> float:
-    """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982).
+    """The Frechet distance of two Gaussians; covariances may be singular."""
+    return distance_of_factors(_factored(first), _factored(second))
 
-    The trace of the root is the sum of the roots of the eigenvalues of A S2 A, with A the symmetric
-    root of S1: both decompositions are of symmetric matrices, singular ones included.
-    """
-    values, vectors = np.linalg.eigh(first.covariance)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    overlap = np.linalg.eigvalsh(root @ second.covariance @ root)
-    traces = np.trace(first.covariance) + np.trace(second.covariance)
-    distance = ((first.mean - second.mean) ** 2).sum()
-    return float(distance + traces - 2 * np.sqrt(overlap.clip(min=0)).sum())
+
+def _factored(statistics: Statistics) -> Moments:
+    """By the eigenvectors of the covariance, which is symmetric; what rounding has made negative
+    is 0."""
+    values, vectors = np.linalg.eigh(statistics.covariance)
+    return statistics.mean, np.sqrt(values.clip(min=0))[:, None] * vectors.T
 
 
 def read_statistics(path: Path) -> Statistics:

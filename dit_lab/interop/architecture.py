@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from dit_lab.types import RequestError
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
+DIT = "dit_lab.models.dit.DiT"  # as configurations name it
 DROPOUT = 0.1  # of labels, where the table has a row for none: what all originals train with
 SAME_POSITIONS = 1e-6  # a table is float64 rounded once; sine and cosine may differ in the last bit
 
@@ -59,6 +61,21 @@ class Architecture:
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def configured(
+    model: Mapping[str, Any], *, latent: tuple[int, int, int], num_classes: int, learn_sigma: bool
+) -> Architecture:
+    """The architecture of a model's options, for latents (C, H, W)."""
+    channels, height, width = latent
+    options = ("patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob")
+    return Architecture(
+        input_size=(height, width),
+        in_channels=channels,
+        num_classes=num_classes,
+        learn_sigma=learn_sigma,
+        **{name: model[name] for name in options},
+    )
 
 
 def inferred(shapes: Shapes) -> Architecture:

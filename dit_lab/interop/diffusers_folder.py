@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit_lab.interop.adapter import Adapter
 from dit_lab.interop.architecture import DROPOUT, Architecture, Shape, Shapes, positions
 from dit_lab.interop.files import INDEX, Tensors, WeightsFile, open_weights
-from dit_lab.interop.official import Official
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow import FlowObjective
 from dit_lab.types import Objective, RequestError
@@ -93,11 +93,12 @@ def _read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-class DiffusersFormat(Official):
+class DiffusersFormat(Adapter):
     """The transformer of diffusers, by our names or theirs."""
 
     name = "diffusers"
     objective = "ddpm"
+    sizes_from = "the config"
 
     def objective_of(self, file: WeightsFile) -> tuple[str, Mapping[str, Any]]:
         recorded = _lab_facts(file).get("objective", {})
@@ -193,9 +194,7 @@ class DiffusersFormat(Official):
 
     def refuse(self, architecture: Architecture, objective: Objective) -> None:
         """Raise RequestError where neither a class of diffusers nor our pipeline could use it."""
-        height, width = architecture.input_size
-        if height != width:
-            raise RequestError(f"a model of {height} x {width}: {CLASS} knows squares alone")
+        super().refuse(architecture, objective)
         if architecture.mlp_ratio != MLP_RATIO:
             raise RequestError(
                 f"model.mlp_ratio={architecture.mlp_ratio:g}: that of {CLASS} is {MLP_RATIO:g}"

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dit_lab.interop.adapter import Adapter
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, is_folder, open_folder
 from dit_lab.interop.files import WeightsFile, open_weights
-from dit_lab.interop.official import PROJECTORS, DiTFormat, Official, REPAFormat, SiTFormat
+from dit_lab.interop.official import PROJECTORS, DiTFormat, REPAFormat, SiTFormat
 from dit_lab.types import RequestError
 
-FORMATS: Mapping[str, Official] = {
+FORMATS: Mapping[str, Adapter] = {
     adapter.name: adapter for adapter in (DiTFormat(), SiTFormat(), REPAFormat(), DiffusersFormat())
 }
 
@@ -21,7 +22,7 @@ class Foreign:
     """Weights of another program, and how they are read."""
 
     file: WeightsFile
-    adapter: Official
+    adapter: Adapter
     why: str  # they are taken to be of this format
 
 

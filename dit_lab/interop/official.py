@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dit_lab.chain import DiscreteDiffusion, make_betas
-from dit_lab.interop.architecture import Architecture, Shape, Shapes, inferred
+from dit_lab.interop.adapter import Adapter
+from dit_lab.interop.architecture import Architecture
 from dit_lab.interop.files import Tensors, WeightsFile
 from dit_lab.interpolants import Linear, Trigonometric, VariancePreserving
 from dit_lab.models.embeddings import TimeEmbedding
@@ -27,49 +28,14 @@ OUTPUT_WEIGHT, OUTPUT_BIAS = "final_layer.linear.weight", "final_layer.linear.bi
 TIME_WEIGHT = "t_embedder.mlp.0.weight"
 
 
-class Official:
-    """What the formats with the original's names share."""
-
-    name: ClassVar[str]
-    objective: ClassVar[str]  # the group's member that the weights were trained with
-    options: ClassVar[Mapping[str, Any]] = {}  # of it
-
-    def objective_of(self, file: WeightsFile) -> tuple[str, Mapping[str, Any]]:
-        """The objective's group member, and its options, that the weights were trained with."""
-        return self.objective, self.options
-
-    def data_of(self, file: WeightsFile) -> Mapping[str, Any]:
-        """What is known of the images besides their size: `class_names`, `levels`."""
-        return {}
-
-    def architecture(self, file: WeightsFile, shapes: Shapes) -> Architecture:
-        """What the weights belong to; 0 heads where nothing tells. Raises RequestError."""
-        return inferred(shapes)
-
-    def expected(self, architecture: Architecture) -> dict[str, Shape]:
-        """Name -> shape of every tensor in a file of this format."""
-        return architecture.shapes()
-
-    def skipped(self, name: str) -> bool:
-        """Whether a tensor of the file is of no use for drawing images."""
-        return False
-
-    def to_ours(self, theirs: Tensors, architecture: Architecture) -> Tensors:
-        return theirs
-
-    def from_ours(self, ours: Tensors, architecture: Architecture) -> Tensors:
-        return ours
-
+class _OfClasses(Adapter):
     def refuse(self, architecture: Architecture, objective: Objective) -> None:
-        """Raise RequestError where the original's code could not use such weights."""
+        super().refuse(architecture, objective)
         if architecture.num_classes == 0:
             raise RequestError("a model without classes: the original has none")
-        height, width = architecture.input_size
-        if height != width:
-            raise RequestError(f"a model of {height} x {width}: the original knows squares alone")
 
 
-class DiTFormat(Official):
+class DiTFormat(_OfClasses):
     """facebookresearch/DiT, and fast-DiT: noise, learned variance, 1000 linear betas."""
 
     name = "dit"
@@ -83,7 +49,7 @@ class DiTFormat(Official):
             raise RequestError("the original DiT has 1000 timesteps of linear betas")
 
 
-class SiTFormat(Official):
+class SiTFormat(_OfClasses):
     """willisma/SiT: velocity towards data, time in [0, 1] as it is."""
 
     name = "sit"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.runs import RunFolder
+from dit_lab.runs import RunFolder, step_of
 from dit_lab.training.power import Profile, fit, gamma_of, is_width, name_of
 from dit_lab.types import RequestError
 
@@ -111,7 +111,7 @@ def make_average(folder: RunFolder, std: float, *, step: int | None = None) -> M
 
 def _snapshots(folder: RunFolder, step: int | None) -> list[Path]:
     """Those up to a step, the oldest first."""
-    steps = {int(path.name.removeprefix("step-")): path for path in folder.averages.glob("step-*")}
+    steps = {step_of(path): path for path in folder.averages.glob("step-*")}
     if not steps:
         raise RequestError(
             f"{folder.averages}: holds no snapshots of averages; train with "

@@ -15,11 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dit_lab.codecs.facts import HUB
+from dit_lab.exported import read_exported
 from dit_lab.lab import resources
 from dit_lab.lab.request import Chosen, Request, parse_override, plain, register, yaml_trouble
 from dit_lab.lab.trust import trusted_list
 from dit_lab.lab.typed import checked_types, to_plain
-from dit_lab.runs import RunFolder, find_run, read_exported
+from dit_lab.runs import RunFolder, find_run
 from dit_lab.types import RequestError
 
 Config = dict[str, Any]

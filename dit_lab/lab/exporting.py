@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from dit_lab.codecs.facts import IDENTITY
 from dit_lab.codecs.loading import load_network, quiet
 from dit_lab.evaluation.images import PICTURE_CHANNELS
-from dit_lab.interop.architecture import Architecture
+from dit_lab.exported import HEADER_KEY
+from dit_lab.interop.architecture import DIT, Architecture, configured
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_config
 from dit_lab.interop.formats import FORMATS
 from dit_lab.interpolants import Linear
@@ -24,14 +26,13 @@ from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import recorded, recorded_shapes
 from dit_lab.lab.provenance import versions
 from dit_lab.lab.trained import read_weights
-from dit_lab.runs import HEADER_KEY, find_run, read_json, written_at
+from dit_lab.runs import find_run, read_json, written_at
 from dit_lab.tracking.model import register_model
 from dit_lab.training.tensor_files import save_whole
 from dit_lab.types import Objective, RequestError
 
 Config = Mapping[str, Any]
 
-DIT = "dit_lab.models.dit.DiT"
 PIPELINE = "DiTLabPipeline"
 
 
@@ -55,7 +56,7 @@ class Export:
         """One file that is a RUN for `sample` and `init_from`; its header holds configuration,
         identity with class names and data, versions, and which weights these are."""
         header = {
-            "config": {k: v for k, v in self.config.items() if k != "trusted_modules"},
+            "config": self._kept_config(),
             "identity": recorded(self.folder),
             "step": self.weights.step,
             "weights": self.weights.name,
@@ -66,10 +67,15 @@ class Export:
                 self.weights.tensors, beside, {"format": "pt", HEADER_KEY: json.dumps(header)}
             )
 
+    def _kept_config(self) -> dict[str, Any]:
+        """The configuration, for which there is one set of weights: what `ema` means then."""
+        kept = {key: value for key, value in self.config.items() if key != "trusted_modules"}
+        return {**kept, "sample": {**kept["sample"], "weights": "ema"}}
+
     def to_original(self, out: Path, name: str) -> None:
         """The tensors alone, by the names of an original, as .pt or .safetensors."""
         adapter, architecture = FORMATS[name], self._architecture(name)
-        self._refuse(lambda: adapter.refuse(architecture, self._objective()), name)
+        self._refuse(lambda: adapter.refuse(architecture, self._objective), name)
         tensors = dict(adapter.from_ours(self.weights.tensors, architecture))
         with written_at(out) as beside:
             if out.suffix == ".safetensors":
@@ -80,9 +86,8 @@ class Export:
     def to_diffusers(self, out: Path) -> None:
         """The folder of a pipeline: transformer, scheduler, autoencoder, the pipeline's file."""
         adapter, architecture = DiffusersFormat(), self._architecture("diffusers")
-        objective = self._objective()
-        self._refuse(lambda: adapter.refuse(architecture, objective), "diffusers")
-        scheduler = scheduler_config(objective)
+        self._refuse(lambda: adapter.refuse(architecture, self._objective), "diffusers")
+        scheduler = scheduler_config(self._objective)
         vae = None
         if self.config["codec"]["_target_"] != IDENTITY:
             vae = load_network(self.config["codec"]["path"])
@@ -141,7 +146,7 @@ class Export:
         """What the pipeline, and an import of it, have to know."""
         data = self.shapes.data
         options = {k: v for k, v in self.config["objective"].items() if k != "_target_"}
-        path = self._objective().interpolant
+        path = self._objective.interpolant
         if isinstance(path, Linear) and "sigma_min" in options:
             options["sigma_min"] = path.sigma_min
         return {
@@ -154,26 +159,22 @@ class Export:
             "weights": self.told,
         }
 
+    @cached_property
     def _objective(self) -> Objective:
         return compose.build_objective(self.config, self.shapes)
 
     def _architecture(self, name: str) -> Architecture:
-        model = self.config["model"]
-        if model["_target_"] != DIT:
+        target = self.config["model"]["_target_"]
+        if target != DIT:
             raise RequestError(
-                f"--format {name}: knows the lab's DiT alone, this is {model['_target_']}; use "
+                f"--format {name}: knows the lab's DiT alone, this is {target}; use "
                 "--format safetensors"
             )
-        channels, height, width = self.shapes.latent
-        same = (
-            "patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob",
-        )  # fmt: skip
-        return Architecture(
-            input_size=(height, width),
-            in_channels=channels,
+        return configured(
+            self.config["model"],
+            latent=self.shapes.latent,
             num_classes=self.shapes.data.num_classes,
-            learn_sigma=self._objective().learn_sigma,
-            **{option: model[option] for option in same},
+            learn_sigma=self._objective.learn_sigma,
         )
 
     def _refuse(self, check: Callable[[], None], name: str) -> None:

@@ -16,6 +16,7 @@ from dit_lab.runs import (
     newest_checkpoint,
     read_json,
     read_metrics,
+    step_of,
     write_metrics,
 )
 from dit_lab.training.power import name_of
@@ -43,7 +44,7 @@ def check_extension(config: Config, now: Mapping[str, Any]) -> None:
     newest = newest_checkpoint(parent)
     if newest is None:
         raise RequestError(f"{start}: has no checkpoint to go on from")
-    step, total = int(newest.name.removeprefix("step-")), config["training"]["total_steps"]
+    step, total = step_of(newest), config["training"]["total_steps"]
     if total <= step:
         raise RequestError(f"{start}: is at step {step}; give {END} above that, not {total}")
     if not is_forced(config) and (why := _other_training(config, parent, now)):
@@ -103,11 +104,11 @@ def take_over(parent: RunFolder, folder: RunFolder, checkpoint: Path) -> None:
 
     Files of a checkpoint never change, so they are shared (hard links) where the disk allows.
     """
-    step = int(checkpoint.name.removeprefix("step-"))
+    step = step_of(checkpoint)
     rows = [row for row in read_metrics(parent.metrics) if row.step <= step]
     write_metrics(folder.metrics, rows)
     for snapshot in sorted(parent.averages.glob("step-*")):
-        if int(snapshot.name.removeprefix("step-")) <= step:
+        if step_of(snapshot) <= step:
             _share_folder(snapshot, folder.averages)
     _share_folder(checkpoint, folder.checkpoints)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.data.pair_facts import read_pair_facts
+from dit_lab.exported import read_exported
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.config import read_yaml
 from dit_lab.lab.trust import source_files
@@ -26,7 +27,6 @@ from dit_lab.runs import (
     flatten,
     is_deciding,
     newest_checkpoint,
-    read_exported,
     read_json,
     step_of,
 )

@@ -7,7 +7,7 @@ command line; all of it is told.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from torch import Tensor
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts, config_file
 from dit_lab.data.image_facts import sides
+from dit_lab.exported import EXPORTED, header_of
 from dit_lab.interop.architecture import (
+    DIT,
     Architecture,
+    configured,
     refuse_other_positions,
     refuse_other_tensors,
     shapes_of,
@@ -31,11 +34,9 @@ from dit_lab.lab.identity import UNKNOWN_CODEC, deciding, identity
 from dit_lab.lab.inferred import Told, as_overrides, corrected, inferred_keys, typed
 from dit_lab.lab.trained import open_checkpoints
 from dit_lab.runs import (
-    EXPORTED,
     FINISHED,
     RunFolder,
     digest,
-    header_of,
     update_status,
     write_atomically,
     write_json,
@@ -46,11 +47,11 @@ from dit_lab.types import DataFacts, RequestError
 
 Config = dict[str, Any]
 
-DIT = "dit_lab.models.dit.DiT"
-
 
 @dataclass(frozen=True, slots=True)
 class Imported:
+    """What became of an import."""
+
     folder: RunFolder
     told: list[Told]
     skipped: list[str]  # tensors of the file that are of no use here
@@ -110,13 +111,12 @@ def _architecture(config: Config, guessed: Architecture) -> Architecture:
         raise RequestError(
             f"model={config['choices']['model']}: only the lab's DiT has such weights"
         )
-    options = ("patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob")
     classes = guessed.label_rows
     if classes and model["class_dropout_prob"] > 0:
         classes -= 1
-    return replace(
-        guessed,
-        **{name: model[name] for name in options},
+    return configured(
+        model,
+        latent=(guessed.in_channels, *guessed.input_size),
         num_classes=classes,
         learn_sigma=config["objective"].get("learn_sigma", False),
     )
@@ -146,28 +146,13 @@ def _shapes(
 
     Raises RequestError where data or codec, if they are there, are not for this model.
     """
-    sides_ = sides(config["dataset"]["image_size"])
-    codec, identity_codec = config["codec"], config["codec"]["_target_"] == IDENTITY
+    height, width = sides(config["dataset"]["image_size"])
+    pixels = config["codec"]["_target_"] == IDENTITY
     latent = (architecture.in_channels, *architecture.input_size)
-    channels = latent[0] if identity_codec else 3
-    if identity_codec or config_file(codec["path"]).is_file():
-        made = codec_facts(
-            codec["_target_"],
-            options_of(codec),
-            channels=channels,
-            height=sides_[0],
-            width=sides_[1],
-        )
-        if made != latent:
-            raise RequestError(
-                f"codec={config['choices']['codec']}: makes {_by(made)} of images of "
-                f"{sides_[0]} x {sides_[1]}, and the weights are for {_by(latent)}; give another "
-                "codec, or dataset.image_size"
-            )
     assumed = DataFacts(
-        channels=channels,
-        height=sides_[0],
-        width=sides_[1],
+        channels=latent[0] if pixels else 3,
+        height=height,
+        width=width,
         num_classes=architecture.num_classes,
         class_names=tuple(foreign.adapter.data_of(foreign.file).get("class_names", ())),
         train_images=0,
@@ -175,11 +160,26 @@ def _shapes(
         fingerprint=UNKNOWN_DATA,
         levels=foreign.adapter.data_of(foreign.file).get("levels", 256),
     )
-    if not any(text.partition("=")[0] in ("dataset", "dataset.root") for text in overrides):
+    named = typed(overrides).keys()
+    if pixels or "codec.path" in named or config_file(config["codec"]["path"]).is_file():
+        _refuse_other_latents(config, assumed, latent)
+    if not named & {"dataset", "dataset.root"}:
         return Shapes(assumed, latent)
     facts = read_facts(config)
     refuse_other_images(config, facts, assumed)
     return Shapes(facts, latent)
+
+
+def _refuse_other_latents(config: Config, data: DataFacts, latent: tuple[int, int, int]) -> None:
+    """Raise RequestError where the codec makes latents of such images that are not the model's."""
+    codec, size = config["codec"], {"height": data.height, "width": data.width}
+    made = codec_facts(codec["_target_"], options_of(codec), channels=data.channels, **size)
+    if made != latent:
+        raise RequestError(
+            f"codec={config['choices']['codec']}: makes {_by(made)} of images of {data.height} x "
+            f"{data.width}, and the weights are for {_by(latent)}; give another codec, or "
+            "dataset.image_size"
+        )
 
 
 def _by(shape: Sequence[int]) -> str:
@@ -215,6 +215,10 @@ def _unpacked(source: Path, out: Path, known: Config, overrides: Sequence[str]) 
     if overrides:
         raise RequestError(
             f"{overrides[0]}: {source} was exported by the lab and keeps its own keys"
+        )
+    if known["weights"].startswith("power-"):
+        raise RequestError(
+            f"{source}: holds {known['weights']}, which no checkpoint does; it is a RUN itself"
         )
     tensors = load_file(source)
     write_run(

@@ -31,7 +31,8 @@ class Told:
 
 def typed(overrides: Sequence[str]) -> dict[str, str]:
     """Key -> what was typed for it."""
-    return {text.partition("=")[0]: text.partition("=")[2] for text in overrides}
+    parts = (text.lstrip("+").partition("=") for text in overrides)
+    return {key: value for key, _, value in parts}
 
 
 def inferred_keys(foreign: Foreign, guessed: Architecture, *, codec: str | None) -> list[Told]:
@@ -44,8 +45,9 @@ def inferred_keys(foreign: Foreign, guessed: Architecture, *, codec: str | None)
     sides = [side * factor for side in guessed.input_size]
     seen = f"the model sees {guessed.input_size[0]} x {guessed.input_size[1]}"
     halved = f", of a codec that halves {factor.bit_length() - 1} times" if factor > 1 else ""
-    shapes = "the shapes"
-    told_heads = (guessed.num_heads, "the config") if guessed.num_heads else (heads, where)
+    shapes = foreign.adapter.sizes_from
+    drops = "a" if guessed.has_null_label else "no"
+    told_heads = (guessed.num_heads, shapes) if guessed.num_heads else (heads, where)
     return [
         *([Told("model", size, shapes)] if size else []),
         Told("model.hidden_size", guessed.hidden_size, shapes),
@@ -53,7 +55,8 @@ def inferred_keys(foreign: Foreign, guessed: Architecture, *, codec: str | None)
         Told("model.num_heads", *told_heads),
         Told("model.mlp_ratio", guessed.mlp_ratio, shapes),
         Told("model.patch_size", guessed.patch_size, shapes),
-        Told("model.class_dropout_prob", guessed.class_dropout_prob, "a row for the dropped label"),
+        Told("model.class_dropout_prob", guessed.class_dropout_prob,
+             f"{drops} row for the dropped label"),
         Told("objective", objective, "the format"),
         Told("objective.learn_sigma", guessed.learn_sigma, shapes),
         *(

@@ -6,19 +6,20 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dit_lab.exported import read_exported
 from dit_lab.lab import compose
 from dit_lab.lab.averages import PREFIX, made_average, read_average, width_in
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import UNKNOWN_CODEC, recorded, recorded_shapes, weights_name
-from dit_lab.runs import RunFolder, find_run, read_exported
+from dit_lab.runs import RunFolder, find_run
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.team import ALONE
 from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint, load_weights
@@ -29,6 +30,19 @@ from dit_lab.types import Codec, LabelledCall, RequestError, Sampler, Team
 Config = Mapping[str, Any]
 
 _log = logging.getLogger(__name__)
+
+
+class Drawing(TypedDict, total=False):
+    """How images are drawn."""
+
+    sampler: Sampler | None  # an object; wins over `settings`, as the next two do
+    guidance: Guidance | None
+    weak: Trained | None  # the model that guidance goes away from
+    seed: int  # 0 where it is left out
+    settings: Config | None  # sampler, guidance and precision as configured, in place of the run's
+    team: Team  # shares the work; each of its processes gets all images
+    check_stop: Callable[[], None]
+    on_pass: Callable[[int], None]  # hears of n images passing through a model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +62,13 @@ class Trained:
         return weights_name(self.identity, self.step, self.weights)
 
     def sample(
-        self, labels: Sequence[int] | None = None, *, num_images: int | None = None, **how: Any
+        self,
+        labels: Sequence[int] | None = None,
+        *,
+        num_images: int | None = None,
+        **how: Unpack[Drawing],
     ) -> tuple[Tensor, Tensor]:
-        """Images uint8 (N, H, W, c) and their labels (N,), all at once; `images` says the rest."""
+        """Images uint8 (N, H, W, c) and their labels (N,): those of `images`, all at once."""
         images, given = zip(*self.images(labels, num_images=num_images, **how), strict=True)
         return torch.cat(images), torch.cat(given)
 
@@ -59,43 +77,33 @@ class Trained:
         labels: Sequence[int] | None = None,
         *,
         num_images: int | None = None,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
-        weak: Trained | None = None,
-        seed: int = 0,
-        settings: Config | None = None,
-        team: Team = ALONE,
-        check_stop: Callable[[], None] = lambda: None,
-        on_pass: Callable[[int], None] = lambda images: None,
+        **how: Unpack[Drawing],
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Groups of images uint8 (n, H, W, c) and their labels (n,), N images in all.
 
         `labels` are cycled through (all classes in turn where None); N is `num_images`, or one for
-        each label. `settings` are sampler, guidance and precision in the form of the
-        configuration, the run's own where None; `sampler`, `guidance` and `weak`, the model that
-        guidance goes away from, are objects and win. A `team` shares the work, and each of its
-        processes gets all images. `on_pass(n)` hears of n images passing through a model.
+        each label.
         """
-        parts = self.parts_with(settings or {})
-        weak = weak or load_weak(parts)
+        parts = self.parts_with(how.get("settings") or {})
+        weak = how.get("weak") or load_weak(parts)
         if weak is not None:
             _refuse_other_images(weak, parts)
         generator = compose.build_generator(
             parts,
-            team=team,
-            check_stop=check_stop,
-            sampler=sampler,
-            guidance=guidance,
+            team=how.get("team", ALONE),
+            check_stop=how.get("check_stop", lambda: None),
+            sampler=how.get("sampler"),
+            guidance=how.get("guidance"),
             weak=weak.labelled(parts.config) if weak else None,
         )
         classes = parts.shapes.data.num_classes
         return generator.images(
             self.labelled(parts.config),
             num_images=num_images or (len(labels) if labels else max(1, classes)),
-            seed=seed,
+            seed=how.get("seed", 0),
             labels=labels,
             batch_size=parts.config["sample"]["batch_size"],
-            on_pass=on_pass,
+            on_pass=how.get("on_pass", lambda images: None),
         )
 
     def parts_with(self, settings: Config) -> Parts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import tempfile
 from collections.abc import Iterator
@@ -47,7 +46,7 @@ def register_model(
         client = open_client(uri)
         if run_id is not None:
             experiment_id = client.get_run(run_id).info.experiment_id
-        with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, _store_of(uri), _quiet():
+        with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, _store_of(uri):
             saved = _saved(Path(place) / ARTIFACT, weights, codec, guidance_scale)
             logged = client.create_logged_model(
                 experiment_id, name=ARTIFACT, source_run_id=run_id, model_type="pyfunc"
@@ -120,10 +119,3 @@ def _store_of(uri: str) -> Iterator[None]:
         yield
     finally:
         mlflow.set_tracking_uri(before)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """MLflow prints what it has registered; the command says that itself."""
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        yield

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dit_lab.runs import step_of
 from dit_lab.training.tensor_files import TensorGroup
 from dit_lab.types import RequestError
 
@@ -37,7 +38,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        return int(self.path.name.removeprefix("step-"))
+        return step_of(self.path)
 
     @property
     def is_complete(self) -> bool:

@@ -126,17 +126,18 @@ def headed(folder: Path, name: str, metadata: dict[str, str]) -> None:
     (folder / name).write_bytes(len(header).to_bytes(8, "little") + header)
 
 
-def exported(folder: Path) -> None:
+def exported(folder: Path, weights: str = "ema-0.9") -> None:
     """What `dit-lab export` would write of the run there, without its tensors."""
+    from dit_lab.exported import HEADER_KEY
     from dit_lab.lab.config import read_yaml
-    from dit_lab.runs import HEADER_KEY, RunFolder, read_json
+    from dit_lab.runs import RunFolder, read_json
 
     run = RunFolder(next(folder.glob("outputs/runs/tiny/*")))
     known = {
         "config": read_yaml(run.config),
         "identity": read_json(run.identity),
         "step": 4,
-        "weights": "ema-0.9",
+        "weights": weights,
     }
     headed(folder, "tiny.safetensors", {HEADER_KEY: json.dumps(known)})
 
@@ -439,6 +440,21 @@ AREA = Area(
             slow=True,
         ),
         Case(
+            title="an exported average of any width, as a run folder",
+            command="import tiny.safetensors --out made",
+            start="tiny",
+            prepare=lambda folder: exported(folder, "power-0.1"),
+            says="tiny.safetensors: holds power-0.1, which no checkpoint does; it is a RUN itself",
+            slow=True,
+        ),
+        Case(
+            title="weights for a codec that is not there",
+            command=f"{IMPORT} model.num_heads=2 codec=vae codec.path=nowhere",
+            prepare=saved(lambda: tensors(in_channels=4)),
+            says="FOLDER/nowhere/config.json is missing: give a folder in diffusers format",
+            slow=True,
+        ),
+        Case(
             title="an exported file that is measured",
             command="evaluate run=tiny.safetensors",
             start="tiny",
@@ -507,9 +523,9 @@ AREA = Area(
         ),
         Case(
             title="a store for another format",
-            command="export RUN model.safetensors --uri sqlite:////tmp/mlflow.db",
+            command="export RUN model.safetensors --uri sqlite:///FOLDER/mlflow.db",
             start="tiny",
-            says="--uri sqlite:////tmp/mlflow.db: is for --format mlflow, not safetensors",
+            says="--uri sqlite:///FOLDER/mlflow.db: is for --format mlflow, not safetensors",
         ),
         Case(
             title="weights that were not in the imported file",

@@ -50,12 +50,11 @@ LIBRARY_ONLY = {
     ),
     "adapters refuse it, as in tests/unit/test_interop.py": (
         ("interop/official.py", "a model without classes"),
-        ("interop/official.py", "the original knows squares alone"),
+        ("interop/adapter.py", "this format knows squares alone"),
         ("interop/official.py", "linear betas"),
         ("interop/official.py", "SiT learns a flow"),
         ("interop/official.py", "SiT's linear path"),
         ("interop/official.py", "REPA's code wants"),
-        ("interop/diffusers_folder.py", "knows squares alone"),
         ("interop/diffusers_folder.py", "model.mlp_ratio"),
         ("interop/diffusers_folder.py", "no scheduler of diffusers"),
     ),

@@ -29,37 +29,30 @@ from dit_lab.interop.formats import FORMATS
 from dit_lab.interpolants import Interpolant
 from dit_lab.lab.exporting import Export
 from dit_lab.lab.importing import import_weights
-from dit_lab.models.dit import DiT
 from dit_lab.samplers.ancestral import DDIMSampler
 from dit_lab.samplers.guidance import Guidance, predictor
 from dit_lab.samplers.ode import Euler
 from dit_lab.types import Sampler
 from tests.errors.starts import autoencoder
+from tests.random_weights import random_weights
 
 Forked = Callable[..., subprocess.CompletedProcess[str]]
 LABELS = [0, 3, 7]
 
 
-def random_weights(**changes: Any) -> dict[str, Tensor]:
-    """Of a small DiT, every tensor filled, positions as they are."""
+def small_weights(**changes: Any) -> dict[str, Tensor]:
+    """Of a small DiT, for digits."""
     options = {
         "input_size": (8, 8), "patch_size": 2, "in_channels": 1, "hidden_size": 32, "depth": 2,
-        "num_heads": 2, "num_classes": 10, "learn_sigma": True, **changes,
+        "num_heads": 2, "num_classes": 10, "learn_sigma": True,
     }  # fmt: skip
-    model = DiT(**options, generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(1)
-    return {
-        name: tensor
-        if name == "pos_embed"
-        else tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in model.state_dict().items()
-    }
+    return random_weights(**options | changes)
 
 
 def imported(folder: Path, name: str, *overrides: str, **changes: Any) -> Path:
     """A run with random weights, `name` telling the format."""
     file = folder / f"{name}.pt"
-    torch.save(random_weights(**changes), file)
+    torch.save(small_weights(**changes), file)
     settings = ["model.num_heads=2", "precision=fp32", "dataset=digits", *overrides]
     return import_weights(file, folder / name, overrides=settings).folder.root
 
@@ -69,7 +62,7 @@ def imported(folder: Path, name: str, *overrides: str, **changes: Any) -> Path:
 
 def test_a_training_script_s_file_becomes_a_run(tmp_path: Path, forked: Forked) -> None:
     """Both sets of weights are kept; what is drawn from the exported file is the same."""
-    ema, model = random_weights(), {k: v + 0.01 for k, v in random_weights().items()}
+    ema, model = small_weights(), {k: v + 0.01 for k, v in small_weights().items()}
     model["pos_embed"] = ema["pos_embed"]
     torch.save({"model": model, "ema": ema, "opt": {}, "args": {"model": "DiT-S/2"}},
                tmp_path / "0000500.pt")  # fmt: skip
@@ -95,7 +88,7 @@ def test_to_the_original_and_back(tmp_path: Path, name: str) -> None:
     run = imported(tmp_path, name)
     Export(str(run), root=tmp_path).to_original(tmp_path / "back.pt", name.lower())
     Export(str(run), root=tmp_path).to_original(tmp_path / "back.safetensors", name.lower())
-    expected = random_weights()
+    expected = small_weights()
     for found in (
         torch.load(tmp_path / "back.pt", weights_only=True),
         load_file(tmp_path / "back.safetensors"),
@@ -115,6 +108,23 @@ def test_the_exported_file_is_a_run(tmp_path: Path) -> None:
     assert second.parts.shapes.data.class_names == tuple("0123456789")
     with pytest.raises(ValueError, match=r"holds ema-0\.9999 alone"):
         dit_lab.load(tmp_path / "m.safetensors", weights="raw")
+
+
+def test_imported_weights_are_measured_against_the_data_that_is_named(
+    tmp_path: Path, forked: Forked
+) -> None:
+    """Nobody here has seen what they were trained on: only size and classes have to fit."""
+    torch.save(small_weights(), tmp_path / "DiT.pt")
+    settings = ["model.num_heads=2", "precision=fp32", "sampler.steps=2"]
+    import_weights(tmp_path / "DiT.pt", tmp_path / "run", overrides=settings)
+    ask = ("evaluate", "run=run", "evaluation.num_images=60")
+    done = forked(*ask, "dataset=digits", few_trees=True)
+    assert done.returncode == 0, done.stderr
+    assert "written: " in done.stdout
+    (card,) = (json.loads(file.read_text())["card"] for file in tmp_path.glob("run/evaluations/*"))
+    assert (card["reference"]["training_images"], card["reference"]["levels"]) == (1437, 17)
+    refused = forked(*ask, "dataset=image_folder", "dataset.root=photos", "dataset.image_size=8")
+    assert refused.returncode == 2 and "photos" in refused.stderr
 
 
 # ---- diffusers, which knows nothing of the lab --------------------------------------------------
@@ -216,7 +226,7 @@ def test_an_autoencoder_goes_along(tmp_path: Path) -> None:
     from dit_lab.interop.pipeline import DiTLabPipeline
 
     autoencoder(tmp_path / "vae", seed=0)
-    torch.save(random_weights(in_channels=4), tmp_path / "DiT.pt")
+    torch.save(small_weights(in_channels=4), tmp_path / "DiT.pt")
     settings = ["model.num_heads=2", f"codec.path={tmp_path / 'vae'}", "dataset.image_size=16"]
     run = import_weights(tmp_path / "DiT.pt", tmp_path / "run", overrides=settings).folder.root
     folder = tmp_path / "folder"
@@ -243,8 +253,8 @@ def test_a_model_of_one_s_own_is_refused(tmp_path: Path) -> None:
 def test_repa_s_file_draws_what_sit_s_does(tmp_path: Path) -> None:
     """Its projectors are left out and named."""
     sit = imported(tmp_path, "SiT", learn_sigma=False)
-    small = inferred(shapes_of(random_weights(learn_sigma=False)))
-    theirs = dict(FORMATS["repa"].from_ours(random_weights(learn_sigma=False), small))
+    small = inferred(shapes_of(small_weights(learn_sigma=False)))
+    theirs = dict(FORMATS["repa"].from_ours(small_weights(learn_sigma=False), small))
     torch.save({**theirs, "projectors.0.0.weight": torch.ones(2, 2)}, tmp_path / "last.pt")
     settings = ["model.num_heads=2", "precision=fp32", "dataset=digits"]
     made = import_weights(tmp_path / "last.pt", tmp_path / "REPA", overrides=settings)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from dit_lab.data.facts import digits_facts
+from dit_lab.exported import HEADER_KEY
 from dit_lab.lab import identity as identity_module
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.config import compose_train
@@ -26,14 +27,7 @@ from dit_lab.lab.identity import (
     train_hash,
 )
 from dit_lab.lease import Lease
-from dit_lab.runs import (
-    HEADER_KEY,
-    NOT_DECIDING,
-    RunFolder,
-    flatten,
-    read_json,
-    write_json,
-)
+from dit_lab.runs import NOT_DECIDING, RunFolder, flatten, read_json, write_json
 from dit_lab.types import RequestError
 
 SHAPES = Shapes(digits_facts(), (1, 8, 8))

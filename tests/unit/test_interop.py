@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dit_lab.cli import export, importing
 from dit_lab.interop.architecture import Architecture, inferred, refuse_other_tensors, shapes_of
 from dit_lab.interop.files import open_weights
 from dit_lab.interop.formats import FORMATS, open_foreign
@@ -22,6 +23,7 @@ from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow_matching import FlowMatching
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.types import RequestError
+from tests.random_weights import random_weights
 
 SMALL = Architecture(
     input_size=(8, 8),
@@ -58,18 +60,16 @@ OFFICIAL_XL = {
 
 
 def weights(architecture: Architecture = SMALL) -> dict[str, Tensor]:
-    """Ours, every tensor random, positions as they are."""
-    model = DiT(**asdict(architecture), generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(1)
-    return {
-        name: tensor
-        if name == "pos_embed"
-        else tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in model.state_dict().items()
-    }
+    return random_weights(**asdict(architecture))
 
 
 # ---- names and shapes ---------------------------------------------------------------------------
+
+
+def test_the_commands_know_every_format() -> None:
+    """They list them without importing them."""
+    assert ("auto", *FORMATS) == importing.FORMATS
+    assert set(export.ENDINGS) - {"safetensors", "mlflow"} == set(FORMATS) - {"repa"}
 
 
 @pytest.mark.parametrize("name", ["dit", "sit"])
