@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dit_lab.cli.main import answered
+from dit_lab.cli.main import answered, end
 
 
 def run(folder: Path) -> int:
@@ -24,4 +24,4 @@ def run(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(answered(lambda: run(Path(sys.argv[1]))))
+    end(answered(lambda: run(Path(sys.argv[1]))))

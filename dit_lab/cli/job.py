@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from dit_lab.cli.main import answered
+from dit_lab.cli.main import answered, end
 
 
 def run(folder: Path) -> int:
@@ -29,4 +29,4 @@ def run(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(answered(lambda: run(Path(sys.argv[1]))))
+    end(answered(lambda: run(Path(sys.argv[1]))))

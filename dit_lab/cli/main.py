@@ -7,9 +7,11 @@ after saving (143 for SIGTERM). Nothing slow is imported here: help must answer 
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
@@ -69,18 +71,20 @@ def answered(command: Callable[[], int]) -> int:
 
 
 def end(code: int) -> NoReturn:
-    """End this process with an exit code.
+    """End this process with an exit code, once its threads have ended (a checkpoint may still be
+    being written), what is registered for the end is done, and everything is printed.
 
-    One of several that work together ends at once, with everything printed: a thread of gloo may
-    still be freeing tensors of the last exchange, and if it asks for the interpreter while that
-    shuts down, the process is aborted (exit code 134) after all its work is done.
+    These are the interpreter's own first steps. The rest is left out: it is not taken down. Threads
+    of the libraries' own may still be at work, such as one of gloo's that frees the tensors of the
+    last exchange; where such a thread asks for an interpreter that is going, the process is aborted
+    (exit code 134) after all its work is done.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # nobody reads it any more
-                stream.flush()
-        os._exit(code)
-    sys.exit(code)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
 
 
 def command() -> NoReturn:
