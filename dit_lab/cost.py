@@ -14,6 +14,41 @@ FLOAT32_BYTES = 4
 BFLOAT16_BYTES = 2
 
 
+def mlp_width(hidden_size: int, mlp_ratio: float, mlp: str) -> int:
+    """M of an MLP: of "swiglu" two thirds, so that its three matrices have as many numbers as the
+    two of "gelu" (Shazeer 2020, "GLU Variants Improve Transformer")."""
+    width = int(hidden_size * mlp_ratio)
+    return int(2 / 3 * width) if mlp == "swiglu" else width
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How many numbers autograd keeps between forward and backward, of a token, tensor by tensor.
+
+    Under autocast the residual stream and the norms stay float32 (wide), and matrix products keep
+    their inputs in bfloat16 (narrow).
+    """
+
+    width: int  # of the residual stream
+    wide: int  # of a block
+    narrow: int  # of a block
+    widened: int  # of a block, copies that only autocast makes, wide
+    products: int  # what a block's products and attention give, narrow
+
+    def block_bytes(self, bf16: bool) -> int:
+        wide = self.wide + (self.widened if bf16 else 0)
+        return wide * FLOAT32_BYTES + self.narrow * _product_bytes(bf16)
+
+    def redone_bytes(self, bf16: bool, *, selective: bool) -> int:
+        """Of a block that is recomputed: its input, and what its products gave or not."""
+        kept = self.products * _product_bytes(bf16) if selective else 0
+        return self.width * FLOAT32_BYTES + kept
+
+    def final_bytes(self, bf16: bool) -> int:
+        """Of the final layer: its norm's input and output, and it modulated."""
+        return self.width * (2 * FLOAT32_BYTES + _product_bytes(bf16))
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """Cost of one model. A multiply-add counts once in MACs, twice in FLOPs."""
@@ -25,6 +60,7 @@ class Cost:
     training_flops_per_image: int  # forward and twice as much backward: 6 x MACs
     depth: int
     block_parameters: int  # of one block, all trainable
+    kept: Kept
 
     @property
     def end_parameters(self) -> int:
@@ -62,30 +98,37 @@ def cost(
     in_channels: int,
     hidden_size: int,
     depth: int,
+    num_heads: int,
     mlp_ratio: float = 4.0,
     num_classes: int,
     class_dropout_prob: float = 0.1,
     learn_sigma: bool = True,
+    norm: str = "layer",
+    mlp: str = "gelu",
+    rope: bool = False,
+    qk_norm: bool = False,
 ) -> Cost:
-    """Exact parameter counts, and the multiply-adds of one forward pass (matrix products only).
-
-    The arguments are those of `models.dit.DiT`; the number of heads changes neither.
-    """
+    """Exact parameter counts, the multiply-adds of one forward pass (matrix products only), and
+    what is kept of it. The arguments are those of `models.dit.DiT`."""
     height, width = input_size
     tokens = (height // patch_size) * (width // patch_size)
-    d, mlp = hidden_size, int(hidden_size * mlp_ratio)
+    d, m = hidden_size, mlp_width(hidden_size, mlp_ratio, mlp)
     patch_in = patch_size**2 * in_channels
     patch_out = 2 * patch_in if learn_sigma else patch_in
 
     # (inputs, outputs) of the linear maps, by what they are applied to: a token or an image.
-    token_block = [(d, 3 * d), (d, d), (d, mlp), (mlp, d)]  # qkv, proj, fc1, fc2
+    mlp_in = 2 * m if mlp == "swiglu" else m
+    token_block = [(d, 3 * d), (d, d), (d, mlp_in), (m, d)]  # qkv, proj, fc1 or w12, fc2 or w3
     image_block = [(d, 6 * d)]  # adaLN
     token_ends = [(patch_in, d), (d, patch_out)]
     image_ends = [(TIME_FEATURES, d), (d, d), (d, 2 * d)]  # time MLP, final adaLN
 
     label_rows = num_classes + (class_dropout_prob > 0) if num_classes else 0
-    block = _parameters(token_block + image_block)
-    trainable = _parameters(token_ends + image_ends) + depth * block + label_rows * d
+    scale = d if norm == "rms" else 0  # of a norm
+    block = _parameters(token_block + image_block) + 2 * scale
+    if qk_norm:  # of a head's queries and its keys: a scale, and layer norm's shift
+        block += 2 * (d // num_heads) * (1 if norm == "rms" else 2)
+    trainable = _parameters(token_ends + image_ends) + depth * block + label_rows * d + scale
     attention = 2 * tokens**2 * d  # queries with keys, then weights with values
     macs = (
         tokens * _macs(token_ends)
@@ -100,14 +143,28 @@ def cost(
         training_flops_per_image=6 * macs,
         depth=depth,
         block_parameters=block,
+        kept=_kept(d, m, norm=norm, mlp=mlp, rope=rope, qk_norm=qk_norm),
     )
+
+
+def _kept(d: int, m: int, *, norm: str, mlp: str, rope: bool, qk_norm: bool) -> Kept:
+    gated = mlp == "swiglu"
+    # The input of each norm and its output, twice; of a norm with a scale what is scaled, too.
+    wide = (6 if norm == "rms" else 4) * d
+    # Two modulated norms, queries, keys and values, attention's output, the two branches before
+    # their gates; and both sides of GELU, or of SwiGLU both halves, the gate, and what has passed.
+    narrow = 8 * d + (4 if gated else 2) * m
+    if rope or qk_norm:
+        narrow += 2 * d  # queries and keys as attention sees them
+    scaled = 2 * d if qk_norm and norm == "rms" else 0  # queries and keys before their scales
+    # Queries, keys and values, attention's output, the branches, what GELU or the gate gets.
+    products = 6 * d + (2 if gated else 1) * m
+    return Kept(d, wide + scaled, narrow, widened=scaled, products=products)
 
 
 def training_memory(
     model: Cost,
     *,
-    hidden_size: int,
-    mlp_ratio: float = 4.0,
     batch_size: int,
     accumulation: int = 1,
     ema_copies: int = 1,
@@ -125,8 +182,14 @@ def training_memory(
 
     The allocator's overhead and the optimizer's temporaries come on top (some 10 %).
     """
-    activations = _activations_bytes(
-        model, hidden_size, int(hidden_size * mlp_ratio), bf16, activation_checkpointing
+    recomputed = recomputed_blocks(model.depth, activation_checkpointing)
+    whole = model.kept.block_bytes(bf16)
+    part = model.kept.redone_bytes(bf16, selective=activation_checkpointing == "selective")
+    activations = (
+        (model.depth - recomputed) * whole
+        + recomputed * part
+        + (whole - part if recomputed else 0)  # the rest of one block, while it is redone
+        + model.kept.final_bytes(bf16)
     )
     trainable = model.trainable_parameters
     copies = gathered = 0
@@ -134,7 +197,6 @@ def training_memory(
         gathered = _gathered_bytes(model, bf16)
     elif bf16:
         # Autocast keeps a bfloat16 copy of each weight for the backward pass; recomputing drops it.
-        recomputed = recomputed_blocks(model.depth, activation_checkpointing)
         copies = (trainable - recomputed * model.block_parameters) * BFLOAT16_BYTES
     parts = num_devices if sharded else 1
     held, learned = (-(-count // parts) for count in (model.parameters, trainable))
@@ -160,33 +222,11 @@ def recomputed_blocks(depth: int, activation_checkpointing: int | str) -> int:
     return depth // activation_checkpointing
 
 
-def _activations_bytes(
-    model: Cost, d: int, mlp: int, bf16: bool, activation_checkpointing: int | str
-) -> int:
-    """What autograd keeps between forward and backward, of one token, counted tensor by tensor."""
-    product_bytes = BFLOAT16_BYTES if bf16 else FLOAT32_BYTES
-    # Of a block. Under autocast the residual stream and the norms stay float32: the input of each
-    # norm and its output, twice. Matrix products keep their inputs in bfloat16: two modulated
-    # norms, queries, keys and values, attention's output, the two branches before their gates, and
-    # both sides of GELU.
-    whole = 4 * d * FLOAT32_BYTES + (8 * d + 2 * mlp) * product_bytes
-    # Of a block that is recomputed: its input.
-    part = d * FLOAT32_BYTES
-    if activation_checkpointing == "selective":
-        # And what the products and attention gave: queries, keys and values, attention's output,
-        # the two branches, and GELU's input. All that lies between these is recomputed.
-        part += (6 * d + mlp) * product_bytes
-    recomputed = recomputed_blocks(model.depth, activation_checkpointing)
-    again = whole - part if recomputed else 0  # the rest of one block, while it is redone
-    final_layer = 2 * d * FLOAT32_BYTES + d * product_bytes  # one norm, and it modulated
-    return (model.depth - recomputed) * whole + recomputed * part + again + final_layer
-
-
 def _gathered_bytes(model: Cost, bf16: bool) -> int:
     """What FSDP holds beside the shards at the worst moment, in the backward pass."""
     # A block in use and the next one, fetched meanwhile. They are gathered in the precision of the
     # products, so that autocast has nothing to copy.
-    blocks = 2 * model.block_parameters * (BFLOAT16_BYTES if bf16 else FLOAT32_BYTES)
+    blocks = 2 * model.block_parameters * _product_bytes(bf16)
     # The group of the rest is gathered once, in float32, and stays until the step's end.
     ends = model.end_parameters * FLOAT32_BYTES
     gradient = model.block_parameters * FLOAT32_BYTES  # of one block, before it is reduced
@@ -199,3 +239,7 @@ def _parameters(layers: list[tuple[int, int]]) -> int:
 
 def _macs(layers: list[tuple[int, int]]) -> int:
     return sum(inputs * outputs for inputs, outputs in layers)
+
+
+def _product_bytes(bf16: bool) -> int:
+    return BFLOAT16_BYTES if bf16 else FLOAT32_BYTES

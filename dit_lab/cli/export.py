@@ -3,6 +3,7 @@
   dit-lab export RUN model.safetensors                   one file, a RUN for sample and init_from
   dit-lab export RUN DiT-mine.pt --format dit             for the original DiT's code
   dit-lab export RUN SiT-mine.pt --format sit             for SiT's
+  dit-lab export RUN lightning.pt --format lightningdit   for LightningDiT's
   dit-lab export RUN folder --format diffusers            a pipeline, with its own small file
   dit-lab export RUN digits --format mlflow               a model `digits` in MLflow's registry
 
@@ -21,6 +22,7 @@ ENDINGS = {
     "safetensors": (".safetensors",),
     "dit": (".pt", ".safetensors"),
     "sit": (".pt", ".safetensors"),
+    "lightningdit": (".pt", ".safetensors"),
     "diffusers": ("",),
     "mlflow": (),
 }

@@ -2,6 +2,7 @@
 
   dit-lab import DiT-XL-2-256x256.pt --out dit-xl codec.path=sd-vae-ft-ema
   dit-lab import SiT-XL-2-256.pt --out sit-xl objective.time_scale=1
+  dit-lab import lightningdit-xl-imagenet256-800ep.pt --out lightning codec.path=va-vae
   dit-lab import dit-diffusers-folder --out imported
   dit-lab import 0400000.pt --out mine --format dit model.num_heads=6
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from dit_lab.types import RequestError
 
 SHOWS_CHOICES = False
-FORMATS = ("auto", "dit", "sit", "repa", "diffusers")
+FORMATS = ("auto", "dit", "sit", "repa", "lightningdit", "diffusers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ class Adapter:
     objective: ClassVar[str]  # the group's member that the weights were trained with
     options: ClassVar[Mapping[str, Any]] = {}  # of it
     sizes_from: ClassVar[str] = "the shapes"  # where the architecture is known from
+    additions: ClassVar[bool] = False  # whether it knows more than the original DiT's layers
 
     def objective_of(self, file: WeightsFile) -> tuple[str, Mapping[str, Any]]:
         """The objective's group member, and its options, that the weights were trained with."""
@@ -29,7 +30,9 @@ class Adapter:
 
     def architecture(self, file: WeightsFile, shapes: Shapes) -> Architecture:
         """What the weights belong to; 0 heads where nothing tells. Raises RequestError."""
-        return inferred(shapes)
+        found = inferred(shapes)
+        self._refuse_additions(found)
+        return found
 
     def expected(self, architecture: Architecture) -> dict[str, Shape]:
         """Name -> shape of every tensor in a file of this format."""
@@ -52,3 +55,10 @@ class Adapter:
         height, width = architecture.input_size
         if height != width:
             raise RequestError(f"a model of {height} x {width}: this format knows squares alone")
+        self._refuse_additions(architecture)
+
+    def _refuse_additions(self, architecture: Architecture) -> None:
+        if architecture.additions and not self.additions:
+            options = (f"model.{key}={value}" for key, value in architecture.additions.items())
+            told = ", ".join(options).replace("True", "true")
+            raise RequestError(f"{told}: this format knows the original's layers alone")

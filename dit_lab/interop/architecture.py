@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dit_lab.cost import mlp_width
 from dit_lab.models.dit import DiT
 from dit_lab.models.embeddings import sincos_positions
 from dit_lab.types import RequestError
@@ -21,6 +22,7 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 DIT = "dit_lab.models.dit.DiT"  # as configurations name it
+GATED = "blocks.0.mlp.w12.weight"
 DROPOUT = 0.1  # of labels, where the table has a row for none: what all originals train with
 SAME_POSITIONS = 1e-6  # a table is float64 rounded once; sine and cosine may differ in the last bit
 
@@ -39,6 +41,22 @@ class Architecture:
     num_classes: int
     class_dropout_prob: float
     learn_sigma: bool
+    norm: str = "layer"
+    mlp: str = "gelu"
+    rope: bool = False
+    qk_norm: bool = False
+
+    @property
+    def additions(self) -> dict[str, Any]:
+        """The options that the original DiT has not, where they are in use: those with a default
+        here."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {field.name: field.default for field in fields(self)}
+        return {
+            name: value
+            for name, value in chosen.items()
+            if plain[name] is not MISSING and value != plain[name]
+        }
 
     @property
     def out_channels(self) -> int:
@@ -68,7 +86,10 @@ def configured(
 ) -> Architecture:
     """The architecture of a model's options, for latents (C, H, W)."""
     channels, height, width = latent
-    options = ("patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob")
+    options = (
+        "patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob",
+        "norm", "mlp", "rope", "qk_norm",
+    )  # fmt: skip
     return Architecture(
         input_size=(height, width),
         in_channels=channels,
@@ -81,13 +102,15 @@ def configured(
 def inferred(shapes: Shapes) -> Architecture:
     """The architecture that tensors of our names and these shapes belong to.
 
-    The number of heads leaves no trace in them and is 0 here. A table of labels is taken to have a
-    row for the dropped label. Raises RequestError where they are of no such model.
+    The number of heads and rotary positions leave no trace in them: 0 and none here. A table of
+    labels is taken to have a row for the dropped label. Raises RequestError where they are of no
+    such model.
     """
     width, channels, patch, _ = _shape(shapes, "x_embedder.proj.weight", 4)
     _, tokens, _ = _shape(shapes, "pos_embed", 3)
     (outputs, _) = _shape(shapes, "final_layer.linear.weight", 2)
-    (hidden, _) = _shape(shapes, "blocks.0.mlp.fc1.weight", 2)
+    mlp = "swiglu" if GATED in shapes else "gelu"
+    (hidden, _) = _shape(shapes, GATED if mlp == "swiglu" else "blocks.0.mlp.fc1.weight", 2)
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise RequestError(
@@ -107,11 +130,19 @@ def inferred(shapes: Shapes) -> Architecture:
         hidden_size=width,
         depth=_depth(shapes),
         num_heads=0,
-        mlp_ratio=hidden / width,
+        mlp_ratio=hidden / width if mlp == "gelu" else _gated_ratio(hidden // 2, width),
         num_classes=max(table[0] - 1, 0),
         class_dropout_prob=DROPOUT,
         learn_sigma=out_channels == 2 * channels,
+        norm="rms" if "blocks.0.norm1.weight" in shapes else "layer",
+        mlp=mlp,
+        qk_norm="blocks.0.attn.q_norm.weight" in shapes,
     )
+
+
+def _gated_ratio(hidden: int, width: int) -> float:
+    """The `mlp_ratio` of which two thirds were taken, rounded down: 4 where that fits."""
+    return 4.0 if mlp_width(width, 4.0, "swiglu") == hidden else 1.5 * hidden / width
 
 
 def _depth(shapes: Shapes) -> int:

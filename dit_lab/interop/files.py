@@ -1,7 +1,7 @@
 """Files of weights that other programs have written, opened without running anything in them.
 
-What training scripts save is a dictionary of `model`, `ema`, `opt` and `args`; what they release is
-one dictionary of tensors. Keys may carry the wrappers of the model that was saved.
+What training scripts save is a dictionary of `model`, `ema`, `opt`, and `args` or `config`; what
+they release is one dictionary of tensors. Keys may carry the wrappers of the model that was saved.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class WeightsFile:
 
     path: Path
     groups: Mapping[str, Tensors]  # "model", "ema"; "ema" alone where the file does not say
-    args: dict[str, Any] = field(default_factory=dict)  # numbers and words only
+    args: dict[str, Any] = field(default_factory=dict)  # numbers and words, also in sections
     parts: tuple[Path, ...] = ()  # where the path only lists them
 
     @property
@@ -62,7 +62,7 @@ def open_weights(path: Path) -> WeightsFile:
     if not isinstance(content, Mapping):
         raise RequestError(f"{path}: holds {_kind(content)}, not weights by name")
     named = {name: _plain_names(path, found) for name, found in _groups(path, content).items()}
-    return WeightsFile(path, named, _arguments(content.get("args")))
+    return WeightsFile(path, named, _arguments(content.get("args", content.get("config"))))
 
 
 def _groups(path: Path, content: Mapping[str, Any]) -> dict[str, Tensors]:
@@ -143,12 +143,17 @@ def _plain_names(path: Path, tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _arguments(args: Any) -> dict[str, Any]:
-    """The numbers and words among the arguments of a training script."""
+    """The numbers and words among the arguments of a training script, or in its configuration."""
     found = vars(args) if isinstance(args, argparse.Namespace) else args
     if not isinstance(found, Mapping):
         return {}
-    plain = (str, int, float, bool)
-    return {str(name): value for name, value in found.items() if isinstance(value, plain)}
+    sections = {name: _plain(value) for name, value in found.items() if isinstance(value, Mapping)}
+    return _plain(found) | {str(name): section for name, section in sections.items()}
+
+
+def _plain(found: Mapping[Any, Any]) -> dict[str, Any]:
+    kinds = (str, int, float, bool)
+    return {str(name): value for name, value in found.items() if isinstance(value, kinds)}
 
 
 def _kind(content: Any) -> str:

@@ -9,12 +9,21 @@ from pathlib import Path
 from dit_lab.interop.adapter import Adapter
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, is_folder, open_folder
 from dit_lab.interop.files import WeightsFile, open_weights
+from dit_lab.interop.lightning import MARKS, LightningDiTFormat, section
 from dit_lab.interop.official import PROJECTORS, DiTFormat, REPAFormat, SiTFormat
 from dit_lab.types import RequestError
 
 FORMATS: Mapping[str, Adapter] = {
-    adapter.name: adapter for adapter in (DiTFormat(), SiTFormat(), REPAFormat(), DiffusersFormat())
+    adapter.name: adapter
+    for adapter in (
+        DiTFormat(),
+        SiTFormat(),
+        REPAFormat(),
+        LightningDiTFormat(),
+        DiffusersFormat(),
+    )
 }
+FOLDERS = "diffusers"  # the one format that is not a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +43,10 @@ def open_foreign(path: Path, asked: str = "auto") -> Foreign:
                 f"{path}: no folder of diffusers (neither {CONFIG} nor transformer/{CONFIG} in "
                 "it); give a file of weights, or such a folder"
             )
-        if asked not in ("auto", "diffusers"):
+        if asked not in ("auto", FOLDERS):
             raise RequestError(f"--format {asked}: {path} is a folder, which only diffusers writes")
-        return Foreign(open_folder(path), FORMATS["diffusers"], "it is a folder")
-    if asked == "diffusers":
+        return Foreign(open_folder(path), FORMATS[FOLDERS], "it is a folder")
+    if asked == FOLDERS:
         raise RequestError(f"--format diffusers: {path} is a file; give the folder that it lies in")
     file = open_weights(path)
     if asked != "auto":
@@ -47,18 +56,30 @@ def open_foreign(path: Path, asked: str = "auto") -> Foreign:
 
 
 def _recognised(file: WeightsFile) -> tuple[str, str]:
-    """The format and what gave it away. DiT and SiT have the same tensors: only what a training was
-    started with, or the file's name, tells them apart."""
-    if any(name.startswith(PROJECTORS) for group in file.groups.values() for name in group):
+    """The format and what gave it away. Formats with the same tensors are told apart by what a
+    training was started with, or by the file's name alone."""
+    tensors = {name for group in file.groups.values() for name in group}
+    if any(name.startswith(PROJECTORS) for name in tensors):
         return "repa", "its projectors"
-    for name in ("sit", "dit"):
-        if str(file.args.get("model", "")).lower().startswith(name):
-            return name, f"its args.model is {file.args['model']}"
-    stem = file.path.name.lower()
-    for name in ("sit", "dit"):
-        if stem.startswith(name):
-            return name, "the file's name"
+    if marks := MARKS & tensors:
+        return "lightningdit", f"its {min(marks)}"
+    said = {
+        "args.model": file.args.get("model"),
+        "config.model.model_type": section(file, "model").get("model_type"),
+    }
+    for where, model in said.items():
+        if isinstance(model, str) and (name := _named(model)):
+            return name, f"its {where} is {model}"
+    if name := _named(file.path.name):
+        return name, "the file's name"
     raise RequestError(
-        f"{file.path}: DiT and SiT have the same tensors, and neither its args nor its name says "
-        "which these are; give --format dit or --format sit"
+        f"{file.path}: DiT, SiT and LightningDiT can have the same tensors, and neither its "
+        "training's options nor its name says which these are; give --format dit, sit or "
+        "lightningdit"
     )
+
+
+def _named(text: str) -> str | None:
+    """The format that a model's or a file's name begins with."""
+    names = (name for name in FORMATS if name != FOLDERS)
+    return next((name for name in names if text.lower().startswith(name)), None)

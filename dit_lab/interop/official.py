@@ -53,6 +53,7 @@ class SiTFormat(_OfClasses):
     """willisma/SiT: velocity towards data, time in [0, 1] as it is."""
 
     name = "sit"
+    code: ClassVar[str] = "SiT"  # that reads it
     objective = "rectified_flow"
     options: ClassVar[Mapping[str, Any]] = {"time_scale": 1.0}
     paths: ClassVar[Mapping[str, str]] = {"Linear": "linear", "GVP": "trigonometric", "VP": "vp"}
@@ -72,16 +73,18 @@ class SiTFormat(_OfClasses):
     def refuse(self, architecture: Architecture, objective: Objective) -> None:
         super().refuse(architecture, objective)
         if not isinstance(objective, FlowObjective):
-            raise RequestError("SiT learns a flow (objective=rectified_flow or flow_matching)")
+            raise RequestError(
+                f"{self.code} learns a flow (objective=rectified_flow or flow_matching)"
+            )
         if objective.time_scale != 1.0:
             raise RequestError(
-                f"SiT feeds time as it is, this model was trained with "
+                f"{self.code} feeds time as it is, this model was trained with "
                 f"objective.time_scale={objective.time_scale:g}"
             )
         path = objective.interpolant
         known = isinstance(path, Trigonometric | VariancePreserving)
         if not known and not (isinstance(path, Linear) and path.sigma_min == 0):
-            raise RequestError("SiT's linear path has objective.sigma_min=0")
+            raise RequestError(f"{self.code}'s linear path has objective.sigma_min=0")
 
 
 class REPAFormat(SiTFormat):

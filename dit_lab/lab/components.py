@@ -13,7 +13,7 @@ from typing import Any, Optional
 from omegaconf import MISSING
 
 from dit_lab.lab.schema import number
-from dit_lab.models.options import check_activation_checkpointing
+from dit_lab.models.options import check_activation_checkpointing, check_layers
 from dit_lab.objectives.options import check_ddpm, check_flow_matching, check_time_shift
 from dit_lab.samplers.grid import check_grid, noisy_steps
 
@@ -21,6 +21,8 @@ from dit_lab.samplers.grid import check_grid, noisy_steps
 # ruff: noqa: UP045
 
 
+Norm = Enum("Norm", ["layer", "rms"])
+MlpKind = Enum("MlpKind", ["gelu", "swiglu"])
 Spacing = Enum("Spacing", ["even", "stride"])
 TimeSampling = Enum("TimeSampling", ["uniform", "logit_normal", "cosmap"])
 BetaSchedule = Enum("BetaSchedule", ["linear", "scaled_linear", "cosine"])
@@ -62,10 +64,18 @@ class DiT(Component):
     num_heads: int = number(at_least=1)
     mlp_ratio: float = number(above=0)
     class_dropout_prob: float = number(at_least=0, below=1)
+    norm: Norm = Norm.layer  # runs that were recorded before there was a choice have no such key
+    mlp: MlpKind = MlpKind.gelu
+    rope: bool = False
+    qk_norm: bool = False
     activation_checkpointing: Any = MISSING  # "none", "selective" or a count
 
     @staticmethod
     def check(options: Mapping[str, Any]) -> None:
+        width, heads = options["hidden_size"], options["num_heads"]
+        if width % heads == 0:  # else that is refused
+            names = ("norm", "mlp", "rope")
+            check_layers(**{name: options[name] for name in names}, head_size=width // heads)
         check_activation_checkpointing(options["activation_checkpointing"])
 
 

@@ -23,6 +23,11 @@ Config = Mapping[str, Any]
 
 START_SECONDS = 10.0  # of a process: imports, data, the tracker
 SHARE_OF_PRODUCT = 0.2  # of the rate of large matrix products, that small models reach
+COUNTED = (
+    "patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob", "norm",
+    "mlp", "rope", "qk_norm",
+)  # fmt: skip
+"""The options of the model that decide what it costs."""
 MOST_RUNS = 50  # that are looked at for how fast this machine is
 
 
@@ -33,14 +38,10 @@ def model_cost(config: Config, shapes: Shapes) -> Cost | None:
         return None
     channels, height, width = shapes.latent
     return cost(
-        hidden_size=model["hidden_size"],
-        depth=model["depth"],
-        mlp_ratio=model["mlp_ratio"],
+        **{name: model[name] for name in COUNTED},
         input_size=(height, width),
-        patch_size=model["patch_size"],
         in_channels=channels,
         num_classes=shapes.data.num_classes,
-        class_dropout_prob=model["class_dropout_prob"],
         learn_sigma=config["objective"].get("learn_sigma", False),
     )
 
@@ -54,11 +55,9 @@ def device_memory(
     activation_checkpointing: int | str,
 ) -> TrainingMemory:
     """Of each of `devices` processes that divide the configured batch."""
-    training, model = config["training"], config["model"]
+    training = config["training"]
     return training_memory(
         size,
-        hidden_size=model["hidden_size"],
-        mlp_ratio=model["mlp_ratio"],
         batch_size=training["global_batch_size"] // (training["accumulation"] * devices),
         accumulation=training["accumulation"],
         ema_copies=len(config["ema"]["decays"]) + len(config["ema"]["power_stds"]),

@@ -57,6 +57,7 @@ def inferred_keys(foreign: Foreign, guessed: Architecture, *, codec: str | None)
         Told("model.patch_size", guessed.patch_size, shapes),
         Told("model.class_dropout_prob", guessed.class_dropout_prob,
              f"{drops} row for the dropped label"),
+        *(Told(f"model.{key}", value, shapes) for key, value in guessed.additions.items()),
         Told("objective", objective, "the format"),
         Told("objective.learn_sigma", guessed.learn_sigma, shapes),
         *(

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 Config = Mapping[str, Any]
 
-SAME = ("_target_", "hidden_size", "depth", "num_heads", "mlp_ratio")
+SAME = (
+    "_target_", "hidden_size", "depth", "num_heads", "mlp_ratio", "norm", "mlp", "rope", "qk_norm",
+)  # fmt: skip
 """What cannot differ, of the model's options."""
 
 

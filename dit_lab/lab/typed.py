@@ -177,7 +177,7 @@ def no_target(group: str) -> str:
 def unknown_key(key: str, candidates: Iterable[str], *, verb: str = "train") -> str:
     """The message for a key that nothing reads; `verb` is the command that it was given to."""
     names = sorted(candidates)
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.51)  # more than half
     leaf = key.rpartition(".")[2]
     same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
     if same_leaf or close:

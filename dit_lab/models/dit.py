@@ -6,7 +6,8 @@ supplies a shift and a scale after each norm and a gate before each residual sum
 at zero, so every block starts as the identity and the whole model as the zero function.
 
 Parameter names and initialisation are those of the original code, so that public DiT and SiT
-weights load without renaming.
+weights load without renaming. Options that the original has not (`norm`, `mlp`, `rope`, `qk_norm`)
+are those of LightningDiT (Yao et al. 2025, "Reconstruction vs. Generation"), by its names.
 
 Shapes: N images, C channels (in), K channels out (C, or 2C with learn_sigma), H x W pixels or
 latent cells, p patch size, T = (H / p)(W / p) tokens, D width, h heads.
@@ -19,19 +20,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
 from torch.utils.checkpoint import (
     checkpoint,
     create_selective_checkpoint_contexts,
 )
 
+from dit_lab.cost import mlp_width
 from dit_lab.models.embeddings import (
     LabelEmbedding,
     PatchEmbedding,
+    RotaryPositions,
     TimeEmbedding,
     sincos_positions,
 )
-from dit_lab.models.options import check_activation_checkpointing, recomputed
+from dit_lab.models.layers import Attention, Mlp, SwiGLU, token_norm
+from dit_lab.models.options import check_activation_checkpointing, check_layers, recomputed
 from dit_lab.types import RequestError
 
 
@@ -44,6 +47,10 @@ class DiT(nn.Module):
     class_dropout_prob: above 0 the label table has one more row, `null_label`. The model itself
         never drops a label: it holds no randomness. Whoever draws the batch does.
     learn_sigma: twice as many channels out, the second half for the variance.
+    norm: "layer" as in the original, or "rms", with a learned scale.
+    mlp: "gelu" as in the original, or "swiglu", with a gate and two thirds of the width.
+    rope: turn queries and keys by their tokens' places, besides adding the position code.
+    qk_norm: norm queries and keys in each head, by the kind of `norm`.
     activation_checkpointing: k recomputes every k-th block in the backward pass (training mode
         only), "selective" all but the outputs of matrix products and of attention in every block
         (Korthikanti et al. 2022); "none" keeps everything. Same gradients; with 1 a fraction of
@@ -64,12 +71,17 @@ class DiT(nn.Module):
         num_classes: int,
         class_dropout_prob: float = 0.1,
         learn_sigma: bool = True,
+        norm: str = "layer",
+        mlp: str = "gelu",
+        rope: bool = False,
+        qk_norm: bool = False,
         activation_checkpointing: int | str = "none",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         height, width = input_size
         _check_sizes(height, width, patch_size, hidden_size, num_heads)
+        check_layers(norm=norm, mlp=mlp, rope=rope, head_size=hidden_size // num_heads)
         check_activation_checkpointing(activation_checkpointing)
         self.input_size = (height, width)
         self.patch_size = patch_size
@@ -88,16 +100,21 @@ class DiT(nn.Module):
         )
         tokens = self.grid[0] * self.grid[1]
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, hidden_size), requires_grad=False)
+        rotary = RotaryPositions(hidden_size // num_heads, *self.grid) if rope else None
         self.blocks = nn.ModuleList(
             Block(
                 hidden_size,
                 num_heads,
-                int(hidden_size * mlp_ratio),
+                mlp_width(hidden_size, mlp_ratio, mlp),
+                norm=norm,
+                mlp=mlp,
+                qk_norm=qk_norm,
+                rotary=rotary,
                 recompute=recomputed(number, activation_checkpointing),
             )
             for number in range(1, depth + 1)
         )
-        self.final_layer = FinalLayer(hidden_size, patch_size**2 * self.out_channels)
+        self.final_layer = FinalLayer(hidden_size, patch_size**2 * self.out_channels, norm=norm)
         self.initialise(generator)
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
@@ -141,19 +158,31 @@ class DiT(nn.Module):
 class Block(nn.Module):
     """Attention, then an MLP, each a residual branch modulated and gated by the condition.
 
+    norm, mlp, qk_norm, rotary: as in `DiT` and `Attention`.
     recompute: what is not kept for the backward pass in training mode: "nothing", "everything", or
         "selective": all but the outputs of matrix products and of attention.
     """
 
     def __init__(
-        self, hidden_size: int, num_heads: int, mlp_size: int, *, recompute: str = "nothing"
+        self,
+        hidden_size: int,
+        num_heads: int,
+        mlp_size: int,
+        *,
+        norm: str = "layer",
+        mlp: str = "gelu",
+        qk_norm: bool = False,
+        rotary: RotaryPositions | None = None,
+        recompute: str = "nothing",
     ) -> None:
         super().__init__()
         self.recompute = recompute
-        self.norm1 = _plain_norm(hidden_size)
-        self.attn = Attention(hidden_size, num_heads)
-        self.norm2 = _plain_norm(hidden_size)
-        self.mlp = Mlp(hidden_size, mlp_size)
+        self.norm1 = token_norm(norm, hidden_size)
+        self.attn = Attention(
+            hidden_size, num_heads, qk_norm=norm if qk_norm else None, rotary=rotary
+        )
+        self.norm2 = token_norm(norm, hidden_size)
+        self.mlp = (SwiGLU if mlp == "swiglu" else Mlp)(hidden_size, mlp_size)
         self.adaLN_modulation = _modulation(hidden_size, 6)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -171,42 +200,12 @@ class Block(nn.Module):
         return x + gate_m * self.mlp(self.norm2(x) * (1 + scale_m) + shift_m)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention over all tokens."""
-
-    def __init__(self, hidden_size: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.proj = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (N, T, 3, h, D / h)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (N, h, T, D / h)
-        mixed = scaled_dot_product_attention(query, key, value)  # (N, h, T, D / h)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
-
-
-class Mlp(nn.Module):
-    """Two layers with the tanh form of GELU between them."""
-
-    def __init__(self, hidden_size: int, mlp_size: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(hidden_size, mlp_size)
-        self.fc2 = nn.Linear(mlp_size, hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
-        return self.fc2(gelu(self.fc1(x), approximate="tanh"))
-
-
 class FinalLayer(nn.Module):
     """Modulated norm and a linear map from a token to the pixels of its patch."""
 
-    def __init__(self, hidden_size: int, patch_values: int) -> None:
+    def __init__(self, hidden_size: int, patch_values: int, *, norm: str = "layer") -> None:
         super().__init__()
-        self.norm_final = _plain_norm(hidden_size)
+        self.norm_final = token_norm(norm, hidden_size)
         self.linear = nn.Linear(hidden_size, patch_values)
         self.adaLN_modulation = _modulation(hidden_size, 2)
 
@@ -234,10 +233,6 @@ def _keep_products() -> Any:
             kernels._scaled_dot_product_flash_attention_for_cpu.default,
         ]
     )
-
-
-def _plain_norm(hidden_size: int) -> nn.LayerNorm:
-    return nn.LayerNorm(hidden_size, eps=1e-6, elementwise_affine=False)
 
 
 def _modulation(hidden_size: int, count: int) -> nn.Sequential:

@@ -1,6 +1,8 @@
-"""How a diffusion transformer reads its three inputs: patches, time and class labels.
+"""How a diffusion transformer reads its three inputs, patches, time and class labels, and how it
+knows the places of the patches.
 
-Shapes: N images, C channels, H x W pixels, p patch size, T = (H / p)(W / p) tokens, D width.
+Shapes: N images, C channels, H x W pixels, p patch size, T = (H / p)(W / p) tokens, D width, h
+heads.
 """
 
 from __future__ import annotations
@@ -32,6 +34,36 @@ def sincos_positions(hidden_size: int, rows: int, columns: int) -> Tensor:
         angle = torch.outer(position.flatten(), frequency)  # (T, D / 4)
         parts += [angle.sin(), angle.cos()]
     return torch.cat(parts, dim=1).to(torch.float32)  # (T, D)
+
+
+class RotaryPositions(nn.Module):
+    """Turns pairs of numbers in queries and keys by angles that grow with a token's place, so that
+    their products depend on distances (Su et al. 2021, "RoFormer"), in two dimensions.
+
+    The first half of a head's width tells the row and the second the column, each with D / 4h
+    frequencies from 1 to almost 1/10,000; pairs are neighbours. Nothing in it is learned or saved.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, head_size: int, rows: int, columns: int) -> None:
+        super().__init__()
+        quarter = head_size // 4
+        frequency = LONGEST_PERIOD ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+        places = torch.cartesian_prod(
+            torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64)
+        )  # (T, 2)
+        angle = (places[:, :, None] * frequency).flatten(1)  # (T, D / 2h)
+        self.register_buffer("cos", angle.cos().to(torch.float32), persistent=False)
+        self.register_buffer("sin", angle.sin().to(torch.float32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Queries or keys (N, T, h, D / h) -> the same, turned; float32 at least."""
+        cos, sin = self.cos[:, None], self.sin[:, None]  # (T, 1, D / 2h)
+        first, second = x.unflatten(3, (-1, 2)).unbind(4)  # each (N, T, h, D / 2h)
+        turned = (first * cos - second * sin, second * cos + first * sin)
+        return torch.stack(turned, dim=4).flatten(3)
 
 
 class PatchEmbedding(nn.Module):

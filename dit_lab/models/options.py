@@ -5,6 +5,22 @@ from __future__ import annotations
 
 from dit_lab.types import RequestError
 
+NORMS = ("layer", "rms")
+MLPS = ("gelu", "swiglu")
+
+
+def check_layers(*, norm: str, mlp: str, rope: bool, head_size: int) -> None:
+    """Raises RequestError for an unknown kind of layer, and for rotary positions in heads that they
+    cannot fill."""
+    for name, asked, known in (("norm", norm, NORMS), ("mlp", mlp, MLPS)):
+        if asked not in known:
+            raise RequestError(f"{name}={asked}: expected {' or '.join(known)}")
+    if rope and head_size % 4:
+        raise RequestError(
+            f"rope=true: a head is {head_size} numbers wide (hidden_size / num_heads); pairs for "
+            "rows and for columns need a multiple of 4"
+        )
+
 
 def check_activation_checkpointing(asked: int | str) -> None:
     """Raises RequestError unless it is none, selective, or k for every k-th block."""

@@ -62,6 +62,24 @@ def hostile_arguments() -> dict[str, Any]:
     return {"ema": tensors(), "args": argparse.Namespace(model=Hostile())}
 
 
+def lightning(name: str, change: Callable[[Any], Any]) -> Callable[[Path], object]:
+    """LightningDiT's tensors, of which one is another."""
+
+    def make() -> dict[str, Any]:
+        from dataclasses import replace
+
+        from dit_lab.interop.architecture import inferred, shapes_of
+        from dit_lab.interop.formats import FORMATS
+
+        layers = {"norm": "rms", "mlp": "swiglu", "rope": True}
+        ours = tensors(**layers, learn_sigma=False, num_heads=3)
+        architecture = replace(inferred(shapes_of(ours)), num_heads=3, rope=True)
+        theirs = dict(FORMATS["lightningdit"].from_ours(ours, architecture))
+        return {**theirs, name: change(theirs[name])}
+
+    return saved(make)
+
+
 def diffusers(config: object = None, *, index: str = "{}") -> Callable[[Path], object]:
     """A folder as diffusers has it, without weights."""
 
@@ -151,8 +169,9 @@ def own_model(folder: Path) -> None:
     saved()(folder)
     options = "patch_size: int, hidden_size: int, depth: int, num_heads: int, mlp_ratio: float"
     more = "class_dropout_prob: float, activation_checkpointing: str"
+    layers = "norm: str, mlp: str, rope: bool, qk_norm: bool"
     (folder / "mylab.py").write_text(
-        f"class Model:\n    def __init__(self, *, {options}, {more}): ...\n"
+        f"class Model:\n    def __init__(self, *, {options}, {more}, {layers}): ...\n"
     )
 
 
@@ -249,7 +268,7 @@ AREA = Area(
             title="weights that could be DiT's or SiT's",
             command="import weights.pt --out made",
             prepare=saved(name="weights.pt"),
-            says="weights.pt: DiT and SiT have the same tensors.* give --format dit or",
+            says="weights.pt: DiT, SiT and LightningDiT can have the .* give --format dit, sit or",
             slow=True,
         ),
         Case(
@@ -320,6 +339,27 @@ AREA = Area(
             command=f"{IMPORT} {SMALL}",
             prepare=changed("blocks.0.mlp.fc2.bias", lambda tensor: tensor / 0),
             says="DiT.pt: blocks.0.mlp.fc2.bias: holds numbers that are not finite",
+            slow=True,
+        ),
+        Case(
+            title="LightningDiT's weights as DiT's",
+            command=f"{IMPORT} --format dit",
+            prepare=lightning("pos_embed", lambda tensor: tensor),
+            says="DiT.pt: model.norm=rms, model.mlp=swiglu: this format knows the original's",
+            slow=True,
+        ),
+        Case(
+            title="weights of a LightningDiT without shifts",
+            command=IMPORT,
+            prepare=lightning("blocks.0.adaLN_modulation.1.weight", lambda tensor: tensor[:48]),
+            says="DiT.pt: blocks.0.adaLN_modulation.1.weight: a model without shifts",
+            slow=True,
+        ),
+        Case(
+            title="weights with other rotary positions",
+            command=f"{IMPORT} model.num_heads=3",
+            prepare=lightning("feat_rope.freqs_cos", lambda tensor: tensor.flip(0)),
+            says="DiT.pt: feat_rope.freqs_cos: differs by up to .* from that of its tokens' rows",
             slow=True,
         ),
         Case(

@@ -221,6 +221,16 @@ AREA = Area(
             says="model.activation_checkpointing=some: expected none, selective .*, or k, which",
         ),
         Case(
+            title="an unknown norm",
+            command=f"{Q} model.norm=batch",
+            says="model.norm=batch: expected one of layer, rms",
+        ),
+        Case(
+            title="rotary positions in heads that are too narrow",
+            command=f"{Q} model.rope=true model.num_heads=64",
+            says="model.rope=true: a head is 2 numbers wide .* need a multiple of 4",
+        ),
+        Case(
             title="checkpoints that are kept among all",
             command=f"{Q} training.keep_every_steps=800",
             says="training.keep_every_steps=800: all checkpoints are kept; give training.keep_last",

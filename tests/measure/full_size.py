@@ -2,9 +2,9 @@
 
     python -m tests.measure.full_size [FOLDER]
 
-makes files with the names and shapes of DiT-XL/2 and SiT-XL/2 (675 million random numbers, 2.7 GB
-each) in a folder of its own, imports each by the command, compares every tensor of the run with the
-file, and removes everything. Prints the table of docs/exchange.md.
+makes files with the names and shapes of DiT-XL/2, SiT-XL/2 and LightningDiT-XL/1 (675 million
+random numbers, 2.7 GB each) in a folder of its own, imports each by the command, compares every
+tensor of the run with the file, and removes everything. Prints the table of docs/exchange.md.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dit_lab.interop.architecture import Architecture, positions
+from dit_lab.interop.formats import FORMATS
 from dit_lab.runs import RunFolder, newest_checkpoint
 from dit_lab.training.checkpoint import Checkpoint
 
@@ -28,11 +30,23 @@ XL = Architecture(
     mlp_ratio=4.0, num_classes=1000, class_dropout_prob=0.1, learn_sigma=True,
 )  # fmt: skip
 
+LIGHTNING_XL = replace(
+    XL, input_size=(16, 16), patch_size=1, in_channels=32, learn_sigma=False, norm="rms",
+    mlp="swiglu", rope=True,
+)  # fmt: skip
+FILES = {
+    "DiT-XL-2-256x256.pt": XL,
+    "SiT-XL-2-256.pt": XL,
+    "lightningdit-xl-imagenet256.pt": LIGHTNING_XL,
+}
 
-def weights() -> dict[str, Tensor]:
+
+def weights(architecture: Architecture) -> dict[str, Tensor]:
+    """By our names."""
     generator = torch.Generator().manual_seed(0)
-    found = {name: torch.randn(shape, generator=generator) for name, shape in XL.shapes().items()}
-    return {**found, "pos_embed": positions(XL)}
+    shapes = architecture.shapes()
+    found = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return {**found, "pos_embed": positions(architecture)}
 
 
 def memory(pid: int) -> dict[str, int]:
@@ -71,11 +85,10 @@ def main() -> None:
     place = sys.argv[1] if len(sys.argv) > 1 else None
     with tempfile.TemporaryDirectory(dir=place) as made:
         folder, rows = Path(made), []
-        expected = weights()
-        numbers = sum(tensor.numel() for tensor in expected.values())
-        for name in ("DiT-XL-2-256x256.pt", "SiT-XL-2-256.pt"):
-            torch.save(expected, folder / name)
-            out = name.partition("-")[0]
+        for name, architecture in FILES.items():
+            expected, out = weights(architecture), name.partition("-")[0].lower()
+            numbers = sum(tensor.numel() for tensor in expected.values())
+            torch.save(FORMATS[out].from_ours(expected, architecture), folder / name)
             seconds, peaks = run(["import", name, "--out", out], folder)
             checkpoint = newest_checkpoint(RunFolder(folder / out))
             assert checkpoint is not None
@@ -84,8 +97,8 @@ def main() -> None:
             assert all(group.read(key).equal(tensor) for key, tensor in expected.items())
             (folder / name).unlink()
             sizes = " | ".join(f"{size / 1e9:.2f} GB" for size in peaks.values())
-            rows.append(f"| {name} | {seconds:.0f} s | {sizes} |")
-        print(f"{numbers / 1e6:.1f} million numbers, {4 * numbers / 1e9:.2f} GB")
+            size = f"{numbers / 1e6:.1f} million numbers, {4 * numbers / 1e9:.2f} GB"
+            rows.append(f"| {name}, {size} | {seconds:.0f} s | {sizes} |")
         print("| | time | memory, most | of its own | of mapped files |\n|---|---|---|---|---|")
         print("\n".join(rows))
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dit_lab.cost import cost, training_memory
 from dit_lab.scaling import Cluster, step_time, traffic
 
-WIDTH = 1152
 MODEL = cost(
-    input_size=(32, 32), patch_size=2, in_channels=4, hidden_size=WIDTH, depth=28, num_classes=1000
-)
+    input_size=(32, 32), patch_size=2, in_channels=4, hidden_size=1152, depth=28, num_heads=16,
+    num_classes=1000,
+)  # fmt: skip
 PEAK_FLOPS_PER_SECOND = 989e12  # H100 SXM, bfloat16 without sparsity (data sheet)
 UTILISATION = 0.4
 
@@ -33,7 +33,6 @@ def rows(devices: int, images: int) -> Iterator[str]:
     for name, shards in ways.items():
         memory = training_memory(
             MODEL,
-            hidden_size=WIDTH,
             batch_size=batch_size,
             bf16=True,
             num_devices=devices if shards == 1 else shards,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from itertools import product
 from typing import Any
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dit_lab.models.dit import DiT
-from dit_lab.models.embeddings import TimeEmbedding, sincos_positions
+from dit_lab.models.embeddings import RotaryPositions, TimeEmbedding, sincos_positions
+from dit_lab.models.layers import RMSNorm
 from dit_lab.types import RequestError
 
 TINY: dict[str, Any] = {
@@ -21,6 +24,9 @@ TINY: dict[str, Any] = {
     "num_heads": 3,
     "num_classes": 5,
 }
+
+
+ALL_OTHER = {"norm": "rms", "mlp": "swiglu", "rope": True, "qk_norm": True}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -139,6 +145,9 @@ def test_no_null_row_without_label_dropout() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"norm": "batch"}, "norm=batch: expected layer or rms"),
+        ({"mlp": "relu"}, "mlp=relu: expected gelu or swiglu"),
+        ({"rope": True, "num_heads": 4}, "rope=true: a head is 6 numbers wide"),
         ({"patch_size": 4, "input_size": (8, 18)}, "patch_size: 4 does not divide the input 8x18"),
         ({"num_heads": 5}, "num_heads: 5 does not divide hidden_size 24"),
         ({"hidden_size": 30}, "hidden_size: 30 is not a multiple of 4"),
@@ -209,3 +218,64 @@ def test_bfloat16_autocast_runs_forward_and_backward() -> None:
         out = model(*inputs(model))
     out.float().square().mean().backward()
     assert all(w.grad.dtype == torch.float32 for w in model.parameters() if w.requires_grad)
+
+
+# ---- other layers -------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [ALL_OTHER, {"qk_norm": True}])
+def test_other_layers_start_at_zero(changes: dict[str, Any]) -> None:
+    """With norms that scale by one, and nothing to save of rotary positions."""
+    model = build(perturbed=False, **changes)
+    out = model(*inputs(model))
+    assert torch.equal(out, torch.zeros_like(out))
+    scales = {
+        name: w for name, w in model.named_parameters() if "norm" in name and "bias" not in name
+    }
+    assert len(scales) == (9 if changes == ALL_OTHER else 4)
+    assert all(torch.equal(weight, torch.ones_like(weight)) for weight in scales.values())
+    assert not any("rotary" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_other_layers_train(bf16: bool) -> None:
+    """Every weight of theirs gets a gradient, also in bfloat16 and without a warning."""
+    model = build(**ALL_OTHER)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = model(*inputs(model))
+    out.float().square().mean().backward()
+    for name, weight in model.named_parameters():
+        assert (weight.grad is not None and bool(weight.grad.any())) == weight.requires_grad, name
+
+
+def test_rotary_products_depend_on_distances() -> None:
+    """The same query and key at all places of a 5 x 7 grid: the product of two places is that of
+    any other two, as far apart in rows and in columns; another distance is another product."""
+    rows, columns = 5, 7
+    rotary = RotaryPositions(8, rows, columns).double()
+    query, key = (torch.randn(8, generator=seeded(n), dtype=torch.float64) for n in (3, 4))
+    at_places = [rotary(x.expand(1, rows * columns, 1, 8))[0, :, 0] for x in (query, key)]
+    products = (at_places[0] @ at_places[1].T).reshape(rows, columns, rows, columns)
+    torch.testing.assert_close(products[0, 0, 0, 0], query @ key)
+    by_distance: dict[tuple[int, int], list[float]] = {}
+    for row, column, to_row, to_column in product(*map(range, products.shape)):
+        apart = (to_row - row, to_column - column)
+        by_distance.setdefault(apart, []).append(products[row, column, to_row, to_column].item())
+    assert len(by_distance) == 9 * 13
+    for found in by_distance.values():
+        assert max(found) - min(found) < 1e-5  # angles are kept in float32
+    assert len({round(found[0], 4) for found in by_distance.values()}) > 100
+
+
+def test_rms_norm_has_unit_mean_square_in_float32() -> None:
+    x = (1 + 3 * torch.randn(5, 24, generator=seeded(5))).bfloat16()
+    norm = RMSNorm(24, eps=1e-6)
+    with torch.no_grad():
+        norm.weight.fill_(2.0)
+    out = norm(x)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.square().mean(1), torch.full((5,), 4.0), rtol=1e-5, atol=0)
+    torch.testing.assert_close(out / x, (out[:, :1] / x[:, :1]).expand(5, 24))
+    assert norm.double()(x.double()).dtype == torch.float64

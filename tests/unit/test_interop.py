@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from dit_lab.cli import export, importing
 from dit_lab.interop.architecture import Architecture, inferred, refuse_other_tensors, shapes_of
-from dit_lab.interop.files import open_weights
+from dit_lab.interop.files import WeightsFile, open_weights
 from dit_lab.interop.formats import FORMATS, open_foreign
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM
@@ -58,6 +59,25 @@ OFFICIAL_XL = {
     **{f"blocks.{n}.{name}": shape for n in range(28) for name, shape in BLOCK.items()},
 }  # fmt: skip
 
+LIGHTNING = replace(SMALL, learn_sigma=False, norm="rms", mlp="swiglu", rope=True)
+LIGHTNING_XL = replace(
+    XL, input_size=(16, 16), patch_size=1, in_channels=32, learn_sigma=False, norm="rms",
+    mlp="swiglu", rope=True,
+)  # fmt: skip
+LIGHTNING_BLOCK = {
+    **{name: shape for name, shape in BLOCK.items() if not name.startswith("mlp")},
+    "norm1.weight": (1152,), "norm2.weight": (1152,),
+    "mlp.w12.weight": (6144, 1152), "mlp.w12.bias": (6144,),
+    "mlp.w3.weight": (1152, 3072), "mlp.w3.bias": (1152,),
+}  # fmt: skip
+RELEASED_XL = {
+    **{name: shape for name, shape in OFFICIAL_XL.items() if not name.startswith("blocks.")},
+    "x_embedder.proj.weight": (1152, 32, 1, 1),
+    "feat_rope.freqs_cos": (256, 72), "feat_rope.freqs_sin": (256, 72),
+    "final_layer.norm_final.weight": (1152,),
+    **{f"blocks.{n}.{name}": shape for n in range(28) for name, shape in LIGHTNING_BLOCK.items()},
+}  # fmt: skip
+
 
 def weights(architecture: Architecture = SMALL) -> dict[str, Tensor]:
     return random_weights(**asdict(architecture))
@@ -76,6 +96,25 @@ def test_the_commands_know_every_format() -> None:
 def test_the_originals_names(name: str) -> None:
     assert FORMATS[name].expected(XL) == OFFICIAL_XL
     assert inferred(OFFICIAL_XL) == replace(XL, num_heads=0)
+
+
+def test_lightningdit_s_names() -> None:
+    """351, and 675,256,736 numbers in the model, as its code says of LightningDiT-XL/1."""
+    adapter = FORMATS["lightningdit"]
+    assert adapter.expected(LIGHTNING_XL) == RELEASED_XL
+    assert len(RELEASED_XL) == 351
+    kept = {name for name in RELEASED_XL if not name.startswith("feat_rope")}
+    assert sum(math.prod(RELEASED_XL[name]) for name in kept) == 675_256_736
+    file = WeightsFile(Path("x.pt"), {})
+    assert adapter.architecture(file, RELEASED_XL) == LIGHTNING_XL
+
+
+@pytest.mark.parametrize("width", [768, 1024, 1152, 1536, 1792])
+@pytest.mark.parametrize("changes", [{}, {"mlp": "gelu"}, {"norm": "layer"}, {"qk_norm": True}])
+def test_lightningdit_s_options_show_in_its_shapes(width: int, changes: dict[str, Any]) -> None:
+    adapter, file = FORMATS["lightningdit"], WeightsFile(Path("x.pt"), {})
+    architecture = replace(LIGHTNING, hidden_size=width, num_heads=4, **changes)
+    assert adapter.architecture(file, adapter.expected(architecture)) == architecture
 
 
 def test_the_names_of_diffusers() -> None:
@@ -107,6 +146,16 @@ def test_there_and_back(name: str, architecture: Architecture) -> None:
     assert all(back[key].equal(ours[key]) for key in ours)
     again = adapter.from_ours(back, architecture)
     assert all(again[key].equal(theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True}, {"rope": False, "mlp": "gelu"}])
+def test_lightningdit_there_and_back(changes: dict[str, Any]) -> None:
+    architecture = replace(LIGHTNING, **changes)
+    adapter, ours = FORMATS["lightningdit"], weights(architecture)
+    theirs = adapter.from_ours(ours, architecture)
+    assert shapes_of(theirs) == adapter.expected(architecture)
+    back = adapter.to_ours(theirs, architecture)
+    assert back.keys() == ours.keys() and all(back[key] is ours[key] for key in ours)
 
 
 @pytest.mark.parametrize("changes", [{"num_classes": 0}, {"class_dropout_prob": 0.0}])
@@ -201,6 +250,34 @@ def test_what_sit_was_trained_with(
     assert (name, options.get("path"), options.get("prediction")) == expected
     assert options["time_scale"] == 1.0
     assert options.get("sigma_min", 0.0) == 0.0
+
+
+def test_what_lightningdit_was_trained_with(tmp_path: Path) -> None:
+    """The configuration in sections that its training script saves; without one, the defaults."""
+    adapter = FORMATS["lightningdit"]
+    theirs = dict(adapter.from_ours(weights(LIGHTNING), LIGHTNING))
+    transport = {
+        "path_type": "Linear", "prediction": "velocity", "loss_weight": None,
+        "use_cosine_loss": True, "use_lognorm": True,
+    }  # fmt: skip
+    config = {"model": {"model_type": "LightningDiT-XL/1"}, "transport": transport}
+    found = open_foreign(saved(tmp_path, {"ema": theirs, "opt": {}, "config": config}))
+    assert found.adapter.name == "lightningdit" and found.why.startswith("its blocks.0.mlp.w12")
+    assert found.adapter.objective_of(found.file) == (
+        "rectified_flow",
+        {"time_scale": 1.0, "time_sampling": "logit_normal", "direction_weight": 1.0},
+    )
+    bare = open_foreign(saved(tmp_path, theirs))
+    assert bare.adapter.objective_of(bare.file) == ("rectified_flow", {"time_scale": 1.0})
+    transport |= {"path_type": "GVP"}
+    other = open_foreign(saved(tmp_path, {"ema": weights(), "config": config}))
+    assert (other.adapter.name, other.why) == (
+        "lightningdit",
+        "its config.model.model_type is LightningDiT-XL/1",
+    )
+    name, options = other.adapter.objective_of(other.file)
+    assert (name, options["path"]) == ("flow_matching", "trigonometric")
+    assert "direction_weight" not in options  # flow_matching has none
 
 
 # ---- files --------------------------------------------------------------------------------------
@@ -318,6 +395,11 @@ def test_tensors_of_another_model(change: dict[str, Tensor | None], says: str) -
         ("sit", {}, RectifiedFlow(), "time_scale=1000"),
         ("sit", {}, FlowMatching(time_scale=1.0), "sigma_min=0"),
         ("repa", {}, RectifiedFlow(time_scale=1.0), "wants the projectors"),
+        ("dit", {"norm": "rms", "rope": True}, DDPM(), "model.norm=rms, model.rope=true: this"),
+        ("sit", {"qk_norm": True}, RectifiedFlow(time_scale=1.0), "model.qk_norm=true: this"),
+        ("lightningdit", {"norm": "rms"}, DDPM(), "LightningDiT learns a flow"),
+        ("lightningdit", {}, RectifiedFlow(), "LightningDiT feeds time as it is"),
+        ("diffusers", {"mlp": "swiglu"}, DDPM(), "model.mlp=swiglu: this"),
         ("diffusers", {"input_size": (8, 16)}, DDPM(), "squares"),
         ("diffusers", {"mlp_ratio": 2.0}, DDPM(), "mlp_ratio"),
         ("diffusers", {}, FlowMatching(prediction="noise"), "no scheduler"),

@@ -1,0 +1,93 @@
+"""LightningDiT (Yao et al. 2025, "Reconstruction vs. Generation"): SiT's flow in a DiT with
+RMSNorm, SwiGLU, rotary positions, and normed queries and keys, each an option.
+
+Its tensors have our names. Beside them it keeps the cosines and sines of the rotary positions,
+which also tell how wide a head is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from dit_lab.interop.architecture import Architecture, Shape, Shapes
+from dit_lab.interop.files import Tensors, WeightsFile
+from dit_lab.interop.official import SiTFormat
+from dit_lab.models.embeddings import RotaryPositions
+from dit_lab.types import RequestError
+
+COS, SIN = "feat_rope.freqs_cos", "feat_rope.freqs_sin"
+MARKS = {COS, "blocks.0.norm1.weight", "blocks.0.attn.q_norm.weight", "blocks.0.mlp.w12.weight"}
+"""Tensors of which the original DiT and SiT have none."""
+SAME_ANGLES = 1e-5  # it multiplies places and frequencies in float32
+WITHOUT_SHIFT = 4  # vectors of modulation in a block that has no shifts, in the place of 6
+
+
+class LightningDiTFormat(SiTFormat):
+    """hustvl/LightningDiT: velocity towards data, time in [0, 1] as it is."""
+
+    name = "lightningdit"
+    code = "LightningDiT"
+    additions: ClassVar[bool] = True
+
+    def objective_of(self, file: WeightsFile) -> tuple[str, Mapping[str, Any]]:
+        """As SiT's, with logit-normal times and the direction's loss where they were in use."""
+        transport = section(file, "transport")
+        prediction = transport.get("prediction", "velocity")
+        args = {**transport, "prediction": "v" if prediction == "velocity" else prediction}
+        name, options = super().objective_of(replace(file, args=args))
+        more: dict[str, Any] = {}
+        if transport.get("use_lognorm"):
+            more["time_sampling"] = "logit_normal"
+        if transport.get("use_cosine_loss") and name == "rectified_flow":
+            more["direction_weight"] = 1.0
+        return name, {**options, **more}
+
+    def architecture(self, file: WeightsFile, shapes: Shapes) -> Architecture:
+        found = super().architecture(file, shapes)
+        modulation, width = shapes.get("blocks.0.adaLN_modulation.1.weight", (0, 0))
+        if modulation == WITHOUT_SHIFT * width:
+            raise RequestError(
+                "blocks.0.adaLN_modulation.1.weight: a model without shifts (wo_shift), which the "
+                "lab's DiT has not"
+            )
+        if COS not in shapes:
+            return found
+        return replace(found, rope=True, num_heads=found.hidden_size // shapes[COS][-1])
+
+    def expected(self, architecture: Architecture) -> dict[str, Shape]:
+        angles = {name: tuple(tensor.shape) for name, tensor in _angles(architecture).items()}
+        return {**architecture.shapes(), **angles}
+
+    def to_ours(self, theirs: Tensors, architecture: Architecture) -> Tensors:
+        """Raises RequestError where its angles are not those of its tokens' places."""
+        angles = _angles(architecture)
+        for name, expected in angles.items():
+            difference = (theirs[name].float() - expected).abs().max().item()
+            if not difference <= SAME_ANGLES:
+                raise RequestError(
+                    f"{name}: differs by up to {difference:.2g} from that of its tokens' rows and "
+                    "columns, the only one that the lab's model has"
+                )
+        return {name: tensor for name, tensor in theirs.items() if name not in angles}
+
+    def from_ours(self, ours: Tensors, architecture: Architecture) -> Tensors:
+        return {**ours, **_angles(architecture)}
+
+
+def section(file: WeightsFile, name: str) -> Mapping[str, Any]:
+    """Of the configuration that a file was trained with; {} where there is none."""
+    found = file.args.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _angles(architecture: Architecture) -> dict[str, Tensor]:
+    """Its buffers (T, D / h); {} without rotary positions."""
+    if not architecture.rope:
+        return {}
+    side = architecture.input_size[0] // architecture.patch_size
+    rotary = RotaryPositions(architecture.hidden_size // architecture.num_heads, side, side)
+    return {COS: rotary.cos.repeat_interleave(2, 1), SIN: rotary.sin.repeat_interleave(2, 1)}
