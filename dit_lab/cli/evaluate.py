@@ -3,9 +3,11 @@
   dit-lab evaluate run=outputs/runs/quickstart/HASH
   dit-lab evaluate run=RUN sampler=heun sampler.steps=20 guidance.scale=2
   dit-lab evaluate run=RUN baselines=true        a memoriser and a Gaussian in the same table
+  dit-lab evaluate --compare A B                 may two measurements be compared? what differs?
 
 RUN is a run folder, one of its checkpoint folders, or the id of its MLflow run. The table and the
-card of its circumstances are kept in RUN/evaluations/ and with the MLflow run.
+card of its circumstances are kept in RUN/evaluations/ and with the MLflow run. A and B are files in
+there, or RUNs, whose newest ones are meant; exit code 1 says that they cannot be compared.
 """
 
 from __future__ import annotations
@@ -27,11 +29,33 @@ SHOWS_CHOICES = False
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
     parser.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="every difference of two measurements"
+    )
+    parser.add_argument(
         "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
     )
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.compare:
+        return _compare(*args.compare, overrides=args.overrides)
+    return _measure(args)
+
+
+def _compare(*given: str, overrides: Sequence[str]) -> int:
+    """Say in what two measurements differ; 1 where their numbers cannot be compared."""
+    from dit_lab.cli.tables import print_comparison
+    from dit_lab.evaluation.card import find_evaluation
+    from dit_lab.lab.config import root_option
+
+    others = [text for text in overrides if not text.startswith("paths.root=")]
+    if others:
+        raise RequestError(f"{others[0]}: --compare reads what was measured; leave it out")
+    first, second = (find_evaluation(name, root=root_option(overrides)) for name in given)
+    return 0 if print_comparison(first, second) else 1
+
+
+def _measure(args: argparse.Namespace) -> int:
     from dit_lab.lab.checks import (
         check_conditioning,
         check_likelihood,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dit_lab.evaluation.card import Evaluation
+from dit_lab.evaluation.comparing import Effect, differences
 from dit_lab.evaluation.table import Row
 
 WANTED = (
@@ -41,6 +43,36 @@ def print_evaluations(evaluations: Sequence[Evaluation]) -> None:
         for finding in evaluation.findings:
             console.print(f"{evaluation.card.samples}: {finding}, so numbers in (  ) do not count")
     console.print(f"[dim]{_circumstances(evaluations[0])}[/]")
+
+
+def print_comparison(first: Evaluation, second: Evaluation) -> bool:
+    """What two evaluations differ in, and, where they can be compared (True), their numbers."""
+    found = differences(first.card, second.card)
+    comparable = all(difference.effect is not Effect.protocol for difference in found)
+    console = Console(soft_wrap=True, width=LONGEST_LINE)
+    for effect in Effect:
+        parts = [(d.key, d.first, d.second) for d in found if d.effect is effect]
+        if parts:
+            console.print(f"[bold]{effect.value}[/]")
+            console.print(_columns(("", "A", "B"), parts))
+    if not found:
+        console.print("the same measurement of the same weights")
+    if comparable:
+        numbers = {row.key: row for row in second.rows}
+        both = [(row, numbers[row.key]) for row in first.rows if row.key in numbers]
+        rows = [(row.key, _value(row), _value(other)) for row, other in both]
+        console.print(_columns(("metric", "A", "B"), rows))
+    console.print(f"[bold]{'comparable' if comparable else 'not comparable'}[/]")
+    return comparable
+
+
+def _columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def _value(row: Row) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.evaluation.table import Row, findings
-from dit_lab.runs import digest, read_json, write_json
+from dit_lab.runs import digest, find_run, read_json, step_of, write_json
 from dit_lab.types import RequestError
 
 
@@ -94,8 +94,24 @@ def read_evaluation(path: Path) -> Evaluation:
         raise RequestError(f"{path}: not an evaluation ({error}); move it away") from None
 
 
-def last_evaluation(folder: Path, *, step: int) -> Evaluation | None:
-    """The newest evaluation of a run at a step, if there is one."""
+def find_evaluation(given: str, *, root: Path) -> Evaluation:
+    """A file of an evaluation, or the newest one of a RUN (of a checkpoint's step), which is looked
+    up in `root`. Raises RequestError."""
+    if given.endswith(".json") and Path(given).is_file():
+        return read_evaluation(Path(given))
+    folder, checkpoint = find_run(given, root=root)
+    step = None if checkpoint is None else step_of(checkpoint)
+    found = last_evaluation(folder.evaluations, step=step)
+    if found is None:
+        raise RequestError(
+            f"{given}: has no evaluation{'' if step is None else f' at step {step}'} yet; "
+            f"dit-lab evaluate run={given} makes one"
+        )
+    return found
+
+
+def last_evaluation(folder: Path, *, step: int | None) -> Evaluation | None:
+    """The newest evaluation of a run at a step (None: at any), if there is one."""
     files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     found = (read_evaluation(path) for path in files)
-    return next((evaluation for evaluation in found if evaluation.card.step == step), None)
+    return next((one for one in found if step in (None, one.card.step)), None)

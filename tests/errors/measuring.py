@@ -45,6 +45,17 @@ AREA = Area(
             says="training.total_steps: no such key; dit-lab sample takes run, out, ",
         ),
         Case(
+            title="a comparison with what was never measured",
+            command="evaluate --compare RUN RUN",
+            start="tiny",
+            says="outputs/.*/HASH: has no evaluation yet; dit-lab evaluate run=.* makes one",
+        ),
+        Case(
+            title="a comparison with keys",
+            command="evaluate --compare a.json b.json sampler.steps=3",
+            says="sampler.steps=3: --compare reads what was measured; leave it out",
+        ),
+        Case(
             title="an unknown key of evaluate",
             command="evaluate run=RUN evaluation.images=3",
             start="tiny",

@@ -263,6 +263,23 @@ def test_the_command_finds_what_the_training_found(dit_lab: Command, untracked: 
     assert path.read_bytes() == expected
 
 
+def test_two_measurements_side_by_side(dit_lab: Command, untracked: Path, tmp_path: Path) -> None:
+    """Of the same weights, and of others on another machine."""
+    path, evaluation = only_evaluation(untracked)
+    same = dit_lab("evaluate", "--compare", str(untracked), str(path))
+    assert same.code == 0, same.err
+    assert same.out.splitlines()[0] == "the same measurement of the same weights"
+    other = tmp_path / "other.json"
+    other.write_text(path.read_text().replace('"run": "', '"run": "0'))
+    edit_json(other, card={**json.loads(other.read_text())["card"], "device": "a GPU"})
+    compared = dit_lab("evaluate", "--compare", str(untracked), str(other))
+    lines = compared.out.splitlines()
+    assert (compared.code, lines[0], lines[-1]) == (0, "what is compared", "comparable")
+    assert "other circumstances: numbers may differ in their last digits" in lines
+    rows = [line for line in lines if line.startswith("eval/")]
+    assert len(rows) == len(evaluation.rows)
+
+
 def test_other_code_or_versions_are_measured_anew(dit_lab: Command, untracked: Path) -> None:
     path, _ = only_evaluation(untracked)
     content = path.read_text()
@@ -295,6 +312,11 @@ def test_another_protocol_has_a_file_and_names_of_its_own(
     again = dit_lab("evaluate", f"run={only_run(root)}", *choices)
     assert again.out.splitlines()[-1] == f"measured before: {new}"
     assert len(tracked(root)) == len(before) + len(added)
+    compared = dit_lab("evaluate", "--compare", str(path), str(only_run(root)))  # its newest
+    assert compared.code == 1, compared.err
+    said = [line.split() for line in compared.out.splitlines()]
+    assert ["sampler.steps", "2", "3"] in said and ["sampler", "Euler", "Heun"] in said
+    assert ["guidance.scale", "1.0", "2.0"] in said and said[-1] == ["not", "comparable"]
 
 
 def copy_of_everything(straight: Run, tmp_path: Path) -> tuple[Path, Path]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dit_lab.evaluation.card import Card, Evaluation, last_evaluation, read_evaluation
+from dit_lab.evaluation.comparing import Effect, differences
 from dit_lab.evaluation.table import (
     BLIND_TO,
     COPIES,
@@ -112,6 +113,60 @@ def test_hashes_do_not_depend_on_the_order_of_keys() -> None:
 def test_a_card_cannot_be_changed_afterwards() -> None:
     with pytest.raises(AttributeError):
         card().seed = 5  # type: ignore[misc]
+
+
+# ---- two cards ----------------------------------------------------------------------------------
+
+NOT_COMPARABLE = {
+    "sampler": ("sampler.steps", "50", "51"),
+    "guidance": ("guidance.interval", "[0.0, 1.0]", "[0.1, 1.0]"),
+    "num_images": ("num_images", "1024", "1000"),
+    "labels": ("labels", "as frequent as in the training images", "in turn"),
+    "reference": ("reference.held_out_images", "360", "359"),
+    "features": ("features", "pixels 8x8x1", "pixels 16x16x1"),
+    "codec": ("codec", "identity", "a1b2c3"),
+    "dtype": ("dtype", "float32", "bf16 autocast"),
+}
+"""Field -> the difference that is named where it is as in OTHERWISE: decoder and all."""
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_difference_is_named_with_what_it_means(name: str) -> None:
+    found = differences(card(), card(**{name: OTHERWISE[name]}))
+    if name in ("evaluations_per_image", "likelihood"):  # follows; was measured by one alone
+        assert not found
+        return
+    (difference,) = found
+    assert (difference.effect is Effect.protocol) == (name in NOT_COMPARABLE)
+    if name in NOT_COMPARABLE:
+        assert (difference.key, difference.first, difference.second) == NOT_COMPARABLE[name]
+    back = differences(card(**{name: OTHERWISE[name]}), card())
+    assert back == [replace(difference, first=difference.second, second=difference.first)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "second"),
+    [
+        ({"guidance": GIVEN["guidance"] | {"scale": 4.0}}, "guidance.scale", "4.0"),
+        (
+            {"sampler": GIVEN["sampler"] | {"_target_": "dit_lab.samplers.ancestral.DDPMSampler"}},
+            "sampler",
+            "DDPMSampler",
+        ),
+        ({"sampler": {**GIVEN["sampler"], "clip_data": True}}, "sampler.clip_data", "True"),
+        ({"reference": GIVEN["reference"] | {"data": "def"}}, "reference.data", "def"),
+    ],
+)
+def test_parts_of_a_protocol(changes: dict[str, Any], key: str, second: str) -> None:
+    (difference,) = differences(card(), card(**changes))
+    assert (difference.key, difference.second) == (key, second)
+    assert difference.effect is Effect.protocol
+
+
+def test_likelihoods_are_compared_where_both_have_them() -> None:
+    ours, other = ({"images": 10, "divergence": how} for how in ("exact", "Hutchinson"))
+    (difference,) = differences(card(likelihood=ours), card(likelihood=other))
+    assert difference.key == "likelihood.divergence" and difference.effect is Effect.protocol
 
 
 # ---- rows and what is wrong with them -----------------------------------------------------------
