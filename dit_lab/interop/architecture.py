@@ -22,7 +22,10 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 DIT = "dit_lab.models.dit.DiT"  # as configurations name it
-GATED = "blocks.0.mlp.w12.weight"
+SCALED, GATED = "blocks.0.norm1.weight", "blocks.0.mlp.w12.weight"
+NORMED = "blocks.0.attn.q_norm.weight"
+ADDED = {SCALED, GATED, NORMED}
+"""Tensors of which the original DiT has none: of norm=rms, mlp=swiglu, qk_norm."""
 DROPOUT = 0.1  # of labels, where the table has a row for none: what all originals train with
 SAME_POSITIONS = 1e-6  # a table is float64 rounded once; sine and cosine may differ in the last bit
 
@@ -106,11 +109,11 @@ def inferred(shapes: Shapes) -> Architecture:
     labels is taken to have a row for the dropped label. Raises RequestError where they are of no
     such model.
     """
-    width, channels, patch, _ = _shape(shapes, "x_embedder.proj.weight", 4)
-    _, tokens, _ = _shape(shapes, "pos_embed", 3)
-    (outputs, _) = _shape(shapes, "final_layer.linear.weight", 2)
+    width, channels, patch, _ = shape_of(shapes, "x_embedder.proj.weight", 4)
+    _, tokens, _ = shape_of(shapes, "pos_embed", 3)
+    (outputs, _) = shape_of(shapes, "final_layer.linear.weight", 2)
     mlp = "swiglu" if GATED in shapes else "gelu"
-    (hidden, _) = _shape(shapes, GATED if mlp == "swiglu" else "blocks.0.mlp.fc1.weight", 2)
+    (hidden, _) = shape_of(shapes, GATED if mlp == "swiglu" else "blocks.0.mlp.fc1.weight", 2)
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise RequestError(
@@ -134,9 +137,9 @@ def inferred(shapes: Shapes) -> Architecture:
         num_classes=max(table[0] - 1, 0),
         class_dropout_prob=DROPOUT,
         learn_sigma=out_channels == 2 * channels,
-        norm="rms" if "blocks.0.norm1.weight" in shapes else "layer",
+        norm="rms" if SCALED in shapes else "layer",
         mlp=mlp,
-        qk_norm="blocks.0.attn.q_norm.weight" in shapes,
+        qk_norm=NORMED in shapes,
     )
 
 
@@ -149,7 +152,8 @@ def _depth(shapes: Shapes) -> int:
     return len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
 
 
-def _shape(shapes: Shapes, name: str, dimensions: int) -> Shape:
+def shape_of(shapes: Shapes, name: str, dimensions: int) -> Shape:
+    """Of a tensor that must be there and have so many dimensions. Raises RequestError."""
     if name not in shapes:
         raise RequestError(f"{name}: missing, so these are not the weights of a DiT")
     if len(shapes[name]) != dimensions:
@@ -185,9 +189,18 @@ def positions(architecture: Architecture) -> Tensor:
 
 def refuse_other_positions(found: Tensor, architecture: Architecture) -> None:
     """Raise RequestError unless positions (1, T, D) are the sin-cos code, row by row."""
-    difference = (found.float() - positions(architecture)).abs().max().item()
-    if not difference <= SAME_POSITIONS:
+    refuse_difference(
+        "pos_embed", found, positions(architecture), within=SAME_POSITIONS, what="the sin-cos code"
+    )
+
+
+def refuse_difference(
+    name: str, found: Tensor, computed: Tensor, *, within: float, what: str
+) -> None:
+    """Raise RequestError unless a tensor is `what` follows from the places of the tokens."""
+    difference = (found.float() - computed).abs().max().item()
+    if not difference <= within:
         raise RequestError(
-            f"pos_embed: differs by up to {difference:.2g} from the sin-cos code of its tokens' "
-            "rows and columns, the only one that the lab's model has"
+            f"{name}: differs by up to {difference:.2g} from {what} of its tokens' rows and "
+            "columns, the only one that the lab's model has"
         )

@@ -147,8 +147,10 @@ def _arguments(args: Any) -> dict[str, Any]:
     found = vars(args) if isinstance(args, argparse.Namespace) else args
     if not isinstance(found, Mapping):
         return {}
-    sections = {name: _plain(value) for name, value in found.items() if isinstance(value, Mapping)}
-    return _plain(found) | {str(name): section for name, section in sections.items()}
+    sections = {
+        str(name): _plain(value) for name, value in found.items() if isinstance(value, Mapping)
+    }
+    return _plain(found) | sections
 
 
 def _plain(found: Mapping[Any, Any]) -> dict[str, Any]:

@@ -13,15 +13,23 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from dit_lab.interop.architecture import Architecture, Shape, Shapes
+from dit_lab.interop.architecture import (
+    ADDED,
+    Architecture,
+    Shape,
+    Shapes,
+    refuse_difference,
+    shape_of,
+)
 from dit_lab.interop.files import Tensors, WeightsFile
 from dit_lab.interop.official import SiTFormat
 from dit_lab.models.embeddings import RotaryPositions
 from dit_lab.types import RequestError
 
 COS, SIN = "feat_rope.freqs_cos", "feat_rope.freqs_sin"
-MARKS = {COS, "blocks.0.norm1.weight", "blocks.0.attn.q_norm.weight", "blocks.0.mlp.w12.weight"}
+MARKS = {COS, *ADDED}
 """Tensors of which the original DiT and SiT have none."""
+MODULATION = "blocks.0.adaLN_modulation.1.weight"
 SAME_ANGLES = 1e-5  # it multiplies places and frequencies in float32
 WITHOUT_SHIFT = 4  # vectors of modulation in a block that has no shifts, in the place of 6
 
@@ -36,9 +44,7 @@ class LightningDiTFormat(SiTFormat):
     def objective_of(self, file: WeightsFile) -> tuple[str, Mapping[str, Any]]:
         """As SiT's, with logit-normal times and the direction's loss where they were in use."""
         transport = section(file, "transport")
-        prediction = transport.get("prediction", "velocity")
-        args = {**transport, "prediction": "v" if prediction == "velocity" else prediction}
-        name, options = super().objective_of(replace(file, args=args))
+        name, options = super().objective_of(replace(file, args=dict(transport)))
         more: dict[str, Any] = {}
         if transport.get("use_lognorm"):
             more["time_sampling"] = "logit_normal"
@@ -48,15 +54,15 @@ class LightningDiTFormat(SiTFormat):
 
     def architecture(self, file: WeightsFile, shapes: Shapes) -> Architecture:
         found = super().architecture(file, shapes)
-        modulation, width = shapes.get("blocks.0.adaLN_modulation.1.weight", (0, 0))
-        if modulation == WITHOUT_SHIFT * width:
+        width = found.hidden_size
+        if shapes.get(MODULATION) == (WITHOUT_SHIFT * width, width):
             raise RequestError(
-                "blocks.0.adaLN_modulation.1.weight: a model without shifts (wo_shift), which the "
-                "lab's DiT has not"
+                f"{MODULATION}: a model without shifts (wo_shift), which the lab's DiT has not"
             )
         if COS not in shapes:
             return found
-        return replace(found, rope=True, num_heads=found.hidden_size // shapes[COS][-1])
+        _, head_size = shape_of(shapes, COS, 2)
+        return replace(found, rope=True, num_heads=width // head_size if head_size else 0)
 
     def expected(self, architecture: Architecture) -> dict[str, Shape]:
         angles = {name: tuple(tensor.shape) for name, tensor in _angles(architecture).items()}
@@ -65,13 +71,8 @@ class LightningDiTFormat(SiTFormat):
     def to_ours(self, theirs: Tensors, architecture: Architecture) -> Tensors:
         """Raises RequestError where its angles are not those of its tokens' places."""
         angles = _angles(architecture)
-        for name, expected in angles.items():
-            difference = (theirs[name].float() - expected).abs().max().item()
-            if not difference <= SAME_ANGLES:
-                raise RequestError(
-                    f"{name}: differs by up to {difference:.2g} from that of its tokens' rows and "
-                    "columns, the only one that the lab's model has"
-                )
+        for name, computed in angles.items():
+            refuse_difference(name, theirs[name], computed, within=SAME_ANGLES, what="that")
         return {name: tensor for name, tensor in theirs.items() if name not in angles}
 
     def from_ours(self, ours: Tensors, architecture: Architecture) -> Tensors:

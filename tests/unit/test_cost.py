@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dit_lab.cost import cost, recomputed_blocks, training_memory
 from dit_lab.models.dit import DiT
+from tests.measure.scaling_plan import MODEL as XL
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 # Name, patch, parameters (exact), forward multiply-adds in units of 1e9 (3 decimals).
@@ -198,17 +199,6 @@ def test_recomputing_more_keeps_less() -> None:
     selective = estimate(True, "selective", depth=28) - estimate(True, 1, depth=28)
     # The redone block's rest is smaller by as much as is kept of it.
     assert selective == (28 - 1) * token * 2 * (6 + 4)
-
-
-XL = cost(
-    input_size=(32, 32),
-    patch_size=2,
-    in_channels=4,
-    hidden_size=1152,
-    depth=28,
-    num_heads=16,
-    num_classes=1000,
-)
 
 
 def test_memory_of_the_states() -> None:

@@ -117,6 +117,19 @@ def test_lightningdit_s_options_show_in_its_shapes(width: int, changes: dict[str
     assert adapter.architecture(file, adapter.expected(architecture)) == architecture
 
 
+def test_lightningdit_s_damaged_shapes() -> None:
+    """What is missing is told by the list of all tensors; angles of one dimension at once."""
+    adapter, file = FORMATS["lightningdit"], WeightsFile(Path("x.pt"), {})
+    shapes = adapter.expected(LIGHTNING)
+    name = "blocks.0.adaLN_modulation.1.weight"
+    missing = {key: shape for key, shape in shapes.items() if key != name}
+    assert adapter.architecture(file, missing) == LIGHTNING
+    with pytest.raises(RequestError, match="without shifts"):
+        adapter.architecture(file, shapes | {name: (4 * 36, 36)})
+    with pytest.raises(RequestError, match=r"freqs_cos: has shape \(16,\), expected 2"):
+        adapter.architecture(file, shapes | {"feat_rope.freqs_cos": (16,)})
+
+
 def test_the_names_of_diffusers() -> None:
     """Those of the class itself."""
     from diffusers import DiTTransformer2DModel

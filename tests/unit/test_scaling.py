@@ -6,21 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.cost import Cost, Kept, cost
+from dit_lab.cost import Cost, Kept
 from dit_lab.scaling import Cluster, StepTime, Traffic, step_time, traffic
+from tests.measure.scaling_plan import MODEL as XL
 from tests.measure.scaling_plan import tables
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/scale.md"
 
-XL = cost(
-    input_size=(32, 32),
-    patch_size=2,
-    in_channels=4,
-    hidden_size=1152,
-    depth=28,
-    num_heads=16,
-    num_classes=1000,
-)
 # 100 parameters: 3 blocks of 30, and 10 others.
 TINY = Cost(
     tokens=4,
