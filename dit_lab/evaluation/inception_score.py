@@ -1,0 +1,30 @@
+"""Inception score: how surely each image is classified, and how evenly the classes appear.
+
+Shapes: N images, K classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import rel_entr
+
+SPLITS = 10
+
+
+def inception_score(probabilities: NDArray[np.float64], splits: int = SPLITS) -> float:
+    """Of p(y|x) (N, K), N at least `splits`: from 1, all alike, to K.
+
+    exp E_x KL(p(y|x) || p(y)), Salimans et al. 2016, section 4, arXiv:1606.03498; the mean over
+    consecutive parts, each with the p(y) of its own images.
+    """
+    count = len(probabilities)
+    parts = np.split(
+        probabilities.astype(np.float64), [n * count // splits for n in range(1, splits)]
+    )
+    return float(np.mean([_score(part) for part in parts]))
+
+
+def _score(part: NDArray[np.float64]) -> float:
+    divergences = rel_entr(part, part.mean(axis=0)).sum(axis=1)
+    return float(np.exp(divergences.mean()))
