@@ -1,4 +1,5 @@
-"""Distances between images: precision, recall, and how near samples come to training images.
+"""Distances between images: precision and recall, density and coverage, and how near samples come
+to training images.
 
 Shapes: N, M images, D features.
 """
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from dit_lab.evaluation.features import Features
 
-NEIGHBOURS = 5  # k of precision and recall
+NEIGHBOURS = 5  # k of precision and recall, density and coverage
 ROWS_AT_ONCE = 512
 
 Distances = NDArray[np.float64]
@@ -28,8 +29,37 @@ def recall(samples: Features, reference: Features) -> float:
     return _covered(reference, by=samples)
 
 
+def density(samples: Features, reference: Features) -> float:
+    """How many k-nearest-neighbour balls of reference images (M, D) a sample (N, D) lies in, over
+    k: Naeem et al. 2020, equation 4, arXiv:2002.09797. Near 1 for samples of the same
+    distribution, and not bounded by it: copies of the reference have (k + 1) / k."""
+    return float(_held(samples, reference).sum() / (NEIGHBOURS * len(samples)))
+
+
+def coverage(samples: Features, reference: Features) -> float:
+    """The share of reference images (M, D) with a sample (N, D) in their k-nearest-neighbour ball:
+    equation 5 there."""
+    return float((_held(samples, reference) > 0).mean())
+
+
+def _held(samples: Features, reference: Features) -> NDArray[np.int64]:
+    """The number of samples in the ball of each reference image, (M,)."""
+    parts, radii = _parts(reference), _radii(reference)
+    ends = np.cumsum([len(rows) for rows in parts])[:-1]
+    held = [
+        (distances(rows, samples) <= radius[:, None]).sum(axis=1)
+        for rows, radius in zip(parts, np.split(radii, ends), strict=True)
+    ]
+    return np.concatenate(held)
+
+
+def _radii(points: Features) -> Distances:
+    """Distances (N,) to the k-th nearest other point; the nearest is the point itself."""
+    return nearest(points, points, count=NEIGHBOURS + 1)[:, -1]
+
+
 def _covered(points: Features, *, by: Features) -> float:
-    radii = nearest(by, by, count=NEIGHBOURS + 1)[:, -1]  # the first neighbour is the point itself
+    radii = _radii(by)
     inside = [(distances(rows, by) <= radii).any(axis=1) for rows in _parts(points)]
     return float(np.concatenate(inside).mean())
 
