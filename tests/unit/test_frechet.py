@@ -1,9 +1,11 @@
-"""The Frechet distance where it is known: exact covariances by design, scipy's root of a matrix."""
+"""The Frechet distance where it is known: exact covariances by design, scipy's root of a matrix,
+and as torch-fidelity has it."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import hadamard, sqrtm
 
 from dit_lab.evaluation.features import Features
@@ -116,3 +118,29 @@ def test_as_the_formula_with_sqrtm(count: int, other: int, features: int) -> Non
 def test_never_below_zero_by_more_than_rounding() -> None:
     for seed in range(20):
         assert frechet_distance(normal(seed, 9, 9), normal(seed, 9, 9)) > -1e-12
+
+
+def doubled(features: Features) -> Features:
+    """Every column twice: a covariance of half its rank."""
+    return np.concatenate([features, features], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (normal(0, 300, 16), normal(1, 200, 16, 0.3, 1.5)),
+        (normal(0, 20, 64), normal(1, 30, 64, 0.3, 1.5)),
+        (doubled(normal(0, 100, 12)), doubled(normal(1, 90, 12, 0.3, 1.5))),
+        (doubled(normal(0, 20, 40)), normal(1, 30, 80)),
+    ],
+    ids=["full rank", "fewer images than features", "columns twice", "both"],
+)
+def test_as_torch_fidelity(first: Features, second: Features) -> None:
+    metric = pytest.importorskip("torch_fidelity.metric_fid")
+    found = metric.fid_statistics_to_metric(
+        *(metric.fid_features_to_statistics(torch.from_numpy(f).double()) for f in (first, second)),
+        verbose=False,
+    )
+    # eigenvalues of a singular product are 0 up to 1e-16 of the largest, and it takes roots of
+    # those: 1e-8 of a trace each, 1e-6 for all
+    assert frechet_distance(first, second) == pytest.approx(found[metric.KEY_METRIC_FID], rel=1e-5)
