@@ -37,6 +37,7 @@ FENCES = {
     "torchdiffeq": ("samplers/adaptive.py", "evaluation/likelihood.py"),
     "optuna": ("sweeps/search.py",),
     "torchvision": ("data/", "evaluation/"),
+    "torch_fidelity": ("evaluation/fidelity.py",),
 }
 
 SLOW = ("torch", "torchvision", "diffusers", "mlflow", "accelerate", "sklearn", "safetensors")

@@ -1,9 +1,11 @@
-"""What the metrics without a network compare: the pixels themselves.
+"""What metrics compare: what a network sees in images, or without one the pixels themselves.
 
-Shapes: N images, H x W pixels, c channels, D features.
+Shapes: N images, H x W pixels, c channels, D features, K classes.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,6 +17,20 @@ MAX_SIDE_PIXELS = 32  # larger images are averaged down: trees and neighbours se
 IMAGES_AT_ONCE = 256  # as floats; ten thousand large images would not fit
 
 Features = NDArray[np.float32]  # (N, D)
+
+
+class Extractor(Protocol):
+    """A network that looks at images for metrics; what it says of one depends on no other, up to
+    rounding."""
+
+    name: str
+    fingerprint: str  # twelve hexadecimal digits: its weights, and how images are made to fit it
+
+    def features(self, images: Tensor) -> Features:
+        """uint8 (N, H, W, c), c = 1 or 3 -> (N, D)."""
+
+    def probabilities(self, images: Tensor) -> NDArray[np.float64] | None:
+        """uint8 (N, H, W, c) -> (N, K), rows sum to 1; None where the network has no classes."""
 
 
 def pixel_features(images: Tensor) -> Features:
