@@ -33,6 +33,7 @@ LIGHT = (
     "dit_lab.lab.extension",
     "dit_lab.lab.doctor",
     "numpy",
+    "tests.warm",
 )
 HEAVY = (
     *LIGHT,
@@ -112,28 +113,37 @@ def _files(folder: Path) -> dict[str, str]:
 
 
 def _mount(folder: Path, mounts: Mapping[str, str]) -> None:
-    """Mount small or read-only file systems that only this process sees; no privileges needed.
+    """Mount small or read-only file systems that only this process sees.
 
     Raises OSError where the kernel does not allow it.
     """
     if not mounts:
         return
-    libc, user, group = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
-
-    def call(function: Callable[..., int], *given: object) -> None:
-        if function(*given):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-    call(libc.unshare, CLONE_NEWUSER | CLONE_NEWNS)
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    libc = with_own_mounts()
     for name, options in mounts.items():
         place = folder / name
         place.mkdir()
         flags = MS_RDONLY if options == "ro" else 0
         data = b"" if options == "ro" else options.encode()
-        call(libc.mount, b"tmpfs", os.fsencode(place), b"tmpfs", flags, data)
+        _call(libc.mount, b"tmpfs", os.fsencode(place), b"tmpfs", flags, data)
+
+
+def with_own_mounts() -> ctypes.CDLL:
+    """From now on this process may mount what only it sees; no privileges needed.
+
+    Raises OSError where the kernel does not allow it.
+    """
+    libc, user, group = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
+    _call(libc.unshare, CLONE_NEWUSER | CLONE_NEWNS)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    return libc
+
+
+def _call(function: Callable[..., int], *given: object) -> None:
+    if function(*given):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 # ---- forking ------------------------------------------------------------------------------------

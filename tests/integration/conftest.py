@@ -26,19 +26,31 @@ from dit_lab.runs import RunFolder, read_json, read_metrics
 from tests.integration.fragile import write_module
 
 IMPORTED = [
+    "dit_lab.cli.evaluate",
+    "dit_lab.cli.sample",
+    "dit_lab.cli.tables",
+    "dit_lab.cli.train",
+    "dit_lab.data.digits",
+    "dit_lab.evaluation.comparing",
     "dit_lab.lab.doctor",
     "dit_lab.lab.evaluate",
     "dit_lab.lab.job",
     "dit_lab.lab.report",
     "dit_lab.lab.train",
+    "dit_lab.models.dit",
+    "dit_lab.objectives.rectified_flow",
+    "dit_lab.tracking.console",
+    "dit_lab.training.coupling",
     "torch._dynamo",  # by the first optimizer
     "alembic.command",
+    "diffusers.models.autoencoders.autoencoder_kl",
     "filelock",
     "mlflow.store.tracking.sqlalchemy_store",
     "sklearn.datasets",
     "sklearn.ensemble",
     "sklearn.model_selection",
     "sklearn.svm",
+    "tests.warm",
 ]
 
 MAKE_STORE = """

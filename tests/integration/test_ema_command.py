@@ -61,7 +61,10 @@ def test_snapshots_are_kept_and_nothing_else_changes(
     assert plain.rows() == straight.rows()
 
 
-@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize(
+    "lost",
+    [pytest.param(False, marks=pytest.mark.slow), True],  # where one is lost, the rest is the same
+)
 def test_killed_and_rerun_they_are_the_same_bits(
     lost: bool,
     straight: Any,

@@ -33,10 +33,11 @@ COUNT = 60
 DATA = ["dataset=image_folder", "dataset.root=images", "dataset.image_size=8",
         "dataset.horizontal_flip=true", "dataset.num_workers=0"]  # fmt: skip
 ENCODE = [*DATA, "codec.path=vae", "codec.chunk_images=4", "shard_images=12"]
-TRAIN = ["codec.path=vae", "model=pico", "patch=1", "objective=rectified_flow", "precision=fp32",
-         "sampler.steps=2", "sample.num_images=4", "training.total_steps=5",
-         "training.global_batch_size=8", "training.log_every_steps=1", "tracking=none",
-         "training.sample_every_steps=0", "evaluation.num_images=0"]  # fmt: skip
+LATENTS = ["dataset=latents", "dataset.num_workers=0"]
+TRAIN = ["codec.path=vae", "model=pico", "model.depth=1", "patch=1", "precision=fp32",
+         "objective=rectified_flow", "sampler.steps=2", "sample.num_images=4",
+         "training.total_steps=5", "training.global_batch_size=8", "training.log_every_steps=1",
+         "training.sample_every_steps=0", "evaluation.num_images=0", "tracking=none"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,12 @@ def test_the_same_command_again_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGUSR1)], ids=["1", "2"]
+    ("processes", "number"),
+    [
+        # slow: each of two processes stops as one alone does
+        pytest.param(1, signal.SIGTERM, id="1", marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGUSR1, id="2"),
+    ],
 )
 def test_a_stop_keeps_what_is_written(
     folder: Path, straight: Path, fork_in: Any, forked_in: Command, processes: int, number: int
@@ -180,8 +186,8 @@ def test_training_is_the_same_with_and_without(
     encode(forked_in, folder, "exact", "dtype=float32", "codec.chunk_images=8", "shard_images=8")
     for name, data in {
         "online": [*DATA, "codec.chunk_images=8"],
-        "exact": ["dataset=latents", "dataset.root=exact", "codec.chunk_images=8"],
-        "cached": ["dataset=latents", "dataset.root=straight"],
+        "exact": [*LATENTS, "dataset.root=exact", "codec.chunk_images=8"],
+        "cached": [*LATENTS, "dataset.root=straight"],
     }.items():
         done = forked_in(folder, "train", *TRAIN, *data, f"name={name}")
         assert done.returncode == 0, done.stderr
@@ -194,6 +200,7 @@ def test_training_is_the_same_with_and_without(
 def test_a_run_from_latents_is_a_run(folder: Path, straight: Path, forked_in: Command) -> None:
     """It draws images and measures them against the images that were encoded."""
     more = ["dataset=latents", "dataset.root=straight", "name=measured", "evaluation.num_images=30"]
+    more.append("dataset.num_workers=1")  # the others read in the process that trains
     done = forked_in(folder, "train", *TRAIN, *more, few_trees=True)
     assert done.returncode == 0, done.stderr
     (run,) = folder.glob("outputs/runs/measured/*")
@@ -206,7 +213,7 @@ def test_a_run_from_latents_is_a_run(folder: Path, straight: Path, forked_in: Co
 
 def test_another_codec_is_refused(folder: Path, straight: Path, forked_in: Command) -> None:
     autoencoder(folder / "other", seed=1)
-    more = ["dataset=latents", "dataset.root=straight", "codec.path=other", "name=other"]
+    more = [*LATENTS, "dataset.root=straight", "codec.path=other", "name=other"]
     done = forked_in(folder, "train", *TRAIN, *more)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

@@ -31,9 +31,9 @@ def test_describe_gives_exact_parameters_and_the_budget(command: Command) -> Non
     assert "at least 3 min 04 s at 100 GFLOP/s (given" in done.stdout
 
 
-def test_describe_on_several_devices(command: Command) -> None:
+def test_describe_on_several_devices(forked: Command) -> None:
     options = ["--flops-per-second", "1e11", "--utilisation", "0.4", "--devices", "4"]
-    done = command("describe", "experiment=quickstart", *options, "--price-per-device-hour", "2.5")
+    done = forked("describe", "experiment=quickstart", *options, "--price-per-device-hour", "2.5")
     assert done.returncode == 0, done.stderr
     rows = ("memory (one device)", "memory (DDP, 4 devices)", "memory (FSDP, 4 devices)", "sent")
     lines = done.stdout.splitlines()
@@ -47,17 +47,17 @@ def test_describe_on_several_devices(command: Command) -> None:
     assert "cost about 0.32: 0.13 device hours at 2.5" in said
 
 
-def test_experiments_are_listed_with_their_question(command: Command) -> None:
-    done = command("experiments")
+def test_experiments_are_listed_with_their_question(forked: Command) -> None:
+    done = forked("experiments")
     assert done.returncode == 0
     assert "quickstart" in done.stdout
     assert "does everything work here?" in done.stdout
 
 
 def test_cfg_job_prints_what_is_composed(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forked: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = command("train", "--cfg", "job", "experiment=quickstart", "seed=3")
+    done = forked("train", "--cfg", "job", "experiment=quickstart", "seed=3")
     assert done.returncode == 0
     monkeypatch.chdir(tmp_path)
     shown = yaml.safe_load(done.stdout)

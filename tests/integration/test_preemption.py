@@ -22,8 +22,10 @@ TWO = ["distributed.num_processes=2"]
 SHARDED = [*TWO, "distributed=fsdp"]
 SLOW = pytest.mark.slow
 ALONE = pytest.param([], id="1", marks=SLOW)
+FEWER_BY_DEFAULT = [pytest.param([], id="1"), pytest.param(TWO, id="2", marks=SLOW)]
+"""Two processes hear a signal as they do while a training draws, which is tested with two."""
 ALSO_SHARDED = pytest.param(SHARDED, id="2 sharded", marks=SLOW)
-SLOW_SAMPLES = ["sample.num_images=64", "sampler.steps=250"]  # some seconds of drawing
+SLOW_SAMPLES = ["sample.num_images=64", "sampler.steps=120"]  # a second or two of drawing
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_while_a_training_draws_samples(
     assert forked_in(straight, *command).returncode == 0
     process = fork_in(stopped, *command)
     wait_for_step(stopped, 20, process)
-    time.sleep(0.3)
+    time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait().returncode == 143
     run = run_in(stopped)
@@ -111,12 +113,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, forked_in: Command, train:
     return folder
 
 
-@pytest.mark.parametrize("more", [ALONE, pytest.param(TWO, id="2")])
+@pytest.mark.parametrize("more", FEWER_BY_DEFAULT)
 def test_while_sampling(
     trained: Path, fork_in: Command, forked_in: Command, run_in: RunIn, more: list[str]
 ) -> None:
     """Nothing is written; afterwards the images are those of one process."""
-    sample = ["sample", f"run={run_in(trained).root}", "sample.num_images=128", "sampler.steps=200"]
+    sample = ["sample", f"run={run_in(trained).root}", "sample.num_images=128"]
+    sample.append(f"sampler.steps={200 if more else 100}")
     out, expected = trained / f"out-{len(more)}.npz", trained / "expected.npz"
     process = fork_in(trained, *sample, f"out={out}", *more)
     until(lambda: listens(process), process)
@@ -129,14 +132,14 @@ def test_while_sampling(
     assert out.read_bytes() == expected.read_bytes()
 
 
-@pytest.mark.parametrize("more", [ALONE, pytest.param(TWO, id="2")])
+@pytest.mark.parametrize("more", FEWER_BY_DEFAULT)
 def test_while_evaluating(
     trained: Path, fork_in: Command, forked_in: Command, run_in: RunIn, more: list[str]
 ) -> None:
     """And the numbers of two processes are those of one."""
     run = run_in(trained).root
     seed = f"sample.seed={1 + len(more)}"
-    evaluate = ["evaluate", f"run={run}", "evaluation.num_images=90", "sampler.steps=200", seed]
+    evaluate = ["evaluate", f"run={run}", "evaluation.num_images=90", "sampler.steps=100", seed]
     process = fork_in(trained, *evaluate, *more, few_trees=True)
     until(lambda: "drawing 90 images" in process.printed(), process)
     process.send_signal(signal.SIGTERM)

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +19,13 @@ from typing import Any
 
 import pytest
 
+from tests.integration.conftest import fork_code
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Fork = Callable[..., Any]
 RunIn = Callable[[Path], Any]
+
+NOT_ALLOWED = 77  # the exit code where the kernel lets nobody mount anything
 
 MODULE = '''
 """Rectified flow that looks up something in a file from step 15 on."""
@@ -307,12 +310,18 @@ def test_an_error_is_told_and_the_rerun_goes_on_once_it_is_gone(
 
 # Runs the command on a small disk of its own; what lies there is copied out after each time.
 ON_A_SMALL_DISK = """
-import json, os, shutil, subprocess, sys
+import os, shutil, subprocess, sys
 from pathlib import Path
-import dit_lab.lab.train, torch._dynamo  # once for all commands
 from dit_lab.cli.main import main
+from tests.errors.worker import with_own_mounts
 
-disk, kept, arguments = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+os.chdir(folder)
+disk, kept = Path(folder, "disk"), Path(folder, "kept")
+try:
+    with_own_mounts()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], check=True)
+except (OSError, subprocess.CalledProcessError):
+    sys.exit(NOT_ALLOWED)
 
 def run(name):
     (kept / name).mkdir()
@@ -350,14 +359,12 @@ def disk(
     (folder / "disk").mkdir()
     (folder / "kept").mkdir()
     one = sum(file.stat().st_size for file in straight.checkpoint(10).rglob("*") if file.is_file())
-    mount = f"mount -t tmpfs -o size={int(2.5 * one)} none disk"
-    inside = ["unshare", "-rm", "sh", "-c"]
-    try:
-        subprocess.run([*inside, mount], cwd=folder, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
+    given = {"folder": str(folder), "size": int(2.5 * one), "arguments": train}
+    process = fork_code(ON_A_SMALL_DISK, {**given, "NOT_ALLOWED": NOT_ALLOWED})
+    process.join()
+    if process.exitcode == NOT_ALLOWED:
         pytest.skip("nobody may mount a disk of their own here")
-    command = [*inside, f'{mount} && exec "$@"', "sh", sys.executable, "-c", ON_A_SMALL_DISK]
-    subprocess.run([*command, folder / "disk", folder / "kept", *train], cwd=folder, check=True)
+    assert process.exitcode == 0
 
     def after(name: str) -> tuple[subprocess.CompletedProcess[str], Path]:
         kept = folder / "kept" / name
@@ -410,8 +417,15 @@ WHERE_A_FOLDER_TURNS_READ_ONLY = """
 import os, subprocess, sys, time
 from pathlib import Path
 from dit_lab.cli.main import main
+from tests.errors.worker import with_own_mounts
 
-inside, arguments = sys.argv[1], sys.argv[2:]
+os.chdir(folder)
+try:
+    with_own_mounts()
+except OSError:
+    sys.exit(NOT_ALLOWED)
+for number, name in ((1, "stdout"), (2, "stderr")):
+    os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
 Path("busy").touch()
 child = os.fork()
 if child == 0:
@@ -422,9 +436,9 @@ while not Path("here").exists():
     assert os.waitpid(child, os.WNOHANG) == (0, 0), "ended too early"
     time.sleep(0.01)
 (run,) = Path("outputs/runs/tiny").iterdir()
-folder = run / inside
-subprocess.run(["mount", "--bind", folder, folder], check=True)
-subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+place = run / inside
+subprocess.run(["mount", "--bind", place, place], check=True)
+subprocess.run(["mount", "-o", "remount,ro,bind", place], check=True)
 Path("busy").unlink()
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -436,21 +450,17 @@ def test_a_folder_that_turns_read_only_loses_no_checkpoint(
 ) -> None:
     """The checkpoints' folder alone, or the whole run's: one line, and once it can be written to,
     the same command goes on to the same bits."""
-    namespace = ["unshare", "-rm", sys.executable, "-c"]
-    if subprocess.run([*namespace, "pass"], check=False, capture_output=True).returncode:
+    given = {"folder": str(folder), "inside": inside, "arguments": train}
+    process = fork_code(WHERE_A_FOLDER_TURNS_READ_ONLY, {**given, "NOT_ALLOWED": NOT_ALLOWED})
+    process.join()
+    if process.exitcode == NOT_ALLOWED:
         pytest.skip("nobody may mount anything here")
-    done = subprocess.run(
-        [*namespace, WHERE_A_FOLDER_TURNS_READ_ONLY, inside, *train],
-        cwd=folder,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1, done.stderr
-    (line,) = done.stderr.splitlines()
+    printed, errors = ((folder / name).read_text() for name in ("stdout", "stderr"))
+    assert process.exitcode == 1, errors
+    (line,) = errors.splitlines()
     assert line.startswith("dit-lab: failed: ")
     assert "Read-only file system" in line
-    assert "Traceback" not in done.stdout
+    assert "Traceback" not in printed
     run = run_in(folder)
     assert run.checkpoints() == [10]
     (folder / "here").unlink()

@@ -202,7 +202,13 @@ def test_killed_and_resumed(
     check_whole(folder, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),  # also stops the sweep of the next
+    ],
+)
 def test_stopped_and_resumed(
     folder: Path, fork: Fork, forked: Command, train: list[str], wait_for_step: Any, number: int
 ) -> None:

@@ -222,10 +222,12 @@ def test_mlflow_has_everything_once_after_a_kill(
     forked: Command,
     tiny: list[str],
     tmp_path: Path,
+    store_in: Callable[[Path], None],
     run_in: RunIn,
     tracked_in: Callable[..., Any],
     wait_for_step: Callable[..., None],
 ) -> None:
+    store_in(tmp_path)
     process = fork("train", *tiny)
     wait_for_step(tmp_path, 25, process)
     process.kill()
