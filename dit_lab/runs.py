@@ -40,6 +40,7 @@ NOT_DECIDING = (
     "guidance",
     "sample",
     "evaluation",
+    "metric",
     "dataset.root",  # the data fingerprint covers what lies there
     "dataset.images_root",
     "dataset.num_workers",
@@ -77,7 +78,7 @@ DECIDING_CODE = (
 )
 """The parts of the package whose code decides the weights."""
 
-EVALUATING_CODE = (*DECIDING_CODE, "samplers", "evaluation", "lab/evaluate.py")
+EVALUATING_CODE = (*DECIDING_CODE, "samplers", "evaluation", "lab/evaluate.py", "lab/measuring.py")
 """The parts whose code decides what is measured on the weights."""
 
 

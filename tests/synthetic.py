@@ -20,7 +20,7 @@ from dit_lab.lab.identity import identity, run_folder
 from dit_lab.runs import RunFolder, digest, write_json
 from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder, new_sweep
 
-HELD_OUT = "eval/two_sample_held_out_n360"
+HELD_OUT = "eval/two_sample_pixels_held_out_n360"
 SETTINGS = {"name": None, "slots": "auto", "jobs_per_slot": 1, "on_failure": "continue",
             "retries": 0, "search": False, "launcher": []}  # fmt: skip
 
@@ -107,17 +107,19 @@ def _evaluation(config: Mapping[str, Any], known: Mapping[str, Any], value: floa
         samples="generated", run=known["train_hash"], step=1200, weights="ema-0.999",
         objective=config["objective"], sampler=config["sampler"], evaluations_per_image=50.0,
         guidance=config["guidance"], num_images=1080, labels="as frequent",
-        seed=config["sample"]["seed"], metrics_seed=0,
-        reference={"data": facts.fingerprint}, features="pixels 8x8x1", likelihood=None,
+        seed=config["sample"]["seed"], num_seeds=1, metrics={}, metrics_seed=0,
+        reference={"data": facts.fingerprint}, features={"pixels": "8x8x1"}, likelihood=None,
         codec="identity", chunk_images=32, dtype="float32", device="x86_64", num_threads=1,
         code={}, versions={},
     )  # fmt: skip
+    held_out: dict[str, Any] = {"extractor": "pixels", "against": "held-out", "num_images": 360}
+    whole: dict[str, Any] = {"extractor": "pixels", "against": "training", "num_images": 1080}
     measured = [
-        Row(metric="two_sample", against="held-out", num_images=360, value=value, deviation=0.02,
-            floor=0.52, floor_deviation=0.01),
-        Row(metric="recall", against="held-out", num_images=360, value=0.9, deviation=0.01,
-            floor=0.95, floor_deviation=0.01),
-        *(Row(metric=name, against="training", num_images=1080, value=1.0, floor=1.0)
+        Row(metric="two_sample", value=value, deviation=0.02, floor=0.52, floor_deviation=0.01,
+            **held_out),
+        Row(metric="recall", value=0.9, deviation=0.01, floor=0.95, floor_deviation=0.01,
+            **held_out),
+        *(Row(metric=name, value=1.0, floor=1.0, **whole)
           for name in ("distance_ratio", "exact_copies", "near_copies")),
     ]  # fmt: skip
     return Evaluation(card=card, rows=measured)

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "dit_lab"
 
 GROUND = {
     "types", "rng", "interpolants", "chain", "exported", "runs", "lease", "cost", "scaling",
-    "processes", "team",
+    "processes", "team", "cadence",
 }  # fmt: skip
 MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tracking"}
 MAY_IMPORT = {

@@ -65,6 +65,7 @@ def _measure(args: argparse.Namespace) -> int:
     from dit_lab.lab.data_checks import check_images, check_same_data
     from dit_lab.lab.distributed import check_copies, with_processes
     from dit_lab.lab.identity import recorded_shapes
+    from dit_lab.lab.metric_checks import check_metrics
     from dit_lab.lab.workers import on_workers, starts_workers
 
     wanted, root, folder, recorded = given_run(args.overrides)
@@ -83,7 +84,7 @@ def _measure(args: argparse.Namespace) -> int:
     check_sampling(config, trained=recorded, run=folder)
     check_conditioning(config, shapes, model=recorded["model"])
     check_likelihood(config)
-    check_same_data(config, shapes)
+    check_metrics(config, check_same_data(config, shapes))
     check_images(config)
     if starts_workers(config):
         return on_workers("evaluate", config, wanted=wanted, root=str(root))

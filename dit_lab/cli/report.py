@@ -2,7 +2,7 @@
 
   dit-lab report outputs/sweeps/NAME
   dit-lab report NAME report.baseline=objective=ddpm,model=pico
-  dit-lab report NAME report.metric=eval/recall_held_out_n360
+  dit-lab report NAME report.metric=eval/recall_pixels_held_out_n360
   dit-lab report SWEEP SWEEP ...   out=FOLDER
   dit-lab report runs=RUN,RUN,...  out=FOLDER
   dit-lab report filter="params.seed = '0'"     runs of the tracker, by its own filter

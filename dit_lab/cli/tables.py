@@ -95,5 +95,5 @@ def _circumstances(evaluation: Evaluation) -> str:
         f"{card.weights} at step {card.step}, {sampler}{f' with {steps} steps' if steps else ''} "
         f"({card.evaluations_per_image:g} evaluations an image), guidance "
         f"{card.guidance['scale']:g}{f' away from {weak}' if weak else ''}, seed {card.seed}, "
-        f"{card.dtype}, {card.features}"
+        f"{card.dtype}, labels {card.labels}"
     )

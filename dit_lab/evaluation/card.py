@@ -28,12 +28,14 @@ class Card:
     sampler: Mapping[str, Any]  # with its steps
     evaluations_per_image: float  # images that pass through the model for one generated image
     guidance: Mapping[str, Any]
-    num_images: int
+    num_images: int  # for each seed
     labels: str  # how the labels of generated images are chosen
-    seed: int  # of the noise
+    seed: int  # of the noise; the first one
+    num_seeds: int  # of the noise, one after the other
+    metrics: Mapping[str, Any]  # the entries of the list of metrics, with their options
     metrics_seed: int  # of trees, folds and draws
     reference: Mapping[str, Any]  # data fingerprint, number of images, levels
-    features: str  # what is compared
+    features: Mapping[str, str]  # what is compared: extractor -> fingerprint
     likelihood: Mapping[str, Any] | None  # how bits per dimension were found, if they were
     codec: str  # fingerprint
     chunk_images: int  # how many images are computed at once
@@ -50,8 +52,10 @@ class Card:
 
     @property
     def protocol(self) -> str:
-        """The same without the run and its step: numbers under one protocol can be compared."""
-        return digest({k: v for k, v in self._asked().items() if k not in ("run", "step")})
+        """The same without the run, its step, and which metrics there were: numbers of one name
+        under one protocol, by the same features, can be compared."""
+        of_one = ("run", "step", "metrics", "features")
+        return digest({k: v for k, v in self._asked().items() if k not in of_one})
 
     def _asked(self) -> dict[str, Any]:
         found = ("evaluations_per_image", "device", "num_threads", "versions", "code")

@@ -32,6 +32,7 @@ EFFECTS: Mapping[str, Effect] = {
     "code.trained": Effect.compared,
     "code.trained_before": Effect.compared,
     "seed": Effect.chance,
+    "num_seeds": Effect.chance,
     "metrics_seed": Effect.chance,
     "chunk_images": Effect.circumstances,
     "device": Effect.circumstances,
@@ -57,12 +58,7 @@ class Difference:
 
 def differences(first: Card, second: Card) -> list[Difference]:
     """Every one, in the order of the card."""
-    here, there = _parts(first), _parts(second)
-    if first.likelihood is None or second.likelihood is None:  # then no number depends on it
-        here, there = (
-            {key: value for key, value in parts.items() if not key.startswith("likelihood")}
-            for parts in (here, there)
-        )
+    here, there = _parts(first, second), _parts(second, first)
     return [
         Difference(_name(key), _shown(here, key), _shown(there, key), _effect(key))
         for key in dict.fromkeys((*here, *there))
@@ -70,8 +66,16 @@ def differences(first: Card, second: Card) -> list[Difference]:
     ]
 
 
-def _parts(card: Card) -> dict[str, Any]:
-    return {key: value for key, value in flatten(asdict(card)) if key != FOUND}
+def _parts(card: Card, other: Card) -> dict[str, Any]:
+    """What numbers depend on that both cards have: metrics and features of one alone decide none of
+    these, nor does how it found the likelihood."""
+    parts = asdict(card)
+    for shared in ("metrics", "features"):
+        names = getattr(other, shared)
+        parts[shared] = {name: of for name, of in parts[shared].items() if name in names}
+    if other.likelihood is None:
+        parts["likelihood"] = None
+    return {key: value for key, value in flatten(parts) if key != FOUND}
 
 
 def _effect(key: str) -> Effect:

@@ -1,10 +1,11 @@
-"""What metrics compare: what a network sees in images, or without one the pixels themselves.
+"""What metrics compare: features that an extractor sees in images.
 
 Shapes: N images, H x W pixels, c channels, D features, K classes.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,24 +14,44 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from dit_lab.runs import digest, written_at
+
 MAX_SIDE_PIXELS = 32  # larger images are averaged down: trees and neighbours see shape, not noise
 IMAGES_AT_ONCE = 256  # as floats; ten thousand large images would not fit
 
 Features = NDArray[np.float32]  # (N, D)
+Probabilities = NDArray[np.float64]  # (N, K)
 
 
 class Extractor(Protocol):
-    """A network that looks at images for metrics; what it says of one depends on no other, up to
-    rounding."""
+    """Turns images into numbers that can be compared."""
 
-    name: str
-    fingerprint: str  # twelve hexadecimal digits: its weights, and how images are made to fit it
+    @property
+    def name(self) -> str:
+        """The part of a metric's name that says what was compared."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the features of an image do."""
 
     def features(self, images: Tensor) -> Features:
-        """uint8 (N, H, W, c), c = 1 or 3 -> (N, D)."""
+        """uint8 (N, H, W, c) -> (N, D)."""
 
-    def probabilities(self, images: Tensor) -> NDArray[np.float64] | None:
-        """uint8 (N, H, W, c) -> (N, K), rows sum to 1; None where the network has no classes."""
+    def probabilities(self, features: Features) -> Probabilities | None:
+        """Features (N, D) -> probabilities of classes (N, K); None where it knows none."""
+
+
+class Pixels:
+    """The pixels themselves, in [0, 1]: D = min(H, 32) * min(W, 32) * c. Implements `Extractor`."""
+
+    name = "pixels"
+    fingerprint = f"pixels up to {MAX_SIDE_PIXELS}"
+
+    def features(self, images: Tensor) -> Features:
+        return pixel_features(images)
+
+    def probabilities(self, features: Features) -> None:
+        return None
 
 
 def pixel_features(images: Tensor) -> Features:
@@ -46,3 +67,24 @@ def pixel_features(images: Tensor) -> Features:
 def pooled_size(height: int, width: int) -> tuple[int, int]:
     """The size at which images of this size are compared."""
     return min(height, MAX_SIDE_PIXELS), min(width, MAX_SIDE_PIXELS)
+
+
+class FeatureCache:
+    """Keeps what extractors saw in real images, by the content of the images: the second evaluation
+    with them starts at once. Without a folder nothing is kept."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def features(self, extractor: Extractor, images: Tensor) -> Features:
+        """uint8 (N, H, W, c) -> (N, D)."""
+        if self._folder is None or isinstance(extractor, Pixels):  # faster than reading
+            return extractor.features(images)
+        seen = digest(extractor.fingerprint.encode() + images.numpy().tobytes())
+        size = "x".join(map(str, images.shape))
+        file = self._folder / f"{extractor.name}-features-{size}-{seen}.npy"
+        if not file.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with written_at(file) as beside, open(beside, "wb") as out:
+                np.save(out, extractor.features(images))
+        return np.load(file)

@@ -14,13 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dit_lab.evaluation.dinov2 import VisionTransformer
-from dit_lab.evaluation.features import Features
+from dit_lab.evaluation.features import Features, Probabilities
 from dit_lab.types import RequestError
 
 IMAGES_AT_ONCE = 64  # torch-fidelity's own number; of 299 x 299 pixels, with what is between layers
@@ -43,7 +41,7 @@ class _Extractor(ABC):
             try:
                 # onto the CPU wherever they were saved; no pickle may name more than tensors
                 weights = torch.load(file, map_location="cpu", weights_only=True)
-                network = self._network(fidelity, weights)
+                network = self._load(fidelity, weights)
             except Exception as error:  # bytes that are no pickle raise whatever they meet
                 raise RequestError(
                     f"{file.name}: not the weights of {self.name}, or damaged; get them from "
@@ -51,21 +49,21 @@ class _Extractor(ABC):
                 ) from error
         digest.update(f"{self.name} {network.INPUT_IMAGE_SIZE} bilinear, TensorFlow 1's".encode())
         self.fingerprint = digest.hexdigest()[:12]
-        self._device, self._looks = device, network.to(device)
+        self._device, self._network = device, network.to(device)
 
     def features(self, images: Tensor) -> Features:
         """uint8 (N, H, W, c), c = 1 or 3 -> (N, D)."""
-        return torch.cat([seen[0] for seen in self._seen(images)]).numpy()
+        return torch.cat(list(self._seen(images))).numpy()
 
-    def probabilities(self, images: Tensor) -> NDArray[np.float64] | None:
+    def probabilities(self, features: Features) -> Probabilities | None:
         return None
 
     @torch.no_grad()
-    def _seen(self, images: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """What the network says of each part, on the CPU."""
+    def _seen(self, images: Tensor) -> Iterator[Tensor]:
+        """The features of each part, on the CPU."""
         for part in images.split(IMAGES_AT_ONCE):
             pixels = part.permute(0, 3, 1, 2).expand(-1, 3, -1, -1).to(self._device)
-            yield tuple(found.cpu() for found in self._looks(pixels))
+            yield self._network(pixels)[0].cpu()
 
     def _torch_fidelity(self) -> ModuleType:
         try:
@@ -81,7 +79,7 @@ class _Extractor(ABC):
         """Where the weights are published."""
 
     @abstractmethod
-    def _network(self, fidelity: ModuleType, weights: Weights) -> Any:
+    def _load(self, fidelity: ModuleType, weights: Weights) -> Any:
         """torch-fidelity's module with these weights: uint8 (N, 3, H, W) -> features first."""
 
 
@@ -90,21 +88,19 @@ class Inception(_Extractor):
 
     name = "inception"
 
-    def probabilities(self, images: Tensor) -> NDArray[np.float64]:
-        """uint8 (N, H, W, c), c = 1 or 3 -> (N, 1008)."""
-        logits = torch.cat([seen[1] for seen in self._seen(images)])
-        return logits.double().softmax(dim=1).numpy()
+    def probabilities(self, features: Features) -> Probabilities:
+        """(N, 2048) -> (N, 1008)."""
+        last = self._network.fc.weight.cpu()
+        return (torch.from_numpy(features) @ last.T).double().softmax(dim=1).numpy()
 
     def _address(self, fidelity: ModuleType) -> str:
         return fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3
 
-    def _network(self, fidelity: ModuleType, weights: Weights) -> Any:
+    def _load(self, fidelity: ModuleType, weights: Weights) -> Any:
         written = io.BytesIO()  # it loads any pickle, so it is given one that was made here
         torch.save(weights, written)
         written.seek(0)
-        return fidelity.FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048", "logits_unbiased"], written
-        )
+        return fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], written)
 
 
 class DinoV2(_Extractor):
@@ -119,7 +115,7 @@ class DinoV2(_Extractor):
         model = fidelity.feature_extractor_dinov2.MODEL_METADATA[self._called]
         return f"https://dl.fbaipublicfiles.com/dinov2/{model}/{model}_pretrain.pth"
 
-    def _network(self, fidelity: ModuleType, weights: Weights) -> Any:
+    def _load(self, fidelity: ModuleType, weights: Weights) -> Any:
         with torch.device("meta"):  # numbers that are replaced are not drawn
             network = VisionTransformer(self.width, self.depth)
         network.load_state_dict(weights, assign=True)

@@ -14,7 +14,7 @@ from dit_lab.evaluation.features import Features
 def frechet_distance(first: Features, second: Features) -> float:
     """Of (N, D) and (M, D), both at least two rows; few images of many features cost no D x D
     matrix."""
-    return distance_of_factors(_moments(first), _moments(second))
+    return distance_of_factors(moments(first), moments(second))
 
 
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -33,8 +33,8 @@ def distance_of_factors(first: Moments, second: Moments) -> float:
     return float(((mean - other_mean) ** 2).sum() + traces - 2 * overlap)
 
 
-def _moments(features: Features) -> Moments:
-    """Of a sample: its covariance is divided by N - 1."""
+def moments(features: Features) -> Moments:
+    """Of a sample (N, D), at least two rows: its covariance is divided by N - 1."""
     wide = features.astype(np.float64)
     mean = wide.mean(axis=0)
     return mean, np.linalg.qr(wide - mean, mode="r") / np.sqrt(len(wide) - 1)

@@ -55,16 +55,17 @@ class Generator:
         seed: int,
         labels: Sequence[int] | None = None,
         batch_size: int = CHUNK_IMAGES,
+        first: int = 0,
         on_pass: Callable[[int], None] = lambda images: None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Groups of uint8 images (n, H, W, c) and their labels (n,), in order of their index.
 
         `batch_size` is how many images are handed over at once, rounded up to whole chunks; it
-        changes no image. `on_pass(n)` is told of the n images that passed through a model for a
-        chunk.
+        changes no image. The first one has the index `first`, a multiple of CHUNK_IMAGES.
+        `on_pass(n)` is told of the n images that passed through a model for a chunk.
         """
         group_images = -(-batch_size // CHUNK_IMAGES) * CHUNK_IMAGES
-        for start in range(0, num_images, group_images):
+        for start in range(first, num_images, group_images):
             stop = min(start + group_images, num_images)
 
             def draw(first: int) -> tuple[Tensor, int]:
@@ -142,8 +143,8 @@ def _counted(model: LabelledCall, on_pass: Callable[[int], None]) -> LabelledCal
 class Passes:
     """Counts how many images passed through models, as `on_pass`."""
 
-    def __init__(self) -> None:
-        self.images = 0
+    def __init__(self, images: int = 0) -> None:
+        self.images = images
 
     def __call__(self, images: int) -> None:
         self.images += images

@@ -126,6 +126,7 @@ class Likelihood:
         error = bits.std() / math.sqrt(len(bits)) if len(bits) > 1 else None
         return Row(
             metric="bits_per_dimension",
+            extractor="",
             against="held-out",
             num_images=len(bits),
             value=bits.mean().item(),

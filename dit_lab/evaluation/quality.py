@@ -1,39 +1,44 @@
 """Generated images against real ones: one table that no single kind of failure passes.
 
 Every number that can be is shown beside its floor, the same number for real held-out images. The
-metrics that lead are three because each is blind to something: trees tell samples from real images
-(two-sample) but are content with copies of the training images; recall sees what is missing; the
-distance to the training images sees copies. Pixel Frechet distance and class accuracy come last: a
-Gaussian per class passes both.
+metrics are those of `metrics.py`; each is blind to something, and `table.py` says to what.
 
-Shapes: N images, D features.
+Shapes: N images, D features, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dit_lab import rng
-from dit_lab.evaluation.features import Features, pixel_features
-from dit_lab.evaluation.frechet import frechet_distance
-from dit_lab.evaluation.neighbours import nearest, precision, recall
+from dit_lab.evaluation.features import Extractor, FeatureCache, Features, Probabilities
+from dit_lab.evaluation.frechet import Moments
+from dit_lab.evaluation.neighbours import Distances, nearest
 from dit_lab.evaluation.reference import ImageSet, Reference
 from dit_lab.evaluation.table import Row, with_caveats
-from dit_lab.evaluation.two_sample import FOLDS, two_sample_accuracy
+from dit_lab.evaluation.two_sample import FOLDS
 
 Measure = Callable[[Features, Features], float]
 """(samples (N, D), real images (N, D)) -> the metric."""
 
+Task = Callable[[], Row]
+"""One line of the table, when it is called."""
+
 DRAWS = 3  # disjoint draws of generated images that give a mean and a deviation
 MIN_IMAGES = 2 * FOLDS  # of one draw
-NEAR_COPY_SHARE = 0.01  # of held-out images that pass for near copies, by definition
-CLASSIFIER_IMAGES, CLASSIFIER_CLASSES = 5000, 50  # what a support vector machine takes in seconds
+
+AS_TRAINED, BALANCED, RANDOM = (
+    "as frequent as in the training images", "all classes in turn", "drawn from all classes"
+)  # fmt: skip
+LABEL_RULES = {"training": AS_TRAINED, "balanced": BALANCED, "random": RANDOM}
+"""What `evaluation.labels` may be, and what a card says of it."""
 
 
 def draw_images(num_images: int, *, train: int, held_out: int) -> int:
@@ -42,127 +47,134 @@ def draw_images(num_images: int, *, train: int, held_out: int) -> int:
     return count if count >= MIN_IMAGES else 0
 
 
+class Extractors(Protocol):
+    """What turns images into features, by name; each is made when it is first asked for."""
+
+    def __getitem__(self, name: str) -> Extractor: ...
+
+
+class Seen:
+    """Images, and what extractors see in them, each of which looks once."""
+
+    def __init__(self, images: ImageSet, extractors: Extractors, cache: FeatureCache) -> None:
+        self.images = images
+        self._extractors, self._cache = extractors, cache
+        self._features: dict[str, Features] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def features(self, extractor: str) -> Features:
+        """(N, D)."""
+        if extractor not in self._features:
+            found = self._cache.features(self._extractors[extractor], self.images.pixels)
+            self._features[extractor] = found
+        return self._features[extractor]
+
+    def probabilities(self, extractor: str) -> Probabilities | None:
+        """(N, K); None where the extractor knows no classes."""
+        return self._extractors[extractor].probabilities(self.features(extractor))
+
+
+class Metric(Protocol):
+    """One entry of the list of metrics: some lines of the table."""
+
+    def tasks(self, samples: Seen, real: Yardstick) -> Sequence[Task]:
+        """The lines, in their order. Features are looked at here, the rest is done by the tasks,
+        which run in threads."""
+
+
 class Yardstick:
-    """Real images with everything that is measured on them once, for any number of sample sets."""
+    """Real images with everything that is measured on them once, for any number of sample sets.
+
+    `statistics` gives the Gaussian of the whole training split, which may be more than the training
+    images here, by extractor.
+    """
 
     def __init__(
-        self, reference: Reference, *, seed: int, check_stop: Callable[[], None] = lambda: None
+        self,
+        reference: Reference,
+        *,
+        seed: int,
+        extractors: Extractors,
+        statistics: Callable[[str], Moments],
+        cache: FeatureCache,
+        check_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        self._reference, self._seed, self._check_stop = reference, seed, check_stop
-        self._floors: dict[tuple[str, str, int], tuple[float, float]] = {}
-        self._train = pixel_features(self._shuffled(reference.train, "training").pixels)
-        self._held_out = pixel_features(self._shuffled(reference.held_out, "held-out").pixels)
+        self.seed, self.statistics, self.check_stop = seed, statistics, check_stop
+        self.num_classes = reference.num_classes
+        self._extractors = extractors
+        self._floors: dict[tuple[str, str, str, int], tuple[float, float]] = {}
+        self._distances: dict[str, Distances] = {}
+        self.train = Seen(self._shuffled(reference.train, "training"), extractors, cache)
+        self.held_out = Seen(self._shuffled(reference.held_out, "held-out"), extractors, cache)
 
     def _shuffled(self, images: ImageSet, purpose: str) -> ImageSet:
         """Draws are slices, so that they are disjoint; lists are often sorted by class."""
-        return images[rng.permutation(self._seed, f"evaluation/{purpose}", 0, len(images))]
+        return images[rng.permutation(self.seed, f"evaluation/{purpose}", 0, len(images))]
 
-    def labels(self, num_images: int) -> Tensor:
-        """Labels (num_images,) for generated images, as frequent as in the training images."""
-        labels = self._shuffled(self._reference.train, "training").labels
-        return labels[torch.arange(num_images) % len(labels)]
+    def labels(self, num_images: int, rule: str, seed: int) -> Tensor:
+        """Labels (num_images,) for generated images by one of LABEL_RULES."""
+        indices = torch.arange(num_images)
+        if rule == AS_TRAINED:
+            labels = self.train.images.labels
+            return labels[indices % len(labels)]
+        classes = max(1, self.num_classes)
+        if rule == BALANCED:
+            return indices % classes
+        return (rng.uniform(seed, "evaluation/labels", indices) * classes).long()
 
-    def measure(self, samples: ImageSet) -> list[Row]:
+    @cached_property
+    def known(self) -> set[bytes]:
+        """Every training image."""
+        return {image.tobytes() for image in self.train.images.pixels.numpy()}
+
+    def held_out_distances(self, extractor: str) -> Distances:
+        """Of held-out images to their nearest training images, (M,)."""
+        if extractor not in self._distances:
+            held_out, train = (of.features(extractor) for of in (self.held_out, self.train))
+            self._distances[extractor] = nearest(held_out, train, count=1)[:, 0]
+        return self._distances[extractor]
+
+    def measure(self, samples: ImageSet, metrics: Mapping[str, Metric]) -> list[Row]:
         """The table for generated images, of which `draw_images` must find enough."""
-        features = pixel_features(samples.pixels)
-        whole = min(len(features), len(self._train))
-        draw = draw_images(len(features), train=len(self._train), held_out=len(self._held_out))
-        assert draw, "too few images; the caller asks draw_images first"
-        tasks: list[Callable[[], Row]] = []
+        seen = Seen(samples, self._extractors, FeatureCache(None))
+        tasks = [task for metric in metrics.values() for task in metric.tasks(seen, self)]
 
-        def compare(metric: str, measure: Measure) -> None:
-            """Against all training images without a floor, then draw by draw with one."""
-            if whole > draw:
-                pair = (features[:whole], self._train[:whole])
-                tasks.append(lambda: _row(metric, "training", measure, [pair]))
-            for against in ("training", "held-out"):
-                tasks.append(partial(self._by_draws, metric, against, measure, features, draw))
-
-        compare("two_sample", self._two_sample)
-        compare("recall", recall)
-        tasks.append(lambda: self._distance_ratio(features))
-        tasks.append(lambda: self._exact_copies(samples))
-        tasks.append(lambda: self._near_copies(features))
-        compare("precision", precision)
-        if self._classifier is not None:
-            tasks.append(lambda: self._class_accuracy(features, samples.labels))
-        compare("pixel_frechet", frechet_distance)
-        return with_caveats(self._run(tasks))
-
-    def _by_draws(
-        self, metric: str, against: str, measure: Measure, features: Features, draw: int
-    ) -> Row:
-        """Disjoint draws of the samples, and real images in their place as the floor."""
-        train, held_out = _draws(self._train, draw), [self._held_out[:draw]] * DRAWS
-        others, real = (train, held_out) if against == "training" else (held_out, train)
-        pairs = list(zip(_draws(features, draw), others, strict=True))
-        key = (metric, against, draw)
-        if key not in self._floors:
-            self._floors[key] = _mean([measure(*pair) for pair in zip(real, others, strict=True)])
-        return _row(metric, against, measure, pairs, floor=self._floors[key])
-
-    def _run(self, tasks: Iterable[Callable[[], Row]]) -> list[Row]:
-        """In threads (trees and matrix products leave the interpreter free), results in order."""
-
-        def run(task: Callable[[], Row]) -> Row:
-            self._check_stop()
+        def run(task: Task) -> Row:
+            self.check_stop()
             return task()
 
+        # in threads: trees and matrix products leave the interpreter free
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            return list(pool.map(run, tasks))
+            return with_caveats(list(pool.map(run, tasks)))
 
-    def _two_sample(self, first: Features, second: Features) -> float:
-        self._check_stop()  # a task has six of these, each takes seconds
-        return two_sample_accuracy(first, second, seed=self._seed)
+    def compare(self, metric: str, extractor: str, measure: Measure, samples: Seen) -> list[Task]:
+        """Against all training images without a floor, then draw by draw with one."""
+        features = samples.features(extractor)
+        train, held_out = self.train.features(extractor), self.held_out.features(extractor)
+        whole = min(len(features), len(train))
+        draw = draw_images(len(features), train=len(train), held_out=len(held_out))
+        assert draw, "too few images; the caller asks draw_images first"
+        row = partial(_row, metric, extractor)
+        tasks: list[Task] = []
+        if whole > draw:
+            pair = (features[:whole], train[:whole])
+            tasks.append(lambda: row("training", measure, [pair]))
+        pairs = {"training": _draws(train, draw), "held-out": [held_out[:draw]] * DRAWS}
+        for against, real in (("training", "held-out"), ("held-out", "training")):
 
-    # ---- copies of training images --------------------------------------------------------------
+            def by_draws(against: str = against, real: str = real) -> Row:
+                others = pairs[against]
+                key = (metric, extractor, against, draw)
+                if key not in self._floors:
+                    of_real = zip(pairs[real], others, strict=True)
+                    self._floors[key] = _mean([measure(*pair) for pair in of_real])
+                drawn = list(zip(_draws(features, draw), others, strict=True))
+                return row(against, measure, drawn, floor=self._floors[key])
 
-    @cached_property
-    def _held_out_distances(self) -> np.ndarray:
-        return nearest(self._held_out, self._train, count=1)[:, 0]
-
-    def _distance_ratio(self, features: Features) -> Row:
-        """Mean distance to the nearest training image, over that of held-out images."""
-        mean = nearest(features, self._train, count=1).mean()
-        ratio = mean / max(self._held_out_distances.mean(), 1e-12)
-        return _per_image("distance_ratio", len(features), ratio, floor=1.0)
-
-    def _near_copies(self, features: Features) -> Row:
-        """Share that lies nearer to a training image than all but 1% of held-out images do."""
-        near = np.quantile(self._held_out_distances, NEAR_COPY_SHARE)
-        ours = nearest(features, self._train, count=1)[:, 0] < near
-        floor = (self._held_out_distances < near).mean()
-        return _per_image("near_copies", len(features), ours.mean(), floor=floor)
-
-    def _exact_copies(self, samples: ImageSet) -> Row:
-        """Share that is a training image, byte for byte."""
-        known = {image.tobytes() for image in self._reference.train.pixels.numpy()}
-
-        def share(images: ImageSet) -> float:
-            return float(np.mean([image.tobytes() in known for image in images.pixels.numpy()]))
-
-        floor = share(self._reference.held_out)
-        return _per_image("exact_copies", len(samples), share(samples), floor=floor)
-
-    # ---- classes --------------------------------------------------------------------------------
-
-    @cached_property
-    def _classifier(self) -> Callable[[Features], np.ndarray] | None:
-        """A support vector machine fitted to training images; None where labels mean nothing."""
-        from sklearn.svm import SVC
-
-        labels = self._shuffled(self._reference.train, "training").labels[:CLASSIFIER_IMAGES]
-        if self._reference.num_classes > CLASSIFIER_CLASSES or len(labels.unique()) < 2:
-            return None
-        return SVC(C=10).fit(self._train[: len(labels)], labels.numpy()).predict
-
-    def _class_accuracy(self, features: Features, labels: Tensor) -> Row:
-        """Share that the classifier takes for the class that was asked for."""
-        assert self._classifier is not None
-        held_out = self._shuffled(self._reference.held_out, "held-out").labels.numpy()
-        floor = (self._classifier(self._held_out) == held_out).mean()
-        value = (self._classifier(features) == labels.numpy()).mean()
-        return _per_image("class_accuracy", len(features), value, floor=floor)
+            tasks.append(by_draws)
+        return tasks
 
 
 def _draws(features: Features, count: int) -> list[Features]:
@@ -172,6 +184,7 @@ def _draws(features: Features, count: int) -> list[Features]:
 
 def _row(
     metric: str,
+    extractor: str,
     against: str,
     measure: Measure,
     pairs: Sequence[tuple[Features, Features]],
@@ -181,6 +194,7 @@ def _row(
     value, deviation = _mean([measure(*pair) for pair in pairs])
     return Row(
         metric=metric,
+        extractor=extractor,
         against=against,
         num_images=len(pairs[0][0]),
         value=value,
@@ -194,14 +208,3 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation, 0 for a single value."""
     deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
     return float(np.mean(values)), float(deviation)
-
-
-def _per_image(metric: str, num_images: int, value: float, *, floor: float) -> Row:
-    """A mean over images, which does not depend on their number."""
-    return Row(
-        metric=metric,
-        against="training",
-        num_images=num_images,
-        value=float(value),
-        floor=float(floor),
-    )

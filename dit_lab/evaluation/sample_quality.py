@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
-import torch
-
+from dit_lab.cadence import is_due
 from dit_lab.evaluation.card import Card, Evaluation
-from dit_lab.evaluation.generate import Generator, Passes
+from dit_lab.evaluation.drawn import DrawnImages
+from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator, Passes
 from dit_lab.evaluation.likelihood import Likelihood
-from dit_lab.evaluation.quality import Yardstick
+from dit_lab.evaluation.quality import Metric, Yardstick
 from dit_lab.evaluation.reference import ImageSet
+from dit_lab.evaluation.table import Row, over_seeds
+from dit_lab.runs import digest
 from dit_lab.types import EvaluationResult, LabelledCall
+
+GROUP_IMAGES = 256  # are kept at once: a stop loses no more
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleQuality:
     """Draws images from a model and measures them. Implements `types.Evaluator`.
 
-    `card` says everything that is known before; step and evaluations are filled in.
+    Each metric has its own cadence, `metrics_every_steps`; those that are due together measure the
+    same images. `card` says everything that is known before; step, evaluations and the metrics of a
+    step are filled in. `on_drawn(done, all)` hears how many images there are.
     """
 
-    every_steps: int
     generator: Generator
     build_yardstick: Callable[[], Yardstick]
-    batch_size: int
+    metrics: Mapping[str, Metric]
+    metrics_every_steps: Mapping[str, int]  # 0: only at the end
+    total_steps: int
     folder: Path
     card: Card
     likelihood: Likelihood | None = None
+    on_drawn: Callable[[int, int], None] = lambda done, count: None
+
+    @property
+    def every_steps(self) -> int:
+        """Whenever some metric may be due."""
+        return math.gcd(*self.metrics_every_steps.values())
 
     @cached_property
     def yardstick(self) -> Yardstick:
@@ -38,30 +52,76 @@ class SampleQuality:
         return self.build_yardstick()
 
     def run(self, model: LabelledCall, step: int) -> EvaluationResult:
-        evaluation = self.evaluate(model, step)
-        written = self.generator.team.first(lambda: evaluation.write(self.folder))
+        due = [
+            name
+            for name, every_steps in self.metrics_every_steps.items()
+            if is_due(step, every_steps=every_steps, total_steps=self.total_steps)
+        ]
+        if not due:
+            return EvaluationResult()
+        some = replace(
+            self,
+            metrics={name: self.metrics[name] for name in due},
+            card=replace(self.card, metrics={name: self.card.metrics[name] for name in due}),
+            build_yardstick=lambda: self.yardstick,
+        )
+        evaluation, written = some.evaluate(model, step)
         return EvaluationResult(evaluation.metrics, (written,))
 
-    def evaluate(self, model: LabelledCall, step: int) -> Evaluation:
-        """The table for the model's images, which a team draws and its first process measures."""
-        samples, per_image = self._samples(model)
-        card = replace(self.card, step=step, evaluations_per_image=per_image)
-        rows = self.generator.team.first(lambda: self.yardstick.measure(samples))
+    def evaluate(self, model: LabelledCall, step: int) -> tuple[Evaluation, Path]:
+        """The table for the model's images, which a team draws and its first process measures, and
+        the file where it is kept."""
+        team, card = self.generator.team, replace(self.card, step=step)
+        seeds = range(card.seed, card.seed + card.num_seeds)
+        drawn = [DrawnImages(self.folder / f".drawn-{_samples_hash(card, s)}") for s in seeds]
+        tables: list[list[Row]] = []
+        for seed, images in zip(seeds, drawn, strict=True):
+            self._draw(model, images, seed)
+            table, per_image = team.first(partial(self._measured, images))
+            tables.append(table)
+        rows = over_seeds(tables)
         if self.likelihood is not None:
             rows.append(self.likelihood.row(model))
-        return Evaluation(card=card, rows=rows)
+        evaluation = Evaluation(card=replace(card, evaluations_per_image=per_image), rows=rows)
 
-    def _samples(self, model: LabelledCall) -> tuple[ImageSet, float]:
-        """The images, and how many passed through the model for one of them."""
-        passes, count = Passes(), self.card.num_images
-        labels = self.generator.team.first(lambda: self.yardstick.labels(count).tolist())
+        def keep() -> Path:
+            written = evaluation.write(self.folder)
+            for images in drawn:
+                images.remove()
+            return written
+
+        return evaluation, team.first(keep)
+
+    def _measured(self, drawn: DrawnImages) -> tuple[list[Row], float]:
+        """The table of images, and how many images passed through the model for one."""
+        images, passed = drawn.all()
+        table = self.yardstick.measure(images, self.metrics)
+        return table, Passes(passed).per_image(len(images))
+
+    def _draw(self, model: LabelledCall, drawn: DrawnImages, seed: int) -> None:
+        """Draw what is not there yet."""
+        team, count = self.generator.team, self.card.num_images
+        first = team.first(drawn.count)
+        labels = team.first(lambda: self.yardstick.labels(count, self.card.labels, seed).tolist())
+        passes, counted = Passes(), 0
         groups = self.generator.images(
             model,
             num_images=count,
-            seed=self.card.seed,
+            seed=seed,
             labels=labels,
-            batch_size=self.batch_size,
+            batch_size=max(GROUP_IMAGES, team.size * CHUNK_IMAGES),
+            first=first,
             on_pass=passes,
         )
-        pixels, given = zip(*groups, strict=True)
-        return ImageSet(torch.cat(pixels), torch.cat(given)), passes.per_image(count)
+        for group in groups:
+            images, new = ImageSet(*group), passes.images - counted
+            team.first(partial(drawn.add, images, first=first, passes=new))
+            first, counted = first + len(images), passes.images
+            self.on_drawn(first, count)
+
+
+def _samples_hash(card: Card, seed: int) -> str:
+    """Of everything that images depend on."""
+    of_metrics = ("metrics", "metrics_seed", "features", "likelihood", "num_seeds", "seed")
+    parts = {key: value for key, value in asdict(card).items() if key not in of_metrics}
+    return digest({**parts, "seed": seed})

@@ -63,10 +63,10 @@ def statistics_of(features: Features) -> Statistics:
 
 def frechet_between(first: Statistics, second: Statistics) -> float:
     """The Frechet distance of two Gaussians; covariances may be singular."""
-    return distance_of_factors(_factored(first), _factored(second))
+    return distance_of_factors(factored(first), factored(second))
 
 
-def _factored(statistics: Statistics) -> Moments:
+def factored(statistics: Statistics) -> Moments:
     """By the eigenvectors of the covariance, which is symmetric; what rounding has made negative
     is 0."""
     values, vectors = np.linalg.eigh(statistics.covariance)

@@ -6,6 +6,7 @@ Torch-free: results are shown at once.
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,18 +16,27 @@ class Row:
     """One number of the table."""
 
     metric: str  # two_sample, recall, distance_ratio, ...
+    extractor: str  # of the features that are compared; "" where none is
     against: str  # "training" or "held-out" images
     num_images: int  # of one draw
-    value: float  # mean over the draws
-    deviation: float | None = None  # over the draws
+    value: float  # mean over the draws and the sampling seeds
+    deviation: float | None = None  # over the draws, or over sampling seeds where there are several
+    minimum: float | None = None  # over sampling seeds where there are several
     floor: float | None = None  # real held-out images at the same count; None: there are too few
     floor_deviation: float | None = None
     caveat: str = ""  # why the number does not count
 
     @property
+    def name(self) -> str:
+        """The metric with what was compared: `fid_inception`."""
+        return f"{self.metric}_{self.extractor}" if self.extractor else self.metric
+
+    @property
     def key(self) -> str:
-        """Name in metrics files and trackers: `eval/two_sample_training_n360`."""
-        return f"eval/{self.metric}_{self.against.replace('-', '_')}_n{self.num_images}"
+        """Name in metrics files and trackers: `eval/fid_inception_n50000` against training images,
+        `eval/two_sample_pixels_held_out_n360` against held-out ones."""
+        against = "" if self.against == "training" else f"_{self.against.replace('-', '_')}"
+        return f"eval/{self.name}{against}_n{self.num_images}"
 
 
 def is_row_key(name: str) -> bool:
@@ -34,17 +44,24 @@ def is_row_key(name: str) -> bool:
     return re.fullmatch(r"eval/\w+_n\d+", name) is not None
 
 
-HIGHER_IS_BETTER = ("recall", "precision", "class_accuracy")
-AIMED_AT = {"distance_ratio": 1}  # neither more nor less is better
+HIGHER_IS_BETTER = (
+    "recall", "precision", "coverage", "class_accuracy", "inception_score", "class_score",
+)  # fmt: skip
+AIMED_AT = {"distance_ratio": 1, "density": 1}  # neither more nor less is better
 
 COPIES = "the samples copy training images"
 UNLIKE = "trees tell the samples from real images"
 FEW = "the samples leave out much of the data"
 BLIND_TO = {
-    COPIES: ("two_sample", "recall", "precision", "class_accuracy", "pixel_frechet"),
-    UNLIKE: ("precision", "class_accuracy", "pixel_frechet", "distance_ratio", "near_copies"),
-    FEW: ("precision", "class_accuracy"),
-}
+    COPIES: (
+        "two_sample", "recall", "precision", "coverage", "density", "class_accuracy", "fd", "fid",
+        "fdd", "kd", "kid", "inception_score", "class_score",
+    ),
+    UNLIKE: (
+        "precision", "density", "class_accuracy", "fd_pixels", "distance_ratio", "near_copies",
+    ),
+    FEW: ("precision", "density", "class_accuracy"),
+}  # fmt: skip
 """Finding -> the metrics that look good in spite of it."""
 
 COPIES_RATIO, COPIES_SHARE = 0.8, 0.05  # distance ratio below, or copies beyond the floor above
@@ -53,25 +70,43 @@ FEW_RECALL = 0.5  # of the floor
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
-    """What is wrong with the samples as a whole, so that some numbers do not count."""
-    by_metric = {row.metric: row for row in rows if row.floor is not None}
-    copies = max(
-        by_metric[name].value - (by_metric[name].floor or 0)
-        for name in ("exact_copies", "near_copies")
-    )
+    """What is wrong with the samples as a whole, so that some numbers do not count; as far as the
+    metrics that were measured see it."""
     found = []
-    if by_metric["distance_ratio"].value < COPIES_RATIO or copies > COPIES_SHARE:
+    if any(_copies(row) for row in rows):
         found.append(COPIES)
-    if max(row.value for row in rows if row.metric == "two_sample") > UNLIKE_ACCURACY:
+    if any(row.metric == "two_sample" and row.value > UNLIKE_ACCURACY for row in rows):
         found.append(UNLIKE)
-    if by_metric["recall"].value < FEW_RECALL * (by_metric["recall"].floor or 0):
+    if any(row.metric == "recall" and row.value < FEW_RECALL * (row.floor or 0) for row in rows):
         found.append(FEW)
     return found
+
+
+def _copies(row: Row) -> bool:
+    if row.metric == "distance_ratio":
+        return row.value < COPIES_RATIO
+    is_share = row.metric in ("exact_copies", "near_copies")
+    return is_share and row.value - (row.floor or 0) > COPIES_SHARE
 
 
 def with_caveats(rows: Sequence[Row]) -> list[Row]:
     found = findings(rows)
     return [
-        replace(row, caveat="; ".join(why for why in found if row.metric in BLIND_TO[why]))
-        for row in rows
+        replace(row, caveat="; ".join(why for why in found if _is_blind(row, why))) for row in rows
     ]
+
+
+def _is_blind(row: Row, finding: str) -> bool:
+    return row.metric in BLIND_TO[finding] or row.name in BLIND_TO[finding]
+
+
+def over_seeds(tables: Sequence[Sequence[Row]]) -> list[Row]:
+    """One table of those of several sampling seeds: mean, standard deviation and minimum."""
+    if len(tables) == 1:
+        return list(tables[0])
+    rows = []
+    for same in zip(*tables, strict=True):
+        values = [row.value for row in same]
+        mean, deviation = statistics.fmean(values), statistics.stdev(values)
+        rows.append(replace(same[0], value=mean, deviation=deviation, minimum=min(values)))
+    return with_caveats(rows)

@@ -23,6 +23,7 @@ from dit_lab.lab.coupling_checks import (
 )
 from dit_lab.lab.data_checks import check_declarations, check_images, options_of, read_facts
 from dit_lab.lab.distributed import AUTO, check_processes
+from dit_lab.lab.metric_checks import check_metrics
 from dit_lab.lab.trust import load_component
 from dit_lab.lab.typed import to_plain
 from dit_lab.runs import RunFolder
@@ -71,6 +72,7 @@ def check_data(config: Config) -> Shapes:
     _check_patch(config["model"]["patch_size"], latent)
     _check_direction(config["objective"], latent)
     check_likelihood(config)
+    check_metrics(config, facts)
     shapes = Shapes(facts, latent)
     check_conditioning(config, shapes, model=config["model"])
     check_coupled_data(config, shapes)

@@ -41,6 +41,8 @@ Solver = Enum("Solver", ["ode", "sde"])
 Crop = Enum("Crop", ["centre", "random"])
 Exif = Enum("Exif", ["ignore", "apply"])
 OnBadImage = Enum("OnBadImage", ["error", "skip"])
+Extractor = Enum("Extractor", ["pixels", "classifier", "inception", "dinov2"])
+ClassExtractor = Enum("ClassExtractor", ["classifier", "inception"])
 CodecDtype = Enum("CodecDtype", ["float32", "bfloat16", "float16"])
 
 
@@ -244,6 +246,28 @@ class Latents(Dataset):
 
 
 @dataclass
+class Metric(Component):
+    """What every entry of the list of metrics has; null is training.evaluate_every_steps."""
+
+    every_steps: Optional[int] = number(at_least=0)
+
+
+@dataclass
+class FeatureMetric(Metric):
+    extractor: Extractor = MISSING
+
+
+@dataclass
+class Frechet(FeatureMetric):
+    reference: Optional[str] = MISSING
+
+
+@dataclass
+class InceptionScore(Metric):
+    extractor: ClassExtractor = MISSING
+
+
+@dataclass
 class Autoencoder(Component):
     path: str = MISSING
     dtype: CodecDtype = MISSING
@@ -302,6 +326,14 @@ COMPONENTS: dict[str, type[Component]] = {
     "dit_lab.data.latents.Latents": Latents,
     "dit_lab.codecs.identity.Identity": Component,
     "dit_lab.codecs.autoencoder.Autoencoder": Autoencoder,
+    "dit_lab.evaluation.metrics.TwoSample": FeatureMetric,
+    "dit_lab.evaluation.metrics.PrecisionRecall": FeatureMetric,
+    "dit_lab.evaluation.metrics.DensityCoverage": FeatureMetric,
+    "dit_lab.evaluation.metrics.KernelDistance": FeatureMetric,
+    "dit_lab.evaluation.metrics.Memorisation": FeatureMetric,
+    "dit_lab.evaluation.metrics.Frechet": Frechet,
+    "dit_lab.evaluation.metrics.InceptionScore": InceptionScore,
+    "dit_lab.evaluation.metrics.ClassAccuracy": Metric,
     "torch.optim.AdamW": AdamW,
     "dit_lab.training.schedules.Constant": Constant,
     "dit_lab.training.schedules.Cosine": Cosine,
@@ -310,6 +342,9 @@ COMPONENTS: dict[str, type[Component]] = {
 COMPONENT_GROUPS = (
     "model", "objective", "coupling", "sampler", "dataset", "codec", "optimizer", "schedule",
 )  # fmt: skip
+
+LISTS = ("metric",)
+"""Groups of which several members are chosen, each a component under its own name."""
 
 GIVEN_IN_CODE = {
     "objective": {"latent_shape"},

@@ -28,6 +28,7 @@ Tree = TypeVar("Tree")
 
 PATHS = (
     "paths.root", "dataset.root", "dataset.images_root", "codec.path", "coupling.pairs", "out",
+    "evaluation.weights_path",
 )  # fmt: skip
 """Keys that hold a path; relative ones are read against the folder the command is typed in."""
 
@@ -276,6 +277,9 @@ def _with_absolute_paths(config: Config) -> Config:
             node = node.get(parent, {})
         if isinstance(node.get(leaf), str) and not node[leaf].startswith(HUB):
             node[leaf] = str(Path(node[leaf]).expanduser().absolute())
+    for metric in config.get("metric", {}).values():
+        if metric.get("reference") is not None:
+            metric["reference"] = str(Path(metric["reference"]).expanduser().absolute())
     return config
 
 

@@ -12,12 +12,10 @@ import torch
 
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
 from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
-from dit_lab.evaluation.features import pooled_size
 from dit_lab.evaluation.generate import CHUNK_IMAGES
 from dit_lab.evaluation.images import PICTURE_CHANNELS
 from dit_lab.evaluation.likelihood import EXACT_DIMENSIONS, TOLERANCE, Likelihood
-from dit_lab.evaluation.quality import DRAWS, MIN_IMAGES, Yardstick, draw_images
-from dit_lab.evaluation.reference import Reference, load_images
+from dit_lab.evaluation.quality import DRAWS, LABEL_RULES, MIN_IMAGES, draw_images
 from dit_lab.evaluation.sample_quality import SampleQuality
 from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.lab import compose
@@ -25,6 +23,8 @@ from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.data_checks import UNKNOWN_DATA, read_facts
 from dit_lab.lab.identity import difference, source_now
+from dit_lab.lab.measuring import Extractors, build_metrics, build_yardstick, load_reference
+from dit_lab.lab.metric_checks import asked, cadences
 from dit_lab.lab.provenance import device_name, versions
 from dit_lab.lab.trained import Trained, load_weak
 from dit_lab.lab.trust import source_files
@@ -79,7 +79,6 @@ def training_evaluators(
             identity=identity,
             weights=_watched_weights(config),
             weak=weak,
-            every_steps=training["evaluate_every_steps"],
             team=team,
             check_stop=check_stop,
         )
@@ -94,13 +93,15 @@ def _watched_weights(config: Config) -> str:
 
 def why_unmeasured(config: Config, shapes: Shapes) -> str:
     """Why generated images cannot be measured with these settings and data; "" where they can."""
-    asked, (train, held_out) = config["evaluation"]["num_images"], _counts(config, shapes)
-    if asked == 0:
+    wanted, (train, held_out) = config["evaluation"]["num_images"], _counts(config, shapes)
+    if wanted == 0:
         return "evaluation.num_images=0: no images are drawn; 1024 would be a good count"
-    if draw_images(asked, train=train, held_out=held_out):
+    if not config["metric"]:
+        return "metric=[]: nothing is to be measured; two_sample and memorisation say most"
+    if draw_images(wanted, train=train, held_out=held_out):
         return ""
     return (
-        f"evaluation.num_images={asked}: with {train} training and {held_out} held-out images "
+        f"evaluation.num_images={wanted}: with {train} training and {held_out} held-out images "
         f"there are too few to compare; {DRAWS * MIN_IMAGES} generated, {DRAWS * MIN_IMAGES} "
         f"training and {MIN_IMAGES} held-out images are the least"
     )
@@ -119,24 +120,25 @@ def sample_quality(
     identity: Config,
     weights: str,
     weak: Trained | None,
-    every_steps: int = 0,
     team: Team,
     check_stop: Callable[[], None],
+    on_drawn: Callable[[int, int], None] = lambda done, count: None,
 ) -> SampleQuality:
     """The configured evaluation of a run's samples, with its card."""
     config = parts.config
+    extractors = Extractors(parts, check_stop)
     return SampleQuality(
-        every_steps=every_steps,
         generator=compose.build_generator(
             parts, team=team, check_stop=check_stop, weak=weak.labelled(config) if weak else None
         ),
-        build_yardstick=lambda: Yardstick(
-            _reference(parts, check_stop), seed=config["evaluation"]["seed"], check_stop=check_stop
-        ),
-        batch_size=config["sample"]["batch_size"],
+        build_yardstick=lambda: build_yardstick(parts, extractors, check_stop),
+        metrics=build_metrics(config),
+        metrics_every_steps=cadences(config),
+        total_steps=config["training"]["total_steps"],
         folder=folder.evaluations,
-        card=_card(parts, identity=identity, weights=weights, weak=weak),
+        card=_card(parts, extractors, identity=identity, weights=weights, weak=weak),
         likelihood=_likelihood(parts, team, check_stop),
+        on_drawn=on_drawn,
     )
 
 
@@ -156,23 +158,11 @@ def _likelihood(parts: Parts, team: Team, check_stop: Callable[[], None]) -> Lik
     )
 
 
-def _reference(parts: Parts, check_stop: Callable[[], None]) -> Reference:
-    train, held_out = (
-        load_images(
-            compose.build_images(parts.config, split),
-            at_most=parts.config["evaluation"]["reference_images"],
-            levels=parts.shapes.data.levels,
-            check_stop=check_stop,
-        )
-        for split in ("train", "validation")
-    )
-    return Reference(train, held_out, parts.shapes.data.num_classes)
-
-
-def _card(parts: Parts, *, identity: Config, weights: str, weak: Trained | None) -> Card:
+def _card(
+    parts: Parts, extractors: Extractors, *, identity: Config, weights: str, weak: Trained | None
+) -> Card:
     """The circumstances of an evaluation as far as they are known before it."""
     config, data = parts.config, parts.shapes.data
-    height, width = pooled_size(data.height, data.width)
     train, held_out = _counts(config, parts.shapes)
     evaluating = code_files(EVALUATING_CODE, source_files(config["trusted_modules"]))
     bf16 = config["precision"]["mixed_precision"] == "bf16"
@@ -186,8 +176,13 @@ def _card(parts: Parts, *, identity: Config, weights: str, weak: Trained | None)
         evaluations_per_image=0,
         guidance={**config["guidance"], "weak_run": weak and weak.name},
         num_images=config["evaluation"]["num_images"],
-        labels="as frequent as in the training images",
+        labels=LABEL_RULES[config["evaluation"]["labels"]],
         seed=config["sample"]["seed"],
+        num_seeds=config["evaluation"]["num_seeds"],
+        metrics={
+            name: {"_target_": options["_target_"], **asked(options)}
+            for name, options in config["metric"].items()
+        },
         metrics_seed=config["evaluation"]["seed"],
         reference={
             "data": data.fingerprint,
@@ -195,7 +190,7 @@ def _card(parts: Parts, *, identity: Config, weights: str, weak: Trained | None)
             "held_out_images": held_out,
             "levels": data.levels,
         },
-        features=f"pixels {height}x{width}x{data.channels}",
+        features=extractors.fingerprints(),
         likelihood=_how_likelihood(parts),
         codec=parts.codec.fingerprint,
         chunk_images=CHUNK_IMAGES,
@@ -255,8 +250,7 @@ def evaluate_run(
     if known := team.first(lambda: _stored(folder, card)):
         return known, True
     on_message(f"drawing {card.num_images} images from {card.weights} at step {card.step}")
-    evaluation = quality.evaluate(trained.labelled(parts.config), trained.step)
-    team.first(lambda: evaluation.write(folder))
+    evaluation, _ = quality.evaluate(trained.labelled(parts.config), trained.step)
     return evaluation, False
 
 
@@ -275,7 +269,7 @@ def evaluate_baselines(
 ) -> list[Evaluation]:
     """A memoriser and a Gaussian per class in the place of the run's samples."""
     quality = _quality_of(trained, settings, ALONE, check_stop)
-    reference = _reference(trained.parts_with(settings), check_stop)
+    reference = load_reference(trained.parts_with(settings), check_stop)
     count, seed = quality.card.num_images, quality.card.metrics_seed
     levels = trained.parts.shapes.data.levels
     samples = {
@@ -285,7 +279,7 @@ def evaluate_baselines(
     return [
         Evaluation(
             card=replace(quality.card, samples=name, weights="none"),
-            rows=quality.yardstick.measure(images),
+            rows=quality.yardstick.measure(images, quality.metrics),
         )
         for name, images in samples.items()
     ]

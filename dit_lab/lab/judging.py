@@ -8,7 +8,7 @@ from dit_lab.evaluation.table import AIMED_AT, HIGHER_IS_BETTER
 from dit_lab.types import RequestError
 
 LOSS = "eval/loss"
-LEADING = ("eval/two_sample_held_out", "eval/two_sample_training")
+LEADING = ("eval/two_sample_pixels_held_out", "eval/two_sample_pixels")
 
 
 def leading_metric(names: Iterable[str]) -> str:

@@ -21,7 +21,9 @@ from dit_lab.sweeps.report import write_report
 from dit_lab.sweeps.results import Expectation, Question, Result
 from dit_lab.tracking.parent import log_report
 
-BESIDE = ("eval/recall_held_out", "eval/distance_ratio_training", "eval/class_accuracy_training")
+BESIDE = (
+    "eval/recall_pixels_held_out", "eval/distance_ratio_pixels", "eval/class_accuracy_classifier",
+)  # fmt: skip
 
 
 def report_on(

@@ -202,8 +202,8 @@ def _protocol(evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return ""
     card = evaluation.card
-    names = ("num_images", "labels", "seed", "metrics_seed", "reference", "features", "codec",
-             "chunk_images", "dtype", "weights")  # fmt: skip
+    names = ("num_images", "labels", "seed", "num_seeds", "metrics_seed", "reference", "features",
+             "codec", "chunk_images", "dtype", "weights")  # fmt: skip
     return digest({name: getattr(card, name) for name in names})
 
 

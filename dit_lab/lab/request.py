@@ -24,7 +24,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import samplers_for
-from dit_lab.lab.components import COMPONENT_GROUPS
+from dit_lab.lab.components import COMPONENT_GROUPS, LISTS
 from dit_lab.lab.trust import load_component, trusted_list
 from dit_lab.lab.typed import no_target, to_plain, unknown_key
 from dit_lab.runs import flatten
@@ -78,7 +78,7 @@ class Request:
             self._groups[key] = value.strip("'\"")
         elif key in groups or key == "trusted_modules":
             self._early.append(text)
-        elif key.partition(".")[0] in COMPONENT_GROUPS and not parsed.is_delete():
+        elif key.partition(".")[0] in (*COMPONENT_GROUPS, *LISTS) and not parsed.is_delete():
             # The class says which keys there are: its file may leave out those with a default.
             self._values.append(("", text if text.startswith("+") else f"++{text}"))
         else:
@@ -118,8 +118,11 @@ class Request:
         return samplers_for(target, load)[0]
 
     def _choose(self) -> Chosen:
-        # Quoted, so that patch=2 names a member and not a number.
-        overrides = [f"{group}='{member}'" for group, member in self._groups.items()]
+        overrides = [
+            # Quoted, so that patch=2 names a member and not a number.
+            f"{group}={member}" if group in LISTS else f"{group}='{member}'"
+            for group, member in self._groups.items()
+        ]
         overrides += self._early
         if self._dirs:
             places = ",".join(f"'file://{path}'" for path in self._dirs)
@@ -142,7 +145,7 @@ class Request:
         choices = {
             name: member
             for name, member in composed.hydra.runtime.choices.items()
-            if member is not None and not name.startswith("hydra/")
+            if member is not None and name not in LISTS and not name.startswith("hydra/")
         }
         with open_dict(composed):
             del composed["hydra"]

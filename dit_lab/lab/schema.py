@@ -49,6 +49,9 @@ MomentsDtype = Enum("MomentsDtype", ["float16", "float32"])
 OnFailure = Enum("OnFailure", ["continue", "stop"])  # the first is a word of Python's
 
 
+Labels = Enum("Labels", ["training", "balanced", "random"])
+
+
 class OnRefusal(Enum):
     stop = "stop"
     skip = "skip"
@@ -117,8 +120,12 @@ class Distributed:
 class Evaluation:
     loss_images: int = number(at_least=1)
     num_images: int = number(at_least=0)
+    # what has a default was not there when older runs were recorded
+    num_seeds: int = dataclasses.field(default=1, metadata={"at_least": 1})
+    labels: Labels = Labels.training
     reference_images: int = number(at_least=1)
     likelihood_images: int = number(at_least=0)
+    weights_path: Optional[str] = None
     seed: int = number(at_least=0)
 
 
@@ -173,6 +180,7 @@ class RunConfig:
     precision: Precision = MISSING
     distributed: Distributed = MISSING
     evaluation: Evaluation = MISSING
+    metric: dict[str, Any] = dataclasses.field(default_factory=dict)
     tracking: Tracking = MISSING
     paths: Paths = MISSING
 
@@ -214,6 +222,7 @@ class EvaluateConfig:
     precision: Precision = MISSING
     distributed: Distributed = MISSING
     evaluation: Evaluation = MISSING
+    metric: dict[str, Any] = dataclasses.field(default_factory=dict)
     paths: Paths = MISSING
 
 

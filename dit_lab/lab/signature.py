@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Optional, Union
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dit_lab.lab.components import GIVEN_IN_CODE, Component, Dataset
+from dit_lab.lab.components import GIVEN_IN_CODE, Component, Dataset, Metric
 from dit_lab.types import RequestError
 
 # Types are put together here at run time, which Optional[...] and Union[...] are for.
@@ -35,6 +35,13 @@ class OwnDataset(Dataset):
     num_workers: int = dataclasses.field(default=0, metadata={"at_least": 0})
     num_classes: Optional[int] = None
     image_size: Optional[int] = None
+
+
+@dataclass
+class OwnMetric(Metric):
+    """What every metric has, with a default."""
+
+    every_steps: Optional[int] = dataclasses.field(default=None, metadata={"at_least": 0})
 
 
 def component_schema(group: str, target: str, component: Any) -> type[Component]:
@@ -56,7 +63,7 @@ def component_schema(group: str, target: str, component: Any) -> type[Component]
                 f"which no key can hold; {HINT}"
             ) from None
         fields.append((name, *_field(kind, limits, parameter.default)))
-    base = OwnDataset if group == "dataset" else Component
+    base = {"dataset": OwnDataset, "metric": OwnMetric}.get(group, Component)
     schema = dataclasses.make_dataclass(target, fields, bases=(base,))
     try:
         OmegaConf.structured(schema)

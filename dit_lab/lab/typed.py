@@ -6,14 +6,14 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from dit_lab.lab.components import COMPONENT_GROUPS, COMPONENTS, Component
+from dit_lab.lab.components import COMPONENT_GROUPS, COMPONENTS, LISTS, Component
 from dit_lab.lab.schema import ROOTS
 from dit_lab.lab.signature import component_schema
 from dit_lab.lab.trust import load_component, refuse_untrusted
@@ -28,20 +28,29 @@ def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
     does.
     """
     checked = _typed(ROOTS[root], config, "")
-    for group in COMPONENT_GROUPS:
-        if group in checked:
-            schema = _component(group, checked[group], checked["trusted_modules"])
-            others = [key for key, _ in flatten(checked) if not key.startswith(f"{group}.")]
-            checked[group] = _typed(schema, checked[group], f"{group}.", others)
-            _check_together(group, schema, checked[group])
+    for parent, name, path in _components(checked):
+        schema = _component(path, parent[name], checked["trusted_modules"])
+        others = [key for key, _ in flatten(checked) if not key.startswith(f"{path}.")]
+        parent[name] = _typed(schema, parent[name], f"{path}.", others)
+        _check_together(path, schema, parent[name])
     return checked
 
 
-def _check_together(group: str, schema: type[Component], options: Mapping[str, Any]) -> None:
+def _components(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Every component: the mapping that holds it, its name there, and its dotted key."""
+    for group in COMPONENT_GROUPS:
+        if group in config:
+            yield config, group, group
+    for group in LISTS:
+        for name in config.get(group, {}):
+            yield config[group], name, f"{group}.{name}"
+
+
+def _check_together(path: str, schema: type[Component], options: Mapping[str, Any]) -> None:
     try:
         schema.check(options)
     except RequestError as refusal:
-        raise RequestError(f"{group}.{refusal}") from None
+        raise RequestError(f"{path}.{refusal}") from None
 
 
 def to_plain(node: Any, **options: Any) -> dict[str, Any]:
@@ -49,17 +58,16 @@ def to_plain(node: Any, **options: Any) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(node, **options))
 
 
-def _component(group: str, options: Any, trusted_modules: list[str]) -> type[Component]:
-    """The schema for a group's options, by their `_target_`."""
+def _component(path: str, options: Any, trusted_modules: list[str]) -> type[Component]:
+    """The schema for the options of the component at a dotted key, by their `_target_`."""
     if not isinstance(options, Mapping) or "_target_" not in options:
-        raise RequestError(no_target(group))
-    target = options["_target_"]
-    refuse_untrusted(target, trusted_modules=trusted_modules, key=f"{group}._target_")
+        raise RequestError(no_target(path))
+    target, key = options["_target_"], f"{path}._target_"
+    refuse_untrusted(target, trusted_modules=trusted_modules, key=key)
     if target in COMPONENTS:
         return COMPONENTS[target]
-    key = f"{group}._target_"
     component = load_component(target, trusted_modules=trusted_modules, key=key)
-    return component_schema(group, target, component)
+    return component_schema(path.partition(".")[0], target, component)
 
 
 def _typed(
@@ -169,8 +177,11 @@ def _kind_in_words(kind: Any) -> str:
     return _WORDS.get(origin or kind, "a value")
 
 
-def no_target(group: str) -> str:
-    """The message for a group that does not say what it configures."""
+def no_target(path: str) -> str:
+    """The message for a component that does not say what it is."""
+    group, _, name = path.partition(".")
+    if name:
+        return f"{path}: not in the list; choose with {group}=[NAME,...], {name} among them"
     return f"{group}: names no _target_; choose one with {group}=NAME"
 
 

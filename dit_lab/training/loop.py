@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dit_lab.cadence import is_due
 from dit_lab.training.background import BackgroundSaver
 from dit_lab.training.batches import TrainingBatches
-from dit_lab.training.cadence import is_due
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import Average

@@ -75,9 +75,9 @@ AREA = Area(
         ),
         Case(
             title="a metric that is best in the middle",
-            command=f"{SWEEP} report.metric=eval/distance_ratio_training_n90",
+            command=f"{SWEEP} report.metric=eval/distance_ratio_pixels_n90",
             start="swept",
-            says="report.metric=eval/distance_ratio_training_n90: is best at 1",
+            says="report.metric=eval/distance_ratio_pixels_n90: is best at 1",
         ),
         Case(
             title="losses of different objectives",

@@ -49,6 +49,9 @@ LIBRARY_ONLY = {
         ("objectives/flow.py", "needs latent_shape"),
         ("models/dit.py", "images are {tuple(x.shape[-2:])}"),  # images of the model's size
     ),
+    "the tests have it installed; see tests/unit/test_fidelity.py": (
+        ("evaluation/fidelity.py", "needs torch-fidelity"),
+    ),
     "adapters refuse it, as in tests/unit/test_interop.py": (
         ("interop/official.py", "a model without classes"),
         ("interop/adapter.py", "this format knows squares alone"),
@@ -62,10 +65,9 @@ LIBRARY_ONLY = {
     "it needs a trained model of one's own, as in tests/integration/test_exchange.py": (
         ("lab/exporting.py", "knows the lab's DiT alone"),
     ),
-    "no command reads statistics yet, as in tests/unit/test_statistics_files.py": (
+    "other files of statistics are in tests/unit/test_statistics_files.py": (
         ("evaluation/statistics.py", "statistics: a mean of shape"),
         ("evaluation/statistics.py", "torch-fidelity's)"),
-        ("evaluation/statistics.py", "does not exist"),
         ("evaluation/statistics.py", "holds no statistics"),
         ("evaluation/statistics.py", "no such file of statistics"),
         ("evaluation/statistics.py", "unknown ending; use"),

@@ -162,12 +162,13 @@ def test_findings_leave_out_what_the_progress_shows() -> None:
 
 def test_of_a_whole_table_only_what_leads_is_shown() -> None:
     """And how many numbers more there are; the table itself comes at the end."""
-    names = ("two_sample_training_n40", "two_sample_held_out_n40", "recall_held_out_n40",
-             "distance_ratio_training_n120", "pixel_frechet_held_out_n40")  # fmt: skip
+    names = ("two_sample_pixels_n40", "two_sample_pixels_held_out_n40",
+             "recall_pixels_held_out_n40", "distance_ratio_pixels_n120",
+             "fd_pixels_n2048")  # fmt: skip
     table = {f"eval/{name}": 0.5 for name in names}
     assert findings(table | {"train/loss": 1.0}) == (
-        "eval/two_sample_held_out_n40 0.5  eval/recall_held_out_n40 0.5  "
-        "eval/distance_ratio_training_n120 0.5  and 2 more"
+        "eval/two_sample_pixels_held_out_n40 0.5  eval/recall_pixels_held_out_n40 0.5  "
+        "eval/distance_ratio_pixels_n120 0.5  and 2 more"
     )
     few = dict(list(table.items())[:4])
     assert findings(few) == "  ".join(f"{name} 0.5" for name in few)

@@ -16,7 +16,7 @@ from dit_lab.sweeps.results import Compute, Expectation, Question, Result, Setti
 from dit_lab.sweeps.statistics import Sample, contrast, detectable_difference, holm, welch
 from dit_lab.types import RequestError
 
-METRIC = "eval/two_sample_held_out_n360"
+METRIC = "eval/two_sample_pixels_held_out_n360"
 LOWER = Question(metric=METRIC, lower_is_better=True)
 HIGHER = Question(metric=METRIC, lower_is_better=False)
 
@@ -102,8 +102,10 @@ def test_a_seed_that_is_there_twice_is_refused() -> None:
 
 
 def test_a_metric_that_nobody_has_is_refused_with_those_there_are() -> None:
-    with pytest.raises(RequestError, match="did you mean eval/two_sample_held_out_n360"):
-        analyse(runs(A, model="pico"), Question(metric="two_sample_n360", lower_is_better=True))
+    with pytest.raises(RequestError, match="did you mean eval/two_sample_pixels_held_out_n360"):
+        analyse(
+            runs(A, model="pico"), Question(metric="two_sample_pixels_n360", lower_is_better=True)
+        )
     with pytest.raises(RequestError, match=r"has finished \(1 FAILED, 2 PENDING\)"):
         states = ["PENDING", "FAILED", "PENDING"]
         analyse([run(0.1, n, state, model="pico") for n, state in enumerate(states)], LOWER)

@@ -16,13 +16,13 @@ import pytest
 from dit_lab.evaluation.card import Card, Evaluation, last_evaluation, read_evaluation
 from dit_lab.evaluation.comparing import Effect, differences
 from dit_lab.evaluation.table import (
-    BLIND_TO,
     COPIES,
     FEW,
     UNLIKE,
     Row,
     findings,
     is_row_key,
+    over_seeds,
     with_caveats,
 )
 from dit_lab.types import RequestError
@@ -39,9 +39,13 @@ GIVEN: dict[str, Any] = {
     "num_images": 1024,
     "labels": "as frequent as in the training images",
     "seed": 0,
+    "num_seeds": 1,
+    "metrics": {
+        "fid": {"_target_": "dit_lab.evaluation.metrics.Frechet", "extractor": "inception"}
+    },
     "metrics_seed": 0,
     "reference": {"data": "abc", "training_images": 1437, "held_out_images": 360, "levels": 17},
-    "features": "pixels 8x8x1",
+    "features": {"pixels": "8x8x1"},
     "likelihood": None,
     "codec": "identity",
     "chunk_images": 32,
@@ -63,9 +67,11 @@ OTHERWISE: dict[str, Any] = {
     "num_images": 1000,
     "labels": "in turn",
     "seed": 1,
+    "num_seeds": 3,
+    "metrics": {"fid": {"_target_": "dit_lab.evaluation.metrics.Frechet", "extractor": "dinov2"}},
     "metrics_seed": 1,
     "reference": GIVEN["reference"] | {"held_out_images": 359},
-    "features": "pixels 16x16x1",
+    "features": {"pixels": "16x16x1"},
     "likelihood": {"images": 10},
     "codec": "a1b2c3",
     "chunk_images": 64,
@@ -97,10 +103,11 @@ def test_no_field_can_be_left_out(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_hashes_tell_apart_what_was_asked(name: str) -> None:
-    """The protocol alone leaves out which weights of which run were measured."""
+    """The protocol alone leaves out which weights of which run were measured, and by what."""
     ours, other = card(), card(**{name: OTHERWISE[name]})
     assert (ours.eval_hash != other.eval_hash) == (name not in FOUND)
-    assert (ours.protocol != other.protocol) == (name not in FOUND | {"run", "step"})
+    of_one = {"run", "step", "metrics", "features"}
+    assert (ours.protocol != other.protocol) == (name not in FOUND | of_one)
     assert re.fullmatch("[0-9a-f]{12}", other.eval_hash)
 
 
@@ -123,7 +130,8 @@ NOT_COMPARABLE = {
     "num_images": ("num_images", "1024", "1000"),
     "labels": ("labels", "as frequent as in the training images", "in turn"),
     "reference": ("reference.held_out_images", "360", "359"),
-    "features": ("features", "pixels 8x8x1", "pixels 16x16x1"),
+    "metrics": ("metrics.fid.extractor", "inception", "dinov2"),
+    "features": ("features.pixels", "8x8x1", "16x16x1"),
     "codec": ("codec", "identity", "a1b2c3"),
     "dtype": ("dtype", "float32", "bf16 autocast"),
 }
@@ -169,11 +177,18 @@ def test_likelihoods_are_compared_where_both_have_them() -> None:
     assert difference.key == "likelihood.divergence" and difference.effect is Effect.protocol
 
 
+def test_metrics_and_features_of_one_card_alone_are_no_difference() -> None:
+    other = card(metrics={"kid": {"extractor": "dinov2"}}, features={"dinov2": "0123"})
+    assert not differences(card(), other)
+
+
 # ---- rows and what is wrong with them -----------------------------------------------------------
 
 
 def row(metric: str, value: float, **changes: Any) -> Row:
-    options = {"against": "training", "num_images": 120, "floor": None, **changes}
+    options = {
+        "extractor": "pixels", "against": "training", "num_images": 120, "floor": None, **changes,
+    }  # fmt: skip
     return Row(metric=metric, value=value, **options)
 
 
@@ -181,11 +196,11 @@ def table(**changes: float) -> list[Row]:
     """A table of samples as good as real ones, but for the changes."""
     values = {
         "two_sample": 0.52, "recall": 0.9, "distance_ratio": 1.0, "exact_copies": 0.0,
-        "near_copies": 0.01, "precision": 0.9, "class_accuracy": 0.99, "pixel_frechet": 0.5,
+        "near_copies": 0.01, "precision": 0.9, "class_accuracy": 0.99, "fd": 0.5,
     } | changes  # fmt: skip
     floors = {
         "two_sample": 0.5, "recall": 0.96, "distance_ratio": 1.0, "exact_copies": 0.0,
-        "near_copies": 0.01, "precision": 0.95, "class_accuracy": 1.0, "pixel_frechet": 0.5,
+        "near_copies": 0.01, "precision": 0.95, "class_accuracy": 1.0, "fd": 0.5,
     }  # fmt: skip
     whole = row("two_sample", values["two_sample"], num_images=360)  # has no floor
     return [whole, *(row(name, values[name], floor=floors[name]) for name in floors)]
@@ -223,20 +238,45 @@ def test_caveats_stand_where_a_number_looks_good_in_spite_of_it() -> None:
     caveats = {row.metric: row.caveat for row in marked}
     for metric in ("two_sample", "recall", "exact_copies"):
         assert caveats[metric] == ""  # what found it, and what is true all the same
-    assert caveats["distance_ratio"] == UNLIKE
+    assert caveats["distance_ratio"] == caveats["fd"] == UNLIKE
     assert caveats["precision"] == f"{UNLIKE}; {FEW}"
     assert {row.caveat for row in with_caveats(table())} == {""}
     assert [replace(row, caveat="") for row in marked] == table(two_sample=1.0, recall=0.1)
 
 
-def test_every_metric_that_is_blind_exists() -> None:
-    names = {row.metric for row in table()}
-    assert all(set(blind) < names for blind in BLIND_TO.values())
+def test_a_frechet_distance_of_other_features_is_not_blind_to_what_trees_see_in_pixels() -> None:
+    rows = [row("two_sample", 1.0), row("fd", 0.5, extractor="classifier"), row("fd", 0.5)]
+    assert [marked.caveat for marked in with_caveats(rows)] == ["", "", UNLIKE]
 
 
-def test_keys() -> None:
-    key = row("two_sample", 0.5, against="held-out", num_images=360).key
-    assert key == "eval/two_sample_held_out_n360"
+def test_findings_need_no_metric_but_those_that_see_them() -> None:
+    assert findings([row("class_accuracy", 0.5, floor=0.9)]) == []
+    assert findings([row("distance_ratio", 0.5, floor=1.0)]) == [COPIES]
+
+
+def test_several_seeds_give_mean_deviation_and_minimum() -> None:
+    tables = [table(recall=value) for value in (0.7, 0.8, 0.9)]
+    assert over_seeds(tables[:1]) == tables[0]
+    (recall,) = [row for row in over_seeds(tables) if row.metric == "recall"]
+    assert (recall.value, recall.deviation, recall.minimum) == pytest.approx((0.8, 0.1, 0.7))
+    assert recall.floor == 0.96
+    copying = over_seeds([table(distance_ratio=value) for value in (0.1, 1.3)])  # 0.7 in the mean
+    assert {row.caveat for row in copying if row.metric == "precision"} == {COPIES}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({}, "eval/fid_inception_n50000"),
+        ({"metric": "fd", "extractor": "classifier"}, "eval/fd_classifier_n50000"),
+        ({"metric": "recall", "against": "held-out"}, "eval/recall_inception_held_out_n50000"),
+        ({"metric": "bits", "extractor": ""}, "eval/bits_n50000"),
+    ],
+)
+def test_keys(changes: dict[str, str], key: str) -> None:
+    given: dict[str, Any] = {"metric": "fid", "extractor": "inception", **changes}
+    named = row(value=0.5, num_images=50_000, **given)
+    assert named.key == key
     assert is_row_key(key)
     assert not any(map(is_row_key, ("eval/loss", "eval/mse", "train/loss_n3", "eval/loss_n")))
 
@@ -256,7 +296,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert again == ours
     assert again.card.eval_hash == ours.card.eval_hash
     assert again.metrics == ours.metrics
-    assert ours.metrics["eval/recall_training_n120"] == 0.9
+    assert ours.metrics["eval/recall_pixels_n120"] == 0.9
     content = json.loads(path.read_text())
     assert content["findings"] == again.findings == [UNLIKE]
     assert content["card"] == asdict(ours.card)

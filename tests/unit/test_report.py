@@ -22,7 +22,7 @@ from dit_lab.sweeps.evaluations_plot import against_evaluations, evaluations_var
 from dit_lab.sweeps.results import Compute, Expectation, Question, Result
 from dit_lab.sweeps.sentences import answer, sections
 
-METRIC, RECALL = "eval/two_sample_held_out_n360", "eval/recall_held_out_n360"
+METRIC, RECALL = "eval/two_sample_pixels_held_out_n360", "eval/recall_pixels_held_out_n360"
 QUESTION = Question(metric=METRIC, lower_is_better=True, secondary=(RECALL,))
 AXES = {"objective": ["ddpm", "rectified_flow", "flow_matching"], "model": ["pico", "nano"]}
 LOST = {("flow_matching", "nano", 1): "FAILED", ("flow_matching", "nano", 2): "KILLED"}

@@ -87,7 +87,9 @@ def test_the_answer(sweep: SweepFolder) -> None:
 
 def test_another_metric_and_baseline(sweep: SweepFolder) -> None:
     baseline = {"objective": "flow_matching", "optimizer.lr": "0.002"}
-    ablation, _, _ = report_on_sweep(sweep, metric="eval/recall_held_out_n360", baseline=baseline)
+    ablation, _, _ = report_on_sweep(
+        sweep, metric="eval/recall_pixels_held_out_n360", baseline=baseline
+    )
     assert not ablation.question.lower_is_better
     assert ablation.baseline.settings == baseline
 
