@@ -33,6 +33,7 @@ VERBS = {
     "export": "write a run's weights for other programs, or as one file",
     "describe": "size, compute and memory of a configuration, without training it",
     "experiments": "list the named experiments",
+    "reproduce": "do a named experiment again: did the recorded numbers come back?",
     "ui": "open the MLflow page of the recorded runs",
     "doctor": "find runs and sweeps that were killed outright, and say so",
 }

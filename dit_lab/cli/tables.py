@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +11,7 @@ from rich.table import Table
 from dit_lab.evaluation.card import Evaluation
 from dit_lab.evaluation.comparing import Effect, differences
 from dit_lab.evaluation.table import Row
+from dit_lab.lab.expected import ONE, Verdict
 
 WANTED = (
     "wanted: two_sample 0.5 (a coin's), distance_ratio 1 (copies are below), exact_copies 0, "
@@ -64,6 +65,35 @@ def print_comparison(first: Evaluation, second: Evaluation) -> bool:
         console.print(_columns(("metric", "A", "B"), rows))
     console.print(f"[bold]{'comparable' if comparable else 'not comparable'}[/]")
     return comparable
+
+
+def print_verdicts(judged: Mapping[str, Sequence[Verdict]], differences: Sequence[str]) -> bool:
+    """Recorded against obtained for each configuration; whether everything came back."""
+    console = Console(soft_wrap=True, width=LONGEST_LINE)
+    for label, verdicts in judged.items():
+        if label != ONE:
+            console.print(f"[bold]{escape(label)}[/]")
+        rows = [
+            (v.name, v.recorded, v.obtained, _difference(v), f"{v.tolerance:.2g}", v.word)
+            for v in verdicts
+        ]
+        headings = ("number", "recorded", "obtained", "difference", "tolerance", "verdict")
+        console.print(_columns(headings, rows))
+    for difference in differences:
+        console.print(f"[dim]not as recorded: {escape(difference)}[/]")
+    wrong = [
+        f"{verdict.name}{'' if label == ONE else f' ({label})'}"
+        for label, verdicts in judged.items()
+        for verdict in verdicts
+        if not verdict.good
+    ]
+    said = f"not reproduced: {', '.join(wrong)}" if wrong else "reproduced"
+    console.print(f"[bold]{escape(said)}[/]")
+    return not wrong
+
+
+def _difference(verdict: Verdict) -> str:
+    return "-" if verdict.difference is None else f"{verdict.difference:.2g}"
 
 
 def _columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dit_lab.lab import compose
 from dit_lab.lab.averages import open_averages
 from dit_lab.lab.checks import Shapes
@@ -38,9 +40,10 @@ from dit_lab.team import ALONE
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.tracking.parent import job_name
 from dit_lab.tracking.spool import MetricsFile
+from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
-from dit_lab.training.ema import EMA, PowerAverage
+from dit_lab.training.ema import EMA, Average, PowerAverage
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.nonfinite import NonFiniteStreak
 from dit_lab.training.parallel import compile_blocks
@@ -171,35 +174,11 @@ def _train(
 ) -> dict[str, float]:
     """Build what only training needs and hand everything to the loop."""
     config, training = parts.config, parts.config["training"]
-    plain = compose.build_model(parts)
-    if config["init_from"] is not None and checkpoint is None:
-        begin_with(plain, config, parts.shapes, on_message=_told_by(hooks))
-    if training["compile"]:
-        compile_blocks(plain)
-    model = together.spread(plain, config["distributed"])
-    weights = dict(model.module.named_parameters())
-    emas = [
-        EMA(weights, decay=decay, warmup=config["ema"]["warmup"])
-        for decay in config["ema"]["decays"]
-    ]
-    powers = [PowerAverage(weights, std=std) for std in config["ema"]["power_stds"]]
-    dataset, codec = compose.build_examples(parts, "train")
+    begins = config["init_from"] is not None and checkpoint is None
+    learns = learning(parts, together, begin=begins, on_message=_told_by(hooks))
+    powers = [ema for ema in learns["emas"] if isinstance(ema, PowerAverage)]
     return train(
-        accelerator=together.accelerator,
-        team=together.team,
-        model=model,
-        null_label=compose.null_label(parts),
-        objective=parts.objective,
-        batches=compose.build_batches(
-            parts,
-            dataset=dataset,
-            codec=codec,
-            process_index=together.team.index,
-            num_processes=together.team.size,
-        ),
-        optimizer=compose.build_optimizer(config, model.module),
-        schedule=compose.build(config, "schedule"),
-        emas=[*emas, *powers],
+        **learns,
         snapshots=Snapshots(
             _open_snapshots(config, folder, together) if powers else None,
             averages=powers,
@@ -211,15 +190,67 @@ def _train(
             parts, folder, identity=now, team=together.team, check_stop=together.stop.check
         ),
         hooks=hooks,
-        settings=LoopSettings(
-            total_steps=training["total_steps"],
-            clip_norm=training["clip_norm"],
+        settings=loop_settings(
+            config,
+            learns["batches"],
             log_every_steps=training["log_every_steps"],
             checkpoint_every_steps=training["checkpoint_every_steps"],
-            max_skipped_in_a_row=training["max_skipped_in_a_row"],
-            images_per_epoch=len(dataset),
         ),
         check_stop=together.check_stop,
+    )
+
+
+def learning(
+    parts: Parts, together: Together, *, begin: bool, on_message: Callable[[str], None]
+) -> dict[str, Any]:
+    """What decides the weights, as the loop is handed it. `begin`: with the weights of
+    `init_from`."""
+    config = parts.config
+    plain = compose.build_model(parts)
+    if begin:
+        begin_with(plain, config, parts.shapes, on_message=on_message)
+    if config["training"]["compile"]:
+        compile_blocks(plain)
+    model = together.spread(plain, config["distributed"])
+    dataset, codec = compose.build_examples(parts, "train")
+    return {
+        "accelerator": together.accelerator,
+        "team": together.team,
+        "model": model,
+        "null_label": compose.null_label(parts),
+        "objective": parts.objective,
+        "batches": compose.build_batches(
+            parts,
+            dataset=dataset,
+            codec=codec,
+            process_index=together.team.index,
+            num_processes=together.team.size,
+        ),
+        "optimizer": compose.build_optimizer(config, model.module),
+        "schedule": compose.build(config, "schedule"),
+        "emas": averages(config, dict(model.module.named_parameters())),
+    }
+
+
+def averages(config: Config, weights: Mapping[str, Tensor]) -> list[Average]:
+    """The averages of these weights that are kept; evaluations look at the first."""
+    options = config["ema"]
+    emas = [EMA(weights, decay=decay, warmup=options["warmup"]) for decay in options["decays"]]
+    return [*emas, *(PowerAverage(weights, std=std) for std in options["power_stds"])]
+
+
+def loop_settings(
+    config: Config, batches: TrainingBatches, *, log_every_steps: int, checkpoint_every_steps: int
+) -> LoopSettings:
+    """The loop's own settings, looked at and saved this often."""
+    training = config["training"]
+    return LoopSettings(
+        total_steps=training["total_steps"],
+        clip_norm=training["clip_norm"],
+        log_every_steps=log_every_steps,
+        checkpoint_every_steps=checkpoint_every_steps,
+        max_skipped_in_a_row=training["max_skipped_in_a_row"],
+        images_per_epoch=len(batches.dataset),
     )
 
 

@@ -264,6 +264,7 @@ AREA = Area(
             title="no metric at all",
             command="evaluate run=RUN metric=[] evaluation.num_images=90",
             start="tiny",
+            slow=True,
             says=r"metric=\[\]: nothing is to be measured; two_sample and memorisation say most",
         ),
         Case(

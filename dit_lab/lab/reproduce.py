@@ -1,0 +1,191 @@
+"""A named experiment done again, and whether what was recorded of it came back. Torch-free."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dit_lab.lab import resources
+from dit_lab.lab.checks import Shapes, check_root
+from dit_lab.lab.expected import (
+    ONE,
+    Value,
+    Verdict,
+    judge_metrics,
+    judge_probes,
+    recorded_metrics,
+    recorded_probes,
+)
+from dit_lab.lab.identity import train_hash
+from dit_lab.lab.report_runs import Run, configuration, measured, runs_of_folders, runs_of_sweep
+from dit_lab.lab.sweep_axes import product, sweep_overrides
+from dit_lab.lab.sweep_plan import compose_jobs
+from dit_lab.lab.trust import source_files
+from dit_lab.runs import EVALUATING_CODE, FINISHED, all_runs, code_files, digest, write_json
+from dit_lab.sweeps.manifest import all_sweeps
+from dit_lab.types import RequestError
+
+Config = Mapping[str, Any]
+Label = str
+"""The axes of a configuration without the seed, as typed: `objective=ddpm model=pico`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A named experiment, composed and checked: its one configuration, or those of its grid."""
+
+    name: str
+    folder: Path
+    configs: Mapping[Label, Config]
+    shapes: Mapping[Label, Shapes]
+    seeds: Sequence[int]
+    num_jobs: int
+
+    @property
+    def config(self) -> Config:
+        """Of the first configuration, for what all have in common."""
+        return next(iter(self.configs.values()))
+
+    def train_hashes(self) -> dict[Label, str]:
+        return {label: train_hash(config) for label, config in self.configs.items()}
+
+
+def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | None) -> Experiment:
+    """The experiment of that name; `num_seeds` of its first seed and those after it, or those of
+    its own grid where it has some. Raises RequestError."""
+    known = resources.experiments()
+    if name not in known:
+        raise RequestError(f"{name}: no such experiment; there are {', '.join(sorted(known))}")
+    typed = typed_for(name, overrides, num_seeds)
+    parsed = sweep_overrides(typed)
+    composed = compose_jobs(parsed, product(parsed), [])
+    configs: dict[Label, Config] = {}
+    shapes: dict[Label, Shapes] = {}
+    for texts, config, of_it in zip(composed.texts, composed.configs, composed.shapes, strict=True):
+        configs.setdefault(_label(texts), config)
+        shapes.setdefault(_label(texts), of_it)
+    check_root(composed.configs[0])
+    seeds = sorted({config["seed"] for config in composed.configs})
+    return Experiment(name, known[name], configs, shapes, seeds, len(composed.configs))
+
+
+def typed_for(name: str, overrides: Sequence[str], num_seeds: int | None) -> list[str]:
+    """What trains it: `train` takes this, with -m where it makes several jobs."""
+    seeds = [] if num_seeds is None else [f"seed={','.join(map(str, range(num_seeds)))}"]
+    return [f"experiment={name}", *seeds, *overrides]
+
+
+def _label(texts: Iterable[str]) -> Label:
+    return " ".join(text for text in texts if not text.startswith("seed=")) or ONE
+
+
+def clean_root(experiment: Experiment) -> Path:
+    """A new folder for the runs of a reproduction, below the usual `paths.root`."""
+    stamp = f"{time.strftime('%Y-%m-%d')}-{secrets.token_hex(3)}"
+    root = Path(experiment.config["paths"]["root"])
+    return root / "reproductions" / f"{experiment.name}-{stamp}"
+
+
+# ---- what came out -------------------------------------------------------------------------------
+
+
+def finished_runs(root: Path) -> list[Run]:
+    """What a reproduction has trained. Raises RequestError where some of it has not finished."""
+    sweeps = all_sweeps(root)
+    runs = runs_of_sweep(sweeps[0]) if sweeps else runs_of_folders(all_runs(root))
+    if unfinished := [run.name for run in runs if run.status != FINISHED]:
+        raise RequestError(
+            f"{root}: {', '.join(unfinished)} did not finish; see what it says there"
+        )
+    return runs
+
+
+def metrics_by_label(runs: Sequence[Run]) -> dict[Label, list[dict[str, float]]]:
+    """What each configuration was found to be, by its runs in the order of their seeds."""
+    found: dict[Label, list[dict[str, float]]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.config["seed"]):
+        label = _label(f"{key}={text}" for key, text in configuration(run).items())
+        found[label].append(measured(run))
+    return dict(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a reproduction found: probes, and metrics unless only probes were asked for."""
+
+    probes: Mapping[Label, Mapping[str, Value]]
+    metrics: Mapping[Label, Sequence[Mapping[str, float]]]
+    circumstances: Mapping[str, Any]
+
+
+def circumstances(experiment: Experiment, *, device: Mapping[str, Any]) -> dict[str, Any]:
+    """Where it was done and by which code; `device` are name, kind, threads and versions."""
+    trusted = source_files(experiment.config["trusted_modules"])
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        **device,
+        "code": digest(code_files(EVALUATING_CODE, trusted)),
+        "train_hashes": experiment.train_hashes(),
+    }
+
+
+def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not as it was recorded, in words: recipe, code, versions, device."""
+    said = [
+        f"recipe of {label}: another configuration than was recorded"
+        for label, known in recorded["train_hashes"].items()
+        if now["train_hashes"].get(label) != known
+    ]
+    if recorded["code"] != now["code"]:
+        said.append(f"code: {recorded['code']}, now {now['code']}")
+    for name, version in recorded["versions"].items():
+        if now["versions"].get(name) != version:
+            said.append(f"{name}: {version}, now {now['versions'].get(name, 'not installed')}")
+    for key in ("device", "num_threads"):
+        if recorded[key] != now[key]:
+            said.append(f"{key}: {recorded[key]}, now {now[key]}")
+    return said
+
+
+def verdicts(expected: Mapping[str, Any], outcome: Outcome) -> dict[Label, list[Verdict]]:
+    """Every number of every configuration that was recorded or came out."""
+    kind = outcome.circumstances["kind"]
+    found: dict[Label, list[Verdict]] = {}
+    for label in dict.fromkeys((*expected["probes"], *outcome.probes)):
+        judged = judge_probes(
+            expected["probes"].get(label, {}), outcome.probes.get(label, {}), kind=kind
+        )
+        if outcome.metrics:
+            known = expected["measured"].get(label, {})
+            judged += judge_metrics(known, outcome.metrics.get(label, [{}]))
+        found[label] = judged
+    return found
+
+
+def as_recorded(experiment: Experiment, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
+    """The content of a new expected.yaml; `seconds` is what all runs took."""
+    return {
+        "recorded": {
+            **outcome.circumstances,
+            "seeds": list(experiment.seeds),
+            "minutes": round(seconds / 60, 1),
+        },
+        "probes": {label: recorded_probes(found) for label, found in outcome.probes.items()},
+        "measured": {label: recorded_metrics(runs) for label, runs in outcome.metrics.items()},
+    }
+
+
+def write_verdict(root: Path, judged: Mapping[Label, Sequence[Verdict]], said: list[str]) -> Path:
+    """`verdict.json` in the folder of a reproduction."""
+    os.makedirs(root, exist_ok=True)
+    path = root / "verdict.json"
+    content = {label: [asdict(verdict) for verdict in of] for label, of in judged.items()}
+    good = all(verdict.good for of in judged.values() for verdict in of)
+    write_json(path, {"reproduced": good, "numbers": content, "differences": said})
+    return path
