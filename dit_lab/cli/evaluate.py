@@ -3,6 +3,8 @@
   dit-lab evaluate run=outputs/runs/quickstart/HASH
   dit-lab evaluate run=RUN sampler=heun sampler.steps=20 guidance.scale=2
   dit-lab evaluate run=RUN baselines=true        a memoriser and a Gaussian in the same table
+  dit-lab evaluate -m run=RUN sampler.steps=5,10,25 guidance.scale=1,2 sample.weights=ema,raw
+                                                 in every way, without training again: a report
   dit-lab evaluate --compare A B                 may two measurements be compared? what differs?
 
 RUN is a run folder, one of its checkpoint folders, or the id of its MLflow run. The table and the
@@ -22,6 +24,7 @@ from dit_lab.types import RequestError
 if TYPE_CHECKING:
     from dit_lab.evaluation.card import Evaluation
     from dit_lab.lab.trained import Trained
+    from dit_lab.runs import RunFolder
 
 SHOWS_CHOICES = False
 
@@ -32,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", nargs=2, metavar=("A", "B"), help="every difference of two measurements"
     )
     parser.add_argument(
+        "-m", "--multirun", action="store_true", help="once for each combination of KEY=A,B,..."
+    )
+    parser.add_argument(
         "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
     )
 
@@ -39,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.compare:
         return _compare(*args.compare, overrides=args.overrides)
+    if args.multirun:
+        return _measure_all(args)
     return _measure(args)
 
 
@@ -56,39 +64,85 @@ def _compare(*given: str, overrides: Sequence[str]) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from dit_lab.lab.checks import (
-        check_conditioning,
-        check_likelihood,
-        check_sampling,
-    )
-    from dit_lab.lab.config import compose_for_run, given_run
+    from dit_lab.lab.config import given_run
+    from dit_lab.lab.workers import on_workers, starts_workers
+
+    found = given_run(args.overrides)
+    wanted, root, _, _ = found
+    config = _checked(args.overrides, *found, config_dirs=args.config_dir)
+    if starts_workers(config):
+        return on_workers("evaluate", config, wanted=wanted, root=str(root))
+    return work(config, wanted=wanted, root=str(root))
+
+
+def _measure_all(args: argparse.Namespace) -> int:
+    """Measure a run in every combination of what was typed; all are checked before the first."""
+    from dit_lab.cli.report import print_report
+    from dit_lab.lab.config import given_run
+    from dit_lab.lab.sweep_axes import combinations
+
+    jobs = combinations(args.overrides)
+    found = given_run(jobs[0][1])
+    wanted, root, folder, _ = found
+    configs = [
+        (settings, _checked(overrides, *found, config_dirs=args.config_dir))
+        for settings, overrides in jobs
+    ]
+    if any(config["distributed"]["num_processes"] != 1 for _, config in configs):
+        raise RequestError("distributed.num_processes: -m measures in this process; leave it out")
+
+    from dit_lab.lab.evaluate_grid import measure_all  # torch: seconds
+    from dit_lab.training.stop import StopSignal
+    from dit_lab.training.together import Together
+
+    with StopSignal() as stop:
+        together = Together(stop, tf32=configs[0][1]["precision"]["tf32"])
+        ablation, files = measure_all(
+            folder,
+            configs,
+            wanted=wanted,
+            root=str(root),
+            device=together.accelerator.device,
+            check_stop=stop.check,
+            on_message=lambda text: print(text, flush=True),
+        )
+    print_report(ablation, files)
+    return 0
+
+
+def _checked(
+    overrides: Sequence[str],
+    wanted: str,
+    root: Path,
+    folder: RunFolder,
+    recorded: dict[str, Any],
+    *,
+    config_dirs: Sequence[Path],
+) -> dict[str, Any]:
+    """How a run is to be measured, composed over what it recorded. Raises RequestError."""
+    from dit_lab.lab.checks import check_conditioning, check_likelihood, check_sampling
+    from dit_lab.lab.config import compose_for_run
     from dit_lab.lab.data_checks import check_images, check_same_data
     from dit_lab.lab.distributed import check_copies, with_processes
     from dit_lab.lab.identity import recorded_shapes
     from dit_lab.lab.metric_checks import check_metrics
-    from dit_lab.lab.workers import on_workers, starts_workers
 
-    wanted, root, folder, recorded = given_run(args.overrides)
     if folder.is_exported:
         raise RequestError(
             f"run={wanted}: a file has no place for results; dit-lab import {wanted} --out RUN "
             "makes a run folder of it"
         )
-    chosen = compose_for_run(
-        "evaluate", args.overrides, recorded=recorded, config_dirs=args.config_dir
-    )
+    chosen = compose_for_run("evaluate", overrides, recorded=recorded, config_dirs=config_dirs)
     config = with_processes({**recorded, **chosen})
     check_copies(config)
-    _check_chosen(args.overrides, config, recorded)
+    _check_chosen(overrides, config, recorded)
     shapes = recorded_shapes(folder)
     check_sampling(config, trained=recorded, run=folder)
     check_conditioning(config, shapes, model=recorded["model"])
     check_likelihood(config)
     check_metrics(config, check_same_data(config, shapes))
     check_images(config)
-    if starts_workers(config):
-        return on_workers("evaluate", config, wanted=wanted, root=str(root))
-    return work(config, wanted=wanted, root=str(root))
+    return config
 
 
 def _check_chosen(

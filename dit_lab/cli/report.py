@@ -14,7 +14,7 @@ sweep's folder, of several sweeps or runs into out=FOLDER, as a page, Markdown, 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         key = digest({"runs": sorted(f"{run.folder.root} {run.name}" for run in runs)})
         out = Path(options.get("out") or root / "reports" / key).absolute()
         ablation, files = report_on(runs, out, title=title, metric=metric, baseline=baseline)
-    _print(ablation, files)
+    print_report(ablation, files)
     if trouble:
         print(f"MLflow did not take it ({trouble}); the files above are whole")
     return 0
@@ -93,7 +93,7 @@ def _folders(options: Mapping[str, str], root: Path) -> list[RunFolder]:
     return [RunFolder(path) for path in find_folders(uri, options["filter"])]
 
 
-def _print(ablation: Ablation, files: list[Path]) -> None:
+def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
     """The answer, the table, and where the rest is."""
     from rich.console import Console
     from rich.table import Table

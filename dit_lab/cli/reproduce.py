@@ -23,7 +23,7 @@ from dit_lab.types import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.lab.expected import Value
-    from dit_lab.lab.reproduce import Experiment
+    from dit_lab.lab.reproduce import Experiment, Outcome
 
 LEAST_SEEDS = 3  # of a recording: two differ by chance as much as they like
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     outcome = Outcome(probes, metrics, circumstances)
     if expected is None:
         return _record(experiment, outcome, seconds=time.monotonic() - started)
-    return _judge(expected, outcome, root, quick=args.quick)
+    return _judge(expected, outcome, root, tracking=experiment.config["tracking"])
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -99,7 +99,7 @@ def _trained(
     return metrics_by_label(finished_runs(root))
 
 
-def _record(experiment: Experiment, outcome: Any, *, seconds: float) -> int:
+def _record(experiment: Experiment, outcome: Outcome, *, seconds: float) -> int:
     from dit_lab.lab.expected import write_expected
     from dit_lab.lab.reproduce import as_recorded
 
@@ -108,14 +108,21 @@ def _record(experiment: Experiment, outcome: Any, *, seconds: float) -> int:
     return 0
 
 
-def _judge(expected: Mapping[str, Any], outcome: Any, root: Path, *, quick: bool) -> int:
-    """Print the table; the exit code."""
+def _judge(
+    expected: Mapping[str, Any], outcome: Outcome, root: Path, *, tracking: Mapping[str, Any]
+) -> int:
+    """Print the table, and keep it where there are runs; the exit code."""
     from dit_lab.cli.tables import print_verdicts
-    from dit_lab.lab.reproduce import differences, verdicts, write_verdict
+    from dit_lab.lab.reproduce import differences, log_verdict, verdicts, write_verdict
 
     judged = verdicts(expected, outcome)
     said = differences(expected["recorded"], outcome.circumstances)
     good = print_verdicts(judged, said)
-    if not quick:
-        print(f"written: {write_verdict(root, judged, said)}")
+    if outcome.metrics:
+        file = write_verdict(root, judged, said)
+        print(f"written: {file}")
+        if tracking["backend"] == "mlflow" and (
+            trouble := log_verdict(tracking["uri"], root, file)
+        ):
+            print(f"MLflow did not take it ({trouble}); the file has everything")
     return 0 if good else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections import defaultdict
@@ -27,8 +26,17 @@ from dit_lab.lab.report_runs import Run, configuration, measured, runs_of_folder
 from dit_lab.lab.sweep_axes import product, sweep_overrides
 from dit_lab.lab.sweep_plan import compose_jobs
 from dit_lab.lab.trust import source_files
-from dit_lab.runs import EVALUATING_CODE, FINISHED, all_runs, code_files, digest, write_json
+from dit_lab.runs import (
+    EVALUATING_CODE,
+    FINISHED,
+    all_runs,
+    code_files,
+    digest,
+    read_json,
+    write_json,
+)
 from dit_lab.sweeps.manifest import all_sweeps
+from dit_lab.tracking.late import log_late
 from dit_lab.types import RequestError
 
 Config = Mapping[str, Any]
@@ -183,9 +191,22 @@ def as_recorded(experiment: Experiment, outcome: Outcome, *, seconds: float) -> 
 
 def write_verdict(root: Path, judged: Mapping[Label, Sequence[Verdict]], said: list[str]) -> Path:
     """`verdict.json` in the folder of a reproduction."""
-    os.makedirs(root, exist_ok=True)
     path = root / "verdict.json"
     content = {label: [asdict(verdict) for verdict in of] for label, of in judged.items()}
     good = all(verdict.good for of in judged.values() for verdict in of)
     write_json(path, {"reproduced": good, "numbers": content, "differences": said})
     return path
+
+
+def log_verdict(uri: str, root: Path, verdict: Path) -> str:
+    """Keep the verdict with the run in MLflow, or the sweep's; "" or why it did not take it."""
+    sweeps, runs = all_sweeps(root), all_runs(root)
+    if sweeps:
+        run_id = sweeps[0].read().parent_run_id
+    else:
+        run_id = read_json(runs[0].status).get("tracking_run_id")
+    if run_id is None:
+        return ""
+    metrics = {"reproduced": float(read_json(verdict)["reproduced"])}
+    step = read_json(runs[0].status)["step"]
+    return log_late(uri, run_id, metrics=metrics, step=step, artifact=verdict)

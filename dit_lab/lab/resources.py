@@ -66,9 +66,12 @@ def experiments() -> dict[str, Path]:
     }
 
 
-def question(experiment: Path) -> str:
-    """What an experiment asks: the `# question:` line of its recipe."""
+def header(experiment: Path) -> dict[str, str]:
+    """What the comments at the head of a recipe say: question, hardware, time, expected."""
+    found = {}
     for line in (experiment / "recipe.yaml").read_text(encoding="utf-8").splitlines():
-        if line.startswith("# question:"):
-            return line.removeprefix("# question:").strip()
-    return ""
+        if not line.startswith("# "):
+            break
+        key, _, text = line.removeprefix("# ").partition(": ")
+        found[key] = text.strip()
+    return found

@@ -137,6 +137,19 @@ def product(typed: Sequence[Override]) -> list[list[str]]:
     return [list(texts) for texts in batch]
 
 
+def combinations(overrides: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
+    """Every combination of the values that were typed for one run, and what was typed with these
+    alone. Raises RequestError where there is nothing to combine."""
+    typed = sweep_overrides(overrides)
+    if "run" in axes_of(typed, search=False):
+        raise RequestError("run: one run in many ways; dit-lab report compares several")
+    fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
+    return [
+        (dict(text.partition("=")[::2] for text in texts), [*fixed, *texts])
+        for texts in product(typed)
+    ]
+
+
 def corners(typed: Sequence[Override]) -> list[list[str]]:
     """The first values of all axes of a search, and the last."""
     axes = axes_of(typed, search=True)

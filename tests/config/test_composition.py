@@ -12,12 +12,13 @@ from omegaconf import OmegaConf
 
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import SAMPLERS
-from dit_lab.lab.components import COMPONENTS, GIVEN_IN_CODE, Dataset
+from dit_lab.lab.components import COMPONENTS, GIVEN_IN_CODE, LISTS, Dataset, Metric
 from dit_lab.lab.config import compose_train, to_yaml
 from dit_lab.lab.trust import load_component
 from dit_lab.types import RequestError
 
 CONF = resources.packaged("conf")
+HEADER = {"question", "command", "hardware", "time", "expected"}
 COMPONENT_FILES = [
     file
     for group in ("objective", "sampler", "dataset", "codec", "optimizer", "schedule")
@@ -52,14 +53,28 @@ def test_the_default_is_the_papers() -> None:
 def test_every_member_of_every_group_composes(group: str) -> None:
     for name in resources.choices(group):
         extra = ["objective=ddpm"] if group == "sampler" else []
-        assert compose_train([f"{group}={name}", *extra])["choices"][group] in (name, "ddpm")
+        config = compose_train([f"{group}={name}", *extra])
+        if group in LISTS:
+            assert list(config[group]) == [name]
+        else:
+            assert config["choices"][group] in (name, "ddpm")
+
+
+def test_several_metrics_are_chosen_and_set() -> None:
+    chosen = ["metric=[kid,two_sample]", "metric.kid.every_steps=5"]
+    metrics = compose_train(chosen)["metric"]
+    assert list(metrics) == ["kid", "two_sample"]
+    assert (metrics["kid"]["every_steps"], metrics["two_sample"]["every_steps"]) == (5, None)
+    assert compose_train(["metric=[]"])["metric"] == {}
+    usual = ["two_sample", "precision_recall", "memorisation", "class_accuracy"]
+    assert list(compose_train([])["metric"]) == usual
 
 
 @pytest.mark.parametrize("name", resources.experiments())
 def test_every_experiment_composes_and_names_its_question(name: str) -> None:
     config = compose_train([f"experiment={name}"])
     assert config["name"] == name
-    assert resources.question(resources.experiments()[name])
+    assert set(resources.header(resources.experiments()[name])) == HEADER
 
 
 def test_the_command_line_beats_the_experiment() -> None:
@@ -231,6 +246,8 @@ def test_schema_mirrors_the_constructor(target: str) -> None:
     arguments = set(inspect.signature(component).parameters)
     fields = {field.name for field in dataclasses.fields(COMPONENTS[target])} - {"_target_"}
     given = set().union(*GIVEN_IN_CODE.values())
+    if issubclass(COMPONENTS[target], Metric):
+        fields -= {"every_steps"}
     if issubclass(COMPONENTS[target], Dataset):
         fields -= {"num_workers", "num_classes", "image_size", "images_root"} - arguments
     assert fields <= arguments

@@ -507,6 +507,76 @@ def test_other_data_are_refused(dit_lab: Command, untracked: Path, images: Path)
     assert "dataset.root=FOLDER says where that lies now" in line
 
 
+# ---- in many ways -------------------------------------------------------------------------------
+
+WAYS = ["sampler.steps=1,2", "guidance.scale=1,2", "sample.weights=ema,raw"]
+
+
+@pytest.fixture(scope="module")
+def many(straight: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """The run measured in eight ways, in a copy of its folder."""
+    copy = tmp_path_factory.mktemp("many") / "straight"
+    shutil.copytree(straight.root, copy)
+    run = only_run(copy)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(straight.root), str(copy)))
+    return run, typed(copy, "evaluate", "-m", f"run={run}", "metric=[memorisation]", *WAYS)
+
+
+def test_every_way_is_measured_and_reported(many: tuple[Path, Done]) -> None:
+    run, done = many
+    assert done.code == 0, done.err
+    measured = [read_evaluation(path) for path in run.glob("evaluations/*.json")]
+    ways = {
+        (one.card.sampler["steps"], one.card.guidance["scale"], one.card.weights)
+        for one in measured
+        if list(one.card.metrics) == ["memorisation"]
+    }
+    assert ways == {(s, g, w) for s in (1, 2) for g in (1.0, 2.0) for w in ("ema-0.9", "model")}
+    (report,) = run.glob("reports/*/report.md")
+    text = report.read_text()
+    assert "eval/exact_copies_bytes_n120" in text  # the distance ratio is best in the middle
+    assert "eval/loss (lower is better)" not in text
+    rows = [line for line in text.splitlines() if line.startswith(("| 1 | ", "| 2 | "))]
+    assert len(rows) >= 8
+    assert (report.parent / "report.png").exists()
+
+
+def test_every_way_is_a_child_in_mlflow(many: tuple[Path, Done]) -> None:
+    run, _ = many
+    parent = json.loads((run / "status.json").read_text())["tracking_run_id"]
+    with sqlite3.connect(run.parents[2] / "mlflow.db") as store:
+        query = "select run_uuid from tags where key = 'mlflow.parentRunId' and value = ?"
+        children = [child for (child,) in store.execute(query, (parent,))]
+        query = "select count(*) from metrics where run_uuid = ? and key like 'eval%'"
+        counts = {store.execute(query, (child,)).fetchone()[0] for child in children}
+    assert len(children) == 8
+    assert counts == {3}
+
+
+def test_what_was_measured_before_is_taken(many: tuple[Path, Done]) -> None:
+    run, _ = many
+    before = {path: path.read_bytes() for path in run.rglob("report.*")}
+    done = typed(
+        run.parents[3], "evaluate", "-m", f"run={run}", "metric=[memorisation]", *WAYS
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert sum(line.endswith(": measured before") for line in lines) == 8
+    assert not any("drawing" in line for line in lines)
+    assert {path: path.read_bytes() for path in run.rglob("report.*")} == before
+
+
+def test_no_way_but_one_needs_no_m(dit_lab: Command, straight: Run) -> None:
+    for more, said in (
+        ([], "-m: nothing is swept; give several values"),
+        (["sampler.steps=1,x"], "sampler.steps=x: expected a whole number at least 1"),
+    ):
+        done = dit_lab("evaluate", "-m", f"run={only_run(straight.root)}", *more)
+        assert done.code == 2
+        assert done.err.startswith(f"dit-lab: {said}")
+
+
 # ---- images in a folder -------------------------------------------------------------------------
 
 

@@ -1,0 +1,208 @@
+"""A named experiment done again: it comes back, and what breaks a little of it is named.
+
+The quickstart's probes against four mutations of the package are a slow test, which prints what it
+found: pytest -m slow tests/integration/test_reproduce.py -s
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = """# question: does it come back?
+defaults:
+  - override /model: pico
+  - override /patch: "4"
+  - override /objective: rectified_flow
+  - override /sampler: heun
+  - override /dataset: digits
+  - override /codec: identity
+  - override /precision: fp32
+  - override /metric: [memorisation]
+model: {hidden_size: 16, depth: 1, num_heads: 2}
+ema: {decays: [0.9]}
+sampler: {steps: 2}
+sample: {num_images: 4}
+training: {total_steps: 60, global_batch_size: 8, log_every_steps: 20}
+evaluation: {loss_images: 64, num_images: 90}
+"""
+PROBES = [
+    "losses", "weights", "averages", "order", "dropped", "noise", "lag", "images", "evaluations",
+    "times",
+]  # fmt: skip
+METRICS = [
+    "eval/loss", "eval/distance_ratio_pixels_n90", "eval/exact_copies_bytes_n90",
+    "eval/near_copies_pixels_n90",
+]  # fmt: skip
+
+Fork = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def recorded(
+    tmp_path_factory: pytest.TempPathFactory, forked_in: Fork, store_in: Callable[[Path], None]
+) -> Path:
+    """A folder with a tiny experiment and what was recorded of it by three seeds."""
+    folder = tmp_path_factory.mktemp("recorded")
+    (folder / "experiments/tiny").mkdir(parents=True)
+    (folder / "experiments/tiny/recipe.yaml").write_text(RECIPE)
+    store_in(folder)
+    done = forked_in(folder, "reproduce", "tiny", "--record", "--seeds", "3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "recorded: experiments/tiny/expected.yaml"
+    return folder
+
+
+@pytest.fixture
+def lab(recorded: Path, tmp_path: Path) -> Path:
+    """A copy of it, without its runs."""
+    shutil.copytree(recorded / "experiments", tmp_path / "lab/experiments")
+    return tmp_path / "lab"
+
+
+def table_of(text: str) -> dict[str, list[str]]:
+    """The table of verdicts: name -> the words after it."""
+    lines = text.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("number "))
+    rows = (re.split(r"  +", line.strip()) for line in lines[start + 1 :])
+    return {row[0]: row[1:] for row in rows if len(row) == 6}
+
+
+def edited(lab: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    file = lab / "experiments/tiny/expected.yaml"
+    content = yaml.safe_load(file.read_text())
+    change(content)
+    file.write_text(yaml.safe_dump(content))
+
+
+def test_what_is_recorded(recorded: Path) -> None:
+    content = yaml.safe_load((recorded / "experiments/tiny/expected.yaml").read_text())
+    ours = "one configuration"
+    assert list(content["probes"][ours]) == PROBES
+    assert list(content["measured"][ours]) == METRICS
+    for metric in content["measured"][ours].values():
+        assert len(metric["values"]) == 3
+    assert content["measured"][ours]["eval/loss"]["deviation"] > 0
+    assert content["recorded"]["seeds"] == [0, 1, 2]
+    assert len(content["probes"][ours]["losses"]["value"]) == 50
+    assert content["probes"][ours]["evaluations"]["value"] == 4.0  # two steps of Heun
+    assert 0 < content["probes"][ours]["dropped"]["value"] < 0.2
+
+
+def test_it_comes_back_in_a_new_folder(
+    recorded: Path, forked_in: Fork, store_in: Callable[[Path], None], lab: Path
+) -> None:
+    store_in(lab)
+    done = forked_in(lab, "reproduce", "tiny")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = table_of(done.stdout)
+    assert list(found) == PROBES + METRICS
+    assert {row[-1] for row in found.values()} == {"reproduced"}
+    assert done.stdout.splitlines()[-2] == "reproduced"
+    (verdict,) = lab.glob("outputs/reproductions/tiny-*/verdict.json")
+    assert json.loads(verdict.read_text())["reproduced"] is True
+    with sqlite3.connect(lab / "outputs/mlflow.db") as store:
+        (value,) = store.execute("select value from metrics where key = 'reproduced'").fetchone()
+    assert value == 1.0
+    (kept,) = verdict.parent.glob("mlartifacts/**/verdict.json")
+    assert kept.read_bytes() == verdict.read_bytes()
+
+
+def test_probes_alone_write_nothing(forked_in: Fork, lab: Path) -> None:
+    done = forked_in(lab, "reproduce", "tiny", "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(table_of(done.stdout)) == PROBES
+    assert not (lab / "outputs").exists()
+
+
+def test_a_number_that_does_not_come_back_is_named(forked_in: Fork, lab: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        (probes,) = content["probes"].values()
+        probes["losses"]["value"][20] += 0.1
+        probes["evaluations"]["value"] = 6.0
+        content["recorded"]["versions"]["torch"] = "1.0"
+
+    edited(lab, change)
+    done = forked_in(lab, "reproduce", "tiny", "--quick")
+    assert done.returncode == 1
+    found = table_of(done.stdout)
+    wrong = [name for name, row in found.items() if row[-1] == "NOT reproduced"]
+    assert wrong == ["losses", "evaluations"]
+    assert found["losses"][0].startswith("#21: ")
+    assert done.stdout.splitlines()[-1] == "not reproduced: losses, evaluations"
+    assert "not as recorded: torch: 1.0, now " in done.stdout
+
+
+def test_another_recipe_is_named(forked_in: Fork, lab: Path) -> None:
+    done = forked_in(lab, "reproduce", "tiny", "ema.decays=[0.99]", "--quick")
+    assert done.returncode == 1
+    assert "recipe of one configuration: another configuration than was recorded" in done.stdout
+    wrong = done.stdout.splitlines()[-1]
+    assert wrong == "not reproduced: averages, lag"
+
+
+# ---- the quickstart, and four small mistakes -----------------------------------------------------
+
+MUTATIONS = {
+    "another decay of the average": (
+        "lab/train.py", "EMA(weights, decay=decay,", "EMA(weights, decay=0.99,", {"lag"},
+    ),
+    "label dropout off": (
+        "lab/compose.py",
+        'config["model"]["class_dropout_prob"] if drops else 0.0',
+        "0.0",
+        {"order", "dropped"},
+    ),
+    "a step more on the sampler's grid": (
+        "samplers/ode.py", "steps=steps", "steps=steps + 1", {"images", "evaluations", "times"},
+    ),
+    "the noise of the first batch reused": (
+        "training/batches.py",
+        'noise = self._normal("noise", indices)',
+        'noise = self._normal("noise", indices % 128)',
+        {"noise", "losses"},
+    ),
+}  # fmt: skip
+"""What is wrong -> (file, text, what stands there instead, probes that must catch it)."""
+
+
+@pytest.mark.slow  # half a minute each
+@pytest.mark.parametrize("wrong", ["nothing", *MUTATIONS])
+@pytest.mark.timeout(900)
+def test_small_mistakes_are_caught_by_the_probes(wrong: str, tmp_path: Path) -> None:
+    for part in ("dit_lab", "conf", "experiments"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    expected: set[str] = set()
+    if wrong in MUTATIONS:
+        file, before, after, expected = MUTATIONS[wrong]
+        path = tmp_path / "dit_lab" / file
+        source = path.read_text()
+        assert source.count(before) == 1, f"{file} has changed"
+        path.write_text(source.replace(before, after))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment.pop("OMP_NUM_THREADS", None)
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "dit_lab", "reproduce", "quickstart", "--quick"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    seconds = time.monotonic() - started
+    assert done.returncode == (1 if expected else 0), done.stdout + done.stderr
+    verdict = done.stdout.splitlines()[-1]
+    print(f"\n{wrong}: {verdict} ({seconds:.0f} s)")
+    caught = set(verdict.removeprefix("not reproduced: ").split(", ")) if expected else set()
+    assert expected <= caught
+    assert seconds < 60
