@@ -74,11 +74,19 @@ DECIDING_CODE = (
     "chain.py",
     "rng.py",
     "lab/compose.py",
+    "lab/learning.py",
     "lab/train.py",
 )
 """The parts of the package whose code decides the weights."""
 
-EVALUATING_CODE = (*DECIDING_CODE, "samplers", "evaluation", "lab/evaluate.py", "lab/measuring.py")
+EVALUATING_CODE = (
+    *DECIDING_CODE,
+    "samplers",
+    "evaluation",
+    "lab/evaluate.py",
+    "lab/evaluation_card.py",
+    "lab/measuring.py",
+)
 """The parts whose code decides what is measured on the weights."""
 
 

@@ -14,6 +14,7 @@ folder, outputs/reproductions/NAME-DATE-HEX. KEY=VALUE is for training, such as 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.expected import read_expected
-    from dit_lab.lab.reproduce import Outcome, clean_root, find_experiment
+    from dit_lab.lab.reproduce import (
+        Outcome,
+        clean_root,
+        find_experiment,
+        metrics_by_label,
+        runs_in,
+    )
 
     _check(args)
     experiment = find_experiment(args.experiment, args.overrides, num_seeds=args.seeds)
@@ -48,7 +55,10 @@ def run(args: argparse.Namespace) -> int:
     metrics: Mapping[str, Sequence[Mapping[str, float]]] = {}
     started = time.monotonic()
     if not args.quick:
-        metrics = _trained(experiment, args, root)
+        if code := _train(experiment, args, root):
+            print(f"not all of it was trained: {root}; nothing is compared", file=sys.stderr)
+            return code
+        metrics = metrics_by_label(runs_in(root))
     outcome = Outcome(probes, metrics, circumstances)
     if expected is None:
         return _record(experiment, outcome, seconds=time.monotonic() - started)
@@ -80,23 +90,18 @@ def _probes(
     return found, circumstances(experiment, device=device_facts())
 
 
-def _trained(
-    experiment: Experiment, args: argparse.Namespace, root: Path
-) -> dict[str, list[dict[str, float]]]:
-    """Train everything in a new folder; what was measured."""
+def _train(experiment: Experiment, args: argparse.Namespace, root: Path) -> int:
+    """Train everything in a new folder; the exit code."""
     from dit_lab.cli import train
-    from dit_lab.lab.reproduce import finished_runs, metrics_by_label, typed_for
+    from dit_lab.lab.reproduce import typed_for
 
     usual = [text for text in args.overrides if not text.startswith("paths.root=")]
     places = [f"paths.root={root}"]
     if not any(text.startswith("tracking") for text in usual):
         places.append(f"tracking.uri={experiment.config['tracking']['uri']}")
-    several = experiment.num_jobs > 1
     given = typed_for(experiment.name, [*usual, *places], args.seeds)
-    code = train.run(argparse.Namespace(overrides=given, multirun=several, cfg=None, config_dir=[]))
-    if code:
-        raise RequestError(f"{root}: training did not finish, so nothing is compared")
-    return metrics_by_label(finished_runs(root))
+    several = experiment.num_jobs > 1
+    return train.run(argparse.Namespace(overrides=given, multirun=several, cfg=None, config_dir=[]))
 
 
 def _record(experiment: Experiment, outcome: Outcome, *, seconds: float) -> int:

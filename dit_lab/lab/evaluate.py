@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
 from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
-from dit_lab.evaluation.generate import CHUNK_IMAGES
 from dit_lab.evaluation.images import PICTURE_CHANNELS
-from dit_lab.evaluation.likelihood import EXACT_DIMENSIONS, TOLERANCE, Likelihood
-from dit_lab.evaluation.quality import DRAWS, LABEL_RULES, MIN_IMAGES, draw_images
+from dit_lab.evaluation.likelihood import Likelihood
+from dit_lab.evaluation.quality import DRAWS, MIN_IMAGES, draw_images
 from dit_lab.evaluation.sample_quality import SampleQuality
 from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.lab import compose
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.data_checks import UNKNOWN_DATA, read_facts
+from dit_lab.lab.drawing_progress import DrawingProgress
+from dit_lab.lab.evaluation_card import counts_compared, evaluation_card
 from dit_lab.lab.identity import difference, source_now
 from dit_lab.lab.measuring import Extractors, build_metrics, build_yardstick, load_reference
-from dit_lab.lab.metric_checks import asked, cadences
-from dit_lab.lab.provenance import device_name, versions
+from dit_lab.lab.metric_checks import cadences
 from dit_lab.lab.trained import Trained, load_weak
-from dit_lab.lab.trust import source_files
-from dit_lab.runs import EVALUATING_CODE, RunFolder, code_files, digest
+from dit_lab.runs import RunFolder
 from dit_lab.team import ALONE
 from dit_lab.types import Evaluator, RequestError, Team
 
@@ -42,6 +38,7 @@ def training_evaluators(
     identity: Config,
     team: Team,
     check_stop: Callable[[], None],
+    on_message: Callable[[str], None],
 ) -> list[Evaluator]:
     """What looks at the averaged weights while a model trains: loss, grid and sample quality.
 
@@ -81,6 +78,7 @@ def training_evaluators(
             weak=weak,
             team=team,
             check_stop=check_stop,
+            on_message=on_message,
         )
         evaluators.append(quality)
     return evaluators
@@ -93,7 +91,7 @@ def _watched_weights(config: Config) -> str:
 
 def why_unmeasured(config: Config, shapes: Shapes) -> str:
     """Why generated images cannot be measured with these settings and data; "" where they can."""
-    wanted, (train, held_out) = config["evaluation"]["num_images"], _counts(config, shapes)
+    wanted, (train, held_out) = config["evaluation"]["num_images"], counts_compared(config, shapes)
     if wanted == 0:
         return "evaluation.num_images=0: no images are drawn; 1024 would be a good count"
     if not config["metric"]:
@@ -107,12 +105,6 @@ def why_unmeasured(config: Config, shapes: Shapes) -> str:
     )
 
 
-def _counts(config: Config, shapes: Shapes) -> tuple[int, int]:
-    """Training and held-out images that are compared with."""
-    at_most = config["evaluation"]["reference_images"]
-    return min(at_most, shapes.data.train_images), min(at_most, shapes.data.validation_images)
-
-
 def sample_quality(
     parts: Parts,
     folder: RunFolder,
@@ -122,7 +114,7 @@ def sample_quality(
     weak: Trained | None,
     team: Team,
     check_stop: Callable[[], None],
-    on_drawn: Callable[[int, int], None] = lambda done, count: None,
+    on_message: Callable[[str], None],
 ) -> SampleQuality:
     """The configured evaluation of a run's samples, with its card."""
     config = parts.config
@@ -136,9 +128,9 @@ def sample_quality(
         metrics_every_steps=cadences(config),
         total_steps=config["training"]["total_steps"],
         folder=folder.evaluations,
-        card=_card(parts, extractors, identity=identity, weights=weights, weak=weak),
+        card=evaluation_card(parts, extractors, identity=identity, weights=weights, weak=weak),
         likelihood=_likelihood(parts, team, check_stop),
-        on_drawn=on_drawn,
+        on_drawn=DrawingProgress(on_message),
     )
 
 
@@ -156,67 +148,6 @@ def _likelihood(parts: Parts, team: Team, check_stop: Callable[[], None]) -> Lik
         team=team,
         check_stop=check_stop,
     )
-
-
-def _card(
-    parts: Parts, extractors: Extractors, *, identity: Config, weights: str, weak: Trained | None
-) -> Card:
-    """The circumstances of an evaluation as far as they are known before it."""
-    config, data = parts.config, parts.shapes.data
-    train, held_out = _counts(config, parts.shapes)
-    evaluating = code_files(EVALUATING_CODE, source_files(config["trusted_modules"]))
-    bf16 = config["precision"]["mixed_precision"] == "bf16"
-    return Card(
-        samples="generated",
-        run=identity["train_hash"],
-        step=0,
-        weights=weights,
-        objective=config["objective"],
-        sampler=config["sampler"],
-        evaluations_per_image=0,
-        guidance={**config["guidance"], "weak_run": weak and weak.name},
-        num_images=config["evaluation"]["num_images"],
-        labels=LABEL_RULES[config["evaluation"]["labels"]],
-        seed=config["sample"]["seed"],
-        num_seeds=config["evaluation"]["num_seeds"],
-        metrics={
-            name: {"_target_": options["_target_"], **asked(options)}
-            for name, options in config["metric"].items()
-        },
-        metrics_seed=config["evaluation"]["seed"],
-        reference={
-            "data": data.fingerprint,
-            "training_images": train,
-            "held_out_images": held_out,
-            "levels": data.levels,
-        },
-        features=extractors.fingerprints(),
-        likelihood=_how_likelihood(parts),
-        codec=parts.codec.fingerprint,
-        chunk_images=CHUNK_IMAGES,
-        dtype="bf16 autocast" if bf16 else "tf32" if config["precision"]["tf32"] else "float32",
-        device=device_name(),
-        num_threads=torch.get_num_threads(),
-        code={
-            "trained": identity["code_hash"],
-            "evaluated": digest(evaluating),
-            "trained_before": "; ".join(identity["forced_over"]),
-        },
-        versions=versions(),
-    )
-
-
-def _how_likelihood(parts: Parts) -> dict[str, Any] | None:
-    images = parts.config["evaluation"]["likelihood_images"]
-    if images == 0:
-        return None
-    exact = math.prod(parts.shapes.latent) <= EXACT_DIMENSIONS
-    return {
-        "images": min(images, parts.shapes.data.validation_images),
-        "dequantisation": f"uniform over one of {parts.shapes.data.levels} levels",
-        "divergence": "exact" if exact else "Hutchinson, one probe of signs",
-        "tolerance": TOLERANCE,
-    }
 
 
 def with_data(trained: Trained, config: Config) -> Trained:
@@ -245,7 +176,7 @@ def evaluate_run(
         raise RequestError(why)
     if changed := difference(trained.identity, source_now(parts.config)):
         on_message(f"{changed}; it is measured with the code that is here now")
-    quality = _quality_of(trained, settings, team, check_stop)
+    quality = _quality_of(trained, settings, team, check_stop, on_message)
     card = replace(quality.card, step=trained.step)
     if known := team.first(lambda: _stored(folder, card)):
         return known, True
@@ -268,7 +199,7 @@ def evaluate_baselines(
     trained: Trained, settings: Config, *, check_stop: Callable[[], None]
 ) -> list[Evaluation]:
     """A memoriser and a Gaussian per class in the place of the run's samples."""
-    quality = _quality_of(trained, settings, ALONE, check_stop)
+    quality = _quality_of(trained, settings, ALONE, check_stop, lambda text: None)
     reference = load_reference(trained.parts_with(settings), check_stop)
     count, seed = quality.card.num_images, quality.card.metrics_seed
     levels = trained.parts.shapes.data.levels
@@ -290,7 +221,7 @@ def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float
 
     Another protocol is part of the name, so that no two of them share a curve.
     """
-    card = _quality_of(trained, {}, ALONE, lambda: None).card
+    card = _quality_of(trained, {}, ALONE, lambda: None, lambda text: None).card
     own = replace(card, weights=_watched_weights(trained.parts.config)).protocol
     protocol = evaluation.card.protocol
     prefix = "eval/" if protocol == own else f"eval-{protocol}/"
@@ -298,7 +229,11 @@ def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float
 
 
 def _quality_of(
-    trained: Trained, settings: Config, team: Team, check_stop: Callable[[], None]
+    trained: Trained,
+    settings: Config,
+    team: Team,
+    check_stop: Callable[[], None],
+    on_message: Callable[[str], None],
 ) -> SampleQuality:
     return sample_quality(
         trained.parts_with(settings),
@@ -308,4 +243,5 @@ def _quality_of(
         weak=load_weak(trained.parts_with(settings)),
         team=team,
         check_stop=check_stop,
+        on_message=on_message,
     )

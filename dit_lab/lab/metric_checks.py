@@ -12,6 +12,8 @@ Config = Mapping[str, Any]
 FRECHET = "dit_lab.evaluation.metrics.Frechet"
 CLASS_ACCURACY = "dit_lab.evaluation.metrics.ClassAccuracy"
 
+EXTRACTORS = ("pixels", "classifier", "inception", "dinov2")
+
 LEAST_IMAGES = 2048
 """That a Frechet distance may be measured by: the covariance of fewer is that of too few."""
 
@@ -47,7 +49,11 @@ def check_metrics(config: Config, data: DataFacts) -> None:
     for name, options in config["metric"].items():
         if options["_target_"] == FRECHET:
             _check_frechet(name, options, count, data)
-        if options.get("extractor") == "classifier" and data.num_classes == 0:
+        if (extractor := options.get("extractor", "pixels")) not in EXTRACTORS:
+            raise RequestError(
+                f"metric.{name}.extractor={extractor}: expected one of {', '.join(EXTRACTORS)}"
+            )
+        if extractor == "classifier" and data.num_classes == 0:
             raise RequestError(
                 f"metric.{name}.extractor=classifier: the data has no classes to train one by; "
                 "use pixels"

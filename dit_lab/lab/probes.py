@@ -23,8 +23,8 @@ from dit_lab.evaluation.generate import CHUNK_IMAGES
 from dit_lab.lab import compose
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
+from dit_lab.lab.learning import averages, learning, loop_settings
 from dit_lab.lab.provenance import device_name, versions
-from dit_lab.lab.train import averages, learning, loop_settings
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.loop import train
 from dit_lab.training.parallel import whole_of

@@ -28,7 +28,6 @@ from dit_lab.lab.sweep_plan import compose_jobs
 from dit_lab.lab.trust import source_files
 from dit_lab.runs import (
     EVALUATING_CODE,
-    FINISHED,
     all_runs,
     code_files,
     digest,
@@ -103,15 +102,10 @@ def clean_root(experiment: Experiment) -> Path:
 # ---- what came out -------------------------------------------------------------------------------
 
 
-def finished_runs(root: Path) -> list[Run]:
-    """What a reproduction has trained. Raises RequestError where some of it has not finished."""
+def runs_in(root: Path) -> list[Run]:
+    """What a reproduction has trained, all of it finished."""
     sweeps = all_sweeps(root)
-    runs = runs_of_sweep(sweeps[0]) if sweeps else runs_of_folders(all_runs(root))
-    if unfinished := [run.name for run in runs if run.status != FINISHED]:
-        raise RequestError(
-            f"{root}: {', '.join(unfinished)} did not finish; see what it says there"
-        )
-    return runs
+    return runs_of_sweep(sweeps[0]) if sweeps else runs_of_folders(all_runs(root))
 
 
 def metrics_by_label(runs: Sequence[Run]) -> dict[Label, list[dict[str, float]]]:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from dit_lab.lab import compose
 from dit_lab.lab.averages import open_averages
 from dit_lab.lab.checks import Shapes
@@ -23,7 +21,7 @@ from dit_lab.lab.identity import (
     run_folder,
     set_aside,
 )
-from dit_lab.lab.initial import begin_with
+from dit_lab.lab.learning import learning, loop_settings
 from dit_lab.lab.provenance import provenance
 from dit_lab.lab.session import StatusFile, log, tell_end, told_how_it_ends, writing_to
 from dit_lab.lab.trained import open_checkpoints
@@ -40,13 +38,11 @@ from dit_lab.team import ALONE
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.tracking.parent import job_name
 from dit_lab.tracking.spool import MetricsFile
-from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
-from dit_lab.training.ema import EMA, Average, PowerAverage
-from dit_lab.training.loop import LoopSettings, train
+from dit_lab.training.ema import PowerAverage
+from dit_lab.training.loop import train
 from dit_lab.training.nonfinite import NonFiniteStreak
-from dit_lab.training.parallel import compile_blocks
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
@@ -187,7 +183,12 @@ def _train(
         checkpoints=store,
         resume_from=checkpoint,
         evaluators=training_evaluators(
-            parts, folder, identity=now, team=together.team, check_stop=together.stop.check
+            parts,
+            folder,
+            identity=now,
+            team=together.team,
+            check_stop=together.stop.check,
+            on_message=_told_by(hooks),
         ),
         hooks=hooks,
         settings=loop_settings(
@@ -197,60 +198,6 @@ def _train(
             checkpoint_every_steps=training["checkpoint_every_steps"],
         ),
         check_stop=together.check_stop,
-    )
-
-
-def learning(
-    parts: Parts, together: Together, *, begin: bool, on_message: Callable[[str], None]
-) -> dict[str, Any]:
-    """What decides the weights, as the loop is handed it. `begin`: with the weights of
-    `init_from`."""
-    config = parts.config
-    plain = compose.build_model(parts)
-    if begin:
-        begin_with(plain, config, parts.shapes, on_message=on_message)
-    if config["training"]["compile"]:
-        compile_blocks(plain)
-    model = together.spread(plain, config["distributed"])
-    dataset, codec = compose.build_examples(parts, "train")
-    return {
-        "accelerator": together.accelerator,
-        "team": together.team,
-        "model": model,
-        "null_label": compose.null_label(parts),
-        "objective": parts.objective,
-        "batches": compose.build_batches(
-            parts,
-            dataset=dataset,
-            codec=codec,
-            process_index=together.team.index,
-            num_processes=together.team.size,
-        ),
-        "optimizer": compose.build_optimizer(config, model.module),
-        "schedule": compose.build(config, "schedule"),
-        "emas": averages(config, dict(model.module.named_parameters())),
-    }
-
-
-def averages(config: Config, weights: Mapping[str, Tensor]) -> list[Average]:
-    """The averages of these weights that are kept; evaluations look at the first."""
-    options = config["ema"]
-    emas = [EMA(weights, decay=decay, warmup=options["warmup"]) for decay in options["decays"]]
-    return [*emas, *(PowerAverage(weights, std=std) for std in options["power_stds"])]
-
-
-def loop_settings(
-    config: Config, batches: TrainingBatches, *, log_every_steps: int, checkpoint_every_steps: int
-) -> LoopSettings:
-    """The loop's own settings, looked at and saved this often."""
-    training = config["training"]
-    return LoopSettings(
-        total_steps=training["total_steps"],
-        clip_norm=training["clip_norm"],
-        log_every_steps=log_every_steps,
-        checkpoint_every_steps=checkpoint_every_steps,
-        max_skipped_in_a_row=training["max_skipped_in_a_row"],
-        images_per_epoch=len(batches.dataset),
     )
 
 

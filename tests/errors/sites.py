@@ -62,6 +62,9 @@ LIBRARY_ONLY = {
         ("interop/diffusers_folder.py", "model.mlp_ratio"),
         ("interop/diffusers_folder.py", "no scheduler of diffusers"),
     ),
+    "it needs a metric of one's own, as in tests/unit/test_metric_checks.py": (
+        ("lab/metric_checks.py", "expected one of {', '.join(EXTRACTORS)}"),
+    ),
     "it needs a trained model of one's own, as in tests/integration/test_exchange.py": (
         ("lab/exporting.py", "knows the lab's DiT alone"),
     ),

@@ -156,6 +156,19 @@ def test_it_is_measured_by_those_who_trust_it(straight: Path, forked_in: Command
     assert "not in a trusted module" in refusal(forked_in(straight, *untrusting))
 
 
+def test_a_metric_of_ones_own_is_a_line_of_the_table(forked_in: Command, straight: Path) -> None:
+    arguments = for_run(TYPED["metric"], straight)
+    done = forked_in(straight, *arguments, "evaluation.num_images=120", few_trees=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    rows = [line for line in lines if line[:1] == ["brightness"]]
+    assert [row[1:3] for row in rows] == [
+        ["training", "120"], ["training", "40"], ["held-out", "40"],
+    ]  # fmt: skip
+    # held-out digits are not 3% brighter than those of training, of 255 levels
+    assert all(abs(float(row[-3])) < 0.03 for row in rows[1:])
+
+
 # ---- a sampler and a dataset --------------------------------------------------------------------
 
 

@@ -158,7 +158,7 @@ def test_another_recipe_is_named(forked_in: Fork, lab: Path) -> None:
 
 MUTATIONS = {
     "another decay of the average": (
-        "lab/train.py", "EMA(weights, decay=decay,", "EMA(weights, decay=0.99,", {"lag"},
+        "lab/learning.py", "EMA(weights, decay=decay,", "EMA(weights, decay=0.99,", {"lag"},
     ),
     "label dropout off": (
         "lab/compose.py",

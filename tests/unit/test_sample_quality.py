@@ -3,6 +3,7 @@ twice because of a stop."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from dit_lab.evaluation.metrics import Memorisation, PrecisionRecall
 from dit_lab.evaluation.quality import AS_TRAINED, Yardstick
 from dit_lab.evaluation.reference import ImageSet, Reference
 from dit_lab.evaluation.sample_quality import SampleQuality
+from dit_lab.lab.drawing_progress import DrawingProgress
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.samplers.ode import Euler
@@ -174,3 +176,17 @@ def test_images_of_another_question_are_not_taken(tmp_path: Path) -> None:
         model = Model()
         replace(evaluator, card=replace(CARD, **change)).evaluate(model, 5)
         assert model.images == 2 * COUNT
+
+
+def test_progress_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, said = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    progress = DrawingProgress(said.append)
+    for second, done in ((2, 256), (4, 512), (12, 1280), (13, 1536), (24, 2816), (25, 3000)):
+        clock[0] = float(second)
+        progress(done, 3000)
+    # 128 images a second since the first were there
+    assert said == [
+        "1,280 of 3,000 images are drawn, 17 s left",
+        "2,816 of 3,000 images are drawn, 2 s left",
+    ]

@@ -1,0 +1,73 @@
+"""What decides the weights of a training, built as the loop is handed it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dit_lab.lab import compose
+from dit_lab.lab.compose import Parts
+from dit_lab.lab.initial import begin_with
+from dit_lab.training.batches import TrainingBatches
+from dit_lab.training.ema import EMA, Average, PowerAverage
+from dit_lab.training.loop import LoopSettings
+from dit_lab.training.parallel import compile_blocks
+from dit_lab.training.together import Together
+
+Config = Mapping[str, Any]
+
+
+def learning(
+    parts: Parts, together: Together, *, begin: bool, on_message: Callable[[str], None]
+) -> dict[str, Any]:
+    """What decides the weights, as the loop is handed it. `begin`: with the weights of
+    `init_from`."""
+    config = parts.config
+    plain = compose.build_model(parts)
+    if begin:
+        begin_with(plain, config, parts.shapes, on_message=on_message)
+    if config["training"]["compile"]:
+        compile_blocks(plain)
+    model = together.spread(plain, config["distributed"])
+    dataset, codec = compose.build_examples(parts, "train")
+    return {
+        "accelerator": together.accelerator,
+        "team": together.team,
+        "model": model,
+        "null_label": compose.null_label(parts),
+        "objective": parts.objective,
+        "batches": compose.build_batches(
+            parts,
+            dataset=dataset,
+            codec=codec,
+            process_index=together.team.index,
+            num_processes=together.team.size,
+        ),
+        "optimizer": compose.build_optimizer(config, model.module),
+        "schedule": compose.build(config, "schedule"),
+        "emas": averages(config, dict(model.module.named_parameters())),
+    }
+
+
+def averages(config: Config, weights: Mapping[str, Tensor]) -> list[Average]:
+    """The averages of these weights that are kept; evaluations look at the first."""
+    options = config["ema"]
+    emas = [EMA(weights, decay=decay, warmup=options["warmup"]) for decay in options["decays"]]
+    return [*emas, *(PowerAverage(weights, std=std) for std in options["power_stds"])]
+
+
+def loop_settings(
+    config: Config, batches: TrainingBatches, *, log_every_steps: int, checkpoint_every_steps: int
+) -> LoopSettings:
+    """The loop's own settings, looked at and saved this often."""
+    training = config["training"]
+    return LoopSettings(
+        total_steps=training["total_steps"],
+        clip_norm=training["clip_norm"],
+        log_every_steps=log_every_steps,
+        checkpoint_every_steps=checkpoint_every_steps,
+        max_skipped_in_a_row=training["max_skipped_in_a_row"],
+        images_per_epoch=len(batches.dataset),
+    )
