@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -168,13 +169,19 @@ def recorded_metrics(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 def _tolerance(name: str, values: Sequence[float], *, of: int) -> float:
     """Half the prediction interval of one more draw from a normal distribution of which these are
     known, such that one of so many metrics lies outside with FALSE_ALARMS (Bonferroni)."""
-    from scipy.stats import t
-
     count = len(values)
     if count < 2:
         return 0.0
-    quantile = float(t.ppf(1 - FALSE_ALARMS / (2 * of), count - 1))
-    return max(quantile * stdev(values) * math.sqrt(1 + 1 / count), _grain(name))
+    half = _quantile(1 - FALSE_ALARMS / (2 * of), count - 1) * stdev(values)
+    return max(half * math.sqrt(1 + 1 / count), _grain(name))
+
+
+@cache
+def _quantile(probability: float, degrees: int) -> float:
+    """Of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(probability, degrees))
 
 
 def _grain(name: str) -> float:

@@ -22,7 +22,14 @@ from dit_lab.lab.expected import (
     recorded_probes,
 )
 from dit_lab.lab.identity import train_hash
-from dit_lab.lab.report_runs import Run, configuration, measured, runs_of_folders, runs_of_sweep
+from dit_lab.lab.report_runs import (
+    REPEATS,
+    Run,
+    configuration,
+    measured,
+    runs_of_folders,
+    runs_of_sweep,
+)
 from dit_lab.lab.sweep_axes import product, sweep_overrides
 from dit_lab.lab.sweep_plan import compose_jobs
 from dit_lab.lab.trust import source_files
@@ -39,6 +46,10 @@ from dit_lab.tracking.late import log_late
 from dit_lab.types import RequestError
 
 Config = Mapping[str, Any]
+
+PROBED_SEED = 0
+"""Of probes, which depend on it: those of a reproduction by other seeds are comparable."""
+
 Label = str
 """The axes of a configuration without the seed, as typed: `objective=ddpm model=pico`."""
 
@@ -49,7 +60,7 @@ class Experiment:
 
     name: str
     folder: Path
-    configs: Mapping[Label, Config]
+    configs: Mapping[Label, Config]  # whatever the seeds, by PROBED_SEED
     shapes: Mapping[Label, Shapes]
     seeds: Sequence[int]
     num_jobs: int
@@ -64,8 +75,8 @@ class Experiment:
 
 
 def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | None) -> Experiment:
-    """The experiment of that name; `num_seeds` of its first seed and those after it, or those of
-    its own grid where it has some. Raises RequestError."""
+    """The experiment of that name, by the first `num_seeds` seeds, or by those that are typed or
+    that its recipe has. Raises RequestError."""
     known = resources.experiments()
     if name not in known:
         raise RequestError(f"{name}: no such experiment; there are {', '.join(sorted(known))}")
@@ -75,7 +86,7 @@ def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | Non
     configs: dict[Label, Config] = {}
     shapes: dict[Label, Shapes] = {}
     for texts, config, of_it in zip(composed.texts, composed.configs, composed.shapes, strict=True):
-        configs.setdefault(_label(texts), config)
+        configs.setdefault(_label(texts), {**config, "seed": PROBED_SEED})
         shapes.setdefault(_label(texts), of_it)
     check_root(composed.configs[0])
     seeds = sorted({config["seed"] for config in composed.configs})
@@ -89,7 +100,8 @@ def typed_for(name: str, overrides: Sequence[str], num_seeds: int | None) -> lis
 
 
 def _label(texts: Iterable[str]) -> Label:
-    return " ".join(text for text in texts if not text.startswith("seed=")) or ONE
+    kept = (text for text in texts if text.partition("=")[0] not in ("seed", *REPEATS))
+    return " ".join(kept) or ONE
 
 
 def clean_root(experiment: Experiment) -> Path:

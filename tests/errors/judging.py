@@ -77,7 +77,7 @@ AREA = Area(
             start="tiny",
             prepare=statistics_of_three,
             slow=True,
-            leaves=("outputs/runs/tiny/*/evaluations/**",),
+            leaves=("outputs/runs/tiny/HASH/evaluations*",),
             says="FOLDER/imagenet.npz: statistics of 3 features, the extractor pixels gives 64",
         ),
         Case(

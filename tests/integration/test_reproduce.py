@@ -128,6 +128,13 @@ def test_probes_alone_write_nothing(forked_in: Fork, lab: Path) -> None:
     assert not (lab / "outputs").exists()
 
 
+def test_probes_are_those_of_one_seed(forked_in: Fork, lab: Path) -> None:
+    """A reproduction by other seeds compares them all the same."""
+    done = forked_in(lab, "reproduce", "tiny", "--quick", "seed=5,6")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not as recorded: recipe" not in done.stdout
+
+
 def test_a_number_that_does_not_come_back_is_named(forked_in: Fork, lab: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         (probes,) = content["probes"].values()

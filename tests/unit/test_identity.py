@@ -72,6 +72,8 @@ WATCHING = [
     "sample.seed",
     "evaluation.loss_images",
     "evaluation.num_images",
+    "metric.two_sample._target_",
+    "metric.two_sample.every_steps",
     "dataset.root",
     "dataset.images_root",
     "dataset.num_workers",

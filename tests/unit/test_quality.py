@@ -242,7 +242,7 @@ def test_a_gaussian_per_class_passes_class_accuracy_and_frechet_only(measured: M
     assert table["fd", "training", COUNT].value < 1.5 * of_real
     assert table["precision", "held-out", DRAW].value > 0.9
     for row in table.values():
-        seen_by = row.metric in ("two_sample", "recall", "exact_copies")
+        seen_by = row.metric in ("two_sample", "recall", "coverage", "kd", "exact_copies")
         assert row.caveat == ("" if seen_by else UNLIKE)
 
 
