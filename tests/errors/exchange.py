@@ -583,7 +583,7 @@ AREA = Area(
             title="a beginning with another width",
             command="train experiment=quickstart init_from=RUN",
             start="tiny",
-            says="init_from=FOLDER/.*/HASH: has model.hidden_size=16, here it is 128; choose",
+            says="init_from=FOLDER/.*/HASH: has model.hidden_size=16, here it is 64; choose",
         ),
         Case(
             title="a beginning without a checkpoint",

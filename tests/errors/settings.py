@@ -126,7 +126,7 @@ AREA = Area(
         Case(
             title="heads that do not divide the width",
             command=f"{Q} model.num_heads=5",
-            says="model.num_heads=5: does not divide model.hidden_size=128; use 1, 2, 4, 8, 16",
+            says="model.num_heads=5: does not divide model.hidden_size=64; use 1, 2, 4, 8",
         ),
         Case(
             title="a width that is no multiple of 4",
@@ -227,7 +227,7 @@ AREA = Area(
         ),
         Case(
             title="rotary positions in heads that are too narrow",
-            command=f"{Q} model.rope=true model.num_heads=64",
+            command=f"{Q} model.rope=true model.num_heads=32",
             says="model.rope=true: a head is 2 numbers wide .* need a multiple of 4",
         ),
         Case(

@@ -19,10 +19,11 @@ from dit_lab.lab.config import compose_train
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+NANO = ["experiment=quickstart", "model=nano", "training.total_steps=1200"]
 
 
 def test_describe_gives_exact_parameters_and_the_budget(command: Command) -> None:
-    done = command("describe", "experiment=quickstart", "--flops-per-second", "1e11")
+    done = command("describe", *NANO, "--flops-per-second", "1e11")
     assert done.returncode == 0, done.stderr
     assert "1,868,036 (1,865,988 trainable)" in done.stdout
     assert "1 x 8 x 8, 16 tokens" in done.stdout
@@ -33,7 +34,7 @@ def test_describe_gives_exact_parameters_and_the_budget(command: Command) -> Non
 
 def test_describe_on_several_devices(forked: Command) -> None:
     options = ["--flops-per-second", "1e11", "--utilisation", "0.4", "--devices", "4"]
-    done = forked("describe", "experiment=quickstart", *options, "--price-per-device-hour", "2.5")
+    done = forked("describe", *NANO, *options, "--price-per-device-hour", "2.5")
     assert done.returncode == 0, done.stderr
     rows = ("memory (one device)", "memory (DDP, 4 devices)", "memory (FSDP, 4 devices)", "sent")
     lines = done.stdout.splitlines()
