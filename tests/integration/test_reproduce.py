@@ -186,30 +186,44 @@ MUTATIONS = {
 """What is wrong -> (file, text, what stands there instead, probes that must catch it)."""
 
 
-@pytest.mark.slow  # half a minute each
-@pytest.mark.parametrize("wrong", ["nothing", *MUTATIONS])
-@pytest.mark.timeout(900)
-def test_small_mistakes_are_caught_by_the_probes(wrong: str, tmp_path: Path) -> None:
+def mutated(folder: Path, wrong: str) -> set[str]:
+    """A copy of the package with one mistake in it; the probes that must catch it."""
     for part in ("dit_lab", "conf", "experiments"):
-        shutil.copytree(ROOT / part, tmp_path / part)
-    expected: set[str] = set()
-    if wrong in MUTATIONS:
-        file, before, after, expected = MUTATIONS[wrong]
-        path = tmp_path / "dit_lab" / file
-        source = path.read_text()
-        assert source.count(before) == 1, f"{file} has changed"
-        path.write_text(source.replace(before, after))
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        shutil.copytree(ROOT / part, folder / part)
+    file, before, after, expected = MUTATIONS[wrong]
+    path = folder / "dit_lab" / file
+    source = path.read_text()
+    assert source.count(before) == 1, f"{file} has changed"
+    path.write_text(source.replace(before, after))
+    return expected
+
+
+def quick(folder: Path) -> tuple[subprocess.CompletedProcess[str], float]:
+    """`dit-lab reproduce quickstart --quick` by the package in a folder, and its seconds."""
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
     environment.pop("OMP_NUM_THREADS", None)
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "dit_lab", "reproduce", "quickstart", "--quick"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    seconds = time.monotonic() - started
-    assert done.returncode == (1 if expected else 0), done.stdout + done.stderr
+    return done, time.monotonic() - started
+
+
+def test_the_quickstart_computes_what_was_recorded() -> None:
+    """What changes a result, in code or recipe, has to be recorded anew."""
+    done, _ = quick(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not as recorded: recipe" not in done.stdout
+
+
+@pytest.mark.slow  # a quarter of a minute each
+@pytest.mark.parametrize("wrong", MUTATIONS)
+def test_small_mistakes_are_caught_by_the_probes(wrong: str, tmp_path: Path) -> None:
+    expected = mutated(tmp_path, wrong)
+    done, seconds = quick(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
     verdict = done.stdout.splitlines()[-1]
     print(f"\n{wrong}: {verdict} ({seconds:.0f} s)")
-    caught = set(verdict.removeprefix("not reproduced: ").split(", ")) if expected else set()
-    assert expected <= caught
+    assert expected <= set(verdict.removeprefix("not reproduced: ").split(", "))
     assert seconds < 60
