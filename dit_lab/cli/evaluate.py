@@ -91,12 +91,18 @@ def _measure_all(args: argparse.Namespace) -> int:
     if any(config["distributed"]["num_processes"] != 1 for _, config in configs):
         raise RequestError("distributed.num_processes: -m measures in this process; leave it out")
 
+    tf32, *others = {config["precision"]["tf32"] for _, config in configs}
+    if others:
+        raise RequestError(
+            "precision: with tf32 and without at once; measure these one after the other"
+        )
+
     from dit_lab.lab.evaluate_grid import measure_all  # torch: seconds
     from dit_lab.training.stop import StopSignal
     from dit_lab.training.together import Together
 
     with StopSignal() as stop:
-        together = Together(stop, tf32=configs[0][1]["precision"]["tf32"])
+        together = Together(stop, tf32=tf32)
         ablation, files = measure_all(
             folder,
             configs,

@@ -49,6 +49,11 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     experiment = find_experiment(args.experiment, args.overrides, num_seeds=args.seeds)
+    if args.record and len(experiment.seeds) < LEAST_SEEDS:
+        raise RequestError(
+            f"--record: {len(experiment.seeds)} are too few seeds for a spread; give --seeds "
+            f"{LEAST_SEEDS} or more"
+        )
     expected = None if args.record else read_expected(experiment.folder)
     root = clean_root(experiment)
     probes, circumstances = _probes(experiment)
@@ -70,10 +75,6 @@ def _check(args: argparse.Namespace) -> None:
         raise RequestError(f"--seeds {args.seeds}: give 1 or more")
     if args.record and args.quick:
         raise RequestError("--record --quick: what is recorded are metrics too; leave out --quick")
-    if args.record and args.seeds is not None and args.seeds < LEAST_SEEDS:
-        raise RequestError(
-            f"--record --seeds {args.seeds}: too few for a spread; give {LEAST_SEEDS} or more"
-        )
 
 
 def _probes(

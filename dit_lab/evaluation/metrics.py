@@ -163,13 +163,13 @@ class Memorisation:
     extractor: str
 
     def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
-        ours = samples.features(self.extractor)
-        train = real.train.features(self.extractor)
+        features, train = (of.features(self.extractor) for of in (samples, real.train))
+        ours = nearest(features, train, count=1)[:, 0]
         distances = real.held_out_distances(self.extractor)
 
         def distance_ratio() -> Row:
             """Mean distance to the nearest training image, over that of held-out images."""
-            ratio = nearest(ours, train, count=1).mean() / max(distances.mean(), 1e-12)
+            ratio = ours.mean() / max(distances.mean(), 1e-12)
             return _whole("distance_ratio", self.extractor, len(ours), ratio, floor=1.0)
 
         def exact_copies() -> Row:
@@ -180,7 +180,7 @@ class Memorisation:
         def near_copies() -> Row:
             """Share that lies nearer to a training image than all but 1% of held-out images do."""
             near = np.quantile(distances, NEAR_COPY_SHARE)
-            value = (nearest(ours, train, count=1)[:, 0] < near).mean()
+            value = (ours < near).mean()
             floor = (distances < near).mean()
             return _whole("near_copies", self.extractor, len(ours), value, floor=floor)
 

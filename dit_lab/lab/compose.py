@@ -97,6 +97,17 @@ def build_model(parts: Parts) -> nn.Module:
     )
 
 
+def labelled(parts: Parts, model: nn.Module) -> LabelledCall:
+    """The model as a function, in the configured precision; its output is float32."""
+    bf16 = parts.config["precision"]["mixed_precision"] == "bf16"
+
+    def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(parts.device.type, torch.bfloat16, enabled=bf16):
+            return model(x, time, labels).float()
+
+    return call
+
+
 def null_label(parts: Parts) -> int | None:
     """What stands for "no label": the row after the classes, where training drops labels."""
     num_classes = parts.shapes.data.num_classes

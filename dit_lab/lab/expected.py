@@ -114,11 +114,16 @@ def _rounded(value: Value) -> Value:
 def judge_probes(
     recorded: Mapping[str, Any], obtained: Mapping[str, Value], *, kind: str
 ) -> list[Verdict]:
-    """Each probe on this kind of device, "cpu" or "cuda"."""
-    return [_judge_probe(name, recorded.get(name), value, kind) for name, value in obtained.items()]
+    """Each probe that came out or was recorded, on this kind of device, "cpu" or "cuda"."""
+    return [
+        _judge_probe(name, recorded.get(name), obtained.get(name), kind)
+        for name in dict.fromkeys((*obtained, *recorded))
+    ]
 
 
-def _judge_probe(name: str, recorded: Any, obtained: Value, kind: str) -> Verdict:
+def _judge_probe(name: str, recorded: Any, obtained: Value | None, kind: str) -> Verdict:
+    if obtained is None:
+        return Verdict(name, _shown(recorded["value"]), "-", None, 0.0, good=False)
     if recorded is None:
         return Verdict(name, "-", _shown(obtained), None, 0.0, good=False)
     before = recorded["value"]

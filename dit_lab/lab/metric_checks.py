@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dit_lab.lab.components import Extractor
 from dit_lab.types import DataFacts, RequestError
 
 Config = Mapping[str, Any]
@@ -12,7 +13,7 @@ Config = Mapping[str, Any]
 FRECHET = "dit_lab.evaluation.metrics.Frechet"
 CLASS_ACCURACY = "dit_lab.evaluation.metrics.ClassAccuracy"
 
-EXTRACTORS = ("pixels", "classifier", "inception", "dinov2")
+EXTRACTORS = tuple(member.name for member in Extractor)
 
 LEAST_IMAGES = 2048
 """That a Frechet distance may be measured by: the covariance of fewer is that of too few."""

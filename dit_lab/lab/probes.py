@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dit_lab import rng
-from dit_lab.evaluation.generate import CHUNK_IMAGES
+from dit_lab.evaluation.generate import CHUNK_IMAGES, Passes
 from dit_lab.lab import compose
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
@@ -31,7 +31,7 @@ from dit_lab.training.parallel import whole_of
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
-from dit_lab.types import Batch, Hook, LabelledCall
+from dit_lab.types import Batch, Hook
 
 Config = Mapping[str, Any]
 
@@ -179,15 +179,13 @@ def _sampling(parts: Parts, stop: StopSignal) -> dict[str, Any]:
     """Images by weights that are random, fixed and nowhere zero."""
     model = compose.build_model(parts)
     _fill(model)
-    model = model.to(parts.device).eval()
-    times: list[float] = []
-    passed = 0
+    labelled = compose.labelled(parts, model.to(parts.device).eval())
+    passes, times = Passes(), list[float]()
 
     def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        nonlocal passed
-        passed += len(x)
+        passes(len(x))
         times.append(time[0].item())
-        return _in_precision(model, parts)(x, time, labels)
+        return labelled(x, time, labels)
 
     generator = compose.build_generator(parts, check_stop=stop.check)
     latents = generator.latents(call, first=0, seed=0)[:IMAGES].double().cpu().flatten(1)
@@ -196,7 +194,7 @@ def _sampling(parts: Parts, stop: StopSignal) -> dict[str, Any]:
     chosen = torch.linspace(0, len(times) - 1, min(len(times), MOST_TIMES)).round().long().tolist()
     return {
         "images": torch.stack(images, 1).flatten().tolist(),
-        "evaluations": passed / CHUNK_IMAGES,
+        "evaluations": passes.per_image(CHUNK_IMAGES),
         "times": [times[index] for index in chosen],
     }
 
@@ -207,16 +205,6 @@ def _fill(model: nn.Module) -> None:
         fan_in = math.prod(weight.shape[1:]) if weight.dim() > 1 else 16
         drawn = rng.normal(0, f"probe/{name}", torch.zeros(1).long(), tuple(weight.shape))[0]
         weight.copy_(drawn / math.sqrt(fan_in))
-
-
-def _in_precision(model: nn.Module, parts: Parts) -> LabelledCall:
-    bf16 = parts.config["precision"]["mixed_precision"] == "bf16"
-
-    def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(parts.device.type, torch.bfloat16, enabled=bf16):
-            return model(x, time, labels).float()
-
-    return call
 
 
 def device_facts() -> dict[str, Any]:

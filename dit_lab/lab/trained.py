@@ -111,14 +111,8 @@ class Trained:
         return replace(self.parts, config={**self.parts.config, **settings})
 
     def labelled(self, settings: Config) -> LabelledCall:
-        """The model as a function, in the configured precision; its output is float32."""
-        bf16 = settings["precision"]["mixed_precision"] == "bf16"
-
-        def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-            with torch.autocast(self.parts.device.type, torch.bfloat16, enabled=bf16):
-                return self.model(x, time, labels).float()
-
-        return call
+        """The model as a function, in the precision of `settings`; its output is float32."""
+        return compose.labelled(replace(self.parts, config=settings), self.model)
 
 
 def load(

@@ -131,6 +131,12 @@ AREA = Area(
             says="distributed.num_processes: -m measures in this process; leave it out",
         ),
         Case(
+            title="many ways of multiplying",
+            command="evaluate -m run=RUN precision=fp32,tf32",
+            start="tiny",
+            says="precision: with tf32 and without at once; measure these one after the other",
+        ),
+        Case(
             title="an experiment that there is not",
             command="reproduce quikstart",
             says="quikstart: no such experiment; there are guidance, objectives, ",
@@ -164,7 +170,13 @@ AREA = Area(
             title="a spread of two seeds",
             command="reproduce tiny --record --seeds 2",
             start="recipe",
-            says="--record --seeds 2: too few for a spread; give 3 or more",
+            says="--record: 2 are too few seeds for a spread; give --seeds 3 or more",
+        ),
+        Case(
+            title="a spread of the recipe's one seed",
+            command="reproduce tiny --record",
+            start="recipe",
+            says="--record: 1 are too few seeds for a spread; give --seeds 3 or more",
         ),
     ),
 )

@@ -63,6 +63,13 @@ def test_a_difference_beyond_the_tolerance_is_named(
     assert all(verdict.good for other, verdict in found.items() if other != name)
 
 
+def test_a_probe_that_did_not_come_out_is_not_reproduced() -> None:
+    verdicts = judge_probes(recorded_probes(PROBES), {"dropped": 0.1}, kind="cpu")
+    assert {verdict.name: verdict.good for verdict in verdicts} == {
+        "losses": False, "order": False, "dropped": True, "evaluations": False,
+    }  # fmt: skip
+
+
 def test_of_a_list_the_worst_is_shown() -> None:
     found = judged(losses=[1.5, 1.25, 0.2])["losses"]
     assert (found.recorded, found.obtained) == ("#3: 0.123457", "#3: 0.2")

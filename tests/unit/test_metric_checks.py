@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from dit_lab.data.facts import digits_facts
-from dit_lab.lab.components import Extractor
 from dit_lab.lab.metric_checks import EXTRACTORS, cadences, check_metrics, extractors_of
 from dit_lab.types import RequestError
 
@@ -24,10 +23,6 @@ def config(**metrics: dict[str, Any]) -> dict[str, Any]:
 
 def own(extractor: str) -> dict[str, Any]:
     return {"_target_": "mylab.Mine", "extractor": extractor, "every_steps": None}
-
-
-def test_the_schema_knows_the_same_extractors() -> None:
-    assert tuple(one.name for one in Extractor) == EXTRACTORS
 
 
 def test_an_extractor_that_there_is_not_is_refused_of_a_metric_of_ones_own() -> None:
