@@ -21,6 +21,7 @@ from dit_lab.runs import RunFolder, digest, write_json
 from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder, new_sweep
 
 HELD_OUT = "eval/two_sample_pixels_held_out_n360"
+STEPS = 1200
 SETTINGS = {"name": None, "slots": "auto", "jobs_per_slot": 1, "on_failure": "continue",
             "retries": 0, "search": False, "launcher": []}  # fmt: skip
 
@@ -64,7 +65,7 @@ def finished_sweep(root: Path, axes: Mapping[str, Sequence[str]], value: Value) 
 def _composed(root: Path, groups: Sequence[str]) -> dict[str, Any]:
     return compose_train(
         ["experiment=quickstart", "patch=4", "model=pico", "tracking=none", *groups,
-         f"paths.root={root}"]
+         f"training.total_steps={STEPS}", f"paths.root={root}"]
     )  # fmt: skip
 
 
@@ -89,14 +90,14 @@ def _write_run(run: RunFolder, config: Mapping[str, Any], value: float) -> str:
     shapes = check_data(config)
     known = identity(config, shapes, before={}, codec="identity")
     write_json(run.identity, known)
-    steps = range(50, 1201, 50)
+    steps = range(50, STEPS + 1, 50)
     rows = [
         {"step": step, "seconds": 1e9 + step,
          "metrics": {"train/loss": 1 / step, "perf/images_per_second": 256.0}}
         for step in steps
     ]  # fmt: skip
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ended = {"status": "FINISHED", "step": 1200, "total_steps": 1200, "error": None}
+    ended = {"status": "FINISHED", "step": STEPS, "total_steps": STEPS, "error": None}
     write_json(run.status, {**ended, "results": {"eval/loss": value / 2}, "updated": 1e9})
     return _evaluation(config, known, value).write(run.evaluations).name
 
@@ -104,7 +105,7 @@ def _write_run(run: RunFolder, config: Mapping[str, Any], value: float) -> str:
 def _evaluation(config: Mapping[str, Any], known: Mapping[str, Any], value: float) -> Evaluation:
     facts = dataset_facts("dit_lab.data.digits.Digits", {})
     card = Card(
-        samples="generated", run=known["train_hash"], step=1200, weights="ema-0.999",
+        samples="generated", run=known["train_hash"], step=STEPS, weights="ema-0.999",
         objective=config["objective"], sampler=config["sampler"], evaluations_per_image=50.0,
         guidance=config["guidance"], num_images=1080, labels="as frequent",
         seed=config["sample"]["seed"], num_seeds=1, metrics={}, metrics_seed=0,

@@ -17,7 +17,7 @@ from dit_lab.lab.report_runs import _pick, results, runs_of_folders, runs_of_swe
 from dit_lab.runs import write_json
 from dit_lab.sweeps.manifest import SweepFolder
 from dit_lab.types import RequestError
-from tests.synthetic import HELD_OUT, finished_sweep
+from tests.synthetic import HELD_OUT, STEPS, finished_sweep
 
 AXES = {"objective": ["rectified_flow", "flow_matching"], "optimizer.lr": ["0.001", "0.002"],
         "seed": ["0", "1", "2"]}  # fmt: skip
@@ -60,8 +60,8 @@ def test_one_record_a_job(sweep: SweepFolder) -> None:
 def test_what_it_took(sweep: SweepFolder) -> None:
     compute = results(runs_of_sweep(sweep))[0].compute
     assert compute is not None
-    assert compute.images == 1200 * 128
-    assert compute.seconds == 1200 * 128 / 256
+    assert compute.images == STEPS * 128
+    assert compute.seconds == STEPS * 128 / 256
     assert compute.parameters is not None and 250_000 < compute.parameters < 350_000  # pico
     assert compute.training_flops is not None and compute.training_flops > 1e9
 
