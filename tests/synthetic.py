@@ -15,8 +15,9 @@ from dit_lab.data.facts import dataset_facts
 from dit_lab.evaluation.card import Card, Evaluation
 from dit_lab.evaluation.table import Row
 from dit_lab.lab.checks import check_data
-from dit_lab.lab.config import compose_train, to_yaml
+from dit_lab.lab.config import compose_train
 from dit_lab.lab.identity import identity, run_folder
+from dit_lab.lab.yaml_files import to_yaml
 from dit_lab.runs import RunFolder, digest, write_json
 from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder, new_sweep
 

@@ -8,23 +8,24 @@
 Probes are what must not depend on chance: losses of the first 50 steps, order, noise and dropped
 labels, norms of weights and averages, the sampler's grid and eight of its images. Metrics are
 compared within a tolerance that comes from the spread of the recorded seeds. Runs go to a new
-folder, outputs/reproductions/NAME-DATE-HEX. KEY=VALUE is for training, such as dataset.root=FOLDER.
+folder, outputs/reproductions/NAME-DATE-HEX; where it was interrupted, the same command goes on.
+KEY=VALUE is for training, such as dataset.root=FOLDER.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.types import RequestError
+from dit_lab.types import RequestError, StopRequested
 
 if TYPE_CHECKING:
     from dit_lab.lab.expected import Value
     from dit_lab.lab.reproduce import Experiment, Outcome
+    from dit_lab.lab.reproduction_folder import ReproductionFolder
 
 LEAST_SEEDS = 3  # of a recording: two differ by chance as much as they like
 
@@ -39,13 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.expected import read_expected
-    from dit_lab.lab.reproduce import (
-        Outcome,
-        clean_root,
-        find_experiment,
-        metrics_by_label,
-        runs_in,
-    )
+    from dit_lab.lab.reproduce import Outcome, find_experiment, metrics_by_label
 
     _check(args)
     experiment = find_experiment(args.experiment, args.overrides, num_seeds=args.seeds)
@@ -55,19 +50,21 @@ def run(args: argparse.Namespace) -> int:
             f"{LEAST_SEEDS} or more"
         )
     expected = None if args.record else read_expected(experiment.folder)
-    root = clean_root(experiment)
     probes, circumstances = _probes(experiment)
-    metrics: Mapping[str, Sequence[Mapping[str, float]]] = {}
-    started = time.monotonic()
-    if not args.quick:
-        if code := _train(experiment, args, root):
-            print(f"not all of it was trained: {root}; nothing is compared", file=sys.stderr)
-            return code
-        metrics = metrics_by_label(runs_in(root))
-    outcome = Outcome(probes, metrics, circumstances)
+    if args.quick:
+        assert expected is not None  # _check refuses to record probes alone
+        return _judge(expected, Outcome(probes, {}, circumstances))
+    folder = _folder(experiment, args, circumstances)
+    if code := _train(experiment, args, folder):
+        return code
+    outcome = Outcome(probes, metrics_by_label(folder.runs()), circumstances)
     if expected is None:
-        return _record(experiment, outcome, seconds=time.monotonic() - started)
-    return _judge(expected, outcome, root, tracking=experiment.config["tracking"])
+        _record(experiment, outcome, seconds=folder.seconds)
+        code = 0
+    else:
+        code = _judge(expected, outcome, folder)
+    folder.finish()
+    return code
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -80,55 +77,78 @@ def _check(args: argparse.Namespace) -> None:
 def _probes(
     experiment: Experiment,
 ) -> tuple[dict[str, Mapping[str, Value]], dict[str, Any]]:
-    """Of every configuration, and where they were computed."""
+    """Of every configuration, those of the same training once, and where they were computed."""
     from dit_lab.lab.probes import device_facts, probe  # torch: seconds
     from dit_lab.lab.reproduce import circumstances
 
     found: dict[str, Mapping[str, Value]] = {}
-    for label, config in experiment.configs.items():
+    probed: set[str] = set()
+    for label, trained in experiment.train_hashes().items():
         print(f"probes of {label} ...", flush=True)
-        found[label] = probe(config, experiment.shapes[label])
+        config, shapes = experiment.configs[label], experiment.shapes[label]
+        found[label] = probe(config, shapes, training=trained not in probed)
+        probed.add(trained)
     return found, circumstances(experiment, device=device_facts())
 
 
-def _train(experiment: Experiment, args: argparse.Namespace, root: Path) -> int:
-    """Train everything in a new folder; the exit code."""
+def _folder(
+    experiment: Experiment, args: argparse.Namespace, circumstances: Mapping[str, Any]
+) -> ReproductionFolder:
+    from dit_lab.lab.reproduce import typed_for
+    from dit_lab.lab.reproduction_folder import reproduction_folder
+
+    places = Path(experiment.config["paths"]["root"])
+    typed = typed_for(experiment.name, args.overrides, args.seeds)
+    folder, goes_on = reproduction_folder(places, experiment.name, typed, circumstances)
+    if goes_on:
+        print(f"goes on with {folder.root}, which was interrupted", flush=True)
+    return folder
+
+
+def _train(experiment: Experiment, args: argparse.Namespace, folder: ReproductionFolder) -> int:
+    """Train everything in the folder; the exit code."""
     from dit_lab.cli import train
     from dit_lab.lab.reproduce import typed_for
 
     usual = [text for text in args.overrides if not text.startswith("paths.root=")]
-    places = [f"paths.root={root}"]
+    places = [f"paths.root={folder.root}"]
     if not any(text.startswith("tracking") for text in usual):
         places.append(f"tracking.uri={experiment.config['tracking']['uri']}")
     given = typed_for(experiment.name, [*usual, *places], args.seeds)
     several = experiment.num_jobs > 1
-    return train.run(argparse.Namespace(overrides=given, multirun=several, cfg=None, config_dir=[]))
+    typed = argparse.Namespace(overrides=given, multirun=several, cfg=None, config_dir=[])
+    unfinished = f"not all of it was trained: {folder.root}; the same command goes on with it"
+    try:
+        with folder.timed():
+            code = train.run(typed)
+    except StopRequested:
+        print(unfinished, file=sys.stderr)
+        raise
+    if code:
+        print(unfinished, file=sys.stderr)
+    return code
 
 
-def _record(experiment: Experiment, outcome: Outcome, *, seconds: float) -> int:
+def _record(experiment: Experiment, outcome: Outcome, *, seconds: float) -> None:
     from dit_lab.lab.expected import write_expected
     from dit_lab.lab.reproduce import as_recorded
 
     file = write_expected(experiment.folder, as_recorded(experiment, outcome, seconds=seconds))
     print(f"recorded: {file}")
-    return 0
 
 
 def _judge(
-    expected: Mapping[str, Any], outcome: Outcome, root: Path, *, tracking: Mapping[str, Any]
+    expected: Mapping[str, Any], outcome: Outcome, folder: ReproductionFolder | None = None
 ) -> int:
-    """Print the table, and keep it where there are runs; the exit code."""
-    from dit_lab.cli.tables import print_verdicts
-    from dit_lab.lab.reproduce import differences, log_verdict, verdicts, write_verdict
+    """Print what came back, and keep it with the runs where there are any; the exit code."""
+    from dit_lab.cli.tables import print_judgement
+    from dit_lab.lab.reproduce import judge
 
-    judged = verdicts(expected, outcome)
-    said = differences(expected["recorded"], outcome.circumstances)
-    good = print_verdicts(judged, said)
-    if outcome.metrics:
-        file = write_verdict(root, judged, said)
-        print(f"written: {file}")
-        if tracking["backend"] == "mlflow" and (
-            trouble := log_verdict(tracking["uri"], root, file)
-        ):
+    found = judge(expected, outcome)
+    print_judgement(found)
+    if folder is not None:
+        folder.write_verdict(found)
+        print(f"written: {folder.verdict}")
+        if trouble := folder.log_verdict():
             print(f"MLflow did not take it ({trouble}); the file has everything")
-    return 0 if good else 1
+    return 1 if found.wrong else 0

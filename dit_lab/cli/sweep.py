@@ -52,8 +52,8 @@ def start(args: argparse.Namespace) -> int:
     """What `dit-lab train -m` asks for: a new sweep, or the one of the same jobs."""
     import os
 
-    from dit_lab.lab.config import to_yaml
     from dit_lab.lab.sweep_plan import plan_sweep, remarks
+    from dit_lab.lab.yaml_files import to_yaml
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RequestError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,6 +13,9 @@ from dit_lab.evaluation.card import Evaluation
 from dit_lab.evaluation.comparing import Effect, differences
 from dit_lab.evaluation.table import Row
 from dit_lab.lab.expected import ONE, Verdict
+
+if TYPE_CHECKING:
+    from dit_lab.lab.reproduce import Judgement
 
 WANTED = (
     "wanted: two_sample 0.5 (a coin's), distance_ratio 1 (copies are below), exact_copies 0, "
@@ -67,10 +71,10 @@ def print_comparison(first: Evaluation, second: Evaluation) -> bool:
     return comparable
 
 
-def print_verdicts(judged: Mapping[str, Sequence[Verdict]], differences: Sequence[str]) -> bool:
-    """Recorded against obtained for each configuration; whether everything came back."""
+def print_judgement(found: Judgement) -> None:
+    """Recorded against obtained for each configuration, and whether everything came back."""
     console = Console(soft_wrap=True, width=LONGEST_LINE)
-    for label, verdicts in judged.items():
+    for label, verdicts in found.numbers.items():
         if label != ONE:
             console.print(f"[bold]{escape(label)}[/]")
         rows = [
@@ -79,17 +83,11 @@ def print_verdicts(judged: Mapping[str, Sequence[Verdict]], differences: Sequenc
         ]
         headings = ("number", "recorded", "obtained", "difference", "tolerance", "verdict")
         console.print(_columns(headings, rows))
-    for difference in differences:
+    for difference in found.differences:
         console.print(f"[dim]not as recorded: {escape(difference)}[/]")
-    wrong = [
-        f"{verdict.name}{'' if label == ONE else f' ({label})'}"
-        for label, verdicts in judged.items()
-        for verdict in verdicts
-        if not verdict.good
-    ]
+    wrong = [f"{name}{'' if label == ONE else f' ({label})'}" for label, name in found.wrong]
     said = f"not reproduced: {', '.join(wrong)}" if wrong else "reproduced"
     console.print(f"[bold]{escape(said)}[/]")
-    return not wrong
 
 
 def _difference(verdict: Verdict) -> str:

@@ -36,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.config import Composer, compose_train, to_yaml
+    from dit_lab.lab.config import Composer, compose_train
     from dit_lab.lab.sweep_axes import asks_for_sweep
+    from dit_lab.lab.yaml_files import to_yaml
 
     if args.multirun or asks_for_sweep(args.overrides):
         from dit_lab.cli.sweep import start
@@ -129,7 +130,7 @@ def show_results(folder: RunFolder) -> None:
     from dit_lab.cli.tables import print_evaluations
     from dit_lab.evaluation.card import last_evaluation
     from dit_lab.evaluation.table import is_row_key
-    from dit_lab.lab.config import read_yaml
+    from dit_lab.lab.yaml_files import read_yaml
     from dit_lab.runs import read_json, read_metrics
 
     status, config = read_json(folder.status), read_yaml(folder.config)

@@ -5,26 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dit_lab.codecs.facts import HUB
 from dit_lab.exported import read_exported
 from dit_lab.lab import resources
-from dit_lab.lab.request import Chosen, Request, parse_override, plain, register, yaml_trouble
+from dit_lab.lab.request import Chosen, Request, parse_override, plain, register
 from dit_lab.lab.trust import trusted_list
-from dit_lab.lab.typed import checked_types, to_plain
+from dit_lab.lab.typed import checked_types
+from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs import RunFolder, find_run
 from dit_lab.types import RequestError
 
 Config = dict[str, Any]
-Tree = TypeVar("Tree")
 
 PATHS = (
     "paths.root", "dataset.root", "dataset.images_root", "codec.path", "coupling.pairs", "out",
@@ -55,8 +52,6 @@ class Composer:
     def __init__(self, config_dirs: Iterable[Path] = ()) -> None:
         self._dirs = resources.user_config_dirs(config_dirs)
         self._chosen: dict[tuple[str, ...], Chosen] = {}
-        for name, folder in resources.experiments().items():
-            register(f"experiment/{name}", _load_yaml(folder / "recipe.yaml"), package="_global_")
 
     def compose(self, overrides: Sequence[str]) -> Config:
         """As `compose_train`, with `sweep`, which concerns `-m` alone and which no run records."""
@@ -177,46 +172,6 @@ def read_recorded(folder: RunFolder, trusted_modules: Sequence[str] = ()) -> Con
         ) from None
 
 
-def read_yaml(path: Path) -> Config:
-    """A configuration that this package wrote, as plain values; RequestError where it is none.
-
-    OmegaConf's own reader, which people's files need, takes twenty times as long.
-    """
-    with _reading(path), open(path, encoding="utf-8") as file:
-        loaded = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return _mapping({} if loaded is None else loaded, dict, path)  # an empty file has no keys
-
-
-def read_recipe(path: Path) -> Config:
-    """A recipe as plain values, before it is composed with anything."""
-    return to_plain(_load_yaml(path))
-
-
-def _load_yaml(path: Path) -> DictConfig:
-    """The keys and values of a file that a person wrote; RequestError where it holds something
-    else."""
-    with _reading(path):
-        loaded = OmegaConf.load(path)
-    return _mapping(loaded, DictConfig, path)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except yaml.YAMLError as error:
-        raise RequestError(yaml_trouble(error)) from None
-    except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise RequestError(f"{path}: cannot be read ({reason})") from None
-
-
-def _mapping(loaded: Any, kind: type[Tree], path: Path) -> Tree:
-    if not isinstance(loaded, kind):
-        raise RequestError(f"{path}: expected keys and values, `key: value` on each line")
-    return loaded
-
-
 def given_run(overrides: Sequence[str]) -> tuple[str, Path, RunFolder, Config]:
     """`run=RUN` of a command: as it was given, where it is looked up, its folder, and what it
     recorded. Raises RequestError."""
@@ -242,11 +197,6 @@ def option(overrides: Sequence[str], key: str) -> Any:
 def root_option(overrides: Sequence[str]) -> Path:
     """The `paths.root` in which a run is looked up, before anything is composed."""
     return Path(str(option(overrides, "paths.root") or "outputs")).expanduser()
-
-
-def to_yaml(config: Config) -> str:
-    """The configuration as files and `--cfg job` show it."""
-    return OmegaConf.to_yaml(OmegaConf.create(config))
 
 
 # ---- finishing ----------------------------------------------------------------------------------

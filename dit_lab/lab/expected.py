@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import yaml
 
-from dit_lab.lab.config import read_yaml
+from dit_lab.lab.spread import tolerances
+from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs import write_atomically
 from dit_lab.types import RequestError
 
@@ -28,10 +28,6 @@ PARTS = ("recorded", "probes", "measured", "published")
 
 ONE = "one configuration"
 """The label of an experiment's only configuration."""
-
-FALSE_ALARMS = 0.05
-"""How often a run of the same code by another seed may be called different, all numbers of a
-configuration taken together."""
 
 TOLERANCES: Mapping[str, Mapping[str, float]] = {
     "losses": {"cpu": 1e-3, "cuda": 2e-2},
@@ -154,45 +150,27 @@ def _shown(value: Value) -> str:
 # ---- metrics -------------------------------------------------------------------------------------
 
 
-def recorded_metrics(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Every metric that all runs have, one run for each seed: values, mean, deviation, and how far
-    from the mean a further seed may lie."""
-    names = [name for name in runs[0] if all(name in run for run in runs)]
-    found = {}
-    for name in names:
-        values = [run[name] for run in runs]
-        deviation = stdev(values) if len(values) > 1 else 0.0
-        found[name] = {
-            "mean": float(f"{fmean(values):.6g}"),
-            "deviation": float(f"{deviation:.4g}"),
-            "tolerance": float(f"{_tolerance(name, values, of=len(names)):.4g}"),
-            "values": [float(f"{value:.6g}") for value in values],
+def recorded_metrics(
+    runs: Mapping[str, Sequence[Mapping[str, float]]],
+) -> dict[str, dict[str, Any]]:
+    """Every metric that all runs of a configuration have, one run for each seed: values, mean,
+    deviation, and how far from the mean a further seed may lie."""
+    values = {
+        (label, name): [run[name] for run in of]
+        for label, of in runs.items()
+        for name in of[0]
+        if all(name in run for run in of)
+    }
+    found: dict[str, dict[str, Any]] = {label: {} for label in runs}
+    for (label, name), tolerance in tolerances(values).items():
+        seeds = values[label, name]
+        found[label][name] = {
+            "mean": float(f"{fmean(seeds):.6g}"),
+            "deviation": float(f"{stdev(seeds) if len(seeds) > 1 else 0.0:.4g}"),
+            "tolerance": float(f"{tolerance:.4g}"),
+            "values": [float(f"{value:.6g}") for value in seeds],
         }
     return found
-
-
-def _tolerance(name: str, values: Sequence[float], *, of: int) -> float:
-    """Half the prediction interval of one more draw from a normal distribution of which these are
-    known, such that one of so many metrics lies outside with FALSE_ALARMS (Bonferroni)."""
-    count = len(values)
-    if count < 2:
-        return 0.0
-    half = _quantile(1 - FALSE_ALARMS / (2 * of), count - 1) * stdev(values)
-    return max(half * math.sqrt(1 + 1 / count), _grain(name))
-
-
-@cache
-def _quantile(probability: float, degrees: int) -> float:
-    """Of Student's t."""
-    from scipy.stats import t
-
-    return float(t.ppf(probability, degrees))
-
-
-def _grain(name: str) -> float:
-    """Three images of those that a share is of: shares of few images are no normal distribution."""
-    _, found, count = name.rpartition("_n")
-    return 3 / int(count) if found and count.isdigit() else 0.0
 
 
 def judge_metrics(

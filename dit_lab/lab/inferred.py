@@ -11,7 +11,7 @@ from typing import Any
 from dit_lab.interop.architecture import Architecture
 from dit_lab.interop.formats import Foreign
 from dit_lab.lab import resources
-from dit_lab.lab.config import read_recipe
+from dit_lab.lab.yaml_files import read_recipe
 from dit_lab.types import RequestError
 
 FACTOR = {4: 8, 16: 8, 32: 16}

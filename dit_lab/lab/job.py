@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dit_lab.lab.config import read_yaml
+from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.lease import Holder, read_holder
 from dit_lab.runs import RunFolder, read_json, write_json
 from dit_lab.sweeps.manifest import Job, SweepFolder

@@ -41,8 +41,9 @@ IMAGES = 8
 MOST_TIMES = 25  # of a sampler's grid
 
 
-def probe(config: Config, shapes: Shapes) -> dict[str, Any]:
-    """Every probe by name: a number, a text, or a list of numbers. Nothing is written.
+def probe(config: Config, shapes: Shapes, *, training: bool = True) -> dict[str, Any]:
+    """Every probe by name: a number, a text, or a list of numbers; without `training`, those of
+    sampling alone. Nothing is written.
 
     losses, noise: of steps 1 to 50; weights, averages: norms after them; order: a hash of which
     images, labels and drops they had; dropped: the share of labels; lag: of each average behind a
@@ -58,7 +59,8 @@ def probe(config: Config, shapes: Shapes) -> dict[str, Any]:
             cpu_offload=config["distributed"]["cpu_offload"],
         )
         parts = compose.build_parts(config, shapes, together.accelerator.device)
-        return {**_training(parts, together), **_lag(config), **_sampling(parts, stop)}
+        trained = {**_training(parts, together), **_lag(config)} if training else {}
+        return {**trained, **_sampling(parts, stop)}
 
 
 # ---- the first steps of a training ---------------------------------------------------------------

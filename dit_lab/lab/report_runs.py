@@ -11,9 +11,9 @@ from typing import Any
 
 from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
 from dit_lab.lab.compute import model_cost, training_images, training_seconds
-from dit_lab.lab.config import read_yaml
 from dit_lab.lab.identity import recorded_shapes, recorded_so_far
 from dit_lab.lab.judging import LOSS
+from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs import FINISHED, MetricsRow, RunFolder, digest, flatten, read_json, read_metrics
 from dit_lab.sweeps.manifest import SweepFolder
 from dit_lab.sweeps.results import Compute, Result

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +21,11 @@ from dit_lab.lab.expected import (
     recorded_probes,
 )
 from dit_lab.lab.identity import train_hash
-from dit_lab.lab.report_runs import (
-    REPEATS,
-    Run,
-    configuration,
-    measured,
-    runs_of_folders,
-    runs_of_sweep,
-)
+from dit_lab.lab.report_runs import REPEATS, Run, configuration, measured
 from dit_lab.lab.sweep_axes import product, sweep_overrides
 from dit_lab.lab.sweep_plan import compose_jobs
 from dit_lab.lab.trust import source_files
-from dit_lab.runs import (
-    EVALUATING_CODE,
-    all_runs,
-    code_files,
-    digest,
-    read_json,
-    write_json,
-)
-from dit_lab.sweeps.manifest import all_sweeps
-from dit_lab.tracking.late import log_late
+from dit_lab.runs import EVALUATING_CODE, code_files, digest
 from dit_lab.types import RequestError
 
 Config = Mapping[str, Any]
@@ -104,20 +87,7 @@ def _label(texts: Iterable[str]) -> Label:
     return " ".join(kept) or ONE
 
 
-def clean_root(experiment: Experiment) -> Path:
-    """A new folder for the runs of a reproduction, below the usual `paths.root`."""
-    stamp = f"{time.strftime('%Y-%m-%d')}-{secrets.token_hex(3)}"
-    root = Path(experiment.config["paths"]["root"])
-    return root / "reproductions" / f"{experiment.name}-{stamp}"
-
-
 # ---- what came out -------------------------------------------------------------------------------
-
-
-def runs_in(root: Path) -> list[Run]:
-    """What a reproduction has trained, all of it finished."""
-    sweeps = all_sweeps(root)
-    return runs_of_sweep(sweeps[0]) if sweeps else runs_of_folders(all_runs(root))
 
 
 def metrics_by_label(runs: Sequence[Run]) -> dict[Label, list[dict[str, float]]]:
@@ -167,10 +137,25 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     return said
 
 
-def verdicts(expected: Mapping[str, Any], outcome: Outcome) -> dict[Label, list[Verdict]]:
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Every number of every configuration, and what was not as it was recorded."""
+
+    numbers: Mapping[Label, Sequence[Verdict]]
+    differences: Sequence[str]
+
+    @property
+    def wrong(self) -> list[tuple[Label, str]]:
+        """The configuration and the name of each number that did not come back."""
+        return [
+            (label, one.name) for label, of in self.numbers.items() for one in of if not one.good
+        ]
+
+
+def judge(expected: Mapping[str, Any], outcome: Outcome) -> Judgement:
     """Every number of every configuration that was recorded or came out."""
     kind = outcome.circumstances["kind"]
-    found: dict[Label, list[Verdict]] = {}
+    numbers: dict[Label, list[Verdict]] = {}
     for label in dict.fromkeys((*expected["probes"], *outcome.probes)):
         judged = judge_probes(
             expected["probes"].get(label, {}), outcome.probes.get(label, {}), kind=kind
@@ -178,8 +163,8 @@ def verdicts(expected: Mapping[str, Any], outcome: Outcome) -> dict[Label, list[
         if outcome.metrics:
             known = expected["measured"].get(label, {})
             judged += judge_metrics(known, outcome.metrics.get(label, [{}]))
-        found[label] = judged
-    return found
+        numbers[label] = judged
+    return Judgement(numbers, differences(expected["recorded"], outcome.circumstances))
 
 
 def as_recorded(experiment: Experiment, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
@@ -191,28 +176,5 @@ def as_recorded(experiment: Experiment, outcome: Outcome, *, seconds: float) -> 
             "minutes": round(seconds / 60, 1),
         },
         "probes": {label: recorded_probes(found) for label, found in outcome.probes.items()},
-        "measured": {label: recorded_metrics(runs) for label, runs in outcome.metrics.items()},
+        "measured": recorded_metrics(outcome.metrics),
     }
-
-
-def write_verdict(root: Path, judged: Mapping[Label, Sequence[Verdict]], said: list[str]) -> Path:
-    """`verdict.json` in the folder of a reproduction."""
-    path = root / "verdict.json"
-    content = {label: [asdict(verdict) for verdict in of] for label, of in judged.items()}
-    good = all(verdict.good for of in judged.values() for verdict in of)
-    write_json(path, {"reproduced": good, "numbers": content, "differences": said})
-    return path
-
-
-def log_verdict(uri: str, root: Path, verdict: Path) -> str:
-    """Keep the verdict with the run in MLflow, or the sweep's; "" or why it did not take it."""
-    sweeps, runs = all_sweeps(root), all_runs(root)
-    if sweeps:
-        run_id = sweeps[0].read().parent_run_id
-    else:
-        run_id = read_json(runs[0].status).get("tracking_run_id")
-    if run_id is None:
-        return ""
-    metrics = {"reproduced": float(read_json(verdict)["reproduced"])}
-    step = read_json(runs[0].status)["step"]
-    return log_late(uri, run_id, metrics=metrics, step=step, artifact=verdict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
+from yaml import YAMLError
 
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import samplers_for
 from dit_lab.lab.components import COMPONENT_GROUPS, LISTS
 from dit_lab.lab.trust import load_component, trusted_list
 from dit_lab.lab.typed import no_target, to_plain, unknown_key
+from dit_lab.lab.yaml_files import load_recipe, yaml_trouble
 from dit_lab.runs import flatten
 from dit_lab.types import RequestError
 
@@ -68,6 +69,8 @@ class Request:
         known = resources.groups(dirs)
         for text in overrides:
             self._add(text, known)
+        if "experiment" in self._groups:
+            _register_recipe(self._groups["experiment"], resources.experiments())
 
     def _add(self, text: str, groups: Sequence[str]) -> None:
         parsed = parse_override(text)
@@ -156,9 +159,7 @@ class Request:
         allowed = resources.choices(group, self._dirs) if group else []
         if not allowed:
             return " ".join(str(error).split("Config search path")[0].split())
-        close = difflib.get_close_matches(member, allowed, n=1)
-        hint = f"; did you mean {group}={close[0]}?" if close else ""
-        return f"{group}={member}: no such choice; allowed: {', '.join(allowed)}{hint}"
+        return no_such_choice(group, member, allowed)
 
     def _refuse_unknown_keys(self, chosen: DictConfig) -> None:
         """Refuse a value for a key that the chosen groups do not have, before Hydra does."""
@@ -174,11 +175,22 @@ class Request:
                 raise RequestError(unknown_key(key, known, verb=self._config_name))
 
 
-def yaml_trouble(error: YAMLError) -> str:
-    """Why a file is no YAML, with its name and line, as one line."""
-    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
-        return f"{mark.name}: line {mark.line + 1}: no YAML ({error.problem})"
-    return " ".join(str(error).split())
+def no_such_choice(group: str, member: str, allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(member, allowed, n=1)
+    hint = f"; did you mean {group}={close[0]}?" if close else ""
+    return f"{group}={member}: no such choice; allowed: {', '.join(allowed)}{hint}"
+
+
+def _register_recipe(name: str, known: Mapping[str, Path]) -> None:
+    """Make a named experiment known to Hydra, and those that it is built on. Raises
+    RequestError."""
+    if name not in known:
+        raise RequestError(no_such_choice("experiment", name, sorted(known)))
+    recipe = load_recipe(known[name] / "recipe.yaml")
+    register(f"experiment/{name}", recipe, package="_global_")
+    for entry in recipe.get("defaults", []):
+        if isinstance(entry, str) and (base := entry.removeprefix("/experiment/")) in known:
+            _register_recipe(base, known)
 
 
 def register(path: str, node: Any, package: str | None = None) -> None:

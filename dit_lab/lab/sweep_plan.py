@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 
 from dit_lab.lab import resources
 from dit_lab.lab.checks import Shapes, check_data, check_root, check_settings
-from dit_lab.lab.config import Composer, option, read_recipe
+from dit_lab.lab.config import Composer, option
 from dit_lab.lab.identity import deciding, identity, recorded_so_far, refuse_foreign, run_folder
 from dit_lab.lab.initial import check_initial
 from dit_lab.lab.judging import LOSS, refuse_incomparable
@@ -26,6 +26,7 @@ from dit_lab.lab.sweep_axes import (
     product,
     sweep_overrides,
 )
+from dit_lab.lab.yaml_files import read_recipe
 from dit_lab.runs import digest
 from dit_lab.sweeps.manifest import Job, Manifest
 from dit_lab.sweeps.slots import make_slots

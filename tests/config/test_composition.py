@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import SAMPLERS
 from dit_lab.lab.components import COMPONENTS, GIVEN_IN_CODE, LISTS, Dataset, Metric
-from dit_lab.lab.config import compose_train, to_yaml
+from dit_lab.lab.config import compose_train
 from dit_lab.lab.trust import load_component
+from dit_lab.lab.yaml_files import to_yaml
 from dit_lab.types import RequestError
 
 CONF = resources.packaged("conf")
@@ -123,6 +124,15 @@ def test_a_users_experiment_is_found(tmp_path: Path) -> None:
     (tmp_path / "experiments/mine").mkdir(parents=True)
     (tmp_path / "experiments/mine/recipe.yaml").write_text("seed: 5\n")
     assert compose_train(["experiment=mine"])["seed"] == 5
+
+
+def test_an_experiment_can_be_built_on_another(tmp_path: Path) -> None:
+    (tmp_path / "experiments/mine").mkdir(parents=True)
+    (tmp_path / "experiments/mine/recipe.yaml").write_text("defaults: [quickstart]\nseed: 5\n")
+    found, base = (compose_train([f"experiment={name}"]) for name in ("mine", "quickstart"))
+    assert found["seed"] == 5
+    assert found["training"] == base["training"]
+    assert found["choices"]["experiment"] == "mine"
 
 
 OWN_OBJECTIVE = """

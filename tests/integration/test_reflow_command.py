@@ -23,8 +23,9 @@ from dit_lab.data import pairs as pairs_module
 from dit_lab.data.pair_facts import PairFacts, read_pair_facts
 from dit_lab.data.pairs import Pairs
 from dit_lab.lab import compose, reflow
-from dit_lab.lab.config import compose_for_run, read_recorded, read_yaml
+from dit_lab.lab.config import compose_for_run, read_recorded
 from dit_lab.lab.trained import Trained, load
+from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs import RunFolder
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

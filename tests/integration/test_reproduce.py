@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from dit_lab.runs import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """# question: does it come back?
@@ -121,6 +124,42 @@ def test_it_comes_back_in_a_new_folder(
     assert kept.read_bytes() == verdict.read_bytes()
 
 
+def test_the_same_command_goes_on(recorded: Path, lab: Path) -> None:
+    """A recording that is stopped after its first seed gives what an uninterrupted one gives."""
+    (lab / "experiments/tiny/expected.yaml").unlink()
+    command = [sys.executable, "-m", "dit_lab", "reproduce", "tiny", "--record", "--seeds", "3"]
+    process = subprocess.Popen(
+        command, cwd=lab, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not any(read_json(file)["status"] == "FINISHED" for file in statuses(lab)):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "not all of it was trained: " in said and "the same command goes on with it" in said
+    (first,) = [file for file in statuses(lab) if read_json(file)["status"] == "FINISHED"]
+    before = first.stat().st_mtime_ns
+
+    done = subprocess.run(command, cwd=lab, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = lab.glob("outputs/reproductions/tiny-*")
+    assert f"goes on with {folder}, which was interrupted" in done.stdout
+    assert first.stat().st_mtime_ns == before  # was not trained again
+    assert read_json(folder / "reproduction.json")["finished"]
+    again, straight = (
+        yaml.safe_load((place / "experiments/tiny/expected.yaml").read_text())
+        for place in (lab, recorded)
+    )
+    assert again["measured"] == straight["measured"]
+    assert again["probes"] == straight["probes"]
+
+
+def statuses(lab: Path) -> list[Path]:
+    return list(lab.glob("outputs/reproductions/tiny-*/runs/*/*/status.json"))
+
+
 def test_probes_alone_write_nothing(forked_in: Fork, lab: Path) -> None:
     done = forked_in(lab, "reproduce", "tiny", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -159,6 +198,30 @@ def test_another_recipe_is_named(forked_in: Fork, lab: Path) -> None:
     assert "recipe of one configuration: another configuration than was recorded" in done.stdout
     wrong = done.stdout.splitlines()[-1]
     assert wrong == "not reproduced: averages, lag"
+
+
+def test_a_grid_comes_back(forked_in: Fork, store_in: Callable[[Path], None], lab: Path) -> None:
+    """Every configuration has its own numbers; those of one training are probed once."""
+    recipe = lab / "experiments/grid/recipe.yaml"
+    recipe.parent.mkdir()
+    axes = "hydra: {mode: MULTIRUN, sweeper: {params: {sampler.steps: '2,3', seed: '0,1,2'}}}\n"
+    recipe.write_text(RECIPE + axes)
+    store_in(lab)
+    done = forked_in(lab, "reproduce", "grid", "--record")
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = yaml.safe_load((recipe.parent / "expected.yaml").read_text())
+    two, three = "sampler.steps=2", "sampler.steps=3"
+    assert list(content["probes"][two]) == PROBES
+    assert list(content["probes"][three]) == ["images", "evaluations", "times"]
+    assert content["measured"].keys() == {two, three}
+    assert content["recorded"]["seeds"] == [0, 1, 2]
+
+    content["probes"][three]["evaluations"]["value"] = 9.0
+    (recipe.parent / "expected.yaml").write_text(yaml.safe_dump(content))
+    done = forked_in(lab, "reproduce", "grid", "--seeds", "1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.count(" NOT reproduced") == 1
+    assert done.stdout.splitlines()[-2] == f"not reproduced: evaluations ({three})"
 
 
 # ---- the quickstart, and four small mistakes -----------------------------------------------------
