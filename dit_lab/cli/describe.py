@@ -4,12 +4,16 @@ dit-lab describe experiment=quickstart
 dit-lab describe model=xl patch=2 dataset=digits codec=identity
 dit-lab describe --devices 8 --flops-per-second 989e12 --utilisation 0.4 --price-per-device-hour 2
 dit-lab describe dataset=image_folder dataset.root=photos codec=identity --picture batch.png
+dit-lab describe experiment=dit        a named sweep: a line for each model that it trains
+
+Where data or autoencoder are not on this machine, their declared size is taken.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,21 +66,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
-    from dit_lab.lab.checks import check_data, check_settings
     from dit_lab.lab.config import compose_train
     from dit_lab.lab.distributed import with_processes
+    from dit_lab.lab.sweep_axes import asks_for_sweep
 
     _check_options(args)
+    if asks_for_sweep(args.overrides):
+        return _describe_sweep(args)
     config = compose_train(args.overrides, config_dirs=args.config_dir)
     if args.devices is None:
         config = with_processes(config)
+    return _describe(config, args)
+
+
+def _describe(config: dict[str, Any], args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dit_lab.lab.checks import check_settings
+    from dit_lab.lab.described import described_shapes
+
     check_settings(config)
-    shapes = check_data(config)
+    shapes, assumed = described_shapes(config)
+    if args.picture and not shapes.data.train_images:
+        raise RequestError(f"--picture: {assumed[0].partition(':')[0]}; give dataset.root=FOLDER")
     table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in _rows(config, shapes, args):
+    for name, value in [*(("assumed", said) for said in assumed), *_rows(config, shapes, args)]:
         table.add_row(name, value)
     Console().print(table)
     if args.picture:
@@ -84,6 +99,34 @@ def run(args: argparse.Namespace) -> int:
 
         count = write_preview(config, shapes.data, args.picture)
         print(f"picture: the first {count} images of the training in {args.picture}")
+    return 0
+
+
+def _describe_sweep(args: argparse.Namespace) -> int:
+    """A line for each model that a named sweep trains."""
+    from rich.console import Console
+
+    from dit_lab.cli.tables import LONGEST_LINE, columns
+    from dit_lab.lab.compute import training_images
+    from dit_lab.lab.described import described_shapes, different_trainings
+
+    rows: list[tuple[str, ...]] = []
+    remarks: dict[str, None] = {}
+    for label, config in different_trainings(args.overrides, args.config_dir).items():
+        shapes, assumed = described_shapes(config)
+        remarks.update(dict.fromkeys(assumed))
+        size = _cost(config, shapes)
+        per_image = size.training_flops_per_image
+        rows.append((
+            label or "the one model", f"{size.parameters:,}", f"{size.tokens:,}",
+            f"{size.forward_macs_per_image / 1e9:.4g}", f"{per_image / 1e9:.4g}",
+            f"{per_image * training_images(config):.3g}",
+        ))  # fmt: skip
+    headings = ("trained", "parameters", "tokens", "forward, GMACs an image",
+                "training, GFLOP an image", "FLOP in all")  # fmt: skip
+    Console(soft_wrap=True, width=LONGEST_LINE).print(columns(headings, rows))
+    for remark in remarks:
+        print(f"assumed: {remark}")
     return 0
 
 
@@ -108,29 +151,39 @@ def _check_options(args: argparse.Namespace) -> None:
 def _rows(
     config: dict[str, Any], shapes: Shapes, args: argparse.Namespace
 ) -> list[tuple[str, str]]:
-    from dit_lab.lab.compute import model_cost, training_images
+    from dit_lab.lab.compute import training_images
 
-    model, training, data = config["model"], config["training"], shapes.data
+    training, data = config["training"], shapes.data
     channels, height, width = shapes.latent
-    size = model_cost(config, shapes)
-    if size is None:
-        raise RequestError(f"model._target_={model['_target_']}: only a DiT of the lab is counted")
+    size = _cost(config, shapes)
     devices = args.devices or config["distributed"]["num_processes"]
     images = training_images(config)
     total_flops = images * size.training_flops_per_image
+    shape = f"images of {data.channels} x {data.height} x {data.width}"
+    counts = f"{data.train_images:,} training and {data.validation_images:,} held-out "
+    epochs = f"{images / data.train_images:.1f} epochs, " if data.train_images else ""
     return [
-        ("data", f"{data.train_images:,} training and {data.validation_images:,} held-out images "
-                 f"of {data.channels} x {data.height} x {data.width}"),
+        ("data", f"{counts}{shape}" if data.train_images else shape),
         ("classes", _classes(data)),
         ("model sees", f"{channels} x {height} x {width}, {size.tokens} tokens"),
         ("parameters", f"{size.parameters:,} ({size.trainable_parameters:,} trainable)"),
         ("forward", f"{size.forward_macs_per_image / 1e9:.4g} GMACs per image"),
         ("training", f"{size.training_flops_per_image / 1e9:.4g} GFLOP per image"),
         ("budget", f"{training['total_steps']:,} steps of {training['global_batch_size']} images, "
-                   f"{images / data.train_images:.1f} epochs, {total_flops:.3g} FLOP"),
+                   f"{epochs}{total_flops:.3g} FLOP"),
         *_memory_rows(config, size, devices),
         *_time_rows(config, total_flops, devices, args),
     ]  # fmt: skip
+
+
+def _cost(config: Mapping[str, Any], shapes: Shapes) -> Cost:
+    from dit_lab.lab.compute import model_cost
+
+    size = model_cost(config, shapes)
+    if size is None:
+        target = config["model"]["_target_"]
+        raise RequestError(f"model._target_={target}: only a DiT of the lab is counted")
+    return size
 
 
 def _memory_rows(config: dict[str, Any], size: Cost, devices: int) -> list[tuple[str, str]]:

@@ -39,17 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab import resources
     from dit_lab.lab.expected import read_expected
     from dit_lab.lab.reproduce import Outcome, find_experiment, metrics_by_label
 
     _check(args)
+    recipe = resources.experiment_folder(args.experiment)
+    expected = None if args.record else read_expected(recipe)
     experiment = find_experiment(args.experiment, args.overrides, num_seeds=args.seeds)
     if args.record and len(experiment.seeds) < LEAST_SEEDS:
         raise RequestError(
             f"--record: {len(experiment.seeds)} are too few seeds for a spread; give --seeds "
             f"{LEAST_SEEDS} or more"
         )
-    expected = None if args.record else read_expected(experiment.folder)
     probes, circumstances = _probes(experiment)
     if args.quick:
         assert expected is not None  # _check refuses to record probes alone

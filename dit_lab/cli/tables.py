@@ -59,14 +59,14 @@ def print_comparison(first: Evaluation, second: Evaluation) -> bool:
         parts = [(d.key, d.first, d.second) for d in found if d.effect is effect]
         if parts:
             console.print(f"[bold]{effect.value}[/]")
-            console.print(_columns(("", "A", "B"), parts))
+            console.print(columns(("", "A", "B"), parts))
     if not found:
         console.print("the same measurement of the same weights")
     if comparable:
         numbers = {row.key: row for row in second.rows}
         both = [(row, numbers[row.key]) for row in first.rows if row.key in numbers]
         rows = [(row.key, _value(row), _value(other)) for row, other in both]
-        console.print(_columns(("metric", "A", "B"), rows))
+        console.print(columns(("metric", "A", "B"), rows))
     console.print(f"[bold]{'comparable' if comparable else 'not comparable'}[/]")
     return comparable
 
@@ -82,7 +82,7 @@ def print_judgement(found: Judgement) -> None:
             for v in verdicts
         ]
         headings = ("number", "recorded", "obtained", "difference", "tolerance", "verdict")
-        console.print(_columns(headings, rows))
+        console.print(columns(headings, rows))
     for difference in found.differences:
         console.print(f"[dim]not as recorded: {escape(difference)}[/]")
     wrong = [f"{name}{'' if label == ONE else f' ({label})'}" for label, name in found.wrong]
@@ -94,7 +94,7 @@ def _difference(verdict: Verdict) -> str:
     return "-" if verdict.difference is None else f"{verdict.difference:.2g}"
 
 
-def _columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in headings:
         table.add_column(heading, no_wrap=True)

@@ -69,15 +69,20 @@ def check_data(config: Config) -> Shapes:
         height=facts.height,
         width=facts.width,
     )
-    _check_patch(config["model"]["patch_size"], latent)
-    _check_direction(config["objective"], latent)
+    shapes = Shapes(facts, latent)
+    check_model(config, shapes)
     check_likelihood(config)
     check_metrics(config, facts)
-    shapes = Shapes(facts, latent)
-    check_conditioning(config, shapes, model=config["model"])
     check_coupled_data(config, shapes)
     check_images(config)
     return shapes
+
+
+def check_model(config: Config, shapes: Shapes) -> None:
+    """The model, the objective and the guidance against the shapes. Raises RequestError."""
+    _check_patch(config["model"]["patch_size"], shapes.latent)
+    _check_direction(config["objective"], shapes.latent)
+    check_conditioning(config, shapes, model=config["model"])
 
 
 def check_root(config: Config) -> None:

@@ -4,7 +4,9 @@ obtained compares with it. Torch-free.
     recorded:   when, on what, with which versions and code, how long, and by which seeds
     probes:     name -> value and tolerance by kind of device, of each configuration
     measured:   name -> values of the seeds, their mean, deviation, and the tolerance of one more
-    published:  numbers of others, with their source; never compared
+    published:  numbers of others: source, metric, and values by configuration; never compared
+
+An experiment that is not for this machine may have what is published alone.
 """
 
 from __future__ import annotations
@@ -62,6 +64,33 @@ class Verdict:
         return "reproduced" if self.good else "NOT reproduced"
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A number of others; the configuration is what is typed behind the experiment, or ONE."""
+
+    configuration: str
+    metric: str
+    value: float
+    source: str
+
+
+def read_published(folder: Path) -> list[Published]:
+    """What others measured of an experiment, in the order of the file."""
+    file = folder / FILE
+    groups = read_yaml(file).get("published", []) if file.exists() else []
+    return [
+        Published(configuration, group["metric"], value, group["source"])
+        for group in groups
+        for configuration, value in group["values"].items()
+    ]
+
+
+def is_measured(folder: Path) -> bool:
+    """Whether anything of an experiment was recorded here."""
+    file = folder / FILE
+    return file.exists() and "measured" in read_yaml(file)
+
+
 def read_expected(folder: Path) -> dict[str, Any]:
     """The file of an experiment's folder. Raises RequestError."""
     file = folder / FILE
@@ -71,6 +100,11 @@ def read_expected(folder: Path) -> dict[str, Any]:
             f"dit-lab reproduce {folder.name} --record --seeds 3 writes it"
         )
     found = read_yaml(file)
+    if list(found) == ["published"]:
+        raise RequestError(
+            f"{folder.name}: only numbers of others are known of it, and nothing is compared with "
+            f"these; dit-lab reproduce {folder.name} --record --seeds 3 adds its own"
+        )
     if lacking := [part for part in PARTS if part not in found]:
         raise RequestError(f"{file}: lacks {', '.join(lacking)}; --record writes it anew")
     return found

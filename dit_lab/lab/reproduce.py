@@ -26,7 +26,6 @@ from dit_lab.lab.sweep_axes import product, sweep_overrides
 from dit_lab.lab.sweep_plan import compose_jobs
 from dit_lab.lab.trust import source_files
 from dit_lab.runs import EVALUATING_CODE, code_files, digest
-from dit_lab.types import RequestError
 
 Config = Mapping[str, Any]
 
@@ -60,9 +59,7 @@ class Experiment:
 def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | None) -> Experiment:
     """The experiment of that name, by the first `num_seeds` seeds, or by those that are typed or
     that its recipe has. Raises RequestError."""
-    known = resources.experiments()
-    if name not in known:
-        raise RequestError(f"{name}: no such experiment; there are {', '.join(sorted(known))}")
+    folder = resources.experiment_folder(name)
     typed = typed_for(name, overrides, num_seeds)
     parsed = sweep_overrides(typed)
     composed = compose_jobs(parsed, product(parsed), [])
@@ -73,7 +70,7 @@ def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | Non
         shapes.setdefault(_label(texts), of_it)
     check_root(composed.configs[0])
     seeds = sorted({config["seed"] for config in composed.configs})
-    return Experiment(name, known[name], configs, shapes, seeds, len(composed.configs))
+    return Experiment(name, folder, configs, shapes, seeds, len(composed.configs))
 
 
 def typed_for(name: str, overrides: Sequence[str], num_seeds: int | None) -> list[str]:

@@ -66,6 +66,14 @@ def experiments() -> dict[str, Path]:
     }
 
 
+def experiment_folder(name: str) -> Path:
+    """The folder of a named experiment. Raises RequestError."""
+    known = experiments()
+    if name not in known:
+        raise RequestError(f"{name}: no such experiment; there are {', '.join(sorted(known))}")
+    return known[name]
+
+
 def header(experiment: Path) -> dict[str, str]:
     """What the comments at the head of a recipe say: question, hardware, time, expected."""
     found = {}

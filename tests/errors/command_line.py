@@ -38,9 +38,14 @@ AREA = Area(
             says="--config-dir nowhere: no such folder",
         ),
         Case(
-            title="a word to a verb that takes none",
-            command="experiments quick",
-            says="unrecognized arguments: quick; see dit-lab experiments --help",
+            title="a word more than a verb takes",
+            command="experiments quickstart more",
+            says="unrecognized arguments: more; see dit-lab experiments --help",
+        ),
+        Case(
+            title="a picture of data that is not here",
+            command="describe dataset.num_classes=1000 codec=identity --picture first.png",
+            says="--picture: .*/imagenet_dataset is not here",
         ),
         Case(
             title="not of the form KEY=VALUE",

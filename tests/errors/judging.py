@@ -139,7 +139,17 @@ AREA = Area(
         Case(
             title="an experiment that there is not",
             command="reproduce quikstart",
-            says="quikstart: no such experiment; there are guidance, objectives, ",
+            says="quikstart: no such experiment; there are dit, ",
+        ),
+        Case(
+            title="the numbers of an experiment that there is not",
+            command="experiments quikstart",
+            says="quikstart: no such experiment; there are dit, ",
+        ),
+        Case(
+            title="an experiment of which only numbers of others are known",
+            command="reproduce dit_xl",
+            says="dit_xl: only numbers of others are known of it, and nothing is compared with ",
         ),
         Case(
             title="an experiment of which nothing was recorded",

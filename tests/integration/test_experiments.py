@@ -1,0 +1,169 @@
+"""The shelf of named experiments: every configuration of each, measured or published, composes and
+builds; each recipe trains two steps of a reduced model; the list says what is known of them."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+from collections.abc import Callable, Iterator
+from itertools import product as combinations_of
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dit_lab.lab import compose, resources
+from dit_lab.lab.compute import model_cost
+from dit_lab.lab.config import compose_train
+from dit_lab.lab.described import described_shapes, different_trainings
+from dit_lab.lab.expected import ONE, is_measured, read_expected, read_published
+from dit_lab.lab.sweep_axes import asks_for_sweep, product, sweep_overrides
+from dit_lab.runs import read_json
+
+EXPERIMENTS = resources.experiments()
+REDUCED = [
+    "model.hidden_size=32", "model.depth=1", "model.num_heads=2", "precision=fp32",
+    "training.total_steps=2", "training.global_batch_size=4", "sampler.steps=2",
+    "evaluation.loss_images=8", "evaluation.num_images=0", "sample.num_images=2",
+    "dataset.num_workers=0", "tracking=none", "name=reduced",
+]  # fmt: skip
+
+Fork = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What the recipes expect, small and at random: dataset class -> what is typed for it."""
+    folder = tmp_path_factory.mktemp("data")
+    draw = np.random.default_rng(0)
+    _write_idx(folder / "idx", draw)
+    lines = []
+    for number in range(16):
+        file = folder / f"lists/images/{number % 2}/{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file)
+        lines.append(f"{number % 2}/{number}.png {number % 2}\n")
+    (folder / "lists/train_labels.txt").write_text("".join(lines[:12]))
+    (folder / "lists/val_labels.txt").write_text("".join(lines[12:]))
+    _write_autoencoder(folder / "vae")
+    lists = ["dataset.num_classes=2", "dataset.image_size=64", f"codec.path={folder}/vae"]
+    return {
+        "Digits": [],
+        "FashionMNIST": [f"dataset.root={folder}/idx"],
+        "LabelledList": [f"dataset.root={folder}/lists", *lists],
+        "ImageFolder": [f"dataset.root={folder}/lists/images"],
+    }
+
+
+def _write_idx(folder: Path, draw: np.random.Generator) -> None:
+    folder.mkdir()
+    for split, count in (("train", 2048), ("t10k", 16)):
+        for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
+            header = bytes([0, 0, 8, len(shape)])
+            header += b"".join(side.to_bytes(4, "big") for side in shape)
+            numbers = draw.integers(0, 256 if len(shape) > 1 else 10, shape).astype(np.uint8)
+            (folder / f"{split}-{kind}-ubyte.gz").write_bytes(
+                gzip.compress(header + numbers.tobytes())
+            )
+
+
+def _write_autoencoder(folder: Path) -> None:
+    import diffusers
+
+    torch.manual_seed(0)
+    diffusers.AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+    ).save_pretrained(folder)
+
+
+def first_of(name: str) -> list[str]:
+    """What is typed for the first job of an experiment alone."""
+    typed = [f"experiment={name}"]
+    if not asks_for_sweep(typed):
+        return typed
+    return [*typed, *product(sweep_overrides(typed))[0]]
+
+
+def is_here(config: dict[str, Any]) -> bool:
+    """Whether what is composed can be described without the files of a dataset."""
+    return config["dataset"].get("num_classes") is not None or "root" not in config["dataset"]
+
+
+def configurations() -> Iterator[tuple[str, list[str]]]:
+    """Everything that a folder is about: of each recipe every model, and what is published."""
+    for name, folder in EXPERIMENTS.items():
+        of = {ONE: None, **{one.configuration: None for one in read_published(folder)}}
+        yield from ((name, [] if text == ONE else text.split(" ")) for text in of)
+
+
+@pytest.mark.parametrize(("name", "typed"), configurations(), ids=str)
+def test_it_composes_and_builds(name: str, typed: list[str], data: dict[str, list[str]]) -> None:
+    """At its full size, on no device; with as many parameters as it is said to have."""
+    overrides = [f"experiment={name}", *typed]
+    if not is_here(config := compose_train(overrides)):
+        kind = config["dataset"]["_target_"].rpartition(".")[2]
+        overrides += data[kind]
+    sweep = asks_for_sweep(overrides)
+    models = different_trainings(overrides) if sweep else {ONE: compose_train(overrides)}
+    for config in models.values():
+        shapes, _ = described_shapes(config)
+        channels, *size = shapes.latent
+        objective = compose.build_objective(config, shapes)
+        with torch.device("meta"):
+            model = compose.build(
+                config, "model", input_size=tuple(size), in_channels=channels,
+                num_classes=shapes.data.num_classes, learn_sigma=objective.learn_sigma,
+            )  # fmt: skip
+        cost = model_cost(config, shapes)
+        assert cost is not None
+        assert sum(weight.numel() for weight in model.parameters()) == cost.parameters
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_two_steps(name: str, forked_in: Fork, tmp_path: Path, data: dict[str, list[str]]) -> None:
+    overrides = first_of(name)
+    config = compose_train(overrides)
+    reduced = [*REDUCED, *data[config["dataset"]["_target_"].rpartition(".")[2]]]
+    if config["objective"].get("direction_weight") and not is_here(config):
+        reduced.append("objective.direction_weight=0")
+    done = forked_in(tmp_path, "train", *overrides, *reduced)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (status,) = tmp_path.glob("outputs/runs/reduced/*/status.json")
+    assert (read_json(status)["status"], read_json(status)["step"]) == ("FINISHED", 2)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_is_recorded_is_of_the_recipe(name: str) -> None:
+    """The configurations of expected.yaml are those that the recipe makes."""
+    folder = EXPERIMENTS[name]
+    if not is_measured(folder):
+        pytest.skip("nothing is recorded of it")
+    typed = sweep_overrides([f"experiment={name}"])
+    axes = {one.key_or_group for one in typed if one.is_sweep_override()} - {"seed"}
+    for label in read_expected(folder)["measured"]:
+        found = set() if label == ONE else {text.partition("=")[0] for text in label.split(" ")}
+        assert found == axes
+
+
+def test_the_list_has_them_all(forked_in: Fork, tmp_path: Path) -> None:
+    done = forked_in(tmp_path, "experiments")
+    assert done.returncode == 0, done.stderr
+    for name, folder in EXPERIMENTS.items():
+        (entry,) = (part for part in done.stdout.split("\n\n") if part.startswith(f"{name} "))
+        assert resources.header(folder)["question"] in entry
+        assert ("recorded 20" in entry) == is_measured(folder)
+
+
+def test_the_numbers_of_one(forked_in: Fork, tmp_path: Path) -> None:
+    done = forked_in(tmp_path, "experiments", "dit")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("  ")[0] for line in done.stdout.splitlines() if " eval/fid_" in line]
+    sizes = combinations_of(("s", "b", "l", "xl"), ("8", "4", "2"))
+    assert rows[1:] == [f"model={size} patch={patch}" for size, patch in sizes]
+    assert "published by others, not measured here" in done.stdout
