@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         return code
     outcome = Outcome(probes, metrics_by_label(folder.runs()), circumstances)
     if expected is None:
-        _record(experiment, outcome, seconds=folder.seconds)
+        _record(experiment, outcome, folder)
         code = 0
     else:
         code = _judge(expected, outcome, folder)
@@ -131,12 +131,18 @@ def _train(experiment: Experiment, args: argparse.Namespace, folder: Reproductio
     return code
 
 
-def _record(experiment: Experiment, outcome: Outcome, *, seconds: float) -> None:
+def _record(experiment: Experiment, outcome: Outcome, folder: ReproductionFolder) -> None:
     from dit_lab.lab.expected import write_expected
+    from dit_lab.lab.recorded_report import write_results
     from dit_lab.lab.reproduce import as_recorded
 
-    file = write_expected(experiment.folder, as_recorded(experiment, outcome, seconds=seconds))
-    print(f"recorded: {file}")
+    content = as_recorded(experiment, outcome, seconds=folder.seconds)
+    written = [
+        *write_results(folder.runs(), experiment.folder),
+        write_expected(experiment.folder, content),
+    ]
+    for file in written:
+        print(f"recorded: {file}")
 
 
 def _judge(

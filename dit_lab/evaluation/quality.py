@@ -11,22 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dit_lab import rng
 from dit_lab.evaluation.features import Extractor, FeatureCache, Features, Probabilities
+from dit_lab.evaluation.floors import Floors, Measure, mean_and_deviation
 from dit_lab.evaluation.frechet import Moments
 from dit_lab.evaluation.neighbours import Distances, nearest
 from dit_lab.evaluation.reference import ImageSet, Reference
 from dit_lab.evaluation.table import Row, with_caveats
 from dit_lab.evaluation.two_sample import FOLDS
-
-Measure = Callable[[Features, Features], float]
-"""(samples (N, D), real images (N, D)) -> the metric."""
 
 Task = Callable[[], Row]
 """One line of the table, when it is called."""
@@ -88,7 +86,7 @@ class Yardstick:
     """Real images with everything that is measured on them once, for any number of sample sets.
 
     `statistics` gives the Gaussian of the whole training split, which may be more than the training
-    images here, by extractor.
+    images here, by extractor. What is only of real images is kept in `folder`, if one is given.
     """
 
     def __init__(
@@ -98,14 +96,15 @@ class Yardstick:
         seed: int,
         extractors: Extractors,
         statistics: Callable[[str], Moments],
-        cache: FeatureCache,
+        folder: Path | None,
         check_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self.seed, self.statistics, self.check_stop = seed, statistics, check_stop
         self.num_classes = reference.num_classes
         self._extractors = extractors
-        self._floors: dict[tuple[str, str, str, int], tuple[float, float]] = {}
+        self._floors = Floors(folder, seed=seed)
         self._distances: dict[str, Distances] = {}
+        cache = FeatureCache(folder)
         self.train = Seen(self._shuffled(reference.train, "training"), extractors, cache)
         self.held_out = Seen(self._shuffled(reference.held_out, "held-out"), extractors, cache)
 
@@ -166,12 +165,10 @@ class Yardstick:
 
             def by_draws(against: str = against, real: str = real) -> Row:
                 others = pairs[against]
-                key = (metric, extractor, against, draw)
-                if key not in self._floors:
-                    of_real = zip(pairs[real], others, strict=True)
-                    self._floors[key] = _mean([measure(*pair) for pair in of_real])
+                of_real = list(zip(pairs[real], others, strict=True))
                 drawn = list(zip(_draws(features, draw), others, strict=True))
-                return row(against, measure, drawn, floor=self._floors[key])
+                floor = self._floors.floor(f"{metric} {extractor}", measure, of_real)
+                return row(against, measure, drawn, floor=floor)
 
             tasks.append(by_draws)
         return tasks
@@ -191,7 +188,7 @@ def _row(
     floor: tuple[float | None, float | None] = (None, None),
 ) -> Row:
     """Mean and deviation over pairs of (samples, real images)."""
-    value, deviation = _mean([measure(*pair) for pair in pairs])
+    value, deviation = mean_and_deviation([measure(*pair) for pair in pairs])
     return Row(
         metric=metric,
         extractor=extractor,
@@ -202,9 +199,3 @@ def _row(
         floor=floor[0],
         floor_deviation=floor[1],
     )
-
-
-def _mean(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation, 0 for a single value."""
-    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return float(np.mean(values)), float(deviation)

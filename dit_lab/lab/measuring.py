@@ -9,7 +9,7 @@ from typing import Any
 
 from dit_lab.data.facts import images_config
 from dit_lab.evaluation.classifier import classifier_fingerprint, trained_classifier
-from dit_lab.evaluation.features import Extractor, FeatureCache, Pixels, pooled_size
+from dit_lab.evaluation.features import Extractor, Pixels, pooled_size
 from dit_lab.evaluation.fidelity import DinoV2, Inception
 from dit_lab.evaluation.frechet import Moments
 from dit_lab.evaluation.quality import Metric, Yardstick
@@ -107,7 +107,7 @@ def build_yardstick(
         seed=parts.config["evaluation"]["seed"],
         extractors=extractors,
         statistics=statistics,
-        cache=FeatureCache(folder),
+        folder=folder,
         check_stop=check_stop,
     )
 

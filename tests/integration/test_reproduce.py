@@ -102,6 +102,10 @@ def test_what_is_recorded(recorded: Path) -> None:
     assert content["recorded"]["seeds"] == [0, 1, 2]
     assert len(content["probes"][ours]["losses"]["value"]) == 50
     assert content["probes"][ours]["evaluations"]["value"] == 4.0  # two steps of Heun
+    results = (recorded / "experiments/tiny/results.md").read_text()
+    assert "seeds 0, 1, 2, 3 of 3 runs measured" in results
+    for picture in [*re.findall(r"]\((.+?)\)", results), "samples.png"]:
+        assert (recorded / "experiments/tiny" / picture).read_bytes().startswith(b"\x89PNG")
     assert 0 < content["probes"][ours]["dropped"]["value"] < 0.2
 
 

@@ -20,7 +20,6 @@ from dit_lab.evaluation import metrics, two_sample
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
 from dit_lab.evaluation.features import (
     Extractor,
-    FeatureCache,
     Features,
     Pixels,
     Probabilities,
@@ -107,7 +106,7 @@ def yardstick_of(
         seed=seed,
         extractors=extractors,
         statistics=lambda extractor: training,
-        cache=FeatureCache(None),
+        folder=None,
         check_stop=check_stop,
     )
 

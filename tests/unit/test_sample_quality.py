@@ -16,7 +16,7 @@ from torch import Tensor
 from dit_lab.codecs.identity import Identity
 from dit_lab.evaluation import sample_quality
 from dit_lab.evaluation.card import Card, read_evaluation
-from dit_lab.evaluation.features import FeatureCache, Pixels
+from dit_lab.evaluation.features import Pixels
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator
 from dit_lab.evaluation.metrics import Memorisation, PrecisionRecall
 from dit_lab.evaluation.quality import AS_TRAINED, Yardstick
@@ -68,7 +68,7 @@ def quality(folder: Path, **changes: Any) -> SampleQuality:
             seed=0,
             extractors={"pixels": Pixels()},
             statistics=lambda extractor: pytest.fail("no metric asks for them"),
-            cache=FeatureCache(None),
+            folder=None,
         )
 
     options: dict[str, Any] = {

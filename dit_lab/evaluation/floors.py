@@ -1,0 +1,67 @@
+"""What real images get against other real images: the same for every model, so made once, and kept.
+
+    <folder>/floor-<hash>.json      mean and deviation of a metric
+
+The hash is of everything that they follow from: the features, the metric, the seed of its draws,
+the code of this package that measures and the versions of the libraries that do the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from dit_lab.evaluation.features import Features
+from dit_lab.runs import code_files, digest, read_json, write_json
+
+Measure = Callable[[Features, Features], float]
+"""(samples (N, D), real images (N, D)) -> the metric."""
+
+Pairs = Sequence[tuple[Features, Features]]
+
+
+class Floors:
+    """Mean and standard deviation of a metric over pairs of sets of real images. Without a folder
+    nothing outlives the process."""
+
+    def __init__(self, folder: Path | None, *, seed: int) -> None:
+        self._folder, self._known = folder, dict[str, tuple[float, float]]()
+        libraries = {name: version(name) for name in ("numpy", "scikit-learn", "scipy")}
+        code = code_files(("evaluation",), {})
+        self._circumstances = digest({"seed": seed, "code": code, "libraries": libraries})
+
+    def floor(self, metric: str, measure: Measure, pairs: Pairs) -> tuple[float, float]:
+        key = digest(
+            f"{metric} {self._circumstances}".encode()
+            + b"".join(digest(features.tobytes()).encode() for pair in pairs for features in pair)
+        )
+        if key not in self._known:
+            self._known[key] = self._read_or_make(key, metric, measure, pairs)
+        return self._known[key]
+
+    def _read_or_make(
+        self, key: str, metric: str, measure: Measure, pairs: Pairs
+    ) -> tuple[float, float]:
+        # a metric of somebody else's may change without its name
+        if self._folder is None or not _is_ours(measure):
+            return mean_and_deviation([measure(*pair) for pair in pairs])
+        file = self._folder / f"floor-{key}.json"
+        if not file.exists():
+            mean, deviation = mean_and_deviation([measure(*pair) for pair in pairs])
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_json(file, {"metric": metric, "mean": mean, "deviation": deviation})
+        found = read_json(file)
+        return found["mean"], found["deviation"]
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """The standard deviation is 0 for a single value."""
+    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return float(np.mean(values)), float(deviation)
+
+
+def _is_ours(measure: Measure) -> bool:
+    return str(getattr(measure, "__module__", "")).startswith("dit_lab.")

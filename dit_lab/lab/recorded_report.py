@@ -1,0 +1,65 @@
+"""What a recording leaves beside the recipe for people to read: `results.md` with its plots, as the
+sweep's report has them, and `samples.png`, images of every model."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dit_lab.lab.report import report_on
+from dit_lab.lab.report_runs import Run, configuration
+from dit_lab.sweeps.drawing import png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESULTS = "results.md"
+SAMPLES = "samples.png"
+COLUMNS = 4
+
+
+def write_results(runs: Sequence[Run], experiment: Path) -> list[Path]:
+    """Write what the runs of a recording say into the experiment's folder; the files."""
+    written = []
+    with tempfile.TemporaryDirectory() as place:
+        _, files = report_on(runs, Path(place), title=experiment.name)
+        for file in files:
+            if file.suffix in (".md", ".png"):
+                name = RESULTS if file.suffix == ".md" else file.name
+                written.append(Path(shutil.copyfile(file, experiment / name)))
+    if grids := _grids(runs):
+        (experiment / SAMPLES).write_bytes(png(lambda: _sheet(grids)))
+        written.append(experiment / SAMPLES)
+    return written
+
+
+def _grids(runs: Sequence[Run]) -> dict[str, Path]:
+    """The last images of each model by its first seed, by what tells the models apart."""
+    found: dict[str, Path] = {}
+    seen: set[Path] = set()
+    for run in runs:
+        label = " ".join(f"{key}={value}" for key, value in configuration(run).items())
+        grids = sorted(run.folder.samples.glob("step-*.png"))
+        if grids and label not in found and run.folder.root not in seen:
+            found[label] = grids[-1]
+            seen.add(run.folder.root)
+    return found
+
+
+def _sheet(grids: Mapping[str, Path]) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.image import imread
+
+    columns = min(COLUMNS, len(grids))
+    rows = math.ceil(len(grids) / columns)
+    figure = Figure(figsize=(3 * columns, 3.2 * rows), layout="constrained")
+    for place, (label, file) in enumerate(grids.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(imread(file), cmap="gray", interpolation="nearest")
+        axes.set_title(label, fontsize=8)
+        axes.set_axis_off()
+    return figure
