@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dit_lab.lab import resources
+
+if TYPE_CHECKING:
+    from dit_lab.lab.shelf import Entry
 
 SHOWS_CHOICES = False
 
@@ -20,55 +23,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab.shelf import entry, shelf
+
     if args.experiment is None:
-        for name, folder in resources.experiments().items():
-            _print_entry(name, folder)
+        for one in shelf():
+            _print_entry(one)
         print("dit-lab experiments EXPERIMENT   all of its numbers")
         print("dit-lab reproduce EXPERIMENT     does it again and compares")
         return 0
     folder = resources.experiment_folder(args.experiment)
-    _print_entry(args.experiment, folder)
+    _print_entry(entry(args.experiment, folder))
     _print_numbers(folder)
     return 0
 
 
-def _print_entry(name: str, folder: Path) -> None:
-    header = resources.header(folder)
-    takes = ", ".join(header[key] for key in ("hardware", "time") if key in header)
-    known = "; ".join(filter(None, (takes, _status(folder))))
-    lines = filter(None, (header.get("question"), known, header.get("command")))
-    print(f"{name:<16}", f"\n{'':<16}".join(lines), sep="", end="\n\n")
-
-
-def _status(folder: Path) -> str:
-    """Whether something was recorded, and the number that it is judged by."""
-    from dit_lab.lab.expected import ONE, is_measured, read_expected, read_published
-
-    published = read_published(folder)
-    if not is_measured(folder):
-        if not published:
-            return "not recorded"
-        metric = published[0].metric
-        values = [one.value for one in published if one.metric == metric]
-        return f"published, not measured here: {metric} {min(values):g} to {max(values):g}"
-    expected = read_expected(folder)
-    recorded = expected["recorded"]
-    label, metric, number = _main_number(expected["measured"])
-    of = "" if label == ONE else f"best of {len(expected['measured'])}, {label}: "
-    return (
-        f"recorded {recorded['date']} by {len(recorded['seeds'])} seeds: {of}{metric} "
-        f"{number['mean']:.3f} ± {number['deviation']:.3f}"
+def _print_entry(entry: Entry) -> None:
+    known = ": ".join(filter(None, (entry.status, entry.main)))
+    lines = (
+        entry.header.get("question"),
+        "; ".join(filter(None, (entry.takes, known))),
+        entry.header.get("command"),
     )
-
-
-def _main_number(measured: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """The best configuration by the metric that experiments are judged by, that and its value."""
-    from dit_lab.lab.judging import is_lower_better, leading_metric
-
-    metric = leading_metric(next(iter(measured.values())))
-    sign = 1 if is_lower_better(metric) else -1
-    best = min(measured, key=lambda label: sign * measured[label][metric]["mean"])
-    return best, metric, measured[best][metric]
+    print(f"{entry.name:<16}", f"\n{'':<16}".join(filter(None, lines)), sep="", end="\n\n")
 
 
 def _print_numbers(folder: Path) -> None:

@@ -22,6 +22,7 @@ from dit_lab.lab.described import described_shapes, different_trainings
 from dit_lab.lab.expected import ONE, is_measured, read_expected, read_published
 from dit_lab.lab.sweep_axes import asks_for_sweep, product, sweep_overrides
 from dit_lab.runs import read_json
+from tests.shelf import README, written
 
 EXPERIMENTS = resources.experiments()
 REDUCED = [
@@ -158,6 +159,11 @@ def test_the_list_has_them_all(forked_in: Fork, tmp_path: Path) -> None:
         (entry,) = (part for part in done.stdout.split("\n\n") if part.startswith(f"{name} "))
         assert resources.header(folder)["question"] in entry
         assert ("recorded 20" in entry) == is_measured(folder)
+
+
+def test_the_readme_has_them_as_they_are_recorded() -> None:
+    """python -m tests.shelf writes its table anew."""
+    assert written(README.read_text()) == README.read_text()
 
 
 def test_the_numbers_of_one(forked_in: Fork, tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""The README's table of experiments, from their recipes and what is recorded of them.
+
+    python -m tests.shelf
+
+writes it anew; a test fails where it is not what is recorded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dit_lab.lab.shelf import Entry, shelf
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+START, END = "<!-- written by python -m tests.shelf -->\n", "<!-- until here -->\n"
+PAGES = ("report.md", "results.md")  # the first that there is
+
+
+def table() -> str:
+    rows = "".join(f"{_row(entry)}\n" for entry in shelf())
+    return f"| experiment | question | takes | known | |\n|---|---|---|---|---|\n{rows}"
+
+
+def _row(entry: Entry) -> str:
+    pages = [page for page in PAGES if (entry.folder / page).exists()]
+    place = f"experiments/{entry.name}/{pages[0] if pages else 'recipe.yaml'}"
+    cells = (
+        f"[{entry.name}]({place})", entry.header["question"], entry.takes, entry.status,
+        entry.main.replace("eval/", ""),
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def written(text: str) -> str:
+    """The README with the table of now."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n{table()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    README.write_text(written(README.read_text()))
