@@ -24,7 +24,7 @@ COMPONENT_FILES = [
     file
     for group in ("objective", "sampler", "dataset", "codec", "optimizer", "schedule")
     for file in sorted((CONF / group).glob("*.yaml"))
-    if file.stem != "auto"
+    if "_target_" in file.read_text()  # others choose a component or build on one
 ]
 
 
