@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dit_lab.lab.judging import (
+    LOSS,
     is_lower_better,
     leading_metric,
     refuse_incomparable,
@@ -77,6 +78,8 @@ def _question(
     objectives = [run.config["choices"]["objective"] for run in runs]
     refuse_incomparable(chosen, objectives, key="report.metric")
     beside = [smallest_draw(names, [start]) for start in BESIDE]
+    if len(set(objectives)) == 1 and LOSS in names:
+        beside.append(LOSS)
     return Question(
         metric=chosen,
         lower_is_better=is_lower_better(chosen),

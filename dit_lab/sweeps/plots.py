@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dit_lab.sweeps.ablation import Ablation
+from dit_lab.sweeps.compute_plot import MOST_LEVELS, against_compute, compute_varies
 from dit_lab.sweeps.drawing import (
     COLOURS,
     LINES,
-    MARKERS,
     direction,
     new_figure,
     plain_powers,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 MOST_ROWS = 40  # configurations in the overview
 MOST_CURVES = 10  # configurations in one plot of curves: as many as can be told apart
 MOST_POINTS = 200  # steps of one curve
-MOST_LEVELS = 24  # values of an axis in its panel
 LOG_FROM = 20  # a curve that falls by this factor is drawn on a logarithmic scale
 
 
@@ -67,12 +66,11 @@ def plots(ablation: Ablation) -> Iterator[Plot]:
             svg=svg(lambda: _by_axis(ablation, axes), "axes"),
             note="A ring is one run, whatever its other settings; a bar is the mean of them.",
         )
-    flops = {c.compute.training_flops for c in ablation.configurations if c.sample.n} - {None}
-    if len(flops) > 1:
+    if compute_varies(ablation):
         yield Plot(
             title="Quality against compute",
-            svg=svg(lambda: _against_compute(ablation), "compute"),
-            note="Means over seeds; bars are the standard deviation.",
+            svg=svg(lambda: against_compute(ablation), "compute"),
+            note="Means over seeds; bars are the standard deviation; a dashed line is a power law.",
         )
     if evaluations_vary(ablation):
         yield Plot(
@@ -98,6 +96,12 @@ def pictures(ablation: Ablation) -> Iterator[Picture]:
         caption="every run, and means with their intervals",
         draw=lambda: _overview(ablation, shown(ablation, MOST_ROWS)),
     )
+    if compute_varies(ablation):
+        yield Picture(
+            name="compute.png",
+            caption="quality against training compute",
+            draw=lambda: against_compute(ablation),
+        )
     if evaluations_vary(ablation):
         yield Picture(
             name="evaluations.png",
@@ -180,34 +184,6 @@ def _by_axis(ablation: Ablation, names: Sequence[str]) -> Figure:
         panel.set_xlim(-0.5, len(levels) - 0.5)
         panel.set_title(axis)
     figure.suptitle(direction(ablation), size="medium")
-    return figure
-
-
-def _against_compute(ablation: Ablation) -> Figure:
-    """Colour and marker by the first axis."""
-    figure = new_figure(9, 4.5)
-    axes = figure.subplots()
-    first = ablation.axes[0]
-    levels = list(dict.fromkeys(c.settings[first] for c in ablation.configurations))
-    for number, level in enumerate(levels):
-        points = [
-            (c.compute.training_flops, c.sample.mean, c.sample.sd or 0.0)
-            for c in ablation.configurations
-            if c.settings[first] == level and c.sample.n and c.compute.training_flops
-        ]
-        if points:
-            x, y, spread = zip(*points, strict=True)
-            axes.errorbar(
-                x, y, spread, fmt=MARKERS[number % len(MARKERS)], capsize=3, markersize=7,
-                color=COLOURS[number % len(COLOURS)], label=f"{first}={level}",
-            )  # fmt: skip
-    axes.set_xscale("log")
-    plain_powers(axes.xaxis)
-    axes.set_xlabel("training FLOPs")
-    axes.set_title(direction(ablation), size="medium")
-    axes.grid(color=COLOURS[-1], alpha=0.25)
-    if len(levels) <= MOST_LEVELS:
-        figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 

@@ -9,8 +9,9 @@ from dit_lab.sweeps.ablation import Ablation, Agreement, Comparison, Interaction
 from dit_lab.sweeps.columns import columns, rows
 from dit_lab.sweeps.flags import name_seeds
 from dit_lab.sweeps.grid import ENOUGH_SEEDS, Tested
+from dit_lab.sweeps.power_law import losses, power_law
 from dit_lab.sweeps.results import Configuration
-from dit_lab.sweeps.rounding import between, p_value, plus_minus, rounded
+from dit_lab.sweeps.rounding import between, p_value, plus_minus, quantity, rounded
 
 MOST_CLAIMS = 5  # sentences of one kind in the answer; the table has all
 MOST_INTERACTIONS = 20
@@ -42,6 +43,7 @@ def sections(ablation: Ablation) -> list[Section]:
             title="Expected to agree",
             lines=[_agreement(ablation, agreement) for agreement in ablation.agreements],
         ),
+        Section(title="Compute", lines=_laws(ablation)),
         Section(title="Remarks", lines=[_sentence(text) for text in ablation.question.remarks]),
         Section(title="How to read this", lines=_how_to_read(ablation)),
     ]
@@ -250,6 +252,17 @@ def _agreement(ablation: Ablation, one: Agreement) -> str:
         f"{first} and {second} differ although they should agree ({one.reason}): difference "
         f"{difference} excludes 0. Look for the cause before believing the rest."
     )
+
+
+def _laws(ablation: Ablation) -> list[str]:
+    fitted = [law for name in losses(ablation) if (law := power_law(ablation, name))]
+    return [
+        f"{law.metric} falls with training compute as FLOPs ^ -{law.exponent:.3f} ± "
+        f"{law.standard_error:.3f} (standard error), from {quantity(law.flops[0])} to "
+        f"{quantity(law.flops[1])}FLOP, over {law.configurations} configurations, of whose "
+        f"logarithms it explains {law.explained:.0%}."
+        for law in fitted
+    ]
 
 
 def _how_to_read(ablation: Ablation) -> list[str]:

@@ -112,7 +112,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files(folder: Path) -> None:
-    names = {"report.html", "report.md", "report.csv", "report.tex", "report.png"}
+    names = {"report.html", "report.md", "report.csv", "report.tex", "report.png", "compute.png"}
     assert {file.name for file in folder.iterdir()} == names
     with Image.open(folder / "report.png") as image:
         assert image.width > 800
