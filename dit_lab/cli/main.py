@@ -32,7 +32,7 @@ VERBS = {
     "import": "make a run of weights of DiT, SiT, REPA or diffusers",
     "export": "write a run's weights for other programs, or as one file",
     "describe": "size, compute and memory of a configuration, without training it",
-    "experiments": "list the named experiments",
+    "experiments": "list the named experiments, or every number of one",
     "reproduce": "do a named experiment again: did the recorded numbers come back?",
     "ui": "open the MLflow page of the recorded runs",
     "doctor": "find runs and sweeps that were killed outright, and say so",

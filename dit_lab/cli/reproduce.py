@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.reproduce import Outcome, find_experiment, metrics_by_label
 
     _check(args)
-    recipe = resources.experiment_folder(args.experiment)
-    expected = None if args.record else read_expected(recipe)
+    named = resources.experiment_folder(args.experiment)
+    expected = None if args.record else read_expected(named)
     experiment = find_experiment(args.experiment, args.overrides, num_seeds=args.seeds)
     if args.record and len(experiment.seeds) < LEAST_SEEDS:
         raise RequestError(

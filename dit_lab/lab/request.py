@@ -69,8 +69,6 @@ class Request:
         known = resources.groups(dirs)
         for text in overrides:
             self._add(text, known)
-        if "experiment" in self._groups:
-            _register_recipe(self._groups["experiment"], resources.experiments())
 
     def _add(self, text: str, groups: Sequence[str]) -> None:
         parsed = parse_override(text)
@@ -136,6 +134,8 @@ class Request:
         return self._known[key]
 
     def _compose(self, overrides: list[str]) -> Chosen:
+        if (experiment := self._groups.get("experiment")) is not None:
+            _register_recipe(experiment, resources.experiments())
         try:
             with initialize_config_dir(str(resources.packaged("conf")), version_base="1.3"):
                 composed = compose(self._config_name, overrides=overrides, return_hydra_config=True)

@@ -23,6 +23,7 @@ from dit_lab.lab.expected import ONE, is_measured, read_expected, read_published
 from dit_lab.lab.sweep_axes import asks_for_sweep, product, sweep_overrides
 from dit_lab.runs import read_json
 from tests.shelf import README, written
+from tests.small_autoencoder import save_autoencoder
 
 EXPERIMENTS = resources.experiments()
 REDUCED = [
@@ -49,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         lines.append(f"{number % 2}/{number}.png {number % 2}\n")
     (folder / "lists/train_labels.txt").write_text("".join(lines[:12]))
     (folder / "lists/val_labels.txt").write_text("".join(lines[12:]))
-    _write_autoencoder(folder / "vae")
+    save_autoencoder(folder / "vae", (8, 8, 8, 8))
     lists = ["dataset.num_classes=2", "dataset.image_size=64", f"codec.path={folder}/vae"]
     return {
         "Digits": [],
@@ -69,18 +70,6 @@ def _write_idx(folder: Path, draw: np.random.Generator) -> None:
             (folder / f"{split}-{kind}-ubyte.gz").write_bytes(
                 gzip.compress(header + numbers.tobytes())
             )
-
-
-def _write_autoencoder(folder: Path) -> None:
-    import diffusers
-
-    torch.manual_seed(0)
-    diffusers.AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=4,
-    ).save_pretrained(folder)
 
 
 def first_of(name: str) -> list[str]:

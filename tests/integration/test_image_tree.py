@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from dit_lab.runs import read_metrics
+from tests.small_autoencoder import save_autoencoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -110,19 +111,9 @@ def write_tree(root: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree, and an autoencoder that makes 4 x 8 x 8 latents of it."""
-    import diffusers
-
     folder = tmp_path_factory.mktemp("tree")
     write_tree(folder / "tree")
-    torch.manual_seed(0)
-    diffusers.AutoencoderKL(
-        block_out_channels=(8, 16, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        norm_num_groups=4,
-        scaling_factor=0.5,
-    ).save_pretrained(folder / "vae")
+    save_autoencoder(folder / "vae", (8, 16, 16, 16), layers_per_block=2, scaling_factor=0.5)
     return folder
 
 

@@ -25,6 +25,7 @@ from dit_lab.codecs.facts import AUTOENCODER, codec_facts
 from dit_lab.codecs.identity import Identity
 from dit_lab.rng import normal
 from dit_lab.types import RequestError
+from tests.small_autoencoder import save_autoencoder
 
 MEAN = [0.3, -0.2, 0.1, 0.5]
 STD = [0.5, 2.0, 1.5, 0.8]
@@ -43,19 +44,10 @@ Save = Callable[..., Path]
 def save(tmp_path: Path) -> Save:
     """Saves a tiny autoencoder with the given config keys and returns its folder."""
 
-    def save_autoencoder(name: str = "vae", *, seed: int = 0, **config: Any) -> Path:
-        torch.manual_seed(seed)
-        network = diffusers.AutoencoderKL(
-            block_out_channels=(4, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=4,
-            **config,
-        )
-        network.save_pretrained(tmp_path / name)
-        return tmp_path / name
+    def in_folder(name: str = "vae", *, seed: int = 0, **config: Any) -> Path:
+        return save_autoencoder(tmp_path / name, (4, 8), seed=seed, **config)
 
-    return save_autoencoder
+    return in_folder
 
 
 def images(count: int = 5) -> Tensor:
