@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "interop": GROUND | {"models", "objectives"},
     "sweeps": GROUND | {"tracking"},
     "lab": GROUND | MIDDLE | {"evaluation", "interop", "sweeps"},
-    "cli": GROUND | MIDDLE | {"evaluation", "interop", "sweeps", "lab"},
+    "bench": GROUND | MIDDLE | {"evaluation", "lab"},
+    "cli": GROUND | MIDDLE | {"evaluation", "interop", "sweeps", "lab", "bench"},
 }
 
 FENCES = {
@@ -43,6 +44,7 @@ FENCES = {
 SLOW = ("torch", "torchvision", "diffusers", "mlflow", "accelerate", "sklearn", "safetensors")
 TORCH_FREE = (
     "exported.py", "runs.py", "lease.py", "processes.py", "cost.py", "scaling.py", "types.py",
+    "bench/__init__.py", "bench/figures.py", "bench/record.py", "bench/startup.py", "cli/bench.py",
     "cli/describe.py", "cli/doctor.py", "cli/ema.py", "cli/evaluate.py", "cli/experiments.py",
     "cli/export.py", "cli/importing.py", "cli/job.py", "cli/main.py",
     "cli/reflow.py", "cli/report.py", "cli/sample.py", "cli/sweep.py", "cli/sweep_table.py",

@@ -32,6 +32,7 @@ VERBS = {
     "import": "make a run of weights of DiT, SiT, REPA or diffusers",
     "export": "write a run's weights for other programs, or as one file",
     "describe": "size, compute and memory of a configuration, without training it",
+    "bench": "how fast training, sampling, loading and start-up are here",
     "experiments": "list the named experiments, or every number of one",
     "reproduce": "do a named experiment again: did the recorded numbers come back?",
     "ui": "open the MLflow page of the recorded runs",

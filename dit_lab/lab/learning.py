@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,9 +13,11 @@ from dit_lab.lab.compose import Parts
 from dit_lab.lab.initial import begin_with
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.ema import EMA, Average, PowerAverage
-from dit_lab.training.loop import LoopSettings
+from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.parallel import compile_blocks
+from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.together import Together
+from dit_lab.types import Hook
 
 Config = Mapping[str, Any]
 
@@ -71,3 +74,57 @@ def loop_settings(
         max_skipped_in_a_row=training["max_skipped_in_a_row"],
         images_per_epoch=len(batches.dataset),
     )
+
+
+def train_steps(
+    config: Config,
+    learns: Mapping[str, Any],
+    together: Together,
+    *,
+    steps: int,
+    log_every_steps: int,
+    hooks: Sequence[Hook],
+) -> None:
+    """The first steps of a training by the loop itself, `steps` of them or all where there are
+    fewer, with nothing saved and nothing measured.
+
+    `learns`, of `learning`, is what the loop is handed: weights and optimizer go on from where they
+    are, batches begin with the first.
+    """
+    count = _Count()
+
+    def check_stop() -> None:
+        together.check_stop()
+        if count.steps == steps:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        train(
+            **learns,
+            snapshots=Snapshots(None, averages=[], every_steps=0),
+            checkpoints=None,
+            resume_from=None,
+            evaluators=[],
+            hooks=[*hooks, count],
+            settings=loop_settings(
+                config,
+                learns["batches"],
+                log_every_steps=log_every_steps,
+                checkpoint_every_steps=0,
+            ),
+            check_stop=check_stop,
+        )
+
+
+class _Enough(Exception):  # noqa: N818 - an end, not an error
+    """All steps that were asked for have been made."""
+
+
+class _Count(Hook):
+    """How many steps were made."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_step(self, step: int) -> None:
+        self.steps = step

@@ -9,7 +9,6 @@ Shapes: N images, C channels, H x W cells.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 from collections.abc import Generator, Mapping, Sequence
@@ -23,12 +22,10 @@ from dit_lab.evaluation.generate import CHUNK_IMAGES, Passes
 from dit_lab.lab import compose
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
-from dit_lab.lab.learning import averages, learning, loop_settings
+from dit_lab.lab.learning import averages, learning, train_steps
 from dit_lab.lab.provenance import device_name, versions
 from dit_lab.training.batches import TrainingBatches
-from dit_lab.training.loop import train
 from dit_lab.training.parallel import whole_of
-from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
 from dit_lab.types import Batch, Hook
@@ -71,24 +68,14 @@ def _training(parts: Parts, together: Together) -> dict[str, Any]:
     seen = _Seen(learns["batches"])
     losses = _Losses()
 
-    def check_stop() -> None:
-        together.check_stop()
-        if len(losses.values) == STEPS:
-            raise _Enough
-
-    with contextlib.suppress(_Enough):
-        train(
-            **{**learns, "batches": seen},
-            snapshots=Snapshots(None, averages=[], every_steps=0),
-            checkpoints=None,
-            resume_from=None,
-            evaluators=[],
-            hooks=[losses],
-            settings=loop_settings(
-                parts.config, learns["batches"], log_every_steps=1, checkpoint_every_steps=0
-            ),
-            check_stop=check_stop,
-        )
+    train_steps(
+        parts.config,
+        {**learns, "batches": seen},
+        together,
+        steps=STEPS,
+        log_every_steps=1,
+        hooks=[losses],
+    )
     weights = dict(learns["model"].module.named_parameters())
     return {
         "losses": losses.values,
@@ -96,10 +83,6 @@ def _training(parts: Parts, together: Together) -> dict[str, Any]:
         "averages": [_norm(average.shadow) for average in learns["emas"]],
         **seen.probes(),
     }
-
-
-class _Enough(Exception):  # noqa: N818 - an end, not an error
-    """All steps that are looked at have been made."""
 
 
 class _Losses(Hook):
@@ -122,7 +105,8 @@ class _Seen:
 
     def __init__(self, batches: TrainingBatches) -> None:
         self._batches = batches
-        self.order, self.global_batch_size = batches.order, batches.global_batch_size
+        self.dataset, self.order = batches.dataset, batches.order
+        self.global_batch_size = batches.global_batch_size
         self._whole = hashlib.sha256()
         self._noise: list[float] = []
         self._dropped: list[Tensor] = []
@@ -180,7 +164,7 @@ def _lag(config: Config) -> dict[str, Any]:
 def _sampling(parts: Parts, stop: StopSignal) -> dict[str, Any]:
     """Images by weights that are random, fixed and nowhere zero."""
     model = compose.build_model(parts)
-    _fill(model)
+    fill(model)
     labelled = compose.labelled(parts, model.to(parts.device).eval())
     passes, times = Passes(), list[float]()
 
@@ -201,7 +185,7 @@ def _sampling(parts: Parts, stop: StopSignal) -> dict[str, Any]:
     }
 
 
-def _fill(model: nn.Module) -> None:
+def fill(model: nn.Module) -> None:
     """Every weight drawn, of a size that keeps numbers as large as they were."""
     for name, weight in model.named_parameters():
         fan_in = math.prod(weight.shape[1:]) if weight.dim() > 1 else 16

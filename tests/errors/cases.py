@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.errors import (
     averages,
+    benching,
     checkpoints,
     command_line,
     data,
@@ -39,6 +40,7 @@ AREAS = (
     sweeping.AREA,
     reporting.AREA,
     tracking.AREA,
+    benching.AREA,
     places.AREA,
 )
 CASES = {case.title: case for area in AREAS for case in area.cases}

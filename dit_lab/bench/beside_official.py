@@ -1,0 +1,205 @@
+"""The lab beside the original implementation: do both compute the same, and which is faster?"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dit_lab import rng
+from dit_lab.bench.device import Ticks
+from dit_lab.bench.noise import with_data
+from dit_lab.bench.official import Official, check_checkout
+from dit_lab.bench.sampling import Sampling
+from dit_lab.bench.training import Training, training_of
+from dit_lab.bench.versus import BLOCKS, Versus, in_turn
+from dit_lab.evaluation.generate import CHUNK_IMAGES
+from dit_lab.lab import compose
+from dit_lab.lab.checks import Shapes
+from dit_lab.lab.probes import fill
+from dit_lab.types import Batch, RequestError
+
+Config = Mapping[str, Any]
+
+COMPARED_IMAGES, DRAWN_IMAGES = 32, 4
+AS_THE_ORIGINAL = (
+    "objective=ddpm", "sampler=ddpm", "sampler.steps=250", "guidance.scale=4",
+    "guidance.channels=3", "precision=fp32",
+)  # fmt: skip
+"""What is laid below the overrides of a comparison: its train.py and sample.py."""
+ITS_DATA = ("dataset.num_classes=1000", "dataset.image_size=256")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beside:
+    """The original first, the lab second."""
+
+    loss_difference: float  # the largest of an image's loss, relative to it
+    image_difference: float  # the largest of a latent's number, in its images' root mean square
+    drawn_steps: int
+    training: Versus
+    sampling: Versus  # of a step for a chunk
+
+
+def as_the_original(overrides: Sequence[str]) -> list[str]:
+    """The overrides laid over what the original does, on its data where none are chosen."""
+    chooses_data = any(text.lstrip("+").startswith("dataset") for text in overrides)
+    return [*AS_THE_ORIGINAL, *(() if chooses_data else ITS_DATA), *overrides]
+
+
+def beside_official(config: Config, path: Path, *, seconds: float) -> Beside:
+    """Training and sampling are given about so many seconds each. Raises RequestError."""
+    check_checkout(path)
+    config, shapes, _ = with_data(config)
+    _check(config, shapes)
+    with training_of(config, shapes) as training:
+        official = Official(path, _arguments(config, shapes), training.weights())
+        at_first = {name: weight.clone() for name, weight in training.weights().items()}
+        drawing = Sampling(config, shapes)
+        with torch.no_grad():
+            fill(drawing.model)
+        official.load(drawing.model.state_dict())
+        loss, image = _loss_difference(drawing, official), _image_difference(drawing, official)
+        sampling = _sampling(drawing, official, seconds)
+        official.load(at_first)
+        return Beside(
+            loss_difference=loss,
+            image_difference=image,
+            drawn_steps=config["sampler"]["steps"],
+            training=_training(training, official, seconds),
+            sampling=sampling,
+        )
+
+
+def _check(config: Config, shapes: Shapes) -> None:
+    """Refuse what the original has not."""
+    model, (channels, height, width) = config["model"], shapes.latent
+    for wrong, why in (
+        (model["norm"] != "layer" or model["mlp"] != "gelu", "model: only the original's layers"),
+        (model["rope"] or model["qk_norm"], "model: only the original's layers"),
+        (height != width, f"dataset.image_size: {height} x {width} latents; it takes square ones"),
+        (channels < 3, f"dataset: {channels} channels; it guides three"),
+        (not shapes.data.num_classes, "dataset.num_classes: it needs classes"),
+        (model["class_dropout_prob"] == 0, "model.class_dropout_prob: it needs the null label"),
+        (config["guidance"]["scale"] == 1, "guidance.scale: it always guides"),
+        (config["guidance"]["channels"] != 3, "guidance.channels: it guides three"),
+    ):
+        if wrong:
+            raise RequestError(f"bench official: {why}")
+    for group, target in (
+        ("objective", "dit_lab.objectives.ddpm.DDPM"),
+        ("sampler", "dit_lab.samplers.ancestral.DDPMSampler"),
+    ):
+        if config[group]["_target_"] != target:
+            raise RequestError(f"bench official: {group}: the original has only {group}=ddpm")
+
+
+def _arguments(config: Config, shapes: Shapes) -> dict[str, Any]:
+    """Of the original's model."""
+    names = ("patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob")
+    channels, side, _ = shapes.latent
+    return {
+        **{name: config["model"][name] for name in names},
+        "input_size": side,
+        "in_channels": channels,
+        "num_classes": shapes.data.num_classes,
+        "learn_sigma": config["objective"]["learn_sigma"],
+    }
+
+
+def _drawn(drawing: Sampling, count: int, purpose: str) -> Tensor:
+    shape = drawing.parts.shapes.latent
+    return rng.normal(0, purpose, torch.arange(count), shape).to(drawing.device)
+
+
+def _labels(drawing: Sampling, count: int) -> Tensor:
+    return torch.arange(count, device=drawing.device) % drawing.parts.shapes.data.num_classes
+
+
+@torch.no_grad()
+def _loss_difference(drawing: Sampling, official: Official) -> float:
+    """The largest relative difference of the losses of the same images, noise and times."""
+    count = COMPARED_IMAGES
+    data, noise = (_drawn(drawing, count, purpose) for purpose in ("bench/data", "bench/noise"))
+    labels = _labels(drawing, count)
+    uniform = (torch.arange(count, device=drawing.device) + 0.5) / count
+    objective = drawing.parts.objective
+    batch = Batch(
+        sample_counter=torch.arange(count),
+        data=data,
+        labels=labels,
+        noise=noise,
+        time=objective.time_from_uniform(uniform),
+        drop_label=torch.zeros_like(labels, dtype=torch.bool),
+    )
+    ours = objective.loss(lambda x, time: drawing.labelled(x, time, labels), batch)["loss"]
+    theirs = official.losses(data, labels, batch.time, noise)
+    return ((ours - theirs).abs() / theirs.abs()).max().item()
+
+
+@torch.no_grad()
+def _image_difference(drawing: Sampling, official: Official) -> float:
+    """Of the same noise at every step; the largest difference over the root mean square."""
+    parts, count = drawing.parts, DRAWN_IMAGES
+    noise, labels = _drawn(drawing, count, "bench/start"), _labels(drawing, count)
+    generator = compose.build_generator(parts, check_stop=lambda: None)
+
+    def both_halves(step: int) -> Tensor:
+        """As the original draws it, for its guided images and for those without a label."""
+        return torch.randn(2 * count, *noise.shape[1:], device=noise.device)[:count]
+
+    torch.manual_seed(0)
+    ours = generator.sampler.sample(
+        generator.predictor(drawing.labelled, labels),
+        noise,
+        interpolant=parts.objective.interpolant,
+        draw_noise=both_halves,
+    )
+    torch.manual_seed(0)
+    (theirs,) = deque(_its_samples(drawing, official, noise, labels), maxlen=1)
+    return ((ours - theirs).abs().max() / theirs.square().mean().sqrt()).item()
+
+
+def _its_samples(
+    drawing: Sampling, official: Official, noise: Tensor, labels: Tensor
+) -> Iterator[Tensor]:
+    config = drawing.parts.config
+    return official.samples(
+        noise,
+        labels,
+        steps=config["sampler"]["steps"],
+        scale=config["guidance"]["scale"],
+        null_label=drawing.parts.shapes.data.num_classes,
+    )
+
+
+def _training(training: Training, official: Official, seconds: float) -> Versus:
+    """Blocks of steps in turn."""
+    batches = training.prepared()
+    count = training.steps_within(seconds / BLOCKS)
+    official.train_steps(batches, 2)
+    return in_turn(
+        lambda: median(official.train_steps(batches, count)), lambda: training.block(count)
+    )
+
+
+def _sampling(drawing: Sampling, official: Official, seconds: float) -> Versus:
+    """Blocks of the sampler's first steps in turn."""
+    noise = _drawn(drawing, CHUNK_IMAGES, "bench/start")
+    labels = _labels(drawing, CHUNK_IMAGES)
+    count = drawing.steps_within(seconds / BLOCKS)
+
+    def theirs() -> float:
+        ticks = Ticks(drawing.device)
+        for _ in islice(_its_samples(drawing, official, noise, labels), count + 1):
+            ticks.take()
+        return median(ticks.seconds())
+
+    return in_turn(theirs, lambda: median(drawing.steps(count)))

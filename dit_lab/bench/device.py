@@ -1,0 +1,109 @@
+"""The device that is measured: its clock, its memory, and the most that it can do."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+DATA_SHEET = {
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+}
+"""FLOP/s of dense bfloat16 products, as the manufacturer states it; the first name that is part of
+the device's decides."""
+
+CPU_SIZES = (512, 1024, 2048)
+CUDA_SIZES = (4096, 8192)
+LEAST_SECONDS = 0.5  # of products of one size
+REPEATS = 5
+
+
+class Ticks:
+    """Moments of a device's work: on a GPU they are events in its queue, so that taking one holds
+    nothing up."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._taken: list[float | torch.cuda.Event] = []
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    def take(self) -> None:
+        if not self._on_gpu:
+            self._taken.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._taken.append(event)
+
+    def seconds(self) -> list[float]:
+        """Between each moment and the next; waits for the device."""
+        if self._on_gpu and self._taken:
+            torch.cuda.synchronize()
+        return [_between(*pair) for pair in zip(self._taken, self._taken[1:], strict=False)]
+
+
+def _between(first: float | torch.cuda.Event, second: float | torch.cuda.Event) -> float:
+    if isinstance(first, float):
+        assert isinstance(second, float)
+        return second - first
+    assert isinstance(second, torch.cuda.Event)
+    return first.elapsed_time(second) / 1e3  # given in milliseconds
+
+
+def settle(device: torch.device) -> None:
+    """Wait until the device has done everything that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that tensors have taken of a GPU; on a CPU of the whole process, libraries too."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux: kB
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of large square matrix products: of the size that does best, the median."""
+    sizes = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
+    return max(_rate(device, dtype, size) for size in sizes)
+
+
+def _rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    matrix = torch.ones(size, size, device=device, dtype=dtype)
+    first = _timed(device, lambda: matrix @ matrix)
+    first = _timed(device, lambda: matrix @ matrix)  # what is only done once is done
+    repeats = max(1, round(LEAST_SECONDS / REPEATS / first))
+
+    def block() -> None:
+        for _ in range(repeats):
+            matrix @ matrix
+
+    return 2 * size**3 * repeats / median(_timed(device, block) for _ in range(REPEATS))
+
+
+def _timed(device: torch.device, work: Callable[[], object]) -> float:
+    settle(device)
+    start = time.perf_counter()
+    work()
+    settle(device)
+    return time.perf_counter() - start
+
+
+def stated_rate(device: torch.device, dtype: torch.dtype) -> float | None:
+    """FLOP/s of bfloat16 products by the data sheet; None where that is not known."""
+    if device.type != "cuda" or dtype != torch.bfloat16:
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((rate for part, rate in DATA_SHEET.items() if part in name), None)

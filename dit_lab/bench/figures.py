@@ -1,0 +1,67 @@
+"""What repeated timings say: their middle and spread, and the ratio of two that alternated.
+Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+TAIL = 0.1  # the share of timings that lie on each side of a spread
+LEVEL = 0.95  # of the interval of a ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Repeated measurements of one quantity: the median, the tenth and the ninetieth percentile."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        ordered = sorted(values)
+        cut = int(TAIL * len(ordered))
+        return cls(median(ordered), ordered[cut], ordered[-1 - cut], len(ordered))
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How many times the second is as long as the first, over blocks that alternated.
+
+    The interval holds the median with 95% confidence whatever the distribution (order statistics);
+    None of fewer than six blocks, which cannot say that.
+    """
+
+    median: float
+    interval: tuple[float, float] | None
+    blocks: int
+
+    @classmethod
+    def of(cls, firsts: Sequence[float], seconds: Sequence[float]) -> Ratio:
+        """Of the times of blocks, pair by pair."""
+        ratios = sorted(second / first for first, second in zip(firsts, seconds, strict=True))
+        outside = _outside(len(ratios))
+        ends = None if outside is None else (ratios[outside], ratios[-1 - outside])
+        return cls(median(ratios), ends, len(ratios))
+
+
+def _outside(count: int) -> int | None:
+    """How many of the least and of the largest values an interval of the median leaves out."""
+    below, total = 0.0, 2.0**count
+    for left_out in range(count // 2):
+        below += math.comb(count, left_out) / total
+        if 2 * below > 1 - LEVEL:
+            return left_out - 1 if left_out else None
+    return None
+
+
+def growth(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """The exponent b of value = a * size ** b, by least squares of the logarithms."""
+    x, y = ([math.log(value) for value in column] for column in (sizes, values))
+    mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
+    over = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return over / math.fsum((a - mean_x) ** 2 for a in x)

@@ -1,0 +1,64 @@
+"""Everything that `dit-lab bench` measures of one configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dit_lab.bench.device import product_rate, stated_rate
+from dit_lab.bench.loading import measure_loading
+from dit_lab.bench.noise import with_data
+from dit_lab.bench.record import FIRST_STEP, Bench
+from dit_lab.bench.sampling import Sampling
+from dit_lab.bench.startup import measure_startup
+from dit_lab.bench.training import training_of
+from dit_lab.lab.compute import in_bf16
+from dit_lab.lab.probes import device_facts
+
+Config = Mapping[str, Any]
+
+LOADING_SHARE = 0.2  # of the seconds that a part is given: batches are quick
+STARTS = 3
+
+
+def measure(
+    config: Config,
+    *,
+    overrides: Sequence[str],
+    config_dirs: Sequence[Path],
+    parts: Collection[str],
+    seconds: float,
+) -> Bench:
+    """`parts` of "training", "loading", "sampling", "startup", about so many seconds for each.
+
+    Raises RequestError.
+    """
+    config, shapes, assumed = with_data(config)
+    found: dict[str, Any] = {}
+    if "startup" in parts:
+        leave_out = [FIRST_STEP] if assumed else []
+        found["startup"] = measure_startup(
+            overrides, config_dirs, repeats=STARTS, leave_out=leave_out
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if in_bf16(config) else torch.float32
+    with training_of(config, shapes) as training:
+        rate = product_rate(device, dtype)
+        if "training" in parts:
+            found["training"] = training.measure(seconds)
+        if "loading" in parts:
+            found["loading"] = measure_loading(training, seconds * LOADING_SHARE)
+    if "sampling" in parts:
+        found["sampling"] = Sampling(config, shapes).measure(seconds)
+    return Bench(
+        overrides=list(overrides),
+        assumed=assumed,
+        circumstances={"date": date.today().isoformat(), **device_facts()},
+        product_rate=max(rate, product_rate(device, dtype)),
+        stated_rate=stated_rate(device, dtype),
+        **found,
+    )

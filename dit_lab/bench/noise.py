@@ -1,0 +1,47 @@
+"""Noise in the place of data that are not on this machine: as fast, and of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dit_lab.codecs.facts import IDENTITY
+from dit_lab.lab.checks import Shapes
+from dit_lab.lab.described import described_shapes
+
+IMAGES, DRAWN = 10_000, 64
+
+Config = Mapping[str, Any]
+
+
+class Noise:
+    """A dataset of latents. Implements `types.Dataset`."""
+
+    def __init__(self, *, shape: tuple[int, int, int], num_classes: int) -> None:
+        self._latents = torch.randn(DRAWN, *shape)
+        self._labels = max(1, num_classes)
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._latents[indices % DRAWN], indices % self._labels
+
+
+def with_data(config: Config) -> tuple[Config, Shapes, list[str]]:
+    """The configuration with latents of noise where its data or its autoencoder are not here, the
+    shapes, and what was assumed, in words. Raises RequestError."""
+    shapes, assumed = described_shapes(config)
+    if not assumed:
+        return config, shapes, []
+    noise = {
+        "_target_": f"{__name__}.{Noise.__name__}",
+        "shape": shapes.latent,
+        "num_classes": shapes.data.num_classes,
+        "num_workers": config["dataset"]["num_workers"] if torch.cuda.is_available() else 0,
+    }
+    replaced = {**config, "dataset": noise, "codec": {"_target_": IDENTITY}}
+    return replaced, shapes, [*assumed, "noise is trained on"]

@@ -1,0 +1,93 @@
+"""All that was measured of one configuration, as a file keeps it, and how it compares with what a
+file has kept. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_lab.runs import read_json
+from dit_lab.types import RequestError
+
+if TYPE_CHECKING:
+    from dit_lab.bench.loading import Loading
+    from dit_lab.bench.sampling import Drawing
+    from dit_lab.bench.training import Step
+
+SLOWER = 1.25  # times the recorded cost: more is called slower
+IMPORT, FIRST_STEP = "torch's own import", "first training step"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What was measured, in seconds, bytes and FLOP/s, and by what."""
+
+    overrides: Sequence[str]
+    assumed: Sequence[str]
+    circumstances: Mapping[str, Any]  # date, device, threads, versions
+    product_rate: float  # FLOP/s of large matrix products, in the same run
+    stated_rate: float | None  # by the device's data sheet
+    training: Step | None = None
+    sampling: Drawing | None = None
+    loading: Loading | None = None
+    startup: Mapping[str, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"costs": self.costs()}
+
+    def costs(self) -> dict[str, float]:
+        """Costs that another machine, or a busy one, should find alike: times as multiples of what
+        was measured beside them. More is slower.
+
+        Training and sampling: of the time of their matrix products at the measured rate; loading:
+        of the training step; the first step: of importing torch.
+        """
+        found = {}
+        if self.training and self.training.flops:
+            least = self.training.flops / self.product_rate
+            found["training"] = self.training.seconds.median / least
+        if self.sampling and self.sampling.flops:
+            found["sampling"] = (
+                self.sampling.seconds.median * self.product_rate / (self.sampling.flops)
+            )
+        if self.training and self.loading:
+            found["loading"] = self.loading.seconds.median / self.training.seconds.median
+        if self.startup and FIRST_STEP in self.startup:
+            found["first step"] = self.startup[FIRST_STEP] / self.startup[IMPORT]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A cost that was recorded beside what it is now."""
+
+    name: str
+    recorded: float
+    now: float
+
+    @property
+    def is_slower(self) -> bool:
+        return self.now > SLOWER * self.recorded
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """What a file has kept. Raises RequestError."""
+    record = read_json(file)
+    if "costs" not in record:
+        raise RequestError(
+            f"--check {file}: {'no record of a bench' if record else 'does not exist'}; "
+            "`dit-lab bench --json FILE` writes one"
+        )
+    return record
+
+
+def checked(record: Mapping[str, Any], now: Bench) -> list[Checked]:
+    """Every cost that both know."""
+    costs = now.costs()
+    return [
+        Checked(name, recorded, costs[name])
+        for name, recorded in record["costs"].items()
+        if name in costs
+    ]

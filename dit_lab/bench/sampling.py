@@ -1,0 +1,100 @@
+"""What drawing images takes: steps of the configured sampler, with its guidance, for one chunk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dit_lab.bench.device import Ticks
+from dit_lab.bench.figures import Spread
+from dit_lab.evaluation.generate import CHUNK_IMAGES, Passes
+from dit_lab.lab import compose
+from dit_lab.lab.checks import Shapes
+from dit_lab.lab.compute import model_cost
+
+Config = Mapping[str, Any]
+
+WARM_STEPS, LEAST_STEPS = 2, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What a step of the sampler takes, and all of them."""
+
+    seconds: Spread  # of a step, for a chunk
+    images: int  # of a chunk
+    steps: int  # that the sampler makes
+    measured_steps: int  # as far as there was time
+    evaluations: float  # of the model for an image in a step, the mean
+    flops: float | None  # of a step
+
+    @property
+    def images_per_second(self) -> float:
+        """Without the codec; where not all steps were measured, as if the rest were like them."""
+        return self.images / (self.seconds.median * self.steps)
+
+
+class Sampling:
+    """Draws a chunk with weights as a training begins with: no step depends on what they are."""
+
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.parts = compose.build_parts(config, shapes, self.device)
+        self.model = compose.build_model(self.parts).to(self.device).eval()
+        self.labelled = compose.labelled(self.parts, self.model)
+        self._passes = Passes()
+        cost = model_cost(config, shapes)
+        self._flops = None if cost is None else 2.0 * cost.forward_macs_per_image
+        self._all_steps: int | None = config["sampler"].get("steps")
+        self.steps(WARM_STEPS)
+
+    def steps(self, count: int) -> list[float]:
+        """Seconds of each of the sampler's first `count` steps, or of all where it makes fewer."""
+        ticks, self._passes.images = Ticks(self.device), 0
+
+        def check_stop() -> None:  # after every step
+            ticks.take()
+            if len(ticks) > count:
+                raise _Enough
+
+        generator = compose.build_generator(self.parts, check_stop=check_stop)
+        ticks.take()
+        with contextlib.suppress(_Enough):
+            generator.latents(self._counted, first=0, seed=0)
+        return ticks.seconds()
+
+    def block(self, count: int) -> float:
+        """Seconds of drawing a chunk, by the median of `count` steps."""
+        times = self.steps(count)
+        return median(times) * (self._all_steps or len(times))
+
+    def steps_within(self, seconds: float) -> int:
+        """How many steps fill that time."""
+        return max(LEAST_STEPS, round(seconds / median(self.steps(LEAST_STEPS))))
+
+    def measure(self, seconds: float) -> Drawing:
+        """The first steps, for about so long."""
+        times = self.steps(self.steps_within(seconds))
+        passes = self._passes.images / len(times)
+        return Drawing(
+            seconds=Spread.of(times),
+            images=CHUNK_IMAGES,
+            steps=self._all_steps or len(times),
+            measured_steps=len(times),
+            evaluations=passes / CHUNK_IMAGES,
+            flops=None if self._flops is None else self._flops * passes,
+        )
+
+    def _counted(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        self._passes(len(x))
+        return self.labelled(x, time, labels)
+
+
+class _Enough(Exception):  # noqa: N818 - an end, not an error
+    """As many steps as were asked for."""

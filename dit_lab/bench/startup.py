@@ -1,0 +1,68 @@
+"""How long a command takes to answer, and a training to make its first step, each in a process of
+its own. Torch-free."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from statistics import median
+
+from dit_lab.bench.record import FIRST_STEP, IMPORT
+from dit_lab.runs import read_metrics
+from dit_lab.types import RequestError
+
+ONLY_ONE = [
+    "training.total_steps=1", "training.log_every_steps=1", "evaluation.num_images=0",
+    "evaluation.loss_images=1", "sample.num_images=1", "sampler=auto", "tracking=none",
+    "resume=never", "name=bench",
+]  # fmt: skip
+"""Laid over the configuration, so that its first step is all that it does."""
+
+
+def measure_startup(
+    overrides: Sequence[str],
+    config_dirs: Sequence[Path],
+    *,
+    repeats: int,
+    leave_out: Collection[str] = (),
+) -> dict[str, float]:
+    """Median seconds, by what they are until. Raises RequestError where a command fails."""
+    dirs = [f"--config-dir={folder}" for folder in config_dirs]
+    lab = [sys.executable, "-m", "dit_lab"]
+    composed = [*lab, "train", *overrides, "--cfg", "job", *dirs]
+
+    def of(command: Sequence[str]) -> Callable[[], float]:
+        return lambda: _seconds(command)
+
+    ways: dict[str, Callable[[], float]] = {
+        "help": of([*lab, "--help"]),
+        "composed configuration": of(composed),
+        IMPORT: of([sys.executable, "-c", "import torch"]),
+        FIRST_STEP: lambda: _first_step([*lab, "train", *overrides], dirs),
+    }
+    return {
+        name: median(way() for _ in range(repeats))
+        for name, way in ways.items()
+        if name not in leave_out
+    }
+
+
+def _seconds(command: Sequence[str]) -> float:
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RequestError(done.stderr.strip().removeprefix("dit-lab: "))
+    return time.perf_counter() - start
+
+
+def _first_step(command: Sequence[str], dirs: Sequence[str]) -> float:
+    """From the start of the process to the row of metrics of its first step."""
+    with tempfile.TemporaryDirectory() as root:
+        start = time.time()
+        _seconds([*command, *ONLY_ONE, f"paths.root={root}", *dirs])
+        (file,) = Path(root).glob("runs/bench/*/metrics.jsonl")
+        return read_metrics(file)[0].seconds - start

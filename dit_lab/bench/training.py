@@ -1,0 +1,158 @@
+"""The optimizer steps of a configured training, as its own loop makes them, and what they take."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+
+from dit_lab.bench.device import Ticks, peak_memory_bytes, settle
+from dit_lab.bench.figures import Spread
+from dit_lab.bench.parts import Stopwatch, watched
+from dit_lab.lab import compose
+from dit_lab.lab.checks import Shapes
+from dit_lab.lab.compute import model_cost
+from dit_lab.lab.learning import learning, train_steps
+from dit_lab.tracking.spool import MetricsFile
+from dit_lab.training.batches import TrainingBatches
+from dit_lab.training.stop import StopSignal
+from dit_lab.training.together import Together
+from dit_lab.types import Hook
+
+Config = Mapping[str, Any]
+
+WARM_STEPS = 3  # the first ones allocate, choose kernels, and compile
+LOG_EVERY_STEPS = 10
+LEAST_STEPS, MOST_STEPS = 5, 400  # of a block
+MOST_WATCHED = 50
+PREPARED_STEPS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an optimizer step takes."""
+
+    seconds: Spread
+    images: int
+    flops: float | None  # forward and backward; None for an architecture that is not counted
+    peak_memory_bytes: int
+    parts: Mapping[str, float]  # seconds of a step in which every part is waited for
+
+
+class Training:
+    """A training that can be run a few steps at a time; every block begins with the same images."""
+
+    def __init__(self, config: Config, shapes: Shapes, stop: StopSignal, folder: Path) -> None:
+        """`folder` is where its rows of metrics are written."""
+        steps = {"total_steps": MOST_STEPS + 1, "log_every_steps": LOG_EVERY_STEPS}
+        self.config = {**config, "training": {**config["training"], **steps}}
+        self._together = Together(
+            stop,
+            **config["precision"],
+            static_graph=config["training"]["accumulation"] == 1,
+            cpu_offload=config["distributed"]["cpu_offload"],
+        )
+        self.device = self._together.accelerator.device
+        self.parts = compose.build_parts(self.config, shapes, self.device)
+        self._learns = learning(
+            self.parts, self._together, begin=False, on_message=lambda text: None
+        )
+        self._metrics = folder / "metrics.jsonl"
+        cost = model_cost(config, shapes)
+        self.images = config["training"]["global_batch_size"]
+        self.flops = None if cost is None else float(cost.training_flops_per_image * self.images)
+        self._run(WARM_STEPS)
+
+    @property
+    def batches(self) -> TrainingBatches:
+        """What it is trained on."""
+        return self._learns["batches"]
+
+    def weights(self) -> dict[str, Tensor]:
+        """As they are now, by reference."""
+        return self._learns["model"].module.state_dict()
+
+    def prepared(self) -> list[tuple[Tensor, Tensor]]:
+        """The images and labels of a few steps, on the device."""
+        with closing(self.batches.from_step(0)) as steps:
+            taken = islice(steps, PREPARED_STEPS)
+            return [(b.data.clone(), b.labels.clone()) for step in taken for b in step]
+
+    def steps(self, count: int) -> list[float]:
+        """Seconds of each of `count` steps, from the end of the one before to its own."""
+        at_end = _AtEnd(Ticks(self.device))
+        self._run(count + 1, at_end)
+        return at_end.ticks.seconds()
+
+    def block(self, count: int) -> float:
+        """Seconds of a step, the median of `count`."""
+        return median(self.steps(count))
+
+    def steps_within(self, seconds: float) -> int:
+        """How many steps fill that time, as few or as many as make sense."""
+        step = sum(self.steps(2)) / 2
+        return min(MOST_STEPS, max(LEAST_STEPS, round(seconds / step)))
+
+    def parts_of_a_step(self, count: int) -> dict[str, float]:
+        """Seconds that each part takes of a step, the mean of `count`.
+
+        Every part is waited for, so that on a GPU their sum is more than a step takes by itself.
+        """
+        watch = Stopwatch(lambda: settle(self.device))
+        compiled = self.config["training"]["compile"]
+        with watched(self._learns, watch, inside_blocks=not compiled) as learns:
+            self._run(count, _Logged(watch, MetricsFile(self._metrics)), learns=learns)
+        return {name: seconds / count for name, seconds in watch.seconds.items()}
+
+    def measure(self, seconds: float) -> Step:
+        """Half of the time for steps as they are, half for their parts."""
+        count = self.steps_within(seconds / 2)
+        times = self.steps(count)
+        peak = peak_memory_bytes(self.device)
+        parts = self.parts_of_a_step(min(count, MOST_WATCHED))
+        return Step(Spread.of(times), self.images, self.flops, peak, parts)
+
+    def _run(self, steps: int, *hooks: Hook, learns: Mapping[str, Any] | None = None) -> None:
+        train_steps(
+            self.config,
+            self._learns if learns is None else learns,
+            self._together,
+            steps=steps,
+            log_every_steps=LOG_EVERY_STEPS,
+            hooks=hooks or [MetricsFile(self._metrics)],
+        )
+
+
+@contextmanager
+def training_of(config: Config, shapes: Shapes) -> Iterator[Training]:
+    """Ready to be measured; what it writes is gone afterwards."""
+    with StopSignal() as stop, tempfile.TemporaryDirectory() as folder:
+        yield Training(config, shapes, stop, Path(folder))
+
+
+class _AtEnd(Hook):
+    """The moment of the end of each step."""
+
+    def __init__(self, ticks: Ticks) -> None:
+        self.ticks = ticks
+
+    def on_step(self, step: int) -> None:
+        self.ticks.take()
+
+
+class _Logged(Hook):
+    """Counts what is done with a row of metrics as logging."""
+
+    def __init__(self, watch: Stopwatch, file: MetricsFile) -> None:
+        self._watch, self._file = watch, file
+
+    def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        with self._watch.section("logging"):
+            self._file.on_metrics(step, metrics)

@@ -1,0 +1,109 @@
+"""Two configurations in turn, each in a process of its own, block by block."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from dit_lab.bench.figures import Ratio, Spread
+from dit_lab.bench.noise import with_data
+from dit_lab.lab.checks import Shapes
+from dit_lab.types import RequestError
+
+Config = Mapping[str, Any]
+
+BLOCKS = 12
+
+
+class Contender(Protocol):
+    """What can be run a few steps at a time."""
+
+    def steps_within(self, seconds: float) -> int: ...
+
+    def block(self, count: int) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """Seconds of a training step, or of a chunk of images, of each; and the second by the first."""
+
+    first: Spread
+    second: Spread
+    ratio: Ratio
+
+
+def versus(first: Config, second: Config, *, part: str, seconds: float) -> Versus:
+    """`part`: "training" or "sampling"; each is given about so many seconds in all.
+
+    Raises RequestError.
+    """
+    with ExitStack() as open_ones:
+        running = [
+            open_ones.enter_context(_running(part, *with_data(config)[:2]))
+            for config in (first, second)
+        ]
+        counts = [_ask(one, ("steps_within", seconds / BLOCKS)) for one in running]
+        blocks = [
+            partial(_ask, one, ("block", count)) for one, count in zip(running, counts, strict=True)
+        ]
+        return in_turn(*blocks)
+
+
+def in_turn(first: Callable[[], float], second: Callable[[], float]) -> Versus:
+    """Seconds that each says, block by block; neither always goes first."""
+    times: dict[int, list[float]] = {0: [], 1: []}
+    for block in range(BLOCKS):
+        for which in (0, 1) if block % 2 == 0 else (1, 0):
+            times[which].append((first, second)[which]())
+    return Versus(Spread.of(times[0]), Spread.of(times[1]), Ratio.of(times[0], times[1]))
+
+
+@contextmanager
+def _running(part: str, config: Config, shapes: Shapes) -> Iterator[Connection]:
+    """A process that has built it and waits to be asked."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, part, config, shapes), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield ours
+    finally:
+        ours.close()  # it ends when nobody asks any more
+        process.join()
+
+
+def _ask(connection: Connection, question: tuple[str, float]) -> Any:
+    connection.send(question)
+    answer = connection.recv()
+    if isinstance(answer, RequestError):
+        raise answer
+    return answer
+
+
+def _serve(connection: Connection, part: str, config: Config, shapes: Shapes) -> None:
+    from dit_lab.bench.sampling import Sampling
+    from dit_lab.bench.training import training_of
+
+    with ExitStack() as open_ones:
+        contender: Contender
+        try:
+            if part == "sampling":
+                contender = Sampling(config, shapes)
+            else:
+                contender = open_ones.enter_context(training_of(config, shapes))
+        except RequestError as refusal:
+            connection.recv()
+            connection.send(refusal)
+            return
+        while True:
+            try:
+                method, value = connection.recv()
+            except EOFError:
+                return
+            connection.send(getattr(contender, method)(value))

@@ -1,0 +1,268 @@
+"""How fast a configuration is here: its training step and the parts of it, drawing images, batches
+alone, and start-up, beside the rate of large matrix products that is measured in the same run.
+
+  dit-lab bench experiment=quickstart
+  dit-lab bench model=s patch=2 precision=bf16 --only training,sampling --json s2.json
+  dit-lab bench experiment=quickstart --vs training.compile=true      both, in turn: the ratio
+  dit-lab bench --check s2.json         as fast as that file says? Exit code 1 says no
+  dit-lab bench official --official-path DiT model=s patch=8
+                                        the original's model and loops, same weights, in turn
+
+Where data or autoencoder are not on this machine, noise of their declared shape is trained on.
+`--check` compares times as multiples of those of matrix products (start-up: of importing torch), so
+that it also works on another machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_lab.types import RequestError
+
+if TYPE_CHECKING:
+    from dit_lab.bench.figures import Ratio, Spread
+    from dit_lab.bench.record import Bench
+
+SHOWS_CHOICES = True
+OFFICIAL = "official"
+PARTS = ("training", "loading", "sampling", "startup")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="groups and keys to set; `official` first: beside the original implementation",
+    )
+    parser.add_argument(
+        "--official-path", type=Path, metavar="FOLDER", help="a checkout of facebookresearch/DiT"
+    )
+    parser.add_argument(
+        "--only", metavar=",".join(PARTS), help="parts of it, divided by commas; all if left out"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, metavar="S", help="for each part, about (default 6)"
+    )
+    parser.add_argument(
+        "--vs",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="what is set besides in a second one, which trains in turn with the first",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there")
+    parser.add_argument(
+        "--check", type=Path, metavar="FILE", help="compare with what --json wrote there"
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dit_lab.lab.checks import check_settings
+    from dit_lab.lab.config import compose_train
+
+    if args.official_path or OFFICIAL in args.overrides:
+        return _beside_official(args)
+    parts = _parts(args)
+    record = _record(args)
+    overrides = args.overrides if record is None else [*record["overrides"], *args.overrides]
+    config = compose_train(overrides, config_dirs=args.config_dir)
+    check_settings(config)
+    if args.vs:
+        return _versus(args, config, parts[0])
+
+    from dit_lab.bench.measure import measure  # torch: seconds
+
+    found = measure(
+        config,
+        overrides=overrides,
+        config_dirs=args.config_dir,
+        parts=parts,
+        seconds=args.seconds,
+    )
+    _print(found)
+    if args.json:
+        from dit_lab.runs import write_json
+
+        write_json(args.json, found.to_json())
+        print(f"written: {args.json}")
+    return 0 if record is None else _check(record, found)
+
+
+def _parts(args: argparse.Namespace) -> list[str]:
+    chosen = PARTS if args.only is None else args.only.split(",")
+    for part in chosen:
+        if part not in PARTS:
+            raise RequestError(f"--only {args.only}: no part {part!r}; allowed: {', '.join(PARTS)}")
+    if not 0 < args.seconds < math.inf:
+        raise RequestError(f"--seconds {args.seconds:g}: expected a number above 0, such as 6")
+    if args.vs and (args.json or args.check):
+        raise RequestError("--vs: writes and checks nothing; leave out --json and --check")
+    if args.vs and args.only is not None and chosen not in (["training"], ["sampling"]):
+        raise RequestError(f"--only {args.only}: --vs compares one part, training or sampling")
+    return list(chosen)
+
+
+def _record(args: argparse.Namespace) -> dict[str, Any] | None:
+    from dit_lab.bench.record import read_record
+    from dit_lab.lab.checks import check_parent
+
+    if args.json:
+        check_parent("--json ", args.json)
+    return None if args.check is None else read_record(args.check)
+
+
+def _versus(args: argparse.Namespace, config: dict[str, Any], part: str) -> int:
+    from dit_lab.bench.versus import versus  # torch: seconds
+    from dit_lab.lab.checks import check_settings
+    from dit_lab.lab.config import compose_train
+
+    other = compose_train([*args.overrides, *args.vs], config_dirs=args.config_dir)
+    check_settings(other)
+    found = versus(config, other, part=part, seconds=args.seconds)
+    what = "a training step" if part == "training" else "a chunk of images"
+    for name, times in (("as given", found.first), (" ".join(args.vs), found.second)):
+        print(f"{name}: {what} takes {_spread(times)}")
+    print(f"the second takes {_ratio(found.ratio)} of the first's time")
+    return 0
+
+
+def _beside_official(args: argparse.Namespace) -> int:
+    from dit_lab.lab.checks import check_settings
+    from dit_lab.lab.config import compose_train
+
+    for option in ("only", "vs", "json", "check"):
+        if getattr(args, option):
+            raise RequestError(f"bench official: takes no --{option}; leave it out")
+    if args.official_path is None or args.overrides[:1] != [OFFICIAL]:
+        raise RequestError(
+            "bench official: give `dit-lab bench official --official-path FOLDER [KEY=VALUE ...]`, "
+            "FOLDER a checkout of facebookresearch/DiT"
+        )
+
+    from dit_lab.bench.beside_official import as_the_original, beside_official  # torch: seconds
+
+    config = compose_train(as_the_original(args.overrides[1:]), config_dirs=args.config_dir)
+    check_settings(config)
+    found = beside_official(config, args.official_path, seconds=args.seconds)
+    print(f"losses differ by {found.loss_difference:.1e} at most, relative to the original's")
+    print(
+        f"images after {found.drawn_steps} steps of the same noise differ by "
+        f"{found.image_difference:.1e} of their root mean square at most"
+    )
+    for what, both in (("a training step", found.training), ("a sampling step", found.sampling)):
+        print(f"{what}: original {_spread(both.first)}, here {_spread(both.second)}")
+        print(f"{what} here takes {_ratio(both.ratio)} of the original's time")
+    return 0
+
+
+def _ratio(ratio: Ratio) -> str:
+    over = f"over {ratio.blocks} blocks in turn"
+    if ratio.interval is None:
+        return f"{ratio.median:.3f} ({over})"
+    low, high = ratio.interval
+    return f"{ratio.median:.3f} [{low:.3f}, {high:.3f}] ({over}, 95% interval of the median)"
+
+
+def _print(found: Bench) -> None:
+    """A table: what takes how long, what that makes a second, and what of the device that is."""
+    from rich.console import Console
+
+    from dit_lab.cli.tables import LONGEST_LINE, columns
+
+    console = Console(soft_wrap=True, width=LONGEST_LINE, markup=False)
+    console.print(_device_line(found))
+    for said in found.assumed:
+        console.print(f"assumed: {said}")
+    headings = ("", "takes", "spread", "images/s", "FLOP/s", "of the products' rate")
+    console.print(columns(headings, list(_rows(found))))
+    if found.training:
+        console.print(f"peak memory {found.training.peak_memory_bytes / 2**30:.2f} GiB")
+
+
+def _device_line(found: Bench) -> str:
+    facts = found.circumstances
+    stated = f", {_amount(found.stated_rate)}FLOP/s by its data sheet" if found.stated_rate else ""
+    threads = f", {facts['num_threads']} threads" if facts["kind"] == "cpu" else ""
+    return (
+        f"{facts['device']}{threads}, torch {facts['versions']['torch']}: large matrix products "
+        f"run at {_amount(found.product_rate)}FLOP/s{stated}"
+    )
+
+
+def _rows(found: Bench) -> Iterator[tuple[str, ...]]:
+    if step := found.training:
+        rate = step.flops and step.flops / step.seconds.median
+        yield _row("a training step", step.seconds, step.images / step.seconds.median, rate, found)
+        whole = sum(step.parts.values())
+        for name, seconds in sorted(step.parts.items(), key=lambda part: -part[1]):
+            yield f"  {name}", time_text(seconds), f"{seconds / whole:.0%}", "", "", ""
+    if load := found.loading:
+        yield _row("its batch alone", load.seconds, load.images / load.seconds.median, None, found)
+    if draw := found.sampling:
+        rate = draw.flops and draw.flops / draw.seconds.median
+        name = f"a sampling step ({draw.evaluations:g} x {draw.images} images)"
+        yield _row(name, draw.seconds, None, rate, found)
+        total = draw.seconds.median * draw.steps
+        yield (
+            f"  {draw.steps} of them",
+            time_text(total),
+            "",
+            f"{draw.images_per_second:.3g}",
+            "",
+            "",
+        )
+    for name, seconds in (found.startup or {}).items():
+        yield f"until {name}", time_text(seconds), "", "", "", ""
+
+
+def _row(
+    name: str, times: Spread, per_second: float | None, rate: float | None, found: Bench
+) -> tuple[str, ...]:
+    return (
+        name,
+        time_text(times.median),
+        f"{time_text(times.low)} to {time_text(times.high)}",
+        "" if per_second is None else f"{per_second:,.4g}",
+        "" if rate is None else f"{_amount(rate)}",
+        "" if rate is None else f"{rate / found.product_rate:.1%}",
+    )
+
+
+def _amount(value: float) -> str:
+    from dit_lab.sweeps.rounding import quantity
+
+    return quantity(value)
+
+
+def _spread(times: Spread) -> str:
+    return f"{time_text(times.median)} ({time_text(times.low)} to {time_text(times.high)})"
+
+
+def time_text(seconds: float) -> str:
+    """`1.23 s`, `45.6 ms` or `789 µs`."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} µs"
+
+
+def _check(record: Mapping[str, Any], found: Bench) -> int:
+    """Say which costs have grown; 1 where one has."""
+    from dit_lab.bench.record import SLOWER, checked
+
+    slower = False
+    for cost in checked(record, found):
+        slower |= cost.is_slower
+        word = "slower" if cost.is_slower else "as fast"
+        print(
+            f"{cost.name}: {cost.now:.3g} times its measure, recorded {cost.recorded:.3g}: {word}"
+        )
+    print(f"{'slower' if slower else 'as fast'} than recorded, at most {SLOWER:g} times")
+    return int(slower)

@@ -1,0 +1,180 @@
+"""What timings say, and that the parts of a step are all of it."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from dit_lab.bench.device import Ticks, product_rate
+from dit_lab.bench.figures import Ratio, Spread, growth
+from dit_lab.bench.noise import with_data
+from dit_lab.bench.parts import Stopwatch
+from dit_lab.bench.record import Bench, checked
+from dit_lab.bench.sampling import Drawing
+from dit_lab.bench.training import Step, training_of
+from dit_lab.lab.config import compose_train
+
+CPU = torch.device("cpu")
+QUICKSTART = ["experiment=quickstart", "model.depth=1", "training.global_batch_size=16"]
+
+
+# ---- figures -------------------------------------------------------------------------------------
+
+
+def test_a_spread_is_of_the_middle_four_fifths() -> None:
+    assert Spread.of([100.0, *range(1, 20)]) == Spread(10.5, 3, 18, 20)
+    assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0, 1)
+
+
+def test_a_ratio_is_of_pairs_whatever_the_machine_does_meanwhile() -> None:
+    """A machine that slows down by and by slows both."""
+    firsts = [1.0 * 1.3**block for block in range(12)]
+    found = Ratio.of(firsts, [0.8 * first for first in firsts])
+    assert found.median == pytest.approx(0.8)
+    assert found.interval == pytest.approx((0.8, 0.8))
+
+
+@pytest.mark.parametrize(("blocks", "left_out"), [(6, 0), (8, 0), (9, 1), (12, 2), (20, 5)])
+def test_the_interval_of_a_median(blocks: int, left_out: int) -> None:
+    """As in tables of the sign test: 6 to 8 values leave out none, 12 leave out two."""
+    values = [float(number) for number in range(1, blocks + 1)]
+    assert Ratio.of([1.0] * blocks, values).interval == (left_out + 1, blocks - left_out)
+
+
+def test_few_blocks_have_no_interval() -> None:
+    assert Ratio.of([1.0] * 5, [1.0] * 5).interval is None
+
+
+def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
+    """Of skewed times: 2,000 intervals of 12, each wrong with a chance of 3.9%."""
+    draw = random.Random(0)
+    ends = [Ratio.of([1.0] * 12, [draw.expovariate(1) for _ in range(12)]) for _ in range(2000)]
+    median = 0.6931  # of the exponential distribution
+    missed = sum(not low <= median <= high for low, high in (one.interval for one in ends if one))
+    assert 0.025 < missed / 2000 < 0.053  # 3 deviations of a share of 3.9%
+
+
+def test_growth_is_the_exponent() -> None:
+    sizes = [1, 2, 5, 10]
+    assert growth(sizes, [3 * size**1.7 for size in sizes]) == pytest.approx(1.7)
+
+
+def test_costs_are_multiples_of_what_was_measured_beside_them() -> None:
+    record = bench(seconds=2.0, rate=1e9, startup=6.0)
+    assert record.costs() == {"training": 4.0, "sampling": 5.0, "first step": 3.0}
+    twice_as_fast = bench(seconds=1.0, rate=2e9, startup=3.0, torch_import=1.0)
+    assert twice_as_fast.costs() == record.costs()
+
+
+def test_what_has_grown_by_more_than_a_quarter_is_slower() -> None:
+    record = bench(seconds=2.0, rate=1e9, startup=6.0).to_json()
+    now = bench(seconds=2.6, rate=1e9, startup=7.4)
+    assert {cost.name: cost.is_slower for cost in checked(record, now)} == {
+        "training": True,
+        "sampling": True,
+        "first step": False,
+    }
+
+
+def bench(*, seconds: float, rate: float, startup: float, torch_import: float = 2.0) -> Bench:
+    times = Spread(seconds, seconds, seconds, 1)
+    return Bench(
+        overrides=[],
+        assumed=[],
+        circumstances={},
+        product_rate=rate,
+        stated_rate=None,
+        training=Step(times, images=8, flops=5e8, peak_memory_bytes=1, parts={}),
+        sampling=Drawing(times, 32, 25, 25, 2.0, flops=4e8),
+        startup={"first training step": startup, "torch's own import": torch_import},
+    )
+
+
+# ---- what is measured ----------------------------------------------------------------------------
+
+
+def test_ticks_are_between_moments() -> None:
+    ticks = Ticks(CPU)
+    for seconds in (0.02, 0.05):
+        ticks.take()
+        time.sleep(seconds)
+    ticks.take()
+    first, second = ticks.seconds()
+    assert 0.02 <= first < 0.04 < 0.05 <= second
+
+
+def test_the_rate_of_products_is_that_of_one() -> None:
+    """Within a factor of two of one product, timed by hand."""
+    matrix = torch.ones(1024, 1024)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - start)
+    by_hand = 2 * 1024**3 / min(times)
+    assert by_hand / 2 < product_rate(CPU, torch.float32) < 2 * by_hand
+
+
+def test_a_section_is_less_what_is_inside_it() -> None:
+    watch = Stopwatch(lambda: None)
+    with watch.section("outer"):
+        time.sleep(0.02)
+        with watch.section("inner"):
+            time.sleep(0.05)
+        time.sleep(0.01)
+    assert 0.03 <= watch.seconds["outer"] < 0.045
+    assert 0.05 <= watch.seconds["inner"] < 0.065
+
+
+def test_the_parts_of_a_step_are_all_of_it() -> None:
+    """Their sum is the time of the steps that they are of, and every part is there."""
+    with training_of(*with_data(compose_train(QUICKSTART))[:2]) as training:
+        start = time.perf_counter()
+        parts = training.parts_of_a_step(20)
+        whole = (time.perf_counter() - start) / 20
+        assert set(parts) == {
+            "embedding", "attention", "MLP", "modulation", "norms, gates, sums", "output layer",
+            "the rest of the model", "loss", "backward", "optimizer", "EMA", "data", "logging",
+            "the rest of the loop",
+        }  # fmt: skip
+        assert 0.95 * whole < sum(parts.values()) <= whole
+        assert all(seconds > 0 for seconds in parts.values())
+
+
+def test_what_was_watched_is_as_it_was() -> None:
+    """No hook and no wrapper is left, and the weights go on from where they were."""
+    with training_of(*with_data(compose_train(QUICKSTART))[:2]) as training:
+        before = {name: weight.clone() for name, weight in training.weights().items()}
+        training.parts_of_a_step(3)
+        assert any((before[name] != weight).any() for name, weight in training.weights().items())
+        learns = training._learns
+        for module in learns["model"].module.modules():
+            assert not module._forward_hooks and not module._forward_pre_hooks
+        for name, method in (("accelerator", "backward"), ("optimizer", "step")):
+            assert method not in vars(learns[name])
+
+
+def test_blocks_that_are_compiled_are_one_part() -> None:
+    from dit_lab.bench.parts import _sections
+
+    config, shapes, _ = with_data(compose_train(QUICKSTART))
+    with training_of(config, shapes) as training:
+        model: nn.Module = training._learns["model"].module
+        names = [name for _, name in _sections(model, inside_blocks=False)]
+        assert names.count("blocks") == 1 and "attention" not in names
+
+
+def test_noise_is_trained_on_where_there_are_no_images() -> None:
+    sizes = ["dataset.num_classes=10", "dataset.image_size=64", "model=pico", "patch=8"]
+    sizes += ["precision=fp32", "training.global_batch_size=16"]
+    config, shapes, assumed = with_data(compose_train(sizes))
+    assert shapes.latent == (4, 8, 8)
+    assert assumed[-1] == "noise is trained on"
+    with training_of(config, shapes) as training:
+        data, labels = training.prepared()[0]
+        assert data.shape == (16, 4, 8, 8) and set(labels.tolist()) <= set(range(10))
+        assert training.steps(2)
