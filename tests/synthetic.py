@@ -106,8 +106,9 @@ def _write_run(run: RunFolder, config: Mapping[str, Any], value: float) -> str:
 def _evaluation(config: Mapping[str, Any], known: Mapping[str, Any], value: float) -> Evaluation:
     facts = dataset_facts("dit_lab.data.digits.Digits", {})
     card = Card(
-        samples="generated", run=known["train_hash"], step=STEPS, weights="ema-0.999",
-        objective=config["objective"], sampler=config["sampler"], evaluations_per_image=50.0,
+        samples="generated", run=known["train_hash"], step=STEPS,
+        weights=config["sample"]["weights"], objective=config["objective"],
+        sampler=config["sampler"], evaluations_per_image=50.0,
         guidance=config["guidance"], num_images=1080, labels="as frequent",
         seed=config["sample"]["seed"], num_seeds=1, metrics={}, metrics_seed=0,
         reference={"data": facts.fingerprint}, features={"pixels": "8x8x1"}, likelihood=None,

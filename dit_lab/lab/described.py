@@ -14,7 +14,7 @@ from dit_lab.lab.config import Composer
 from dit_lab.lab.data_checks import UNKNOWN_DATA, options_of, read_facts
 from dit_lab.lab.identity import train_hash
 from dit_lab.lab.request import parse_override
-from dit_lab.lab.sweep_axes import product, sweep_overrides, values_of
+from dit_lab.lab.sweep_axes import label_of, product, settings_of, sweep_overrides, values_of
 from dit_lab.runs import is_deciding
 from dit_lab.types import DataFacts
 
@@ -69,9 +69,9 @@ def different_trainings(
     for texts in product(first):
         config = composer.compose([*fixed, *texts])
         found.setdefault(train_hash(config), (texts, config))
-    chosen = [dict(text.partition("=")[::2] for text in texts) for texts, _ in found.values()]
-    apart = [key for key in chosen[0] if len({texts[key] for texts in chosen}) > 1]
-    labels = [" ".join(f"{key}={texts[key]}" for key in apart) for texts in chosen]
+    chosen = [settings_of(texts) for texts, _ in found.values()]
+    apart = [key for key in chosen[0] if len({settings[key] for settings in chosen}) > 1]
+    labels = [label_of({key: settings[key] for key in apart}) for settings in chosen]
     return dict(zip(labels, (config for _, config in found.values()), strict=True))
 
 

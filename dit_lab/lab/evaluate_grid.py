@@ -15,6 +15,7 @@ from dit_lab.lab.judging import LOSS, leading_metric
 from dit_lab.lab.provenance import provenance
 from dit_lab.lab.report import report_on
 from dit_lab.lab.report_runs import Run
+from dit_lab.lab.sweep_axes import label_of
 from dit_lab.lab.trained import Trained, load
 from dit_lab.runs import FINISHED, RunFolder, digest, read_json
 from dit_lab.sweeps.ablation import Ablation
@@ -41,7 +42,7 @@ def measure_all(
     """
     runs = []
     for settings, config, trained in _loaded(jobs, wanted=wanted, root=root, device=device):
-        name = " ".join(f"{key}={text}" for key, text in settings.items())
+        name = label_of(settings)
         evaluation, before = evaluate_run(
             trained,
             config,
@@ -98,7 +99,7 @@ def _track(trained: Trained, config: Config, settings: Settings, evaluation: Eva
     tags = {
         PARENT_TAG: run_id,
         "dit_lab.run_folder": str(trained.folder.root),
-        "dit_lab.overrides": " ".join(f"{key}={text}" for key, text in settings.items()),
+        "dit_lab.overrides": label_of(settings),
     }
     _, trouble = log_measured(
         recorded["tracking"]["uri"],

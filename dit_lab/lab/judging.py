@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dit_lab.evaluation.table import AIMED_AT, HIGHER_IS_BETTER
 from dit_lab.types import RequestError
 
 LOSS = "eval/loss"
+OF_OBJECTIVE = "objective."  # keys that are options of the objective
 LEADING = ("eval/two_sample_pixels_held_out", "eval/two_sample_pixels")
 
 
@@ -27,6 +28,17 @@ def smallest_draw(names: Iterable[str], starts: Sequence[str]) -> str | None:
 
 def is_lower_better(metric: str) -> bool:
     return not any(f"/{name}_" in metric for name in HIGHER_IS_BETTER)
+
+
+def loss_of(objective: str, settings: Mapping[str, str]) -> str:
+    """What the loss of a run is a loss of, as far as its settings tell runs apart:
+    `rectified_flow time_sampling=cosmap`. Other times to be right at are another quantity."""
+    own = (
+        f"{k}={v}".removeprefix(OF_OBJECTIVE)
+        for k, v in settings.items()
+        if k.startswith(OF_OBJECTIVE)
+    )
+    return " ".join([objective, *own])
 
 
 def refuse_incomparable(metric: str, objectives: Iterable[str], *, key: str) -> None:

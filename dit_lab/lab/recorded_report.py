@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from dit_lab.lab.report import report_on
 from dit_lab.lab.report_runs import Run, configuration
+from dit_lab.lab.sweep_axes import label_of
+from dit_lab.runs import is_deciding
 from dit_lab.sweeps.drawing import png
 
 if TYPE_CHECKING:
@@ -38,15 +40,14 @@ def write_results(runs: Sequence[Run], experiment: Path) -> list[Path]:
 
 
 def _grids(runs: Sequence[Run]) -> dict[str, Path]:
-    """The last images of each model by its first seed, by what tells the models apart."""
+    """The last images of each model of the first seed, by what tells the models apart."""
+    first = min(run.config["seed"] for run in runs)
     found: dict[str, Path] = {}
-    seen: set[Path] = set()
     for run in runs:
-        label = " ".join(f"{key}={value}" for key, value in configuration(run).items())
+        settings = {key: text for key, text in configuration(run).items() if is_deciding(key)}
         grids = sorted(run.folder.samples.glob("step-*.png"))
-        if grids and label not in found and run.folder.root not in seen:
-            found[label] = grids[-1]
-            seen.add(run.folder.root)
+        if grids and run.config["seed"] == first:
+            found.setdefault(label_of(settings), grids[-1])
     return found
 
 

@@ -10,6 +10,7 @@ from dit_lab.lab.judging import (
     LOSS,
     is_lower_better,
     leading_metric,
+    loss_of,
     refuse_incomparable,
     smallest_draw,
 )
@@ -75,7 +76,7 @@ def _question(
 ) -> Question:
     names = dict.fromkeys(name for result in found for name in result.metrics)
     chosen = metric or leading_metric(names)
-    objectives = [run.config["choices"]["objective"] for run in runs]
+    objectives = [loss_of(run.config["choices"]["objective"], run.settings) for run in runs]
     refuse_incomparable(chosen, objectives, key="report.metric")
     beside = [smallest_draw(names, [start]) for start in BESIDE]
     if len(set(objectives)) == 1 and LOSS in names:

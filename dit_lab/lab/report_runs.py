@@ -13,6 +13,7 @@ from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
 from dit_lab.lab.compute import model_cost, training_images, training_seconds
 from dit_lab.lab.identity import recorded_shapes, recorded_so_far
 from dit_lab.lab.judging import LOSS
+from dit_lab.lab.sweep_axes import settings_of
 from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs import FINISHED, MetricsRow, RunFolder, digest, flatten, read_json, read_metrics
 from dit_lab.sweeps.manifest import SweepFolder
@@ -21,6 +22,7 @@ from dit_lab.sweeps.results import Compute, Result
 Config = Mapping[str, Any]
 
 REPEATS = ("sample.seed", "evaluation.seed")  # axes that repeat an evaluation of the same weights
+CHOOSE_WEIGHTS = ("sample.weights", "ema.")  # axes whose values are other averages
 CURVES = ("train/loss", "eval/loss")
 
 
@@ -46,7 +48,7 @@ def runs_of_sweep(folder: SweepFolder) -> list[Run]:
             name=f"job {job.number}",
             folder=(run := folder.run(job)),
             config=read_json(folder.job_config(job)),
-            settings=dict(text.lstrip("+").partition("=")[::2] for text in job.overrides),
+            settings=settings_of(job.overrides),
             status=job.status,
             evaluation=_read(run.evaluations, read_json(folder.job_result(job)).get("evaluation")),
         )
@@ -162,7 +164,7 @@ def _result(run: Run) -> Result:
         compute=_compute(run, metrics) if finished else None,
         code=identity.get("code_hash", ""),
         data=identity.get("data_fingerprint", ""),
-        protocol=_protocol(run.evaluation),
+        protocol=_protocol(run),
         curves={
             name: points
             for name in CURVES
@@ -182,7 +184,11 @@ def measured(run: Run) -> dict[str, float]:
 
 def configuration(run: Run) -> dict[str, str]:
     """Its settings without the seeds."""
-    return {key: text for key, text in run.settings.items() if key not in ("seed", *REPEATS)}
+    return without_seeds(run.settings)
+
+
+def without_seeds(settings: Mapping[str, str]) -> dict[str, str]:
+    return {key: text for key, text in settings.items() if key not in ("seed", *REPEATS)}
 
 
 def _compute(run: Run, rows: Sequence[MetricsRow]) -> Compute:
@@ -197,14 +203,15 @@ def _compute(run: Run, rows: Sequence[MetricsRow]) -> Compute:
     )
 
 
-def _protocol(evaluation: Evaluation | None) -> str:
+def _protocol(run: Run) -> str:
     """A hash of how it was measured, but for what is the configuration's own."""
-    if evaluation is None:
+    if run.evaluation is None:
         return ""
-    card = evaluation.card
-    names = ("num_images", "labels", "seed", "num_seeds", "metrics_seed", "reference", "features",
-             "codec", "chunk_images", "dtype", "weights")  # fmt: skip
-    return digest({name: getattr(card, name) for name in names})
+    names = ["num_images", "labels", "seed", "num_seeds", "metrics_seed", "reference", "features",
+             "codec", "chunk_images", "dtype"]  # fmt: skip
+    if not any(key.startswith(CHOOSE_WEIGHTS) for key in run.settings):
+        names.append("weights")
+    return digest({name: getattr(run.evaluation.card, name) for name in names})
 
 
 def _merged(same: Sequence[Result]) -> Result:

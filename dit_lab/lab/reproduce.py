@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from dit_lab.lab.expected import (
     recorded_probes,
 )
 from dit_lab.lab.identity import train_hash
-from dit_lab.lab.report_runs import REPEATS, Run, configuration, measured
-from dit_lab.lab.sweep_axes import product, sweep_overrides
+from dit_lab.lab.report_runs import Run, measured, without_seeds
+from dit_lab.lab.sweep_axes import label_of, product, settings_of, sweep_overrides
 from dit_lab.lab.sweep_plan import compose_jobs
 from dit_lab.lab.trust import source_files
 from dit_lab.runs import EVALUATING_CODE, code_files, digest
@@ -66,8 +66,8 @@ def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | Non
     configs: dict[Label, Config] = {}
     shapes: dict[Label, Shapes] = {}
     for texts, config, of_it in zip(composed.texts, composed.configs, composed.shapes, strict=True):
-        configs.setdefault(_label(texts), {**config, "seed": PROBED_SEED})
-        shapes.setdefault(_label(texts), of_it)
+        configs.setdefault(_label(settings_of(texts)), {**config, "seed": PROBED_SEED})
+        shapes.setdefault(_label(settings_of(texts)), of_it)
     check_root(composed.configs[0])
     seeds = sorted({config["seed"] for config in composed.configs})
     return Experiment(name, folder, configs, shapes, seeds, len(composed.configs))
@@ -79,9 +79,8 @@ def typed_for(name: str, overrides: Sequence[str], num_seeds: int | None) -> lis
     return [f"experiment={name}", *seeds, *overrides]
 
 
-def _label(texts: Iterable[str]) -> Label:
-    kept = (text for text in texts if text.partition("=")[0] not in ("seed", *REPEATS))
-    return " ".join(kept) or ONE
+def _label(settings: Mapping[str, str]) -> Label:
+    return label_of(without_seeds(settings)) or ONE
 
 
 # ---- what came out -------------------------------------------------------------------------------
@@ -91,8 +90,7 @@ def metrics_by_label(runs: Sequence[Run]) -> dict[Label, list[dict[str, float]]]
     """What each configuration was found to be, by its runs in the order of their seeds."""
     found: dict[Label, list[dict[str, float]]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.config["seed"]):
-        label = _label(f"{key}={text}" for key, text in configuration(run).items())
-        found[label].append(measured(run))
+        found[_label(run.settings)].append(measured(run))
     return dict(found)
 
 

@@ -4,6 +4,7 @@ their values. Torch-free."""
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -137,6 +138,18 @@ def product(typed: Sequence[Override]) -> list[list[str]]:
     return [list(texts) for texts in batch]
 
 
+def settings_of(texts: Iterable[str]) -> dict[str, str]:
+    """Key -> value of what is set for one job, as people read it: `ema:0.9`, where Hydra writes
+    `ema\\:0.9`."""
+    pairs = (text.lstrip("+").partition("=")[::2] for text in texts)
+    return {key: re.sub(r"\\(.)", r"\1", value) for key, value in pairs}
+
+
+def label_of(settings: Mapping[str, str]) -> str:
+    """`model=s patch=8`."""
+    return " ".join(f"{key}={text}" for key, text in settings.items())
+
+
 def combinations(overrides: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
     """Every combination of the values that were typed for one run, and what was typed with these
     alone. Raises RequestError where there is nothing to combine."""
@@ -144,10 +157,7 @@ def combinations(overrides: Sequence[str]) -> list[tuple[dict[str, str], list[st
     if "run" in axes_of(typed, search=False):
         raise RequestError("run: one run in many ways; dit-lab report compares several")
     fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
-    return [
-        (dict(text.partition("=")[::2] for text in texts), [*fixed, *texts])
-        for texts in product(typed)
-    ]
+    return [(settings_of(texts), [*fixed, *texts]) for texts in product(typed)]
 
 
 def corners(typed: Sequence[Override]) -> list[list[str]]:

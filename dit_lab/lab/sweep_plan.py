@@ -15,7 +15,7 @@ from dit_lab.lab.checks import Shapes, check_data, check_root, check_settings
 from dit_lab.lab.config import Composer, option
 from dit_lab.lab.identity import deciding, identity, recorded_so_far, refuse_foreign, run_folder
 from dit_lab.lab.initial import check_initial
-from dit_lab.lab.judging import LOSS, refuse_incomparable
+from dit_lab.lab.judging import LOSS, OF_OBJECTIVE, refuse_incomparable
 from dit_lab.lab.sweep_axes import (
     SEARCH,
     axes_of,
@@ -157,7 +157,13 @@ def _check_search(axes: Mapping[str, Sequence[str]], composed: Composed) -> None
         raise RequestError(f"resume=never: not with {SEARCH}; give another name or sweep.name")
     measured = composed.configs[0]["evaluation"]["num_images"] > 0
     metric = composed.settings["metric"] or ("" if measured else LOSS)
-    refuse_incomparable(metric, axes.get("objective", []), key="sweep.metric")
+    objectives = [
+        value
+        for key, values in axes.items()
+        if key == "objective" or key.startswith(OF_OBJECTIVE)
+        for value in values
+    ]
+    refuse_incomparable(metric, objectives, key="sweep.metric")
 
 
 def _check_runs(composed: Composed) -> None:

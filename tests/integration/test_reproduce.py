@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from dit_lab.runs import read_json
 
@@ -219,6 +220,8 @@ def test_a_grid_comes_back(forked_in: Fork, store_in: Callable[[Path], None], la
     assert list(content["probes"][three]) == ["images", "evaluations", "times"]
     assert content["measured"].keys() == {two, three}
     assert content["recorded"]["seeds"] == [0, 1, 2]
+    with Image.open(recipe.parent / "samples.png") as sheet:
+        assert sheet.width < sheet.height  # there is one model to see, in two ways
 
     content["probes"][three]["evaluations"]["value"] = 9.0
     (recipe.parent / "expected.yaml").write_text(yaml.safe_dump(content))

@@ -57,6 +57,25 @@ def test_one_record_a_job(sweep: SweepFolder) -> None:
     assert len({result.code for result in found}) == len({result.data for result in found}) == 1
 
 
+def test_weights_that_are_an_axis_are_the_configurations_own(tmp_path: Path) -> None:
+    """They are called as they are typed, and measured by one protocol all the same."""
+    axes = {"sample.weights": ["raw", r"ema\:0.999"], "seed": ["0", "1", "2"]}
+    found = results(runs_of_sweep(finished_sweep(tmp_path, axes, lambda job: 0.6)))
+    assert [one.settings["sample.weights"] for one in found[2:4]] == ["raw", "ema:0.999"]
+    assert len({one.protocol for one in found}) == 1
+
+
+def test_losses_at_other_times_are_not_shown_side_by_side(tmp_path: Path) -> None:
+    axes = {"objective.time_sampling": ["uniform", "cosmap"], "seed": ["0", "1", "2"]}
+    sweep = finished_sweep(tmp_path, axes, lambda job: 0.6)
+    ablation, _ = report_on(runs_of_sweep(sweep), tmp_path / "report", title="times")
+    assert "eval/loss" not in ablation.question.secondary
+    with pytest.raises(
+        RequestError, match=r"\(rectified_flow time_sampling=cosmap, rectified_flow"
+    ):
+        report_on(runs_of_sweep(sweep), tmp_path / "other", title="times", metric="eval/loss")
+
+
 def test_what_it_took(sweep: SweepFolder) -> None:
     compute = results(runs_of_sweep(sweep))[0].compute
     assert compute is not None
