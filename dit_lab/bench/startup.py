@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from dit_lab.bench.record import FIRST_STEP, IMPORT
-from dit_lab.runs import read_metrics
+from dit_lab.metrics_rows import read_metrics
 from dit_lab.types import RequestError
 
 ONLY_ONE = [

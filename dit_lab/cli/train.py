@@ -131,7 +131,8 @@ def show_results(folder: RunFolder) -> None:
     from dit_lab.evaluation.card import last_evaluation
     from dit_lab.evaluation.table import is_row_key
     from dit_lab.lab.yaml_files import read_yaml
-    from dit_lab.runs import read_json, read_metrics
+    from dit_lab.metrics_rows import read_metrics
+    from dit_lab.runs import read_json
 
     status, config = read_json(folder.status), read_yaml(folder.config)
     speeds = [

@@ -11,14 +11,8 @@ from typing import Any
 from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import deciding, difference, is_forced, parent_run, recorded
 from dit_lab.lab.trust import load_component
-from dit_lab.runs import (
-    RunFolder,
-    newest_checkpoint,
-    read_json,
-    read_metrics,
-    step_of,
-    write_metrics,
-)
+from dit_lab.metrics_rows import read_metrics, write_metrics
+from dit_lab.runs import RunFolder, newest_checkpoint, read_json, step_of
 from dit_lab.training.power import name_of
 from dit_lab.types import RequestError
 

@@ -15,7 +15,8 @@ from dit_lab.lab.identity import recorded_shapes, recorded_so_far
 from dit_lab.lab.judging import LOSS
 from dit_lab.lab.sweep_axes import settings_of
 from dit_lab.lab.yaml_files import read_yaml
-from dit_lab.runs import FINISHED, MetricsRow, RunFolder, digest, flatten, read_json, read_metrics
+from dit_lab.metrics_rows import MetricsRow, read_metrics
+from dit_lab.runs import FINISHED, RunFolder, digest, flatten, read_json
 from dit_lab.sweeps.manifest import SweepFolder
 from dit_lab.sweeps.results import Compute, Result
 

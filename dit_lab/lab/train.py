@@ -25,15 +25,8 @@ from dit_lab.lab.provenance import provenance
 from dit_lab.lab.session import StatusFile, log, tell_end, told_how_it_ends, writing_to
 from dit_lab.lab.trained import open_checkpoints
 from dit_lab.lab.yaml_files import to_yaml
-from dit_lab.runs import (
-    FAILED,
-    RunFolder,
-    read_json,
-    trim_metrics,
-    update_status,
-    write_atomically,
-    write_json,
-)
+from dit_lab.metrics_rows import trim_metrics
+from dit_lab.runs import FAILED, RunFolder, read_json, update_status, write_atomically, write_json
 from dit_lab.team import ALONE
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.tracking.parent import job_name

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
 
-from dit_lab.runs import FAILED, FINISHED, KILLED, RunFolder, read_metrics
+from dit_lab.metrics_rows import read_metrics
+from dit_lab.runs import FAILED, FINISHED, KILLED, RunFolder
 from dit_lab.tracking.mlflow_store import (
     METRICS_PER_REQUEST,
     TAG_CHARACTERS,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import SupportsFloat
 
-from dit_lab.runs import MetricsRow, format_row
+from dit_lab.metrics_rows import MetricsRow, format_row
 from dit_lab.types import Hook
 
 _log = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from dit_lab.runs import RunFolder, read_json, read_metrics
+from dit_lab.metrics_rows import read_metrics
+from dit_lab.runs import RunFolder, read_json
 from tests.integration.fragile import write_module
 
 IMPORTED = [

@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from dit_lab.runs import FAILED, FINISHED, KILLED, MetricsRow, RunFolder, format_row
+from dit_lab.metrics_rows import MetricsRow, format_row
+from dit_lab.runs import FAILED, FINISHED, KILLED, RunFolder
 from dit_lab.tracking import mlflow_run
 from dit_lab.tracking.late import log_late
 from dit_lab.tracking.mlflow_run import MlflowRun

@@ -25,7 +25,7 @@ from statistics import median
 from dit_lab.lab.checks import check_data
 from dit_lab.lab.compute import device_memory, model_cost
 from dit_lab.lab.config import compose_train
-from dit_lab.runs import read_metrics
+from dit_lab.metrics_rows import read_metrics
 
 HERE = Path(__file__).resolve().parents[2]
 DATASET = """\

@@ -17,14 +17,8 @@ from dit_lab.lab.config import compose_train, read_recorded
 from dit_lab.lab.extension import check_extension, newest_checkpoint, take_over
 from dit_lab.lab.identity import identity, run_folder
 from dit_lab.lab.yaml_files import to_yaml
-from dit_lab.runs import (
-    MetricsRow,
-    RunFolder,
-    read_json,
-    read_metrics,
-    write_json,
-    write_metrics,
-)
+from dit_lab.metrics_rows import MetricsRow, read_metrics, write_metrics
+from dit_lab.runs import RunFolder, read_json, write_json
 from dit_lab.types import RequestError
 
 SHAPES = Shapes(digits_facts(), (1, 8, 8))

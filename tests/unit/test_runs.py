@@ -13,26 +13,22 @@ from pathlib import Path
 import pytest
 
 import dit_lab
+from dit_lab.metrics_rows import MetricsRow, format_row, read_metrics, trim_metrics, write_metrics
 from dit_lab.runs import (
     DECIDING_CODE,
     EVALUATING_CODE,
     NOT_DECIDING,
-    MetricsRow,
     RunFolder,
     all_runs,
     code_files,
     digest,
     find_run,
     flatten,
-    format_row,
     is_deciding,
     read_json,
-    read_metrics,
-    trim_metrics,
     update_status,
     write_atomically,
     write_json,
-    write_metrics,
 )
 from dit_lab.types import RequestError
 
