@@ -5,12 +5,18 @@ Shapes: N images.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dit_lab.data.facts import DIGITS_SPLIT
+from dit_lab.data.facts import DIGITS_SPLIT, digits_file
+
+SPLIT = Path(__file__).with_name("digits_split.txt")
+"""Rows of the table: those of the training split in order, then those of the validation split, as
+scikit-learn's stratified `train_test_split` gives them for DIGITS_SPLIT."""
 
 
 class Digits:
@@ -21,18 +27,13 @@ class Digits:
     """
 
     def __init__(self, *, split: Literal["train", "validation"]) -> None:
-        # scikit-learn takes a second to import and only this class needs it
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        digits = load_digits()
-        train, validation = train_test_split(
-            range(len(digits.target)), stratify=digits.target, **DIGITS_SPLIT
-        )
-        chosen = {"train": train, "validation": validation}[split]
-        pixels = torch.from_numpy(digits.images[chosen]).to(torch.float32)  # (N, 8, 8), 0..16
-        self._images = (pixels / 8 - 1).unsqueeze(1)  # (N, 1, 8, 8)
-        self._labels = torch.from_numpy(digits.target[chosen]).to(torch.int64)  # (N,)
+        table = np.loadtxt(digits_file(), delimiter=",", dtype=np.float32)  # 64 pixels and a label
+        rows = np.array(SPLIT.read_text().split(), dtype=np.int64)
+        held_out = DIGITS_SPLIT["test_size"]
+        chosen = rows[:-held_out] if split == "train" else rows[-held_out:]
+        values = torch.from_numpy(table[chosen])
+        self._images = values[:, :64].reshape(-1, 1, 8, 8) / 8 - 1  # (N, 1, 8, 8), from 0..16
+        self._labels = values[:, 64].to(torch.int64)  # (N,)
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -74,12 +74,16 @@ def accepted(call: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, 
     return {key: value for key, value in options.items() if key in taken}
 
 
-def digits_facts() -> DataFacts:
-    """Scikit-learn's digits: 10 classes, 8x8 pixels, one channel."""
+def digits_file() -> Path:
+    """The table that comes with scikit-learn, which is not imported: that takes a second."""
     library = importlib.util.find_spec("sklearn")
     if library is None or library.origin is None:
         raise RequestError("dataset=digits: scikit-learn is not installed; install scikit-learn")
-    packaged = Path(library.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    return Path(library.origin).parent / "datasets" / "data" / "digits.csv.gz"
+
+
+def digits_facts() -> DataFacts:
+    """Scikit-learn's digits: 10 classes, 8x8 pixels, one channel."""
     return DataFacts(
         channels=1,
         height=8,
@@ -89,7 +93,7 @@ def digits_facts() -> DataFacts:
         train_images=_DIGITS_IMAGES - DIGITS_SPLIT["test_size"],
         validation_images=DIGITS_SPLIT["test_size"],
         fingerprint=fingerprint(
-            images=hashlib.sha256(packaged.read_bytes()).hexdigest(), split=DIGITS_SPLIT
+            images=hashlib.sha256(digits_file().read_bytes()).hexdigest(), split=DIGITS_SPLIT
         ),
         levels=17,  # 0..16
     )

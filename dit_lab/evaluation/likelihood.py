@@ -21,7 +21,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from dit_lab import rng
 from dit_lab.evaluation.table import Row
@@ -53,6 +52,8 @@ def log_density(
     is estimated by one random probe (N, C, H, W) of signs (Hutchinson 1990). x is taken to lie at
     t_max, where the paths of chains and of flow matching still have a little noise in it.
     """
+    from torchdiffeq import odeint  # with half of scipy, a second
+
     velocity = velocity_of(predict, interpolant)
     divergence = exact_divergence if probe is None else _hutchinson(probe)
 

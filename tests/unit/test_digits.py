@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from dit_lab.data.digits import Digits
-from dit_lab.data.facts import digits_facts
+from dit_lab.data.facts import DIGITS_SPLIT, digits_facts
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,18 @@ def test_the_split_is_the_recorded_one(validation: Digits) -> None:
     """Published numbers rest on this split; another scikit-learn must not move it."""
     digest = hashlib.sha256(everything(validation)[0].numpy()).hexdigest()
     assert digest.startswith("075783dfacee9b7d")
+
+
+def test_the_split_is_the_librarys(train: Digits, validation: Digits) -> None:
+    """In its order too: the images' numbers decide which is drawn when."""
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    parts = train_test_split(digits.images, digits.target, stratify=digits.target, **DIGITS_SPLIT)
+    for dataset, pixels, target in zip((train, validation), parts[:2], parts[2:], strict=True):
+        images, labels = everything(dataset)
+        assert torch.equal(images[:, 0], torch.from_numpy(pixels).float() / 8 - 1)
+        assert torch.equal(labels, torch.from_numpy(target))
 
 
 def test_counters_change_nothing(train: Digits) -> None:
