@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, addcmul, nn
 from torch.utils.checkpoint import (
     checkpoint,
     create_selective_checkpoint_contexts,
@@ -196,8 +196,8 @@ class Block(nn.Module):
     def _transform(self, x: Tensor, condition: Tensor) -> Tensor:
         modulation = self.adaLN_modulation(condition)[:, None]  # (N, 1, 6 D)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=2)
-        x = x + gate_a * self.attn(self.norm1(x) * (1 + scale_a) + shift_a)
-        return x + gate_m * self.mlp(self.norm2(x) * (1 + scale_m) + shift_m)
+        x = addcmul(x, gate_a, self.attn(addcmul(shift_a, self.norm1(x), 1 + scale_a)))
+        return addcmul(x, gate_m, self.mlp(addcmul(shift_m, self.norm2(x), 1 + scale_m)))
 
 
 class FinalLayer(nn.Module):
@@ -212,7 +212,7 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (N, T, D), condition (N, D) -> (N, T, p * p * K)."""
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=2)
-        return self.linear(self.norm_final(x) * (1 + scale) + shift)
+        return self.linear(addcmul(shift, self.norm_final(x), 1 + scale))
 
 
 def _checkpointed(run: Callable[..., Tensor], *inputs: Tensor, **how: Any) -> Tensor:

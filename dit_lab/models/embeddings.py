@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 TIME_FEATURES = 256
 LONGEST_PERIOD = 10_000.0
@@ -67,7 +68,11 @@ class RotaryPositions(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Cuts an image into p x p patches and maps each to a token."""
+    """Cuts an image into p x p patches and maps each to a token.
+
+    The map is kept as the original's convolution, whose patches do not overlap: a matrix product of
+    patches that were cut out does the same in less time.
+    """
 
     def __init__(self, patch_size: int, in_channels: int, hidden_size: int) -> None:
         super().__init__()
@@ -75,7 +80,11 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, T, D)."""
-        return self.proj(x).flatten(2).transpose(1, 2)
+        weight = self.proj.weight  # (D, C, p, p)
+        p = weight.shape[2]
+        cells = x.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # (N, C, H / p, p, W / p, p)
+        patches = cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (N, T, C * p * p)
+        return linear(patches, weight.flatten(1), self.proj.bias)
 
 
 class TimeEmbedding(nn.Module):

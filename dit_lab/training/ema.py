@@ -39,15 +39,19 @@ class Average(ABC):
     def update(self, weights: Mapping[str, Tensor], applied: Tensor) -> None:
         """Follow the weights; `applied` () is 1, or 0 where the optimizer step was skipped.
 
-        Everything stays on the device: a skipped step costs no synchronisation.
+        On a GPU nothing waits for the host, which is why the step's size stays a tensor; on the
+        host there is nothing to wait for, and a number lets one pass over memory do for three.
         """
         applied = applied.to(self.num_updates.device)  # offloaded averages are on the host
         step_size = (1 - self._current_decay()) * applied
         shadow = list(self.shadow.values())
         current = [weights[name].detach().float() for name in self.shadow]
-        change = torch._foreach_sub(current, shadow)
-        torch._foreach_mul_(change, step_size.float())
-        torch._foreach_add_(shadow, change)
+        if step_size.device.type == "cpu":
+            torch._foreach_lerp_(shadow, current, step_size.item())
+        else:
+            change = torch._foreach_sub(current, shadow)
+            torch._foreach_mul_(change, step_size.float())
+            torch._foreach_add_(shadow, change)
         self.num_updates += applied
 
     def load(self, shadow: Mapping[str, Tensor], scalars: Mapping[str, float]) -> None:

@@ -159,7 +159,7 @@ def trained(
 
 def test_matrix_products_are_in_bfloat16(trained: Trained) -> None:
     """Or none of these tests would mean anything."""
-    for name in ("x_embedder.proj", "blocks.0.attn.qkv", "blocks.0.mlp.fc2", "final_layer.linear"):
+    for name in ("x_embedder", "blocks.0.attn.qkv", "blocks.0.mlp.fc2", "final_layer.linear"):
         assert trained.types[f"{name} output"] == {BFLOAT}, name
 
 

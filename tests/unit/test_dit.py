@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 
 from dit_lab.models.dit import DiT
-from dit_lab.models.embeddings import RotaryPositions, TimeEmbedding, sincos_positions
+from dit_lab.models.embeddings import (
+    PatchEmbedding,
+    RotaryPositions,
+    TimeEmbedding,
+    sincos_positions,
+)
 from dit_lab.models.layers import RMSNorm
 from dit_lab.types import RequestError
 
@@ -107,6 +112,41 @@ def test_patches_go_back_where_they_were_cut() -> None:
     model.final_layer.linear.bias.copy_(torch.arange(24))
     patch = model(x, time, labels)[0, :, :2, :2]  # (K, p, p)
     assert torch.equal(patch, torch.arange(24.0).reshape(2, 2, 6).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_patches_are_mapped_as_by_the_convolution(patch: int) -> None:
+    """Its outputs and its gradients, up to the order of sums in float64."""
+    embedding = PatchEmbedding(patch, 3, 24).double()
+    x = torch.randn(5, 3, 8, 16, dtype=torch.float64, generator=seeded()).requires_grad_()
+    weights = [*embedding.parameters(), x]
+    plain = embedding.proj(x).flatten(2).transpose(1, 2)
+    for ours, theirs in zip(
+        [embedding(x), *torch.autograd.grad(embedding(x).square().sum(), weights)],
+        [plain, *torch.autograd.grad(plain.square().sum(), weights)],
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_block_is_two_modulated_and_gated_branches() -> None:
+    """As the paper writes it, with its gradients, up to the order of sums in float64."""
+    block = build().blocks[0].double()
+    x, condition = (
+        torch.randn(*shape, dtype=torch.float64, generator=seeded()).requires_grad_()
+        for shape in ((3, 32, 24), (3, 24))
+    )
+    gates = block.adaLN_modulation(condition)[:, None].chunk(6, dim=2)
+    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = gates
+    middle = x + gate_a * block.attn(block.norm1(x) * (1 + scale_a) + shift_a)
+    plain = middle + gate_m * block.mlp(block.norm2(middle) * (1 + scale_m) + shift_m)
+    weights = [*block.parameters(), x, condition]
+    for ours, theirs in zip(
+        [block(x, condition), *torch.autograd.grad(block(x, condition).square().sum(), weights)],
+        [plain, *torch.autograd.grad(plain.square().sum(), weights)],
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
 def test_non_square_images_train() -> None:
