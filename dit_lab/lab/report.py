@@ -79,7 +79,8 @@ def _question(
     objectives = [loss_of(run.config["choices"]["objective"], run.settings) for run in runs]
     refuse_incomparable(chosen, objectives, key="report.metric")
     beside = [smallest_draw(names, [start]) for start in BESIDE]
-    if len(set(objectives)) == 1 and LOSS in names:
+    of_the_samples_weights = not any("sample.weights" in run.settings for run in runs)
+    if len(set(objectives)) == 1 and of_the_samples_weights and LOSS in names:
         beside.append(LOSS)
     return Question(
         metric=chosen,

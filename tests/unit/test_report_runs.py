@@ -58,9 +58,13 @@ def test_one_record_a_job(sweep: SweepFolder) -> None:
 
 
 def test_weights_that_are_an_axis_are_the_configurations_own(tmp_path: Path) -> None:
-    """They are called as they are typed, and measured by one protocol all the same."""
+    """They are called as they are typed, measured by one protocol all the same, and the loss, which
+    is that of one average, is not shown as theirs."""
     axes = {"sample.weights": ["raw", r"ema\:0.999"], "seed": ["0", "1", "2"]}
-    found = results(runs_of_sweep(finished_sweep(tmp_path, axes, lambda job: 0.6)))
+    runs = runs_of_sweep(finished_sweep(tmp_path, axes, lambda job: 0.6))
+    found = results(runs)
+    ablation, _ = report_on(runs, tmp_path / "report", title="weights")
+    assert "eval/loss" not in ablation.question.secondary
     assert [one.settings["sample.weights"] for one in found[2:4]] == ["raw", "ema:0.999"]
     assert len({one.protocol for one in found}) == 1
 
