@@ -30,13 +30,17 @@ def is_lower_better(metric: str) -> bool:
     return not any(f"/{name}_" in metric for name in HIGHER_IS_BETTER)
 
 
-def loss_of(objective: str, settings: Mapping[str, str]) -> str:
+def loss_of(objective: str, target: str, settings: Mapping[str, str]) -> str:
     """What the loss of a run is a loss of, as far as its settings tell runs apart:
-    `rectified_flow time_sampling=cosmap`. Other times to be right at are another quantity."""
+    `rectified_flow time_sampling=cosmap`. Every option of the lab's own objectives makes it another
+    quantity; what those of the user's own do is theirs to say.
+
+    objective: the chosen member of the group; target: its `_target_`.
+    """
     own = (
-        f"{k}={v}".removeprefix(OF_OBJECTIVE)
-        for k, v in settings.items()
-        if k.startswith(OF_OBJECTIVE)
+        f"{key}={text}".removeprefix(OF_OBJECTIVE)
+        for key, text in settings.items()
+        if key.startswith(OF_OBJECTIVE) and target.startswith("dit_lab.")
     )
     return " ".join([objective, *own])
 

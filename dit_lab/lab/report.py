@@ -76,7 +76,12 @@ def _question(
 ) -> Question:
     names = dict.fromkeys(name for result in found for name in result.metrics)
     chosen = metric or leading_metric(names)
-    objectives = [loss_of(run.config["choices"]["objective"], run.settings) for run in runs]
+    objectives = [
+        loss_of(
+            run.config["choices"]["objective"], run.config["objective"]["_target_"], run.settings
+        )
+        for run in runs
+    ]
     refuse_incomparable(chosen, objectives, key="report.metric")
     beside = [smallest_draw(names, [start]) for start in BESIDE]
     of_the_samples_weights = not any("sample.weights" in run.settings for run in runs)

@@ -15,7 +15,7 @@ from dit_lab.lab.checks import Shapes, check_data, check_root, check_settings
 from dit_lab.lab.config import Composer, option
 from dit_lab.lab.identity import deciding, identity, recorded_so_far, refuse_foreign, run_folder
 from dit_lab.lab.initial import check_initial
-from dit_lab.lab.judging import LOSS, OF_OBJECTIVE, refuse_incomparable
+from dit_lab.lab.judging import LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
 from dit_lab.lab.sweep_axes import (
     SEARCH,
     axes_of,
@@ -157,12 +157,12 @@ def _check_search(axes: Mapping[str, Sequence[str]], composed: Composed) -> None
         raise RequestError(f"resume=never: not with {SEARCH}; give another name or sweep.name")
     measured = composed.configs[0]["evaluation"]["num_images"] > 0
     metric = composed.settings["metric"] or ("" if measured else LOSS)
-    objectives = [
-        value
-        for key, values in axes.items()
-        if key == "objective" or key.startswith(OF_OBJECTIVE)
-        for value in values
-    ]
+    first = composed.configs[0]
+    names = axes.get("objective", [first["choices"]["objective"]])
+    of_it = [key for key in axes if key.startswith(OF_OBJECTIVE)]
+    options = [{key: text} for key in of_it for text in axes[key]] or [{}]
+    target = first["objective"]["_target_"]
+    objectives = [loss_of(name, target, option) for name in names for option in options]
     refuse_incomparable(metric, objectives, key="sweep.metric")
 
 
