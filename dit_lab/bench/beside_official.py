@@ -81,9 +81,9 @@ def beside_official(config: Config, path: Path, *, seconds: float) -> Beside:
 def _check(config: Config, shapes: Shapes) -> None:
     """Refuse what the original has not."""
     model, (channels, height, width) = config["model"], shapes.latent
+    layers = tuple(model[name] for name in ("norm", "mlp", "rope", "qk_norm"))
     for wrong, why in (
-        (model["norm"] != "layer" or model["mlp"] != "gelu", "model: only the original's layers"),
-        (model["rope"] or model["qk_norm"], "model: only the original's layers"),
+        (layers != ("layer", "gelu", False, False), "model: only the original's layers"),
         (height != width, f"dataset.image_size: {height} x {width} latents; it takes square ones"),
         (channels < 3, f"dataset: {channels} channels; it guides three"),
         (not shapes.data.num_classes, "dataset.num_classes: it needs classes"),

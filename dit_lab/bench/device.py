@@ -1,8 +1,8 @@
-"""The device that is measured: its clock, its memory, and the most that it can do."""
+"""The device that is measured: its clock, and the most that it can do."""
 
 from __future__ import annotations
 
-import resource
+import re
 import time
 from collections.abc import Callable
 from statistics import median
@@ -18,13 +18,18 @@ DATA_SHEET = {
     "L40S": 362e12,
     "L4": 121e12,
 }
-"""FLOP/s of dense bfloat16 products, as the manufacturer states it; the first name that is part of
-the device's decides."""
+"""FLOP/s of dense bfloat16 products, as the manufacturer states it; the first whose words are all
+in the device's name decides."""
 
 CPU_SIZES = (512, 1024, 2048)
 CUDA_SIZES = (4096, 8192)
 LEAST_SECONDS = 0.5  # of products of one size
 REPEATS = 5
+
+
+def this_device() -> torch.device:
+    """The first GPU, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Ticks:
@@ -67,24 +72,18 @@ def settle(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most that tensors have taken of a GPU; on a CPU of the whole process, libraries too."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux: kB
-
-
-def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of large square matrix products: of the size that does best, the median."""
+def product_rate(device: torch.device, *, bf16: bool) -> float:
+    """FLOP/s of large square matrix products, in bfloat16 or float32: of the size that does best,
+    the median."""
     sizes = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
+    dtype = torch.bfloat16 if bf16 else torch.float32
     return max(_rate(device, dtype, size) for size in sizes)
 
 
 def _rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
     matrix = torch.ones(size, size, device=device, dtype=dtype)
-    first = _timed(device, lambda: matrix @ matrix)
-    first = _timed(device, lambda: matrix @ matrix)  # what is only done once is done
-    repeats = max(1, round(LEAST_SECONDS / REPEATS / first))
+    _, second = (_timed(device, lambda: matrix @ matrix) for _ in range(2))  # warm by then
+    repeats = max(1, round(LEAST_SECONDS / REPEATS / second))
 
     def block() -> None:
         for _ in range(repeats):
@@ -101,9 +100,14 @@ def _timed(device: torch.device, work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def stated_rate(device: torch.device, dtype: torch.dtype) -> float | None:
+def stated_rate(device: torch.device, *, bf16: bool) -> float | None:
     """FLOP/s of bfloat16 products by the data sheet; None where that is not known."""
-    if device.type != "cuda" or dtype != torch.bfloat16:
+    if device.type != "cuda" or not bf16:
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((rate for part, rate in DATA_SHEET.items() if part in name), None)
+    return stated_of(torch.cuda.get_device_name(device))
+
+
+def stated_of(name: str) -> float | None:
+    """The same by the name that the driver gives a device."""
+    words = set(re.split(r"[ -]", name))
+    return next((rate for part, rate in DATA_SHEET.items() if set(part.split()) <= words), None)

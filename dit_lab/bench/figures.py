@@ -57,11 +57,3 @@ def _outside(count: int) -> int | None:
         if 2 * below > 1 - LEVEL:
             return left_out - 1 if left_out else None
     return None
-
-
-def growth(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The exponent b of value = a * size ** b, by least squares of the logarithms."""
-    x, y = ([math.log(value) for value in column] for column in (sizes, values))
-    mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
-    over = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    return over / math.fsum((a - mean_x) ** 2 for a in x)

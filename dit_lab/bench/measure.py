@@ -7,9 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dit_lab.bench.device import product_rate, stated_rate
+from dit_lab.bench.device import product_rate, stated_rate, this_device
 from dit_lab.bench.loading import measure_loading
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.record import FIRST_STEP, Bench
@@ -23,6 +21,7 @@ Config = Mapping[str, Any]
 
 LOADING_SHARE = 0.2  # of the seconds that a part is given: batches are quick
 STARTS = 3
+TRAINED = {"training", "loading"}  # parts that need a training
 
 
 def measure(
@@ -44,21 +43,23 @@ def measure(
         found["startup"] = measure_startup(
             overrides, config_dirs, repeats=STARTS, leave_out=leave_out
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if in_bf16(config) else torch.float32
-    with training_of(config, shapes) as training:
-        rate = product_rate(device, dtype)
-        if "training" in parts:
-            found["training"] = training.measure(seconds)
-        if "loading" in parts:
-            found["loading"] = measure_loading(training, seconds * LOADING_SHARE)
+    device, bf16 = this_device(), in_bf16(config)
+    rates = []
+    if TRAINED & set(parts):
+        with training_of(config, shapes) as training:
+            rates.append(product_rate(device, bf16=bf16))
+            if "training" in parts:
+                found["training"] = training.measure(seconds)
+            if "loading" in parts:
+                found["loading"] = measure_loading(training, seconds * LOADING_SHARE)
     if "sampling" in parts:
         found["sampling"] = Sampling(config, shapes).measure(seconds)
+    rates.append(product_rate(device, bf16=bf16))
     return Bench(
         overrides=list(overrides),
         assumed=assumed,
         circumstances={"date": date.today().isoformat(), **device_facts()},
-        product_rate=max(rate, product_rate(device, dtype)),
-        stated_rate=stated_rate(device, dtype),
+        product_rate=max(rates),
+        stated_rate=stated_rate(device, bf16=bf16),
         **found,
     )

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from dit_lab.bench.device import Ticks
+from dit_lab.bench.device import Ticks, this_device
 from dit_lab.bench.figures import Spread
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Passes
 from dit_lab.lab import compose
@@ -44,7 +43,7 @@ class Sampling:
     """Draws a chunk with weights as a training begins with: no step depends on what they are."""
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = this_device()
         self.parts = compose.build_parts(config, shapes, self.device)
         self.model = compose.build_model(self.parts).to(self.device).eval()
         self.labelled = compose.labelled(self.parts, self.model)

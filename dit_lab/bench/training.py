@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dit_lab.bench.device import Ticks, peak_memory_bytes, settle
+from dit_lab.bench.device import Ticks, settle
 from dit_lab.bench.figures import Spread
 from dit_lab.bench.parts import Stopwatch, watched
 from dit_lab.lab import compose
@@ -22,6 +22,7 @@ from dit_lab.lab.compute import model_cost
 from dit_lab.lab.learning import learning, train_steps
 from dit_lab.tracking.spool import MetricsFile
 from dit_lab.training.batches import TrainingBatches
+from dit_lab.training.loop import peak_memory_bytes
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
 from dit_lab.types import Hook
@@ -42,7 +43,7 @@ class Step:
     seconds: Spread
     images: int
     flops: float | None  # forward and backward; None for an architecture that is not counted
-    peak_memory_bytes: int
+    peak_memory_bytes: float
     parts: Mapping[str, float]  # seconds of a step in which every part is waited for
 
 
@@ -115,7 +116,7 @@ class Training:
         """Half of the time for steps as they are, half for their parts."""
         count = self.steps_within(seconds / 2)
         times = self.steps(count)
-        peak = peak_memory_bytes(self.device)
+        peak = peak_memory_bytes()
         parts = self.parts_of_a_step(min(count, MOST_WATCHED))
         return Step(Spread.of(times), self.images, self.flops, peak, parts)
 

@@ -8,7 +8,8 @@ alone, and start-up, beside the rate of large matrix products that is measured i
   dit-lab bench official --official-path DiT model=s patch=8
                                         the original's model and loops, same weights, in turn
 
-Where data or autoencoder are not on this machine, noise of their declared shape is trained on.
+One process is measured, whatever `distributed` says. Where data or autoencoder are not on this
+machine, noise of their declared shape (dataset.num_classes, dataset.image_size) is trained on.
 `--check` compares times as multiples of those of matrix products (start-up: of importing torch), so
 that it also works on another machine.
 """
@@ -67,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.checks import check_settings
     from dit_lab.lab.config import compose_train
 
+    if not 0 < args.seconds < math.inf:
+        raise RequestError(f"--seconds {args.seconds:g}: expected a number above 0, such as 6")
     if args.official_path or OFFICIAL in args.overrides:
         return _beside_official(args)
     parts = _parts(args)
@@ -100,8 +103,6 @@ def _parts(args: argparse.Namespace) -> list[str]:
     for part in chosen:
         if part not in PARTS:
             raise RequestError(f"--only {args.only}: no part {part!r}; allowed: {', '.join(PARTS)}")
-    if not 0 < args.seconds < math.inf:
-        raise RequestError(f"--seconds {args.seconds:g}: expected a number above 0, such as 6")
     if args.vs and (args.json or args.check):
         raise RequestError("--vs: writes and checks nothing; leave out --json and --check")
     if args.vs and args.only is not None and chosen not in (["training"], ["sampling"]):

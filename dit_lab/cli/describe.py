@@ -238,7 +238,9 @@ def _time_rows(
 
     rate, source = args.flops_per_second, "given"
     if rate is None:
-        rate = _measured_rate(in_bf16(config))
+        from dit_lab.bench.device import product_rate, this_device  # torch: seconds
+
+        rate = product_rate(this_device(), bf16=in_bf16(config))
         source = "measured here in bf16" if in_bf16(config) else "measured here"
     shown = f"{rate / 1e9:,.{1 if rate < 1e10 else 0}f} GFLOP/s"
     on = f" on each of {devices} devices" if devices > 1 else ""
@@ -264,22 +266,3 @@ def _classes(data: DataFacts) -> str:
     shown = ", ".join(data.class_names[:SHOWN_CLASSES])
     more = data.num_classes - SHOWN_CLASSES
     return f"{data.num_classes:,}: {shown}" + (f" and {more:,} more" if more > 0 else "")
-
-
-def _measured_rate(bf16: bool) -> float:
-    """FLOP/s of a large matrix product on this machine's device, in the training precision."""
-    import time
-
-    import torch
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = 8192 if device.type == "cuda" else 1024
-    matrix = torch.ones(size, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        float((matrix @ matrix)[0, 0])  # waits for the device
-        return time.perf_counter() - start
-
-    seconds()
-    return 2 * size**3 / min(seconds() for _ in range(5))

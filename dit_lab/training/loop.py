@@ -211,7 +211,7 @@ def _evaluate(
     return found
 
 
-def _peak_memory_bytes() -> float:
+def peak_memory_bytes() -> float:
     """The most that tensors have taken of the GPU so far; where there is none, the process of the
     machine, its libraries included."""
     if torch.cuda.is_available():
@@ -233,5 +233,5 @@ def _progress(
         "perf/data_seconds": waited,  # of a step, for its images, noise and encoding
         "perf/stall_share": waited / seconds,
         "perf/seconds_left": (settings.total_steps - state.step) * seconds,
-        "perf/peak_memory_bytes": _peak_memory_bytes(),
+        "perf/peak_memory_bytes": peak_memory_bytes(),
     }

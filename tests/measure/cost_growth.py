@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
-
-from dit_lab.bench.figures import growth
 
 COMMON = [
     "objective=rectified_flow", "precision=fp32", "dataset.num_classes=10", "patch=2",
@@ -90,6 +90,12 @@ def drawn(seconds_of: dict[str, list[tuple[int, float]]]) -> None:
             seconds_of["steps"].append((steps, took))
         if steps == 10:
             seconds_of["images"].append((images, took))
+
+
+def growth(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """The exponent b of value = a * size ** b, by least squares of the logarithms."""
+    x, y = ([math.log(value) for value in column] for column in (sizes, values))
+    return linear_regression(x, y).slope
 
 
 def lines(points: dict[str, list[tuple[int, Point]]], base: float) -> Iterator[str]:

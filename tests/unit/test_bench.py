@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from dit_lab.bench.device import Ticks, product_rate
-from dit_lab.bench.figures import Ratio, Spread, growth
+from dit_lab.bench.device import Ticks, product_rate, stated_of
+from dit_lab.bench.figures import Ratio, Spread
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.parts import Stopwatch
 from dit_lab.bench.record import Bench, checked
@@ -58,9 +58,19 @@ def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
     assert 0.025 < missed / 2000 < 0.053  # 3 deviations of a share of 3.9%
 
 
-def test_growth_is_the_exponent() -> None:
-    sizes = [1, 2, 5, 10]
-    assert growth(sizes, [3 * size**1.7 for size in sizes]) == pytest.approx(1.7)
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", None),
+        ("NVIDIA A10G", None),
+    ],
+)
+def test_a_data_sheet_is_that_of_the_device(name: str, rate: float | None) -> None:
+    assert stated_of(name) == rate
 
 
 def test_costs_are_multiples_of_what_was_measured_beside_them() -> None:
@@ -116,7 +126,7 @@ def test_the_rate_of_products_is_that_of_one() -> None:
         matrix @ matrix
         times.append(time.perf_counter() - start)
     by_hand = 2 * 1024**3 / min(times)
-    assert by_hand / 2 < product_rate(CPU, torch.float32) < 2 * by_hand
+    assert by_hand / 2 < product_rate(CPU, bf16=False) < 2 * by_hand
 
 
 def test_a_section_is_less_what_is_inside_it() -> None:
