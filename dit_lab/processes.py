@@ -1,7 +1,9 @@
-"""A command in a process group of its own, which ends with the process that started it."""
+"""A command in a process group of its own, which ends with the process that started it, and how a
+process that computes on the CPU shares it with others and holds its memory."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -11,6 +13,9 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+KEPT_BLOCK_BYTES = 256 * 2**20
+KEPT_BYTES = 2**31 - 1  # the most that can be asked for
 
 
 class Child:
@@ -85,3 +90,17 @@ def end_with_the_parent() -> None:
 def threads_each(places: int) -> int:
     """Threads for each of `places` processes that compute side by side on the CPU."""
     return max(1, len(os.sched_getaffinity(0)) // places)
+
+
+def keep_freed_memory() -> None:
+    """Let this process use memory again that it has freed, where the C library is glibc.
+
+    Left to itself, glibc gives blocks back to the system and gets them anew, page by page and set
+    to zero, at every layer of a model that is not trained: a tenth of the time of sampling. Blocks
+    above 256 MB still go back, and so does the end of the heap above 2 GB. Nothing else changes.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3  # of malloc.h
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(m_mmap_threshold, KEPT_BLOCK_BYTES)
+        library.mallopt(m_trim_threshold, KEPT_BYTES)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from dit_lab.lab import resources
+from dit_lab.processes import keep_freed_memory
 from dit_lab.types import RequestError, StopRequested
 
 VERBS = {
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def answered(command: Callable[[], int]) -> int:
     """The exit code of a command; what it refuses, or what stops it, is said in one line."""
+    keep_freed_memory()
     try:
         return command()
     except RequestError as refusal:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from dit_lab.cadence import is_due
@@ -19,8 +19,8 @@ from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import Average
 from dit_lab.training.nonfinite import NonFiniteGuard, explain
-from dit_lab.training.optim import guarded_step, set_learning_rate
-from dit_lab.training.parallel import Spread, whole_of
+from dit_lab.training.optim import gradient_norm, guarded_step, set_learning_rate
+from dit_lab.training.parallel import Spread
 from dit_lab.training.schedules import Schedule
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.state import Clock, Snapshot, TrainState, Window
@@ -66,7 +66,6 @@ def train(
     process, where they should end; the state is saved before that exception goes on.
     """
     weights = dict(model.module.named_parameters())
-    trainable = [weight for weight in weights.values() if weight.requires_grad]
     state, window = TrainState(), Window(accelerator.device)
     saver = BackgroundSaver(checkpoints)
     everything = Snapshot(
@@ -142,9 +141,9 @@ def train(
             sums = accelerator.reduce(sums, reduction="mean")
 
             # 4. One step of the optimizer and of each average, unless something is not finite.
-            norm = _clip(trainable, settings.clip_norm)
+            norm = gradient_norm(optimizer)
             nonfinite = guard.flag(sums["loss"], norm)
-            guarded_step(optimizer, nonfinite)
+            guarded_step(optimizer, nonfinite, norm=norm, clip_norm=settings.clip_norm)
             optimizer.zero_grad(set_to_none=True)
             for ema in emas:
                 ema.update(weights, applied=1 - nonfinite)
@@ -184,14 +183,6 @@ def _labelled(model: Spread, batch: Batch, null_label: int | None) -> ModelCall:
     if null_label is not None:
         labels = torch.where(batch.drop_label, null_label, labels)
     return lambda x, time: model(x, time, labels)
-
-
-def _clip(parameters: Sequence[Tensor], max_norm: float | None) -> Tensor:
-    """Global gradient norm () before clipping; clips in place where a limit is given."""
-    norm = whole_of(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-    if max_norm is not None:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
 
 
 def _evaluate(

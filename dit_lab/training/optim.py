@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from dit_lab.training.parallel import whole_of
+
+CLIP_EPS = 1e-6  # as torch's own clipping adds to the norm
 
 
 def set_learning_rate(optimizer: Optimizer, factor: float) -> float:
@@ -17,18 +21,37 @@ def set_learning_rate(optimizer: Optimizer, factor: float) -> float:
     return optimizer.param_groups[0]["lr"]
 
 
-def guarded_step(optimizer: Optimizer, nonfinite: Tensor) -> None:
-    """Step, unless `nonfinite` () is 1: then neither weights nor the optimizer's counters move.
+def gradient_norm(optimizer: Optimizer) -> Tensor:
+    """The norm () of all gradients together, over all processes that hold a part of them."""
+    return whole_of(nn.utils.get_total_norm([weight.grad for weight in _with_gradients(optimizer)]))
 
-    Fused optimizers take the flag on the device (as `found_inf`, made for gradient scalers), so no
-    step waits for the host; the others cost one synchronisation.
+
+def guarded_step(
+    optimizer: Optimizer, nonfinite: Tensor, *, norm: Tensor, clip_norm: float | None
+) -> None:
+    """Step by gradients whose norm () is brought down to `clip_norm` where it is above, unless
+    `nonfinite` () is 1: then neither weights nor the optimizer's counters move.
+
+    Fused optimizers take both on the device (as `grad_scale` and `found_inf`, made for gradient
+    scalers): no step waits for the host, and clipping takes no pass over memory of its own. The
+    others cost one synchronisation.
     """
+    divisor = None if clip_norm is None else ((norm + CLIP_EPS) / clip_norm).clamp(min=1.0)
     if optimizer.defaults.get("fused"):
-        weight = optimizer.param_groups[0]["params"][0]
-        optimizer.found_inf = nonfinite.to(weight.device)  # type: ignore[attr-defined]
+        device = optimizer.param_groups[0]["params"][0].device
+        optimizer.found_inf = nonfinite.to(device)  # type: ignore[attr-defined]
+        optimizer.grad_scale = None if divisor is None else divisor.to(device)  # type: ignore[attr-defined]
         optimizer.step()
     elif not nonfinite.item():
+        if divisor is not None:
+            gradients = [weight.grad for weight in _with_gradients(optimizer)]
+            torch._foreach_div_(gradients, divisor.to(gradients[0].device))
         optimizer.step()
+
+
+def _with_gradients(optimizer: Optimizer) -> list[Tensor]:
+    weights = (weight for group in optimizer.param_groups for weight in group["params"])
+    return [weight for weight in weights if weight.grad is not None]
 
 
 def optimizer_tensors(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.optim import (
+    gradient_norm,
     guarded_step,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -26,6 +27,11 @@ OPTIMIZERS: dict[str, Make] = {
     "sgd": lambda weights: SGD(weights, lr=0.01, momentum=0.9, weight_decay=0.1),
 }
 GOOD, BAD = torch.zeros(()), torch.ones(())
+
+
+def step(optimizer: Optimizer, nonfinite: Tensor, clip_norm: float | None = 1.0) -> None:
+    norm = gradient_norm(optimizer)
+    guarded_step(optimizer, nonfinite, norm=norm, clip_norm=clip_norm)
 
 
 # ---- the rate ------------------------------------------------------------------------------------
@@ -74,18 +80,18 @@ def test_a_bad_step_moves_nothing_and_the_next_goes_on(make: Make) -> None:
     for seed in (1, 2):
         for w, o in ((weights, optimizer), (untouched, calm)):
             set_gradients(w, seed)
-            guarded_step(o, GOOD)
+            step(o, GOOD)
     before = everything(weights, optimizer)
 
     for gradient in (torch.nan, torch.inf):
         for weight in weights.values():
             weight.grad = torch.full_like(weight, gradient)
-        guarded_step(optimizer, BAD)
+        step(optimizer, BAD)
         assert_same(everything(weights, optimizer), before)
 
     for w, o in ((weights, optimizer), (untouched, calm)):
         set_gradients(w, 3)
-        guarded_step(o, GOOD)
+        step(o, GOOD)
     assert not torch.equal(weights["a"], before["a"])
     assert_same(everything(weights, optimizer), everything(untouched, calm))
 
@@ -97,11 +103,38 @@ def test_a_bad_first_step_moves_nothing(make: Make) -> None:
     untouched, calm = weights_and_optimizer(make)
     for weight in weights.values():
         weight.grad = torch.full_like(weight, torch.nan)
-    guarded_step(optimizer, BAD)
+    step(optimizer, BAD)
     for w, o in ((weights, optimizer), (untouched, calm)):
         set_gradients(w, 1)
-        guarded_step(o, GOOD)
+        step(o, GOOD)
     assert_same(everything(weights, optimizer), everything(untouched, calm))
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("clip_norm", [None, 0.25, 1e3])
+def test_clipping_is_that_of_torch(make: Make, clip_norm: float | None) -> None:
+    """Within rounding above the limit, where a quotient takes a product's place; exact below it."""
+    weights, optimizer = weights_and_optimizer(make)
+    expected, plain = weights_and_optimizer(make)
+    for seed in range(4):
+        set_gradients(weights, seed)
+        set_gradients(expected, seed)
+        norm = torch.nn.utils.clip_grad_norm_(expected.values(), clip_norm or torch.inf)
+        assert norm > 0.5
+        assert torch.equal(gradient_norm(optimizer), norm)
+        step(optimizer, GOOD, clip_norm)
+        plain.step()
+    found, state = everything(weights, optimizer), everything(expected, plain)
+    if clip_norm != 0.25:
+        assert_same(found, state)
+    for name, tensor in state.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_gradients_that_nobody_has_do_not_count() -> None:
+    weights, optimizer = weights_and_optimizer(OPTIMIZERS["adamw"])
+    weights["a"].grad = torch.full((4, 3), 2.0)
+    assert gradient_norm(optimizer).item() == pytest.approx(2 * 12**0.5)
 
 
 # ---- saving -------------------------------------------------------------------------------------
