@@ -63,6 +63,7 @@ class Prediction:
     noise: Tensor  # (N, C, H, W)
     # of one step back on a chain, 0 = posterior, 1 = beta: (N, C, H, W) with learn_sigma
     variance_fraction: Tensor | float = 0.0
+    guided: bool = False  # more than one model's, or one label's, word
 
 
 @dataclass(frozen=True, slots=True)

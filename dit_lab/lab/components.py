@@ -5,6 +5,7 @@ A class here mirrors the keyword arguments of that class; a test compares the tw
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -143,11 +144,16 @@ class Reflow(Component):
     pairs: Optional[str] = MISSING
 
 
+# older runs recorded samplers without it
+CACHE_INTERVAL: Any = dataclasses.field(default=1, metadata={"at_least": 1})
+
+
 @dataclass
 class Ancestral(Component):
     steps: int = number(at_least=1)
     spacing: Spacing = MISSING
     clip_data: bool = MISSING
+    cache_interval: int = CACHE_INTERVAL
 
 
 @dataclass
@@ -177,6 +183,7 @@ class EulerMaruyama(FixedStep):
     diffusion_norm: float = number(at_least=0)
     last_step: LastStep = MISSING
     last_step_size: float = number(above=0, below=1)
+    cache_interval: int = CACHE_INTERVAL
 
     @staticmethod
     def check(options: Mapping[str, Any]) -> None:

@@ -4,7 +4,8 @@ At each place the model's guess of the data says where the next jump leads. DDPM
 Gaussian of one step back on a chain, fresh noise included; DDIM points from the guess along the
 noise that the model saw, and with eta = 0 draws nothing.
 
-Both may leave out timesteps: a chain seen at some of its timesteps is a shorter chain.
+Both may leave out timesteps: a chain seen at some of its timesteps is a shorter chain. And both may
+ask the model less often than they step (`cache_interval`, see `reuse`).
 Shapes: N images, C channels, H x W pixels or latent cells.
 """
 
@@ -20,6 +21,7 @@ from dit_lab.chain import DiscreteDiffusion
 from dit_lab.interpolants import Interpolant
 from dit_lab.samplers.grid import TimeGrid
 from dit_lab.samplers.respacing import visited
+from dit_lab.samplers.reuse import asked_every
 from dit_lab.types import DrawNoise, Predict, RequestError
 
 
@@ -30,10 +32,18 @@ class DDPMSampler:
     `clip_data` clamps the guessed data to [-1, 1]: for pixels, not for latents.
     """
 
-    def __init__(self, *, steps: int = 250, spacing: str = "even", clip_data: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        steps: int = 250,
+        spacing: str = "even",
+        clip_data: bool = False,
+        cache_interval: int = 1,
+    ) -> None:
         self.steps = steps
         self.spacing = spacing
         self.clip_data = clip_data
+        self.cache_interval = cache_interval
 
     @torch.no_grad()
     def sample(
@@ -47,6 +57,7 @@ class DDPMSampler:
     ) -> Tensor:
         """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`."""
         chain = _chain(interpolant)
+        predict = asked_every(self.cache_interval, predict, interpolant)
         timesteps = visited(self.spacing, chain.num_timesteps, self.steps)
         short = chain.respaced(timesteps)
         x = noise
@@ -81,6 +92,7 @@ class DDIMSampler:
         eta: float = 0.0,
         spacing: str = "stride",
         clip_data: bool = False,
+        cache_interval: int = 1,
     ) -> None:
         if not 0 <= eta <= 1:
             raise RequestError(f"eta: {eta} is not in [0, 1]")
@@ -88,6 +100,7 @@ class DDIMSampler:
         self.eta = eta
         self.spacing = spacing
         self.clip_data = clip_data
+        self.cache_interval = cache_interval
 
     @torch.no_grad()
     def sample(
@@ -100,6 +113,7 @@ class DDIMSampler:
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`."""
+        predict = asked_every(self.cache_interval, predict, interpolant)
         times = self._times(interpolant)
         at = torch.tensor(times, dtype=torch.float64)
         alphas = [*interpolant.alpha(at).tolist(), 1.0]  # after the last step there is only data

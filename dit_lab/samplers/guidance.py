@@ -11,7 +11,7 @@ Shapes: N images, C data channels, K output channels (C, or 2C with learn_sigma)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -95,7 +95,7 @@ def predictor(
             channels=_guided_channels(guidance, x.shape[1]),
             rescale=guidance.rescale,
         )
-        return objective.prediction(output, x, t)
+        return replace(objective.prediction(output, x, t), guided=True)
 
     return predict
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dit_lab.interpolants import Interpolant
 from dit_lab.samplers.grid import TimeGrid, noisy_steps
+from dit_lab.samplers.reuse import asked_every
 from dit_lab.types import DrawNoise, Predict, Prediction, RequestError
 
 Diffusion = Callable[[float, Interpolant], float]
@@ -51,6 +52,7 @@ class EulerMaruyama:
         all steps draw noise, up to the end. More steps do not help against what one step over that
         stretch leaves out; a shorter one does.
     time_grid, time_shift, times: see `TimeGrid`; the last step goes from there to the end.
+    cache_interval: above 1 the model is asked less often, see `reuse`.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class EulerMaruyama:
         time_grid: str = "uniform",
         time_shift: float = 1.0,
         times: Sequence[float] | None = None,
+        cache_interval: int = 1,
     ) -> None:
         for option, value, allowed in (
             ("diffusion", diffusion, tuple(DIFFUSIONS)),
@@ -76,7 +79,7 @@ class EulerMaruyama:
                 f"diffusion_norm={diffusion_norm:g}, last_step_size={last_step_size:g}: expected "
                 "at least 0, and a stretch of flow time between 0 and 1"
             )
-        self.steps = steps
+        self.steps, self.cache_interval = steps, cache_interval
         self.diffusion, self.diffusion_norm = diffusion, diffusion_norm
         self.last_step, self.last_step_size = last_step, last_step_size
         self.grid = TimeGrid(
@@ -97,6 +100,7 @@ class EulerMaruyama:
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`."""
+        predict = asked_every(self.cache_interval, predict, interpolant)
         times = self.grid.over(*self._span(interpolant))
         x = noise
         for step in range(self.grid.steps):

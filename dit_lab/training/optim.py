@@ -23,7 +23,7 @@ def set_learning_rate(optimizer: Optimizer, factor: float) -> float:
 
 def gradient_norm(optimizer: Optimizer) -> Tensor:
     """The norm () of all gradients together, over all processes that hold a part of them."""
-    return whole_of(nn.utils.get_total_norm([weight.grad for weight in _with_gradients(optimizer)]))
+    return whole_of(nn.utils.get_total_norm(_gradients(optimizer)))
 
 
 def guarded_step(
@@ -44,14 +44,14 @@ def guarded_step(
         optimizer.step()
     elif not nonfinite.item():
         if divisor is not None:
-            gradients = [weight.grad for weight in _with_gradients(optimizer)]
+            gradients = _gradients(optimizer)
             torch._foreach_div_(gradients, divisor.to(gradients[0].device))
         optimizer.step()
 
 
-def _with_gradients(optimizer: Optimizer) -> list[Tensor]:
+def _gradients(optimizer: Optimizer) -> list[Tensor]:
     weights = (weight for group in optimizer.param_groups for weight in group["params"])
-    return [weight for weight in weights if weight.grad is not None]
+    return [weight.grad for weight in weights if weight.grad is not None]
 
 
 def optimizer_tensors(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:

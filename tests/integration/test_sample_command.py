@@ -82,6 +82,16 @@ def test_sampler_guidance_and_weights_can_be_chosen_anew(
     assert (scale == weight).all()
 
 
+def test_the_model_can_be_asked_less_often_than_the_sampler_steps(
+    run: Path, forked: Command, tmp_path: Path
+) -> None:
+    """Twice at the start, and at every third of the eighteen steps that are left."""
+    chosen = ("sampler=ddim", "sampler.steps=20", "sampler.cache_interval=3")
+    done = forked("sample", f"run={run}", *chosen, "out=few.npz")
+    assert done.returncode == 0, done.stderr
+    assert "8 evaluations an image" in done.out
+
+
 def test_a_checkpoint_can_be_named(run: Path, forked: Command, tmp_path: Path) -> None:
     checkpoint = run / "checkpoints/step-00000010"
     done = forked("sample", f"run={checkpoint}", "out=early.png")

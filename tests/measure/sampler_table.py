@@ -49,17 +49,30 @@ def _single_step(kind: Any) -> Callable[[int, bool], Any]:
     return lambda budget, left: kind(steps=max(1, (budget - left) // each))
 
 
+def _reusing(kind: Any, **options: Any) -> Callable[[int, bool], Any]:
+    """The steps that a budget is enough for where the model is asked at every third one."""
+    return lambda budget, left: kind(steps=2 + 3 * (budget - 2), cache_interval=3, **options)
+
+
 BUILD: dict[str, dict[str, Callable[[int, bool], Any]]] = {
-    "ddpm": {"ddpm": lambda budget, left: DDPMSampler(steps=budget)},
+    "ddpm": {
+        "ddpm": lambda budget, left: DDPMSampler(steps=budget),
+        "ddpm cache_interval=3": _reusing(DDPMSampler),
+    },
     "ddim": {
         "ddim": lambda budget, left: DDIMSampler(steps=budget, spacing="even"),
+        "ddim cache_interval=3": _reusing(DDIMSampler, spacing="even"),
         "ddim eta=1": lambda budget, left: DDIMSampler(steps=budget, eta=1.0, spacing="even"),
+        "ddim eta=1 cache_interval=3": _reusing(DDIMSampler, eta=1.0, spacing="even"),
     },
     "euler": {"euler": _single_step(Euler)},
     "midpoint": {"midpoint": _single_step(Midpoint)},
     "heun": {"heun": _single_step(Heun)},
     "rk4": {"rk4": _single_step(RK4)},
-    "euler_maruyama": {"euler_maruyama": lambda budget, left: EulerMaruyama(steps=budget)},
+    "euler_maruyama": {
+        "euler_maruyama": lambda budget, left: EulerMaruyama(steps=budget),
+        "euler_maruyama cache_interval=3": _reusing(EulerMaruyama),
+    },
     "dpm_solver": {
         "dpm_solver": lambda budget, left: DPMSolver(steps=budget),
         "dpm_solver solver=sde": lambda budget, left: DPMSolver(steps=budget, solver="sde"),
