@@ -72,7 +72,7 @@ def watched(
     """
     with ExitStack() as undo:
         undo.enter_context(watch.section(REST))
-        for module, name in _sections(learns["model"].module, inside_blocks):
+        for module, name in _sections(learns["model"].trained, inside_blocks):
             before = module.register_forward_pre_hook(lambda *_, name=name: watch.enter(name))
             after = module.register_forward_hook(lambda *_: watch.leave())
             undo.callback(before.remove)

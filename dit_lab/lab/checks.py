@@ -22,7 +22,7 @@ from dit_lab.lab.coupling_checks import (
     check_coupling,
 )
 from dit_lab.lab.data_checks import check_declarations, check_images, options_of, read_facts
-from dit_lab.lab.distributed import AUTO, check_processes
+from dit_lab.lab.distributed import AUTO, check_float8, check_processes
 from dit_lab.lab.metric_checks import check_metrics
 from dit_lab.lab.trust import load_component
 from dit_lab.lab.typed import to_plain
@@ -47,6 +47,7 @@ def check_settings(config: Config) -> None:
     """What a training configuration shows without its data. Raises RequestError."""
     _check_name(config["name"])
     check_processes(config)
+    check_float8(config)
     _check_batch(config)
     _check_checkpoints(config["training"])
     _check_optimizer(config)

@@ -21,6 +21,7 @@ from dit_lab.data.order import SampleOrder
 from dit_lab.data.pairs import Pairs
 from dit_lab.evaluation.generate import Generator
 from dit_lab.lab.checks import Shapes
+from dit_lab.lab.compute import in_bf16
 from dit_lab.lab.trust import load_component
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.team import ALONE
@@ -99,7 +100,7 @@ def build_model(parts: Parts) -> nn.Module:
 
 def labelled(parts: Parts, model: nn.Module) -> LabelledCall:
     """The model as a function, in the configured precision; its output is float32."""
-    bf16 = parts.config["precision"]["mixed_precision"] == "bf16"
+    bf16 = in_bf16(parts.config)
 
     def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(parts.device.type, torch.bfloat16, enabled=bf16):

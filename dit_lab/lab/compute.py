@@ -70,8 +70,15 @@ def device_memory(
 
 
 def in_bf16(config: Config) -> bool:
-    """Whether matrix products are in bfloat16."""
-    return config["precision"]["mixed_precision"] == "bf16"
+    """Whether matrix products are in bfloat16, but for those of a training in float8."""
+    return config["precision"]["mixed_precision"] != "no"
+
+
+def products_dtype(config: Config) -> str:
+    """In which numbers matrix products are, where nothing is trained."""
+    if in_bf16(config):
+        return "bf16 autocast"
+    return "tf32" if config["precision"]["tf32"] else "float32"
 
 
 def training_images(config: Config) -> int:

@@ -14,6 +14,7 @@ from dit_lab.evaluation.likelihood import EXACT_DIMENSIONS, TOLERANCE
 from dit_lab.evaluation.quality import LABEL_RULES
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
+from dit_lab.lab.compute import products_dtype
 from dit_lab.lab.measuring import Extractors
 from dit_lab.lab.metric_checks import asked
 from dit_lab.lab.provenance import device_name, versions
@@ -31,7 +32,6 @@ def evaluation_card(
     config, data = parts.config, parts.shapes.data
     train, held_out = counts_compared(config, parts.shapes)
     evaluating = code_files(EVALUATING_CODE, source_files(config["trusted_modules"]))
-    bf16 = config["precision"]["mixed_precision"] == "bf16"
     return Card(
         samples="generated",
         run=identity["train_hash"],
@@ -60,7 +60,7 @@ def evaluation_card(
         likelihood=_how_likelihood(parts),
         codec=parts.codec.fingerprint,
         chunk_images=CHUNK_IMAGES,
-        dtype="bf16 autocast" if bf16 else "tf32" if config["precision"]["tf32"] else "float32",
+        dtype=products_dtype(config),
         device=device_name(),
         num_threads=torch.get_num_threads(),
         code={

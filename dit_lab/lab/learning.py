@@ -13,8 +13,8 @@ from dit_lab.lab.compose import Parts
 from dit_lab.lab.initial import begin_with
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.ema import EMA, Average, PowerAverage
+from dit_lab.training.float8 import multiplies_float8
 from dit_lab.training.loop import LoopSettings, train
-from dit_lab.training.parallel import compile_blocks
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.together import Together
 from dit_lab.types import Hook
@@ -31,9 +31,10 @@ def learning(
     plain = compose.build_model(parts)
     if begin:
         begin_with(plain, config, parts.shapes, on_message=on_message)
-    if config["training"]["compile"]:
-        compile_blocks(plain)
-    model = together.spread(plain, config["distributed"])
+    device = together.accelerator.device
+    if config["precision"]["mixed_precision"] == "fp8" and not multiplies_float8(device):
+        on_message(f"precision=fp8: emulated, slowly: {device.type} here multiplies no float8")
+    model = together.spread(plain, config["distributed"], compiled=config["training"]["compile"])
     dataset, codec = compose.build_examples(parts, "train")
     return {
         "accelerator": together.accelerator,

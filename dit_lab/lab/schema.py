@@ -33,6 +33,7 @@ def number(
 class MixedPrecision(Enum):
     no = "no"
     bf16 = "bf16"
+    fp8 = "fp8"
 
 
 class Backend(Enum):

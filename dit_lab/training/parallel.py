@@ -22,6 +22,9 @@ class Spread(Protocol):
     module: nn.Module
     """Holds the parameters that the optimizer and the averages follow, plain or sharded."""
 
+    trained: nn.Module
+    """What computes in training: `module`, or a copy that holds the same parameters."""
+
     def __call__(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
         """The model in the configured precision; its output is that of its weights."""
 
@@ -36,10 +39,14 @@ class Spread(Protocol):
 class Whole:
     """The whole model on every process; gradients are averaged by DDP where there are several."""
 
-    def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
-        """`model` is on the accelerator's device."""
+    def __init__(
+        self, model: nn.Module, accelerator: Accelerator, *, trained: nn.Module | None = None
+    ) -> None:
+        """`model` is on the accelerator's device, and `trained`, if it is another one, holds the
+        same parameters."""
         self.module = model
-        self._prepared = accelerator.prepare(model)
+        self.trained = model if trained is None else trained
+        self._prepared = accelerator.prepare(self.trained)
         self._accelerator = accelerator
 
     def __call__(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
@@ -101,6 +108,7 @@ class Sharded:
         fully_shard(model, mesh=mesh, mp_policy=as_stored, offload_policy=place)
         assert isinstance(model, FSDPModule)
         self.module: nn.Module = model
+        self.trained: nn.Module = model
         self._sum_gradients: Callable[[bool], None] = model.set_requires_gradient_sync
 
     def __call__(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from accelerate.utils import DistributedType
 from torch import distributed, nn
 
 from dit_lab.team import ALONE, Gang
-from dit_lab.training.parallel import Sharded, Spread, Whole
+from dit_lab.training.float8 import in_float8
+from dit_lab.training.parallel import Sharded, Spread, Whole, compile_blocks
 from dit_lab.training.stop import StopSignal
 from dit_lab.types import RequestError, StopRequested, Team
 
@@ -40,6 +41,7 @@ class Together:
     ) -> None:
         """Joins the group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
 
+        `mixed_precision`: "no", "bf16" or "fp8", which is bf16 but for what blocks multiply.
         `static_graph`: every backward pass sums gradients over the processes. `cpu_offload`:
         tensors in the host's memory are summed as well as those of GPUs.
         """
@@ -47,8 +49,9 @@ class Together:
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = tf32
         several, on_gpus = int(os.environ.get("WORLD_SIZE", "1")) > 1, torch.cuda.is_available()
+        self._float8 = mixed_precision == "fp8"
         self.accelerator = Accelerator(
-            mixed_precision=mixed_precision,
+            mixed_precision="bf16" if self._float8 else mixed_precision,
             cpu=several and not on_gpus,  # not told so, each would train alone
             kwargs_handlers=[
                 InitProcessGroupKwargs(
@@ -77,11 +80,17 @@ class Together:
         """Whether this process writes, shows and tracks."""
         return self.team.index == 0
 
-    def spread(self, model: nn.Module, how: Mapping[str, Any]) -> Spread:
+    def spread(self, model: nn.Module, how: Mapping[str, Any], *, compiled: bool = False) -> Spread:
         """The model to train, on this process's device; `how` is `distributed` of the
-        configuration."""
+        configuration. `compiled`: its blocks are."""
         if not how["sharded"]:
-            return Whole(model.to(self.accelerator.device), self.accelerator)
+            model = model.to(self.accelerator.device)
+            trained = in_float8(model) if self._float8 else model
+            if compiled:
+                compile_blocks(trained)
+            return Whole(model, self.accelerator, trained=trained)
+        if compiled:
+            compile_blocks(model)
         return Sharded(
             model,
             self.accelerator,

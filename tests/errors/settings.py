@@ -195,6 +195,11 @@ AREA = Area(
             says="distributed.num_processes=auto: this machine shows no GPU to count; give ",
         ),
         Case(
+            title="shards in float8",
+            command=f"{Q} precision=fp8 distributed=fsdp distributed.num_processes=2",
+            says="distributed=fsdp: precision=fp8 is for whole models; use distributed=ddp, or ",
+        ),
+        Case(
             title="one process that should share",
             command=f"{Q} distributed=ddp distributed.num_processes=1",
             says="distributed=ddp: one process has nobody to share with; give ",

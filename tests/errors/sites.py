@@ -81,6 +81,7 @@ LIBRARY_ONLY = {
     ),
     "it needs an installation without one of the extras": (
         ("lab/sweep_axes.py", "not installed; pip install"),
+        ("lab/distributed.py", "needs torchao, which is not installed"),
     ),
     "it needs a training whose steps were all skipped, as in tests/unit/test_power.py": (
         ("lab/averages.py", "no step of the training was applied"),

@@ -260,15 +260,23 @@ def test_accumulation_is_the_same_training(
             torch.testing.assert_close(parts[key], tensor, atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("objective", ["ddpm", "flow_matching"])
-def test_bf16_and_the_other_objectives_train(
-    objective: str, forked: Command, tiny: list[str], tmp_path: Path, run_in: RunIn
+@pytest.mark.parametrize(
+    ("objective", "precision"),
+    [
+        ("ddpm", "bf16"),
+        ("flow_matching", "bf16"),
+        pytest.param("flow_matching", "fp8", marks=pytest.mark.slow),
+    ],
+)
+def test_other_precisions_and_objectives_train(
+    objective: str, precision: str, forked: Command, tiny: list[str], tmp_path: Path, run_in: RunIn
 ) -> None:
     selective = "model.activation_checkpointing=selective"
-    changed = [f"objective={objective}", "precision=bf16", selective]
+    changed = [f"objective={objective}", f"precision={precision}", selective]
     kept = [text for text in tiny if not text.startswith(("objective", "precision", "sampler="))]
     done = forked("train", *kept, *changed, UNTRACKED, "training.total_steps=6")
     assert done.returncode == 0, done.stderr
     end = run_in(tmp_path).status
     assert end["status"] == "FINISHED"
     assert 0 < end["results"]["eval/loss"] < 20
+    assert ("precision=fp8: emulated" in done.stdout + done.stderr) == (precision == "fp8")

@@ -1,0 +1,44 @@
+"""Matrix products of a training in float8 (Micikevicius et al. 2022, "FP8 Formats for Deep
+Learning"), by torchao: weights, tokens and gradients are scaled by their largest magnitude and
+rounded for each product alone. Everything that is kept stays float32."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from dit_lab.training.parallel import blocks_of
+
+MULTIPLE = 16  # of both sizes of a weight, as GPUs ask for
+FIRST_WITH_FLOAT8 = (8, 9)  # compute capability
+
+
+def in_float8(model: nn.Module) -> nn.Module:
+    """A copy that holds the very weights of `model`, whose blocks multiply tokens in float8.
+
+    Products of the condition are too small to gain, and what enters and leaves a model is too
+    delicate: they stay as they are. A device that multiplies no float8 computes the same numbers
+    in a wider type, and is slower for it.
+    """
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+
+    def is_of_tokens(module: nn.Module, name: str) -> bool:
+        return (
+            isinstance(module, nn.Linear)
+            and "adaLN" not in name
+            and module.in_features % MULTIPLE == module.out_features % MULTIPLE == 0
+        )
+
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    copy = deepcopy(model, shared)
+    device = next(model.parameters()).device
+    how = Float8LinearConfig(emulate=not multiplies_float8(device))
+    for block in blocks_of(copy):
+        convert_to_float8_training(block, module_filter_fn=is_of_tokens, config=how)
+    return copy
+
+
+def multiplies_float8(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FIRST_WITH_FLOAT8
