@@ -181,7 +181,8 @@ def _print(found: Bench) -> None:
     console.print(_device_line(found))
     for said in found.assumed:
         console.print(f"assumed: {said}")
-    headings = ("", "takes", "spread", "images/s", "FLOP/s", "of the products' rate")
+    headings = ["", "takes", "spread", "images/s", "FLOP/s", "of the products' rate"]
+    headings += ["of the data sheet's"] * (found.stated_rate is not None)
     console.print(columns(headings, list(_rows(found))))
     if found.training:
         console.print(f"peak memory {found.training.peak_memory_bytes / 2**30:.2f} GiB")
@@ -203,7 +204,7 @@ def _rows(found: Bench) -> Iterator[tuple[str, ...]]:
         yield _row("a training step", step.seconds, step.images / step.seconds.median, rate, found)
         whole = sum(step.parts.values())
         for name, seconds in sorted(step.parts.items(), key=lambda part: -part[1]):
-            yield f"  {name}", time_text(seconds), f"{seconds / whole:.0%}", "", "", ""
+            yield f"  {name}", time_text(seconds), f"{seconds / whole:.0%}"
     if load := found.loading:
         yield _row("its batch alone", load.seconds, load.images / load.seconds.median, None, found)
     if draw := found.sampling:
@@ -211,29 +212,25 @@ def _rows(found: Bench) -> Iterator[tuple[str, ...]]:
         name = f"a sampling step ({draw.evaluations:g} x {draw.images} images)"
         yield _row(name, draw.seconds, None, rate, found)
         total = draw.seconds.median * draw.steps
-        yield (
-            f"  {draw.steps} of them",
-            time_text(total),
-            "",
-            f"{draw.images_per_second:.3g}",
-            "",
-            "",
-        )
+        yield f"  {draw.steps} of them", time_text(total), "", f"{draw.images_per_second:.3g}"
     for name, seconds in (found.startup or {}).items():
-        yield f"until {name}", time_text(seconds), "", "", "", ""
+        yield f"until {name}", time_text(seconds)
 
 
 def _row(
     name: str, times: Spread, per_second: float | None, rate: float | None, found: Bench
 ) -> tuple[str, ...]:
-    return (
+    """`rate` in FLOP/s, which is also shown as a share of what the device can do."""
+    cells = (
         name,
         time_text(times.median),
         f"{time_text(times.low)} to {time_text(times.high)}",
         "" if per_second is None else f"{per_second:,.4g}",
-        "" if rate is None else f"{_amount(rate)}",
-        "" if rate is None else f"{rate / found.product_rate:.1%}",
     )
+    if rate is None:
+        return cells
+    most = (found.product_rate, found.stated_rate)
+    return (*cells, _amount(rate), *(f"{rate / limit:.1%}" for limit in most if limit))
 
 
 def _amount(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from dit_lab.bench.parts import Stopwatch
 from dit_lab.bench.record import Bench, checked
 from dit_lab.bench.sampling import Drawing
 from dit_lab.bench.training import Step, training_of
+from dit_lab.cli.bench import _rows
 from dit_lab.lab.config import compose_train
 
 CPU = torch.device("cpu")
@@ -102,6 +104,16 @@ def bench(*, seconds: float, rate: float, startup: float, torch_import: float = 
         sampling=Drawing(times, 32, 25, 25, 2.0, flops=4e8),
         startup={"first training step": startup, "torch's own import": torch_import},
     )
+
+
+def test_rates_are_shares_of_what_was_measured_and_of_the_data_sheet() -> None:
+    """5e8 FLOP in half a second are half of 2e9 FLOP/s, and a quarter of 4e9."""
+    found = bench(seconds=0.5, rate=2e9, startup=5.0)
+    circumstances = {"device": "GPU", "kind": "cuda", "versions": {"torch": "2.14"}}
+    known = replace(found, stated_rate=4e9, circumstances=circumstances)
+    (step, *_), (with_sheet, *_) = (list(_rows(one)) for one in (found, known))
+    assert step[-2:] == ("1 G", "50.0%")
+    assert with_sheet[-3:] == ("1 G", "50.0%", "25.0%")
 
 
 # ---- what is measured ----------------------------------------------------------------------------
