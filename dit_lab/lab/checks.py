@@ -22,8 +22,9 @@ from dit_lab.lab.coupling_checks import (
     check_coupling,
 )
 from dit_lab.lab.data_checks import check_declarations, check_images, options_of, read_facts
-from dit_lab.lab.distributed import AUTO, check_float8, check_processes
+from dit_lab.lab.distributed import AUTO, check_processes
 from dit_lab.lab.metric_checks import check_metrics
+from dit_lab.lab.precision_checks import check_compiler, check_float8
 from dit_lab.lab.trust import load_component
 from dit_lab.lab.typed import to_plain
 from dit_lab.runs import RunFolder
@@ -157,6 +158,7 @@ def check_sampling(config: Config, *, trained: Config, run: RunFolder | None = N
             "(0 is noise, 1 is data)"
         )
     _check_weights(config["sample"]["weights"], trained["ema"]["decays"], run)
+    check_compiler(config)
 
 
 def check_conditioning(config: Config, shapes: Shapes, *, model: Config) -> None:

@@ -26,6 +26,7 @@ from dit_lab.lab.trust import load_component
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.team import ALONE
 from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
+from dit_lab.training.parallel import compile_blocks
 from dit_lab.types import (
     Batch,
     Codec,
@@ -99,7 +100,10 @@ def build_model(parts: Parts) -> nn.Module:
 
 
 def labelled(parts: Parts, model: nn.Module) -> LabelledCall:
-    """The model as a function, in the configured precision; its output is float32."""
+    """The model as a function, in the configured precision and compiled if `sample` says so; its
+    output is float32."""
+    if parts.config["sample"]["compile"]:
+        compile_blocks(model)
     bf16 = in_bf16(parts.config)
 
     def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:

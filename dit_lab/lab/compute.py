@@ -74,11 +74,11 @@ def in_bf16(config: Config) -> bool:
     return config["precision"]["mixed_precision"] != "no"
 
 
-def products_dtype(config: Config) -> str:
-    """In which numbers matrix products are, where nothing is trained."""
-    if in_bf16(config):
-        return "bf16 autocast"
-    return "tf32" if config["precision"]["tf32"] else "float32"
+def arithmetic(config: Config) -> str:
+    """In which numbers a model computes that is sampled, and whether its blocks are compiled."""
+    plain = "tf32" if config["precision"]["tf32"] else "float32"
+    compiled = " compiled" if config["sample"]["compile"] else ""
+    return f"{'bf16 autocast' if in_bf16(config) else plain}{compiled}"
 
 
 def training_images(config: Config) -> int:

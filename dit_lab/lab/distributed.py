@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from dit_lab.sweeps.slots import gpus
@@ -44,22 +43,6 @@ def check_processes(config: Config) -> None:
         raise RequestError(
             f"distributed.processes_per_copy={per_copy}: does not divide "
             f"distributed.num_processes={processes}"
-        )
-
-
-def check_float8(config: Config) -> None:
-    """Refuse a training in float8 that nothing here could run. Raises RequestError."""
-    if config["precision"]["mixed_precision"] != "fp8":
-        return
-    if config["distributed"]["sharded"]:
-        raise RequestError(
-            f"distributed={config['choices']['distributed']}: precision=fp8 is for whole models; "
-            "use distributed=ddp, or precision=bf16"
-        )
-    if find_spec("torchao") is None:
-        raise RequestError(
-            "precision=fp8: needs torchao, which is not installed; pip install 'dit-lab[fp8]', or "
-            "use precision=bf16"
         )
 
 

@@ -14,7 +14,7 @@ from dit_lab.evaluation.likelihood import EXACT_DIMENSIONS, TOLERANCE
 from dit_lab.evaluation.quality import LABEL_RULES
 from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
-from dit_lab.lab.compute import products_dtype
+from dit_lab.lab.compute import arithmetic
 from dit_lab.lab.measuring import Extractors
 from dit_lab.lab.metric_checks import asked
 from dit_lab.lab.provenance import device_name, versions
@@ -60,7 +60,7 @@ def evaluation_card(
         likelihood=_how_likelihood(parts),
         codec=parts.codec.fingerprint,
         chunk_images=CHUNK_IMAGES,
-        dtype=products_dtype(config),
+        dtype=arithmetic(config),
         device=device_name(),
         num_threads=torch.get_num_threads(),
         code={

@@ -15,7 +15,7 @@ from dit_lab.data.pair_facts import FACTS, SHARD_PAIRS, PairFacts, shard
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator
 from dit_lab.evaluation.straightness import bend
 from dit_lab.lab import compose
-from dit_lab.lab.compute import products_dtype
+from dit_lab.lab.compute import arithmetic
 from dit_lab.lab.trained import Trained, load_weak
 from dit_lab.lease import Lease
 from dit_lab.types import LabelledCall
@@ -42,7 +42,7 @@ def facts_of(trained: Trained, settings: Config) -> PairFacts:
         latent_shape=list(parts.shapes.latent),
         num_classes=parts.shapes.data.num_classes,
         codec=parts.codec.fingerprint,
-        dtype=products_dtype(settings),
+        dtype=arithmetic(settings),
     )
 
 

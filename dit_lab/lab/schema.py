@@ -83,6 +83,7 @@ class Sample:
     batch_size: int = number(at_least=1)
     seed: int = MISSING
     weights: str = MISSING
+    compile: bool = False  # older runs recorded none
 
 
 @dataclass

@@ -149,9 +149,9 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 def compile_blocks(model: nn.Module) -> None:
     """Compile each block in place: its weights and their names stay what they are. Blocks that are
-    alike share what is compiled."""
+    alike share what is compiled, for each shape that they meet."""
     for block in blocks_of(model):
-        block.compile()
+        block.compile(dynamic=False)
 
 
 def whole_of(tensor: Tensor) -> Tensor:

@@ -173,6 +173,16 @@ def test_output_folder_without_the_right_to_write(command: Callable) -> None:
     assert "paths.root=/proc/dit-lab-outputs: cannot write in /proc" in line
 
 
+@pytest.mark.parametrize("key", ["training.compile", "sample.compile"])
+def test_compiled_blocks_without_a_compiler(key: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dit_lab", *Q, f"{key}=true"],
+        cwd=tmp_path, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"dit-lab: {key}=true: torch.compile needs a C++ compiler")
+
+
 def test_help_imports_nothing_slow(tmp_path: Path) -> None:
     code = (
         "import sys; from dit_lab.cli.main import main; main(['--help']); "

@@ -81,7 +81,7 @@ LIBRARY_ONLY = {
     ),
     "it needs an installation without one of the extras": (
         ("lab/sweep_axes.py", "not installed; pip install"),
-        ("lab/distributed.py", "needs torchao, which is not installed"),
+        ("lab/precision_checks.py", "needs torchao, which is not installed"),
     ),
     "it needs a training whose steps were all skipped, as in tests/unit/test_power.py": (
         ("lab/averages.py", "no step of the training was applied"),
@@ -91,6 +91,11 @@ LIBRARY_ONLY = {
     ),
     "it needs two runs on different data, as in tests/integration/test_weak_run.py": (
         ("lab/trained.py", "was trained for {_seen(theirs)}"),
+    ),
+    "it needs a machine without a compiler, as in tests/config/test_refusals.py": (
+        ("lab/precision_checks.py", "needs a C++ compiler"),
+    ),
+        ("lab/precision_checks.py", "needs a C++ compiler"),
     ),
     "it needs an installation without scikit-learn, which the lab depends on": (
         ("data/facts.py", "scikit-learn is not installed"),
