@@ -16,7 +16,7 @@ from torch import Tensor
 from dit_lab import rng
 from dit_lab.bench.device import Ticks
 from dit_lab.bench.noise import with_data
-from dit_lab.bench.official import Official, check_checkout
+from dit_lab.bench.official import Official, as_it_runs, check_checkout
 from dit_lab.bench.sampling import Sampling
 from dit_lab.bench.training import Training, training_of
 from dit_lab.bench.versus import BLOCKS, Versus, in_turn
@@ -185,9 +185,12 @@ def _training(training: Training, official: Official, seconds: float) -> Versus:
     batches = training.prepared()
     count = training.steps_within(seconds / BLOCKS)
     official.train_steps(batches, 2)
-    return in_turn(
-        lambda: median(official.train_steps(batches, count)), lambda: training.block(count)
-    )
+
+    def theirs() -> float:
+        with as_it_runs():
+            return median(official.train_steps(batches, count))
+
+    return in_turn(theirs, lambda: training.block(count))
 
 
 def _sampling(drawing: Sampling, official: Official, seconds: float) -> Versus:
@@ -198,8 +201,9 @@ def _sampling(drawing: Sampling, official: Official, seconds: float) -> Versus:
 
     def theirs() -> float:
         ticks = Ticks(drawing.device)
-        for _ in islice(_its_samples(drawing, official, noise, labels), count + 1):
-            ticks.take()
+        with as_it_runs():
+            for _ in islice(_its_samples(drawing, official, noise, labels), count + 1):
+                ticks.take()
         return median(ticks.seconds())
 
     return in_turn(theirs, lambda: median(drawing.steps(count)))

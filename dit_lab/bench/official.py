@@ -2,7 +2,8 @@
 both compute of them, and what a training step and a sampling step take, in turn.
 
 The code is that of a checkout of facebookresearch/DiT, which the user has; it needs timm. It trains
-in float32 as its `train.py` does: AdamW, then the average, parameter by parameter.
+in float32 as its `train.py` does: AdamW, then the average, parameter by parameter. Where it is
+timed it has its own precision (`as_it_runs`), where outputs are compared that of the lab.
 
 Shapes: N images, C channels, H x W latent cells.
 """
@@ -94,6 +95,19 @@ class Official:
                 device=self.device,
             ):
                 yield found["sample"][: len(noise)]
+
+
+@contextmanager
+def as_it_runs() -> Iterator[None]:
+    """TensorFloat-32 in products on GPUs, as its scripts choose before they start."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def check_checkout(path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from dit_lab.bench.figures import Ratio, Spread
 from dit_lab.bench.noise import with_data
 from dit_lab.lab.checks import Shapes
+from dit_lab.processes import keep_freed_memory
 from dit_lab.types import RequestError
 
 Config = Mapping[str, Any]
@@ -90,6 +91,7 @@ def _serve(connection: Connection, part: str, config: Config, shapes: Shapes) ->
     from dit_lab.bench.sampling import Sampling
     from dit_lab.bench.training import training_of
 
+    keep_freed_memory()  # as every command does
     with ExitStack() as open_ones:
         contender: Contender
         try:

@@ -95,8 +95,6 @@ LIBRARY_ONLY = {
     "it needs a machine without a compiler, as in tests/config/test_refusals.py": (
         ("lab/precision_checks.py", "needs a C++ compiler"),
     ),
-        ("lab/precision_checks.py", "needs a C++ compiler"),
-    ),
     "it needs an installation without scikit-learn, which the lab depends on": (
         ("data/facts.py", "scikit-learn is not installed"),
     ),
