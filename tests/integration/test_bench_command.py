@@ -34,16 +34,16 @@ def test_measures_all_of_a_configuration_and_keeps_nothing_else(
     assert all(cost > 0 for cost in record["costs"].values())
 
 
-def test_checks_against_a_record(command: Command, tmp_path: Path) -> None:
+def test_checks_against_a_record(forked: Command, tmp_path: Path) -> None:
     """The record names the configuration; a cost that was much less then is found."""
     only = "--only=training"
-    assert command("bench", *TINY, only, "--json", "speed.json").returncode == 0
+    assert forked("bench", *TINY, only, "--json", "speed.json").returncode == 0
     file = tmp_path / "speed.json"
     record = json.loads(file.read_text())
     for factor, code, word in ((10.0, 0, "as fast"), (0.1, 1, "slower")):
         costs = {name: cost * factor for name, cost in record["costs"].items()}
         file.write_text(json.dumps({**record, "costs": costs}))
-        done = command("bench", "--check", "speed.json", only, "--seconds=0.2")
+        done = forked("bench", "--check", "speed.json", only, "--seconds=0.2")
         assert done.returncode == code, done.stdout + done.stderr
         assert re.search(rf"training: \S+ times its measure, recorded \S+: {word}", done.stdout)
         assert f"{word} than recorded" in done.stdout
@@ -66,8 +66,8 @@ def _ratio(said: str) -> float:
     return float(found.group(1))
 
 
-def test_what_is_refused_while_it_is_built_is_one_line(command: Command) -> None:
-    done = command("bench", *TINY, "--vs", "dataset.num_classes=7")
+def test_what_is_refused_while_it_is_built_is_one_line(forked: Command) -> None:
+    done = forked("bench", *TINY, "--vs", "dataset.num_classes=7")
     assert done.returncode == 2
     assert done.stderr.startswith("dit-lab: dataset.num_classes=7: ")
     assert len(done.stderr.splitlines()) == 1
