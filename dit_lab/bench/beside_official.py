@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -204,6 +204,6 @@ def _sampling(drawing: Sampling, official: Official, seconds: float) -> Versus:
         with as_it_runs():
             for _ in islice(_its_samples(drawing, official, noise, labels), count + 1):
                 ticks.take()
-        return median(ticks.seconds())
+        return mean(ticks.seconds())
 
-    return in_turn(theirs, lambda: median(drawing.steps(count)))
+    return in_turn(theirs, lambda: mean(drawing.steps(count)))

@@ -49,9 +49,8 @@ class Bench:
             least = self.training.flops / self.product_rate
             found["training"] = self.training.seconds.median / least
         if self.sampling and self.sampling.flops:
-            found["sampling"] = (
-                self.sampling.seconds.median * self.product_rate / (self.sampling.flops)
-            )
+            least = self.sampling.flops / self.product_rate
+            found["sampling"] = self.sampling.mean_seconds / least
         if self.training and self.loading:
             found["loading"] = self.loading.seconds.median / self.training.seconds.median
         if self.startup and FIRST_STEP in self.startup:

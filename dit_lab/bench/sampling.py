@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +27,7 @@ class Drawing:
     """What a step of the sampler takes, and all of them."""
 
     seconds: Spread  # of a step, for a chunk
+    mean_seconds: float  # steps differ where guidance or the model rests at some of them
     images: int  # of a chunk
     steps: int  # that the sampler makes
     measured_steps: int  # as far as there was time
@@ -36,7 +37,7 @@ class Drawing:
     @property
     def images_per_second(self) -> float:
         """Without the codec; where not all steps were measured, as if the rest were like them."""
-        return self.images / (self.seconds.median * self.steps)
+        return self.images / (self.mean_seconds * self.steps)
 
 
 class Sampling:
@@ -69,13 +70,13 @@ class Sampling:
         return ticks.seconds()
 
     def block(self, count: int) -> float:
-        """Seconds of drawing a chunk, by the median of `count` steps."""
+        """Seconds of drawing a chunk, by the mean of `count` steps."""
         times = self.steps(count)
-        return median(times) * (self._all_steps or len(times))
+        return mean(times) * (self._all_steps or len(times))
 
     def steps_within(self, seconds: float) -> int:
         """How many steps fill that time."""
-        return max(LEAST_STEPS, round(seconds / median(self.steps(LEAST_STEPS))))
+        return max(LEAST_STEPS, round(seconds / mean(self.steps(LEAST_STEPS))))
 
     def measure(self, seconds: float) -> Drawing:
         """The first steps, for about so long."""
@@ -83,6 +84,7 @@ class Sampling:
         passes = self._passes.images / len(times)
         return Drawing(
             seconds=Spread.of(times),
+            mean_seconds=mean(times),
             images=CHUNK_IMAGES,
             steps=self._all_steps or len(times),
             measured_steps=len(times),

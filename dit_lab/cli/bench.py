@@ -200,30 +200,37 @@ def _device_line(found: Bench) -> str:
 
 def _rows(found: Bench) -> Iterator[tuple[str, ...]]:
     if step := found.training:
-        rate = step.flops and step.flops / step.seconds.median
-        yield _row("a training step", step.seconds, step.images / step.seconds.median, rate, found)
+        seconds = step.seconds.median
+        rate = step.flops and step.flops / seconds
+        yield _row("a training step", seconds, step.seconds, step.images / seconds, rate, found)
         whole = sum(step.parts.values())
         for name, seconds in sorted(step.parts.items(), key=lambda part: -part[1]):
             yield f"  {name}", time_text(seconds), f"{seconds / whole:.0%}"
     if load := found.loading:
-        yield _row("its batch alone", load.seconds, load.images / load.seconds.median, None, found)
+        seconds = load.seconds.median
+        yield _row("its batch alone", seconds, load.seconds, load.images / seconds, None, found)
     if draw := found.sampling:
-        rate = draw.flops and draw.flops / draw.seconds.median
+        rate = draw.flops and draw.flops / draw.mean_seconds
         name = f"a sampling step ({draw.evaluations:g} x {draw.images} images)"
-        yield _row(name, draw.seconds, None, rate, found)
-        total = draw.seconds.median * draw.steps
+        yield _row(name, draw.mean_seconds, draw.seconds, None, rate, found)
+        total = draw.mean_seconds * draw.steps
         yield f"  {draw.steps} of them", time_text(total), "", f"{draw.images_per_second:.3g}"
     for name, seconds in (found.startup or {}).items():
         yield f"until {name}", time_text(seconds)
 
 
 def _row(
-    name: str, times: Spread, per_second: float | None, rate: float | None, found: Bench
+    name: str,
+    seconds: float,
+    times: Spread,
+    per_second: float | None,
+    rate: float | None,
+    found: Bench,
 ) -> tuple[str, ...]:
     """`rate` in FLOP/s, which is also shown as a share of what the device can do."""
     cells = (
         name,
-        time_text(times.median),
+        time_text(seconds),
         f"{time_text(times.low)} to {time_text(times.high)}",
         "" if per_second is None else f"{per_second:,.4g}",
     )

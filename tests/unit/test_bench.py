@@ -15,7 +15,7 @@ from dit_lab.bench.figures import Ratio, Spread
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.parts import Stopwatch
 from dit_lab.bench.record import Bench, checked
-from dit_lab.bench.sampling import Drawing
+from dit_lab.bench.sampling import Drawing, Sampling
 from dit_lab.bench.training import Step, training_of
 from dit_lab.cli.bench import _rows
 from dit_lab.lab.config import compose_train
@@ -101,7 +101,7 @@ def bench(*, seconds: float, rate: float, startup: float, torch_import: float = 
         product_rate=rate,
         stated_rate=None,
         training=Step(times, images=8, flops=5e8, peak_memory_bytes=1, parts={}),
-        sampling=Drawing(times, 32, 25, 25, 2.0, flops=4e8),
+        sampling=Drawing(times, seconds, 32, 25, 25, 2.0, flops=4e8),
         startup={"first training step": startup, "torch's own import": torch_import},
     )
 
@@ -200,3 +200,15 @@ def test_noise_is_trained_on_where_there_are_no_images() -> None:
         data, labels = training.prepared()[0]
         assert data.shape == (16, 4, 8, 8) and set(labels.tolist()) <= set(range(10))
         assert training.steps(2)
+
+
+def test_steps_at_which_the_model_rests_count_as_steps() -> None:
+    """It is asked twice, and then at every fourth of the other eighteen, for images with and
+    without their label."""
+    overrides = [*QUICKSTART, "sampler=ddim", "sampler.steps=20", "sampler.cache_interval=4"]
+    config, shapes, _ = with_data(compose_train([*overrides, "guidance.scale=2"]))
+    found = Sampling(config, shapes).measure(60)
+    assert found.measured_steps == 20
+    assert found.evaluations == 2 * (2 + 18 // 4) / 20
+    assert found.images_per_second == pytest.approx(found.images / (20 * found.mean_seconds))
+    assert found.seconds.low < found.mean_seconds < found.seconds.high
