@@ -40,7 +40,9 @@ def guarded_step(
     if optimizer.defaults.get("fused"):
         device = optimizer.param_groups[0]["params"][0].device
         optimizer.found_inf = nonfinite.to(device)  # type: ignore[attr-defined]
-        optimizer.grad_scale = None if divisor is None else divisor.to(device)  # type: ignore[attr-defined]
+        if divisor is not None:
+            divisor = divisor.to(device, torch.float32)  # also of float64 weights
+        optimizer.grad_scale = divisor  # type: ignore[attr-defined]
         optimizer.step()
     elif not nonfinite.item():
         if divisor is not None:
