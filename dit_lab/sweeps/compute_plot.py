@@ -9,6 +9,7 @@ from dit_lab.sweeps.drawing import (
     COLOURS,
     MARKERS,
     direction,
+    legend_below,
     new_figure,
     plain_powers,
 )
@@ -44,7 +45,7 @@ def against_compute(ablation: Ablation) -> Figure:
         axes.grid(color=COLOURS[-1], alpha=0.25)
     handles, labels = panels[0].get_legend_handles_labels()
     if len(labels) <= MOST_LEVELS:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        legend_below(figure, handles, labels)
     return figure
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,14 @@ from dit_lab.sweeps.ablation import Ablation
 from dit_lab.sweeps.results import Configuration
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 COLOURS = ("#1f83c4", "#d55e00", "#009e73", "#b05a8c", "#a87b00", "#3a9bdc", "#7f7f7f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":", "-.")
+LETTER_INCHES, MARK_INCHES = 0.08, 0.6  # of a legend: a letter, and what stands before a label
 INK = "#0f0f0e"  # replaced by the page's text colour; nothing else has it
 
 
@@ -81,6 +83,13 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    """In as many columns as there is room for; at least one."""
+    widest = LETTER_INCHES * max(map(len, labels)) + MARK_INCHES
+    columns = max(1, int(figure.get_figwidth() / widest))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
 
 
 def values_of(configuration: Configuration, metric: str) -> list[float]:

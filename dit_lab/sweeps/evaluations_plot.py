@@ -10,6 +10,7 @@ from dit_lab.sweeps.drawing import (
     LINES,
     MARKERS,
     direction,
+    legend_below,
     new_figure,
     plain_powers,
 )
@@ -60,7 +61,7 @@ def against_evaluations(ablation: Ablation) -> Figure:
     subplots[0].set_ylabel(direction(ablation))
     handles = {line.get_label(): line for axes in subplots for line in axes.get_lines()}
     if len(names) > 1:
-        sheet.legend(handles=[handles[name] for name in names], loc="outside lower center", ncols=4)
+        legend_below(sheet, [handles[name] for name in names], names)
     return sheet
 
 

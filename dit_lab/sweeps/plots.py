@@ -15,6 +15,7 @@ from dit_lab.sweeps.drawing import (
     COLOURS,
     LINES,
     direction,
+    legend_below,
     new_figure,
     plain_powers,
     svg,
@@ -211,7 +212,7 @@ def _curves(ablation: Ablation, rows: Sequence[Configuration], name: str) -> Fig
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(name)
     axes.grid(color=COLOURS[-1], alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=2)
+    legend_below(figure, *axes.get_legend_handles_labels())
     return figure
 
 
