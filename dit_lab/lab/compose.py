@@ -26,7 +26,7 @@ from dit_lab.lab.trust import load_component
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.team import ALONE
 from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
-from dit_lab.training.parallel import compile_blocks
+from dit_lab.training.parallel import compile_blocks, with_its_weights
 from dit_lab.types import (
     Batch,
     Codec,
@@ -101,8 +101,9 @@ def build_model(parts: Parts) -> nn.Module:
 
 def labelled(parts: Parts, model: nn.Module) -> LabelledCall:
     """The model as a function, in the configured precision and compiled if `sample` says so; its
-    output is float32."""
+    output is float32. The model itself stays as it is."""
     if parts.config["sample"]["compile"]:
+        model = with_its_weights(model)
         compile_blocks(model)
     bf16 = in_bf16(parts.config)
 

@@ -44,6 +44,7 @@ def training_evaluators(
 
     `check_stop` is about this process alone; the team agrees.
     """
+    parts = uncompiled(parts)
     config, training = parts.config, parts.config["training"]
     held_out, codec = compose.build_examples(parts, "validation")
     loss = ValidationLoss(
@@ -103,6 +104,12 @@ def why_unmeasured(config: Config, shapes: Shapes) -> str:
         f"there are too few to compare; {DRAWS * MIN_IMAGES} generated, {DRAWS * MIN_IMAGES} "
         f"training and {MIN_IMAGES} held-out images are the least"
     )
+
+
+def uncompiled(parts: Parts) -> Parts:
+    """As a training draws, whatever `sample.compile` says of what draws from its run later."""
+    sample = {**parts.config["sample"], "compile": False}
+    return replace(parts, config={**parts.config, "sample": sample})
 
 
 def sample_quality(
@@ -221,7 +228,8 @@ def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float
 
     Another protocol is part of the name, so that no two of them share a curve.
     """
-    card = _quality_of(trained, {}, ALONE, lambda: None, lambda text: None).card
+    own_way = replace(trained, parts=uncompiled(trained.parts))
+    card = _quality_of(own_way, {}, ALONE, lambda: None, lambda text: None).card
     own = replace(card, weights=_watched_weights(trained.parts.config)).protocol
     protocol = evaluation.card.protocol
     prefix = "eval/" if protocol == own else f"eval-{protocol}/"

@@ -4,12 +4,10 @@ rounded for each product alone. Everything that is kept stays float32."""
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import nn
 
-from dit_lab.training.parallel import blocks_of
+from dit_lab.training.parallel import blocks_of, with_its_weights
 
 MULTIPLE = 16  # of both sizes of a weight, as GPUs ask for
 FIRST_WITH_FLOAT8 = (8, 9)  # compute capability
@@ -31,8 +29,7 @@ def in_float8(model: nn.Module) -> nn.Module:
             and module.in_features % MULTIPLE == module.out_features % MULTIPLE == 0
         )
 
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    copy = deepcopy(model, shared)
+    copy = with_its_weights(model)
     device = next(model.parameters()).device
     how = Float8LinearConfig(emulate=not multiplies_float8(device))
     for block in blocks_of(copy):

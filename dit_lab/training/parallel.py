@@ -147,6 +147,12 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [block for modules in lists for block in modules]
 
 
+def with_its_weights(model: nn.Module) -> nn.Module:
+    """A copy of the modules alone, which hold the very parameters and buffers of `model`."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return deepcopy(model, shared)
+
+
 def compile_blocks(model: nn.Module) -> None:
     """Compile each block in place: its weights and their names stay what they are. Blocks that are
     alike share what is compiled, for each shape that they meet."""

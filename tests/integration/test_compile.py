@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+import dit_lab
+from dit_lab.evaluation.card import read_evaluation
+from dit_lab.training.parallel import with_its_weights
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 RunIn = Callable[[Path], Any]
 
@@ -67,3 +71,38 @@ def test_images_of_compiled_blocks_are_the_same(
             found.append(stored["arr_0"].astype(int))
     assert np.abs(found[0] - found[1]).max() <= 1
     assert found[0].std() > 10
+
+
+def test_a_card_says_what_drew(
+    forked: Command, tiny: list[str], tmp_path: Path, run_in: RunIn
+) -> None:
+    """A training draws with plain blocks, whatever is chosen for what draws from its run later."""
+    chosen = ["sample.compile=true", "evaluation.num_images=120", "training.total_steps=2"]
+    kept = [
+        text
+        for text in (*tiny, *SHORT)
+        if text.partition("=")[0] not in {c.partition("=")[0] for c in chosen}
+    ]
+    done = forked("train", *kept, *chosen)
+    assert done.returncode == 0, done.stderr
+    run = run_in(tmp_path).root
+    assert dtypes(run) == ["float32"]
+    done = forked("evaluate", f"run={run}")
+    assert done.returncode == 0, done.stderr
+    assert dtypes(run) == ["float32", "float32 compiled"]
+
+
+def dtypes(run: Path) -> list[str]:
+    return sorted(read_evaluation(file).card.dtype for file in run.glob("evaluations/*.json"))
+
+
+def test_a_model_that_draws_compiled_stays_as_it_is(plain: Any) -> None:
+    """So that whoever asks for plain blocks next gets them, with the same weights."""
+    trained = dit_lab.load(plain.root)
+    config = trained.parts.config
+    trained.labelled({**config, "sample": {**config["sample"], "compile": True}})
+    assert all(block._compiled_call_impl is None for block in trained.model.blocks)
+    copy = with_its_weights(trained.model)
+    ours, theirs = (dict(model.named_parameters()) for model in (trained.model, copy))
+    assert ours.keys() == theirs.keys()
+    assert all(theirs[name] is weight for name, weight in ours.items())
