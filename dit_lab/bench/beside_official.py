@@ -22,8 +22,8 @@ from dit_lab.bench.training import Training, training_of
 from dit_lab.bench.versus import BLOCKS, Versus, in_turn
 from dit_lab.evaluation.generate import CHUNK_IMAGES
 from dit_lab.lab import compose
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.probes import fill
+from dit_lab.lab.shapes import Shapes
 from dit_lab.types import Batch, RequestError
 
 Config = Mapping[str, Any]

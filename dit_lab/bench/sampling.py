@@ -14,8 +14,8 @@ from dit_lab.bench.device import Ticks, this_device
 from dit_lab.bench.figures import Spread
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Passes
 from dit_lab.lab import compose
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compute import model_cost
+from dit_lab.lab.shapes import Shapes
 
 Config = Mapping[str, Any]
 

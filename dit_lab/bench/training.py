@@ -17,9 +17,9 @@ from dit_lab.bench.device import Ticks, settle
 from dit_lab.bench.figures import Spread
 from dit_lab.bench.parts import Stopwatch, watched
 from dit_lab.lab import compose
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compute import model_cost
 from dit_lab.lab.learning import learning, train_steps
+from dit_lab.lab.shapes import Shapes
 from dit_lab.tracking.spool import MetricsFile
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.loop import peak_memory_bytes

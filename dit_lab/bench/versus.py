@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from dit_lab.bench.figures import Ratio, Spread
 from dit_lab.bench.noise import with_data
-from dit_lab.lab.checks import Shapes
+from dit_lab.lab.shapes import Shapes
 from dit_lab.processes import keep_freed_memory
 from dit_lab.types import RequestError
 

@@ -112,7 +112,7 @@ def _parts(args: argparse.Namespace) -> list[str]:
 
 def _record(args: argparse.Namespace) -> dict[str, Any] | None:
     from dit_lab.bench.record import read_record
-    from dit_lab.lab.checks import check_parent
+    from dit_lab.lab.path_checks import check_parent
 
     if args.json:
         check_parent("--json ", args.json)

@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.checks import check_writable
     from dit_lab.lab.config import compose_data
     from dit_lab.lab.data_checks import check_declarations, read_facts
+    from dit_lab.lab.path_checks import check_writable
 
     config = compose_data("check", args.overrides, config_dirs=args.config_dir)
     facts = read_facts(config)

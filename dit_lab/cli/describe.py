@@ -21,7 +21,7 @@ from dit_lab.types import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.cost import Cost
-    from dit_lab.lab.checks import Shapes
+    from dit_lab.lab.shapes import Shapes
     from dit_lab.types import DataFacts
 
 SHOWS_CHOICES = True

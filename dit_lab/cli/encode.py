@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
             raise RequestError(f"--verify {args.verify}: takes no {args.overrides[0]}")
         return _verify(args.verify)
     from dit_lab.data.latent_facts import FACTS, read_manifest
-    from dit_lab.lab.checks import check_writable
     from dit_lab.lab.config import compose_data
     from dit_lab.lab.data_checks import check_encoding
+    from dit_lab.lab.path_checks import check_writable
 
     config = compose_data("encode", args.overrides, config_dirs=args.config_dir)
     facts = check_encoding(config)

@@ -126,12 +126,13 @@ def _checked(
     config_dirs: Sequence[Path],
 ) -> dict[str, Any]:
     """How a run is to be measured, composed over what it recorded. Raises RequestError."""
-    from dit_lab.lab.checks import check_conditioning, check_likelihood, check_sampling
+    from dit_lab.lab.checks import check_likelihood
     from dit_lab.lab.config import compose_for_run
     from dit_lab.lab.data_checks import check_images, check_same_data
     from dit_lab.lab.distributed import check_copies, with_processes
     from dit_lab.lab.identity import recorded_shapes
     from dit_lab.lab.metric_checks import check_metrics
+    from dit_lab.lab.sampling_checks import check_conditioning, check_sampling
 
     if folder.is_exported:
         raise RequestError(

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_out(out: Path, form: str) -> None:
     """Refuse a place that cannot be written, before anything is read. Raises RequestError."""
-    from dit_lab.lab.checks import check_new
+    from dit_lab.lab.path_checks import check_new
 
     endings = ENDINGS[form]
     if out.suffix not in endings:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.checks import check_new
+    from dit_lab.lab.path_checks import check_new
 
     source, out = args.source.expanduser(), args.out.expanduser().absolute()
     check_new("--out ", out)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dit_lab.types import RequestError, StopRequested
 
 if TYPE_CHECKING:
-    from dit_lab.lab.checks import Shapes
+    from dit_lab.lab.shapes import Shapes
 
 SHOWS_CHOICES = False
 
@@ -67,9 +67,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(drawing: Config, training: Config, recorded: Config, shapes: Shapes) -> None:
     """Refuse what cannot be drawn or trained, before the first pair is drawn."""
-    from dit_lab.lab.checks import check_conditioning, check_data, check_sampling, check_settings
+    from dit_lab.lab.checks import check_data, check_settings
     from dit_lab.lab.compatibility import draws_noise
     from dit_lab.lab.coupling_checks import INDEPENDENT
+    from dit_lab.lab.sampling_checks import check_conditioning, check_sampling
 
     check_sampling(drawing, trained=recorded)
     check_conditioning(drawing, shapes, model=recorded["model"])

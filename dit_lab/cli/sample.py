@@ -26,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.checks import check_conditioning, check_sampling
     from dit_lab.lab.config import compose_for_run, given_run
     from dit_lab.lab.distributed import check_copies, with_processes
     from dit_lab.lab.identity import recorded_shapes
+    from dit_lab.lab.sampling_checks import check_conditioning, check_sampling
     from dit_lab.lab.workers import on_workers, starts_workers
 
     wanted, root, folder, recorded = given_run(args.overrides)
@@ -90,7 +90,7 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
 
 def _check_output(out: Path) -> None:
     """Refuse an `out` that cannot be written, before anything is computed."""
-    from dit_lab.lab.checks import check_parent
+    from dit_lab.lab.path_checks import check_parent
 
     if out.suffix not in ("", ".png", ".npz"):
         raise RequestError(

@@ -20,8 +20,8 @@ from dit_lab.data.latents import Latents
 from dit_lab.data.order import SampleOrder
 from dit_lab.data.pairs import Pairs
 from dit_lab.evaluation.generate import Generator
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compute import in_bf16
+from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.trust import load_component
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.team import ALONE

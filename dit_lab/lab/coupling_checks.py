@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dit_lab.data.pair_facts import PairFacts, read_pair_facts
 from dit_lab.lab.compatibility import draws_noise
 from dit_lab.lab.distributed import AUTO
+from dit_lab.lab.shapes import Shapes
 from dit_lab.types import RequestError
-
-if TYPE_CHECKING:
-    from dit_lab.lab.checks import Shapes
 
 Config = Mapping[str, Any]
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts
 from dit_lab.data.facts import LATENTS, dataset_facts, images_config
 from dit_lab.data.image_facts import sides
 from dit_lab.data.latent_facts import read_manifest
+from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.trust import load_component
 from dit_lab.types import DataFacts, RequestError
-
-if TYPE_CHECKING:
-    from dit_lab.lab.checks import Shapes
 
 Config = Mapping[str, Any]
 

@@ -15,7 +15,6 @@ from dit_lab.evaluation.quality import DRAWS, MIN_IMAGES, draw_images
 from dit_lab.evaluation.sample_quality import SampleQuality
 from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.lab import compose
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.data_checks import UNKNOWN_DATA, read_facts
 from dit_lab.lab.drawing_progress import DrawingProgress
@@ -23,6 +22,7 @@ from dit_lab.lab.evaluation_card import counts_compared, evaluation_card
 from dit_lab.lab.identity import difference, source_now
 from dit_lab.lab.measuring import Extractors, build_metrics, build_yardstick, load_reference
 from dit_lab.lab.metric_checks import cadences
+from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.trained import Trained, load_weak
 from dit_lab.runs import RunFolder
 from dit_lab.team import ALONE

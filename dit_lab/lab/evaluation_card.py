@@ -12,12 +12,12 @@ from dit_lab.evaluation.card import Card
 from dit_lab.evaluation.generate import CHUNK_IMAGES
 from dit_lab.evaluation.likelihood import EXACT_DIMENSIONS, TOLERANCE
 from dit_lab.evaluation.quality import LABEL_RULES
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.compute import arithmetic
 from dit_lab.lab.measuring import Extractors
 from dit_lab.lab.metric_checks import asked
 from dit_lab.lab.provenance import device_name, versions
+from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.trained import Trained
 from dit_lab.lab.trust import source_files
 from dit_lab.runs import EVALUATING_CODE, code_files, digest

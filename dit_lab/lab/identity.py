@@ -14,7 +14,7 @@ from typing import Any
 
 from dit_lab.data.pair_facts import read_pair_facts
 from dit_lab.exported import read_exported
-from dit_lab.lab.checks import Shapes
+from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.trust import source_files
 from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.lease import Lease

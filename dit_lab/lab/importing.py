@@ -27,11 +27,11 @@ from dit_lab.interop.architecture import (
 )
 from dit_lab.interop.files import Tensors
 from dit_lab.interop.formats import Foreign, open_foreign
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.config import compose_train
 from dit_lab.lab.data_checks import UNKNOWN_DATA, options_of, read_facts, refuse_other_images
 from dit_lab.lab.identity import UNKNOWN_CODEC, deciding, identity
 from dit_lab.lab.inferred import Told, as_overrides, corrected, inferred_keys, typed
+from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.trained import open_checkpoints
 from dit_lab.lab.yaml_files import to_yaml
 from dit_lab.runs import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dit_lab.lab.components import Extractor
+from dit_lab.lab.component_options import Extractor
 from dit_lab.types import DataFacts, RequestError
 
 Config = Mapping[str, Any]

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from dit_lab import rng
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Passes
 from dit_lab.lab import compose
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.learning import averages, learning, train_steps
 from dit_lab.lab.provenance import device_name, versions
+from dit_lab.lab.shapes import Shapes
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.parallel import whole_of
 from dit_lab.training.stop import StopSignal

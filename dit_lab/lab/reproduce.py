@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.lab import resources
-from dit_lab.lab.checks import Shapes, check_root
 from dit_lab.lab.expected import (
     ONE,
     Value,
@@ -21,7 +20,9 @@ from dit_lab.lab.expected import (
     recorded_probes,
 )
 from dit_lab.lab.identity import train_hash
+from dit_lab.lab.path_checks import check_root
 from dit_lab.lab.report_runs import Run, measured, without_seeds
+from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.sweep_axes import label_of, product, settings_of, sweep_overrides
 from dit_lab.lab.sweep_plan import compose_jobs
 from dit_lab.lab.trust import source_files

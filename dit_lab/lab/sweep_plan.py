@@ -11,11 +11,13 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from dit_lab.lab import resources
-from dit_lab.lab.checks import Shapes, check_data, check_root, check_settings
+from dit_lab.lab.checks import check_data, check_settings
 from dit_lab.lab.config import Composer, option
 from dit_lab.lab.identity import deciding, identity, recorded_so_far, refuse_foreign, run_folder
 from dit_lab.lab.initial import check_initial
 from dit_lab.lab.judging import LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
+from dit_lab.lab.path_checks import check_root
+from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.sweep_axes import (
     SEARCH,
     axes_of,

@@ -8,7 +8,6 @@ from typing import Any
 
 from dit_lab.lab import compose
 from dit_lab.lab.averages import open_averages
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.evaluate import training_evaluators, why_unmeasured
 from dit_lab.lab.extension import take_over
@@ -23,6 +22,7 @@ from dit_lab.lab.identity import (
 from dit_lab.lab.learning import learning, loop_settings
 from dit_lab.lab.provenance import provenance
 from dit_lab.lab.session import StatusFile, log, tell_end, told_how_it_ends, writing_to
+from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.trained import open_checkpoints
 from dit_lab.lab.yaml_files import to_yaml
 from dit_lab.metrics_rows import trim_metrics

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from dit_lab.exported import read_exported
 from dit_lab.lab import compose
 from dit_lab.lab.averages import PREFIX, made_average, read_average, width_in
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import UNKNOWN_CODEC, recorded, recorded_shapes, weights_name
+from dit_lab.lab.shapes import Shapes
 from dit_lab.runs import RunFolder, find_run
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.team import ALONE

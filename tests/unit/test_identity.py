@@ -15,7 +15,6 @@ import pytest
 from dit_lab.data.facts import digits_facts
 from dit_lab.exported import HEADER_KEY
 from dit_lab.lab import identity as identity_module
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.config import compose_train
 from dit_lab.lab.identity import (
     deciding,
@@ -26,6 +25,7 @@ from dit_lab.lab.identity import (
     set_aside,
     train_hash,
 )
+from dit_lab.lab.shapes import Shapes
 from dit_lab.lease import Lease
 from dit_lab.runs import NOT_DECIDING, RunFolder, flatten, read_json, write_json
 from dit_lab.types import RequestError

@@ -16,8 +16,8 @@ from dit_lab.data.facts import digits_facts
 from dit_lab.evaluation.generate import Generator
 from dit_lab.evaluation.images import write_grid
 from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
-from dit_lab.lab.checks import Shapes
 from dit_lab.lab.compose import VALIDATION_BATCH, Parts, validation_batches
+from dit_lab.lab.shapes import Shapes
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
