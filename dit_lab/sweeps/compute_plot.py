@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LEVELS = 24  # values of an axis that can be told apart
+LEAST_FACTOR = 1.2  # between most and least compute; below it, points stand in one column or two
 
 
 def compute_varies(ablation: Ablation) -> bool:
-    """Whether measured configurations took different amounts of compute."""
-    flops = {c.compute.training_flops for c in ablation.configurations if c.sample.n} - {None}
-    return len(flops) > 1
+    """Whether measured configurations took amounts of compute that differ enough to show."""
+    compute = (c.compute.training_flops for c in ablation.configurations if c.sample.n)
+    known = [flops for flops in compute if flops is not None]
+    return bool(known) and max(known) > LEAST_FACTOR * min(known)
 
 
 def against_compute(ablation: Ablation) -> Figure:

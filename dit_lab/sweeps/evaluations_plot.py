@@ -58,7 +58,7 @@ def against_evaluations(ablation: Ablation) -> Figure:
         axes.set_xlabel("evaluations an image")
         axes.set_title(f"{panel_axis}={panel}" if panel_axis else "", size="medium")
         axes.grid(color=COLOURS[-1], alpha=0.25)
-    subplots[0].set_ylabel(direction(ablation))
+    sheet.suptitle(direction(ablation), size="medium")
     handles = {line.get_label(): line for axes in subplots for line in axes.get_lines()}
     if len(names) > 1:
         legend_below(sheet, [handles[name] for name in names], names)

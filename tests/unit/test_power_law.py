@@ -19,7 +19,9 @@ QUALITY, LOSS = "eval/two_sample_pixels_held_out_n360", "eval/loss"
 FLOPS = (1e12, 3e12, 1e13, 4e13, 9e13)
 
 
-def ablation(losses: Sequence[float], *, seeds: int = 3) -> Ablation:
+def ablation(
+    losses: Sequence[float], *, seeds: int = 3, compute: Sequence[float] = FLOPS
+) -> Ablation:
     """One configuration for each loss, the same by every seed, at growing compute."""
     results = [
         Result(
@@ -30,7 +32,7 @@ def ablation(losses: Sequence[float], *, seeds: int = 3) -> Ablation:
             metrics={QUALITY: 0.6 + seed / 100, LOSS: loss},
             compute=Compute(training_flops=flops),
         )
-        for number, (flops, loss) in enumerate(zip(FLOPS, losses, strict=False))
+        for number, (flops, loss) in enumerate(zip(compute, losses, strict=False))
         for seed in range(seeds)
     ]
     return analyse(results, Question(metric=QUALITY, lower_is_better=True, secondary=(LOSS,)))
@@ -75,6 +77,13 @@ def test_the_report_says_and_draws_it() -> None:
     assert loss.get_yscale() == "log"
     assert loss.get_title() == LOSS
     assert quality.get_title() == f"{QUALITY} (lower is better)"
+
+
+@pytest.mark.parametrize(("most", "drawn"), [(1.0e12, False), (1.1e12, False), (1.5e12, True)])
+def test_compute_that_hardly_differs_is_not_drawn(most: float, drawn: bool) -> None:
+    """A variance that is predicted too costs DDPM some thousandths: points in two columns."""
+    found = ablation([1.0, 0.9], compute=(1e12, most))
+    assert any(one.name == "compute.png" for one in pictures(found)) is drawn
 
 
 def test_quality_has_no_law_of_its_own() -> None:
