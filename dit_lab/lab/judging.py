@@ -9,7 +9,10 @@ from dit_lab.types import RequestError
 
 LOSS = "eval/loss"
 OF_OBJECTIVE = "objective."  # keys that are options of the objective
-LEADING = ("eval/two_sample_pixels_held_out", "eval/two_sample_pixels")
+LEADING = (
+    "eval/two_sample_pixels_held_out", "eval/two_sample_pixels",
+    "eval/two_sample_classifier_held_out", "eval/two_sample_classifier",
+)  # fmt: skip
 
 
 def leading_metric(names: Iterable[str]) -> str:

@@ -24,8 +24,11 @@ from dit_lab.sweeps.results import Expectation, Question, Result
 from dit_lab.tracking.parent import log_report
 
 BESIDE = (
-    "eval/recall_pixels_held_out", "eval/distance_ratio_pixels", "eval/class_accuracy_classifier",
-)  # fmt: skip
+    ("eval/recall_pixels_held_out", "eval/recall_classifier_held_out"),
+    ("eval/distance_ratio_pixels", "eval/distance_ratio_classifier"),
+    ("eval/class_accuracy_classifier",),
+)
+"""What else is shown: of each, the first that was measured."""
 
 
 def report_on(
@@ -83,7 +86,7 @@ def _question(
         for run in runs
     ]
     refuse_incomparable(chosen, objectives, key="report.metric")
-    beside = [smallest_draw(names, [start]) for start in BESIDE]
+    beside = [smallest_draw(names, starts) for starts in BESIDE]
     of_the_samples_weights = not any("sample.weights" in run.settings for run in runs)
     if len(set(objectives)) == 1 and of_the_samples_weights and LOSS in names:
         beside.append(LOSS)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 QUIET_GROUPS = ("train/", "perf/", "nonfinite/")  # summed up in the progress, not listed
 LEADING = (
     "eval/two_sample_pixels_held_out", "eval/recall_pixels_held_out", "eval/distance_ratio_pixels",
+    "eval/two_sample_classifier_held_out", "eval/recall_classifier_held_out",
+    "eval/distance_ratio_classifier",
 )  # fmt: skip
 MOST_NUMBERS = 4  # of one evaluation in one line
 FRAMES_PER_SECOND = 4  # each frame takes a millisecond or two from the training process

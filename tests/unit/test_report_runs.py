@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dit_lab.cli.main import main
+from dit_lab.lab.judging import leading_metric
 from dit_lab.lab.report import report_on, report_on_sweep
 from dit_lab.lab.report_runs import _pick, results, runs_of_folders, runs_of_sweep, runs_of_sweeps
 from dit_lab.runs import write_json
@@ -115,6 +116,21 @@ def test_another_metric_and_baseline(sweep: SweepFolder) -> None:
     )
     assert not ablation.question.lower_is_better
     assert ablation.baseline.settings == baseline
+
+
+@pytest.mark.parametrize(
+    ("measured", "leads"),
+    [
+        (["eval/loss", "eval/two_sample_classifier_held_out_n682"], 1),
+        (["eval/two_sample_classifier_held_out_n682", "eval/two_sample_pixels_n2048"], 1),
+        (["eval/two_sample_classifier_n2048", "eval/two_sample_classifier_held_out_n682"], 1),
+        (["eval/loss", "eval/recall_classifier_held_out_n682"], 0),
+    ],
+)
+def test_runs_are_judged_by_trees_through_whatever_they_look(
+    measured: list[str], leads: int
+) -> None:
+    assert leading_metric(measured) == measured[leads]
 
 
 def test_a_job_that_failed_is_a_missing_seed(sweep: SweepFolder) -> None:
