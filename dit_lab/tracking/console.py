@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,11 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 QUIET_GROUPS = ("train/", "perf/", "nonfinite/")  # summed up in the progress, not listed
-LEADING = (
-    "eval/two_sample_pixels_held_out", "eval/recall_pixels_held_out", "eval/distance_ratio_pixels",
-    "eval/two_sample_classifier_held_out", "eval/recall_classifier_held_out",
-    "eval/distance_ratio_classifier",
-)  # fmt: skip
+LEADING = re.compile(r"eval/((two_sample|recall)_\w+_held_out|distance_ratio)_")  # of any extractor
 MOST_NUMBERS = 4  # of one evaluation in one line
 FRAMES_PER_SECOND = 4  # each frame takes a millisecond or two from the training process
 
@@ -132,7 +129,7 @@ def findings(metrics: Mapping[str, float]) -> str:
     found = {name: value for name, value in metrics.items() if not name.startswith(QUIET_GROUPS)}
     shown = found
     if len(found) > MOST_NUMBERS:
-        shown = {name: found[name] for name in found if name.startswith(LEADING)}
+        shown = {name: found[name] for name in found if LEADING.match(name)}
     numbers = [f"{name} {value:.5g}" for name, value in shown.items()]
     more = len(found) - len(shown)
     return "  ".join([*numbers, *([f"and {more} more"] if more else [])])

@@ -160,15 +160,16 @@ def test_findings_leave_out_what_the_progress_shows() -> None:
     assert findings({"train/loss": 1.0, "eval/kid": 1e-5}) == "eval/kid 1e-05"
 
 
-def test_of_a_whole_table_only_what_leads_is_shown() -> None:
+@pytest.mark.parametrize("seen", ["pixels", "classifier"])
+def test_of_a_whole_table_only_what_leads_is_shown(seen: str) -> None:
     """And how many numbers more there are; the table itself comes at the end."""
-    names = ("two_sample_pixels_n40", "two_sample_pixels_held_out_n40",
-             "recall_pixels_held_out_n40", "distance_ratio_pixels_n120",
-             "fd_pixels_n2048")  # fmt: skip
+    names = (f"two_sample_{seen}_n40", f"two_sample_{seen}_held_out_n40",
+             f"recall_{seen}_held_out_n40", f"distance_ratio_{seen}_n120",
+             f"fd_{seen}_n2048")  # fmt: skip
     table = {f"eval/{name}": 0.5 for name in names}
     assert findings(table | {"train/loss": 1.0}) == (
-        "eval/two_sample_pixels_held_out_n40 0.5  eval/recall_pixels_held_out_n40 0.5  "
-        "eval/distance_ratio_pixels_n120 0.5  and 2 more"
+        f"eval/two_sample_{seen}_held_out_n40 0.5  eval/recall_{seen}_held_out_n40 0.5  "
+        f"eval/distance_ratio_{seen}_n120 0.5  and 2 more"
     )
     few = dict(list(table.items())[:4])
     assert findings(few) == "  ".join(f"{name} 0.5" for name in few)
