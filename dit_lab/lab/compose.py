@@ -26,6 +26,7 @@ from dit_lab.lab.trust import load_component
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.team import ALONE
 from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
+from dit_lab.training.optim import without_compiler
 from dit_lab.training.parallel import compile_blocks, with_its_weights
 from dit_lab.types import (
     Batch,
@@ -45,8 +46,11 @@ VALIDATION_BATCH = 128
 
 def build(config: Config, group: str, **given: Any) -> Any:
     """The component of a group, from its options and what the lab gives itself."""
-    options = {key: value for key, value in config[group].items() if key != "_target_"}
-    return component_class(config, group)(**options, **given)
+    return component_class(config, group)(**_options(config, group), **given)
+
+
+def _options(config: Config, group: str) -> dict[str, Any]:
+    return {key: value for key, value in config[group].items() if key != "_target_"}
 
 
 def component_class(config: Config, group: str) -> Any:
@@ -131,7 +135,8 @@ def build_dataset(config: Config, split: str) -> Dataset:
 def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
     """The optimizer over the weights that learn."""
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    return build(config, "optimizer", params=trainable)
+    kind = without_compiler(component_class(config, "optimizer"))
+    return kind(params=trainable, **_options(config, "optimizer"))
 
 
 def build_examples(parts: Parts, split: str) -> tuple[Dataset, Codec]:

@@ -42,6 +42,8 @@ def parse_override(text: str) -> Override:
         ) from None
 
 
+SAMPLER_ALONE = "sampler_alone"  # the name of a configuration of this group and no other
+
 Chosen = tuple[DictConfig, dict[str, str]]
 """The composed members of the groups, and their names."""
 
@@ -91,12 +93,12 @@ class Request:
         `sampler=auto` becomes the natural sampler of the objective: the composed one, or the one
         that a run recorded.
         """
-        if self._groups.get("sampler", "auto") == "auto":
-            chosen, choices = self._choose()
-            if choices.get("sampler") == "auto":
-                self._groups["sampler"] = self._natural_sampler(chosen, objective)
         chosen, choices = self._choose()
         composed = copy.deepcopy(chosen)
+        if choices.get("sampler") == "auto":
+            name = self._natural_sampler(chosen, objective)
+            composed.sampler = OmegaConf.merge(self._sampler(name), chosen.sampler)
+            choices = {**choices, "sampler": name}
         try:
             ConfigLoaderImpl._apply_overrides_to_config(
                 [parse_override(text) for _, text in self._values], composed
@@ -118,6 +120,11 @@ class Request:
 
         return samplers_for(target, load)[0]
 
+    def _sampler(self, name: str) -> DictConfig:
+        """The options of a sampler, which is known only when the rest is composed."""
+        register(SAMPLER_ALONE, {"defaults": [{"sampler": "???"}]})
+        return self._composed(SAMPLER_ALONE, [f"sampler='{name}'"])[0].sampler
+
     def _choose(self) -> Chosen:
         overrides = [
             # Quoted, so that patch=2 names a member and not a number.
@@ -125,20 +132,24 @@ class Request:
             for group, member in self._groups.items()
         ]
         overrides += self._early
-        if self._dirs:
-            places = ",".join(f"'file://{path}'" for path in self._dirs)
-            overrides.append(f"hydra.searchpath=[{places}]")
-        key = (self._config_name, *overrides)
+        return self._composed(self._config_name, overrides)
+
+    def _composed(self, config_name: str, overrides: list[str]) -> Chosen:
+        key = (config_name, *overrides)
         if key not in self._known:
-            self._known[key] = self._compose(overrides)
+            self._known[key] = self._compose(config_name, overrides)
         return self._known[key]
 
-    def _compose(self, overrides: list[str]) -> Chosen:
-        if (experiment := self._groups.get("experiment")) is not None:
+    def _compose(self, config_name: str, overrides: list[str]) -> Chosen:
+        experiment = self._groups.get("experiment")
+        if experiment is not None and config_name != SAMPLER_ALONE:
             _register_recipe(experiment, resources.experiments())
+        if self._dirs:
+            places = ",".join(f"'file://{path}'" for path in self._dirs)
+            overrides = [*overrides, f"hydra.searchpath=[{places}]"]
         try:
             with initialize_config_dir(str(resources.packaged("conf")), version_base="1.3"):
-                composed = compose(self._config_name, overrides=overrides, return_hydra_config=True)
+                composed = compose(config_name, overrides=overrides, return_hydra_config=True)
         except MissingConfigException as error:
             raise RequestError(self._no_such_member(error)) from None
         except YAMLError as error:

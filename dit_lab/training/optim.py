@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,25 @@ from torch.optim import Optimizer
 
 from dit_lab.training.parallel import whole_of
 
+WRAPPED = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
+
 CLIP_EPS = 1e-6  # as torch's own clipping adds to the norm
+
+
+def without_compiler(kind: type[Optimizer]) -> type[Optimizer]:
+    """The same optimizer, if it is one of torch's own, with the same arithmetic and state, for a
+    step that is never compiled: what torch wraps around its methods to keep `torch.compile` out of
+    them imports the compiler, 2 s before the first step."""
+    if not kind.__module__.startswith("torch.optim"):
+        return kind
+    plain_step = inspect.unwrap(kind.step)
+
+    def step(self: Optimizer, closure: Callable[[], float] | None = None) -> float | None:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return plain_step(self, closure)
+
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in WRAPPED}
+    return type(kind.__name__, (kind,), {**bare, "step": step, "__doc__": kind.__doc__})
 
 
 def set_learning_rate(optimizer: Optimizer, factor: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from typing import Protocol
 
@@ -40,14 +40,21 @@ class Whole:
     """The whole model on every process; gradients are averaged by DDP where there are several."""
 
     def __init__(
-        self, model: nn.Module, accelerator: Accelerator, *, trained: nn.Module | None = None
+        self,
+        model: nn.Module,
+        accelerator: Accelerator,
+        *,
+        trained: nn.Module | None = None,
+        compiled: bool = False,
     ) -> None:
         """`model` is on the accelerator's device, and `trained`, if it is another one, holds the
-        same parameters."""
+        same parameters. `compiled`: its blocks are."""
         self.module = model
         self.trained = model if trained is None else trained
-        self._prepared = accelerator.prepare(self.trained)
+        # Asked to place it, accelerate imports what sharded tensors need: a second.
+        self._prepared = accelerator.prepare(self.trained, device_placement=[False])
         self._accelerator = accelerator
+        self._compiled = compiled
 
     def __call__(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
         return self._prepared(x, time, labels)
@@ -59,7 +66,7 @@ class Whole:
     def at(self, weights: Mapping[str, Tensor]) -> Iterator[LabelledCall]:
         self.module.eval()
         try:
-            with torch.compiler.set_stance("force_eager"):  # the numbers of who loads the weights
+            with _eagerly() if self._compiled else nullcontext():
                 yield _function(self.module, weights)
         finally:
             self.module.train()
@@ -163,6 +170,11 @@ def compile_blocks(model: nn.Module) -> None:
 def whole_of(tensor: Tensor) -> Tensor:
     """All rows of a tensor; every process must ask at the same time."""
     return tensor.full_tensor() if is_spread(tensor) else tensor
+
+
+def _eagerly() -> AbstractContextManager[None]:
+    """What is compiled computes as if it were not: the numbers of who loads the weights."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def _function(model: nn.Module, weights: Mapping[str, Tensor]) -> LabelledCall:

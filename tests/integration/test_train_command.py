@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -280,3 +281,16 @@ def test_other_precisions_and_objectives_train(
     assert end["status"] == "FINISHED"
     assert 0 < end["results"]["eval/loss"] < 20
     assert ("precision=fp8: emulated" in done.stdout + done.stderr) == (precision == "fp8")
+
+
+def test_a_plain_training_imports_no_compiler(tiny: list[str], tmp_path: Path) -> None:
+    """Nor what sharded tensors need: together they take as long as torch itself."""
+    script = f"""
+import sys
+from dit_lab.cli.main import main
+assert main({["train", *tiny, UNTRACKED, f"paths.root={tmp_path}"]}) == 0
+found = {{"torch._dynamo", "torch.distributed.tensor", "sympy"}} & sys.modules.keys()
+assert not found, found
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

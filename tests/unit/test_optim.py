@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from dit_lab.training.optim import (
     load_optimizer_tensors,
     optimizer_tensors,
     set_learning_rate,
+    without_compiler,
 )
 
 Make = Callable[[list[nn.Parameter]], Optimizer]
@@ -135,6 +137,43 @@ def test_gradients_that_nobody_has_do_not_count() -> None:
     weights, optimizer = weights_and_optimizer(OPTIMIZERS["adamw"])
     weights["a"].grad = torch.full((4, 3), 2.0)
     assert gradient_norm(optimizer).item() == pytest.approx(2 * 12**0.5)
+
+
+# ---- without what is there for the compiler -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(AdamW, {"fused": True}), (AdamW, {"amsgrad": True}), (SGD, {"momentum": 0.9})],
+)
+def test_without_the_compiler_every_step_is_the_same(
+    kind: type[Optimizer], options: dict[str, Any]
+) -> None:
+    def make(made: type[Optimizer]) -> Make:
+        return lambda weights: made(weights[:1], lr=0.01, weight_decay=0.1, **options)
+
+    plain, expected = weights_and_optimizer(make(kind))
+    weights, optimizer = weights_and_optimizer(make(without_compiler(kind)))
+    for w, o in ((plain, expected), (weights, optimizer)):
+        o.add_param_group({"params": [w["b"]], "lr": 0.1})
+        for seed in range(3):
+            o.zero_grad()
+            set_gradients(w, seed)
+            o.step()
+        o.load_state_dict(o.state_dict())
+        set_gradients(w, 3)
+        step(o, GOOD)
+        assert all(weight.requires_grad for weight in w.values())
+    assert isinstance(optimizer, kind)
+    assert type(optimizer).__name__ == kind.__name__
+    assert_same(everything(weights, optimizer), everything(plain, expected))
+
+
+def test_an_optimizer_of_the_users_own_stays_as_it_is() -> None:
+    class Own(SGD):
+        pass
+
+    assert without_compiler(Own) is Own
 
 
 # ---- saving -------------------------------------------------------------------------------------
