@@ -1,7 +1,7 @@
 """What the lab's loop costs beside the mathematics of a step: whole trainings, tracker, metrics and
 guards included, against a bare loop on the same batches, in alternating blocks.
 
-    python -m tests.measure.bare_loop --blocks 12 --steps 200 model=nano
+    python -m tests.measure.bare_loop --blocks 12 --steps 60 model=nano
 
 Prints the ratio of the median step times, with the 95% interval of its median over the blocks.
 """
@@ -69,7 +69,7 @@ def bare(config: Mapping[str, Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
     times: dict[str, list[float]] = {"bare": [], "lab": []}
