@@ -141,8 +141,7 @@ class Request:
         return self._known[key]
 
     def _compose(self, config_name: str, overrides: list[str]) -> Chosen:
-        experiment = self._groups.get("experiment")
-        if experiment is not None and config_name != SAMPLER_ALONE:
+        if (experiment := self._groups.get("experiment")) is not None:
             _register_recipe(experiment, resources.experiments())
         if self._dirs:
             places = ",".join(f"'file://{path}'" for path in self._dirs)

@@ -21,7 +21,7 @@ def without_compiler(kind: type[Optimizer]) -> type[Optimizer]:
     """The same optimizer, if it is one of torch's own, with the same arithmetic and state, for a
     step that is never compiled: what torch wraps around its methods to keep `torch.compile` out of
     them imports the compiler, 2 s before the first step."""
-    if not kind.__module__.startswith("torch.optim"):
+    if not kind.__module__.startswith("torch.optim."):
         return kind
     plain_step = inspect.unwrap(kind.step)
 
