@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from dit_lab.training.parallel import whole_of
 
-WRAPPED = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
+WRAPPED = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")  # besides the step
 
 CLIP_EPS = 1e-6  # as torch's own clipping adds to the norm
 
