@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -108,6 +109,22 @@ def test_min_snr_leaves_the_bound_alone() -> None:
     assert torch.equal(plain["vb"], weighted["vb"]) and torch.equal(plain["mse"], weighted["mse"])
     gap = plain["loss"] - weighted["loss"]
     assert gap[:3].gt(0).all() and gap[4:].abs().lt(1e-6).all()  # SNR above 5, and below
+
+
+def test_bound_is_the_same_beside_an_image_at_the_end_of_the_chain() -> None:
+    """Whose likelihood is computed only where there is one: losses and gradients, exactly."""
+    batch, said = batch_at(TIMESTEPS), output(6, channels=4)
+    later = {field.name: getattr(batch, field.name)[1:] for field in fields(batch)}
+    found = []
+    for kept, of_model in ((batch, said), (Batch(**later), said[1:])):
+        of_model = of_model.clone().requires_grad_()
+        terms = DDPM().loss(lambda x, time, of_model=of_model: of_model, kept)
+        terms["loss"].sum().backward()
+        assert of_model.grad is not None
+        found.append((terms["vb"][-5:], of_model.grad[-5:]))
+    (vb, gradient), (alone, its_gradient) = found
+    assert torch.equal(vb, alone) and torch.equal(gradient, its_gradient)
+    assert gradient[:, 2:].abs().gt(0).any()
 
 
 @pytest.mark.parametrize(("count", "factor"), [(100, 0.1), (1000, 1.0), (4000, 4.0)])
