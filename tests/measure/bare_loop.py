@@ -1,7 +1,8 @@
-"""What the lab's loop costs beside the mathematics of a step: whole trainings, tracker, metrics and
-guards included, against a bare loop on the same batches, in alternating blocks.
+"""What the lab's loop costs beside the mathematics of a step: a whole training, tracker, metrics
+and guards included, that makes way after every few steps for as many of a bare loop on the same
+batches, in the same process.
 
-    python -m tests.measure.bare_loop --blocks 12 --steps 60 model=nano
+    python -m tests.measure.bare_loop --blocks 30 model=nano
 
 Prints the ratio of the median step times, with the 95% interval of its median over the blocks.
 """
@@ -12,7 +13,7 @@ import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from statistics import median
@@ -26,64 +27,86 @@ from dit_lab.lab import compose
 from dit_lab.lab.checks import check_data
 from dit_lab.lab.config import compose_train
 from dit_lab.lab.learning import learning
+from dit_lab.lab.train import run_training
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
-from tests.measure.tracking_cost import RECIPE, Watch
+from dit_lab.types import Hook
+from tests.measure.tracking_cost import RECIPE
 
-WARM_UP_STEPS = 20
-
-
-def by_the_lab(config: Mapping[str, Any]) -> float:
-    """Median seconds of a step of a training with everything."""
-    from dit_lab.lab.train import run_training
-
-    watch = Watch()
-    run_training(config, check_data(config), display=watch, told={})
-    return watch.median_step()
+BLOCK_STEPS = 20
+WARM_BLOCKS = 1
 
 
-def bare(config: Mapping[str, Any]) -> float:
+class BareLoop:
     """The same steps with nothing around them but the time of their ends."""
-    with StopSignal() as stop:
+
+    def __init__(self, config: Mapping[str, Any], stop: StopSignal) -> None:
         together = Together(stop, **config["precision"])
         parts = compose.build_parts(config, check_data(config), together.accelerator.device)
-        learns = learning(parts, together, begin=False, on_message=lambda text: None)
-        model, objective, optimizer = (learns[name] for name in ("model", "objective", "optimizer"))
-        weights = dict(model.module.named_parameters())
-        trainable = [weight for weight in weights.values() if weight.requires_grad]
-        ends = []
-        with closing(learns["batches"].from_step(0)) as steps:
-            for (batch,) in itertools.islice(steps, config["training"]["total_steps"]):
-                labels = torch.where(batch.drop_label, learns["null_label"], batch.labels)
-                terms = objective.loss(lambda x, t, labels=labels: model(x, t, labels), batch)
-                terms["loss"].mean().backward()
-                nn.utils.clip_grad_norm_(trainable, config["training"]["clip_norm"])
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                for ema in learns["emas"]:
-                    ema.update(weights, applied=torch.ones(()))
-                ends.append(time.perf_counter())
-        return median(b - a for a, b in itertools.pairwise(ends[WARM_UP_STEPS:]))
+        self._learns = learning(parts, together, begin=False, on_message=lambda text: None)
+        self._weights = dict(self._learns["model"].module.named_parameters())
+        self._clip_norm = config["training"]["clip_norm"]
+        self._steps = self._learns["batches"].from_step(0)
+
+    def close(self) -> None:
+        self._steps.close()
+
+    def block(self, count: int) -> float:
+        """Seconds of a step, the median of `count`."""
+        ends = [time.perf_counter()]
+        for (batch,) in itertools.islice(self._steps, count):
+            self._step(batch)
+            ends.append(time.perf_counter())
+        return median_step(ends)
+
+    def _step(self, batch: Any) -> None:
+        learns = self._learns
+        labels = torch.where(batch.drop_label, learns["null_label"], batch.labels)
+        terms = learns["objective"].loss(lambda x, t: learns["model"](x, t, labels), batch)
+        terms["loss"].mean().backward()
+        trainable = [weight for weight in self._weights.values() if weight.requires_grad]
+        nn.utils.clip_grad_norm_(trainable, self._clip_norm)
+        learns["optimizer"].step()
+        learns["optimizer"].zero_grad(set_to_none=True)
+        for ema in learns["emas"]:
+            ema.update(self._weights, applied=torch.ones(()))
+
+
+class InTurn(Hook):
+    """Takes the time of a training's steps, and between blocks of them what `other` says."""
+
+    def __init__(self, other: Callable[[int], float]) -> None:
+        self._other = other
+        self._ends = [time.perf_counter()]
+        self.times: list[tuple[float, float]] = []  # of the training and of the other, by blocks
+
+    def on_step(self, step: int) -> None:
+        self._ends.append(time.perf_counter())
+        if len(self._ends) > BLOCK_STEPS:
+            self.times.append((median_step(self._ends), self._other(BLOCK_STEPS)))
+            self._ends = [time.perf_counter()]
+
+
+def median_step(ends: list[float]) -> float:
+    return median(after - before for before, after in itertools.pairwise(ends))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--blocks", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--blocks", type=int, default=30)
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
-    times: dict[str, list[float]] = {"bare": [], "lab": []}
-    with tempfile.TemporaryDirectory() as folder:
+    steps = (WARM_BLOCKS + args.blocks) * BLOCK_STEPS
+    with tempfile.TemporaryDirectory() as folder, StopSignal() as stop:
         common = [*RECIPE, f"paths.root={Path(folder)}", *args.overrides]
-        config = compose_train([*common, f"training.total_steps={args.steps}"])
-        by_the_lab(compose_train([*common, "training.total_steps=30"]))
-        for block in range(args.blocks):
-            ways = [("bare", bare), ("lab", by_the_lab)]
-            for name, way in ways if block % 2 else reversed(ways):
-                times[name].append(way(config))
-    for name, of_it in times.items():
-        print(f"{name}: {Spread.of(of_it)}")
-    print(f"the lab's loop, of the bare one's time: {Ratio.of(times['bare'], times['lab'])}")
+        config = compose_train([*common, f"training.total_steps={steps}"])
+        with closing(BareLoop(config, stop)) as bare:
+            watch = InTurn(bare.block)
+            run_training(config, check_data(config), display=watch, told={})
+    lab, of_bare = zip(*watch.times[WARM_BLOCKS:], strict=True)
+    for name, times in (("bare", of_bare), ("lab", lab)):
+        print(f"{name}: {Spread.of(times)}")
+    print(f"the lab's loop, of the bare one's time: {Ratio.of(of_bare, lab)}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """What a training step and drawing images cost as the work grows, with the exponents of the growth
 beside those of theory, and a plot.
 
-    OMP_NUM_THREADS=2 python -m tests.measure.cost_growth --seconds 5 docs/cost-growth.png
+    OMP_NUM_THREADS=2 python -m tests.measure.cost_growth --seconds 4 docs/cost-growth.png
 
 Every training is a `dit-lab bench` of its own on latents of noise, so that its peak of memory is
 its own too; that of one block, one image and the least width is taken off, as that of the process.
-Images are drawn by one process of a small model.
+Images are drawn by one process of a small model. Theory is the count of matrix products for time,
+and the predicted bytes of tensors for memory.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import linear_regression
+from statistics import linear_regression, median
 from typing import Any
+
+from dit_lab.bench.noise import with_data
+from dit_lab.lab.compute import device_memory, model_cost
+from dit_lab.lab.config import compose_train
 
 COMMON = [
     "objective=rectified_flow", "precision=fp32", "dataset.num_classes=10", "patch=2",
@@ -37,13 +42,24 @@ GROWING = {
 HEAD = 64  # the width of one
 LEAST = {"tokens": 16, "width": 64, "depth": 1, "batch": 1}
 STEPS, IMAGES = [5, 10, 20, 40], [32, 64, 128, 256]
+DRAWN_ROUNDS = 3
+SECONDS, MEMORY = "seconds", "GB"
 
 
 @dataclass(frozen=True)
-class Point:
-    seconds: float
-    memory_bytes: float
-    flops: float
+class Growth:
+    """What is measured at each size of one thing, in `unit`, and what theory says up to a factor."""
+
+    of: str
+    unit: str
+    sizes: Sequence[int]
+    measured: Sequence[float]
+    theory: Sequence[float]
+
+    def exponent(self, values: Sequence[float]) -> float:
+        """b of value = a * size ** b, by least squares of the logarithms."""
+        x, y = ([math.log(number) for number in column] for column in (self.sizes, values))
+        return linear_regression(x, y).slope
 
 
 def overrides(work: dict[str, int]) -> list[str]:
@@ -56,7 +72,8 @@ def overrides(work: dict[str, int]) -> list[str]:
     ]  # fmt: skip
 
 
-def trained(work: dict[str, int], seconds: float) -> Point:
+def benched(work: dict[str, int], seconds: float) -> dict[str, Any]:
+    """The training step of `dit-lab bench`."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bench.json"
         command = ["bench", *overrides(work), "--only=training", f"--seconds={seconds}"]
@@ -66,89 +83,100 @@ def trained(work: dict[str, int], seconds: float) -> Point:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        step = json.loads(file.read_text())["training"]
-    return Point(step["seconds"]["median"], step["peak_memory_bytes"], step["flops"])
+        return json.loads(file.read_text())["training"]
 
 
-def drawn(seconds_of: dict[str, list[tuple[int, float]]]) -> None:
-    """Whole drawings by 10 steps and of 32 images, unless that is what grows."""
-    from dit_lab.bench.noise import with_data
+def predicted_bytes(work: dict[str, int]) -> float:
+    config, shapes, _ = with_data(compose_train(overrides(work)))
+    size = model_cost(config, shapes)
+    assert size is not None
+    memory = device_memory(config, size, sharded=False, activation_checkpointing="none")
+    return float(memory.total_bytes)
+
+
+def trainings(seconds: float) -> Iterator[Growth]:
+    """Of each thing, the time of a step and then its memory."""
+    process = benched(LEAST, seconds)["peak_memory_bytes"]
+    for name, sizes in GROWING.items():
+        works = [{**USUAL, name: size} for size in sizes]
+        steps = [benched(work, seconds) for work in works]
+        times = [step["seconds"]["median"] for step in steps]
+        yield Growth(name, SECONDS, sizes, times, [step["flops"] for step in steps])
+        peaks = [(step["peak_memory_bytes"] - process) / 1e9 for step in steps]
+        yield Growth(name, MEMORY, sizes, peaks, [predicted_bytes(work) / 1e9 for work in works])
+
+
+def drawings() -> Iterator[Growth]:
+    """Medians of whole drawings: by more steps, and of more images by ten."""
+    by_steps = [median(drawn(steps, IMAGES[0])) for steps in STEPS]
+    yield Growth("sampler steps", SECONDS, STEPS, by_steps, STEPS)
+    of_images = [median(drawn(STEPS[1], images)) for images in IMAGES]
+    yield Growth("images drawn", SECONDS, IMAGES, of_images, IMAGES)
+
+
+def drawn(steps: int, images: int) -> list[float]:
     from dit_lab.bench.sampling import Sampling
     from dit_lab.lab import compose
-    from dit_lab.lab.config import compose_train
 
-    for steps, images in [*((steps, IMAGES[0]) for steps in STEPS), *((10, n) for n in IMAGES[1:])]:
-        settings = ["sampler=euler", f"sampler.steps={steps}", "guidance.scale=2"]
-        config, shapes, _ = with_data(compose_train([*overrides(USUAL), *settings]))
-        sampling = Sampling(config, shapes)
-        generator = compose.build_generator(sampling.parts, check_stop=lambda: None)
+    settings = ["sampler=euler", f"sampler.steps={steps}", "guidance.scale=2"]
+    config, shapes, _ = with_data(compose_train([*overrides(USUAL), *settings]))
+    sampling = Sampling(config, shapes)
+    generator = compose.build_generator(sampling.parts, check_stop=lambda: None)
+    found = []
+    for _ in range(DRAWN_ROUNDS):
         start = time.perf_counter()
         for _ in generator.images(sampling.labelled, num_images=images, seed=0):
             pass
-        took = time.perf_counter() - start
-        if images == IMAGES[0]:
-            seconds_of["steps"].append((steps, took))
-        if steps == 10:
-            seconds_of["images"].append((images, took))
+        found.append(time.perf_counter() - start)
+    return found
 
 
-def growth(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The exponent b of value = a * size ** b, by least squares of the logarithms."""
-    x, y = ([math.log(value) for value in column] for column in (sizes, values))
-    return linear_regression(x, y).slope
-
-
-def lines(points: dict[str, list[tuple[int, Point]]], base: float) -> Iterator[str]:
-    yield "| what grows | from | to | step, s | exponent | of products | memory, GB | exponent |"
+def lines(found: Sequence[Growth]) -> Iterator[str]:
+    yield "| what grows | from | to | | from | to | exponent | in theory |"
     yield "|---|---|---|---|---|---|---|---|"
-    for name, of_it in points.items():
-        sizes = [size for size, _ in of_it]
-        seconds = [point.seconds for _, point in of_it]
-        memory = [point.memory_bytes - base for _, point in of_it]
-        products = [point.flops for _, point in of_it]
+    for growth in found:
         yield (
-            f"| {name} | {sizes[0]} | {sizes[-1]} | {seconds[0]:.3g} to {seconds[-1]:.3g} | "
-            f"{growth(sizes, seconds):.2f} | {growth(sizes, products):.2f} | "
-            f"{memory[0] / 1e9:.2f} to {memory[-1] / 1e9:.2f} | {growth(sizes, memory):.2f} |"
+            f"| {growth.of} | {growth.sizes[0]} | {growth.sizes[-1]} | {growth.unit} | "
+            f"{growth.measured[0]:.3g} | {growth.measured[-1]:.3g} | "
+            f"{growth.exponent(growth.measured):.2f} | {growth.exponent(growth.theory):.2f} |"
         )
 
 
-def draw(points: dict[str, list[tuple[int, Point]]], file: Path) -> None:
-    """The seconds of a step against each size, and the line of its products from the middle."""
+def draw(found: Sequence[Growth], file: Path) -> None:
+    """Time above, memory below, and what is drawn in the last column, each with theory's line
+    through the middle size."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3), layout="constrained")
-    for place, (name, of_it) in enumerate(points.items(), start=1):
-        axes: Any = figure.add_subplot(1, len(points), place)
-        sizes = [size for size, _ in of_it]
-        middle = of_it[len(of_it) // 2][1]
-        axes.loglog(sizes, [point.seconds for _, point in of_it], "o-", label="a step")
-        of_products = [middle.seconds * point.flops / middle.flops for _, point in of_it]
-        axes.loglog(sizes, of_products, "--", color="grey", label="its products")
-        axes.set_xlabel(name)
-        axes.set_ylabel("s" if place == 1 else "")
-    axes.legend()
+    rows = [[growth for growth in found[:-2] if growth.unit == unit] for unit in (SECONDS, MEMORY)]
+    columns = len(GROWING) + 1
+    figure = Figure(figsize=(2.4 * columns, 5), layout="constrained")
+    places: Any = figure.subplots(2, columns)
+    for axes, growth in zip(places.flat, (*rows[0], found[-2], *rows[1], found[-1]), strict=True):
+        middle = len(growth.sizes) // 2
+        scale = growth.measured[middle] / growth.theory[middle]
+        axes.loglog(growth.sizes, growth.measured, "o-", label="measured")
+        in_theory = [scale * value for value in growth.theory]
+        axes.loglog(growth.sizes, in_theory, "--", color="grey", label="theory")
+        axes.set_xticks(growth.sizes, [str(size) for size in growth.sizes])
+        axes.minorticks_off()
+        axes.set_xlabel(growth.of)
+        axes.set_title(
+            f"{growth.unit}: {growth.exponent(growth.measured):.2f}, "
+            f"theory {growth.exponent(growth.theory):.2f}",
+            fontsize="small",
+        )
+    places.flat[0].legend(fontsize="small")
     figure.savefig(file, dpi=100)
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("plot", type=Path)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=4.0)
     args = parser.parse_args(arguments)
-    base = trained(LEAST, args.seconds).memory_bytes
-    points = {
-        name: [(size, trained({**USUAL, name: size}, args.seconds)) for size in sizes]
-        for name, sizes in GROWING.items()
-    }
-    print("\n".join(lines(points, base)))
-    seconds_of: dict[str, list[tuple[int, float]]] = {"steps": [], "images": []}
-    drawn(seconds_of)
-    for name, of_it in seconds_of.items():
-        sizes, seconds = zip(*of_it, strict=True)
-        told = ", ".join(f"{size}: {took:.3g} s" for size, took in of_it)
-        print(f"drawing, {name} {told}; exponent {growth(sizes, seconds):.2f}")
-    draw(points, args.plot)
+    found = [*trainings(args.seconds), *drawings()]
+    print("\n".join(lines(found)))
+    draw(found, args.plot)
 
 
 if __name__ == "__main__":
