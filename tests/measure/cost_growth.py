@@ -48,7 +48,7 @@ SECONDS, MEMORY = "seconds", "GB"
 
 @dataclass(frozen=True)
 class Growth:
-    """What is measured at each size of one thing, in `unit`, and what theory says up to a factor."""
+    """What is measured at each size of a thing, in `unit`, and what theory says up to a factor."""
 
     of: str
     unit: str
