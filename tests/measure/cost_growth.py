@@ -159,6 +159,7 @@ def draw(found: Sequence[Growth], file: Path) -> None:
         axes.loglog(growth.sizes, in_theory, "--", color="grey", label="theory")
         axes.set_xticks(growth.sizes, [str(size) for size in growth.sizes])
         axes.minorticks_off()
+        axes.tick_params(labelsize="small")
         axes.set_xlabel(growth.of)
         axes.set_title(
             f"{growth.unit}: {growth.exponent(growth.measured):.2f}, "
