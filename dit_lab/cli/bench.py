@@ -269,5 +269,6 @@ def _check(record: Mapping[str, Any], found: Bench) -> int:
         print(
             f"{cost.name}: {cost.now:.3g} times its measure, recorded {cost.recorded:.3g}: {word}"
         )
-    print(f"{'slower' if slower else 'as fast'} than recorded, at most {SLOWER:g} times")
+    verdict = "slower than" if slower else "as fast as"
+    print(f"{verdict} recorded: a cost may be {SLOWER:g} times as much at most")
     return int(slower)
