@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dit_lab.bench.device import Ticks, this_device
 from dit_lab.bench.figures import Ratio, Spread
 from dit_lab.lab import compose
 from dit_lab.lab.checks import check_data
@@ -42,9 +42,11 @@ class BareLoop:
 
     def __init__(self, config: Mapping[str, Any], stop: StopSignal) -> None:
         together = Together(stop, **config["precision"])
-        parts = compose.build_parts(config, check_data(config), together.accelerator.device)
+        self._device = together.accelerator.device
+        parts = compose.build_parts(config, check_data(config), self._device)
         self._learns = learning(parts, together, begin=False, on_message=lambda text: None)
         self._weights = dict(self._learns["model"].module.named_parameters())
+        self._trainable = [weight for weight in self._weights.values() if weight.requires_grad]
         self._clip_norm = config["training"]["clip_norm"]
         self._steps = self._learns["batches"].from_step(0)
 
@@ -53,19 +55,18 @@ class BareLoop:
 
     def block(self, count: int) -> float:
         """Seconds of a step, the median of `count`."""
-        ends = [time.perf_counter()]
+        ticks = started(self._device)
         for (batch,) in itertools.islice(self._steps, count):
             self._step(batch)
-            ends.append(time.perf_counter())
-        return median_step(ends)
+            ticks.take()
+        return median(ticks.seconds())
 
     def _step(self, batch: Any) -> None:
         learns = self._learns
         labels = torch.where(batch.drop_label, learns["null_label"], batch.labels)
         terms = learns["objective"].loss(lambda x, t: learns["model"](x, t, labels), batch)
         terms["loss"].mean().backward()
-        trainable = [weight for weight in self._weights.values() if weight.requires_grad]
-        nn.utils.clip_grad_norm_(trainable, self._clip_norm)
+        nn.utils.clip_grad_norm_(self._trainable, self._clip_norm)
         learns["optimizer"].step()
         learns["optimizer"].zero_grad(set_to_none=True)
         for ema in learns["emas"]:
@@ -77,18 +78,21 @@ class InTurn(Hook):
 
     def __init__(self, other: Callable[[int], float]) -> None:
         self._other = other
-        self._ends = [time.perf_counter()]
+        self._ticks = started(this_device())
         self.times: list[tuple[float, float]] = []  # of the training and of the other, by blocks
 
     def on_step(self, step: int) -> None:
-        self._ends.append(time.perf_counter())
-        if len(self._ends) > BLOCK_STEPS:
-            self.times.append((median_step(self._ends), self._other(BLOCK_STEPS)))
-            self._ends = [time.perf_counter()]
+        self._ticks.take()
+        if len(self._ticks) > BLOCK_STEPS:
+            self.times.append((median(self._ticks.seconds()), self._other(BLOCK_STEPS)))
+            self._ticks = started(this_device())
 
 
-def median_step(ends: list[float]) -> float:
-    return median(after - before for before, after in itertools.pairwise(ends))
+def started(device: torch.device) -> Ticks:
+    """Ticks of which the first is taken now."""
+    ticks = Ticks(device)
+    ticks.take()
+    return ticks
 
 
 def main() -> None:

@@ -25,6 +25,8 @@ from statistics import linear_regression, median
 from typing import Any
 
 from dit_lab.bench.noise import with_data
+from dit_lab.bench.sampling import Sampling
+from dit_lab.lab import compose
 from dit_lab.lab.compute import device_memory, model_cost
 from dit_lab.lab.config import compose_train
 
@@ -107,17 +109,15 @@ def trainings(seconds: float) -> Iterator[Growth]:
 
 
 def drawings() -> Iterator[Growth]:
-    """Medians of whole drawings: by more steps, and of more images by ten."""
-    by_steps = [median(drawn(steps, IMAGES[0])) for steps in STEPS]
+    """Medians of whole drawings: by more steps, and of more images by STEPS[1]."""
+    by_steps = [median(draw_times(steps, IMAGES[0])) for steps in STEPS]
     yield Growth("sampler steps", SECONDS, STEPS, by_steps, STEPS)
-    of_images = [median(drawn(STEPS[1], images)) for images in IMAGES]
+    of_images = [by_steps[1], *(median(draw_times(STEPS[1], images)) for images in IMAGES[1:])]
     yield Growth("images drawn", SECONDS, IMAGES, of_images, IMAGES)
 
 
-def drawn(steps: int, images: int) -> list[float]:
-    from dit_lab.bench.sampling import Sampling
-    from dit_lab.lab import compose
-
+def draw_times(steps: int, images: int) -> list[float]:
+    """Seconds of each round."""
     settings = ["sampler=euler", f"sampler.steps={steps}", "guidance.scale=2"]
     config, shapes, _ = with_data(compose_train([*overrides(USUAL), *settings]))
     sampling = Sampling(config, shapes)
@@ -142,16 +142,17 @@ def lines(found: Sequence[Growth]) -> Iterator[str]:
         )
 
 
-def draw(found: Sequence[Growth], file: Path) -> None:
-    """Time above, memory below, and what is drawn in the last column, each with theory's line
-    through the middle size."""
+def draw(trained: Sequence[Growth], drawn: Sequence[Growth], file: Path) -> None:
+    """Time of training above, its memory below, and drawing in the last column, each with theory's
+    line through the middle size."""
     from matplotlib.figure import Figure
 
-    rows = [[growth for growth in found[:-2] if growth.unit == unit] for unit in (SECONDS, MEMORY)]
+    rows = [[growth for growth in trained if growth.unit == unit] for unit in (SECONDS, MEMORY)]
+    placed = [*rows[0], drawn[0], *rows[1], drawn[1]]
     columns = len(GROWING) + 1
     figure = Figure(figsize=(2.4 * columns, 5), layout="constrained")
     places: Any = figure.subplots(2, columns)
-    for axes, growth in zip(places.flat, (*rows[0], found[-2], *rows[1], found[-1]), strict=True):
+    for axes, growth in zip(places.flat, placed, strict=True):
         middle = len(growth.sizes) // 2
         scale = growth.measured[middle] / growth.theory[middle]
         axes.loglog(growth.sizes, growth.measured, "o-", label="measured")
@@ -175,9 +176,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("plot", type=Path)
     parser.add_argument("--seconds", type=float, default=4.0)
     args = parser.parse_args(arguments)
-    found = [*trainings(args.seconds), *drawings()]
-    print("\n".join(lines(found)))
-    draw(found, args.plot)
+    trained, drawn = list(trainings(args.seconds)), list(drawings())
+    print("\n".join(lines([*trained, *drawn])))
+    draw(trained, drawn, args.plot)
 
 
 if __name__ == "__main__":
