@@ -27,7 +27,7 @@ from dit_lab.samplers.guidance import Guidance
 from dit_lab.team import ALONE
 from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
 from dit_lab.training.optim import without_compiler
-from dit_lab.training.parallel import compile_blocks, with_its_weights
+from dit_lab.training.parallel import compile_blocks, for_sampling, with_weights
 from dit_lab.types import (
     Batch,
     Codec,
@@ -107,8 +107,10 @@ def labelled(parts: Parts, model: nn.Module) -> LabelledCall:
     """The model as a function, in the configured precision and compiled if `sample` says so; its
     output is float32. The model itself stays as it is."""
     if parts.config["sample"]["compile"]:
-        model = with_its_weights(model)
+        model = with_weights(model)
         compile_blocks(model)
+    else:
+        model = for_sampling(model)
     bf16 = in_bf16(parts.config)
 
     def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:

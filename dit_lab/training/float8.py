@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dit_lab.training.parallel import blocks_of, with_its_weights
+from dit_lab.training.parallel import blocks_of, with_weights
 
 MULTIPLE = 16  # of both sizes of a weight, as GPUs ask for
 FIRST_WITH_FLOAT8 = (8, 9)  # compute capability
@@ -29,7 +29,7 @@ def in_float8(model: nn.Module) -> nn.Module:
             and module.in_features % MULTIPLE == module.out_features % MULTIPLE == 0
         )
 
-    copy = with_its_weights(model)
+    copy = with_weights(model)
     device = next(model.parameters()).device
     how = Float8LinearConfig(emulate=not multiplies_float8(device))
     for block in blocks_of(copy):

@@ -190,7 +190,8 @@ def _evaluate(
 ) -> dict[str, float]:
     """Run evaluators on the averaged weights, report to the hooks, return all metrics."""
     found: dict[str, float] = {}
-    with torch.no_grad(), model.at(ema.shadow) as averaged:
+    with torch.no_grad():
+        averaged = model.at(ema.shadow)
         for evaluator in evaluators:
             result = evaluator.run(averaged, step)
             found |= result.metrics

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
-from torch.func import functional_call
 
+from dit_lab.models.packed import pack
 from dit_lab.training.tensor_files import is_spread
 from dit_lab.types import LabelledCall
 
@@ -31,9 +31,9 @@ class Spread(Protocol):
     def accumulating(self) -> AbstractContextManager[None]:
         """Inside, gradients add up in this process alone; outside, over all of them."""
 
-    def at(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[LabelledCall]:
+    def at(self, weights: Mapping[str, Tensor]) -> LabelledCall:
         """The model's function at other weights that are spread as its own are, for evaluation:
-        no process needs another one for it."""
+        no process needs another one for it. The weights are not to change while it is used."""
 
 
 class Whole:
@@ -45,16 +45,14 @@ class Whole:
         accelerator: Accelerator,
         *,
         trained: nn.Module | None = None,
-        compiled: bool = False,
     ) -> None:
         """`model` is on the accelerator's device, and `trained`, if it is another one, holds the
-        same parameters. `compiled`: its blocks are."""
+        same parameters."""
         self.module = model
         self.trained = model if trained is None else trained
         # Asked to place it, accelerate imports what sharded tensors need: a second.
         self._prepared = accelerator.prepare(self.trained, device_placement=[False])
         self._accelerator = accelerator
-        self._compiled = compiled
 
     def __call__(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
         return self._prepared(x, time, labels)
@@ -62,14 +60,8 @@ class Whole:
     def accumulating(self) -> AbstractContextManager[None]:
         return self._accelerator.no_sync(self._prepared)
 
-    @contextmanager
-    def at(self, weights: Mapping[str, Tensor]) -> Iterator[LabelledCall]:
-        self.module.eval()
-        try:
-            with _eagerly() if self._compiled else nullcontext():
-                yield _function(self.module, weights)
-        finally:
-            self.module.train()
+    def at(self, weights: Mapping[str, Tensor]) -> LabelledCall:
+        return for_sampling(self.module, weights)
 
 
 class Sharded:
@@ -129,12 +121,11 @@ class Sharded:
         finally:
             self._sum_gradients(True)
 
-    @contextmanager
-    def at(self, weights: Mapping[str, Tensor]) -> Iterator[LabelledCall]:
+    def at(self, weights: Mapping[str, Tensor]) -> LabelledCall:
         device = self._accelerator.device
         whole = {name: whole_of(weight).to(device) for name, weight in weights.items()}
         buffers = dict(self.module.named_buffers())
-        yield self._in_precision(_function(self._whole, {**buffers, **whole}))
+        return self._in_precision(for_sampling(self._whole, {**buffers, **whole}))
 
     def _in_precision(self, call: LabelledCall) -> LabelledCall:
         """As `Accelerator.prepare` makes a whole model compute."""
@@ -154,10 +145,19 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [block for modules in lists for block in modules]
 
 
-def with_its_weights(model: nn.Module) -> nn.Module:
-    """A copy of the modules alone, which hold the very parameters and buffers of `model`."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return deepcopy(model, shared)
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """A copy of the modules alone, which hold `weights` by their names, and the very parameters and
+    buffers of `model` besides. What is compiled in `model` is not in the copy."""
+    own = (*model.named_parameters(), *model.named_buffers())
+    held = weights or {}
+    return deepcopy(model, {id(tensor): held.get(name, tensor) for name, tensor in own})
+
+
+def for_sampling(model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """The model as `with_weights`, to be asked many times at the same weights."""
+    copy = with_weights(model, weights).eval()
+    pack(copy)
+    return copy
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -170,16 +170,6 @@ def compile_blocks(model: nn.Module) -> None:
 def whole_of(tensor: Tensor) -> Tensor:
     """All rows of a tensor; every process must ask at the same time."""
     return tensor.full_tensor() if is_spread(tensor) else tensor
-
-
-def _eagerly() -> AbstractContextManager[None]:
-    """What is compiled computes as if it were not: the numbers of who loads the weights."""
-    return torch.compiler.set_stance("force_eager")
-
-
-def _function(model: nn.Module, weights: Mapping[str, Tensor]) -> LabelledCall:
-    """The model's function at other weights, without a second copy of the model."""
-    return lambda x, time, labels: functional_call(model, dict(weights), (x, time, labels))
 
 
 def _mesh(

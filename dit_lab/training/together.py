@@ -88,7 +88,7 @@ class Together:
             trained = in_float8(model) if self._float8 else model
             if compiled:
                 compile_blocks(trained)
-            return Whole(model, self.accelerator, trained=trained, compiled=compiled)
+            return Whole(model, self.accelerator, trained=trained)
         if compiled:
             compile_blocks(model)
         return Sharded(

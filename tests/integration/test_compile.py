@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 import dit_lab
 from dit_lab.evaluation.card import read_evaluation
-from dit_lab.training.parallel import with_its_weights
+from dit_lab.training.parallel import with_weights
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 RunIn = Callable[[Path], Any]
@@ -102,7 +102,7 @@ def test_a_model_that_draws_compiled_stays_as_it_is(plain: Any) -> None:
     config = trained.parts.config
     trained.labelled({**config, "sample": {**config["sample"], "compile": True}})
     assert all(block._compiled_call_impl is None for block in trained.model.blocks)
-    copy = with_its_weights(trained.model)
+    copy = with_weights(trained.model)
     ours, theirs = (dict(model.named_parameters()) for model in (trained.model, copy))
     assert ours.keys() == theirs.keys()
     assert all(theirs[name] is weight for name, weight in ours.items())

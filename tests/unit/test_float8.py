@@ -91,7 +91,8 @@ def test_evaluations_are_in_bfloat16(model: DiT) -> None:
     found = []
     for trained in (None, in_float8(model)):
         whole = Whole(model, accelerator, trained=trained)
-        with torch.no_grad(), whole.at(weights) as averaged:
+        with torch.no_grad():
+            averaged = whole.at(weights)
             found.append(averaged(*INPUTS))
     assert torch.equal(*found)
     assert not torch.equal(whole(*INPUTS), found[0])

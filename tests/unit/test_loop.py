@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from dit_lab.models.dit import DiT
@@ -91,7 +91,6 @@ class Probe:
 
     every_steps: int
     name: str = "probe"
-    model: DiT | None = None
     check_stop: Callable[[], None] = lambda: None
     outputs: list[Tensor] = field(default_factory=list)
     modes: list[tuple[bool, bool]] = field(default_factory=list)  # training, gradients
@@ -99,8 +98,8 @@ class Probe:
     def run(self, model: LabelledCall, step: int) -> EvaluationResult:
         self.check_stop()
         self.outputs.append(model(*probe_inputs()))
-        assert self.model is not None
-        self.modes.append((self.model.training, torch.is_grad_enabled()))
+        assert isinstance(model, nn.Module)
+        self.modes.append((model.training, torch.is_grad_enabled()))
         mean = self.outputs[-1].mean().item()
         return EvaluationResult({f"eval/{self.name}": mean}, (Path(f"{self.name}-{step}.png"),))
 
@@ -208,7 +207,6 @@ def start(
         recorder = Recorder()
         check_stop = StopAt(stop_at, recorder)
         for probe in evaluators:
-            probe.model = model
             if stop_in_evaluation:
                 probe.check_stop = check_stop
         store = CheckpointStore(tmp_path / folder, run="here", warn=pytest.fail)
