@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
+import numpy as np
 import torch
 
 DATA_SHEET = {
@@ -25,6 +26,7 @@ CPU_SIZES = (512, 1024, 2048)
 CUDA_SIZES = (4096, 8192)
 LEAST_SECONDS = 0.5  # of products of one size
 REPEATS = 5
+NORMALS, NORMAL_REPEATS = 100_000, 100  # a tenth of a second
 
 
 def this_device() -> torch.device:
@@ -98,6 +100,14 @@ def _timed(device: torch.device, work: Callable[[], object]) -> float:
     work()
     settle(device)
     return time.perf_counter() - start
+
+
+def normal_rate() -> float:
+    """Normal numbers a second, as numpy draws them in one thread: what a host does besides matrix
+    products."""
+    draw = np.random.default_rng(0).standard_normal
+    host = torch.device("cpu")
+    return NORMALS / median(_timed(host, lambda: draw(NORMALS)) for _ in range(NORMAL_REPEATS))
 
 
 def stated_rate(device: torch.device, *, bf16: bool) -> float | None:

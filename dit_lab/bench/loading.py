@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 
-from dit_lab.bench.device import settle
+from dit_lab.bench.device import normal_rate, settle
 from dit_lab.bench.figures import Spread
 from dit_lab.bench.training import Training
 
@@ -20,6 +20,7 @@ class Loading:
     seconds: Spread
     images: int
     workers: int
+    normal_rate: float  # normal numbers a second that this host draws, in the same run
 
 
 def measure_loading(training: Training, seconds: float) -> Loading:
@@ -33,4 +34,4 @@ def measure_loading(training: Training, seconds: float) -> Loading:
             settle(training.device)
             times.append(time.perf_counter() - start)
             start = time.perf_counter()
-    return Loading(Spread.of(times), training.images, batches.num_workers)
+    return Loading(Spread.of(times), training.images, batches.num_workers, normal_rate())

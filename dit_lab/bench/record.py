@@ -41,8 +41,8 @@ class Bench:
         """Costs that another machine, or a busy one, should find alike: times as multiples of what
         was measured beside them. More is slower.
 
-        Training and sampling: of the time of their matrix products at the measured rate; loading:
-        of the training step; the first step: of importing torch.
+        Training and sampling: of the time of their matrix products at the measured rate; loading,
+        of an image: of drawing one normal number; the first step: of importing torch.
         """
         found = {}
         if self.training and self.training.flops:
@@ -51,8 +51,8 @@ class Bench:
         if self.sampling and self.sampling.flops:
             least = self.sampling.flops / self.product_rate
             found["sampling"] = self.sampling.mean_seconds / least
-        if self.training and self.loading:
-            found["loading"] = self.loading.seconds.median / self.training.seconds.median
+        if load := self.loading:
+            found["loading"] = load.seconds.median / load.images * load.normal_rate
         if self.startup and FIRST_STEP in self.startup:
             found["first step"] = self.startup[FIRST_STEP] / self.startup[IMPORT]
         return found

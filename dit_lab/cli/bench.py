@@ -10,8 +10,8 @@ alone, and start-up, beside the rate of large matrix products that is measured i
 
 One process is measured, whatever `distributed` says. Where data or autoencoder are not on this
 machine, noise of their declared shape (dataset.num_classes, dataset.image_size) is trained on.
-`--check` compares times as multiples of those of matrix products (start-up: of importing torch), so
-that it also works on another machine.
+`--check` compares times as multiples of those of matrix products (batches: of drawing normal
+numbers, start-up: of importing torch), so that it also works on another machine.
 """
 
 from __future__ import annotations

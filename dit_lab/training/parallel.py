@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 
-from dit_lab.models.packed import pack
+from dit_lab.training.packed import pack
 from dit_lab.training.tensor_files import is_spread
 from dit_lab.types import LabelledCall
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from dit_lab.bench.device import Ticks, product_rate, stated_of
 from dit_lab.bench.figures import Ratio, Spread
+from dit_lab.bench.loading import Loading
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.parts import Stopwatch
 from dit_lab.bench.record import Bench, checked
@@ -77,7 +78,9 @@ def test_a_data_sheet_is_that_of_the_device(name: str, rate: float | None) -> No
 
 def test_costs_are_multiples_of_what_was_measured_beside_them() -> None:
     record = bench(seconds=2.0, rate=1e9, startup=6.0)
-    assert record.costs() == {"training": 4.0, "sampling": 5.0, "first step": 3.0}
+    assert record.costs() == {
+        "training": 4.0, "sampling": 5.0, "loading": 2.5e8, "first step": 3.0
+    }  # fmt: skip
     twice_as_fast = bench(seconds=1.0, rate=2e9, startup=3.0, torch_import=1.0)
     assert twice_as_fast.costs() == record.costs()
 
@@ -88,6 +91,7 @@ def test_what_has_grown_by_more_than_a_quarter_is_slower() -> None:
     assert {cost.name: cost.is_slower for cost in checked(record, now)} == {
         "training": True,
         "sampling": True,
+        "loading": True,
         "first step": False,
     }
 
@@ -102,6 +106,7 @@ def bench(*, seconds: float, rate: float, startup: float, torch_import: float = 
         stated_rate=None,
         training=Step(times, images=8, flops=5e8, peak_memory_bytes=1, parts={}),
         sampling=Drawing(times, seconds, 32, 25, 25, 2.0, flops=4e8),
+        loading=Loading(times, images=8, workers=0, normal_rate=rate),
         startup={"first training step": startup, "torch's own import": torch_import},
     )
 

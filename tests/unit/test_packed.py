@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from dit_lab.models.dit import DiT
-from dit_lab.models.packed import LEAST_SIZE, PackedLinear, pack
+from dit_lab.training.packed import LEAST_SIZE, PackedLinear, pack
 from dit_lab.training.parallel import Whole, for_sampling
 
 WIDE = LEAST_SIZE
