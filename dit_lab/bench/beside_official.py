@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dit_lab import rng
 from dit_lab.bench.device import Ticks
+from dit_lab.bench.figures import BLOCKS, Versus, in_turn
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.official import Official, as_it_runs, check_checkout
 from dit_lab.bench.sampling import Sampling
 from dit_lab.bench.training import Training, training_of
-from dit_lab.bench.versus import BLOCKS, Versus, in_turn
 from dit_lab.evaluation.generate import CHUNK_IMAGES
 from dit_lab.lab import compose
 from dit_lab.lab.probes import fill

@@ -9,6 +9,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from torch import Tensor
 
 DATA_SHEET = {
     "H100 PCIe": 756e12,
@@ -24,9 +25,9 @@ in the device's name decides."""
 
 CPU_SIZES = (512, 1024, 2048)
 CUDA_SIZES = (4096, 8192)
-LEAST_SECONDS = 0.5  # of products of one size
-REPEATS = 5
-NORMALS, NORMAL_REPEATS = 100_000, 100  # a tenth of a second
+MOMENT_SECONDS = 0.2  # of products
+UNCOUNTED = 1e9  # FLOP: for an architecture whose own are not known
+NORMALS, NORMAL_REPEATS = 100_000, 40
 
 
 def this_device() -> torch.device:
@@ -74,24 +75,46 @@ def settle(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def product_rate(device: torch.device, *, bf16: bool) -> float:
-    """FLOP/s of large square matrix products, in bfloat16 or float32: of the size that does best,
-    the median."""
-    sizes = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    return max(_rate(device, dtype, size) for size in sizes)
+class Products:
+    """Large square matrix products, in bfloat16 or float32, of the size that does best: what the
+    time of everything else on the device is measured by."""
+
+    def __init__(self, device: torch.device, *, bf16: bool) -> None:
+        self._device = device
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        sizes = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
+        squares = [torch.ones(size, size, device=device, dtype=dtype) for size in sizes]
+        rates = [self._rate(square) for square in squares]
+        self._square = squares[rates.index(max(rates))]
+        self._rates = [max(rates)]
+
+    @property
+    def rate(self) -> float:
+        """FLOP/s, the median of all moments."""
+        return median(self._rates)
+
+    def seconds(self, flops: float | None) -> float:
+        """That products of so many FLOP take at this moment; None stands for UNCOUNTED."""
+        self._rates.append(self._rate(self._square))
+        return (flops or UNCOUNTED) / self._rates[-1]
+
+    def _rate(self, square: Tensor) -> float:
+        once = _timed(self._device, lambda: square @ square)
+        repeats = max(1, round(MOMENT_SECONDS / once))
+
+        def block() -> None:
+            for _ in range(repeats):
+                square @ square
+
+        return 2 * len(square) ** 3 * repeats / _timed(self._device, block)
 
 
-def _rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    matrix = torch.ones(size, size, device=device, dtype=dtype)
-    _, second = (_timed(device, lambda: matrix @ matrix) for _ in range(2))  # warm by then
-    repeats = max(1, round(LEAST_SECONDS / REPEATS / second))
-
-    def block() -> None:
-        for _ in range(repeats):
-            matrix @ matrix
-
-    return 2 * size**3 * repeats / median(_timed(device, block) for _ in range(REPEATS))
+def normal_rate() -> float:
+    """Normal numbers a second, as numpy draws them in one thread: what a host does besides matrix
+    products, at this moment."""
+    draw = np.random.default_rng(0).standard_normal
+    host = torch.device("cpu")
+    return NORMALS / median(_timed(host, lambda: draw(NORMALS)) for _ in range(NORMAL_REPEATS))
 
 
 def _timed(device: torch.device, work: Callable[[], object]) -> float:
@@ -100,14 +123,6 @@ def _timed(device: torch.device, work: Callable[[], object]) -> float:
     work()
     settle(device)
     return time.perf_counter() - start
-
-
-def normal_rate() -> float:
-    """Normal numbers a second, as numpy draws them in one thread: what a host does besides matrix
-    products."""
-    draw = np.random.default_rng(0).standard_normal
-    host = torch.device("cpu")
-    return NORMALS / median(_timed(host, lambda: draw(NORMALS)) for _ in range(NORMAL_REPEATS))
 
 
 def stated_rate(device: torch.device, *, bf16: bool) -> float | None:

@@ -4,12 +4,14 @@ Torch-free."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 TAIL = 0.1  # the share of timings that lie on each side of a spread
 LEVEL = 0.95  # of the interval of a ratio
+BLOCKS = 12  # in which two take turns that are compared
+ROUNDS = 6  # in which something and its measure do
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,26 @@ class Ratio:
         outside = _outside(len(ratios))
         ends = None if outside is None else (ratios[outside], ratios[-1 - outside])
         return cls(median(ratios), ends, len(ratios))
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """What each of two takes, and the second by the first."""
+
+    first: Spread
+    second: Spread
+    ratio: Ratio
+
+
+def in_turn(
+    first: Callable[[], float], second: Callable[[], float], *, blocks: int = BLOCKS
+) -> Versus:
+    """Seconds that each says, block by block; neither always goes first."""
+    times: dict[int, list[float]] = {0: [], 1: []}
+    for block in range(blocks):
+        for which in (0, 1) if block % 2 == 0 else (1, 0):
+            times[which].append((first, second)[which]())
+    return Versus(Spread.of(times[0]), Spread.of(times[1]), Ratio.of(times[0], times[1]))
 
 
 def _outside(count: int) -> int | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from statistics import median
 
 from dit_lab.bench.device import normal_rate, settle
-from dit_lab.bench.figures import Spread
+from dit_lab.bench.figures import ROUNDS, Ratio, Spread, in_turn
 from dit_lab.bench.training import Training
 
-LEAST_BATCHES, MOST_BATCHES = 5, 400
+LEAST_BATCHES, MOST_BATCHES = 5, 60  # of a block
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +21,29 @@ class Loading:
     seconds: Spread
     images: int
     workers: int
-    normal_rate: float  # normal numbers a second that this host draws, in the same run
+    of_normals: Ratio  # an image's time, of that of drawing one normal number
 
 
 def measure_loading(training: Training, seconds: float) -> Loading:
     """Of the batches that this training would see."""
     batches, times = training.batches, list[float]()
     with closing(batches.from_step(0)) as steps:
-        next(steps)
-        start = time.perf_counter()
-        while len(times) < LEAST_BATCHES or (sum(times) < seconds and len(times) < MOST_BATCHES):
+
+        def batch() -> float:
+            start = time.perf_counter()
             next(steps)
             settle(training.device)
-            times.append(time.perf_counter() - start)
-            start = time.perf_counter()
-    return Loading(Spread.of(times), training.images, batches.num_workers, normal_rate())
+            return time.perf_counter() - start
+
+        def block() -> float:
+            taken = [batch()]
+            while len(taken) < LEAST_BATCHES or (
+                sum(taken) < seconds / ROUNDS and len(taken) < MOST_BATCHES
+            ):
+                taken.append(batch())
+            times.extend(taken)
+            return median(taken) / training.images
+
+        batch()
+        beside = in_turn(lambda: 1 / normal_rate(), block, blocks=ROUNDS)
+    return Loading(Spread.of(times), training.images, batches.num_workers, beside.ratio)

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from dit_lab.bench.device import product_rate, stated_rate, this_device
+from dit_lab.bench.device import Products, stated_rate, this_device
 from dit_lab.bench.loading import measure_loading
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.record import FIRST_STEP, Bench
@@ -44,22 +44,20 @@ def measure(
             overrides, config_dirs, repeats=STARTS, leave_out=leave_out
         )
     device, bf16 = this_device(), in_bf16(config)
-    rates = []
+    products = Products(device, bf16=bf16)
     if TRAINED & set(parts):
         with training_of(config, shapes) as training:
-            rates.append(product_rate(device, bf16=bf16))
             if "training" in parts:
-                found["training"] = training.measure(seconds)
+                found["training"] = training.measure(seconds, products)
             if "loading" in parts:
                 found["loading"] = measure_loading(training, seconds * LOADING_SHARE)
     if "sampling" in parts:
-        found["sampling"] = Sampling(config, shapes).measure(seconds)
-    rates.append(product_rate(device, bf16=bf16))
+        found["sampling"] = Sampling(config, shapes).measure(seconds, products)
     return Bench(
         overrides=list(overrides),
         assumed=assumed,
         circumstances={"date": date.today().isoformat(), **device_facts()},
-        product_rate=max(rates),
+        product_rate=products.rate,
         stated_rate=stated_rate(device, bf16=bf16),
         **found,
     )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dit_lab.bench.figures import Ratio
 from dit_lab.runs import read_json
 from dit_lab.types import RequestError
 
@@ -35,26 +36,24 @@ class Bench:
     startup: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"costs": self.costs()}
+        return asdict(self) | {"costs": {name: cost.median for name, cost in self.costs().items()}}
 
-    def costs(self) -> dict[str, float]:
+    def costs(self) -> dict[str, Ratio]:
         """Costs that another machine, or a busy one, should find alike: times as multiples of what
         was measured beside them. More is slower.
 
-        Training and sampling: of the time of their matrix products at the measured rate; loading,
-        of an image: of drawing one normal number; the first step: of importing torch.
+        Training and sampling: of the time of matrix products of as many FLOP; loading, of an image:
+        of drawing one normal number; the first step: of importing torch.
         """
         found = {}
-        if self.training and self.training.flops:
-            least = self.training.flops / self.product_rate
-            found["training"] = self.training.seconds.median / least
-        if self.sampling and self.sampling.flops:
-            least = self.sampling.flops / self.product_rate
-            found["sampling"] = self.sampling.mean_seconds / least
-        if load := self.loading:
-            found["loading"] = load.seconds.median / load.images * load.normal_rate
+        if self.training:
+            found["training"] = self.training.of_products
+        if self.sampling:
+            found["sampling"] = self.sampling.of_products
+        if self.loading:
+            found["loading"] = self.loading.of_normals
         if self.startup and FIRST_STEP in self.startup:
-            found["first step"] = self.startup[FIRST_STEP] / self.startup[IMPORT]
+            found["first step"] = Ratio.of([self.startup[IMPORT]], [self.startup[FIRST_STEP]])
         return found
 
 
@@ -64,11 +63,13 @@ class Checked:
 
     name: str
     recorded: float
-    now: float
+    now: Ratio
 
     @property
     def is_slower(self) -> bool:
-        return self.now > SLOWER * self.recorded
+        """Beyond the noise of this run: where all of its interval is."""
+        least, _ = self.now.interval or (self.now.median, None)
+        return least > SLOWER * self.recorded
 
 
 def read_record(file: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dit_lab.bench.device import Ticks, this_device
-from dit_lab.bench.figures import Spread
+from dit_lab.bench.device import Products, Ticks, this_device
+from dit_lab.bench.figures import ROUNDS, Ratio, Spread, in_turn
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Passes
 from dit_lab.lab import compose
 from dit_lab.lab.compute import model_cost
@@ -33,6 +33,7 @@ class Drawing:
     measured_steps: int  # as far as there was time
     evaluations: float  # of the model for an image in a step, the mean
     flops: float | None  # of a step
+    of_products: Ratio  # its time, of that of matrix products of as many FLOP
 
     @property
     def images_per_second(self) -> float:
@@ -78,18 +79,27 @@ class Sampling:
         """How many steps fill that time."""
         return max(LEAST_STEPS, round(seconds / mean(self.steps(LEAST_STEPS))))
 
-    def measure(self, seconds: float) -> Drawing:
-        """The first steps, for about so long."""
-        times = self.steps(self.steps_within(seconds))
-        passes = self._passes.images / len(times)
+    def measure(self, seconds: float, products: Products) -> Drawing:
+        """The first steps, several times, for about so long in all."""
+        count = len(self.steps(self.steps_within(seconds / ROUNDS)))
+        passes = self._passes.images / count
+        flops = None if self._flops is None else self._flops * passes
+        times = list[float]()
+
+        def block() -> float:
+            times.extend(taken := self.steps(count))
+            return mean(taken)
+
+        beside = in_turn(lambda: products.seconds(flops), block, blocks=ROUNDS)
         return Drawing(
             seconds=Spread.of(times),
             mean_seconds=mean(times),
             images=CHUNK_IMAGES,
-            steps=self._all_steps or len(times),
-            measured_steps=len(times),
+            steps=self._all_steps or count,
+            measured_steps=count,
             evaluations=passes / CHUNK_IMAGES,
-            flops=None if self._flops is None else self._flops * passes,
+            flops=flops,
+            of_products=beside.ratio,
         )
 
     def _counted(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dit_lab.bench.device import Ticks, settle
-from dit_lab.bench.figures import Spread
+from dit_lab.bench.device import Products, Ticks, settle
+from dit_lab.bench.figures import ROUNDS, Ratio, Spread, in_turn
 from dit_lab.bench.parts import Stopwatch, watched
 from dit_lab.lab import compose
 from dit_lab.lab.compute import model_cost
@@ -43,6 +43,7 @@ class Step:
     seconds: Spread
     images: int
     flops: float | None  # forward and backward; None for an architecture that is not counted
+    of_products: Ratio  # its time, of that of matrix products of as many FLOP
     peak_memory_bytes: float
     parts: Mapping[str, float]  # seconds of a step in which every part is waited for
 
@@ -112,13 +113,19 @@ class Training:
             self._run(count, _Logged(watch, MetricsFile(self._metrics)), learns=learns)
         return {name: seconds / count for name, seconds in watch.seconds.items()}
 
-    def measure(self, seconds: float) -> Step:
+    def measure(self, seconds: float, products: Products) -> Step:
         """Half of the time for steps as they are, half for their parts."""
-        count = self.steps_within(seconds / 2)
-        times = self.steps(count)
+        count = self.steps_within(seconds / 2 / ROUNDS)
+        times = list[float]()
+
+        def block() -> float:
+            times.extend(taken := self.steps(count))
+            return median(taken)
+
+        beside = in_turn(lambda: products.seconds(self.flops), block, blocks=ROUNDS)
         peak = peak_memory_bytes()
-        parts = self.parts_of_a_step(min(count, MOST_WATCHED))
-        return Step(Spread.of(times), self.images, self.flops, peak, parts)
+        parts = self.parts_of_a_step(min(len(times), MOST_WATCHED))
+        return Step(Spread.of(times), self.images, self.flops, beside.ratio, peak, parts)
 
     def _run(self, steps: int, *hooks: Hook, learns: Mapping[str, Any] | None = None) -> None:
         train_steps(

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from dit_lab.bench.figures import Ratio, Spread
+from dit_lab.bench.figures import BLOCKS, Versus, in_turn
 from dit_lab.bench.noise import with_data
 from dit_lab.lab.shapes import Shapes
 from dit_lab.processes import keep_freed_memory
 from dit_lab.types import RequestError
 
 Config = Mapping[str, Any]
-
-BLOCKS = 12
 
 
 class Contender(Protocol):
@@ -27,15 +24,6 @@ class Contender(Protocol):
     def steps_within(self, seconds: float) -> int: ...
 
     def block(self, count: int) -> float: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Versus:
-    """Seconds of a training step, or of a chunk of images, of each; and the second by the first."""
-
-    first: Spread
-    second: Spread
-    ratio: Ratio
 
 
 def versus(first: Config, second: Config, *, part: str, seconds: float) -> Versus:
@@ -53,15 +41,6 @@ def versus(first: Config, second: Config, *, part: str, seconds: float) -> Versu
             partial(_ask, one, ("block", count)) for one, count in zip(running, counts, strict=True)
         ]
         return in_turn(*blocks)
-
-
-def in_turn(first: Callable[[], float], second: Callable[[], float]) -> Versus:
-    """Seconds that each says, block by block; neither always goes first."""
-    times: dict[int, list[float]] = {0: [], 1: []}
-    for block in range(BLOCKS):
-        for which in (0, 1) if block % 2 == 0 else (1, 0):
-            times[which].append((first, second)[which]())
-    return Versus(Spread.of(times[0]), Spread.of(times[1]), Ratio.of(times[0], times[1]))
 
 
 @contextmanager

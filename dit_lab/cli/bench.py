@@ -10,8 +10,8 @@ alone, and start-up, beside the rate of large matrix products that is measured i
 
 One process is measured, whatever `distributed` says. Where data or autoencoder are not on this
 machine, noise of their declared shape (dataset.num_classes, dataset.image_size) is trained on.
-`--check` compares times as multiples of those of matrix products (batches: of drawing normal
-numbers, start-up: of importing torch), so that it also works on another machine.
+`--check` compares times as multiples of those of matrix products in turn with them (batches: of
+drawing normal numbers, start-up: of importing torch), so that it also works on another machine.
 """
 
 from __future__ import annotations
@@ -266,9 +266,10 @@ def _check(record: Mapping[str, Any], found: Bench) -> int:
     for cost in checked(record, found):
         slower |= cost.is_slower
         word = "slower" if cost.is_slower else "as fast"
-        print(
-            f"{cost.name}: {cost.now:.3g} times its measure, recorded {cost.recorded:.3g}: {word}"
-        )
+        ends = cost.now.interval
+        between = f" [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else ""
+        now = f"{cost.now.median:.3g}{between} times its measure"
+        print(f"{cost.name}: {now}, recorded {cost.recorded:.3g}: {word}")
     verdict = "slower than" if slower else "as fast as"
-    print(f"{verdict} recorded: a cost may be {SLOWER:g} times as much at most")
+    print(f"{verdict} recorded: slower is more than {SLOWER:g} times as much, at every turn")
     return int(slower)

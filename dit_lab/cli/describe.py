@@ -238,9 +238,9 @@ def _time_rows(
 
     rate, source = args.flops_per_second, "given"
     if rate is None:
-        from dit_lab.bench.device import product_rate, this_device  # torch: seconds
+        from dit_lab.bench.device import Products, this_device  # torch: seconds
 
-        rate = product_rate(this_device(), bf16=in_bf16(config))
+        rate = Products(this_device(), bf16=in_bf16(config)).rate
         source = "measured here in bf16" if in_bf16(config) else "measured here"
     shown = f"{rate / 1e9:,.{1 if rate < 1e10 else 0}f} GFLOP/s"
     on = f" on each of {devices} devices" if devices > 1 else ""

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from dit_lab.bench.device import Ticks, product_rate, stated_of
-from dit_lab.bench.figures import Ratio, Spread
+from dit_lab.bench.device import Products, Ticks, stated_of
+from dit_lab.bench.figures import Ratio, Spread, in_turn
 from dit_lab.bench.loading import Loading
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.parts import Stopwatch
@@ -77,36 +77,55 @@ def test_a_data_sheet_is_that_of_the_device(name: str, rate: float | None) -> No
 
 
 def test_costs_are_multiples_of_what_was_measured_beside_them() -> None:
-    record = bench(seconds=2.0, rate=1e9, startup=6.0)
-    assert record.costs() == {
-        "training": 4.0, "sampling": 5.0, "loading": 2.5e8, "first step": 3.0
-    }  # fmt: skip
-    twice_as_fast = bench(seconds=1.0, rate=2e9, startup=3.0, torch_import=1.0)
-    assert twice_as_fast.costs() == record.costs()
+    record = bench(cost=4.0, startup=6.0)
+    costs = {"training": 4.0, "sampling": 4.0, "loading": 4.0, "first step": 3.0}
+    assert record.to_json()["costs"] == costs
+    assert bench(cost=4.0, startup=3.0, torch_import=1.0).costs() == record.costs()
 
 
-def test_what_has_grown_by_more_than_a_quarter_is_slower() -> None:
-    record = bench(seconds=2.0, rate=1e9, startup=6.0).to_json()
-    now = bench(seconds=2.6, rate=1e9, startup=7.4)
-    assert {cost.name: cost.is_slower for cost in checked(record, now)} == {
-        "training": True,
-        "sampling": True,
-        "loading": True,
-        "first step": False,
-    }
+@pytest.mark.parametrize(
+    ("low", "cost", "startup", "slower"),
+    [
+        (5.1, 5.2, 7.4, {"training", "sampling", "loading"}),
+        (4.9, 5.2, 7.4, set()),  # some of it may be noise
+        (4.9, 4.9, 7.6, {"first step"}),
+    ],
+)
+def test_what_has_surely_grown_by_more_than_a_quarter_is_slower(
+    low: float, cost: float, startup: float, slower: set[str]
+) -> None:
+    record = bench(cost=4.0, startup=6.0).to_json()
+    now = bench(cost=cost, low=low, startup=startup)
+    assert {cost.name for cost in checked(record, now) if cost.is_slower} == slower
 
 
-def bench(*, seconds: float, rate: float, startup: float, torch_import: float = 2.0) -> Bench:
+def test_each_begins_every_other_block() -> None:
+    asked: list[str] = []
+    found = in_turn(lambda: asked.append("a") or 2.0, lambda: asked.append("b") or 3.0, blocks=3)
+    assert asked == list("abbaab")
+    assert (found.first.median, found.second.median, found.ratio.median) == (2.0, 3.0, 1.5)
+
+
+def bench(
+    *,
+    startup: float,
+    torch_import: float = 2.0,
+    cost: float = 4.0,
+    low: float | None = None,
+    seconds: float = 0.5,
+    rate: float = 2e9,
+) -> Bench:
     times = Spread(seconds, seconds, seconds, 1)
+    ratio = Ratio(cost, (cost if low is None else low, cost + 1), 6)
     return Bench(
         overrides=[],
         assumed=[],
         circumstances={},
         product_rate=rate,
         stated_rate=None,
-        training=Step(times, images=8, flops=5e8, peak_memory_bytes=1, parts={}),
-        sampling=Drawing(times, seconds, 32, 25, 25, 2.0, flops=4e8),
-        loading=Loading(times, images=8, workers=0, normal_rate=rate),
+        training=Step(times, 8, flops=5e8, of_products=ratio, peak_memory_bytes=1, parts={}),
+        sampling=Drawing(times, seconds, 32, 25, 25, 2.0, flops=4e8, of_products=ratio),
+        loading=Loading(times, images=8, workers=0, of_normals=ratio),
         startup={"first training step": startup, "torch's own import": torch_import},
     )
 
@@ -143,7 +162,9 @@ def test_the_rate_of_products_is_that_of_one() -> None:
         matrix @ matrix
         times.append(time.perf_counter() - start)
     by_hand = 2 * 1024**3 / min(times)
-    assert by_hand / 2 < product_rate(CPU, bf16=False) < 2 * by_hand
+    products = Products(CPU, bf16=False)
+    assert by_hand / 2 < products.rate < 2 * by_hand
+    assert by_hand / 2 < 1e9 / products.seconds(1e9) < 2 * by_hand
 
 
 def test_a_section_is_less_what_is_inside_it() -> None:
@@ -212,7 +233,7 @@ def test_steps_at_which_the_model_rests_count_as_steps() -> None:
     without their label."""
     overrides = [*QUICKSTART, "sampler=ddim", "sampler.steps=20", "sampler.cache_interval=4"]
     config, shapes, _ = with_data(compose_train([*overrides, "guidance.scale=2"]))
-    found = Sampling(config, shapes).measure(60)
+    found = Sampling(config, shapes).measure(60, Products(CPU, bf16=False))
     assert found.measured_steps == 20
     assert found.evaluations == 2 * (2 + 18 // 4) / 20
     assert found.images_per_second == pytest.approx(found.images / (20 * found.mean_seconds))
