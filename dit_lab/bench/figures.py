@@ -60,15 +60,41 @@ class Versus:
     ratio: Ratio
 
 
-def in_turn(
-    first: Callable[[], float], second: Callable[[], float], *, blocks: int = BLOCKS
-) -> Versus:
+def in_turn(first: Callable[[], float], second: Callable[[], float]) -> Versus:
     """Seconds that each says, block by block; neither always goes first."""
-    times: dict[int, list[float]] = {0: [], 1: []}
+    firsts, seconds = _alternated(first, second, BLOCKS)
+    return Versus(Spread.of(firsts), Spread.of(seconds), Ratio.of(firsts, seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """How many times as long as its measure something takes: the middle and the ends of several
+    turns."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, measures: Sequence[float], seconds: Sequence[float]) -> Turns:
+        """Of the times of turns, pair by pair."""
+        ratios = [second / first for first, second in zip(measures, seconds, strict=True)]
+        return cls(median(ratios), min(ratios), max(ratios))
+
+
+def by_measure(measure: Callable[[], float], block: Callable[[], float]) -> Turns:
+    """A block's seconds by its measure's, which takes turns with it."""
+    return Turns.of(*_alternated(measure, block, ROUNDS))
+
+
+def _alternated(
+    first: Callable[[], float], second: Callable[[], float], blocks: int
+) -> tuple[list[float], list[float]]:
+    said: tuple[list[float], list[float]] = [], []
     for block in range(blocks):
         for which in (0, 1) if block % 2 == 0 else (1, 0):
-            times[which].append((first, second)[which]())
-    return Versus(Spread.of(times[0]), Spread.of(times[1]), Ratio.of(times[0], times[1]))
+            said[which].append((first, second)[which]())
+    return said
 
 
 def _outside(count: int) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from dit_lab.bench.device import normal_rate, settle
-from dit_lab.bench.figures import ROUNDS, Ratio, Spread, in_turn
+from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
 from dit_lab.bench.training import Training
 
 LEAST_BATCHES, MOST_BATCHES = 5, 60  # of a block
@@ -21,7 +21,7 @@ class Loading:
     seconds: Spread
     images: int
     workers: int
-    of_normals: Ratio  # an image's time, of that of drawing one normal number
+    of_normals: Turns  # an image's time, of that of drawing one normal number
 
 
 def measure_loading(training: Training, seconds: float) -> Loading:
@@ -45,5 +45,5 @@ def measure_loading(training: Training, seconds: float) -> Loading:
             return median(taken) / training.images
 
         batch()
-        beside = in_turn(lambda: 1 / normal_rate(), block, blocks=ROUNDS)
-    return Loading(Spread.of(times), training.images, batches.num_workers, beside.ratio)
+        of_normals = by_measure(lambda: 1 / normal_rate(), block)
+    return Loading(Spread.of(times), training.images, batches.num_workers, of_normals)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.bench.figures import Ratio
+from dit_lab.bench.figures import Turns
 from dit_lab.runs import read_json
 from dit_lab.types import RequestError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dit_lab.bench.sampling import Drawing
     from dit_lab.bench.training import Step
 
-SLOWER = 1.25  # times the recorded cost: more is called slower
+SLOWER = 1.25  # times the recorded cost: what takes more may be called slower
 IMPORT, FIRST_STEP = "torch's own import", "first training step"
 
 
@@ -33,12 +33,12 @@ class Bench:
     training: Step | None = None
     sampling: Drawing | None = None
     loading: Loading | None = None
-    startup: Mapping[str, float] | None = None
+    startup: Mapping[str, Sequence[float]] | None = None  # seconds of each start
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"costs": {name: cost.median for name, cost in self.costs().items()}}
+        return asdict(self) | {"costs": {name: asdict(cost) for name, cost in self.costs().items()}}
 
-    def costs(self) -> dict[str, Ratio]:
+    def costs(self) -> dict[str, Turns]:
         """Costs that another machine, or a busy one, should find alike: times as multiples of what
         was measured beside them. More is slower.
 
@@ -53,7 +53,7 @@ class Bench:
         if self.loading:
             found["loading"] = self.loading.of_normals
         if self.startup and FIRST_STEP in self.startup:
-            found["first step"] = Ratio.of([self.startup[IMPORT]], [self.startup[FIRST_STEP]])
+            found["first step"] = Turns.of(self.startup[IMPORT], self.startup[FIRST_STEP])
         return found
 
 
@@ -62,14 +62,14 @@ class Checked:
     """A cost that was recorded beside what it is now."""
 
     name: str
-    recorded: float
-    now: Ratio
+    recorded: Turns
+    now: Turns
 
     @property
     def is_slower(self) -> bool:
-        """Beyond the noise of this run: where all of its interval is."""
-        least, _ = self.now.interval or (self.now.median, None)
-        return least > SLOWER * self.recorded
+        """Much, and beyond what differs from turn to turn."""
+        much = self.now.median > SLOWER * self.recorded.median
+        return much and self.now.least > self.recorded.most
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def checked(record: Mapping[str, Any], now: Bench) -> list[Checked]:
     """Every cost that both know."""
     costs = now.costs()
     return [
-        Checked(name, recorded, costs[name])
+        Checked(name, Turns(**recorded), costs[name])
         for name, recorded in record["costs"].items()
         if name in costs
     ]

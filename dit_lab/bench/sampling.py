@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from dit_lab.bench.device import Products, Ticks, this_device
-from dit_lab.bench.figures import ROUNDS, Ratio, Spread, in_turn
+from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Passes
 from dit_lab.lab import compose
 from dit_lab.lab.compute import model_cost
@@ -33,7 +33,7 @@ class Drawing:
     measured_steps: int  # as far as there was time
     evaluations: float  # of the model for an image in a step, the mean
     flops: float | None  # of a step
-    of_products: Ratio  # its time, of that of matrix products of as many FLOP
+    of_products: Turns  # its time, of that of matrix products of as many FLOP
 
     @property
     def images_per_second(self) -> float:
@@ -90,7 +90,7 @@ class Sampling:
             times.extend(taken := self.steps(count))
             return mean(taken)
 
-        beside = in_turn(lambda: products.seconds(flops), block, blocks=ROUNDS)
+        of_products = by_measure(lambda: products.seconds(flops), block)
         return Drawing(
             seconds=Spread.of(times),
             mean_seconds=mean(times),
@@ -99,7 +99,7 @@ class Sampling:
             measured_steps=count,
             evaluations=passes / CHUNK_IMAGES,
             flops=flops,
-            of_products=beside.ratio,
+            of_products=of_products,
         )
 
     def _counted(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from statistics import median
 
 from dit_lab.bench.record import FIRST_STEP, IMPORT
 from dit_lab.metrics_rows import read_metrics
@@ -29,8 +28,8 @@ def measure_startup(
     *,
     repeats: int,
     leave_out: Collection[str] = (),
-) -> dict[str, float]:
-    """Median seconds, by what they are until. Raises RequestError where a command fails."""
+) -> dict[str, list[float]]:
+    """Seconds of each start, by what they are until. Raises RequestError where a command fails."""
     dirs = [f"--config-dir={folder}" for folder in config_dirs]
     lab = [sys.executable, "-m", "dit_lab"]
     composed = [*lab, "train", *overrides, "--cfg", "job", *dirs]
@@ -46,7 +45,7 @@ def measure_startup(
     }
     measured = [name for name in ways if name not in leave_out]
     times = [{name: ways[name]() for name in measured} for _ in range(repeats)]
-    return {name: median(time[name] for time in times) for name in measured}
+    return {name: [time[name] for time in times] for name in measured}
 
 
 def _seconds(command: Sequence[str]) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from dit_lab.bench.device import Products, Ticks, settle
-from dit_lab.bench.figures import ROUNDS, Ratio, Spread, in_turn
+from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
 from dit_lab.bench.parts import Stopwatch, watched
 from dit_lab.lab import compose
 from dit_lab.lab.compute import model_cost
@@ -43,7 +43,7 @@ class Step:
     seconds: Spread
     images: int
     flops: float | None  # forward and backward; None for an architecture that is not counted
-    of_products: Ratio  # its time, of that of matrix products of as many FLOP
+    of_products: Turns  # its time, of that of matrix products of as many FLOP
     peak_memory_bytes: float
     parts: Mapping[str, float]  # seconds of a step in which every part is waited for
 
@@ -122,10 +122,10 @@ class Training:
             times.extend(taken := self.steps(count))
             return median(taken)
 
-        beside = in_turn(lambda: products.seconds(self.flops), block, blocks=ROUNDS)
+        of_products = by_measure(lambda: products.seconds(self.flops), block)
         peak = peak_memory_bytes()
         parts = self.parts_of_a_step(min(len(times), MOST_WATCHED))
-        return Step(Spread.of(times), self.images, self.flops, beside.ratio, peak, parts)
+        return Step(Spread.of(times), self.images, self.flops, of_products, peak, parts)
 
     def _run(self, steps: int, *hooks: Hook, learns: Mapping[str, Any] | None = None) -> None:
         train_steps(

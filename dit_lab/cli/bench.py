@@ -20,12 +20,13 @@ import argparse
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.types import RequestError
 
 if TYPE_CHECKING:
-    from dit_lab.bench.figures import Ratio, Spread
+    from dit_lab.bench.figures import Ratio, Spread, Turns
     from dit_lab.bench.record import Bench
 
 SHOWS_CHOICES = True
@@ -215,8 +216,8 @@ def _rows(found: Bench) -> Iterator[tuple[str, ...]]:
         yield _row(name, draw.mean_seconds, draw.seconds, None, rate, found)
         total = draw.mean_seconds * draw.steps
         yield f"  {draw.steps} of them", time_text(total), "", f"{draw.images_per_second:.3g}"
-    for name, seconds in (found.startup or {}).items():
-        yield f"until {name}", time_text(seconds)
+    for name, starts in (found.startup or {}).items():
+        yield f"until {name}", time_text(median(starts))
 
 
 def _row(
@@ -266,10 +267,14 @@ def _check(record: Mapping[str, Any], found: Bench) -> int:
     for cost in checked(record, found):
         slower |= cost.is_slower
         word = "slower" if cost.is_slower else "as fast"
-        ends = cost.now.interval
-        between = f" [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else ""
-        now = f"{cost.now.median:.3g}{between} times its measure"
-        print(f"{cost.name}: {now}, recorded {cost.recorded:.3g}: {word}")
+        now, recorded = _turns(cost.now), _turns(cost.recorded)
+        print(f"{cost.name}: {now} times its measure, recorded {recorded}: {word}")
     verdict = "slower than" if slower else "as fast as"
-    print(f"{verdict} recorded: slower is more than {SLOWER:g} times as much, at every turn")
+    print(
+        f"{verdict} recorded: slower is more than {SLOWER:g} times as much, and more at every turn"
+    )
     return int(slower)
+
+
+def _turns(cost: Turns) -> str:
+    return f"{cost.median:.3g} ({cost.least:.3g} to {cost.most:.3g})"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 import torch
 from torch import nn
 
 from dit_lab.bench.device import Products, Ticks, stated_of
-from dit_lab.bench.figures import Ratio, Spread, in_turn
+from dit_lab.bench.figures import Ratio, Spread, Turns, in_turn
 from dit_lab.bench.loading import Loading
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.parts import Stopwatch
@@ -77,56 +78,66 @@ def test_a_data_sheet_is_that_of_the_device(name: str, rate: float | None) -> No
 
 
 def test_costs_are_multiples_of_what_was_measured_beside_them() -> None:
-    record = bench(cost=4.0, startup=6.0)
-    costs = {"training": 4.0, "sampling": 4.0, "loading": 4.0, "first step": 3.0}
-    assert record.to_json()["costs"] == costs
-    assert bench(cost=4.0, startup=3.0, torch_import=1.0).costs() == record.costs()
+    four, three = Turns(4.0, 4.0, 4.0), Turns(3.0, 3.0, 3.0)
+    costs = {"training": four, "sampling": four, "loading": four, "first step": three}
+    assert bench(startup=6.0).costs() == bench(startup=3.0, torch_import=1.0).costs() == costs
 
 
 @pytest.mark.parametrize(
-    ("low", "cost", "startup", "slower"),
+    ("now", "startup", "slower"),
     [
-        (5.1, 5.2, 7.4, {"training", "sampling", "loading"}),
-        (4.9, 5.2, 7.4, set()),  # some of it may be noise
-        (4.9, 4.9, 7.6, {"first step"}),
+        (Turns(5.2, 4.6, 6.0), 6.0, {"training", "sampling", "loading"}),
+        (Turns(5.2, 4.4, 6.0), 6.0, set()),  # may be noise: one turn took what one had taken
+        (Turns(4.9, 4.6, 6.0), 6.0, set()),  # little
+        (Turns(3.0, 2.0, 4.0), 7.6, {"first step"}),
     ],
 )
-def test_what_has_surely_grown_by_more_than_a_quarter_is_slower(
-    low: float, cost: float, startup: float, slower: set[str]
-) -> None:
-    record = bench(cost=4.0, startup=6.0).to_json()
-    now = bench(cost=cost, low=low, startup=startup)
-    assert {cost.name for cost in checked(record, now) if cost.is_slower} == slower
+def test_slower_is_much_and_at_every_turn(now: Turns, startup: float, slower: set[str]) -> None:
+    record = json.loads(json.dumps(bench(cost=Turns(4.0, 3.5, 4.5)).to_json()))
+    found = checked(record, bench(cost=now, startup=startup))
+    assert {cost.name for cost in found if cost.is_slower} == slower
 
 
-def test_each_begins_every_other_block() -> None:
+def test_two_in_turn() -> None:
+    """Neither always goes first."""
     asked: list[str] = []
-    found = in_turn(lambda: asked.append("a") or 2.0, lambda: asked.append("b") or 3.0, blocks=3)
-    assert asked == list("abbaab")
+
+    def says(name: str, seconds: float) -> float:
+        asked.append(name)
+        return seconds
+
+    found = in_turn(lambda: says("a", 2.0), lambda: says("b", 3.0))
+    assert "".join(asked) == "abba" * 6
     assert (found.first.median, found.second.median, found.ratio.median) == (2.0, 3.0, 1.5)
+
+
+def test_turns_are_by_what_was_measured_beside_them() -> None:
+    """A machine that slows down by and by slows both."""
+    speeds = [1.3**turn for turn in range(6)]
+    steady = Turns.of(speeds, [2 * seconds for seconds in speeds])
+    assert astuple(steady) == pytest.approx((2, 2, 2))
+    assert Turns.of([1, 1, 2], [1, 5, 6]) == Turns(3, 1, 5)
 
 
 def bench(
     *,
-    startup: float,
+    cost: Turns = Turns(4.0, 4.0, 4.0),  # noqa: B008 - does not change
+    startup: float = 6.0,
     torch_import: float = 2.0,
-    cost: float = 4.0,
-    low: float | None = None,
     seconds: float = 0.5,
     rate: float = 2e9,
 ) -> Bench:
     times = Spread(seconds, seconds, seconds, 1)
-    ratio = Ratio(cost, (cost if low is None else low, cost + 1), 6)
     return Bench(
         overrides=[],
         assumed=[],
         circumstances={},
         product_rate=rate,
         stated_rate=None,
-        training=Step(times, 8, flops=5e8, of_products=ratio, peak_memory_bytes=1, parts={}),
-        sampling=Drawing(times, seconds, 32, 25, 25, 2.0, flops=4e8, of_products=ratio),
-        loading=Loading(times, images=8, workers=0, of_normals=ratio),
-        startup={"first training step": startup, "torch's own import": torch_import},
+        training=Step(times, 8, flops=5e8, of_products=cost, peak_memory_bytes=1, parts={}),
+        sampling=Drawing(times, seconds, 32, 25, 25, 2.0, flops=4e8, of_products=cost),
+        loading=Loading(times, images=8, workers=0, of_normals=cost),
+        startup={"first training step": [startup], "torch's own import": [torch_import]},
     )
 
 
