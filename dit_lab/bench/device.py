@@ -9,7 +9,6 @@ from statistics import median
 
 import numpy as np
 import torch
-from torch import Tensor
 
 DATA_SHEET = {
     "H100 PCIe": 756e12,
@@ -81,12 +80,11 @@ class Products:
 
     def __init__(self, device: torch.device, *, bf16: bool) -> None:
         self._device = device
-        dtype = torch.bfloat16 if bf16 else torch.float32
+        self._dtype = torch.bfloat16 if bf16 else torch.float32
         sizes = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
-        squares = [torch.ones(size, size, device=device, dtype=dtype) for size in sizes]
-        rates = [self._rate(square) for square in squares]
-        self._square = squares[rates.index(max(rates))]
-        self._rates = [max(rates)]
+        rates = {size: self._rate(size) for size in sizes}
+        self._size = max(rates, key=rates.__getitem__)
+        self._rates = [rates[self._size]]
 
     @property
     def rate(self) -> float:
@@ -95,18 +93,19 @@ class Products:
 
     def seconds(self, flops: float | None) -> float:
         """That products of so many FLOP take at this moment; None stands for UNCOUNTED."""
-        self._rates.append(self._rate(self._square))
+        self._rates.append(self._rate(self._size))
         return (flops or UNCOUNTED) / self._rates[-1]
 
-    def _rate(self, square: Tensor) -> float:
-        once = _timed(self._device, lambda: square @ square)
+    def _rate(self, size: int) -> float:
+        square = torch.ones(size, size, device=self._device, dtype=self._dtype)
+        _, once = (_timed(self._device, lambda: square @ square) for _ in range(2))  # warm by then
         repeats = max(1, round(MOMENT_SECONDS / once))
 
         def block() -> None:
             for _ in range(repeats):
                 square @ square
 
-        return 2 * len(square) ** 3 * repeats / _timed(self._device, block)
+        return 2 * size**3 * repeats / _timed(self._device, block)
 
 
 def normal_rate() -> float:

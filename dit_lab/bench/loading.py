@@ -11,7 +11,7 @@ from dit_lab.bench.device import normal_rate, settle
 from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
 from dit_lab.bench.training import Training
 
-LEAST_BATCHES, MOST_BATCHES = 5, 60  # of a block
+LEAST_BATCHES, MOST_BATCHES = 2, 60  # of a block
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ Config = Mapping[str, Any]
 
 WARM_STEPS = 3  # the first ones allocate, choose kernels, and compile
 LOG_EVERY_STEPS = 10
-LEAST_STEPS, MOST_STEPS = 5, 400  # of a block
+LEAST_STEPS, MOST_STEPS = 2, 400  # of a block
 MOST_WATCHED = 50
 PREPARED_STEPS = 8
 

@@ -65,7 +65,7 @@ def test_weights_that_change_are_laid_out_anew() -> None:
 
 
 @torch.no_grad()
-def test_weights_are_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_laid_out_once() -> None:
     ours, x = packed(layer()), torch.randn(16, WIDE)
     ours(x)
     laid_out = ours._packed[2]  # type: ignore[union-attr]
