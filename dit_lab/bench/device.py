@@ -24,7 +24,7 @@ in the device's name decides."""
 
 CPU_SIZES = (512, 1024, 2048)
 CUDA_SIZES = (4096, 8192)
-MOMENT_SECONDS = 0.2  # of products
+MOMENT_SECONDS = 0.1  # of products
 UNCOUNTED = 1e9  # FLOP: for an architecture whose own are not known
 NORMALS, NORMAL_REPEATS = 100_000, 40
 
