@@ -15,7 +15,7 @@ PACKAGE = ROOT / "dit_lab"
 
 GROUND = {
     "types", "rng", "interpolants", "chain", "exported", "runs", "metrics_rows", "lease", "cost",
-    "scaling", "processes", "team", "cadence",
+    "scaling", "processes", "team", "cadence", "statistics",
 }  # fmt: skip
 MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tracking"}
 MAY_IMPORT = {
@@ -67,7 +67,9 @@ TORCH_FREE = (
     "sweeps/elsewhere.py", "sweeps/flags.py",
     "sweeps/grid.py", "sweeps/launcher.py", "sweeps/manifest.py", "sweeps/page.py",
     "sweeps/plots.py", "sweeps/report.py", "sweeps/results.py", "sweeps/rounding.py",
-    "sweeps/search.py", "sweeps/sentences.py", "sweeps/slots.py", "sweeps/statistics.py",
+    "sweeps/search.py", "sweeps/sentences.py", "sweeps/slots.py",
+    "statistics/contrasts.py", "statistics/correction.py", "statistics/power.py",
+    "statistics/samples.py", "statistics/simulation.py",
     "tracking/late.py", "tracking/mlflow_store.py", "tracking/parent.py",
     "training/power.py", "training/schedules.py", "training/stop.py", "__init__.py", "__main__.py",
 )  # fmt: skip

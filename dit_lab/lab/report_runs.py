@@ -159,6 +159,7 @@ def _result(run: Run) -> Result:
         run=run.name,
         settings=configuration(run),
         seed=run.config["seed"],
+        training=str(run.folder.root),
         status=run.status,
         metrics=measured(run) if finished else {},
         deviations={row.key: row.deviation for row in rows if row.deviation is not None},

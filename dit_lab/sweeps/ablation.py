@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dit_lab.statistics.contrasts import Weights
 from dit_lab.sweeps.flags import flags
-from dit_lab.sweeps.grid import Cell, Grid, Tested, Weights, judge, mean_over
+from dit_lab.sweeps.grid import Cell, Grid, Tested, judge
 from dit_lab.sweeps.results import (
     Configuration,
     Question,
@@ -94,29 +95,26 @@ class Ablation:
     interactions: tuple[Interaction, ...]
     untested_pairs: tuple[tuple[str, str], ...]  # of axes, for want of a complete block
     agreements: tuple[Agreement, ...]
-    agreement_level: float  # confidence of each one's interval, so that all hold at 1 - alpha
-    family: int  # hypotheses that Holm's correction covers
+    family: int  # comparisons and effects that are corrected together
     flags: tuple[str, ...]  # what is wrong with the comparison as a whole
 
 
 def analyse(results: Sequence[Result], question: Question) -> Ablation:
     """Every configuration against the baseline, and every axis over the others.
 
-    Differences are Welch contrasts of means over seeds. One family of Holm covers all claims
-    against the baseline and along axes, each hypothesis once; interactions are a family of their
-    own. RequestError for a metric or baseline that is not there, and for seeds that are twice.
+    All claims against the baseline and along axes are one family, each hypothesis once: the chance
+    of any false one is alpha. Interactions are a family of their own, and so are agreements.
+    RequestError for a metric or baseline that is not there, and for seeds that are twice.
     """
     configurations = group(results, question)
     axes = differing(configurations)
     baseline = find_baseline(configurations, question.baseline, axes)
-    grid = Grid(configurations, axes, baseline)
+    grid = Grid(configurations, axes, baseline, question.metric)
 
     rows = [grid.difference(index, baseline) for index in range(len(configurations))]
     along = _axis_contrasts(grid) if len(axes) > 1 else {}
-    claims = [weights for weights in (*rows, *(one for one, _, _ in along.values())) if weights]
-    family = judge(claims, grid.samples, question)
+    family = judge((*rows, *(weights for weights, _, _ in along.values())), grid, question)
     interactions, untested = _interactions(grid, question)
-    agreements, level = _agreements(grid, question)
     return Ablation(
         question=question,
         axes=axes,
@@ -132,8 +130,7 @@ def analyse(results: Sequence[Result], question: Question) -> Ablation:
         ),
         interactions=interactions,
         untested_pairs=untested,
-        agreements=agreements,
-        agreement_level=level,
+        agreements=_agreements(grid, question),
         family=len(family),
         flags=flags(configurations, axes),
     )
@@ -176,7 +173,7 @@ def _axis_contrasts(grid: Grid) -> dict[tuple[str, str], Asked]:
     for axis in grid.axes:
         blocks, total = grid.blocks(axis)
         for level in grid.others(axis):
-            weights = mean_over(blocks, {(level,): 1, (grid.reference[axis],): -1})
+            weights = grid.mean_over(blocks, {(level,): 1, (grid.reference[axis],): -1})
             asked[axis, level] = weights, len(blocks), total
     return asked
 
@@ -224,9 +221,9 @@ def _interactions(
                 (level, b): -1,
                 (a, b): 1,
             }
-            weights = mean_over(blocks, signs)
+            weights = grid.mean_over(blocks, signs)
             asked[(one, other), (level, beside)] = weights, len(blocks), total
-    family = judge((weights for weights, _, _ in asked.values()), grid.samples, question)
+    family = judge((weights for weights, _, _ in asked.values()), grid, question)
     found = tuple(
         Interaction(
             axes=axes,
@@ -246,20 +243,17 @@ def _interactions(
 # ---- expected agreements ------------------------------------------------------------------------
 
 
-def _agreements(grid: Grid, question: Question) -> tuple[tuple[Agreement, ...], float]:
-    """Pairs that should agree, the first of each expectation with every other one.
-
-    They agree where 0 is in the interval at 1 - alpha / (number of pairs), Bonferroni's.
-    """
+def _agreements(grid: Grid, question: Question) -> tuple[Agreement, ...]:
+    """Pairs that should agree, the first of each expectation with every other one. They do where
+    the simultaneous interval of their difference contains 0."""
     pairs = [
         (first, other, expectation.reason)
         for expectation in question.expected_equal
         for members in [grid.find(expectation.members)]
         for first, other in itertools.product(members[:1], members[1:])
     ]
-    level = 1 - question.alpha / max(1, len(pairs))
     asked = [grid.difference(other, first) for first, other, _ in pairs]
-    family = judge(filter(None, asked), grid.samples, question, level=level)
+    family = judge(asked, grid, question)
     return tuple(
         Agreement(
             first=grid.configurations[first],
@@ -270,4 +264,4 @@ def _agreements(grid: Grid, question: Question) -> tuple[tuple[Agreement, ...], 
         )
         for (first, other, reason), weights in zip(pairs, asked, strict=True)
         for tested in [family.get(weights)]
-    ), level
+    )

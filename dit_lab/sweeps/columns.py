@@ -121,10 +121,7 @@ _COMPARISON: Sequence[Column] = (
     Column(
         "adjusted p",
         lambda row: p_value(row[1].tested.adjusted_p) if row[1].tested else "",
-        {
-            "p_value": _tested(lambda tested: tested.p_value),
-            "adjusted_p": _tested(lambda tested: tested.adjusted_p),
-        },
+        {"adjusted_p": _tested(lambda tested: tested.adjusted_p)},
     ),
     Column("verdict", _verdict, {"verdict": _verdict}, left=True),
     Column(

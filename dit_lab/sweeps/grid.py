@@ -10,13 +10,14 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from dit_lab.statistics.contrasts import Array, Family, Weights, common_seeds, estimate, split
+from dit_lab.statistics.correction import null_distribution
+from dit_lab.statistics.power import detectable_difference
 from dit_lab.sweeps.results import Configuration, Question, Settings
-from dit_lab.sweeps.statistics import Sample, contrast, detectable_difference, holm
 
 ENOUGH_SEEDS = 3  # two leave one degree of freedom, and an interval 13 standard errors wide
-
-Weights = tuple[tuple[int, float], ...]
-"""A contrast: (index of a configuration, its weight), by index. Equal weights, equal hypothesis."""
 
 Cell = tuple[str, ...]
 """The levels of some axes in one configuration."""
@@ -27,10 +28,9 @@ class Tested:
     """A difference that was tested, in the metric's unit."""
 
     difference: float
-    low: float  # of the confidence interval, not widened for the number of comparisons
+    low: float  # of the simultaneous interval: it excludes 0 where the adjusted p is below alpha
     high: float
-    p_value: float
-    adjusted_p: float  # Holm, within its family
+    adjusted_p: float  # for all differences of its family
     detectable: float  # smallest true difference that would probably have been found
 
 
@@ -38,12 +38,18 @@ class Grid:
     """The design: what varies, and against what."""
 
     def __init__(
-        self, configurations: Sequence[Configuration], axes: Sequence[str], baseline: int
+        self,
+        configurations: Sequence[Configuration],
+        axes: Sequence[str],
+        baseline: int,
+        metric: str,
     ) -> None:
         self.configurations = configurations
         self.axes = axes
         self.baseline = baseline
         self.samples = [configuration.sample for configuration in configurations]
+        self.values, self.measured = _values(configurations, metric)
+        self.trained = _shared_models(configurations)
         self.reference = configurations[baseline].settings
         self.levels = {
             axis: list(dict.fromkeys(c.settings[axis] for c in configurations)) for axis in axes
@@ -60,7 +66,26 @@ class Grid:
         """One cell less another; empty where it cannot be tested."""
         if index == reference or not (self.enough(index) and self.enough(reference)):
             return ()
-        return tuple(sorted([(index, 1.0), (reference, -1.0)]))
+        return self.testable(tuple(sorted([(index, 1.0), (reference, -1.0)])))
+
+    def testable(self, contrast: Weights) -> Weights:
+        """The contrast; empty where configurations that share models have too few seeds in
+        common."""
+        parts = split(contrast, self.trained)
+        enough = all(sum(common_seeds(part, self.measured)) >= ENOUGH_SEEDS for part in parts)
+        return contrast if enough else ()
+
+    def mean_over(self, blocks: Sequence[Mapping[Cell, int]], signs: Mapping[Cell, int]) -> Weights:
+        """The contrast of cells, averaged over blocks; empty if it cannot be tested."""
+        return self.testable(
+            tuple(
+                sorted(
+                    (block[cell], sign / len(blocks))
+                    for block in blocks
+                    for cell, sign in signs.items()
+                )
+            )
+        )
 
     def blocks(self, *varied: str) -> tuple[list[dict[Cell, int]], int]:
         """Complete blocks, each cell -> index, and how many blocks there are in all."""
@@ -87,44 +112,57 @@ class Grid:
         ]
 
 
-def mean_over(blocks: Sequence[Mapping[Cell, int]], signs: Mapping[Cell, int]) -> Weights:
-    """The contrast of cells, averaged over blocks; empty if there are none."""
-    return tuple(
-        sorted(
-            (block[cell], sign / len(blocks)) for block in blocks for cell, sign in signs.items()
-        )
-    )
+def _values(
+    configurations: Sequence[Configuration], metric: str
+) -> tuple[Array, tuple[tuple[bool, ...], ...]]:
+    """(configurations, seeds) of the metric, and where there is one; 0 elsewhere."""
+    found = [{run.seed: run.metrics[metric] for run in c.measured} for c in configurations]
+    seeds = sorted({seed for of in found for seed in of})
+    measured = tuple(tuple(seed in of for seed in seeds) for of in found)
+    return np.array([[of.get(seed, 0.0) for seed in seeds] for of in found]), measured
 
 
-def judge(
-    claims: Iterable[Weights],
-    samples: Sequence[Sample],
-    question: Question,
-    *,
-    level: float | None = None,
-) -> dict[Weights, Tested]:
-    """Distinct contrasts as one family, with Holm's correction over all of them.
+def _shared_models(configurations: Sequence[Configuration]) -> tuple[int, ...]:
+    """A number for each configuration, equal where they were measured with the same models."""
+    number: dict[str, int] = {}  # of each training
+    found: list[int] = []
+    for index, configuration in enumerate(configurations):
+        trainings = [run.training for run in configuration.measured if run.training]
+        known = {number[one] for one in trainings if one in number}
+        own = min(known, default=index)
+        found = [own if of in known else of for of in found] + [own]
+        number = {one: own if of in known else of for one, of in number.items()}
+        number.update(dict.fromkeys(trainings, own))
+    return tuple(found)
 
-    Intervals are at `level`, or else at 1 - alpha. Contrasts without any spread are left out:
-    they cannot be tested.
+
+def judge(claims: Iterable[Weights], grid: Grid, question: Question) -> dict[Weights, Tested]:
+    """Distinct contrasts as one family: the chance that any of them is falsely claimed is alpha.
+
+    Contrasts without any spread are left out: they cannot be tested.
     """
-    found = {
-        weights: contrast((weight, samples[index]) for index, weight in weights)
-        for weights in claims
-    }
-    found = {weights: one for weights, one in found.items() if one.standard_error > 0}
-    p_values = [one.p_value for one in found.values()]
+    asked = list(dict.fromkeys(filter(None, claims)))
+    if asked:
+        varies = estimate(Family(tuple(asked), grid.measured, grid.trained), grid.values)
+        asked = [one for one, error in zip(asked, varies.standard_error, strict=True) if error > 0]
+    if not asked:
+        return {}
+    family = Family(tuple(asked), grid.measured, grid.trained)
+    found, null = estimate(family, grid.values), null_distribution(family)
+    critical = null.critical(question.alpha)
     tested = {}
-    for (weights, one), p, adjusted in zip(found.items(), p_values, holm(p_values), strict=True):
-        low, high = one.interval(1 - question.alpha if level is None else level)
+    for n, weights in enumerate(asked):
+        difference, half = float(found.estimate[n]), critical * float(found.half_width[n])
         tested[weights] = Tested(
-            difference=one.estimate,
-            low=low,
-            high=high,
-            p_value=p,
-            adjusted_p=adjusted,
+            difference=difference,
+            low=difference - half,
+            high=difference + half,
+            adjusted_p=null.adjusted_p(float(found.ratio[n])),
             detectable=detectable_difference(
-                one, alpha=question.alpha, power=question.power, comparisons=len(found)
+                float(found.standard_error[n]),
+                float(found.degrees_of_freedom[n]),
+                half_width=half,
+                power=question.power,
             ),
         )
     return tested

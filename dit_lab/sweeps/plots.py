@@ -24,7 +24,6 @@ from dit_lab.sweeps.drawing import (
 from dit_lab.sweeps.evaluations_plot import against_evaluations, evaluations_vary
 from dit_lab.sweeps.grid import ENOUGH_SEEDS
 from dit_lab.sweeps.results import Configuration
-from dit_lab.sweeps.statistics import contrast
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,7 +148,7 @@ def _overview(ablation: Ablation, rows: Sequence[Configuration]) -> Figure:
         values = values_of(c, ablation.question.metric)
         axes.plot(values, [y] * len(values), "o", color=colour, fillstyle="none", markersize=6)
         if c.sample.n >= ENOUGH_SEEDS:
-            low, high = contrast([(1, c.sample)]).interval()
+            low, high = c.sample.interval()
             axes.plot([low, high], [y, y], "-", color=colour, linewidth=1.5)
         if c.sample.n > 1:
             axes.plot([c.sample.mean], [y], "D", color=colour, markersize=5)

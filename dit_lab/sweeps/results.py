@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from dit_lab.runs import FINISHED
-from dit_lab.sweeps.statistics import Sample
+from dit_lab.statistics.samples import Sample
 from dit_lab.types import RequestError
 
 Settings = Mapping[str, str]
@@ -37,6 +37,7 @@ class Result:
     run: str  # folder or id, for messages
     settings: Settings  # what tells configurations apart, without the seed; same keys in all runs
     seed: int
+    training: str = ""  # which trained the weights; equal where runs share them, "" if unknown
     status: str  # FINISHED, FAILED, KILLED, RUNNING, PENDING
     metrics: Mapping[str, float] = field(default_factory=dict)
     deviations: Mapping[str, float] = field(default_factory=dict)  # over draws of one evaluation

@@ -114,8 +114,8 @@ def _detectable(tested: Tested) -> str:
 def _measured(ablation: Ablation, tested: Tested, difference: float) -> str:
     reach = (tested.high - tested.low) / 2
     return (
-        f"{plus_minus(difference, reach)} ({1 - ablation.question.alpha:.0%} interval, "
-        f"Holm-adjusted p {p_value(tested.adjusted_p)})"
+        f"{plus_minus(difference, reach)} (simultaneous {1 - ablation.question.alpha:.0%} "
+        f"interval, adjusted p {p_value(tested.adjusted_p)})"
     )
 
 
@@ -205,7 +205,7 @@ def _interactions(ablation: Ablation) -> Section:
     if ablation.untested_pairs:
         pairs = "; ".join(f"{one} with {other}" for one, other in ablation.untested_pairs)
         lines.append(f"Not tested, for want of a complete block: {pairs}.")
-    shown = sorted(found, key=lambda one: one.tested.p_value)[:MOST_INTERACTIONS]
+    shown = sorted(found, key=lambda one: one.tested.adjusted_p)[:MOST_INTERACTIONS]
     if len(found) > len(shown):
         lines.append(f"The table has the {len(shown)} with the smallest p of {len(found)}.")
     table = Table(
@@ -267,21 +267,25 @@ def _laws(ablation: Ablation) -> list[str]:
 
 def _how_to_read(ablation: Ablation) -> list[str]:
     question = ablation.question
-    level = f"{1 - question.alpha:.0%}"
+    level, alpha = f"{1 - question.alpha:.0%}", f"{question.alpha:.0%}"
     claims = [
-        f"Better and worse are said where the p-value, adjusted by Holm for all {ablation.family} "
-        f"comparisons here, is below {question.alpha:g}: any false claim at all has a chance "
-        "below that. So an interval may exclude 0 where no difference is shown.",
+        f"Differences are configuration less baseline. Their {level} intervals are simultaneous: "
+        f"they allow for all {ablation.family} comparisons and effects of this report. Better and "
+        f"worse are said where the interval excludes 0, that is, where the adjusted p-value is "
+        f"below {question.alpha:g}.",
+        f"Of sweeps in which nothing differs, {alpha} at most lead to any such claim, and {alpha} "
+        "at most to any interaction. This was simulated for normal values and independent "
+        "trainings, whatever the deviations. Heavy tails make it fewer; strongly skewed values of "
+        "unequal deviations make it more (docs/statistics.md has the rates).",
     ]
     return [
         "The ± of a mean is the standard deviation over training seeds. The evaluation spread is "
         "over draws of one run's evaluation: another thing, and no claim rests on it.",
-        f"Differences are configuration less baseline with Welch's {level} interval, which is not "
-        "widened for the number of comparisons.",
         *(claims if ablation.family else []),
         "No difference shown does not mean equal: true differences below the detectable one are "
         f"easily missed by so few seeds; those above it are found with about {question.power:.0%} "
-        "power, if the spreads are what these few seeds say.",
-        f"Fewer than {ENOUGH_SEEDS} seeds make no claim. An axis is averaged over its complete "
-        "blocks, the settings of all else where each of its values has enough seeds.",
+        "power, if the deviations are what these few seeds say.",
+        f"Fewer than {ENOUGH_SEEDS} seeds make no claim. Configurations that share trained models "
+        "are compared seed by seed. An axis is averaged over its complete blocks, the settings of "
+        "all else where each of its values has enough seeds.",
     ]

@@ -6,14 +6,17 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from dit_lab.statistics.contrasts import Family, estimate
+from dit_lab.statistics.correction import null_distribution
+from dit_lab.statistics.samples import Sample
 from dit_lab.sweeps.ablation import Ablation, Comparison, Effect, Verdict, analyse
 from dit_lab.sweeps.results import Compute, Expectation, Question, Result, Settings
-from dit_lab.sweeps.statistics import Sample, contrast, detectable_difference, holm, welch
 from dit_lab.types import RequestError
 
 METRIC = "eval/two_sample_pixels_held_out_n360"
@@ -192,17 +195,15 @@ def test_a_baseline_that_was_left_out_of_a_design_with_holes() -> None:
 # ---- verdicts -----------------------------------------------------------------------------------
 
 
-def test_one_comparison_is_welchs_test() -> None:
+def test_one_comparison_is_welchs_test_but_for_how_wide_it_is() -> None:
     found = of(analyse([*runs(A, model="pico"), *runs(B, model="nano")], LOWER), model="nano")
-    wanted = stats.ttest_ind(B, A, equal_var=False)
+    wanted = stats.ttest_ind(B, A, equal_var=False).confidence_interval(0.95)
     assert found.tested is not None
-    assert found.difference == found.tested.difference == pytest.approx(np.mean(B) - np.mean(A))
-    assert found.tested.p_value == found.tested.adjusted_p == pytest.approx(wanted.pvalue)
-    interval = wanted.confidence_interval(0.95)
-    assert (found.tested.low, found.tested.high) == pytest.approx((interval.low, interval.high))
-    assert found.tested.detectable == detectable_difference(
-        welch(Sample.of(B), Sample.of(A)), alpha=0.05, power=0.8
-    )
+    assert found.difference == pytest.approx(np.mean(B) - np.mean(A))
+    assert found.tested.difference == pytest.approx(np.mean(B) - np.mean(A))
+    half, welchs = (found.tested.high - found.tested.low) / 2, (wanted.high - wanted.low) / 2
+    assert 1.1 < half / welchs < 1.2  # Welch's interval of 3 seeds is too narrow
+    assert half < found.tested.detectable < 2 * half
 
 
 def test_better_and_worse_follow_the_metrics_direction() -> None:
@@ -213,21 +214,79 @@ def test_better_and_worse_follow_the_metrics_direction() -> None:
 
 
 def test_alpha_decides_and_only_after_the_correction() -> None:
-    """p = 0.03 is a claim alone and none among others."""
-    apart = [0.60, 0.62, 0.64], [0.545, 0.57, 0.575]
+    """A claim alone is none among others."""
+    apart = [0.60, 0.62, 0.64], [0.54, 0.565, 0.57]
     alone = [*runs(apart[0], model="pico"), *runs(apart[1], model="nano")]
     found = of(analyse(alone, LOWER), model="nano")
-    assert found.tested is not None and 0.02 < found.tested.p_value < 0.05
+    assert found.tested is not None and 0.02 < found.tested.adjusted_p < 0.05
     assert found.verdict == Verdict.BETTER
-    beside = [*alone, *runs([0.60, 0.63, 0.61], model="s"), *runs([0.59, 0.63, 0.64], model="b")]
-    among = of(analyse(beside, LOWER), model="nano")
+    beside = [r for name in ("s", "b", "l", "xl") for r in runs([0.58, 0.67, 0.61], model=name)]
+    among = of(analyse([*alone, *beside], LOWER), model="nano")
     assert among.tested is not None
-    assert among.tested.p_value == found.tested.p_value
-    assert among.tested.adjusted_p == pytest.approx(3 * found.tested.p_value)
-    assert among.verdict == Verdict.NOT_SHOWN
+    assert among.tested.adjusted_p > 0.05 and among.verdict == Verdict.NOT_SHOWN
     assert among.tested.detectable > found.tested.detectable
     strict = Question(metric=METRIC, lower_is_better=True, alpha=0.01)
     assert of(analyse(alone, strict), model="nano").verdict == Verdict.NOT_SHOWN
+
+
+def test_a_claim_is_an_interval_without_0() -> None:
+    rng = np.random.default_rng(0)
+    results = factorial(lambda m: rng.normal(int(m), 1), seeds=4, model=list("0123456"))
+    ablation = analyse(results, LOWER)
+    verdicts = set()
+    for comparison in ablation.comparisons[1:]:
+        assert comparison.tested is not None
+        without = not comparison.tested.low <= 0 <= comparison.tested.high
+        assert without == (comparison.tested.adjusted_p < 0.05)
+        assert without == (comparison.verdict != Verdict.NOT_SHOWN)
+        verdicts.add(comparison.verdict)
+    assert len(verdicts) == 2
+
+
+# ---- configurations that share trained models ---------------------------------------------------
+
+
+def sampled(values: Sequence[Sequence[float]], **changes: str) -> list[Result]:
+    """Each row by a sampler of its own, of the same models."""
+    return [
+        replace(one, training=f"runs/{one.seed}", settings={**one.settings, **changes})
+        for name, row in zip(("euler", "heun", "ddim"), values, strict=False)
+        for one in runs(row, sampler=name)
+    ]
+
+
+def test_samplers_of_the_same_models_are_compared_seed_by_seed() -> None:
+    """Seeds differ by 0.3, samplers by 0.01 at every seed."""
+    values = [[0.4, 0.7, 1.0], [0.409, 0.711, 1.01]]
+    shared = of(analyse(sampled(values), LOWER), sampler="heun")
+    assert shared.verdict == Verdict.WORSE
+    apart = [replace(one, training="") for one in sampled(values)]
+    assert of(analyse(apart, LOWER), sampler="heun").verdict == Verdict.NOT_SHOWN
+
+
+def test_the_same_models_measured_six_times_are_not_six_repeats() -> None:
+    """Two models of three seeds, each by three samplers that hardly matter: what tells the models
+    apart are three seeds, however often each was measured."""
+    rng = np.random.default_rng(0)
+    results = []
+    for model in ("pico", "nano"):
+        of_seeds = rng.normal(size=3)
+        for one in sampled([of_seeds + 0.01 * rng.normal(size=3) for _ in range(3)], model=model):
+            results.append(replace(one, training=f"{model}-{one.seed}"))
+    found = effect(analyse(results, LOWER), "model", "nano").tested
+    assert found is not None
+    twelve_degrees = (found.high - found.low) / 2 / (2.2 * math.sqrt(2 / 9))
+    assert twelve_degrees > 2
+
+
+def test_shared_models_need_three_seeds_in_common() -> None:
+    first, second = (
+        sampled([[0.4, 0.7, 1.0, 0.5], [0.3, 0.6, 0.9, 0.4]])[:3],
+        sampled([[0.4, 0.7, 1.0, 0.5], [0.3, 0.6, 0.9, 0.4]])[5:],
+    )
+    ablation = analyse([*first, *second], LOWER)
+    assert [c.sample.n for c in ablation.configurations] == [3, 3]
+    assert of(ablation, sampler="heun").verdict == Verdict.FEW_SEEDS
 
 
 @pytest.mark.parametrize("few", ["pico", "nano"])
@@ -275,22 +334,25 @@ def test_an_axis_is_averaged_over_the_others() -> None:
     ablation = analyse(results, LOWER)
     found = effect(ablation, "model", "nano")
     pico, nano = ablation.configurations[:3], ablation.configurations[3:]
-    wanted = contrast([*((-1 / 3, c.sample) for c in pico), *((1 / 3, c.sample) for c in nano)])
+    means = [np.mean([c.sample.mean for c in group]) for group in (nano, pico)]
     assert found.tested is not None
-    assert found.tested.difference == pytest.approx(wanted.estimate)
-    assert found.tested.p_value == pytest.approx(wanted.p_value)
-    assert (found.tested.low, found.tested.high) == pytest.approx(wanted.interval())
+    assert found.tested.difference == pytest.approx(means[0] - means[1])
+    single = of(ablation, model="nano", lr="1").tested
+    assert single is not None  # averages of three are known better than one
+    assert found.tested.high - found.tested.low < 0.8 * (single.high - single.low)
     assert (found.reference, found.blocks, found.of_blocks) == ("pico", 3, 3)
 
 
 def test_one_family_for_rows_and_axes() -> None:
     rng = np.random.default_rng(1)
-    ablation = analyse(
-        factorial(lambda *_: rng.normal(), model=["pico", "nano"], lr=["1", "2", "3"]), LOWER
-    )
+    results = factorial(lambda *_: rng.normal(), model=["pico", "nano"], lr=["1", "2", "3"])
+    ablation = analyse(results, LOWER)
     tested = [c.tested for c in (*ablation.comparisons, *ablation.effects) if c.tested]
     assert ablation.family == len(tested) == 5 + 1 + 2
-    assert [t.adjusted_p for t in tested] == pytest.approx(holm([t.p_value for t in tested]))
+    alone = analyse([r for r in results if r.settings["lr"] == "1"], LOWER)
+    one, all_of_them = (of(a, model="nano", lr="1").tested for a in (alone, ablation))
+    assert one is not None and all_of_them is not None
+    assert one.difference == pytest.approx(all_of_them.difference)
 
 
 def test_an_axis_with_one_complete_block_asks_what_a_row_asks() -> None:
@@ -411,18 +473,17 @@ def test_expected_agreements(apart: bool) -> None:
     assert found.first.settings == FLOWS[0] and found.second.settings == FLOWS[1]
     assert found.tested is not None
     assert found.tested.difference == pytest.approx(np.mean(values[1]) + apart - 0.51)
-    assert ablation.agreement_level == 0.95
 
 
-def test_three_that_should_agree_are_two_pairs_at_a_shared_level() -> None:
-    results = [r for name in "abc" for r in runs(A, objective=name)]
+def test_three_that_should_agree_are_two_pairs_of_one_family() -> None:
+    rng = np.random.default_rng(0)
+    results = factorial(lambda _: rng.normal(), objective=list("abc"))
     ablation = analyse(results, expecting(*({"objective": name} for name in "abc")))
     assert [(a.first.settings["objective"], a.second.settings["objective"])
             for a in ablation.agreements] == [("a", "b"), ("a", "c")]  # fmt: skip
-    assert ablation.agreement_level == 0.975
-    tested = ablation.agreements[0].tested
-    wanted = stats.ttest_ind(A, A, equal_var=False).confidence_interval(0.975)
-    assert tested is not None and (tested.low, tested.high) == pytest.approx(tuple(wanted))
+    intervals = [a.tested and (a.tested.low, a.tested.high) for a in ablation.agreements]
+    rows = [c.tested and (c.tested.low, c.tested.high) for c in ablation.comparisons[1:]]
+    assert intervals == rows  # here the same family
 
 
 def test_expectations_of_what_is_not_there_or_not_measured() -> None:
@@ -483,49 +544,66 @@ DESIGN = {"objective": ["ddpm", "rectified_flow", "flow_matching"],
           "model": ["pico", "nano", "micro"], "schedule": ["constant", "cosine"]}  # fmt: skip
 
 
-def test_sweeps_where_nothing_differs_claim_something_once_in_twenty_at_most() -> None:
-    """1,000 sweeps of 18 configurations x 3 seeds, all one normal distribution.
+@pytest.mark.parametrize(
+    ("baseline", "others", "tries"), [(0.1, 1.0, 800), (1.0, 1.0, 300), (3.0, 1.0, 300)]
+)
+def test_sweeps_where_nothing_differs_claim_something_once_in_twenty_at_most(
+    baseline: float, others: float, tries: int
+) -> None:
+    """12 configurations x 3 seeds, the baseline's deviation another than that of the rest.
 
-    At a true rate of 0.05 the count is binomial; beyond its mean plus 3.7 standard errors (75) it
-    comes in less than one try in 3,000, and seeds are fixed.
+    At a true rate of 0.05 the count is binomial, and beyond the bound once in 10,000 tries. Welch's
+    test with Holm's correction claims in 11% where the baseline varies least.
     """
     rng = np.random.default_rng(0)
+    deviation = dict.fromkeys("abcdefghijkl", others) | {"a": baseline}
+    claims = 0
+    for _ in range(tries):
+        results = factorial(lambda m: rng.normal(0, deviation[m]), model=list(deviation))
+        verdicts = {c.verdict for c in analyse(results, LOWER).comparisons}
+        claims += bool(verdicts & {Verdict.BETTER, Verdict.WORSE})
+    assert claims <= stats.binom.isf(1e-4, tries, 0.05)
+
+
+def test_effects_and_interactions_claim_something_once_in_twenty_at_most() -> None:
+    """18 configurations x 3 seeds of 3 axes, all one normal distribution."""
+    rng = np.random.default_rng(0)
     claims = flagged = 0
-    for _ in range(1000):
+    for _ in range(400):
         ablation = analyse(factorial(lambda *_: rng.normal(), **DESIGN), LOWER)
         verdicts = {c.verdict for c in (*ablation.comparisons, *ablation.effects)}
         claims += bool(verdicts & {Verdict.BETTER, Verdict.WORSE})
         flagged += any(one.flagged for one in ablation.interactions)
-    most = 75
-    assert stats.binom.sf(most, 1000, 0.05) < 1 / 3000
+    most = stats.binom.isf(1e-4, 400, 0.05)
     assert claims <= most
     assert flagged <= most
     assert ablation.family == 17 + 2 + 2 + 1
 
 
-def test_spreads_that_differ_make_no_false_claims() -> None:
-    """The baseline's seeds scatter ten times as much: Student's pooled test would claim often."""
+def test_whole_reports_claim_what_all_sweeps_at_once_do() -> None:
     rng = np.random.default_rng(0)
-    claims = 0
-    for _ in range(500):
-        scatter = dict(zip("abcd", (10.0, 1.0, 1.0, 0.1), strict=True))
-        results = factorial(lambda m, s=scatter: rng.normal(0, s[m]), seeds=4, model=list("abcd"))
-        verdicts = {c.verdict for c in analyse(results, LOWER).comparisons}
-        claims += bool(verdicts & {Verdict.BETTER, Verdict.WORSE})
-    most = 45  # mean 25 plus four standard errors
-    assert stats.binom.sf(most, 500, 0.05) < 1 / 10_000
-    assert claims <= most
+    contrasts = tuple(((0, -1.0), (n, 1.0)) for n in range(1, 6))
+    family = Family(contrasts, ((True,) * 4,) * 6, tuple(range(6)))
+    null, values = null_distribution(family), rng.normal(size=(40, 6, 4))
+    values[:, 1:3] += 3
+    ratios = estimate(family, values).ratio
+    for sweep, wanted in zip(values.tolist(), ratios, strict=True):
+        results = [r for name, row in zip("abcdef", sweep, strict=True) for r in runs(row, m=name)]
+        for comparison, ratio in zip(analyse(results, LOWER).comparisons[1:], wanted, strict=True):
+            assert comparison.tested is not None
+            assert comparison.tested.adjusted_p == null.adjusted_p(ratio)
+            made = comparison.verdict in (Verdict.BETTER, Verdict.WORSE)
+            assert made == (ratio > null.critical(0.05))
 
 
-def test_what_is_five_spreads_better_is_found() -> None:
-    """One in 20 misses at most: power by noncentral t is 0.98 for one comparison of 3 seeds, and
-    along an axis of 18 configurations all but certain."""
+def test_what_is_five_deviations_better_is_found() -> None:
+    """One in 12 misses at most, alone; along an axis of 18 configurations it is all but certain."""
     rng = np.random.default_rng(0)
     found = 0
     for _ in range(200):
         results = factorial(lambda m: rng.normal(-5.0 * (m == "nano")), model=["pico", "nano"])
         found += of(analyse(results, LOWER), model="nano").verdict == Verdict.BETTER
-    assert found >= 190
+    assert found >= 183
     for _ in range(20):
         ablation = analyse(
             factorial(lambda o, *_: rng.normal(-5.0 * (o == "flow_matching")), **DESIGN), LOWER
@@ -533,13 +611,15 @@ def test_what_is_five_spreads_better_is_found() -> None:
         assert effect(ablation, "objective", "flow_matching").verdict == Verdict.BETTER
 
 
-def test_a_thousand_runs_take_well_under_two_seconds() -> None:
-    """Some 50 ms; the bound allows for a busy machine."""
+def test_a_thousand_runs_take_seconds() -> None:
+    """Some 3 s, in which sweeps of this design are simulated; then 0.1 s. The bounds allow for a
+    busy machine."""
     rng = np.random.default_rng(0)
     levels = [str(n) for n in range(7)]
     results = factorial(lambda *_: rng.normal(), a=levels, b=levels, c=levels)
-    start = time.perf_counter()
-    ablation = analyse(results, LOWER)
-    assert time.perf_counter() - start < 1
+    for most in (30, 3):
+        start = time.perf_counter()
+        ablation = analyse(results, LOWER)
+        assert time.perf_counter() - start < most
     assert len(results) == 1029
     assert ablation.family == 342 + 18

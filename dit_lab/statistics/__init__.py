@@ -1,0 +1,1 @@
+"""Statistics of small samples: numbers in, numbers out. Knows nothing of runs and reports."""
