@@ -273,10 +273,10 @@ def _how_to_read(ablation: Ablation) -> list[str]:
         f"they allow for all {ablation.family} comparisons and effects of this report. Better and "
         f"worse are said where the interval excludes 0, that is, where the adjusted p-value is "
         f"below {question.alpha:g}.",
-        f"Of sweeps in which nothing differs, {alpha} at most lead to any such claim, and {alpha} "
-        "at most to any interaction. This was simulated for normal values and independent "
-        "trainings, whatever the deviations. Heavy tails make it fewer; strongly skewed values of "
-        "unequal deviations make it more (docs/statistics.md has the rates).",
+        f"Where nothing differs, {alpha} of sweeps at most lead to any such claim, and {alpha} at "
+        "most to any interaction: so it was simulated for normal values and independent "
+        "trainings, whatever their deviations. Heavy tails make it fewer, skewed values of unequal "
+        "deviations more: up to 18% for lognormal ones (docs/statistics.md).",
     ]
     return [
         "The ± of a mean is the standard deviation over training seeds. The evaluation spread is "

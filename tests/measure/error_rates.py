@@ -4,7 +4,7 @@
     python -m tests.measure.error_rates methods     other tests beside this one: chance and power
     python -m tests.measure.error_rates families    effects, interactions, ladders, shared models
     python -m tests.measure.error_rates analysis    whole reports beside the vectorised form
-    python -m tests.measure.error_rates recorded    the recorded experiments, before and now
+    python -m tests.measure.error_rates correlated  trainings of one seed that are alike
 
 Configurations are compared with one baseline unless said. The unit is the deviation of the other
 configurations over seeds. Prints Markdown; docs/statistics.md has what it printed.
@@ -16,12 +16,13 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from scipy import stats
 from scipy.special import polygamma, stdtr
 
-from dit_lab.statistics.contrasts import Array, Family, Weights, estimate
+from dit_lab.statistics.contrasts import Array, Family, Weights, estimate, quantile
 from dit_lab.statistics.correction import null_distribution
 from dit_lab.statistics.simulation import NOISE, simulate
 from dit_lab.sweeps.ablation import Verdict, analyse
@@ -171,10 +172,36 @@ def here(values: Array) -> Array:
     return estimate(family, values).ratio > null_distribution(family).critical(ALPHA)
 
 
+def without_floor(values: Array) -> Array:
+    """Welch's statistic, judged by the largest one in simulated sweeps at the worst baseline."""
+    return welch_ratio(values) > _critical_without_floor(*values.shape[1:])
+
+
+def welch_ratio(values: Array) -> Array:
+    difference, own, base, free = moments(values)
+    total = own + base
+    return np.abs(difference) / np.sqrt(total) / quantile(total**2 / ((own**2 + base**2) / free))
+
+
+@cache
+def _critical_without_floor(configurations: int, seeds: int) -> float:
+    return max(
+        float(np.quantile(np.concatenate([
+            welch_ratio(values * np.array(deviations(configurations, ratio))[:, None]).max(-1)
+            for values in chunks(configurations, seeds)
+        ]), 1 - ALPHA))
+        for ratio in (0.0, *BASELINE)
+    )  # fmt: skip
+
+
 METHODS: Mapping[str, Method] = {
     "here": here, "before (Welch, Holm)": welch, "smaller n - 1, Holm": smaller,
-    "paired by seed, Holm": paired, "moderated, Holm": moderated, "pooled, Holm": pooled,
+    "paired by seed, Holm": paired, "largest t, no floor": without_floor,
+    "moderated, Holm": moderated, "pooled, Holm": pooled,
 }  # fmt: skip
+
+POWERFUL = ("here", "before (Welch, Holm)", "smaller n - 1, Holm", "paired by seed, Holm",
+            "largest t, no floor")  # fmt: skip
 
 UNEQUAL: Mapping[str, Callable[[int], list[float]]] = {
     "equal": lambda k: [1.0] * k,
@@ -192,32 +219,32 @@ def chunks(configurations: int, seeds: int) -> Iterator[Array]:
 
 
 def methods() -> None:
-    rows = []
-    for configurations, seeds in itertools.product((3, 12, 24), (3, 5)):
+    designs = list(itertools.product((3, 12, 24), (3, 5)))
+    rows: list[list[object]] = [[name] for name in METHODS]
+    for configurations, seeds in designs:
         scales = {
             **{f"baseline {ratio:g}": deviations(configurations, ratio) for ratio in BASELINE},
             **{name: of(configurations) for name, of in UNEQUAL.items()},
         }
-        for name, method in METHODS.items():
-            rates = {
-                case: np.mean([
+        for row, method in zip(rows, METHODS.values(), strict=True):
+            rates = [
+                np.mean([
                     method(values * np.array(of)[:, None]).any(-1).mean()
                     for values in chunks(configurations, seeds)
                 ])
-                for case, of in scales.items()
-            }  # fmt: skip
-            worst = max(rates, key=lambda case: rates[case])
-            rows.append((configurations, seeds, name, percent(rates[worst]), worst))
+                for of in scales.values()
+            ]  # fmt: skip
+            row.append(percent(max(rates)))
     print("Sweeps with a false claim, %, at the worst of eleven patterns of deviations\n")
-    table(("configurations", "seeds", "test", "worst", "where"), rows)
+    table(("test", *(f"{k} x {n}" for k, n in designs)), rows)
 
     rows = []
     for configurations, seeds in itertools.product((2, 3, 12, 24), (3, 5, 10)):
         for case, of in UNEQUAL.items():
             if configurations == 2 and case not in ("equal", "baseline 0.1", "baseline 3"):
                 continue
-            scale = np.array(of(configurations))[:, None]
-            for name in ("here", "before (Welch, Holm)", "smaller n - 1, Holm"):
+            scale, cells = np.array(of(configurations))[:, None], []
+            for name in POWERFUL:
                 power = [
                     np.mean([
                         METHODS[name](with_effect(values * scale, effect))[:, 0].mean()
@@ -225,9 +252,10 @@ def methods() -> None:
                     ])
                     for effect in (1.0, 2.0, 4.0)
                 ]  # fmt: skip
-                rows.append((configurations, seeds, case, name, *map(percent, power)))
-    print("Effects that are found, %, of one configuration of deviation 1\n")
-    table(("configurations", "seeds", "deviations", "test", "1", "2", "4"), rows)
+                cells.append(" / ".join(f"{100 * one:.0f}" for one in power))
+            rows.append([configurations, seeds, case, *cells])
+    print("Effects of 1 / 2 / 4 that are found, %, of one configuration of deviation 1\n")
+    table(("configurations", "seeds", "deviations", *POWERFUL), rows)
 
 
 def with_effect(values: Array, effect: float) -> Array:
@@ -367,34 +395,30 @@ def analysis() -> None:
     print(f"{compared} comparisons of 4,000 reports, {different} different, {seconds:.0f} s")
 
 
-# ---- what was recorded ---------------------------------------------------------------------------
+# ---- trainings of one seed that are alike --------------------------------------------------------
 
 
-def recorded() -> None:
-    from tests.recorded_reports import experiments, report_of
-
+def correlated() -> None:
+    """A share of the variance is the seed's: of all trainings, or of those of one level."""
+    cells, every = factorial((4, 3), 3, shared=False)
     rows = []
-    for folder in experiments():
-        ablation = report_of(folder)
-        values = [[run.metrics[ablation.question.metric] for run in c.measured]
-                  for c in ablation.configurations]  # fmt: skip
-        if len(values) < 2:
-            continue
-        base = ablation.configurations.index(ablation.baseline)
-        ordered = np.array([values[base], *values[:base], *values[base + 1 :]])[None]
-        with np.errstate(all="ignore"):
-            before = int(welch(ordered).sum())
-        words = [c.verdict for c in ablation.comparisons]
-        now = sum(word in (Verdict.BETTER, Verdict.WORSE) for word in words)
-        effects = sum(e.verdict in (Verdict.BETTER, Verdict.WORSE) for e in ablation.effects)
-        flagged = sum(one.flagged for one in ablation.interactions)
-        rows.append((folder.name, len(words) - 1, before, now,
-                     f"{effects} of {len(ablation.effects)}",
-                     f"{flagged} of {len(ablation.interactions)}"))  # fmt: skip
-    table(("experiment", "comparisons", "claimed by Welch and Holm, rows alone", "claimed now",
-           "effects", "interactions"), rows)  # fmt: skip
+    for name, family in every.items():
+        critical = null_distribution(family).critical(ALPHA)
+        for share in (0.0, 0.1, 0.3, 0.6):
+            rates = []
+            for levels in ([0] * 12, [cell[1] for cell in cells]):
+                rng, claimed = np.random.default_rng(3), 0
+                for _ in range(10):
+                    own = rng.standard_normal((SWEEPS // 10, 12, 3))
+                    common = rng.standard_normal((SWEEPS // 10, 3, 3))[:, levels]
+                    values = np.sqrt(1 - share) * own + np.sqrt(share) * common
+                    claimed += int((estimate(family, values).ratio > critical).any(-1).sum())
+                rates.append(percent(claimed / SWEEPS))
+            rows.append((name, share, *rates))
+    print("Sweeps of 4 x 3 configurations and 3 seeds with a false claim, %\n")
+    table(("family", "share of the seed", "of all", "of each level of the second axis"), rows)
 
 
 if __name__ == "__main__":
-    {"grid": grid, "methods": methods, "families": families, "analysis": analysis,
-     "recorded": recorded}[sys.argv[1]]()  # fmt: skip
+    {"grid": grid, "methods": methods, "families": families, "correlated": correlated,
+     "analysis": analysis}[sys.argv[1]]()  # fmt: skip

@@ -1,0 +1,119 @@
+"""The reports of recorded experiments, from what their folders hold.
+
+    python -m tests.recorded_reports
+
+writes `results.md` and `report.png` anew: the metrics are the values of `expected.yaml`, what runs
+cost is in the table of `results.md`. A test fails where a report is not what the lab would say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dit_lab.lab.expected import FILE, ONE, is_measured, read_expected
+from dit_lab.lab.judging import is_lower_better
+from dit_lab.lab.recorded_report import RESULTS
+from dit_lab.lab.sweep_plan import SAME_MATHEMATICS
+from dit_lab.sweeps.ablation import Ablation, analyse
+from dit_lab.sweeps.columns import COMPUTE
+from dit_lab.sweeps.drawing import png
+from dit_lab.sweeps.plots import pictures
+from dit_lab.sweeps.report import markdown
+from dit_lab.sweeps.results import Compute, Expectation, Question, Result
+from dit_lab.sweeps.rounding import PREFIXES
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+SPREAD = "evaluation spread"
+
+
+def experiments() -> list[Path]:
+    """Folders of experiments that were measured here."""
+    return [file.parent for file in sorted(EXPERIMENTS.glob(f"*/{FILE}"))
+            if is_measured(file.parent)]  # fmt: skip
+
+
+def report_of(
+    folder: Path, *, metric: str | None = None, baseline: Mapping[str, str] | None = None
+) -> Ablation:
+    """The report of an experiment, or of another metric or beside another baseline."""
+    results, shown = results_of(folder)
+    chosen = metric or shown[0]
+    question = Question(
+        metric=chosen,
+        lower_is_better=is_lower_better(chosen),
+        baseline=baseline,
+        secondary=[name for name in shown if name != chosen],
+        expected_equal=_expected_equal(results),
+    )
+    return analyse(results, question)
+
+
+def results_of(folder: Path) -> tuple[list[Result], list[str]]:
+    """The runs of an experiment, and the metrics that its report shows, the first of them leading.
+
+    Runs of one configuration have their means for what they cost.
+    """
+    expected, (headings, rows) = read_expected(folder), _table(folder / RESULTS)
+    cost = dict(zip(COMPUTE, Compute.__slots__, strict=True))
+    results = []
+    for (label, metrics), row in zip(expected["measured"].items(), rows, strict=True):
+        told = dict(zip(headings, row, strict=True))
+        settings = {} if label == ONE else dict(part.partition("=")[::2] for part in label.split())
+        deviation = _number(told.get(SPREAD, ""))
+        for n, seed in enumerate(expected["recorded"]["seeds"]):
+            results.append(
+                Result(
+                    run=f"{label} seed={seed}",
+                    settings=settings,
+                    seed=seed,
+                    training=f"{expected['recorded']['train_hashes'][label]}-{seed}",
+                    status="FINISHED",
+                    metrics={name: known["values"][n] for name, known in metrics.items()},
+                    deviations={} if deviation is None else {_metrics(headings)[0]: deviation},
+                    compute=Compute(
+                        **{name: _number(told.get(heading, "")) for heading, name in cost.items()}
+                    ),
+                )
+            )
+    return results, _metrics(headings)
+
+
+def _metrics(headings: Sequence[str]) -> list[str]:
+    return [one.partition(" (")[0] for one in headings if one.startswith("eval/")]
+
+
+def _table(file: Path) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the table of configurations, the first of a report."""
+    lines = file.read_text().split("## Configurations")[1].split("\n\n")[2].splitlines()
+    headings, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return headings, rows
+
+
+def _number(text: str) -> float | None:
+    """What `rounding` wrote."""
+    if not text:
+        return None
+    value, _, prefix = text.partition(" ")
+    return float(value) * {name: size for size, name in PREFIXES}.get(prefix, 1)
+
+
+def _expected_equal(results: Sequence[Result]) -> list[Expectation]:
+    members = {tuple(one.settings.items()): one.settings for one in results}
+    return [
+        Expectation(members=[settings, other], reason=SAME_MATHEMATICS)
+        for settings in members.values()
+        if settings.get("objective") == "rectified_flow"
+        and (other := {**settings, "objective": "flow_matching"}) in members.values()
+    ]
+
+
+def written(folder: Path) -> str:
+    """The report as Markdown."""
+    return markdown(report_of(folder), title=folder.name)
+
+
+if __name__ == "__main__":
+    for place in experiments():
+        (place / RESULTS).write_text(written(place))
+        (place / "report.png").write_bytes(png(next(iter(pictures(report_of(place)))).draw))
