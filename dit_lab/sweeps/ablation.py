@@ -161,7 +161,11 @@ def _comparison(
     if not weights:
         return Comparison(verdict=Verdict.FEW_SEEDS, difference=apart)
     tested = family.get(weights)
-    return Comparison(verdict=_verdict(tested, question), difference=apart, tested=tested)
+    return Comparison(
+        verdict=_verdict(tested, question),
+        difference=tested.difference if tested else apart,  # by the seeds that were compared
+        tested=tested,
+    )
 
 
 # ---- along axes ---------------------------------------------------------------------------------

@@ -273,10 +273,10 @@ def _how_to_read(ablation: Ablation) -> list[str]:
         f"they allow for all {ablation.family} comparisons and effects of this report. Better and "
         f"worse are said where the interval excludes 0, that is, where the adjusted p-value is "
         f"below {question.alpha:g}.",
-        f"Where nothing differs, {alpha} of sweeps at most lead to any such claim, and {alpha} at "
-        "most to any interaction: so it was simulated for normal values and independent "
-        "trainings, whatever their deviations. Heavy tails make it fewer, skewed values of unequal "
-        "deviations more: up to 18% for lognormal ones (docs/statistics.md).",
+        f"Where nothing differs, at most {alpha} of sweeps lead to any such claim, and at most "
+        f"{alpha} to any interaction. These rates are simulated, for normal values and independent "
+        "trainings with any deviations. Heavy tails lower them; skewed values with unequal "
+        "deviations raise them, up to 18% for lognormal values (docs/statistics.md).",
     ]
     return [
         "The ± of a mean is the standard deviation over training seeds. The evaluation spread is "
@@ -286,6 +286,6 @@ def _how_to_read(ablation: Ablation) -> list[str]:
         f"easily missed by so few seeds; those above it are found with about {question.power:.0%} "
         "power, if the deviations are what these few seeds say.",
         f"Fewer than {ENOUGH_SEEDS} seeds make no claim. Configurations that share trained models "
-        "are compared seed by seed. An axis is averaged over its complete blocks, the settings of "
-        "all else where each of its values has enough seeds.",
+        "are compared seed by seed, by the seeds that both have. An axis is averaged over its "
+        "complete blocks, the settings of all else where each of its values has enough seeds.",
     ]

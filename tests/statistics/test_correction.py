@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dit_lab.statistics.contrasts import Family
+from dit_lab.statistics.contrasts import Family, estimate
 from dit_lab.statistics.correction import null_distribution
 from dit_lab.statistics.power import detectable_difference
 from dit_lab.statistics.simulation import NOISE, simulate
@@ -50,6 +50,25 @@ def test_false_claims_of_effects_and_interactions(name: str, pattern: str, share
         "wide": np.exp(np.random.default_rng(0).normal(size=12)),
     }[pattern]
     assert not is_above_five_percent(rate(families[name], deviations.tolist()))
+
+
+@pytest.mark.parametrize("name", ["comparisons and effects", "interactions"])
+def test_false_claims_where_values_of_one_model_are_alike(name: str) -> None:
+    """Two samplers of one model share most of what varies. As independent repeats they would give
+    main effects of models far too narrow intervals."""
+    cells, families = factorial((4, 3), 3, shared=True)
+    shared, rng = families[name], np.random.default_rng(5)
+    models = rng.standard_normal((SWEEPS, 4, 3))[:, [cell[0] for cell in cells]]
+    values = models + 0.3 * rng.standard_normal((SWEEPS, 12, 3))
+
+    def claimed(family: Family) -> float:
+        critical = null_distribution(family).critical(0.05)
+        return float((estimate(family, values).ratio > critical).any(-1).mean())
+
+    assert not is_above_five_percent(claimed(shared))
+    if name == "comparisons and effects":
+        apart = Family(shared.contrasts, shared.measured, tuple(range(12)))
+        assert claimed(apart) > 0.1
 
 
 @pytest.mark.parametrize("parent", [0.3, 1.0, 3.0])
