@@ -39,16 +39,19 @@ class NullDistribution:
     largest: Array  # (patterns, sweeps), ascending
 
     def adjusted_p(self, ratio: float) -> float:
-        """The chance that any ratio of the family is as large, at the worst pattern. At least one
-        over the number of simulated sweeps."""
+        """The chance that any ratio of the family is as large, at the worst pattern.
+
+        Of k such among N simulated sweeps, (sqrt(k) + 1)^2 / (N + 1): two standard errors of the
+        simulation above their share.
+        """
         sweeps = self.largest.shape[1]
         above = max(sweeps - int(np.searchsorted(one, ratio)) for one in self.largest)
-        return (above + 1) / (sweeps + 1)
+        return min(1.0, (math.sqrt(above) + 1) ** 2 / (sweeps + 1))
 
     def critical(self, alpha: float) -> float:
         """The ratio above which the adjusted p-value is below alpha."""
         sweeps = self.largest.shape[1]
-        allowed = math.ceil(alpha * (sweeps + 1)) - 1
+        allowed = math.ceil((math.sqrt(alpha * (sweeps + 1)) - 1) ** 2)
         return float(self.largest[:, sweeps - max(1, allowed)].max())
 
 
