@@ -64,31 +64,6 @@ NOT_DECIDING = (
 """Keys of the configuration that change where, how fast or how closely a run is watched, but not
 the weights that it ends with (process count and accumulation: up to the order of float sums)."""
 
-DECIDING_CODE = (
-    "models",
-    "objectives",
-    "data",
-    "training",
-    "codecs",
-    "interpolants.py",
-    "chain.py",
-    "rng.py",
-    "lab/compose.py",
-    "lab/learning.py",
-    "lab/train.py",
-)
-"""The parts of the package whose code decides the weights."""
-
-EVALUATING_CODE = (
-    *DECIDING_CODE,
-    "samplers",
-    "evaluation",
-    "lab/evaluate.py",
-    "lab/evaluation_card.py",
-    "lab/measuring.py",
-)
-"""The parts whose code decides what is measured on the weights."""
-
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -178,17 +153,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 def is_deciding(key: str) -> bool:
     """Whether a dotted key of the configuration decides the weights."""
     return not any(key == part or key.startswith(f"{part}.") for part in NOT_DECIDING)
-
-
-def code_files(parts: Iterable[str], trusted: Mapping[str, Path]) -> dict[str, str]:
-    """File -> hash of its source text, for parts of the package and the user's trusted files."""
-    package = Path(__file__).parent
-    hashes = {}
-    for part in parts:
-        path = package / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            hashes[f"dit_lab/{file.relative_to(package).as_posix()}"] = digest(file.read_bytes())
-    return hashes | {name: digest(file.read_bytes()) for name, file in trusted.items()}
 
 
 def digest(content: bytes | Mapping[str, Any]) -> str:

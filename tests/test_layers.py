@@ -15,7 +15,7 @@ PACKAGE = ROOT / "dit_lab"
 
 GROUND = {
     "types", "rng", "interpolants", "chain", "exported", "runs", "metrics_rows", "lease", "cost",
-    "scaling", "processes", "team", "cadence", "statistics",
+    "scaling", "processes", "team", "cadence", "statistics", "source_code",
 }  # fmt: skip
 MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tracking"}
 MAY_IMPORT = {
@@ -43,8 +43,8 @@ FENCES = {
 
 SLOW = ("torch", "torchvision", "diffusers", "mlflow", "accelerate", "sklearn", "safetensors")
 TORCH_FREE = (
-    "exported.py", "runs.py", "metrics_rows.py", "lease.py", "processes.py", "cost.py",
-    "scaling.py", "types.py",
+    "exported.py", "runs.py", "source_code.py", "metrics_rows.py", "lease.py", "processes.py",
+    "cost.py", "scaling.py", "types.py",
     "bench/__init__.py", "bench/figures.py", "bench/record.py", "bench/startup.py", "cli/bench.py",
     "cli/describe.py", "cli/doctor.py", "cli/ema.py", "cli/evaluate.py", "cli/experiments.py",
     "cli/export.py", "cli/importing.py", "cli/job.py", "cli/main.py",

@@ -61,7 +61,13 @@ def work(
     from dit_lab.lab.checks import check_data, check_settings
     from dit_lab.lab.distributed import with_processes
     from dit_lab.lab.extension import check_averages, check_extension
-    from dit_lab.lab.identity import identity, recorded_so_far, refuse_foreign, run_folder
+    from dit_lab.lab.identity import (
+        has_comparable_code,
+        identity,
+        recorded_so_far,
+        refuse_foreign,
+        run_folder,
+    )
     from dit_lab.lab.initial import check_initial
     from dit_lab.lab.path_checks import check_root
     from dit_lab.lab.workers import on_workers, starts_workers
@@ -75,6 +81,11 @@ def work(
     before = {} if config["resume"] == "never" else recorded_so_far(folder)
     now = identity(config, shapes, before=before)
     refuse_foreign(folder, config, now)
+    if before and not has_comparable_code(before):
+        print(
+            f"{folder.root}: was recorded before code was compared by its meaning, so nothing says "
+            "whether it is the same; noted in identity.json"
+        )
     if not before:
         check_extension(config, now)
     if config["resume"] != "never" and read_json(folder.status).get("status") == FINISHED:

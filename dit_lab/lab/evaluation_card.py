@@ -20,7 +20,8 @@ from dit_lab.lab.provenance import device_name, versions
 from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.trained import Trained
 from dit_lab.lab.trust import source_files
-from dit_lab.runs import EVALUATING_CODE, code_files, digest
+from dit_lab.runs import digest
+from dit_lab.source_code import EVALUATING_CODE, code_files
 
 Config = Mapping[str, Any]
 

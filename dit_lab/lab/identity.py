@@ -19,9 +19,7 @@ from dit_lab.lab.trust import source_files
 from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.lease import Lease
 from dit_lab.runs import (
-    DECIDING_CODE,
     RunFolder,
-    code_files,
     digest,
     find_run,
     flatten,
@@ -30,6 +28,7 @@ from dit_lab.runs import (
     read_json,
     step_of,
 )
+from dit_lab.source_code import code_hash, deciding_code
 from dit_lab.types import DataFacts, RequestError
 
 Config = Mapping[str, Any]
@@ -41,6 +40,10 @@ PARTS = {
     "codec_fingerprint": "codec",
 }
 """What has to be the same, besides the configuration, for a run to be the same run."""
+
+CODE_HASH_OF = "syntax trees"
+"""What code_hash is of. Runs that were recorded before have hashes of bytes of files, which say
+nothing about the code of today."""
 
 UNKNOWN_CODEC = ""
 """The fingerprint of a codec that nobody has seen here: of weights that were imported."""
@@ -126,6 +129,8 @@ def identity(
     """What identity.json records: hashes of configuration, code and data, and the data's facts.
 
     `before` is what it recorded so far; `codec` the codec's fingerprint, None before it is loaded.
+    A run that was recorded before code was compared by its meaning goes on, with the old hash as a
+    note `predates` of its own.
     """
     line = before or _inherited(config)
     now = {
@@ -141,14 +146,25 @@ def identity(
         now["initial_weights"] = initial
     if codec is not None:
         now["codec_fingerprint"] = codec
+    if before and not has_comparable_code(before):
+        now["predates"] = before["code_hash"]
+    elif "predates" in before:
+        now["predates"] = before["predates"]
     changed = difference(before, now)
     return now | {"forced_over": [*line["forced_over"], *([changed] if changed else [])]}
 
 
 def source_now(config: Config) -> dict[str, Any]:
-    """The hash of every source file that decides the weights, as it is now, and of all of them."""
-    code = code_files(DECIDING_CODE, source_files(config["trusted_modules"]))
-    return {"code_hash": digest(code), "code_files": code}
+    """What the source files that decide the weights mean now, and a hash of all of them."""
+    leaves = deciding(config).items()
+    targets = [value for key, value in leaves if key.endswith("_target_") and value is not None]
+    code = deciding_code(targets, source_files(config["trusted_modules"]))
+    return {"code_hash": code_hash(code), "code_hash_of": CODE_HASH_OF, "code_files": code}
+
+
+def has_comparable_code(line: Config) -> bool:
+    """Whether an identity says what the code of its run meant."""
+    return line.get("code_hash_of") == CODE_HASH_OF
 
 
 def _pairs_fingerprint(config: Config) -> str:
@@ -222,6 +238,8 @@ def refuse_foreign(folder: RunFolder, config: Config, now: Mapping[str, Any]) ->
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What is no longer as it was when a run was made, in words; "" where everything is."""
     for key, what in PARTS.items():
+        if key == "code_hash" and not has_comparable_code(before):
+            continue
         if key in before and key in now and before[key] != now[key]:
             changed = _changed_files(before, now) if key == "code_hash" else ""
             hashes = f"{before[key][:12]}, now {now[key][:12]}"

@@ -11,12 +11,13 @@ from typing import Any
 
 from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
 from dit_lab.lab.compute import model_cost, training_images, training_seconds
-from dit_lab.lab.identity import recorded_shapes, recorded_so_far
+from dit_lab.lab.identity import has_comparable_code, recorded_shapes, recorded_so_far
 from dit_lab.lab.judging import LOSS
 from dit_lab.lab.sweep_axes import settings_of
 from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.metrics_rows import MetricsRow, read_metrics
 from dit_lab.runs import FINISHED, RunFolder, digest, flatten, read_json
+from dit_lab.source_code import code_hash
 from dit_lab.sweeps.manifest import SweepFolder
 from dit_lab.sweeps.results import Compute, Result
 
@@ -144,10 +145,30 @@ def results(runs: Sequence[Run]) -> list[Result]:
     """One record a run; evaluations of one run with several seeds are one record, with their
     spread."""
     together: dict[tuple[Any, ...], list[Result]] = defaultdict(list)
-    for run in runs:
-        result = _result(run)
+    for run, code in zip(runs, _code(runs), strict=True):
+        result = replace(_result(run), code=code)
         together[(tuple(result.settings.items()), result.seed, run.folder.root)].append(result)
     return [_merged(same) for same in together.values()]
+
+
+def _code(runs: Sequence[Run]) -> list[str]:
+    """Of each run a hash that is equal where no source file differs that two runs share; "" where
+    it is unknown. Runs of other components have other files."""
+    versions: list[dict[str, str]] = []
+    found: list[dict[str, str]] = []
+    for run in runs:
+        line = recorded_so_far(run.folder) if run.folder.identity.exists() else {}
+        files = line["code_files"] if has_comparable_code(line) else {}
+        version = next((one for one in versions if _agree(one, files)), None) if files else {}
+        if version is None:
+            versions.append(version := {})
+        version.update(files)
+        found.append(version)
+    return [code_hash(version) if version else "" for version in found]
+
+
+def _agree(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 
 def _result(run: Run) -> Result:
@@ -164,7 +185,6 @@ def _result(run: Run) -> Result:
         metrics=measured(run) if finished else {},
         deviations={row.key: row.deviation for row in rows if row.deviation is not None},
         compute=_compute(run, metrics) if finished else None,
-        code=identity.get("code_hash", ""),
         data=identity.get("data_fingerprint", ""),
         protocol=_protocol(run),
         curves={

@@ -26,7 +26,8 @@ from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.sweep_axes import label_of, product, settings_of, sweep_overrides
 from dit_lab.lab.sweep_plan import compose_jobs
 from dit_lab.lab.trust import source_files
-from dit_lab.runs import EVALUATING_CODE, code_files, digest
+from dit_lab.runs import digest
+from dit_lab.source_code import EVALUATING_CODE, code_files
 
 Config = Mapping[str, Any]
 

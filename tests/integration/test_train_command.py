@@ -193,6 +193,27 @@ def test_other_code_is_neither_resumed_nor_shown(
     assert run.identity["forced_over"] == []
 
 
+def test_a_run_from_before_code_had_a_meaning_goes_on(
+    forked: Command, tiny: list[str], tmp_path: Path, run_in: RunIn
+) -> None:
+    """With one line and a note, which what extends it does not inherit."""
+    short = [*tiny, UNTRACKED, "training.total_steps=2"]
+    assert forked("train", *short).returncode == 0
+    run = run_in(tmp_path)
+    old = {**run.identity, "code_hash": "0123456789ab", "code_files": {"dit_lab/rng.py": "0123"}}
+    del old["code_hash_of"]
+    (run.root / "identity.json").write_text(json.dumps(old))
+    done = forked("train", f"resume={run.root}", "training.total_steps=4")
+    assert done.returncode == 0, done.stderr
+    (child,) = set(run.root.parent.iterdir()) - {run.root}
+    identity = json.loads((child / "identity.json").read_text())
+    assert identity["forced_over"] == [] and "predates" not in identity
+    done = forked("train", *short)
+    assert done.returncode == 0
+    assert "was recorded before code was compared by its meaning" in done.stdout
+    assert "already finished" in done.stdout
+
+
 def test_a_failure_is_one_line_and_a_traceback_in_the_log(
     forked: Command,
     tiny: list[str],

@@ -266,7 +266,7 @@ def test_an_identity_that_lacks_something_is_refused(
 ) -> None:
     """Of an older version, or edited: in words, and not as a KeyError somewhere later."""
     found = read_json(folder.identity)
-    assert found.keys() == set(identity_module.RECORDED)
+    assert found.keys() == {*identity_module.RECORDED, "code_hash_of"}
     del found[key]
     write_json(folder.identity, found)
     lacks = rf"identity\.json: damaged \(lacks {key}\); resume=never trains anew"
@@ -290,6 +290,29 @@ def test_what_was_forced_is_remembered(config: Config, folder: RunFolder) -> Non
     third = identity(config, {**second, "code_hash": "before"})
     assert third["forced_over"][:1] == second["forced_over"]
     assert len(third["forced_over"]) == 2
+
+
+def test_a_run_from_before_code_had_a_meaning_goes_on_with_a_note(
+    config: Config, folder: RunFolder
+) -> None:
+    """Its hash is of bytes of files. What extends it does not inherit the note."""
+    old = {**read_json(folder.identity), "code_hash": "of bytes", "code_files": {"a.py": "b"}}
+    del old["code_hash_of"]
+    write_json(folder.identity, old)
+    now = identity(config, old)
+    refuse_foreign(folder, config, now)
+    assert now["predates"] == "of bytes" and now["forced_over"] == []
+    assert now["code_hash"] == identity(config)["code_hash"]
+    again = identity(config, now)
+    assert again["predates"] == "of bytes" and again["code_hash"] == now["code_hash"]
+    write_json(folder.identity, now)
+    refuse_foreign(folder, config, again)
+    assert "other source code" in refusal(folder, config, {**again, "code_hash": "changed"})
+    child = identity({**config, "resume": str(folder.root)})
+    assert "predates" not in child and child["forced_over"] == []
+    data = {**old, "data_fingerprint": "elsewhere"}
+    write_json(folder.identity, data)
+    assert "other data" in refusal(folder, config, identity(config, data))
 
 
 @pytest.mark.parametrize("resume", ["force", "never"])

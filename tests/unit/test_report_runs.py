@@ -143,10 +143,20 @@ def test_a_job_that_failed_is_a_missing_seed(sweep: SweepFolder) -> None:
 
 
 def test_other_code_is_flagged(sweep: SweepFolder) -> None:
-    run = sweep.run(sweep.read().jobs[0])
-    write_json(run.identity, {**json.loads(run.identity.read_text()), "code_hash": "other"})
+    """By the files that runs share: what one objective has and another has not is no difference."""
     ablation, _, _ = report_on_sweep(sweep)
-    assert any("code" in flag for flag in ablation.flags)
+    assert not any("code" in flag for flag in ablation.flags)
+    identity = sweep.run(sweep.read().jobs[0]).identity
+    found = json.loads(identity.read_text())
+    files = {**found["code_files"], "dit_lab/models/dit.py": "other"}
+    write_json(identity, {**found, "code_files": files})
+    ablation, _, _ = report_on_sweep(sweep)
+    (flag,) = (flag for flag in ablation.flags if "code" in flag)
+    assert "11 runs have" in flag
+    before = {key: value for key, value in found.items() if key != "code_hash_of"}
+    write_json(identity, before)  # of before code had a meaning: unknown
+    ablation, _, _ = report_on_sweep(sweep)
+    assert not any("code" in flag for flag in ablation.flags)
 
 
 def test_a_number_that_does_not_count_is_said_to_be_one(sweep: SweepFolder) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,15 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import dit_lab
 from dit_lab.metrics_rows import MetricsRow, format_row, read_metrics, trim_metrics, write_metrics
 from dit_lab.runs import (
-    DECIDING_CODE,
-    EVALUATING_CODE,
     NOT_DECIDING,
     RunFolder,
     all_runs,
-    code_files,
     digest,
     find_run,
     flatten,
@@ -56,65 +50,6 @@ def test_what_does_not_decide_is_a_key_or_what_lies_below_it(entry: str) -> None
     assert is_deciding(f"{entry}s")
     assert is_deciding(f"model.{entry}")
     assert is_deciding(entry.partition(".")[0]) == ("." in entry)
-
-
-def test_code_is_hashed_file_by_file(tmp_path: Path) -> None:
-    """Of a copy of the package, changed file by file."""
-    package = tmp_path / "dit_lab"
-    shutil.copytree(Path(dit_lab.__file__).parent, package)
-    script = (
-        "import json; from dit_lab.runs import DECIDING_CODE, EVALUATING_CODE, code_files; "
-        "print(json.dumps([code_files(p, {}) for p in (DECIDING_CODE, EVALUATING_CODE)]))"
-    )
-
-    def hashes_of_copy() -> tuple[dict[str, str], dict[str, str]]:
-        done = subprocess.run(
-            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
-        return tuple(json.loads(done.stdout))
-
-    deciding, evaluating = hashes_of_copy()
-    # where the package lies does not matter
-    assert (deciding, evaluating) == (
-        code_files(DECIDING_CODE, {}),
-        code_files(EVALUATING_CODE, {}),
-    )
-    assert deciding.items() < evaluating.items()
-    seldom = ["cli/train.py", "tracking/console.py", "lab/config.py"]
-    for_evaluation = ["samplers/ode.py", "evaluation/generate.py"]
-    for_weights = [
-        "training/loop.py",
-        "models/dit.py",
-        "rng.py",
-        "data/order.py",
-        "codecs/autoencoder.py",
-    ]
-    for file in [*seldom, *for_evaluation, *for_weights]:
-        with open(package / file, "a") as source:
-            source.write("# changed\n")
-    for before, after, files in (
-        (deciding, hashes_of_copy()[0], for_weights),
-        (evaluating, hashes_of_copy()[1], [*for_evaluation, *for_weights]),
-    ):
-        changed = {file for file in before | after if before.get(file) != after.get(file)}
-        assert changed == {f"dit_lab/{file}" for file in files}
-
-
-@pytest.mark.parametrize("part", [*DECIDING_CODE, *EVALUATING_CODE])
-def test_every_part_that_is_hashed_is_there(part: str) -> None:
-    assert code_files([part], {})
-
-
-def test_the_users_own_files_are_hashed_too(tmp_path: Path) -> None:
-    mine = tmp_path / "mine.py"
-    mine.write_text("a = 1\n")
-    before = code_files([], {"mylab/mine.py": mine})
-    assert before == {"mylab/mine.py": digest(b"a = 1\n")}
-    mine.write_text("a = 2\n")
-    assert code_files(["rng.py"], {"mylab/mine.py": mine}).keys() == {
-        "dit_lab/rng.py", "mylab/mine.py"
-    }  # fmt: skip
-    assert code_files([], {"mylab/mine.py": mine}) != before
 
 
 # ---- reading and writing ------------------------------------------------------------------------

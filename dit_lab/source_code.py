@@ -1,0 +1,184 @@
+"""Which source code decides what a run becomes, and what that code means.
+
+The meaning of a module is its syntax tree without docstrings: comments, layout and the place of the
+file do not belong to it, a changed constant does.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dit_lab.runs import digest
+
+PACKAGE = Path(__file__).parent
+
+BUILDERS = ("lab/compose.py", "lab/learning.py", "lab/train.py")
+"""What makes and runs a training, whatever its components."""
+
+DECIDING_CODE = (
+    "models", "objectives", "data", "training", "codecs", "interpolants.py", "chain.py", "rng.py",
+    *BUILDERS,
+)  # fmt: skip
+"""The parts of the package whose code decides the weights."""
+
+EVALUATING_CODE = (
+    *DECIDING_CODE, "samplers", "evaluation", "lab/evaluate.py", "lab/evaluation_card.py",
+    "lab/measuring.py",
+)  # fmt: skip
+"""The parts whose code decides what is measured on the weights."""
+
+
+def code_files(parts: Iterable[str], trusted: Mapping[str, Path]) -> dict[str, str]:
+    """File -> its meaning, for whole parts of the package and the user's trusted files."""
+    files = [
+        file
+        for part in parts
+        for path in [PACKAGE / part]
+        for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])
+    ]
+    return _meanings({_name(file, PACKAGE): file for file in files} | dict(trusted))
+
+
+def deciding_code(
+    targets: Iterable[str], trusted: Mapping[str, Path], *, package: Path = PACKAGE
+) -> dict[str, str]:
+    """File -> its meaning, for what a training by these components loads.
+
+    targets: dotted names of classes; those of other packages are left out. What is loaded is what
+    is imported from there on within the deciding parts, also inside functions, and found without
+    importing anything. The user's trusted files are taken all.
+    """
+    found: set[Path] = set()
+    todo = [package / place for place in BUILDERS]
+    todo += [file for target in targets for file in _imported(target, package)]
+    while todo:
+        file = todo.pop()
+        if file not in found and _is_deciding(file, package):
+            found.add(file)
+            todo += [
+                other
+                for name in _parsed(file.read_bytes()).imports
+                for other in _imported(name, package)
+            ]
+    return _meanings({_name(file, package): file for file in sorted(found)} | dict(trusted))
+
+
+def code_hash(meanings: Mapping[str, str]) -> str:
+    """12 hex digits of files with their meanings, wherever the files lie."""
+    return digest(" ".join(sorted(meanings.values())).encode())
+
+
+def _name(file: Path, package: Path) -> str:
+    return f"dit_lab/{file.relative_to(package).as_posix()}"
+
+
+def _meanings(files: Mapping[str, Path]) -> dict[str, str]:
+    return {name: _parsed(file.read_bytes()).meaning for name, file in files.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """What a source file means, and the dotted names that it imports when it or one of its
+    functions runs."""
+
+    meaning: str
+    imports: tuple[str, ...]
+
+
+@cache
+def _parsed(source: bytes) -> Module:
+    return Module(meaning(source), tuple(_imports(source)))
+
+
+# ---- what is imported ----------------------------------------------------------------------------
+
+
+def _is_deciding(file: Path, package: Path) -> bool:
+    place = file.relative_to(package).as_posix()
+    return any(place == part or place.startswith(f"{part}/") for part in DECIDING_CODE)
+
+
+def _imports(source: bytes) -> Iterator[str]:
+    try:
+        nodes: list[ast.AST] = [ast.parse(source)]
+    except (SyntaxError, ValueError):
+        return
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            nodes.extend(node.orelse)
+        elif isinstance(node, ast.stmt | ast.mod | ast.excepthandler | ast.match_case):
+            nodes.extend(ast.iter_child_nodes(node))
+
+
+def _imported(name: str, package: Path) -> list[Path]:
+    """The file of the module that a dotted name lies in; none for other packages."""
+    first, *rest = name.split(".")
+    while first == "dit_lab" and rest:
+        path = package.joinpath(*rest)
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.exists():
+                return [file]
+        rest.pop()
+    return []
+
+
+# ---- what it means -------------------------------------------------------------------------------
+
+
+def meaning(source: bytes) -> str:
+    """12 hex digits of what a module's source means, the same under every version of Python.
+
+    Of source that is no Python, of its bytes.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return digest(source)
+    spelled: list[str] = []
+    _spell(tree, spelled)
+    return digest("".join(spelled).encode("utf-8", "surrogatepass"))
+
+
+def _spell(value: Any, spelled: list[str]) -> None:
+    """Add a syntax tree as text. Only fields that are set are written, since versions of Python add
+    fields; and of what is imported from this package the names alone, since modules move."""
+    if isinstance(value, ast.AST):
+        spelled.append(f"({type(value).__name__}")
+        for field in value._fields:
+            part = getattr(value, field, None)
+            if part is None or part == [] or field in ("ctx", "kind", "type_comment"):
+                continue
+            if isinstance(value, ast.ImportFrom) and field == "module" and _is_ours(part):
+                continue
+            spelled.append(f" {field}=")
+            _spell(part, spelled)
+        spelled.append(")")
+    elif isinstance(value, list):
+        spelled.append("[")
+        for part in value:
+            if not _says_nothing(part):
+                _spell(part, spelled)
+        spelled.append("]")
+    else:
+        spelled.append(f"<{type(value).__name__} {value!r}>")
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == "dit_lab"
+
+
+def _says_nothing(node: Any) -> bool:
+    """Docstrings and other texts that stand alone, and `pass`."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return isinstance(node, ast.Pass)
