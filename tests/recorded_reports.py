@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dit_lab.lab.expected import FILE, ONE, is_measured, read_expected
-from dit_lab.lab.judging import is_lower_better
 from dit_lab.lab.recorded_report import RESULTS
 from dit_lab.lab.sweep_plan import SAME_MATHEMATICS
-from dit_lab.sweeps.ablation import Ablation, analyse
-from dit_lab.sweeps.columns import COMPUTE
-from dit_lab.sweeps.drawing import png
-from dit_lab.sweeps.plots import pictures
-from dit_lab.sweeps.report import markdown
-from dit_lab.sweeps.results import Compute, Expectation, Question, Result
-from dit_lab.sweeps.rounding import PREFIXES
+from dit_lab.report.analysis import Ablation, analyse
+from dit_lab.report.columns import COMPUTE
+from dit_lab.report.drawing import png
+from dit_lab.report.files import markdown
+from dit_lab.report.metrics import is_lower_better
+from dit_lab.report.plots import pictures
+from dit_lab.report.results import Compute, Expectation, Question, Result
+from dit_lab.report.rounding import PREFIXES
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 SPREAD = "evaluation spread"

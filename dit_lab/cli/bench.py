@@ -242,7 +242,7 @@ def _row(
 
 
 def _amount(value: float) -> str:
-    from dit_lab.sweeps.rounding import quantity
+    from dit_lab.report.rounding import quantity
 
     return quantity(value)
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from dit_lab.types import RequestError
 
 if TYPE_CHECKING:
+    from dit_lab.report.analysis import Ablation
     from dit_lab.runs import RunFolder
-    from dit_lab.sweeps.ablation import Ablation
 
 OPTIONS = (
     "runs",
@@ -99,7 +99,7 @@ def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
     from rich.table import Table
 
     from dit_lab.cli.tables import LONGEST_LINE
-    from dit_lab.sweeps.sentences import results, sections
+    from dit_lab.report.sentences import results, sections
 
     answer, *rest = sections(ablation)
     console = Console(soft_wrap=True, width=LONGEST_LINE, highlight=False, markup=False)

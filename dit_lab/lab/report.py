@@ -6,7 +6,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dit_lab.lab.judging import (
+from dit_lab.lab.report_runs import Run, configuration, results, runs_of_sweep
+from dit_lab.lab.sweep_plan import SAME_MATHEMATICS, idea
+from dit_lab.report.analysis import Ablation, analyse
+from dit_lab.report.files import write_report
+from dit_lab.report.metrics import (
     LOSS,
     is_lower_better,
     leading_metric,
@@ -14,13 +18,9 @@ from dit_lab.lab.judging import (
     refuse_incomparable,
     smallest_draw,
 )
-from dit_lab.lab.report_runs import Run, configuration, results, runs_of_sweep
-from dit_lab.lab.sweep_plan import SAME_MATHEMATICS, idea
+from dit_lab.report.results import Expectation, Question, Result
 from dit_lab.runs import RunFolder
-from dit_lab.sweeps.ablation import Ablation, analyse
 from dit_lab.sweeps.manifest import SweepFolder
-from dit_lab.sweeps.report import write_report
-from dit_lab.sweeps.results import Expectation, Question, Result
 from dit_lab.tracking.parent import log_report
 
 BESIDE = (

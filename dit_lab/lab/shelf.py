@@ -9,7 +9,7 @@ from typing import Any
 
 from dit_lab.lab import resources
 from dit_lab.lab.expected import ONE, is_measured, read_expected, read_published
-from dit_lab.lab.judging import is_lower_better, leading_metric
+from dit_lab.report.metrics import is_lower_better, leading_metric
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from dit_lab.lab.search import next_jobs, recompose
 from dit_lab.lab.sweep_plan import Plan, plan_sweep
 from dit_lab.lab.sweep_tracker import tell_end, tell_late, tell_start
 from dit_lab.lease import Lease, holder_of
+from dit_lab.report.sentences import answer
 from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, digest, flatten, read_json
 from dit_lab.sweeps.elsewhere import HydraLauncher
 from dit_lab.sweeps.launcher import Launcher, Watcher
 from dit_lab.sweeps.manifest import PENDING, Manifest, SweepFolder, all_sweeps, new_sweep
-from dit_lab.sweeps.sentences import answer
 from dit_lab.sweeps.slots import make_slots
 from dit_lab.types import RequestError
 

@@ -15,7 +15,6 @@ from dit_lab.lab.checks import check_data, check_settings
 from dit_lab.lab.config import Composer, option
 from dit_lab.lab.identity import deciding, identity, recorded_so_far, refuse_foreign, run_folder
 from dit_lab.lab.initial import check_initial
-from dit_lab.lab.judging import LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
 from dit_lab.lab.path_checks import check_root
 from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.sweep_axes import (
@@ -29,6 +28,7 @@ from dit_lab.lab.sweep_axes import (
     sweep_overrides,
 )
 from dit_lab.lab.yaml_files import read_recipe
+from dit_lab.report.metrics import LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
 from dit_lab.runs import digest
 from dit_lab.sweeps.manifest import Job, Manifest
 from dit_lab.sweeps.slots import make_slots

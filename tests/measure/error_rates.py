@@ -22,11 +22,11 @@ import numpy as np
 from scipy import stats
 from scipy.special import polygamma, stdtr
 
+from dit_lab.report.analysis import Verdict, analyse
+from dit_lab.report.results import Question, Result
 from dit_lab.statistics.contrasts import Array, Family, Weights, estimate, quantile
 from dit_lab.statistics.correction import null_distribution
 from dit_lab.statistics.simulation import NOISE, simulate
-from dit_lab.sweeps.ablation import Verdict, analyse
-from dit_lab.sweeps.results import Question, Result
 
 CONFIGURATIONS = (2, 3, 6, 12, 24, 66)
 SEEDS = (2, 3, 4, 5, 8, 10)

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dit_lab.statistics.contrasts import Weights
-from dit_lab.sweeps.flags import flags
-from dit_lab.sweeps.grid import Cell, Grid, Tested, judge
-from dit_lab.sweeps.results import (
+from dit_lab.report.flags import flags
+from dit_lab.report.grid import Cell, Grid, Tested, judge
+from dit_lab.report.results import (
     Configuration,
     Question,
     Result,
@@ -21,6 +20,7 @@ from dit_lab.sweeps.results import (
     find_baseline,
     group,
 )
+from dit_lab.statistics.contrasts import Weights
 
 Asked = tuple[Weights, int, int]
 """A contrast over blocks (empty: none is complete), complete blocks, all blocks."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dit_lab.sweeps.ablation import Ablation, Comparison
-from dit_lab.sweeps.flags import name_seeds
-from dit_lab.sweeps.grid import Tested
-from dit_lab.sweeps.results import Compute, Configuration
-from dit_lab.sweeps.rounding import between, p_value, plus_minus, quantity, rounded
+from dit_lab.report.analysis import Ablation, Comparison
+from dit_lab.report.flags import name_seeds
+from dit_lab.report.grid import Tested
+from dit_lab.report.results import Compute, Configuration
+from dit_lab.report.rounding import between, p_value, plus_minus, quantity, rounded
 
 Row = tuple[Configuration, Comparison]
 

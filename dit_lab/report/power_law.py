@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dit_lab.report.analysis import Ablation
+from dit_lab.report.results import Configuration
 from dit_lab.statistics.samples import Sample
-from dit_lab.sweeps.ablation import Ablation
-from dit_lab.sweeps.results import Configuration
 
 LEAST_POINTS = 4  # two are always on a line, three nearly so
 

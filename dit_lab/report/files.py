@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dit_lab.sweeps.ablation import Ablation
-from dit_lab.sweeps.columns import columns, rows
-from dit_lab.sweeps.drawing import png
-from dit_lab.sweeps.page import page
-from dit_lab.sweeps.plots import pictures
-from dit_lab.sweeps.sentences import Section, Table, results, sections
+from dit_lab.report.analysis import Ablation
+from dit_lab.report.columns import columns, rows
+from dit_lab.report.drawing import png
+from dit_lab.report.page import page
+from dit_lab.report.plots import pictures
+from dit_lab.report.sentences import Section, Table, results, sections
 
 
 def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:

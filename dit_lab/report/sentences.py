@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dit_lab.sweeps.ablation import Ablation, Agreement, Comparison, Interaction, Verdict
-from dit_lab.sweeps.columns import columns, rows
-from dit_lab.sweeps.flags import name_seeds
-from dit_lab.sweeps.grid import ENOUGH_SEEDS, Tested
-from dit_lab.sweeps.power_law import losses, power_law
-from dit_lab.sweeps.results import Configuration
-from dit_lab.sweeps.rounding import between, p_value, plus_minus, quantity, rounded
+from dit_lab.report.analysis import Ablation, Agreement, Comparison, Interaction, Verdict
+from dit_lab.report.columns import columns, rows
+from dit_lab.report.flags import name_seeds
+from dit_lab.report.grid import ENOUGH_SEEDS, Tested
+from dit_lab.report.power_law import losses, power_law
+from dit_lab.report.results import Configuration
+from dit_lab.report.rounding import between, p_value, plus_minus, quantity, rounded
 
 MOST_CLAIMS = 5  # sentences of one kind in the answer; the table has all
 MOST_INTERACTIONS = 20

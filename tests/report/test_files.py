@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_lab.sweeps import drawing, page, plots, report, rounding
-from dit_lab.sweeps.ablation import Ablation, analyse
-from dit_lab.sweeps.evaluations_plot import against_evaluations, evaluations_vary
-from dit_lab.sweeps.results import Compute, Expectation, Question, Result
-from dit_lab.sweeps.sentences import answer, sections
+from dit_lab.report import drawing, files, page, plots, rounding
+from dit_lab.report.analysis import Ablation, analyse
+from dit_lab.report.evaluations_plot import against_evaluations, evaluations_vary
+from dit_lab.report.results import Compute, Expectation, Question, Result
+from dit_lab.report.sentences import answer, sections
 
 METRIC, RECALL = "eval/two_sample_pixels_held_out_n360", "eval/recall_pixels_held_out_n360"
 QUESTION = Question(metric=METRIC, lower_is_better=True, secondary=(RECALL,))
@@ -68,7 +68,7 @@ def picture(folder: Path, number: int, size: tuple[int, int] = (40, 40)) -> Path
 
 def written(results: Sequence[Result], folder: Path, question: Question = QUESTION) -> Ablation:
     ablation = analyse(results, question)
-    report.write_report(ablation, folder, title="a sweep")
+    files.write_report(ablation, folder, title="a sweep")
     return ablation
 
 
@@ -195,7 +195,7 @@ def test_settings_are_escaped_everywhere(tmp_path: Path) -> None:
     title = f'{HOSTILE} "quoted" & more'
     results = sweep(model=["pico", HOSTILE])
     ablation = analyse(results, Question(metric=METRIC, lower_is_better=True, remarks=[HOSTILE]))
-    report.write_report(ablation, tmp_path, title=title)
+    files.write_report(ablation, tmp_path, title=title)
     found = Page(tmp_path / "report.html")
     assert "script" not in {tag for tag, _ in found.tags}
     assert found.rows[2][0] == HOSTILE

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from dit_lab.sweeps.ablation import Ablation, analyse
-from dit_lab.sweeps.compute_plot import compute_varies
-from dit_lab.sweeps.plots import pictures
-from dit_lab.sweeps.power_law import power_law
-from dit_lab.sweeps.results import Compute, Question, Result
-from dit_lab.sweeps.sentences import sections
+from dit_lab.report.analysis import Ablation, analyse
+from dit_lab.report.compute_plot import compute_varies
+from dit_lab.report.plots import pictures
+from dit_lab.report.power_law import power_law
+from dit_lab.report.results import Compute, Question, Result
+from dit_lab.report.sentences import sections
 
 QUALITY, LOSS = "eval/two_sample_pixels_held_out_n360", "eval/loss"
 FLOPS = (1e12, 3e12, 1e13, 4e13, 9e13)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dit_lab.report.results import Configuration, Question, Settings
 from dit_lab.statistics.contrasts import Array, Family, Weights, common_seeds, estimate, split
 from dit_lab.statistics.correction import null_distribution
 from dit_lab.statistics.power import detectable_difference
-from dit_lab.sweeps.results import Configuration, Question, Settings
 
 ENOUGH_SEEDS = 3  # two leave one degree of freedom, and an interval 13 standard errors wide
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dit_lab.sweeps.ablation import Ablation
-from dit_lab.sweeps.plots import plots, shown
-from dit_lab.sweeps.results import Configuration, Result
-from dit_lab.sweeps.sentences import sections
+from dit_lab.report.analysis import Ablation
+from dit_lab.report.plots import plots, shown
+from dit_lab.report.results import Configuration, Result
+from dit_lab.report.sentences import sections
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 

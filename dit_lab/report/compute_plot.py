@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dit_lab.sweeps.ablation import Ablation
-from dit_lab.sweeps.drawing import (
+from dit_lab.report.analysis import Ablation
+from dit_lab.report.drawing import (
     COLOURS,
     MARKERS,
     direction,
@@ -13,7 +13,7 @@ from dit_lab.sweeps.drawing import (
     new_figure,
     plain_powers,
 )
-from dit_lab.sweeps.power_law import losses, power_law, samples
+from dit_lab.report.power_law import losses, power_law, samples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dit_lab.sweeps.ablation import Ablation
-from dit_lab.sweeps.compute_plot import MOST_LEVELS, against_compute, compute_varies
-from dit_lab.sweeps.drawing import (
+from dit_lab.report.analysis import Ablation
+from dit_lab.report.compute_plot import MOST_LEVELS, against_compute, compute_varies
+from dit_lab.report.drawing import (
     COLOURS,
     LINES,
     direction,
@@ -21,9 +21,9 @@ from dit_lab.sweeps.drawing import (
     svg,
     values_of,
 )
-from dit_lab.sweeps.evaluations_plot import against_evaluations, evaluations_vary
-from dit_lab.sweeps.grid import ENOUGH_SEEDS
-from dit_lab.sweeps.results import Configuration
+from dit_lab.report.evaluations_plot import against_evaluations, evaluations_vary
+from dit_lab.report.grid import ENOUGH_SEEDS
+from dit_lab.report.results import Configuration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.sweeps.ablation import Ablation
-from dit_lab.sweeps.results import Configuration
+from dit_lab.report.analysis import Ablation
+from dit_lab.report.results import Configuration
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

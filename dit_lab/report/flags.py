@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from dit_lab.sweeps.results import Configuration, Result
+from dit_lab.report.results import Configuration, Result
 
 MOST_NAMED = 6  # configurations in one sentence
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dit_lab.sweeps.ablation import Ablation
-from dit_lab.sweeps.drawing import (
+from dit_lab.report.analysis import Ablation
+from dit_lab.report.drawing import (
     COLOURS,
     LINES,
     MARKERS,
@@ -14,7 +14,7 @@ from dit_lab.sweeps.drawing import (
     new_figure,
     plain_powers,
 )
-from dit_lab.sweeps.results import Configuration
+from dit_lab.report.results import Configuration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
