@@ -24,8 +24,8 @@ import torch
 from scipy.special import logsumexp, ndtr, softmax
 from torch import Tensor
 
-from dit_lab.interpolants import Interpolant
-from dit_lab.types import Predict, Prediction
+from dit_lab.core.interpolants import Interpolant
+from dit_lab.core.types import Predict, Prediction
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -18,7 +18,7 @@ from dit_lab.lab.checks import check_data
 from dit_lab.lab.config import compose_train
 from dit_lab.lab.identity import identity, run_folder
 from dit_lab.lab.yaml_files import to_yaml
-from dit_lab.runs import RunFolder, digest, write_json
+from dit_lab.runs.folder import RunFolder, digest, write_json
 from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder, new_sweep
 
 HELD_OUT = "eval/two_sample_pixels_held_out_n360"

@@ -13,13 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dit_lab"
 
-GROUND = {
-    "types", "rng", "interpolants", "chain", "exported", "runs", "metrics_rows", "lease", "cost",
-    "scaling", "processes", "team", "cadence", "statistics", "source_code",
-}  # fmt: skip
+GROUND = {"core", "runs", "statistics"}
 MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tracking"}
 MAY_IMPORT = {
-    **{part: GROUND for part in GROUND | MIDDLE},
+    "core": set(),
+    "statistics": set(),
+    "runs": {"core"},
+    **{part: GROUND for part in MIDDLE},
     "evaluation": GROUND | {"samplers", "codecs"},
     "interop": GROUND | {"models", "objectives"},
     "report": GROUND | {"evaluation"},
@@ -44,8 +44,8 @@ FENCES = {
 
 SLOW = ("torch", "torchvision", "diffusers", "mlflow", "accelerate", "sklearn", "safetensors")
 TORCH_FREE = (
-    "exported.py", "runs.py", "source_code.py", "metrics_rows.py", "lease.py", "processes.py",
-    "cost.py", "scaling.py", "types.py",
+    "runs/exported.py", "runs/folder.py", "runs/source_code.py", "runs/metrics.py", "runs/lock.py",
+    "core/processes.py", "core/cost.py", "core/communication_cost.py", "core/types.py",
     "bench/__init__.py", "bench/figures.py", "bench/record.py", "bench/startup.py", "cli/bench.py",
     "cli/describe.py", "cli/doctor.py", "cli/ema.py", "cli/evaluate.py", "cli/experiments.py",
     "cli/export.py", "cli/importing.py", "cli/job.py", "cli/main.py",
@@ -60,9 +60,9 @@ TORCH_FREE = (
     "lab/doctor.py", "lab/extension.py", "lab/identity.py", "lab/initial.py", "lab/job.py",
     "lab/path_checks.py", "lab/report.py", "lab/report_runs.py", "lab/request.py",
     "lab/resources.py", "lab/sampling_checks.py", "lab/schema.py", "lab/search.py",
-    "lab/shapes.py", "lab/signature.py", "lab/sweep.py",
+    "core/shapes.py", "lab/signature.py", "lab/sweep.py",
     "lab/sweep_axes.py", "lab/sweep_plan.py", "lab/sweep_tracker.py",
-    "lab/trust.py", "lab/typed.py", "lab/workers.py",
+    "core/trust.py", "lab/typed.py", "lab/workers.py",
     "models/options.py", "objectives/options.py", "samplers/grid.py", "samplers/respacing.py",
     "report/analysis.py", "report/columns.py", "report/drawing.py", "report/evaluations_plot.py",
     "report/files.py", "report/flags.py", "report/grid.py", "report/metrics.py", "report/page.py",

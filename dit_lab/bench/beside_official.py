@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit_lab import rng
 from dit_lab.bench.device import Ticks
 from dit_lab.bench.figures import BLOCKS, Versus, in_turn
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.official import Official, as_it_runs, check_checkout
 from dit_lab.bench.sampling import Sampling
 from dit_lab.bench.training import Training, training_of
+from dit_lab.core import rng
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Batch, RequestError
 from dit_lab.evaluation.generate import CHUNK_IMAGES
 from dit_lab.lab import compose
 from dit_lab.lab.probes import fill
-from dit_lab.lab.shapes import Shapes
-from dit_lab.types import Batch, RequestError
 
 Config = Mapping[str, Any]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dit_lab.codecs.facts import IDENTITY
+from dit_lab.core.shapes import Shapes
 from dit_lab.lab.described import described_shapes
-from dit_lab.lab.shapes import Shapes
 
 IMAGES, DRAWN = 10_000, 64
 

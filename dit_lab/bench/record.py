@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.bench.figures import Turns
-from dit_lab.runs import read_json
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
+from dit_lab.runs.folder import read_json
 
 if TYPE_CHECKING:
     from dit_lab.bench.loading import Loading

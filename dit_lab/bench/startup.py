@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from dit_lab.bench.record import FIRST_STEP, IMPORT
-from dit_lab.metrics_rows import read_metrics
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
+from dit_lab.runs.metrics import read_metrics
 
 ONLY_ONE = [
     "training.total_steps=1", "training.log_every_steps=1", "evaluation.num_images=0",

@@ -16,16 +16,16 @@ from torch import Tensor
 from dit_lab.bench.device import Products, Ticks, settle
 from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
 from dit_lab.bench.parts import Stopwatch, watched
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Hook
 from dit_lab.lab import compose
 from dit_lab.lab.compute import model_cost
 from dit_lab.lab.learning import learning, train_steps
-from dit_lab.lab.shapes import Shapes
 from dit_lab.tracking.spool import MetricsFile
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.loop import peak_memory_bytes
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
-from dit_lab.types import Hook
 
 Config = Mapping[str, Any]
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.bench.figures import Ratio, Spread, Turns
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     )
     _print(found)
     if args.json:
-        from dit_lab.runs import write_json
+        from dit_lab.runs.folder import write_json
 
         write_json(args.json, found.to_json())
         print(f"written: {args.json}")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dit_lab.core.types import DataFacts
     from dit_lab.data.image_check import Report
-    from dit_lab.types import DataFacts
 
 SHOWS_CHOICES = False
 SHOWN = 10  # paths of each kind
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from dit_lab.lab.check_images import check_images  # torch: seconds
-    from dit_lab.runs import write_json
+    from dit_lab.runs.folder import write_json
     from dit_lab.training.stop import StopSignal
 
     total = facts.train_images + facts.validation_images

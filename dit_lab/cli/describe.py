@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
 
 if TYPE_CHECKING:
-    from dit_lab.cost import Cost
-    from dit_lab.lab.shapes import Shapes
-    from dit_lab.types import DataFacts
+    from dit_lab.core.cost import Cost
+    from dit_lab.core.shapes import Shapes
+    from dit_lab.core.types import DataFacts
 
 SHOWS_CHOICES = True
 SHOWN_CLASSES = 10
@@ -187,8 +187,8 @@ def _cost(config: Mapping[str, Any], shapes: Shapes) -> Cost:
 
 
 def _memory_rows(config: dict[str, Any], size: Cost, devices: int) -> list[tuple[str, str]]:
+    from dit_lab.core.communication_cost import traffic
     from dit_lab.lab.compute import device_memory, in_bf16
-    from dit_lab.scaling import traffic
 
     training = config["training"]
     parts = training["accumulation"] * devices

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.config import root_option
     from dit_lab.lab.doctor import examine
     from dit_lab.lab.sweep import close_stale
-    from dit_lab.runs import FINISHED
+    from dit_lab.runs.folder import FINISHED
     from dit_lab.sweeps.manifest import all_sweeps
 
     unknown = [text for text in args.overrides if not text.startswith("paths.root=")]

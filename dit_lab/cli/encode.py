@@ -17,10 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.types import RequestError, StopRequested
+from dit_lab.core.types import RequestError, StopRequested
 
 if TYPE_CHECKING:
-    from dit_lab.types import DataFacts
+    from dit_lab.core.types import DataFacts
 
 SHOWS_CHOICES = True
 
@@ -79,9 +79,9 @@ def encode(config: dict[str, Any], facts: DataFacts) -> int:
 
 def _encode_together(config: dict[str, Any]) -> int:
     """Encode in `num_processes` processes of this machine; the exit code of the first to fail."""
+    from dit_lab.core.processes import threads_each
     from dit_lab.lab.workers import run_together
-    from dit_lab.processes import threads_each
-    from dit_lab.runs import write_json
+    from dit_lab.runs.folder import write_json
     from dit_lab.training.stop import StopSignal
 
     count = config["num_processes"]

@@ -14,9 +14,9 @@ from dit_lab.cli.main import answered, end
 def run(folder: Path) -> int:
     """Encode what nobody else encodes; the exit code."""
     from dit_lab.cli.encode import encode
+    from dit_lab.core.processes import end_with_the_parent
     from dit_lab.lab.data_checks import read_facts
-    from dit_lab.processes import end_with_the_parent
-    from dit_lab.runs import read_json
+    from dit_lab.runs.folder import read_json
 
     end_with_the_parent()
     config = read_json(folder / "task.json")

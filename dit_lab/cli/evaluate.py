@@ -19,12 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.evaluation.card import Evaluation
     from dit_lab.lab.trained import Trained
-    from dit_lab.runs import RunFolder
+    from dit_lab.runs.folder import RunFolder
 
 SHOWS_CHOICES = False
 
@@ -217,7 +217,7 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
 def _track(config: Mapping[str, Any], trained: Trained, evaluation: Evaluation, path: Path) -> None:
     """Add the numbers to the run's MLflow page; where that fails, say so and go on."""
     from dit_lab.lab.evaluate import tracked_metrics
-    from dit_lab.runs import read_json
+    from dit_lab.runs.folder import read_json
     from dit_lab.tracking.late import log_late
 
     run_id = read_json(trained.folder.status).get("tracking_run_id")

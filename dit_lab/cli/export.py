@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
 
 ENDINGS = {
     "safetensors": (".safetensors",),
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.runs import find_run
+    from dit_lab.runs.folder import find_run
     from dit_lab.tracking.mlflow_store import check_uri, shown
 
     out = args.out.expanduser().absolute()

@@ -15,8 +15,8 @@ from dit_lab.cli.main import answered, end
 def run(folder: Path) -> int:
     """Train what FOLDER/config.json describes, and measure it as that asks; the exit code."""
     from dit_lab.cli.train import work
+    from dit_lab.core.processes import end_with_the_parent
     from dit_lab.lab.job import measure, read_task
-    from dit_lab.processes import end_with_the_parent
     from dit_lab.training.stop import StopSignal
 
     end_with_the_parent()

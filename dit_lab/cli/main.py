@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from dit_lab.core.processes import keep_freed_memory
+from dit_lab.core.types import RequestError, StopRequested
 from dit_lab.lab import resources
-from dit_lab.processes import keep_freed_memory
-from dit_lab.types import RequestError, StopRequested
 
 VERBS = {
     "train": "train a model, or go on with the same command; -m: many of them",

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.types import RequestError, StopRequested
+from dit_lab.core.types import RequestError, StopRequested
 
 if TYPE_CHECKING:
-    from dit_lab.lab.shapes import Shapes
+    from dit_lab.core.shapes import Shapes
 
 SHOWS_CHOICES = False
 
@@ -125,7 +125,7 @@ def _measure(wanted: str, root: Path, drawing: Mapping[str, Any], training: Conf
     from dit_lab.lab.identity import run_folder
     from dit_lab.lab.reflow import PATHS, straightness
     from dit_lab.lab.trained import load
-    from dit_lab.runs import read_json, write_json
+    from dit_lab.runs.folder import read_json, write_json
     from dit_lab.training.stop import StopSignal
 
     folder, found = run_folder(training), {}

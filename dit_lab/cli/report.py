@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.report.analysis import Ablation
-    from dit_lab.runs import RunFolder
+    from dit_lab.runs.folder import RunFolder
 
 OPTIONS = (
     "runs",
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.report import report_on, report_on_sweep
     from dit_lab.lab.report_runs import runs_of_folders, runs_of_sweeps
-    from dit_lab.runs import digest
+    from dit_lab.runs.folder import digest
     from dit_lab.sweeps.manifest import find_sweep
 
     sweeps = [text for text in args.given if text.partition("=")[0] not in OPTIONS]
@@ -83,7 +83,7 @@ def _baseline(options: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def _folders(options: Mapping[str, str], root: Path) -> list[RunFolder]:
-    from dit_lab.runs import RunFolder, find_run
+    from dit_lab.runs.folder import RunFolder, find_run
     from dit_lab.tracking.late import find_folders
 
     if "runs" in options:

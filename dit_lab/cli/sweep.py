@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.lab.sweep_plan import Plan
@@ -67,7 +67,7 @@ def start(args: argparse.Namespace) -> int:
         return 0
 
     from dit_lab.lab.sweep import take_up
-    from dit_lab.runs import FINISHED
+    from dit_lab.runs.folder import FINISHED
 
     folder = take_up(plan)
     manifest = folder.read()
@@ -94,7 +94,7 @@ def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
     from statistics import fmean
 
     from dit_lab.lab.compute import Pace, sweep_seconds
-    from dit_lab.runs import FINISHED
+    from dit_lab.runs.folder import FINISHED
     from dit_lab.sweeps.slots import make_slots
     from dit_lab.tracking.console import duration
 
@@ -118,7 +118,7 @@ def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
 
 def _resume(folder: SweepFolder, only: Sequence[str]) -> int:
     from dit_lab.lab.sweep import ONLY, check_unchanged
-    from dit_lab.runs import FINISHED
+    from dit_lab.runs.folder import FINISHED
 
     if wrong := [name for name in only if name not in ONLY]:
         raise RequestError(f"--only {wrong[0]}: expected {' or '.join(ONLY)}, or both with a comma")
@@ -134,7 +134,7 @@ def _run(folder: SweepFolder, **how: Any) -> int:
     from dit_lab.cli.sweep_table import print_status, watching
     from dit_lab.lab.search import best_job
     from dit_lab.lab.sweep import run_sweep
-    from dit_lab.runs import FINISHED, KILLED
+    from dit_lab.runs.folder import FINISHED, KILLED
     from dit_lab.training.stop import StopSignal
 
     with StopSignal() as stop, watching(folder) as watcher:

@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dit_lab.metrics_rows import last_metrics
-from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json
+from dit_lab.runs.metrics import last_metrics
 from dit_lab.sweeps.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.tracking.console import duration
 

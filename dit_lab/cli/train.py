@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.types import RequestError, StopRequested
+from dit_lab.core.types import RequestError, StopRequested
 
 if TYPE_CHECKING:
-    from dit_lab.runs import RunFolder
+    from dit_lab.runs.folder import RunFolder
 
 SHOWS_CHOICES = True
 
@@ -71,7 +71,7 @@ def work(
     from dit_lab.lab.initial import check_initial
     from dit_lab.lab.path_checks import check_root
     from dit_lab.lab.workers import on_workers, starts_workers
-    from dit_lab.runs import FINISHED, read_json
+    from dit_lab.runs.folder import FINISHED, read_json
 
     config = with_processes(config)
     check_settings(config)
@@ -143,8 +143,8 @@ def show_results(folder: RunFolder) -> None:
     from dit_lab.evaluation.card import last_evaluation
     from dit_lab.evaluation.table import is_row_key
     from dit_lab.lab.yaml_files import read_yaml
-    from dit_lab.metrics_rows import read_metrics
-    from dit_lab.runs import read_json
+    from dit_lab.runs.folder import read_json
+    from dit_lab.runs.metrics import read_metrics
 
     status, config = read_json(folder.status), read_yaml(folder.config)
     speeds = [

@@ -15,8 +15,8 @@ from dit_lab.cli.main import answered, end
 
 def run(folder: Path) -> int:
     """Do what FOLDER/task.json describes; the exit code."""
-    from dit_lab.processes import end_with_the_parent
-    from dit_lab.runs import read_json
+    from dit_lab.core.processes import end_with_the_parent
+    from dit_lab.runs.folder import read_json
 
     end_with_the_parent()
     task = read_json(folder / "task.json")

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from dit_lab.types import Codec
+from dit_lab.core.types import Codec
 
 
 class Cached:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.types import DataFacts, RequestError
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.image_facts import image_folder_facts, labelled_list_facts
 from dit_lab.data.latent_facts import latents_facts, read_manifest
 from dit_lab.data.torchvision_facts import cifar10_facts, fashion_mnist_facts, mnist_facts
-from dit_lab.types import DataFacts, RequestError
 
 LATENTS = "dit_lab.data.latents.Latents"
 
@@ -41,13 +41,13 @@ def dataset_facts(
     if own_facts is None:
         raise RequestError(
             f"dataset {target}: has no facts; add a static method `facts(**options)` "
-            "that returns dit_lab.types.DataFacts"
+            "that returns dit_lab.core.types.DataFacts"
         )
     facts = own_facts(**accepted(own_facts, options))
     if not isinstance(facts, DataFacts):
         raise RequestError(
             f"dataset {target}: facts() returned {type(facts).__name__}; "
-            "return dit_lab.types.DataFacts"
+            "return dit_lab.core.types.DataFacts"
         )
     return facts
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from dit_lab.core.types import RequestError
 from dit_lab.data.images import Transform
-from dit_lab.types import RequestError
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dit_lab.core.types import QUICKSTART, DataFacts, RequestError
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.folder_listing import digest, read_folder
-from dit_lab.types import QUICKSTART, DataFacts, RequestError
 
 ImageSize = int | Sequence[int]
 """Pixels of a square's side, or [height, width]."""

@@ -15,11 +15,11 @@ from typing import Literal
 
 import torch
 
+from dit_lab.core.types import RequestError
 from dit_lab.data.image_facts import ImageSize, labelled_list_facts
 from dit_lab.data.image_files import ImageFiles, OnBadImage
 from dit_lab.data.images import Transform
 from dit_lab.data.list_file import IMAGES_FOLDER, TRAIN_LIST, VALIDATION_LIST, read_list
-from dit_lab.types import RequestError
 
 
 class LabelledList(ImageFiles):

@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.types import DataFacts, RequestError
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.image_facts import given_folder
-from dit_lab.runs import read_json, write_json
-from dit_lab.types import DataFacts, RequestError
+from dit_lab.runs.folder import read_json, write_json
 
 FACTS = "latents.json"
 SPLITS = ("train", "validation")

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dit_lab.core.types import RequestError
 from dit_lab.data.image_facts import given_folder
 from dit_lab.data.images import is_flipped
 from dit_lab.data.latent_facts import Plan, check_size, read_manifest
-from dit_lab.types import RequestError
 
 OPEN_SHARDS = 512  # at once in each process; systems commonly allow 1,024 files
 

@@ -1,7 +1,7 @@
 """Pairs of noise and data that a trained model joined: what `dit-lab reflow` trains on.
 
 Data is kept as the model saw it (latents, where there is a codec). Noise is not kept: noise i is a
-function of the seed, see `rng.py`.
+function of the seed, see `core/rng.py`.
 
 Shapes: N pairs, C channels, H x W pixels or latent cells.
 """
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dit_lab import rng
+from dit_lab.core import rng
 from dit_lab.data.pair_facts import SHARD_PAIRS, read_pair_facts, shard
 
 

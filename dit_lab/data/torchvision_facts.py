@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dit_lab.core.types import DataFacts, RequestError
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.image_facts import given_folder
-from dit_lab.types import DataFacts, RequestError
 
 if TYPE_CHECKING:
     import numpy as np

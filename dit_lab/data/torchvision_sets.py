@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dit_lab.core.types import RequestError
 from dit_lab.data.image_facts import given_folder
 from dit_lab.data.images import Transform, to_pixels
 from dit_lab.data.torchvision_facts import IDX_FILES, idx_facts, idx_file, idx_values
-from dit_lab.types import RequestError
 
 
 class ImagesInMemory:

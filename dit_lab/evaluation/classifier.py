@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dit_lab import rng
+from dit_lab.core import rng
+from dit_lab.core.types import DataFacts, Dataset
 from dit_lab.evaluation.features import IMAGES_AT_ONCE, Features, Probabilities, pooled_size
 from dit_lab.evaluation.images import to_uint8
-from dit_lab.runs import digest, written_at
-from dit_lab.types import DataFacts, Dataset
+from dit_lab.runs.folder import digest, written_at
 
 WIDTHS = (32, 64)  # channels, at half and a quarter of the size
 NUM_FEATURES = 64

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from dit_lab.evaluation.card import Card
-from dit_lab.runs import flatten
+from dit_lab.runs.folder import flatten
 
 
 class Effect(Enum):

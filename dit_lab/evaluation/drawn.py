@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dit_lab.evaluation.reference import ImageSet
-from dit_lab.runs import written_at
+from dit_lab.runs.folder import written_at
 
 
 class DrawnImages:

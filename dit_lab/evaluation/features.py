@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from dit_lab.runs import digest, written_at
+from dit_lab.runs.folder import digest, written_at
 
 MAX_SIDE_PIXELS = 32  # larger images are averaged down: trees and neighbours see shape, not noise
 IMAGES_AT_ONCE = 256  # as floats; ten thousand large images would not fit

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit_lab.core.types import RequestError
 from dit_lab.evaluation.dinov2 import VisionTransformer
 from dit_lab.evaluation.features import Features, Probabilities
-from dit_lab.types import RequestError
 
 IMAGES_AT_ONCE = 64  # torch-fidelity's own number; of 299 x 299 pixels, with what is between layers
 

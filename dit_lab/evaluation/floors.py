@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from dit_lab.evaluation.features import Features
-from dit_lab.runs import digest, read_json, write_json
-from dit_lab.source_code import code_files
+from dit_lab.runs.folder import digest, read_json, write_json
+from dit_lab.runs.source_code import code_files
 
 Measure = Callable[[Features, Features], float]
 """(samples (N, D), real images (N, D)) -> the metric."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dit_lab import rng
+from dit_lab.core import rng
+from dit_lab.core.team import ALONE, shared_out
+from dit_lab.core.types import Codec, LabelledCall, Objective, Predict, Prediction, Sampler, Team
 from dit_lab.evaluation.images import to_uint8
 from dit_lab.samplers.guidance import Guidance, predictor
-from dit_lab.team import ALONE, shared_out
-from dit_lab.types import Codec, LabelledCall, Objective, Predict, Prediction, Sampler, Team
 
 CHUNK_IMAGES = 32
 

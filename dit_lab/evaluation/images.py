@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dit_lab.runs import written_at
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
+from dit_lab.runs.folder import written_at
 
 PICTURE_CHANNELS = (1, 3)  # what a PNG can show
 MIN_CELL_PIXELS = 32  # smaller images are enlarged in a grid, by whole pixels

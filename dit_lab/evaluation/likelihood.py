@@ -22,13 +22,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dit_lab import rng
+from dit_lab.core import rng
+from dit_lab.core.interpolants import Interpolant
+from dit_lab.core.team import ALONE, shared_out
+from dit_lab.core.types import Dataset, LabelledCall, Objective, Predict, Team
 from dit_lab.evaluation.table import Row
-from dit_lab.interpolants import Interpolant
 from dit_lab.samplers.guidance import Guidance, predictor
 from dit_lab.samplers.ode import velocity_of
-from dit_lab.team import ALONE, shared_out
-from dit_lab.types import Dataset, LabelledCall, Objective, Predict, Team
 
 EXACT_DIMENSIONS = 16  # up to here the divergence is summed exactly, else estimated
 TOLERANCE = 1e-5

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dit_lab.core.types import RequestError
 from dit_lab.evaluation.features import Features
 from dit_lab.evaluation.frechet import Moments, distance_of_factors, moments
 from dit_lab.evaluation.inception_score import inception_score
@@ -24,7 +25,6 @@ from dit_lab.evaluation.quality import Seen, Task, Yardstick
 from dit_lab.evaluation.statistics import factored, read_statistics
 from dit_lab.evaluation.table import Row
 from dit_lab.evaluation.two_sample import two_sample_accuracy
-from dit_lab.types import RequestError
 
 NEAR_COPY_SHARE = 0.01  # of held-out images that pass for near copies, by definition
 OFFICIAL = {("fd", "inception"): "fid", ("fd", "dinov2"): "fdd", ("kd", "inception"): "kid"}

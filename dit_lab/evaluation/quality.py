@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dit_lab import rng
+from dit_lab.core import rng
 from dit_lab.evaluation.features import Extractor, FeatureCache, Features, Probabilities
 from dit_lab.evaluation.floors import Floors, Measure, mean_and_deviation
 from dit_lab.evaluation.frechet import Moments

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dit_lab.core.types import Dataset
 from dit_lab.evaluation.images import to_uint8
-from dit_lab.types import Dataset
 
 FETCH_IMAGES = 256
 

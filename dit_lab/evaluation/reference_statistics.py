@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from dit_lab.core.types import Dataset
 from dit_lab.evaluation.features import IMAGES_AT_ONCE, Extractor, Features
 from dit_lab.evaluation.images import to_uint8
 from dit_lab.evaluation.statistics import Statistics, read_statistics, write_statistics
-from dit_lab.runs import digest, write_json
-from dit_lab.types import Dataset
+from dit_lab.runs.folder import digest, write_json
 
 
 def kept_statistics(

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from dit_lab.cadence import is_due
+from dit_lab.core.cadence import is_due
+from dit_lab.core.types import EvaluationResult, LabelledCall
 from dit_lab.evaluation.card import Card, Evaluation
 from dit_lab.evaluation.drawn import DrawnImages
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator, Passes
@@ -16,8 +17,7 @@ from dit_lab.evaluation.likelihood import Likelihood
 from dit_lab.evaluation.quality import Metric, Yardstick
 from dit_lab.evaluation.reference import ImageSet
 from dit_lab.evaluation.table import Row, over_seeds
-from dit_lab.runs import digest
-from dit_lab.types import EvaluationResult, LabelledCall
+from dit_lab.runs.folder import digest
 
 GROUP_IMAGES = 256  # are kept at once: a stop loses no more
 

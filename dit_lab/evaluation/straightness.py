@@ -10,10 +10,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dit_lab.interpolants import Interpolant
+from dit_lab.core.interpolants import Interpolant
+from dit_lab.core.types import Predict
 from dit_lab.samplers.grid import TimeGrid
 from dit_lab.samplers.ode import velocity_of
-from dit_lab.types import Predict
 
 STEPS = 100
 

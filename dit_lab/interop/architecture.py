@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit_lab.cost import mlp_width
+from dit_lab.core.cost import mlp_width
+from dit_lab.core.types import RequestError
 from dit_lab.models.dit import DiT
 from dit_lab.models.embeddings import sincos_positions
-from dit_lab.types import RequestError
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit_lab.core.types import Objective, RequestError
 from dit_lab.interop.adapter import Adapter
 from dit_lab.interop.architecture import DROPOUT, Architecture, Shape, Shapes, positions
 from dit_lab.interop.files import INDEX, Tensors, WeightsFile, open_weights
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow import FlowObjective
-from dit_lab.types import Objective, RequestError
 
 CONFIG = "config.json"
 CLASS = "DiTTransformer2DModel"

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dit_lab.core.types import RequestError
 from dit_lab.interop.adapter import Adapter
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, is_folder, open_folder
 from dit_lab.interop.files import WeightsFile, open_weights
 from dit_lab.interop.lightning import MARKS, LightningDiTFormat, section
 from dit_lab.interop.official import PROJECTORS, DiTFormat, REPAFormat, SiTFormat
-from dit_lab.types import RequestError
 
 FORMATS: Mapping[str, Adapter] = {
     adapter.name: adapter

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from dit_lab.core.types import RequestError
 from dit_lab.interop.architecture import (
     ADDED,
     Architecture,
@@ -24,7 +25,6 @@ from dit_lab.interop.architecture import (
 from dit_lab.interop.files import Tensors, WeightsFile
 from dit_lab.interop.official import SiTFormat
 from dit_lab.models.embeddings import RotaryPositions
-from dit_lab.types import RequestError
 
 COS, SIN = "feat_rope.freqs_cos", "feat_rope.freqs_sin"
 MARKS = {COS, *ADDED}

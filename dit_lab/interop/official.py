@@ -13,15 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dit_lab.chain import DiscreteDiffusion, make_betas
+from dit_lab.core.discrete_diffusion import DiscreteDiffusion, make_betas
+from dit_lab.core.interpolants import Linear, Trigonometric, VariancePreserving
+from dit_lab.core.types import Objective, RequestError
 from dit_lab.interop.adapter import Adapter
 from dit_lab.interop.architecture import Architecture
 from dit_lab.interop.files import Tensors, WeightsFile
-from dit_lab.interpolants import Linear, Trigonometric, VariancePreserving
 from dit_lab.models.embeddings import TimeEmbedding
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow import FlowObjective
-from dit_lab.types import Objective, RequestError
 
 PROJECTORS = "projectors."
 OUTPUT_WEIGHT, OUTPUT_BIAS = "final_layer.linear.weight", "final_layer.linear.bias"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.runs import RunFolder, step_of
+from dit_lab.core.types import RequestError
+from dit_lab.runs.folder import RunFolder, step_of
 from dit_lab.training.power import Profile, fit, gamma_of, is_width, name_of
-from dit_lab.types import RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,11 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.types import DataFacts, RequestError
 from dit_lab.data.image_check import Look, Report, look, report_on
 from dit_lab.data.image_files import ImageFiles
 from dit_lab.data.images import Transform
 from dit_lab.lab import compose
-from dit_lab.types import DataFacts, RequestError
 
 Config = Mapping[str, Any]
 

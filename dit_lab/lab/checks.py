@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import RequestError
 from dit_lab.lab.coupling_checks import check_coupled_data, check_coupling
 from dit_lab.lab.data_checks import check_declarations, check_images, options_of, read_facts
 from dit_lab.lab.distributed import AUTO, check_processes
 from dit_lab.lab.metric_checks import check_metrics
 from dit_lab.lab.precision_checks import check_float8
 from dit_lab.lab.sampling_checks import check_conditioning, check_sampling
-from dit_lab.lab.shapes import Shapes
 from dit_lab.tracking.mlflow_store import check_uri
 from dit_lab.training.power import is_width
-from dit_lab.types import RequestError
 
 Config = Mapping[str, Any]
 

@@ -12,23 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dit_lab import rng
 from dit_lab.codecs.cached import Cached
 from dit_lab.codecs.identity import Identity
-from dit_lab.data.facts import accepted, images_config
-from dit_lab.data.latents import Latents
-from dit_lab.data.order import SampleOrder
-from dit_lab.data.pairs import Pairs
-from dit_lab.evaluation.generate import Generator
-from dit_lab.lab.compute import in_bf16
-from dit_lab.lab.shapes import Shapes
-from dit_lab.lab.trust import load_component
-from dit_lab.samplers.guidance import Guidance
-from dit_lab.team import ALONE
-from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
-from dit_lab.training.optim import without_compiler
-from dit_lab.training.parallel import compile_blocks, for_sampling, with_weights
-from dit_lab.types import (
+from dit_lab.core import rng
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.team import ALONE
+from dit_lab.core.trust import load_component
+from dit_lab.core.types import (
     Batch,
     Codec,
     Dataset,
@@ -38,6 +28,16 @@ from dit_lab.types import (
     Sampler,
     Team,
 )
+from dit_lab.data.facts import accepted, images_config
+from dit_lab.data.latents import Latents
+from dit_lab.data.order import SampleOrder
+from dit_lab.data.pairs import Pairs
+from dit_lab.evaluation.generate import Generator
+from dit_lab.lab.compute import in_bf16
+from dit_lab.samplers.guidance import Guidance
+from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
+from dit_lab.training.optim import without_compiler
+from dit_lab.training.parallel import compile_blocks, for_sampling, with_weights
 
 Config = Mapping[str, Any]
 

@@ -12,14 +12,14 @@ from typing import Any
 from omegaconf.errors import OmegaConfBaseException
 
 from dit_lab.codecs.facts import HUB
-from dit_lab.exported import read_exported
+from dit_lab.core.trust import trusted_list
+from dit_lab.core.types import RequestError
 from dit_lab.lab import resources
 from dit_lab.lab.request import Chosen, Request, parse_override, plain, register
-from dit_lab.lab.trust import trusted_list
 from dit_lab.lab.typed import checked_types
 from dit_lab.lab.yaml_files import read_yaml
-from dit_lab.runs import RunFolder, find_run
-from dit_lab.types import RequestError
+from dit_lab.runs.exported import read_exported
+from dit_lab.runs.folder import RunFolder, find_run
 
 Config = dict[str, Any]
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.trust import load_component
+from dit_lab.core.types import DataFacts, RequestError
 from dit_lab.data.facts import LATENTS, dataset_facts, images_config
 from dit_lab.data.image_facts import sides
 from dit_lab.data.latent_facts import read_manifest
-from dit_lab.lab.shapes import Shapes
-from dit_lab.lab.trust import load_component
-from dit_lab.types import DataFacts, RequestError
 
 Config = Mapping[str, Any]
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.codecs.facts import AUTOENCODER, HUB, codec_facts
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import DataFacts
 from dit_lab.data.image_facts import sides
 from dit_lab.lab.checks import check_data, check_model
 from dit_lab.lab.config import Composer
 from dit_lab.lab.data_checks import UNKNOWN_DATA, options_of, read_facts
 from dit_lab.lab.identity import train_hash
 from dit_lab.lab.request import parse_override
-from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.sweep_axes import label_of, product, settings_of, sweep_overrides, values_of
-from dit_lab.runs import is_deciding
-from dit_lab.types import DataFacts
+from dit_lab.runs.folder import is_deciding
 
 Config = Mapping[str, Any]
 

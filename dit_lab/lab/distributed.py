@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from dit_lab.core.types import RequestError
 from dit_lab.sweeps.slots import gpus
-from dit_lab.types import RequestError
 
 Config = Mapping[str, Any]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dit_lab.core.types import RequestError
 from dit_lab.lab.yaml_files import read_yaml
-from dit_lab.lease import Lease, holder_of
-from dit_lab.runs import KILLED, RUNNING, RunFolder, all_runs, read_json, update_status
+from dit_lab.runs.folder import KILLED, RUNNING, RunFolder, all_runs, read_json, update_status
+from dit_lab.runs.lock import Lease, holder_of
 from dit_lab.tracking.late import settle
-from dit_lab.types import RequestError
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dit_lab.core.types import Codec, DataFacts, Dataset, RequestError
 from dit_lab.data.latent_facts import FACTS, SPLITS, Manifest, Plan, read_manifest
 from dit_lab.lab import compose
-from dit_lab.lease import Lease
-from dit_lab.runs import read_json, write_json
+from dit_lab.runs.folder import read_json, write_json
+from dit_lab.runs.lock import Lease
 from dit_lab.training.checkpoint_store import sync
 from dit_lab.training.loading import messages_of, read_ahead
-from dit_lab.types import Codec, DataFacts, Dataset, RequestError
 
 _log = logging.getLogger(__name__)
 

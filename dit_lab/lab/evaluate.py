@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.team import ALONE
+from dit_lab.core.types import Evaluator, RequestError, Team
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
 from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
 from dit_lab.evaluation.images import PICTURE_CHANNELS
@@ -22,11 +25,8 @@ from dit_lab.lab.evaluation_card import counts_compared, evaluation_card
 from dit_lab.lab.identity import difference, source_now
 from dit_lab.lab.measuring import Extractors, build_metrics, build_yardstick, load_reference
 from dit_lab.lab.metric_checks import cadences
-from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.trained import Trained, load_weak
-from dit_lab.runs import RunFolder
-from dit_lab.team import ALONE
-from dit_lab.types import Evaluator, RequestError, Team
+from dit_lab.runs.folder import RunFolder
 
 Config = Mapping[str, Any]
 

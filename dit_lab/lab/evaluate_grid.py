@@ -11,14 +11,14 @@ import torch
 from dit_lab.evaluation.card import Evaluation
 from dit_lab.evaluation.table import AIMED_AT
 from dit_lab.lab.evaluate import evaluate_run, tracked_metrics, with_data
-from dit_lab.lab.provenance import provenance
 from dit_lab.lab.report import report_on
 from dit_lab.lab.report_runs import Run
 from dit_lab.lab.sweep_axes import label_of
 from dit_lab.lab.trained import Trained, load
 from dit_lab.report.analysis import Ablation
 from dit_lab.report.metrics import LOSS, leading_metric
-from dit_lab.runs import FINISHED, RunFolder, digest, read_json
+from dit_lab.runs.folder import FINISHED, RunFolder, digest, read_json
+from dit_lab.runs.provenance import provenance
 from dit_lab.tracking.parent import PARENT_TAG, log_measured
 
 Config = Mapping[str, Any]

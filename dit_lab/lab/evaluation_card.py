@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.trust import source_files
 from dit_lab.evaluation.card import Card
 from dit_lab.evaluation.generate import CHUNK_IMAGES
 from dit_lab.evaluation.likelihood import EXACT_DIMENSIONS, TOLERANCE
@@ -16,12 +18,10 @@ from dit_lab.lab.compose import Parts
 from dit_lab.lab.compute import arithmetic
 from dit_lab.lab.measuring import Extractors
 from dit_lab.lab.metric_checks import asked
-from dit_lab.lab.provenance import device_name, versions
-from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.trained import Trained
-from dit_lab.lab.trust import source_files
-from dit_lab.runs import digest
-from dit_lab.source_code import EVALUATING_CODE, code_files
+from dit_lab.runs.folder import digest
+from dit_lab.runs.provenance import device_name, versions
+from dit_lab.runs.source_code import EVALUATING_CODE, code_files
 
 Config = Mapping[str, Any]
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import yaml
 
+from dit_lab.core.types import RequestError
 from dit_lab.lab.spread import tolerances
 from dit_lab.lab.yaml_files import read_yaml
-from dit_lab.runs import write_atomically
-from dit_lab.types import RequestError
+from dit_lab.runs.folder import write_atomically
 
 FILE = "expected.yaml"
 PARTS = ("recorded", "probes", "measured", "published")

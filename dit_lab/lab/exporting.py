@@ -15,21 +15,21 @@ import torch
 
 from dit_lab.codecs.facts import IDENTITY
 from dit_lab.codecs.loading import load_network, quiet
+from dit_lab.core.interpolants import Linear
+from dit_lab.core.types import Objective, RequestError
 from dit_lab.evaluation.images import PICTURE_CHANNELS
-from dit_lab.exported import HEADER_KEY
 from dit_lab.interop.architecture import DIT, Architecture, configured
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_config
 from dit_lab.interop.formats import FORMATS
-from dit_lab.interpolants import Linear
 from dit_lab.lab import compose
 from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import recorded, recorded_shapes
-from dit_lab.lab.provenance import versions
 from dit_lab.lab.trained import read_weights
-from dit_lab.runs import find_run, read_json, written_at
+from dit_lab.runs.exported import HEADER_KEY
+from dit_lab.runs.folder import find_run, read_json, written_at
+from dit_lab.runs.provenance import versions
 from dit_lab.tracking.model import register_model
 from dit_lab.training.tensor_files import save_whole
-from dit_lab.types import Objective, RequestError
 
 Config = Mapping[str, Any]
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.trust import load_component
+from dit_lab.core.types import RequestError
 from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import deciding, difference, is_forced, parent_run, recorded
-from dit_lab.lab.trust import load_component
-from dit_lab.metrics_rows import read_metrics, write_metrics
-from dit_lab.runs import RunFolder, newest_checkpoint, read_json, step_of
+from dit_lab.runs.folder import RunFolder, newest_checkpoint, read_json, step_of
+from dit_lab.runs.metrics import read_metrics, write_metrics
 from dit_lab.training.power import name_of
-from dit_lab.types import RequestError
 
 Config = Mapping[str, Any]
 

@@ -12,13 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.trust import source_files
+from dit_lab.core.types import DataFacts, RequestError
 from dit_lab.data.pair_facts import read_pair_facts
-from dit_lab.exported import read_exported
-from dit_lab.lab.shapes import Shapes
-from dit_lab.lab.trust import source_files
 from dit_lab.lab.yaml_files import read_yaml
-from dit_lab.lease import Lease
-from dit_lab.runs import (
+from dit_lab.runs.exported import read_exported
+from dit_lab.runs.folder import (
     RunFolder,
     digest,
     find_run,
@@ -28,8 +28,8 @@ from dit_lab.runs import (
     read_json,
     step_of,
 )
-from dit_lab.source_code import code_hash, deciding_code
-from dit_lab.types import DataFacts, RequestError
+from dit_lab.runs.lock import Lease
+from dit_lab.runs.source_code import code_hash, deciding_code
 
 Config = Mapping[str, Any]
 

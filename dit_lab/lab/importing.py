@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts, config_file
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import DataFacts, RequestError
 from dit_lab.data.image_facts import sides
-from dit_lab.exported import EXPORTED, header_of
 from dit_lab.interop.architecture import (
     DIT,
     Architecture,
@@ -31,10 +32,10 @@ from dit_lab.lab.config import compose_train
 from dit_lab.lab.data_checks import UNKNOWN_DATA, options_of, read_facts, refuse_other_images
 from dit_lab.lab.identity import UNKNOWN_CODEC, deciding, identity
 from dit_lab.lab.inferred import Told, as_overrides, corrected, inferred_keys, typed
-from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.trained import open_checkpoints
 from dit_lab.lab.yaml_files import to_yaml
-from dit_lab.runs import (
+from dit_lab.runs.exported import EXPORTED, header_of
+from dit_lab.runs.folder import (
     FINISHED,
     RunFolder,
     digest,
@@ -44,7 +45,6 @@ from dit_lab.runs import (
     written_at,
 )
 from dit_lab.training.checkpoint import hash_of
-from dit_lab.types import DataFacts, RequestError
 
 Config = dict[str, Any]
 

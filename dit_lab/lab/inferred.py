@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.types import RequestError
 from dit_lab.interop.architecture import Architecture
 from dit_lab.interop.formats import Foreign
 from dit_lab.lab import resources
 from dit_lab.lab.yaml_files import read_recipe
-from dit_lab.types import RequestError
 
 FACTOR = {4: 8, 16: 8, 32: 16}
 """Channels of latents -> how much smaller they are than images, of the autoencoders in use."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.lab.yaml_files import read_yaml
-from dit_lab.lease import Holder, read_holder
-from dit_lab.runs import RunFolder, read_json, write_json
+from dit_lab.runs.folder import RunFolder, read_json, write_json
+from dit_lab.runs.lock import Holder, read_holder
 from dit_lab.sweeps.manifest import Job, SweepFolder
 from dit_lab.tracking.mlflow_store import is_local
 from dit_lab.tracking.parent import PARENT_TAG, adopt, log_measured

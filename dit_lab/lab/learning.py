@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dit_lab.core.types import Hook
 from dit_lab.lab import compose
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.initial import begin_with
@@ -17,7 +18,6 @@ from dit_lab.training.float8 import multiplies_float8
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.together import Together
-from dit_lab.types import Hook
 
 Config = Mapping[str, Any]
 

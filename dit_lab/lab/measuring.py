@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.trust import load_component
 from dit_lab.data.facts import images_config
 from dit_lab.evaluation.classifier import classifier_fingerprint, trained_classifier
 from dit_lab.evaluation.features import Extractor, Pixels, pooled_size
@@ -19,7 +20,6 @@ from dit_lab.evaluation.statistics import factored
 from dit_lab.lab import compose
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.metric_checks import asked, extractors_of
-from dit_lab.lab.trust import load_component
 
 Config = Mapping[str, Any]
 

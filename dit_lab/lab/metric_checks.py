@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dit_lab.core.types import DataFacts, RequestError
 from dit_lab.lab.component_options import Extractor
-from dit_lab.types import DataFacts, RequestError
 
 Config = Mapping[str, Any]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from dit_lab.core.types import DataFacts
 from dit_lab.data.order import SampleOrder
 from dit_lab.evaluation.images import grid_columns, to_uint8, write_grid
 from dit_lab.lab import compose
-from dit_lab.types import DataFacts
 
 IMAGES = 64
 

@@ -17,18 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dit_lab import rng
+from dit_lab.core import rng
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Batch, Hook
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Passes
 from dit_lab.lab import compose
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.learning import averages, learning, train_steps
-from dit_lab.lab.provenance import device_name, versions
-from dit_lab.lab.shapes import Shapes
+from dit_lab.runs.provenance import device_name, versions
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.parallel import whole_of
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
-from dit_lab.types import Batch, Hook
 
 Config = Mapping[str, Any]
 

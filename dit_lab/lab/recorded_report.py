@@ -14,7 +14,7 @@ from dit_lab.lab.report import report_on
 from dit_lab.lab.report_runs import Run, configuration
 from dit_lab.lab.sweep_axes import label_of
 from dit_lab.report.drawing import png
-from dit_lab.runs import is_deciding
+from dit_lab.runs.folder import is_deciding
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

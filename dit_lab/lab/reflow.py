@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from dit_lab import rng
+from dit_lab.core import rng
+from dit_lab.core.types import LabelledCall
 from dit_lab.data.pair_facts import FACTS, SHARD_PAIRS, PairFacts, shard
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator
 from dit_lab.evaluation.straightness import bend
 from dit_lab.lab import compose
 from dit_lab.lab.compute import arithmetic
 from dit_lab.lab.trained import Trained, load_weak
-from dit_lab.lease import Lease
-from dit_lab.types import LabelledCall
+from dit_lab.runs.lock import Lease
 
 Config = Mapping[str, Any]
 

@@ -19,7 +19,7 @@ from dit_lab.report.metrics import (
     smallest_draw,
 )
 from dit_lab.report.results import Expectation, Question, Result
-from dit_lab.runs import RunFolder
+from dit_lab.runs.folder import RunFolder
 from dit_lab.sweeps.manifest import SweepFolder
 from dit_lab.tracking.parent import log_report
 

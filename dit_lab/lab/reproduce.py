@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.trust import source_files
 from dit_lab.lab import resources
 from dit_lab.lab.expected import (
     ONE,
@@ -22,12 +24,10 @@ from dit_lab.lab.expected import (
 from dit_lab.lab.identity import train_hash
 from dit_lab.lab.path_checks import check_root
 from dit_lab.lab.report_runs import Run, measured, without_seeds
-from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.sweep_axes import label_of, product, settings_of, sweep_overrides
 from dit_lab.lab.sweep_plan import compose_jobs
-from dit_lab.lab.trust import source_files
-from dit_lab.runs import digest
-from dit_lab.source_code import EVALUATING_CODE, code_files
+from dit_lab.runs.folder import digest
+from dit_lab.runs.source_code import EVALUATING_CODE, code_files
 
 Config = Mapping[str, Any]
 

@@ -22,14 +22,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from dit_lab.core.trust import load_component, trusted_list
+from dit_lab.core.types import RequestError
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import samplers_for
 from dit_lab.lab.components import COMPONENT_GROUPS, LISTS
-from dit_lab.lab.trust import load_component, trusted_list
 from dit_lab.lab.typed import no_target, to_plain, unknown_key
 from dit_lab.lab.yaml_files import load_recipe, yaml_trouble
-from dit_lab.runs import flatten
-from dit_lab.types import RequestError
+from dit_lab.runs.folder import flatten
 
 
 def parse_override(text: str) -> Override:

@@ -11,10 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dit_lab.lease import Lease
-from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json, update_status
+from dit_lab.core.types import Hook, RequestError, StopRequested
+from dit_lab.runs.folder import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    RUNNING,
+    RunFolder,
+    read_json,
+    update_status,
+)
+from dit_lab.runs.lock import Lease
 from dit_lab.tracking.mlflow_run import MlflowRun
-from dit_lab.types import Hook, RequestError, StopRequested
 
 log = logging.getLogger("dit_lab")
 

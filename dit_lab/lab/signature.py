@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, Optional, Union
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dit_lab.core.types import RequestError
 from dit_lab.lab.component_options import Component, Dataset, Metric
 from dit_lab.lab.components import GIVEN_IN_CODE
-from dit_lab.types import RequestError
 
 # Types are put together here at run time, which Optional[...] and Union[...] are for.
 # ruff: noqa: UP007, UP045

@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.types import RequestError
 from dit_lab.lab.doctor import close_run
 from dit_lab.lab.identity import run_folder, set_aside
 from dit_lab.lab.search import next_jobs, recompose
 from dit_lab.lab.sweep_plan import Plan, plan_sweep
 from dit_lab.lab.sweep_tracker import tell_end, tell_late, tell_start
-from dit_lab.lease import Lease, holder_of
 from dit_lab.report.sentences import answer
-from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, digest, flatten, read_json
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, digest, flatten, read_json
+from dit_lab.runs.lock import Lease, holder_of
 from dit_lab.sweeps.elsewhere import HydraLauncher
 from dit_lab.sweeps.launcher import Launcher, Watcher
 from dit_lab.sweeps.manifest import PENDING, Manifest, SweepFolder, all_sweeps, new_sweep
 from dit_lab.sweeps.slots import make_slots
-from dit_lab.types import RequestError
 
 ONLY = {"failed": (FAILED,), "missing": (PENDING, RUNNING, KILLED)}
 """What `--only` may name, and the statuses that it stands for."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, ValueType
 
+from dit_lab.core.types import RequestError
 from dit_lab.lab import resources
 from dit_lab.lab.request import parse_override
 from dit_lab.lab.yaml_files import read_recipe
 from dit_lab.sweeps.search import Span
-from dit_lab.types import RequestError
 
 ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume", "trusted_modules")
 """What a sweep has once, and no axis can be."""

@@ -10,13 +10,14 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import RequestError
 from dit_lab.lab import resources
 from dit_lab.lab.checks import check_data, check_settings
 from dit_lab.lab.config import Composer, option
 from dit_lab.lab.identity import deciding, identity, recorded_so_far, refuse_foreign, run_folder
 from dit_lab.lab.initial import check_initial
 from dit_lab.lab.path_checks import check_root
-from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.sweep_axes import (
     SEARCH,
     axes_of,
@@ -29,10 +30,9 @@ from dit_lab.lab.sweep_axes import (
 )
 from dit_lab.lab.yaml_files import read_recipe
 from dit_lab.report.metrics import LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
-from dit_lab.runs import digest
+from dit_lab.runs.folder import digest
 from dit_lab.sweeps.manifest import Job, Manifest
 from dit_lab.sweeps.slots import make_slots
-from dit_lab.types import RequestError
 
 Config = dict[str, Any]
 

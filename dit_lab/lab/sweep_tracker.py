@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dit_lab.core.types import RequestError
 from dit_lab.lab.doctor import close_run
 from dit_lab.lab.job import read_task, track
-from dit_lab.runs import FINISHED, read_json, write_json
+from dit_lab.runs.folder import FINISHED, read_json, write_json
 from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder
 from dit_lab.tracking.parent import close_parent, has_ended, log_report, open_parent
-from dit_lab.types import RequestError
 
 
 def tell_start(folder: SweepFolder, manifest: Manifest) -> str:

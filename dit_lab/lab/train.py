@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.team import ALONE
+from dit_lab.core.types import Hook, RequestError
 from dit_lab.lab import compose
 from dit_lab.lab.averages import open_averages
 from dit_lab.lab.compose import Parts
@@ -20,14 +23,19 @@ from dit_lab.lab.identity import (
     set_aside,
 )
 from dit_lab.lab.learning import learning, loop_settings
-from dit_lab.lab.provenance import provenance
 from dit_lab.lab.session import StatusFile, log, tell_end, told_how_it_ends, writing_to
-from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.trained import open_checkpoints
 from dit_lab.lab.yaml_files import to_yaml
-from dit_lab.metrics_rows import trim_metrics
-from dit_lab.runs import FAILED, RunFolder, read_json, update_status, write_atomically, write_json
-from dit_lab.team import ALONE
+from dit_lab.runs.folder import (
+    FAILED,
+    RunFolder,
+    read_json,
+    update_status,
+    write_atomically,
+    write_json,
+)
+from dit_lab.runs.metrics import trim_metrics
+from dit_lab.runs.provenance import provenance
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.tracking.parent import job_name
 from dit_lab.tracking.spool import MetricsFile
@@ -40,7 +48,6 @@ from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
 from dit_lab.training.watchdog import Watchdog
-from dit_lab.types import Hook, RequestError
 
 Config = Mapping[str, Any]
 

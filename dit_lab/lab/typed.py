@@ -13,13 +13,13 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from dit_lab.core.trust import load_component, refuse_untrusted
+from dit_lab.core.types import RequestError
 from dit_lab.lab.component_options import Component
 from dit_lab.lab.components import COMPONENT_GROUPS, COMPONENTS, LISTS
 from dit_lab.lab.schema import ROOTS
 from dit_lab.lab.signature import component_schema
-from dit_lab.lab.trust import load_component, refuse_untrusted
-from dit_lab.runs import flatten
-from dit_lab.types import RequestError
+from dit_lab.runs.folder import flatten
 
 
 def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dit_lab.processes import Child, threads_each
+from dit_lab.core.processes import Child, threads_each
+from dit_lab.core.types import RequestError
 from dit_lab.training.stop import StopSignal
-from dit_lab.types import RequestError
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0  # for the others to end by themselves once one has failed

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from dit_lab.core.types import RequestError
 from dit_lab.lab.typed import to_plain
-from dit_lab.types import RequestError
 
 Config = dict[str, Any]
 Tree = TypeVar("Tree")

@@ -25,7 +25,8 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from dit_lab.cost import mlp_width
+from dit_lab.core.cost import mlp_width
+from dit_lab.core.types import RequestError
 from dit_lab.models.embeddings import (
     LabelEmbedding,
     PatchEmbedding,
@@ -35,7 +36,6 @@ from dit_lab.models.embeddings import (
 )
 from dit_lab.models.layers import Attention, Mlp, SwiGLU, token_norm
 from dit_lab.models.options import check_activation_checkpointing, check_layers, recomputed
-from dit_lab.types import RequestError
 
 
 class DiT(nn.Module):

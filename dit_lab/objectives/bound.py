@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from dit_lab.chain import DiscreteDiffusion
+from dit_lab.core.discrete_diffusion import DiscreteDiffusion
 
 
 def bound_in_bits(

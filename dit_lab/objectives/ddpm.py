@@ -13,11 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dit_lab.chain import DiscreteDiffusion, make_betas
-from dit_lab.interpolants import Shares
+from dit_lab.core.discrete_diffusion import DiscreteDiffusion, make_betas
+from dit_lab.core.interpolants import Shares
+from dit_lab.core.types import Batch, ModelCall, Prediction, RequestError
 from dit_lab.objectives.bound import bound_in_bits
 from dit_lab.objectives.options import check_ddpm
-from dit_lab.types import Batch, ModelCall, Prediction, RequestError
 
 
 class DDPM:

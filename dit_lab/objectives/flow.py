@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from dit_lab.interpolants import Interpolant, shift_time
+from dit_lab.core.interpolants import Interpolant, shift_time
+from dit_lab.core.types import Batch, ModelCall, Prediction, RequestError
 from dit_lab.objectives.options import check_time_shift
 from dit_lab.objectives.time_sampling import automatic_shift, quantile_function
-from dit_lab.types import Batch, ModelCall, Prediction, RequestError
 
 EDGE = 1e-3
 """How far a path stays from an end where something has no bound, as SiT trains and samples."""

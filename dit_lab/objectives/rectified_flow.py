@@ -6,7 +6,7 @@ x_t = t * data + (1 - t) * noise, so the velocity is data - noise. SiT's linear 
 
 from __future__ import annotations
 
-from dit_lab.interpolants import Linear
+from dit_lab.core.interpolants import Linear
 from dit_lab.objectives.flow import FlowObjective
 
 

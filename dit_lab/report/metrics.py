@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from dit_lab.core.types import RequestError
 from dit_lab.evaluation.table import AIMED_AT, HIGHER_IS_BETTER
-from dit_lab.types import RequestError
 
 LOSS = "eval/loss"
 OF_OBJECTIVE = "objective."  # keys that are options of the objective

@@ -17,12 +17,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dit_lab.chain import DiscreteDiffusion
-from dit_lab.interpolants import Interpolant
+from dit_lab.core.discrete_diffusion import DiscreteDiffusion
+from dit_lab.core.interpolants import Interpolant
+from dit_lab.core.types import DrawNoise, Predict, RequestError
 from dit_lab.samplers.grid import TimeGrid
 from dit_lab.samplers.respacing import visited
 from dit_lab.samplers.reuse import asked_every
-from dit_lab.types import DrawNoise, Predict, RequestError
 
 
 class DDPMSampler:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dit_lab.types import LabelledCall, Objective, Predict, Prediction, RequestError
+from dit_lab.core.types import LabelledCall, Objective, Predict, Prediction, RequestError
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit_lab.interpolants import Interpolant
+from dit_lab.core.interpolants import Interpolant
+from dit_lab.core.types import DrawNoise, Predict
 from dit_lab.samplers.grid import RULES, TimeGrid, check_grid
-from dit_lab.types import DrawNoise, Predict
 
 LOG_SNR = "log_snr"
 MOST_LOG_SNR = 2 * math.log(1e3)

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dit_lab.interpolants import Interpolant
+from dit_lab.core.interpolants import Interpolant
+from dit_lab.core.types import DrawNoise, Predict
 from dit_lab.samplers.grid import TimeGrid
-from dit_lab.types import DrawNoise, Predict
 
 Velocity = Callable[[Tensor, float], Tensor]
 

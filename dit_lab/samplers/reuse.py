@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dit_lab.interpolants import Interpolant
-from dit_lab.types import Predict, Prediction
+from dit_lab.core.interpolants import Interpolant
+from dit_lab.core.types import Predict, Prediction
 
 
 def asked_every(interval: int, predict: Predict, interpolant: Interpolant) -> Predict:

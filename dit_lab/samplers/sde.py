@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dit_lab.interpolants import Interpolant
+from dit_lab.core.interpolants import Interpolant
+from dit_lab.core.types import DrawNoise, Predict, Prediction, RequestError
 from dit_lab.samplers.grid import TimeGrid, noisy_steps
 from dit_lab.samplers.reuse import asked_every
-from dit_lab.types import DrawNoise, Predict, Prediction, RequestError
 
 Diffusion = Callable[[float, Interpolant], float]
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dit_lab.lease import holder_of
-from dit_lab.processes import Child, end_with_the_parent, threads_each
-from dit_lab.runs import FAILED, RUNNING, RunFolder, read_json, write_json
+from dit_lab.core.processes import Child, end_with_the_parent, threads_each
+from dit_lab.runs.folder import FAILED, RUNNING, RunFolder, read_json, write_json
+from dit_lab.runs.lock import holder_of
 from dit_lab.sweeps.launcher import Watcher, record_end
 from dit_lab.sweeps.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.sweeps.slots import FOREIGN

@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dit_lab.processes import end_with_the_parent
+from dit_lab.core.processes import end_with_the_parent
 from dit_lab.sweeps.elsewhere import run_job
 
 CARRIER = {

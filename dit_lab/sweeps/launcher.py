@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dit_lab.processes import Child
-from dit_lab.runs import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json
+from dit_lab.core.processes import Child
+from dit_lab.core.types import RequestError
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json
 from dit_lab.sweeps.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.sweeps.slots import Slot
-from dit_lab.types import RequestError
 
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 1.0  # between two looks at how far the jobs have come

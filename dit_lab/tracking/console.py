@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.types import Hook
+from dit_lab.core.types import Hook
 
 if TYPE_CHECKING:
     from rich.progress import Progress

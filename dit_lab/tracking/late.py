@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.metrics_rows import read_metrics
-from dit_lab.runs import FAILED, FINISHED, KILLED, RunFolder, read_json, update_status
+from dit_lab.core.types import RequestError
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder, read_json, update_status
+from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.mlflow_store import (
     METRICS_PER_REQUEST,
     TAG_CHARACTERS,
@@ -23,7 +24,6 @@ from dit_lab.tracking.mlflow_store import (
     root_cause,
 )
 from dit_lab.tracking.spool import finite_metrics
-from dit_lab.types import RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
 
-from dit_lab.metrics_rows import read_metrics
-from dit_lab.runs import FAILED, FINISHED, KILLED, RunFolder
+from dit_lab.core.types import Hook, RequestError
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder
+from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.mlflow_store import (
     METRICS_PER_REQUEST,
     TAG_CHARACTERS,
@@ -35,7 +36,6 @@ from dit_lab.tracking.mlflow_store import (
     shown,
 )
 from dit_lab.tracking.spool import finite_metrics
-from dit_lab.types import Hook, RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -16,8 +16,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.runs import flatten
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
+from dit_lab.runs.folder import flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,6 +10,7 @@ from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.types import RequestError
 from dit_lab.tracking.mlflow_store import (
     StoreUnreachableError,
     load_mlflow,
@@ -18,7 +19,6 @@ from dit_lab.tracking.mlflow_store import (
     root_cause,
     shown,
 )
-from dit_lab.types import RequestError
 
 CODE = Path(__file__).with_name("served_model.py")
 PACKAGE = Path(__file__).resolve().parent.parent

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dit_lab.runs import FINISHED, RUNNING
+from dit_lab.core.types import RequestError
+from dit_lab.runs.folder import FINISHED, RUNNING
 from dit_lab.tracking.mlflow_store import (
     as_params,
     as_tags,
@@ -19,7 +20,6 @@ from dit_lab.tracking.mlflow_store import (
     root_cause,
 )
 from dit_lab.tracking.spool import finite_metrics
-from dit_lab.types import RequestError
 
 PARENT_TAG = "mlflow.parentRunId"  # what MLflow's page nests by
 NAME_CHARACTERS = 200

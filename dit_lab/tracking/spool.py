@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import SupportsFloat
 
-from dit_lab.metrics_rows import MetricsRow, format_row
-from dit_lab.types import Hook
+from dit_lab.core.types import Hook
+from dit_lab.runs.metrics import MetricsRow, format_row
 
 _log = logging.getLogger(__name__)
 

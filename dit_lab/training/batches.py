@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from dit_lab import rng
+from dit_lab.core import rng
+from dit_lab.core.types import Batch, Codec, Coupling, Dataset, PairedDataset, RequestError
 from dit_lab.training.loading import Transfer, messages_of, read_ahead
-from dit_lab.types import Batch, Codec, Coupling, Dataset, PairedDataset, RequestError
 
 _log = logging.getLogger(__name__)
 

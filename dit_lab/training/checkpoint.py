@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dit_lab.runs import step_of
+from dit_lab.core.types import RequestError
+from dit_lab.runs.folder import step_of
 from dit_lab.training.tensor_files import TensorGroup
-from dit_lab.types import RequestError
 
 MARKER = "COMPLETE"
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
-from dit_lab.team import ALONE
+from dit_lab.core.team import ALONE
+from dit_lab.core.types import Team
 from dit_lab.training.checkpoint import MARKER, Checkpoint, DamagedCheckpoint, hash_of
 from dit_lab.training.tensor_files import Rows, rows_of, write_tensors
-from dit_lab.types import Team
 
 RETRY_AFTER_SECONDS = (1, 4, 15)
 LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}

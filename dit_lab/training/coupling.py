@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dit_lab.types import Batch, RequestError
+from dit_lab.core.types import Batch, RequestError
 
 
 class Independent:

@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dit_lab.cadence import is_due
+from dit_lab.core.cadence import is_due
+from dit_lab.core.types import Batch, Evaluator, Hook, ModelCall, Objective, StopRequested, Team
 from dit_lab.training.background import BackgroundSaver
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.checkpoint import Checkpoint
@@ -24,7 +25,6 @@ from dit_lab.training.parallel import Spread
 from dit_lab.training.schedules import Schedule
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.state import Clock, Snapshot, TrainState, Window
-from dit_lab.types import Batch, Evaluator, Hook, ModelCall, Objective, StopRequested, Team
 
 
 @dataclass(frozen=True, kw_only=True)

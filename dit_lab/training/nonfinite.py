@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit_lab.core.types import Batch, Team
 from dit_lab.training.batches import Order
 from dit_lab.training.state import TrainState
 from dit_lab.training.tensor_files import rows_of
-from dit_lab.types import Batch, Team
 
 SHOWN_IMAGES = 5
 SHOWN_WEIGHTS = 10

@@ -11,9 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 
+from dit_lab.core.types import LabelledCall
 from dit_lab.training.packed import pack
 from dit_lab.training.tensor_files import is_spread
-from dit_lab.types import LabelledCall
 
 
 class Spread(Protocol):

@@ -12,11 +12,11 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.utils import DistributedType
 from torch import distributed, nn
 
-from dit_lab.team import ALONE, Gang
+from dit_lab.core.team import ALONE, Gang
+from dit_lab.core.types import RequestError, StopRequested, Team
 from dit_lab.training.float8 import in_float8
 from dit_lab.training.parallel import Sharded, Spread, Whole, compile_blocks
 from dit_lab.training.stop import StopSignal
-from dit_lab.types import RequestError, StopRequested, Team
 
 LONGEST_WAIT = timedelta(days=2)  # of the others, while the first one measures samples
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from dit_lab.core.trust import load_component
+from dit_lab.core.types import RequestError
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import SAMPLERS
 from dit_lab.lab.component_options import Dataset, Metric
 from dit_lab.lab.components import COMPONENTS, GIVEN_IN_CODE, LISTS
 from dit_lab.lab.config import compose_train
-from dit_lab.lab.trust import load_component
 from dit_lab.lab.yaml_files import to_yaml
-from dit_lab.types import RequestError
 
 CONF = resources.packaged("conf")
 HEADER = {"question", "command", "hardware", "time", "expected"}

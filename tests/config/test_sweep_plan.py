@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from dit_lab.core.types import RequestError
 from dit_lab.lab.config import compose_train
 from dit_lab.lab.sweep import take_up
 from dit_lab.lab.sweep_axes import asks_for_sweep
 from dit_lab.lab.sweep_plan import Plan, plan_sweep, remarks
-from dit_lab.types import RequestError
 
 TINY = ["dataset=digits", "codec=identity", "model=pico", "objective=rectified_flow",
         "precision=fp32"]  # fmt: skip

@@ -146,9 +146,9 @@ def headed(folder: Path, name: str, metadata: dict[str, str]) -> None:
 
 def exported(folder: Path, weights: str = "ema-0.9") -> None:
     """What `dit-lab export` would write of the run there, without its tensors."""
-    from dit_lab.exported import HEADER_KEY
     from dit_lab.lab.yaml_files import read_yaml
-    from dit_lab.runs import RunFolder, read_json
+    from dit_lab.runs.exported import HEADER_KEY
+    from dit_lab.runs.folder import RunFolder, read_json
 
     run = RunFolder(next(folder.glob("outputs/runs/tiny/*")))
     known = {

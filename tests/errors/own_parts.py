@@ -164,7 +164,7 @@ AREA = Area(
             title="facts of the wrong kind",
             command=f"{Q} dataset=mine {TRUSTED}",
             prepare=own("dataset", DATASET),
-            says=r"dataset mine.Mine: facts\(\) returned dict; return dit_lab.types.DataFacts",
+            says=r"dataset mine.Mine: facts\(\) returned dict; return dit_lab.core.types.DataFacts",
         ),
         Case(
             title="a codec of your own",

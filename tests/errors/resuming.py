@@ -32,7 +32,7 @@ LATENT = (
 
 def held(folder: Path) -> None:
     """Somebody writes to the run."""
-    from dit_lab.lease import Lease
+    from dit_lab.runs.lock import Lease
 
     Lease(only_run(folder) / "lease").__enter__()
 

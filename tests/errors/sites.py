@@ -15,10 +15,10 @@ LIBRARY_ONLY = {
         ("codecs/facts.py", "codec.path is not set"),
         ("data/folder_listing.py", "expected a number above 0 and below 1"),
         ("data/order.py", "an order needs at least one image"),
-        ("chain.py", "unknown {schedule!r}"),
-        ("chain.py", "gives a beta >= 1; use 21 or more"),
-        ("chain.py", "gives a beta >= 1; use 13 or more"),
-        ("interpolants.py", "is not in [0, 1)"),
+        ("core/discrete_diffusion.py", "unknown {schedule!r}"),
+        ("core/discrete_diffusion.py", "gives a beta >= 1; use 21 or more"),
+        ("core/discrete_diffusion.py", "gives a beta >= 1; use 13 or more"),
+        ("core/interpolants.py", "is not in [0, 1)"),
         ("models/dit.py", "does not divide the input"),
         ("models/dit.py", "does not divide hidden_size"),
         ("models/dit.py", "is not a multiple of 4"),
@@ -45,7 +45,7 @@ LIBRARY_ONLY = {
     ),
     "commands always give what is asked for": (
         ("data/facts.py", "unknown; the lab has"),  # a way to import a user's dataset
-        ("chain.py", "need at least two numbers"),  # betas
+        ("core/discrete_diffusion.py", "need at least two numbers"),  # betas
         ("objectives/flow.py", "needs latent_shape"),
         ("models/dit.py", "images are {tuple(x.shape[-2:])}"),  # images of the model's size
     ),

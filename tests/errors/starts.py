@@ -53,7 +53,7 @@ def recipe_of_sweep(seeds: str) -> str:
 OWN_PARTS = """import torch
 
 from dit_lab.objectives.rectified_flow import RectifiedFlow
-from dit_lab.types import DataFacts
+from dit_lab.core.types import DataFacts
 
 
 class OwnFlow(RectifiedFlow):

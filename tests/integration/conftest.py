@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from dit_lab.metrics_rows import read_metrics
-from dit_lab.runs import RunFolder, read_json
+from dit_lab.runs.folder import RunFolder, read_json
+from dit_lab.runs.metrics import read_metrics
 from tests.integration.fragile import write_module
 
 IMPORTED = [

@@ -147,10 +147,11 @@ def train(
     import torch
 
     from dit_lab.codecs.identity import Identity
+    from dit_lab.core.team import ALONE
+    from dit_lab.core.types import Hook
     from dit_lab.data.digits import Digits
     from dit_lab.data.order import SampleOrder
     from dit_lab.objectives.rectified_flow import RectifiedFlow
-    from dit_lab.team import ALONE
     from dit_lab.training.batches import Draws, TrainingBatches
     from dit_lab.training.checkpoint_store import CheckpointStore
     from dit_lab.training.coupling import Independent
@@ -160,7 +161,6 @@ def train(
     from dit_lab.training.nonfinite import NonFiniteStreak
     from dit_lab.training.schedules import Constant
     from dit_lab.training.snapshots import Snapshots
-    from dit_lab.types import Hook
 
     rows: list[Any] = []
 
@@ -242,7 +242,7 @@ def train(
 
 def copy_checkpoint(source: str, target: str, *, sharded: bool = False, **options: Any) -> None:
     """Load the newest checkpoint of a folder, and save what was loaded in another."""
-    from dit_lab.team import ALONE
+    from dit_lab.core.team import ALONE
     from dit_lab.training.checkpoint_store import CheckpointStore
     from dit_lab.training.state import Snapshot, TrainState, Window
 
@@ -267,10 +267,10 @@ def copy_checkpoint(source: str, target: str, *, sharded: bool = False, **option
 
 def agree(folder: str) -> None:
     """What a team says, in every process: to FOLDER/RANK.json."""
-    from dit_lab.team import shared_out
+    from dit_lab.core.team import shared_out
+    from dit_lab.core.types import StopRequested
     from dit_lab.training.stop import StopSignal
     from dit_lab.training.together import Together
-    from dit_lab.types import StopRequested
 
     stop = StopSignal()
     together = Together(stop)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dit_lab.metrics_rows import read_metrics
+from dit_lab.runs.metrics import read_metrics
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Fork = Callable[..., Any]

@@ -24,7 +24,7 @@ from dit_lab.data.image_folder import ImageFolder
 from dit_lab.data.images import is_flipped
 from dit_lab.data.latent_facts import read_manifest
 from dit_lab.data.latents import Latents
-from dit_lab.metrics_rows import read_metrics
+from dit_lab.runs.metrics import read_metrics
 from tests.errors.starts import autoencoder
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -29,8 +29,8 @@ from dit_lab.cli.main import main
 from dit_lab.cli.train import show_results
 from dit_lab.evaluation import two_sample
 from dit_lab.evaluation.card import Evaluation, read_evaluation
-from dit_lab.metrics_rows import read_metrics
-from dit_lab.runs import RunFolder
+from dit_lab.runs.folder import RunFolder
+from dit_lab.runs.metrics import read_metrics
 
 MEASURED = ["evaluation.num_images=120"]  # draws of 40
 RESULT = r"result: eval/loss \d\.\d{4} after 40 steps, [\d.]+ s a step"

@@ -21,7 +21,7 @@ from dit_lab.lab.config import compose_train
 from dit_lab.lab.described import described_shapes, different_trainings
 from dit_lab.lab.expected import ONE, is_measured, read_expected, read_published
 from dit_lab.lab.sweep_axes import asks_for_sweep, product, sweep_overrides
-from dit_lab.runs import read_json
+from dit_lab.runs.folder import read_json
 from tests.shelf import README, written
 from tests.small_autoencoder import save_autoencoder
 

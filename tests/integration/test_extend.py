@@ -23,13 +23,13 @@ import yaml
 from omegaconf import OmegaConf
 
 import dit_lab
-from dit_lab.interpolants import Linear
+from dit_lab.core.interpolants import Linear
+from dit_lab.core.types import Batch, Prediction, RequestError
 from dit_lab.lab.compatibility import ANY_PATH, SAMPLERS, samplers_for
 from dit_lab.lab.schema import number
 from dit_lab.lab.signature import component_schema
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
-from dit_lab.types import Batch, Prediction, RequestError
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Fork = Callable[..., Any]

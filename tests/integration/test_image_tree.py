@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dit_lab.metrics_rows import read_metrics
+from dit_lab.runs.metrics import read_metrics
 from tests.small_autoencoder import save_autoencoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

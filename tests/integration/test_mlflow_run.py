@@ -22,8 +22,9 @@ from typing import Any
 
 import pytest
 
-from dit_lab.metrics_rows import MetricsRow, format_row
-from dit_lab.runs import FAILED, FINISHED, KILLED, RunFolder
+from dit_lab.core.types import RequestError
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder
+from dit_lab.runs.metrics import MetricsRow, format_row
 from dit_lab.tracking import mlflow_run
 from dit_lab.tracking.late import log_late
 from dit_lab.tracking.mlflow_run import MlflowRun
@@ -36,7 +37,6 @@ from dit_lab.tracking.mlflow_store import (
     shown,
     ui_command,
 )
-from dit_lab.types import RequestError
 from tests.integration.server import fetch, free_port, listens, serving
 
 CONFIG = {"seed": 0, "optimizer": {"lr": 1e-4}, "model": {"name": "pico", "sizes": [1, 2]}}
@@ -233,7 +233,7 @@ def test_a_deleted_experiment_is_refused(store: Store) -> None:
 def test_nothing_is_printed_from_first_table_to_last_metric(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from dit_lab.runs import RunFolder\n"
+        "from dit_lab.runs.folder import RunFolder\n"
         "from dit_lab.tracking.mlflow_run import MlflowRun\n"
         "root = Path(sys.argv[1]); (root / 'config.yaml').write_text('')\n"
         "run = MlflowRun(f'sqlite:///{root}/mlflow.db', experiment='x', artifact_root=root / 'a',\n"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dit_lab.runs import read_json
+from dit_lab.runs.folder import read_json
 from tests.integration.fragile import (
     jobs_alive,
     manifest_in,

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab import rng
+from dit_lab.core import rng
 from dit_lab.data import pairs as pairs_module
 from dit_lab.data.pair_facts import PairFacts, read_pair_facts
 from dit_lab.data.pairs import Pairs
@@ -26,7 +26,7 @@ from dit_lab.lab import compose, reflow
 from dit_lab.lab.config import compose_for_run, read_recorded
 from dit_lab.lab.trained import Trained, load
 from dit_lab.lab.yaml_files import read_yaml
-from dit_lab.runs import RunFolder
+from dit_lab.runs.folder import RunFolder
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 RunIn = Callable[..., Any]

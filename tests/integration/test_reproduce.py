@@ -23,7 +23,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from dit_lab.runs import read_json
+from dit_lab.runs.folder import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """# question: does it come back?

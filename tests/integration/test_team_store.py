@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dit_lab.metrics_rows import read_metrics
-from dit_lab.runs import RunFolder
+from dit_lab.runs.folder import RunFolder
+from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.mlflow_store import clean_key, open_client
 from dit_lab.tracking.parent import PARENT_TAG
 from tests.integration.fragile import manifest_in, sweep_in, sweep_of, write_module

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dit_lab.metrics_rows import read_metrics
-from dit_lab.runs import RunFolder, read_json, write_json
+from dit_lab.runs.folder import RunFolder, read_json, write_json
+from dit_lab.runs.metrics import read_metrics
 from tests.integration.fragile import manifest_in, sweep_in, sweep_of
 from tests.integration.server import free_port, serving
 

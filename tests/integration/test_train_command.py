@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dit_lab.metrics_rows import read_metrics
+from dit_lab.runs.metrics import read_metrics
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -200,7 +200,11 @@ def test_a_run_from_before_code_had_a_meaning_goes_on(
     short = [*tiny, UNTRACKED, "training.total_steps=2"]
     assert forked("train", *short).returncode == 0
     run = run_in(tmp_path)
-    old = {**run.identity, "code_hash": "0123456789ab", "code_files": {"dit_lab/rng.py": "0123"}}
+    old = {
+        **run.identity,
+        "code_hash": "0123456789ab",
+        "code_files": {"dit_lab/rng.py": "0123"},
+    }
     del old["code_hash_of"]
     (run.root / "identity.json").write_text(json.dumps(old))
     done = forked("train", f"resume={run.root}", "training.total_steps=4")

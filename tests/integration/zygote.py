@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dit_lab import processes
+from dit_lab.core import processes
 from dit_lab.lab import workers
 from dit_lab.sweeps import launcher
 

@@ -23,6 +23,7 @@ from torch import nn
 
 from dit_lab.bench.device import Ticks, this_device
 from dit_lab.bench.figures import Ratio, Spread
+from dit_lab.core.types import Hook
 from dit_lab.lab import compose
 from dit_lab.lab.checks import check_data
 from dit_lab.lab.config import compose_train
@@ -30,7 +31,6 @@ from dit_lab.lab.learning import learning
 from dit_lab.lab.train import run_training
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
-from dit_lab.types import Hook
 from tests.measure.tracking_cost import RECIPE
 
 BLOCK_STEPS = 20

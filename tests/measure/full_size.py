@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dit_lab.interop.architecture import Architecture, positions
 from dit_lab.interop.formats import FORMATS
-from dit_lab.runs import RunFolder, newest_checkpoint
+from dit_lab.runs.folder import RunFolder, newest_checkpoint
 from dit_lab.training.checkpoint import Checkpoint
 
 XL = Architecture(

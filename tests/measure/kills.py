@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dit_lab.metrics_rows import read_metrics
+from dit_lab.runs.metrics import read_metrics
 from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint
 
 KEPT = 5  # newest checkpoints that a save leaves; those before may be removed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dit_lab.types import DataFacts
+from dit_lab.core.types import DataFacts
 
 IMAGES, CLASSES = 10_000, 1000
 

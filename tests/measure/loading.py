@@ -30,12 +30,12 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from dit_lab.codecs.cached import Cached
+from dit_lab.core.types import DataFacts
 from dit_lab.data.latent_facts import Manifest, Plan
 from dit_lab.data.latents import Latents
 from dit_lab.data.order import SampleOrder
 from dit_lab.training.batches import Draws, TrainingBatches
 from dit_lab.training.coupling import Independent
-from dit_lab.types import DataFacts
 
 BATCH = 256
 SHAPE = (4, 32, 32)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dit_lab.interpolants import Interpolant
+from dit_lab.core.interpolants import Interpolant
+from dit_lab.core.types import Prediction
 from dit_lab.lab.compatibility import SAMPLERS
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow_matching import FlowMatching
@@ -25,7 +26,6 @@ from dit_lab.samplers.ancestral import DDIMSampler, DDPMSampler
 from dit_lab.samplers.multistep import DPMSolver, UniPC
 from dit_lab.samplers.ode import RK4, Euler, Heun, Midpoint
 from dit_lab.samplers.sde import EulerMaruyama
-from dit_lab.types import Prediction
 from tests.mixture import normal, three_spots
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/objectives-and-samplers.md"

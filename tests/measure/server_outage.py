@@ -24,13 +24,13 @@ from threading import Event, Thread
 
 from scipy.stats import t
 
+from dit_lab.core.types import Hook, StopRequested
 from dit_lab.lab.checks import check_data
 from dit_lab.lab.config import compose_train
 from dit_lab.lab.train import run_training
-from dit_lab.metrics_rows import read_metrics
-from dit_lab.runs import all_runs, read_json
+from dit_lab.runs.folder import all_runs, read_json
+from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.mlflow_store import clean_key, open_client, prepare_store
-from dit_lab.types import Hook, StopRequested
 from tests.integration.server import free_port, serving
 from tests.measure.tracking_cost import RECIPE
 

@@ -5,7 +5,7 @@
     python -m tests.measure.training --largest --size 32 model=xl patch=2 precision=bf16
 
 Every way of training is a `dit-lab train` of its own on latents of noise, the ways in turn in each
-round. Prints the medians of the time of a step and of the peak memory, and what `dit_lab.cost`
+round. Prints the medians of the time of a step and of the peak memory, and what `dit_lab.core.cost`
 predicts. On the CPU the memory is that of the process, less that of one that trains `model=pico` on
 one image.
 `--largest`: the largest power of two of images in a step that does not run out of memory.
@@ -25,7 +25,7 @@ from statistics import median
 from dit_lab.lab.checks import check_data
 from dit_lab.lab.compute import device_memory, model_cost
 from dit_lab.lab.config import compose_train
-from dit_lab.metrics_rows import read_metrics
+from dit_lab.runs.metrics import read_metrics
 
 HERE = Path(__file__).resolve().parents[2]
 DATASET = """\

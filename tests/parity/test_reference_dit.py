@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit_lab.core.types import Batch, Predict
 from dit_lab.models.dit import DiT
 from dit_lab.models.embeddings import sincos_positions
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.samplers.ancestral import DDIMSampler, DDPMSampler
 from dit_lab.samplers.guidance import Guidance, guide, predictor
 from dit_lab.samplers.respacing import even, stride
-from dit_lab.types import Batch, Predict
 
 ONCE, LOOP = 1e-5, 1e-4
 Error = Callable[[Tensor, Tensor], float]

@@ -17,15 +17,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 import dit_lab
+from dit_lab.core.types import Batch, Predict
 from dit_lab.lab.config import read_recorded
 from dit_lab.lab.exporting import Export
 from dit_lab.lab.importing import import_weights
 from dit_lab.lab.trained import Trained
 from dit_lab.objectives.rectified_flow import RectifiedFlow
-from dit_lab.runs import RunFolder
+from dit_lab.runs.folder import RunFolder
 from dit_lab.samplers.guidance import Guidance, predictor
 from dit_lab.samplers.ode import Euler
-from dit_lab.types import Batch, Predict
 
 REFERENCE = Path(__file__).parent / "reference" / "lightningdit_tiny.safetensors"
 ONCE, LOOP = 1e-5, 1e-4

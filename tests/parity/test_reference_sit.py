@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit_lab.core.types import Batch, Prediction, Sampler
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.samplers.adaptive import Dopri5
 from dit_lab.samplers.guidance import Guidance, predictor
 from dit_lab.samplers.ode import RK4, Euler, Heun
 from dit_lab.samplers.sde import EulerMaruyama
-from dit_lab.types import Batch, Prediction, Sampler
 
 ONCE, LOOP = 1e-5, 1e-4
 Error = Callable[[Tensor, Tensor], float]

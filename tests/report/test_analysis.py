@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dit_lab.core.types import RequestError
 from dit_lab.report.analysis import Ablation, Comparison, Effect, Verdict, analyse
 from dit_lab.report.results import Compute, Expectation, Question, Result, Settings
 from dit_lab.statistics.contrasts import Family, estimate
 from dit_lab.statistics.correction import null_distribution
 from dit_lab.statistics.samples import Sample
-from dit_lab.types import RequestError
 
 METRIC = "eval/two_sample_pixels_held_out_n360"
 LOWER = Question(metric=METRIC, lower_is_better=True)

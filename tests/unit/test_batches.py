@@ -16,17 +16,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab import rng
 from dit_lab.codecs.identity import Identity
+from dit_lab.core import rng
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Batch, StopRequested
 from dit_lab.data.digits import Digits
 from dit_lab.data.facts import digits_facts
 from dit_lab.lab.compose import Parts, validation_batches
-from dit_lab.lab.shapes import Shapes
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.training.batches import Draws, TrainingBatches
 from dit_lab.training.stop import StopSignal
-from dit_lab.types import Batch, StopRequested
 
 GLOBAL_BATCH = 16
 STEPS = 3

@@ -22,8 +22,8 @@ from dit_lab.bench.record import Bench, checked, read_record
 from dit_lab.bench.sampling import Drawing, Sampling
 from dit_lab.bench.training import Step, training_of
 from dit_lab.cli.bench import _rows
+from dit_lab.core.types import RequestError
 from dit_lab.lab.config import compose_train
-from dit_lab.types import RequestError
 
 CPU = torch.device("cpu")
 QUICKSTART = ["experiment=quickstart", "model.depth=1", "training.global_batch_size=16"]

@@ -38,7 +38,7 @@ DIFFUSION = """\
 import torch
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.samplers.ancestral import DDPMSampler
-from dit_lab.types import Batch
+from dit_lab.core.types import Batch
 
 
 def create_diffusion(timestep_respacing):

@@ -17,10 +17,11 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from dit_lab.core.team import ALONE
+from dit_lab.core.types import Batch, EvaluationResult, LabelledCall, ModelCall, Objective
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
-from dit_lab.team import ALONE
 from dit_lab.training.batches import Draws, TrainingBatches
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
@@ -29,7 +30,6 @@ from dit_lab.training.optim import optimizer_tensors
 from dit_lab.training.parallel import Whole
 from dit_lab.training.schedules import Constant
 from dit_lab.training.snapshots import Snapshots
-from dit_lab.types import Batch, EvaluationResult, LabelledCall, ModelCall, Objective
 
 STEPS = 3
 FLOAT, BFLOAT = torch.float32, torch.bfloat16

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dit_lab.core.types import StopRequested
 from dit_lab.data.digits import Digits
 from dit_lab.data.facts import digits_facts
 from dit_lab.evaluation import classifier
@@ -18,7 +19,6 @@ from dit_lab.evaluation.classifier import (
     trained_classifier,
 )
 from dit_lab.evaluation.reference import ImageSet, load_images
-from dit_lab.types import StopRequested
 
 
 @pytest.fixture(scope="module")

@@ -14,20 +14,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.chain import DiscreteDiffusion, linear_betas
-from dit_lab.interpolants import (
+from dit_lab.core.discrete_diffusion import DiscreteDiffusion, linear_betas
+from dit_lab.core.interpolants import (
     PREDICTIONS,
     Interpolant,
     Linear,
     Trigonometric,
     VariancePreserving,
 )
+from dit_lab.core.types import Predict, Prediction, RequestError
 from dit_lab.samplers.adaptive import Dopri5
 from dit_lab.samplers.ancestral import DDIMSampler
 from dit_lab.samplers.multistep import DPMSolver, UniPC
 from dit_lab.samplers.ode import RK4, Euler, Heun, Midpoint
 from dit_lab.samplers.sde import EulerMaruyama
-from dit_lab.types import Predict, Prediction, RequestError
 from tests.mixture import Mixture, gaussian, normal, shares, three_spots
 
 STEPS = (64, 128, 256, 512)

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dit_lab import rng
+from dit_lab.core import rng
+from dit_lab.core.types import Batch, RequestError
 from dit_lab.data.order import SampleOrder
 from dit_lab.data.pair_facts import SHARD_PAIRS, PairFacts, read_pair_facts, shard
 from dit_lab.data.pairs import Pairs
@@ -22,7 +23,6 @@ from dit_lab.lab.checks import check_data, check_settings
 from dit_lab.lab.config import compose_train
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.coupling import Independent, OptimalTransport, Reflow
-from dit_lab.types import Batch, RequestError
 from tests.mixture import normal
 
 Make = Callable[..., TrainingBatches]

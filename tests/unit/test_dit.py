@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit_lab.core.types import RequestError
 from dit_lab.models.dit import DiT
 from dit_lab.models.embeddings import (
     PatchEmbedding,
@@ -18,7 +19,6 @@ from dit_lab.models.embeddings import (
     sincos_positions,
 )
 from dit_lab.models.layers import RMSNorm
-from dit_lab.types import RequestError
 
 TINY: dict[str, Any] = {
     "input_size": (8, 16),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dit_lab.core.types import RequestError
 from dit_lab.lab.expected import (
     ONE,
     TOLERANCES,
@@ -19,7 +20,6 @@ from dit_lab.lab.expected import (
     recorded_probes,
     write_expected,
 )
-from dit_lab.types import RequestError
 
 PROBES: dict[str, Value] = {
     "losses": [1.5, 1.25, 0.123456789],

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import RequestError
 from dit_lab.data.facts import digits_facts
 from dit_lab.lab.config import compose_train, read_recorded
 from dit_lab.lab.extension import check_extension, newest_checkpoint, take_over
 from dit_lab.lab.identity import identity, run_folder
-from dit_lab.lab.shapes import Shapes
 from dit_lab.lab.yaml_files import to_yaml
-from dit_lab.metrics_rows import MetricsRow, read_metrics, write_metrics
-from dit_lab.runs import RunFolder, read_json, write_json
-from dit_lab.types import RequestError
+from dit_lab.runs.folder import RunFolder, read_json, write_json
+from dit_lab.runs.metrics import MetricsRow, read_metrics, write_metrics
 
 SHAPES = Shapes(digits_facts(), (1, 8, 8))
 END = "training.total_steps"

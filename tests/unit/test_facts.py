@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from dit_lab.codecs.facts import codec_facts
+from dit_lab.core.types import DataFacts, RequestError
 from dit_lab.data import list_file
 from dit_lab.data.facts import accepted, dataset_facts
-from dit_lab.types import DataFacts, RequestError
 
 DIGITS = "dit_lab.data.digits.Digits"
 LABELLED_LIST = "dit_lab.data.labelled_list.LabelledList"

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab import rng
 from dit_lab.codecs.identity import Identity
+from dit_lab.core import rng
+from dit_lab.core.types import DrawNoise, LabelledCall, Predict, RequestError, StopRequested
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator, Passes
 from dit_lab.evaluation.images import to_uint8
 from dit_lab.models.dit import DiT
@@ -19,7 +20,6 @@ from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.samplers.ancestral import DDPMSampler
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.samplers.ode import Euler, Heun
-from dit_lab.types import DrawNoise, LabelledCall, Predict, RequestError, StopRequested
 
 STEPS = 3
 Make = Callable[..., DiT]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.interpolants import Linear, Trigonometric, shift_time
+from dit_lab.core.interpolants import Linear, Trigonometric, shift_time
+from dit_lab.core.types import Prediction, RequestError
 from dit_lab.samplers.grid import TimeGrid
 from dit_lab.samplers.multistep import DPMSolver, UniPC
 from dit_lab.samplers.ode import RK4, Euler, Heun, Midpoint
 from dit_lab.samplers.sde import EulerMaruyama
-from dit_lab.types import Prediction, RequestError
 from tests.mixture import normal, three_spots
 
 SPANS = [(0.0, 1.0), (0.001, 0.999), (0.1, 0.7)]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit_lab.core.types import LabelledCall, Predict, RequestError
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.samplers.guidance import Guidance, guide, predictor
-from dit_lab.types import LabelledCall, Predict, RequestError
 
 X = torch.randn(16, 2, 2, 2, generator=torch.Generator().manual_seed(0))
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import RequestError
 from dit_lab.data.facts import digits_facts
-from dit_lab.exported import HEADER_KEY
 from dit_lab.lab import identity as identity_module
 from dit_lab.lab.config import compose_train
 from dit_lab.lab.identity import (
@@ -25,10 +26,9 @@ from dit_lab.lab.identity import (
     set_aside,
     train_hash,
 )
-from dit_lab.lab.shapes import Shapes
-from dit_lab.lease import Lease
-from dit_lab.runs import NOT_DECIDING, RunFolder, flatten, read_json, write_json
-from dit_lab.types import RequestError
+from dit_lab.runs.exported import HEADER_KEY
+from dit_lab.runs.folder import NOT_DECIDING, RunFolder, flatten, read_json, write_json
+from dit_lab.runs.lock import Lease
 
 SHAPES = Shapes(digits_facts(), (1, 8, 8))
 Config = dict[str, Any]
@@ -365,7 +365,7 @@ def test_a_refusal_names_the_files_that_changed(
     text = refusal(folder, trusting, identity(trusting))
     assert "other source code (mylab_under_test/deep/objective.py changed)" in text
     files = before["code_files"]
-    names = ["dit_lab/codecs/identity.py", "dit_lab/rng.py", "dit_lab/types_that_are_gone.py"]
+    names = ["dit_lab/codecs/identity.py", "dit_lab/core/rng.py", "dit_lab/types_that_are_gone.py"]
     write_json(folder.identity, {**before, "code_files": files | dict.fromkeys(names, "0")})
     assert f"({', '.join(names)} and 1 more changed)" in refusal(
         folder, trusting, identity(trusting)

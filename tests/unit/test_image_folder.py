@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+from dit_lab.core.rng import uniform
+from dit_lab.core.types import DataFacts, RequestError
 from dit_lab.data import folder_listing, image_folder
 from dit_lab.data.facts import dataset_facts
 from dit_lab.data.folder_listing import ByClass, FolderListing, ImageFile, digest, read_folder
 from dit_lab.data.image_folder import ImageFolder
 from dit_lab.data.images import Transform, to_pixels
-from dit_lab.rng import uniform
-from dit_lab.types import DataFacts, RequestError
 
 TARGET = "dit_lab.data.image_folder.ImageFolder"
 

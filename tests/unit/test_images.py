@@ -13,8 +13,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from dit_lab.core.types import RequestError
 from dit_lab.evaluation.images import grid_columns, to_uint8, write_grid, write_images
-from dit_lab.types import RequestError
 
 
 def colours(count: int, height: int = 3, width: int = 5, channels: int = 3) -> Tensor:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dit_lab.cli import export, importing
+from dit_lab.core.types import RequestError
 from dit_lab.interop.architecture import Architecture, inferred, refuse_other_tensors, shapes_of
 from dit_lab.interop.files import WeightsFile, open_weights
 from dit_lab.interop.formats import FORMATS, open_foreign
@@ -23,7 +24,6 @@ from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow_matching import FlowMatching
 from dit_lab.objectives.rectified_flow import RectifiedFlow
-from dit_lab.types import RequestError
 from tests.random_weights import random_weights
 
 SMALL = Architecture(

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from dit_lab.core.rng import uniform
+from dit_lab.core.types import RequestError
 from dit_lab.data.images import centre_crop, to_pixels
 from dit_lab.data.labelled_list import LabelledList
 from dit_lab.data.list_file import read_class_names, read_list
-from dit_lab.rng import uniform
-from dit_lab.types import RequestError
 
 
 def write_list(tmp_path: Path, content: str | bytes) -> Path:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dit_lab.core.types import DataFacts, RequestError
 from dit_lab.data import latents as module
 from dit_lab.data.images import is_flipped
 from dit_lab.data.latent_facts import Manifest, Plan
 from dit_lab.data.latents import Latents
-from dit_lab.types import DataFacts, RequestError
 
 IMAGES, SHARD_IMAGES, SHAPE = 10, 3, (2, 4, 4)
 

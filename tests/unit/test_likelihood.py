@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab import rng
-from dit_lab.chain import DiscreteDiffusion, make_betas
+from dit_lab.core import rng
+from dit_lab.core.discrete_diffusion import DiscreteDiffusion, make_betas
+from dit_lab.core.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
+from dit_lab.core.types import LabelledCall, Predict, Prediction, StopRequested
 from dit_lab.data.digits import Digits
 from dit_lab.evaluation.likelihood import (
     CHUNK_IMAGES,
@@ -20,10 +22,8 @@ from dit_lab.evaluation.likelihood import (
     exact_divergence,
     log_density,
 )
-from dit_lab.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.rectified_flow import RectifiedFlow
-from dit_lab.types import LabelledCall, Predict, Prediction, StopRequested
 from tests.mixture import Mixture, gaussian, normal, shares, three_spots, two_heaps
 
 CHAIN = DiscreteDiffusion(make_betas("linear", 1000, zero_terminal_snr=True))

@@ -19,18 +19,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from dit_lab.models.dit import DiT
-from dit_lab.objectives.rectified_flow import RectifiedFlow
-from dit_lab.team import ALONE
-from dit_lab.training.batches import TrainingBatches
-from dit_lab.training.checkpoint_store import CheckpointStore
-from dit_lab.training.ema import EMA
-from dit_lab.training.loop import LoopSettings, train
-from dit_lab.training.optim import optimizer_tensors
-from dit_lab.training.parallel import Whole
-from dit_lab.training.schedules import Constant, Cosine, Schedule
-from dit_lab.training.snapshots import Snapshots
-from dit_lab.types import (
+from dit_lab.core.team import ALONE
+from dit_lab.core.types import (
     Batch,
     EvaluationResult,
     Hook,
@@ -39,6 +29,16 @@ from dit_lab.types import (
     Objective,
     StopRequested,
 )
+from dit_lab.models.dit import DiT
+from dit_lab.objectives.rectified_flow import RectifiedFlow
+from dit_lab.training.batches import TrainingBatches
+from dit_lab.training.checkpoint_store import CheckpointStore
+from dit_lab.training.ema import EMA
+from dit_lab.training.loop import LoopSettings, train
+from dit_lab.training.optim import optimizer_tensors
+from dit_lab.training.parallel import Whole
+from dit_lab.training.schedules import Constant, Cosine, Schedule
+from dit_lab.training.snapshots import Snapshots
 
 TOTAL_STEPS = 8
 NULL_LABEL = 10

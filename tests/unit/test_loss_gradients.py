@@ -20,12 +20,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab import rng
+from dit_lab.core import rng
+from dit_lab.core.types import Batch
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow_matching import FlowMatching
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.training.batches import Draws
-from dit_lab.types import Batch
 
 MEAN, STD = 0.3, 0.5
 IMAGES, BATCHES = 8192, 4

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.interpolants import Interpolant, shift_time
+from dit_lab.core.interpolants import Interpolant, shift_time
+from dit_lab.core.types import Batch, RequestError
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow import SQUARED_IN_NOISE
 from dit_lab.objectives.flow_matching import FlowMatching
 from dit_lab.objectives.options import check_flow_matching, check_time_shift
 from dit_lab.objectives.rectified_flow import RectifiedFlow
-from dit_lab.types import Batch, RequestError
 
 PATHS = ("linear", "trigonometric", "vp")
 KINDS = tuple(SQUARED_IN_NOISE)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dit_lab.core.types import RequestError
 from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder, all_sweeps, find_sweep, new_sweep
-from dit_lab.types import RequestError
 
 
 def manifest(**changes: object) -> Manifest:

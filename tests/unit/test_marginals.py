@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.chain import DiscreteDiffusion, linear_betas
-from dit_lab.interpolants import Interpolant, Linear, Trigonometric
+from dit_lab.core.discrete_diffusion import DiscreteDiffusion, linear_betas
+from dit_lab.core.interpolants import Interpolant, Linear, Trigonometric
 from dit_lab.samplers.adaptive import Dopri5
 from dit_lab.samplers.ancestral import DDIMSampler, DDPMSampler
 from dit_lab.samplers.multistep import DPMSolver, UniPC

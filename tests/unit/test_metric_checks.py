@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from dit_lab.core.types import RequestError
 from dit_lab.data.facts import digits_facts
 from dit_lab.lab.metric_checks import EXTRACTORS, cadences, check_metrics, extractors_of
-from dit_lab.types import RequestError
 
 ACCURACY = {"_target_": "dit_lab.evaluation.metrics.ClassAccuracy", "every_steps": 7}
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from dit_lab.chain import DiscreteDiffusion, make_betas
-from dit_lab.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
+from dit_lab.core.discrete_diffusion import DiscreteDiffusion, make_betas
+from dit_lab.core.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
 from tests.mixture import Mixture, gaussian, normal, shares, three_spots, two_heaps
 
 ZERO_SNR = DiscreteDiffusion(make_betas("linear", 1000, zero_terminal_snr=True))

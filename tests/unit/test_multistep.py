@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.chain import DiscreteDiffusion, linear_betas, make_betas
-from dit_lab.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
+from dit_lab.core.discrete_diffusion import DiscreteDiffusion, linear_betas, make_betas
+from dit_lab.core.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
+from dit_lab.core.types import Predict
 from dit_lab.samplers.multistep import DPMSolver, Multistep, UniPC, reach
-from dit_lab.types import Predict
 from tests.mixture import normal, shares, three_spots
 
 CHAIN = DiscreteDiffusion(linear_betas())

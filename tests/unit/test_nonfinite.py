@@ -6,10 +6,10 @@ import json
 
 import torch
 
-from dit_lab.team import ALONE
+from dit_lab.core.team import ALONE
+from dit_lab.core.types import Batch
 from dit_lab.training.nonfinite import NonFiniteGuard, NonFiniteStreak, explain
 from dit_lab.training.state import TrainState
-from dit_lab.types import Batch
 
 CPU = torch.device("cpu")
 

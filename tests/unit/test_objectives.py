@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit_lab.core.types import Batch, RequestError
 from dit_lab.objectives.bound import discretised_log_likelihood, gaussian_kl
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow_matching import FlowMatching
 from dit_lab.objectives.rectified_flow import RectifiedFlow
-from dit_lab.types import Batch, RequestError
 
 LARGEST_UNIFORM = 1 - 2.0**-53
 FLOWS: list[Any] = [RectifiedFlow, FlowMatching]

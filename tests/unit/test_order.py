@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dit_lab.core.rng import permutation
+from dit_lab.core.types import RequestError
 from dit_lab.data.order import SampleOrder
-from dit_lab.rng import permutation
-from dit_lab.types import RequestError
 
 NUM_IMAGES = 37
 COUNTERS = torch.arange(4 * NUM_IMAGES)

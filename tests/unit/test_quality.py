@@ -15,6 +15,7 @@ import torch
 from sklearn.svm import SVC
 from torch import Tensor
 
+from dit_lab.core.types import StopRequested
 from dit_lab.data.digits import Digits
 from dit_lab.evaluation import metrics, two_sample
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
@@ -47,7 +48,6 @@ from dit_lab.evaluation.quality import (
 )
 from dit_lab.evaluation.reference import ImageSet, Reference, load_images
 from dit_lab.evaluation.table import COPIES, FEW, UNLIKE, Row, findings
-from dit_lab.types import StopRequested
 
 TREES = 30
 COUNT = 600

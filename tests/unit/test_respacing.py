@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dit_lab.core.types import RequestError
 from dit_lab.samplers.respacing import even, stride, visited
-from dit_lab.types import RequestError
 
 
 def test_even_spacing() -> None:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.chain import DiscreteDiffusion, linear_betas
-from dit_lab.interpolants import Linear
+from dit_lab.core.discrete_diffusion import DiscreteDiffusion, linear_betas
+from dit_lab.core.interpolants import Linear
+from dit_lab.core.types import Predict, Prediction
 from dit_lab.samplers.ancestral import DDIMSampler, DDPMSampler
 from dit_lab.samplers.reuse import asked_every
 from dit_lab.samplers.sde import EulerMaruyama
-from dit_lab.types import Predict, Prediction
 from tests.mixture import normal, three_spots
 
 CHAIN = DiscreteDiffusion(linear_betas())

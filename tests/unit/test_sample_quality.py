@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.codecs.identity import Identity
+from dit_lab.core.types import StopRequested
 from dit_lab.evaluation import sample_quality
 from dit_lab.evaluation.card import Card, read_evaluation
 from dit_lab.evaluation.features import Pixels
@@ -26,7 +27,6 @@ from dit_lab.lab.drawing_progress import DrawingProgress
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.samplers.ode import Euler
-from dit_lab.types import StopRequested
 
 COUNT = 3 * CHUNK_IMAGES
 CARD = Card(

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.chain import DiscreteDiffusion, linear_betas, make_betas
-from dit_lab.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
+from dit_lab.core.discrete_diffusion import DiscreteDiffusion, linear_betas, make_betas
+from dit_lab.core.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
+from dit_lab.core.types import Predict, Prediction, RequestError
 from dit_lab.samplers.ancestral import DDIMSampler, DDPMSampler
 from dit_lab.samplers.multistep import DPMSolver, UniPC
 from dit_lab.samplers.ode import RK4, Euler, FixedStep, Heun, Midpoint
 from dit_lab.samplers.respacing import even, stride
 from dit_lab.samplers.sde import EulerMaruyama
-from dit_lab.types import Predict, Prediction, RequestError
 
 MEAN, STD = 0.3, 0.5
 CHAIN = DiscreteDiffusion(linear_betas())

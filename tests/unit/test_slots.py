@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.processes import threads_each
+from dit_lab.core.processes import threads_each
+from dit_lab.core.types import RequestError
 from dit_lab.sweeps.slots import FOREIGN, Slot, make_slots
-from dit_lab.types import RequestError
 
 
 @pytest.fixture(autouse=True)

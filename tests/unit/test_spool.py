@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dit_lab.metrics_rows import read_metrics
-from dit_lab.runs import FINISHED
+from dit_lab.runs.folder import FINISHED
+from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.spool import MetricsFile, finite_metrics
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from dit_lab.core.types import RequestError
 from dit_lab.evaluation.frechet import frechet_distance
 from dit_lab.evaluation.statistics import (
     Statistics,
@@ -18,7 +19,6 @@ from dit_lab.evaluation.statistics import (
     statistics_of,
     write_statistics,
 )
-from dit_lab.types import RequestError
 
 
 def features(count: int, dimensions: int, seed: int) -> Any:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from dit_lab.core.types import StopRequested
 from dit_lab.training.stop import StopSignal
-from dit_lab.types import StopRequested
 
 
 @pytest.fixture(autouse=True)

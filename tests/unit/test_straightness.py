@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit_lab.core.interpolants import Interpolant, Linear, Trigonometric
+from dit_lab.core.types import Predict, Prediction
 from dit_lab.evaluation.straightness import STEPS, bend
-from dit_lab.interpolants import Interpolant, Linear, Trigonometric
-from dit_lab.types import Predict, Prediction
 from tests.mixture import Mixture, gaussian, normal, three_spots, two_heaps
 
 POINT = torch.tensor([[[0.4, -0.7]]], dtype=torch.float64)

@@ -11,19 +11,19 @@ import torch
 from PIL import Image
 
 from dit_lab.codecs.identity import Identity
+from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Batch, Objective, StopRequested
 from dit_lab.data.digits import Digits
 from dit_lab.data.facts import digits_facts
 from dit_lab.evaluation.generate import Generator
 from dit_lab.evaluation.images import write_grid
 from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.lab.compose import VALIDATION_BATCH, Parts, validation_batches
-from dit_lab.lab.shapes import Shapes
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.samplers.ode import Euler
-from dit_lab.types import Batch, Objective, StopRequested
 
 COUNT = 200  # one whole batch and a smaller one
 CPU = torch.device("cpu")

@@ -1,6 +1,6 @@
 """The file that is exported of a run: safetensors whose header says what the run's folder says.
 
-Torch-free, as `runs.py` is.
+Torch-free, as `runs/folder.py` is.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
 
 EXPORTED = ".safetensors"
 HEADER_KEY = "dit_lab"  # in the header: what is known of the run, as JSON

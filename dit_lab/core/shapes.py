@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dit_lab.types import DataFacts
+from dit_lab.core.types import DataFacts
 
 
 @dataclass(frozen=True, slots=True)

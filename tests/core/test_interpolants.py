@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.chain import SCHEDULES, DiscreteDiffusion, linear_betas, make_betas
-from dit_lab.interpolants import (
+from dit_lab.core.discrete_diffusion import SCHEDULES, DiscreteDiffusion, linear_betas, make_betas
+from dit_lab.core.interpolants import (
     PREDICTIONS,
     Interpolant,
     Linear,
@@ -17,7 +17,7 @@ from dit_lab.interpolants import (
     VariancePreserving,
     shift_time,
 )
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
 
 CHAIN = DiscreteDiffusion(linear_betas())
 ZERO_SNR = DiscreteDiffusion(make_betas("scaled_linear", 1000, zero_terminal_snr=True))

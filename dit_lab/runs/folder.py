@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dit_lab.exported import EXPORTED, read_exported
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
+from dit_lab.runs.exported import EXPORTED, read_exported
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.source_code import (
+from dit_lab.runs.source_code import (
     DECIDING_CODE,
     EVALUATING_CODE,
     PACKAGE,
@@ -103,6 +103,9 @@ def test_what_means_something_changes_it(old: bytes, new: bytes) -> None:
 def test_where_code_of_the_package_lies_is_not_its_meaning() -> None:
     before = b"from dit_lab.training.ema import Average\n\nAverage()\n"
     assert meaning(before.replace(b"training", b"averages")) == meaning(before)
+    two = b"from dit_lab.core.rng import normal\nfrom dit_lab.training.ema import Average, Other\n"
+    other = b"from dit_lab.averages import Other, Average\nfrom dit_lab.rng import normal\n"
+    assert meaning(two) == meaning(other)
     assert meaning(before.replace(b"import Average", b"import Average, Other")) != meaning(before)
 
 
@@ -131,13 +134,17 @@ def hash_of(package: Path, targets: Sequence[str] = QUICKSTART) -> str:
 def test_a_run_has_the_code_of_its_own_components() -> None:
     files = deciding_code(QUICKSTART, {})
     for place in ("models/dit.py", "models/layers.py", "objectives/flow.py", "training/loop.py",
-                  "training/ema.py", "data/digits.py", "interpolants.py", "rng.py"):  # fmt: skip
+                  "training/ema.py", "data/digits.py", "core/interpolants.py",
+                  "core/rng.py"):  # fmt: skip
         assert f"dit_lab/{place}" in files, place
     for place in ("objectives/ddpm.py", "data/image_folder.py", "codecs/autoencoder.py",
                   "samplers/ode.py", "tracking/mlflow_run.py", "cli/train.py"):  # fmt: skip
         assert f"dit_lab/{place}" not in files, place
     ddpm = deciding_code([*QUICKSTART, "dit_lab.objectives.ddpm.DDPM"], {})
-    assert {"dit_lab/objectives/ddpm.py", "dit_lab/chain.py"} <= ddpm.keys() - files.keys()
+    assert {
+        "dit_lab/objectives/ddpm.py",
+        "dit_lab/core/discrete_diffusion.py",
+    } <= ddpm.keys() - files.keys()
 
 
 def test_comments_and_other_components_decide_nothing(package: Path) -> None:
@@ -156,7 +163,8 @@ def test_comments_and_other_components_decide_nothing(package: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["training/ema.py", "models/layers.py", "rng.py", "objectives/flow.py", "lab/train.py"]
+    "place",
+    ["training/ema.py", "models/layers.py", "core/rng.py", "objectives/flow.py", "lab/train.py"],
 )
 def test_a_changed_constant_decides(package: Path, place: str) -> None:
     """Also in what the components import, and what that imports inside its functions."""

@@ -10,7 +10,7 @@ import pytest
 
 BLOCKS = """
 import resource, sys
-from dit_lab.processes import keep_freed_memory
+from dit_lab.core.processes import keep_freed_memory
 
 if sys.argv[1] == "kept":
     keep_freed_memory()

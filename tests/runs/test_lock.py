@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab import lease as lease_module
-from dit_lab.lease import Holder, Lease, holder_of, read_holder
-from dit_lab.types import RequestError
+from dit_lab.core.types import RequestError
+from dit_lab.runs import lock as lease_module
+from dit_lab.runs.lock import Holder, Lease, holder_of, read_holder
 
 HOST = socket.gethostname()
 
@@ -28,7 +28,7 @@ HOST = socket.gethostname()
 HOLD = """
 import sys, time
 from pathlib import Path
-from dit_lab.lease import Lease
+from dit_lab.runs.lock import Lease
 
 path, seconds = Path(sys.argv[1]), float(sys.argv[2])
 left = False
@@ -43,7 +43,7 @@ with Lease(path, stopping=lambda: left):
 HOLD_WITH_A_CHILD = """
 import os, sys, time
 from pathlib import Path
-from dit_lab.lease import Lease
+from dit_lab.runs.lock import Lease
 
 with Lease(Path(sys.argv[1])):
     if os.fork() == 0:
@@ -213,7 +213,7 @@ def test_that_it_was_told_to_stop_is_said_at_once(path: Path) -> None:
 WITHOUT_ROOM = """
 import resource, sys, time
 from pathlib import Path
-from dit_lab import lease
+from dit_lab.runs import lock as lease
 
 lease.HEARTBEAT_SECONDS = 0.1
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dit_lab.interpolants import Interpolant
+    from dit_lab.core.interpolants import Interpolant
 
 
 Result = TypeVar("Result")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dit_lab.runs import write_atomically
+from dit_lab.runs.folder import write_atomically
 
 LAST_BYTES = 8192  # of metrics.jsonl: some thirty rows
 

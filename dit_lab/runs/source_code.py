@@ -13,16 +13,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dit_lab.runs import digest
+from dit_lab.runs.folder import digest
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).resolve().parent.parent
 
 BUILDERS = ("lab/compose.py", "lab/learning.py", "lab/train.py")
 """What makes and runs a training, whatever its components."""
 
 DECIDING_CODE = (
-    "models", "objectives", "data", "training", "codecs", "interpolants.py", "chain.py", "rng.py",
-    *BUILDERS,
+    "models", "objectives", "data", "training", "codecs", "core/interpolants.py",
+    "core/discrete_diffusion.py", "core/rng.py", *BUILDERS,
 )  # fmt: skip
 """The parts of the package whose code decides the weights."""
 
@@ -151,30 +151,31 @@ def meaning(source: bytes) -> str:
 
 def _spell(value: Any, spelled: list[str]) -> None:
     """Add a syntax tree as text. Only fields that are set are written, since versions of Python add
-    fields; and of what is imported from this package the names alone, since modules move."""
+    fields; of imports from this package only the names, sorted, since modules move."""
     if isinstance(value, ast.AST):
         spelled.append(f"({type(value).__name__}")
         for field in value._fields:
             part = getattr(value, field, None)
             if part is None or part == [] or field in ("ctx", "kind", "type_comment"):
                 continue
-            if isinstance(value, ast.ImportFrom) and field == "module" and _is_ours(part):
-                continue
             spelled.append(f" {field}=")
             _spell(part, spelled)
         spelled.append(")")
     elif isinstance(value, list):
-        spelled.append("[")
+        spelled.append(f"[{' '.join(sorted(name for part in value for name in _our_names(part)))}")
         for part in value:
-            if not _says_nothing(part):
+            if not (_says_nothing(part) or _our_names(part)):
                 _spell(part, spelled)
         spelled.append("]")
     else:
         spelled.append(f"<{type(value).__name__} {value!r}>")
 
 
-def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] == "dit_lab"
+def _our_names(node: Any) -> list[str]:
+    """What a statement imports from this package."""
+    if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "dit_lab":
+        return [f"{alias.name} {alias.asname or alias.name}" for alias in node.names]
+    return []
 
 
 def _says_nothing(node: Any) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dit_lab import rng
+from dit_lab.core import rng
 
 INDICES = torch.tensor([0, 1, 7, 2**31, 2**32, 2**32 + 7, 2**53 + 1, 2**63 - 1])
 SHAPE = (3, 5, 4)

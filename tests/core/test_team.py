@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dit_lab.team import ALONE, shared_out
+from dit_lab.core.team import ALONE, shared_out
 
 
 class Second:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.metrics_rows import MetricsRow, format_row, read_metrics, trim_metrics, write_metrics
-from dit_lab.runs import (
+from dit_lab.core.types import RequestError
+from dit_lab.runs.folder import (
     NOT_DECIDING,
     RunFolder,
     all_runs,
@@ -24,7 +24,7 @@ from dit_lab.runs import (
     write_atomically,
     write_json,
 )
-from dit_lab.types import RequestError
+from dit_lab.runs.metrics import MetricsRow, format_row, read_metrics, trim_metrics, write_metrics
 
 # ---- what is hashed ------------------------------------------------------------------------------
 
@@ -69,7 +69,7 @@ def test_a_write_that_fails_leaves_the_old_text(tmp_path: Path) -> None:
 WRITE_WITHOUT_ROOM = """
 import resource, sys
 from pathlib import Path
-from dit_lab.runs import write_atomically
+from dit_lab.runs.folder import write_atomically
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dit_lab.cost import cost, recomputed_blocks, training_memory
+from dit_lab.core.cost import cost, recomputed_blocks, training_memory
 from dit_lab.models.dit import DiT
 from tests.measure.scaling_plan import MODEL as XL
 
@@ -243,7 +243,6 @@ def test_shards_make_the_whole(bf16: bool) -> None:
 
 
 def test_cost_and_respacing_need_no_torch() -> None:
-    code = (
-        "import sys, dit_lab.scaling, dit_lab.samplers.respacing; sys.exit('torch' in sys.modules)"
-    )
+    modules = "dit_lab.core.communication_cost, dit_lab.samplers.respacing"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

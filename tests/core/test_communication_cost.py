@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.cost import Cost, Kept
-from dit_lab.scaling import Cluster, StepTime, Traffic, step_time, traffic
+from dit_lab.core.communication_cost import Cluster, StepTime, Traffic, step_time, traffic
+from dit_lab.core.cost import Cost, Kept
 from tests.measure.scaling_plan import MODEL as XL
 from tests.measure.scaling_plan import tables
 

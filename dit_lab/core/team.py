@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from dit_lab.types import Result, Team
+from dit_lab.core.types import Result, Team
 
 Item = TypeVar("Item")
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dit_lab.cost import BFLOAT16_BYTES, FLOAT32_BYTES, Cost
+from dit_lab.core.cost import BFLOAT16_BYTES, FLOAT32_BYTES, Cost
 
 BUCKET_BYTES = 25 * 2**20  # of gradients that DDP reduces at once, torch's default
 
