@@ -24,7 +24,6 @@ from dit_lab.core.types import RequestError
 HEARTBEAT_SECONDS = 5.0
 SILENT_SECONDS = 60.0  # without a heartbeat: a holder on another host may be dead
 HANDOVER_SECONDS = 120.0  # how long a start waits for a holder that is leaving
-BEAT_SECONDS = 0.5  # how soon a holder says that it was told to stop
 
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -80,19 +79,17 @@ class Lease:
         return self
 
     def _acquire(self) -> None:
-        started, told = time.monotonic(), False
+        deadline = time.monotonic() + HANDOVER_SECONDS
+        told = False
         while True:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             if not (obstacle := _obstacle(self._file, self._path)):
                 return
             os.close(self._file)
             holder = read_holder(self._path)
-            leaving = holder is not None and holder.is_leaving
-            # one that was told to stop just now has not said so yet
-            patience = HANDOVER_SECONDS if leaving else 2 * BEAT_SECONDS
-            if time.monotonic() - started > patience:
+            if holder is None or not holder.is_leaving or time.monotonic() > deadline:
                 raise RequestError(f"{self._path.parent}: {obstacle}; wait for it or stop it")
-            if holder is not None and leaving and not told:
+            if not told:
                 self._on_wait(f"waiting for process {holder.pid}, which is leaving this run")
                 told = True
             time.sleep(0.2)
@@ -100,7 +97,7 @@ class Lease:
     def _beat(self) -> None:
         """Say every few seconds that the holder lives, and at once that it was told to stop."""
         last, stopping = time.monotonic(), False
-        while not self._left.wait(BEAT_SECONDS):
+        while not self._left.wait(0.5):
             if time.monotonic() - last > HEARTBEAT_SECONDS or stopping != self._stopping():
                 last, stopping = time.monotonic(), self._stopping()
                 self._write()

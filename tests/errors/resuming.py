@@ -130,7 +130,7 @@ AREA = Area(
             title="a trusted module that has changed",
             command=OWN,
             start="own",
-            prepare=wrote("mylab.py", f"{OWN_PARTS}\n# a remark\n"),
+            prepare=wrote("mylab.py", f"{OWN_PARTS}\nUNUSED = 1\n"),
             says=r"other source code \(mylab.py changed\); choose resume=never",
             slow=True,
         ),

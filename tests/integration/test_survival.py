@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from dit_lab.runs.lock import read_holder
 from tests.integration.conftest import fork_code
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -118,6 +119,7 @@ def test_the_same_command_waits_for_its_predecessor_to_save(
     first = fork(*train)
     until((folder / "here").exists)
     first.send_signal(signal.SIGTERM)  # noticed when step 16 is over
+    until(lambda: says_that_it_is_leaving(run_in(folder).root / "lease"))
     second = fork(*train)
     waiting = f"waiting for process {first.pid}, which is leaving this run"
     until(lambda: waiting in second.printed() or second.returncode is not None)
@@ -228,7 +230,7 @@ def test_changed_source_is_refused_and_forcing_is_remembered(
     killed: Any, straight: Any, forked: Command, train: list[str], folder: Path
 ) -> None:
     with open(folder / "looking_up.py", "a") as module:
-        module.write("# a remark\n")
+        module.write("UNUSED = 1\n")
     before = killed.times()
     assert "other source code (looking_up.py changed)" in refusal(forked(*train))
     assert killed.times() == before
@@ -238,7 +240,7 @@ def test_changed_source_is_refused_and_forcing_is_remembered(
     assert killed.identity["forced_over"] == [
         "this run was made with other source code (looking_up.py changed)"
     ]
-    assert_same(killed, straight)  # a remark does not decide the weights
+    assert_same(killed, straight)  # the constant decides nothing, which nobody can know
     assert "already finished" in forked(*train).stdout
 
 
@@ -468,6 +470,12 @@ def test_a_folder_that_turns_read_only_loses_no_checkpoint(
     assert again.returncode == 0, again.stderr
     assert "resumed at step 10" in again.stdout
     assert_same(run, straight)
+
+
+def says_that_it_is_leaving(lease: Path) -> bool:
+    """Which it does half a second after the signal; before that, a start is refused."""
+    holder = read_holder(lease)
+    return holder is not None and holder.stopping
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -241,7 +240,6 @@ Write = Callable[..., Holder]
 def write(path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes the lease of somebody who shares no locks with us. Heartbeats come in 0.1 s."""
     monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.1)
-    monkeypatch.setattr(lease_module, "BEAT_SECONDS", 0.1)
 
     def say(
         *, host: str = "elsewhere", pid: int = 4242, silent: float = 0.0, stopping: bool = False
@@ -261,26 +259,9 @@ def test_a_holder_on_another_host_is_refused_while_it_is_heard_of(path: Path, wr
     with pytest.raises(RequestError) as refused, Lease(path):
         pass
     assert "process 4242 on elsewhere has been writing here since" in str(refused.value)
-    assert re.search(r"\(last heard of 3\d s ago\)", str(refused.value))
+    assert "(last heard of 30 s ago)" in str(refused.value)
     assert "4242 on elsewhere" in holder_of(path)
     assert read_holder(path).host == "elsewhere"
-
-
-def test_a_holder_that_was_told_to_stop_just_now_has_time_to_say_so(
-    path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It says so at its next beat; a start right after the signal waits for that."""
-    monkeypatch.setattr(lease_module, "BEAT_SECONDS", 1.0)
-    write()
-    told = threading.Event()
-    says = threading.Timer(0.5, lambda: write(stopping=True))
-    goes = threading.Timer(1.0, path.unlink)
-    says.start()
-    goes.start()
-    with Lease(path, on_wait=lambda text: told.set()):
-        assert told.is_set()
-    says.join()
-    goes.join()
 
 
 @pytest.mark.parametrize("silent", [3600.0, -3600.0], ids=["old", "clock ahead"])
