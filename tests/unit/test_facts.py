@@ -197,7 +197,7 @@ def test_users_datasets_without_facts_are_told() -> None:
 
     with pytest.raises(RequestError, match=r"mylab\.Mine: has no facts; add a static method"):
         dataset_facts("mylab.Mine", {}, load=lambda target: Mine)
-    with pytest.raises(RequestError, match=r"returned dict; return dit_lab\.core\.types\.DataFacts"):
+    with pytest.raises(RequestError, match=r"dict; return dit_lab\.core\.types\.DataFacts"):
         dataset_facts("mylab.Wrong", {}, load=lambda target: Wrong)
     with pytest.raises(RequestError, match=r"mylab\.Mine: unknown; the lab has dit_lab\.data"):
         dataset_facts("mylab.Mine", {})
