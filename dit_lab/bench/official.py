@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dit_lab.bench.device import Ticks
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 LEARNING_RATE, DECAY = 1e-4, 0.9999  # of its train.py
 MODULES = ("models", "diffusion", "train")

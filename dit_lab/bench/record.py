@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.bench.figures import Turns
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import read_json
 
 if TYPE_CHECKING:

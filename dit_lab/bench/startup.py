@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from dit_lab.bench.record import FIRST_STEP, IMPORT
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.runs.metrics import read_metrics
 
 ONLY_ONE = [

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.bench.figures import Ratio, Spread, Turns

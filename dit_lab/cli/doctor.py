@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

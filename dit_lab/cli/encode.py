@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.core.types import RequestError, StopRequested
+from dit_lab.core.errors import RequestError, StopRequested
 
 if TYPE_CHECKING:
     from dit_lab.core.types import DataFacts

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 ENDINGS = {
     "safetensors": (".safetensors",),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 SHOWS_CHOICES = False
 FORMATS = ("auto", "dit", "sit", "repa", "lightningdit", "diffusers")

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.processes import keep_freed_memory
-from dit_lab.core.types import RequestError, StopRequested
 from dit_lab.lab import resources
 
 VERBS = {

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.core.types import RequestError, StopRequested
+from dit_lab.core.errors import RequestError, StopRequested
 
 if TYPE_CHECKING:
     from dit_lab.core.shapes import Shapes

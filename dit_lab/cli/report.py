@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.report.analysis import Ablation

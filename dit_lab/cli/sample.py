@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 SHOWS_CHOICES = False
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.lab.sweep_plan import Plan

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.core.types import RequestError, StopRequested
+from dit_lab.core.errors import RequestError, StopRequested
 
 if TYPE_CHECKING:
     from dit_lab.runs.folder import RunFolder

@@ -11,7 +11,7 @@ import os
 import socket
 from pathlib import Path
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 SHOWS_CHOICES = False
 HOST = "127.0.0.1"

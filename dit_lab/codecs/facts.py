@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import QUICKSTART, RequestError
+from dit_lab.core.errors import QUICKSTART, RequestError
 
 IDENTITY = "dit_lab.codecs.identity.Identity"
 AUTOENCODER = "dit_lab.codecs.autoencoder.Autoencoder"

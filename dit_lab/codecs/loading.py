@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.codecs.facts import HUB, config_file, read_config, reason, repository_of
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 
 def load_network(path: str | Path) -> Any:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant, Shares
-from dit_lab.core.types import RequestError
 
 SMALLEST_ALPHA_BAR = 2.0**-24  # stands for 0 where the continuous reading takes its logarithm
 

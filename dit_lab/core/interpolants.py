@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 PREDICTIONS = ("noise", "data", "v", "velocity", "score")
 """What a model can be asked for: an end of the path, v = alpha * noise - sigma * data (Salimans &

@@ -20,25 +20,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-class RequestError(ValueError):
-    """What was asked for cannot be done: one line that says what, where, and what instead.
-
-    The command line prints it without a traceback and exits with code 2.
-    """
-
-
-QUICKSTART = "or run `dit-lab train experiment=quickstart`, which needs no files"
-"""What a message says to who has no data or weights yet."""
-
-
-class StopRequested(Exception):  # noqa: N818 - a request, not an error
-    """Somebody (SIGTERM, Ctrl-C) asked the process to save and stop. Carries the signal number."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number}")
-        self.signal_number = signal_number
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One micro-batch with everything random already drawn, each image from its own stream."""

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import DataFacts, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import DataFacts
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.image_facts import image_folder_facts, labelled_list_facts
 from dit_lab.data.latent_facts import latents_facts, read_manifest

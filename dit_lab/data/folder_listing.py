@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_READ_BYTES = 64 * 2**20  # a larger folder is known by its file sizes, not by its contents

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.data.images import Transform
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dit_lab.core.types import QUICKSTART, DataFacts, RequestError
+from dit_lab.core.errors import QUICKSTART, RequestError
+from dit_lab.core.types import DataFacts
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.folder_listing import digest, read_folder
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.data.images import Transform, to_pixels
 
 _log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.rng import uniform
-from dit_lab.core.types import RequestError
 
 CROP_RANGE = (0.8, 1.0)  # of the image's shorter side, what a random crop shows
 DEEP_GREY = ("I;16", "I;16B", "I;16L", "I")  # Pillow's modes of 16-bit files

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.data.image_facts import ImageSize, labelled_list_facts
 from dit_lab.data.image_files import ImageFiles, OnBadImage
 from dit_lab.data.images import Transform

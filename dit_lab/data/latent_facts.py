@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import DataFacts, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import DataFacts
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.image_facts import given_folder
 from dit_lab.runs.folder import read_json, write_json

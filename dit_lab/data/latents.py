@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.data.image_facts import given_folder
 from dit_lab.data.images import is_flipped
 from dit_lab.data.latent_facts import Plan, check_size, read_manifest

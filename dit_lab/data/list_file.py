@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 TRAIN_LIST = "train_labels.txt"
 VALIDATION_LIST = "val_labels.txt"

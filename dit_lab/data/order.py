@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.rng import permutation
-from dit_lab.core.types import RequestError
 
 
 class SampleOrder:

@@ -8,15 +8,18 @@ Shapes: N images of H x W pixels.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import io
 import math
 import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dit_lab.core.types import DataFacts, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import DataFacts
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.image_facts import given_folder
 
@@ -205,6 +208,17 @@ def _missing(file: Path) -> RequestError:
 
 
 def _download(family: str, root: Path) -> None:
-    from dit_lab.data.torchvision_sets import download  # torch, for who asks for a download only
+    """Get the files of a torchvision dataset ("MNIST", ...) into `root`; quiet while it works.
 
-    download(family, root)
+    Raises `RequestError` where that is not possible.
+    """
+    from torchvision import datasets  # torch, for who asks for a download only
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            getattr(datasets, family)(root, download=True)
+    except (RuntimeError, OSError) as error:
+        raise RequestError(
+            f"dataset.download=true: {family} cannot be downloaded "
+            f"({' '.join(str(error).split())[:200]}); put the files into {root} yourself"
+        ) from None

@@ -5,8 +5,6 @@ Shapes: N images of H x W pixels.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.data.image_facts import given_folder
 from dit_lab.data.images import Transform, to_pixels
 from dit_lab.data.torchvision_facts import IDX_FILES, idx_facts, idx_file, idx_values
@@ -105,20 +103,3 @@ class CIFAR10(ImagesInMemory):
             ) from None
         labels = np.asarray(files.targets)
         super().__init__(files.data, labels, horizontal_flip=horizontal_flip, seed=seed)
-
-
-def download(family: str, root: Path) -> None:
-    """Get the files of a torchvision dataset ("MNIST", ...) into `root`; quiet while it works.
-
-    Raises `RequestError` where that is not possible.
-    """
-    from torchvision import datasets
-
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            getattr(datasets, family)(root, download=True)
-    except (RuntimeError, OSError) as error:
-        raise RequestError(
-            f"dataset.download=true: {family} cannot be downloaded "
-            f"({' '.join(str(error).split())[:200]}); put the files into {root} yourself"
-        ) from None

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.evaluation.table import Row, findings
 from dit_lab.runs.folder import digest, find_run, read_json, step_of, write_json
 

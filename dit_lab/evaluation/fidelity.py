@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.evaluation.dinov2 import VisionTransformer
 from dit_lab.evaluation.features import Features, Probabilities
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.evaluation.features import Features
 from dit_lab.evaluation.frechet import Moments, distance_of_factors, moments
 from dit_lab.evaluation.inception_score import inception_score

@@ -21,7 +21,7 @@ import torch
 from numpy._core.multiarray import _reconstruct
 from numpy.typing import NDArray
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.evaluation.features import Features
 from dit_lab.evaluation.frechet import Moments, distance_of_factors
 from dit_lab.runs.folder import written_at

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from dit_lab.core.types import Objective, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Objective
 from dit_lab.interop.architecture import Architecture, Shape, Shapes, inferred
 from dit_lab.interop.files import Tensors, WeightsFile
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.cost import mlp_width
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.models.dit import DiT
 from dit_lab.models.embeddings import sincos_positions
 

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import Objective, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Objective
 from dit_lab.interop.adapter import Adapter
 from dit_lab.interop.architecture import DROPOUT, Architecture, Shape, Shapes, positions
 from dit_lab.interop.files import INDEX, Tensors, WeightsFile, open_weights

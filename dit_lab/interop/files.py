@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 Tensors = Mapping[str, Tensor]
 

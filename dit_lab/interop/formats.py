@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.interop.adapter import Adapter
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, is_folder, open_folder
 from dit_lab.interop.files import WeightsFile, open_weights

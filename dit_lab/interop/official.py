@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.discrete_diffusion import DiscreteDiffusion, make_betas
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Linear, Trigonometric, VariancePreserving
-from dit_lab.core.types import Objective, RequestError
+from dit_lab.core.types import Objective
 from dit_lab.interop.adapter import Adapter
 from dit_lab.interop.architecture import Architecture
 from dit_lab.interop.files import Tensors, WeightsFile

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import RunFolder, step_of
 from dit_lab.training.power import Profile, fit, gamma_of, is_width, name_of
 

@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import DataFacts, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import DataFacts
 from dit_lab.data.image_check import Look, Report, look, report_on
 from dit_lab.data.image_files import ImageFiles
 from dit_lab.data.images import Transform

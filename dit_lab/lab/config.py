@@ -12,8 +12,8 @@ from typing import Any
 from omegaconf.errors import OmegaConfBaseException
 
 from dit_lab.codecs.facts import HUB
+from dit_lab.core.errors import RequestError
 from dit_lab.core.trust import trusted_list
-from dit_lab.core.types import RequestError
 from dit_lab.lab import resources
 from dit_lab.lab.request import Chosen, Request, parse_override, plain, register
 from dit_lab.lab.typed import checked_types

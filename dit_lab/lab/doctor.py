@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs.folder import KILLED, RUNNING, RunFolder, all_runs, read_json, update_status
 from dit_lab.runs.lock import Lease, holder_of

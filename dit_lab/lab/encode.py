@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dit_lab.core.types import Codec, DataFacts, Dataset, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Codec, DataFacts, Dataset
 from dit_lab.data.latent_facts import FACTS, SPLITS, Manifest, Plan, read_manifest
 from dit_lab.lab import compose
 from dit_lab.runs.folder import read_json, write_json

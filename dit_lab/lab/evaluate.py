@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.shapes import Shapes
 from dit_lab.core.team import ALONE
-from dit_lab.core.types import Evaluator, RequestError, Team
+from dit_lab.core.types import Evaluator, Team
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
 from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
 from dit_lab.evaluation.images import PICTURE_CHANNELS

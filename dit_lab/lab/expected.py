@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.lab.spread import tolerances
 from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs.folder import write_atomically

@@ -15,8 +15,9 @@ import torch
 
 from dit_lab.codecs.facts import IDENTITY
 from dit_lab.codecs.loading import load_network, quiet
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Linear
-from dit_lab.core.types import Objective, RequestError
+from dit_lab.core.types import Objective
 from dit_lab.evaluation.images import PICTURE_CHANNELS
 from dit_lab.interop.architecture import DIT, Architecture, configured
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_config

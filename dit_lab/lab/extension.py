@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.trust import load_component
-from dit_lab.core.types import RequestError
 from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import deciding, difference, is_forced, parent_run, recorded
 from dit_lab.runs.folder import RunFolder, newest_checkpoint, read_json, step_of

@@ -12,9 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.shapes import Shapes
 from dit_lab.core.trust import source_files
-from dit_lab.core.types import DataFacts, RequestError
+from dit_lab.core.types import DataFacts
 from dit_lab.data.pair_facts import read_pair_facts
 from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs.exported import read_exported

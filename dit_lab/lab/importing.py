@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts, config_file
+from dit_lab.core.errors import RequestError
 from dit_lab.core.shapes import Shapes
-from dit_lab.core.types import DataFacts, RequestError
+from dit_lab.core.types import DataFacts
 from dit_lab.data.image_facts import sides
 from dit_lab.interop.architecture import (
     DIT,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.interop.architecture import Architecture
 from dit_lab.interop.formats import Foreign
 from dit_lab.lab import resources

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.shapes import Shapes
-from dit_lab.core.types import RequestError
 from dit_lab.lab.config import read_recorded
 from dit_lab.lab.identity import initial_run, recorded_shapes
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from shutil import which
 from typing import Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 Config = Mapping[str, Any]
 

@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.trust import load_component, trusted_list
-from dit_lab.core.types import RequestError
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import samplers_for
 from dit_lab.lab.components import COMPONENT_GROUPS, LISTS

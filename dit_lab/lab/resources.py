@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 

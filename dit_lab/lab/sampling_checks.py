@@ -7,9 +7,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.shapes import Shapes
 from dit_lab.core.trust import load_component
-from dit_lab.core.types import RequestError
 from dit_lab.lab import resources
 from dit_lab.lab.averages import PREFIX, made_average
 from dit_lab.lab.compatibility import samplers_for

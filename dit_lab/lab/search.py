@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.lab.report_runs import measured, runs_of_sweep
 from dit_lab.lab.sweep_axes import space_of, sweep_overrides
 from dit_lab.lab.sweep_plan import compose_jobs, job_of

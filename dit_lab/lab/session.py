@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import Hook, RequestError, StopRequested
+from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.types import Hook
 from dit_lab.runs.folder import (
     FAILED,
     FINISHED,

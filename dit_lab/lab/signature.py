@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Optional, Union
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.lab.component_options import Component, Dataset, Metric
 from dit_lab.lab.components import GIVEN_IN_CODE
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.lab.doctor import close_run
 from dit_lab.lab.identity import run_folder, set_aside
 from dit_lab.lab.search import next_jobs, recompose

@@ -11,7 +11,7 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, ValueType
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.lab import resources
 from dit_lab.lab.request import parse_override
 from dit_lab.lab.yaml_files import read_recipe

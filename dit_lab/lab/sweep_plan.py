@@ -10,8 +10,8 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.shapes import Shapes
-from dit_lab.core.types import RequestError
 from dit_lab.lab import resources
 from dit_lab.lab.checks import check_data, check_settings
 from dit_lab.lab.config import Composer, option

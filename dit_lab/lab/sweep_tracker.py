@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.lab.doctor import close_run
 from dit_lab.lab.job import read_task, track
 from dit_lab.runs.folder import FINISHED, read_json, write_json

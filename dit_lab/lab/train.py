@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.shapes import Shapes
 from dit_lab.core.team import ALONE
-from dit_lab.core.types import Hook, RequestError
+from dit_lab.core.types import Hook
 from dit_lab.lab import compose
 from dit_lab.lab.averages import open_averages
 from dit_lab.lab.compose import Parts

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.shapes import Shapes
 from dit_lab.core.team import ALONE
-from dit_lab.core.types import Codec, LabelledCall, RequestError, Sampler, Team
+from dit_lab.core.types import Codec, LabelledCall, Sampler, Team
 from dit_lab.lab import compose
 from dit_lab.lab.averages import PREFIX, made_average, read_average, width_in
 from dit_lab.lab.compose import Parts

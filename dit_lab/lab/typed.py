@@ -13,8 +13,8 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.trust import load_component, refuse_untrusted
-from dit_lab.core.types import RequestError
 from dit_lab.lab.component_options import Component
 from dit_lab.lab.components import COMPONENT_GROUPS, COMPONENTS, LISTS
 from dit_lab.lab.schema import ROOTS

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.processes import Child, threads_each
-from dit_lab.core.types import RequestError
 from dit_lab.training.stop import StopSignal
 
 POLL_SECONDS = 0.05

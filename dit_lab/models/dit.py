@@ -26,7 +26,7 @@ from torch.utils.checkpoint import (
 )
 
 from dit_lab.core.cost import mlp_width
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.models.embeddings import (
     LabelEmbedding,
     PatchEmbedding,

@@ -3,7 +3,7 @@ anything is built, and the model checks itself with it."""
 
 from __future__ import annotations
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 NORMS = ("layer", "rms")
 MLPS = ("gelu", "swiglu")

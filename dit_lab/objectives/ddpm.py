@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.discrete_diffusion import DiscreteDiffusion, make_betas
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Shares
-from dit_lab.core.types import Batch, ModelCall, Prediction, RequestError
+from dit_lab.core.types import Batch, ModelCall, Prediction
 from dit_lab.objectives.bound import bound_in_bits
 from dit_lab.objectives.options import check_ddpm
 

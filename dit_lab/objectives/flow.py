@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant, shift_time
-from dit_lab.core.types import Batch, ModelCall, Prediction, RequestError
+from dit_lab.core.types import Batch, ModelCall, Prediction
 from dit_lab.objectives.options import check_time_shift
 from dit_lab.objectives.time_sampling import automatic_shift, quantile_function
 

@@ -9,8 +9,8 @@ al. 2023; Ma et al. 2024, SiT).
 
 from __future__ import annotations
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
-from dit_lab.core.types import RequestError
 from dit_lab.objectives.flow import FlowObjective, span
 from dit_lab.objectives.options import check_flow_matching
 

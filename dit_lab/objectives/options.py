@@ -3,7 +3,7 @@ before anything is built, and the objectives check themselves with it."""
 
 from __future__ import annotations
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 
 def check_ddpm(

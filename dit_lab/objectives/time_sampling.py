@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 Quantile = Callable[[Tensor], Tensor]
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 EXPORTED = ".safetensors"
 HEADER_KEY = "dit_lab"  # in the header: what is known of the run, as JSON

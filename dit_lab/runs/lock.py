@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 HEARTBEAT_SECONDS = 5.0
 SILENT_SECONDS = 60.0  # without a heartbeat: a holder on another host may be dead

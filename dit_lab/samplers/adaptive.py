@@ -13,8 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant
-from dit_lab.core.types import DrawNoise, Predict, RequestError
+from dit_lab.core.types import DrawNoise, Predict
 from dit_lab.samplers.ode import velocity_of, without_noise
 
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.discrete_diffusion import DiscreteDiffusion
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant
-from dit_lab.core.types import DrawNoise, Predict, RequestError
+from dit_lab.core.types import DrawNoise, Predict
 from dit_lab.samplers.grid import TimeGrid
 from dit_lab.samplers.respacing import visited
 from dit_lab.samplers.reuse import asked_every

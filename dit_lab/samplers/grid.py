@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 RULES = ("uniform", "quadratic", "shifted", "given")
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import LabelledCall, Objective, Predict, Prediction, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import LabelledCall, Objective, Predict, Prediction
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Timesteps ascend from 0 (nearly data) to num_timesteps - 1 (noise); samplers vis
 
 from __future__ import annotations
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 
 def visited(spacing: str, num_timesteps: int, steps: int) -> list[int]:

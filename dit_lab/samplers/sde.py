@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant
-from dit_lab.core.types import DrawNoise, Predict, Prediction, RequestError
+from dit_lab.core.types import DrawNoise, Predict, Prediction
 from dit_lab.samplers.grid import TimeGrid, noisy_steps
 from dit_lab.samplers.reuse import asked_every
 

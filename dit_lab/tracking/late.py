@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder, read_json, update_status
 from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.mlflow_store import (

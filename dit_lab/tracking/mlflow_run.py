@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
 
-from dit_lab.core.types import Hook, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Hook
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder
 from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.mlflow_store import (

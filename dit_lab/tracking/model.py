@@ -10,7 +10,7 @@ from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.tracking.mlflow_store import (
     StoreUnreachableError,
     load_mlflow,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import FINISHED, RUNNING
 from dit_lab.tracking.mlflow_store import (
     as_params,

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from dit_lab.core import rng
-from dit_lab.core.types import Batch, Codec, Coupling, Dataset, PairedDataset, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Batch, Codec, Coupling, Dataset, PairedDataset
 from dit_lab.training.loading import Transfer, messages_of, read_ahead
 
 _log = logging.getLogger(__name__)

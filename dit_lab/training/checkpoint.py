@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import step_of
 from dit_lab.training.tensor_files import TensorGroup
 

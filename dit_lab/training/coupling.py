@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import Batch, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Batch
 
 
 class Independent:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 _ALIGNMENT = 64  # bytes, of a processor's cache line
 

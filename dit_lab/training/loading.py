@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from dit_lab.core.types import Dataset, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Dataset
 from dit_lab.training.handover import Packed, Packer, Record
 
 AHEAD = 2  # items that a worker has ready or in work, beyond the one that was taken last

@@ -6,7 +6,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-from dit_lab.core.types import StopRequested
+from dit_lab.core.errors import StopRequested
 
 
 class StopSignal:

@@ -12,8 +12,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.utils import DistributedType
 from torch import distributed, nn
 
+from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.team import ALONE, Gang
-from dit_lab.core.types import RequestError, StopRequested, Team
+from dit_lab.core.types import Team
 from dit_lab.training.float8 import in_float8
 from dit_lab.training.parallel import Sharded, Spread, Whole, compile_blocks
 from dit_lab.training.stop import StopSignal

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.trust import load_component
-from dit_lab.core.types import RequestError
 from dit_lab.lab import resources
 from dit_lab.lab.compatibility import SAMPLERS
 from dit_lab.lab.component_options import Dataset, Metric

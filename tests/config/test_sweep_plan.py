@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.lab.config import compose_train
 from dit_lab.lab.sweep import take_up
 from dit_lab.lab.sweep_axes import asks_for_sweep

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.discrete_diffusion import SCHEDULES, DiscreteDiffusion, linear_betas, make_betas
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import (
     PREDICTIONS,
     Interpolant,
@@ -17,7 +18,6 @@ from dit_lab.core.interpolants import (
     VariancePreserving,
     shift_time,
 )
-from dit_lab.core.types import RequestError
 
 CHAIN = DiscreteDiffusion(linear_betas())
 ZERO_SNR = DiscreteDiffusion(make_betas("scaled_linear", 1000, zero_terminal_snr=True))

@@ -77,7 +77,7 @@ LIBRARY_ONLY = {
     ),
     "it needs a machine without a network, as in tests/unit": (
         ("codecs/facts.py", "config.json cannot be had"),
-        ("data/torchvision_sets.py", "cannot be downloaded"),
+        ("data/torchvision_facts.py", "cannot be downloaded"),
     ),
     "it needs an installation without one of the extras": (
         ("lab/sweep_axes.py", "not installed; pip install"),

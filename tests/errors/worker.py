@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 
 LIGHT = (
     *(f"dit_lab.cli.{verb}" for verb in ("main", "train", "sample", "evaluate", "doctor", "ui")),

@@ -267,8 +267,8 @@ def copy_checkpoint(source: str, target: str, *, sharded: bool = False, **option
 
 def agree(folder: str) -> None:
     """What a team says, in every process: to FOLDER/RANK.json."""
+    from dit_lab.core.errors import StopRequested
     from dit_lab.core.team import shared_out
-    from dit_lab.core.types import StopRequested
     from dit_lab.training.stop import StopSignal
     from dit_lab.training.together import Together
 

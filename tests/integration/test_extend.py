@@ -23,8 +23,9 @@ import yaml
 from omegaconf import OmegaConf
 
 import dit_lab
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Linear
-from dit_lab.core.types import Batch, Prediction, RequestError
+from dit_lab.core.types import Batch, Prediction
 from dit_lab.lab.compatibility import ANY_PATH, SAMPLERS, samplers_for
 from dit_lab.lab.schema import number
 from dit_lab.lab.signature import component_schema

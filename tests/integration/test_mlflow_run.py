@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder
 from dit_lab.runs.metrics import MetricsRow, format_row
 from dit_lab.tracking import mlflow_run

@@ -24,7 +24,8 @@ from threading import Event, Thread
 
 from scipy.stats import t
 
-from dit_lab.core.types import Hook, StopRequested
+from dit_lab.core.errors import StopRequested
+from dit_lab.core.types import Hook
 from dit_lab.lab.checks import check_data
 from dit_lab.lab.config import compose_train
 from dit_lab.lab.train import run_training

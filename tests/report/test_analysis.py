@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.report.analysis import Ablation, Comparison, Effect, Verdict, analyse
 from dit_lab.report.results import Compute, Expectation, Question, Result, Settings
 from dit_lab.statistics.contrasts import Family, estimate

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import (
     NOT_DECIDING,
     RunFolder,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.runs import lock as lease_module
 from dit_lab.runs.lock import Holder, Lease, holder_of, read_holder
 

@@ -22,7 +22,7 @@ from dit_lab.bench.record import Bench, checked, read_record
 from dit_lab.bench.sampling import Drawing, Sampling
 from dit_lab.bench.training import Step, training_of
 from dit_lab.cli.bench import _rows
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.lab.config import compose_train
 
 CPU = torch.device("cpu")

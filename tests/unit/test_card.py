@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.evaluation.card import Card, Evaluation, last_evaluation, read_evaluation
 from dit_lab.evaluation.comparing import Effect, differences
 from dit_lab.evaluation.table import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dit_lab.core.types import StopRequested
+from dit_lab.core.errors import StopRequested
 from dit_lab.data.digits import Digits
 from dit_lab.data.facts import digits_facts
 from dit_lab.evaluation import classifier

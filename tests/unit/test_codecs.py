@@ -23,8 +23,8 @@ from torch import Tensor
 from dit_lab.codecs.autoencoder import Autoencoder
 from dit_lab.codecs.facts import AUTOENCODER, codec_facts
 from dit_lab.codecs.identity import Identity
+from dit_lab.core.errors import RequestError
 from dit_lab.core.rng import normal
-from dit_lab.core.types import RequestError
 from tests.small_autoencoder import save_autoencoder
 
 MEAN = [0.3, -0.2, 0.1, 0.5]
@@ -318,7 +318,7 @@ def test_tiles_are_diffusers(save: Save) -> None:
 OFFLINE = """
 from dit_lab.codecs.autoencoder import Autoencoder
 from dit_lab.codecs.facts import codec_facts, AUTOENCODER
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 path = "hub:someone/tiny-vae/vae"
 print(codec_facts(AUTOENCODER, {"path": path}, channels=3, height=8, width=8))
 print(Autoencoder(path=path).fingerprint)

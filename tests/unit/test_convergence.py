@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.discrete_diffusion import DiscreteDiffusion, linear_betas
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import (
     PREDICTIONS,
     Interpolant,
@@ -22,7 +23,7 @@ from dit_lab.core.interpolants import (
     Trigonometric,
     VariancePreserving,
 )
-from dit_lab.core.types import Predict, Prediction, RequestError
+from dit_lab.core.types import Predict, Prediction
 from dit_lab.samplers.adaptive import Dopri5
 from dit_lab.samplers.ancestral import DDIMSampler
 from dit_lab.samplers.multistep import DPMSolver, UniPC

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dit_lab.core import rng
-from dit_lab.core.types import Batch, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Batch
 from dit_lab.data.order import SampleOrder
 from dit_lab.data.pair_facts import SHARD_PAIRS, PairFacts, read_pair_facts, shard
 from dit_lab.data.pairs import Pairs

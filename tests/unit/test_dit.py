@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.models.dit import DiT
 from dit_lab.models.embeddings import (
     PatchEmbedding,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.lab.expected import (
     ONE,
     TOLERANCES,

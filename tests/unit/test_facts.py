@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from dit_lab.codecs.facts import codec_facts
-from dit_lab.core.types import DataFacts, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import DataFacts
 from dit_lab.data import list_file
 from dit_lab.data.facts import accepted, dataset_facts
 

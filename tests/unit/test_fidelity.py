@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.evaluation import fidelity
 from dit_lab.evaluation.dinov2 import TRAINED_SIDE, VisionTransformer
 from dit_lab.evaluation.fidelity import DinoV2, Inception

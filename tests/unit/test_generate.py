@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dit_lab.codecs.identity import Identity
 from dit_lab.core import rng
-from dit_lab.core.types import DrawNoise, LabelledCall, Predict, RequestError, StopRequested
+from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.types import DrawNoise, LabelledCall, Predict
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator, Passes
 from dit_lab.evaluation.images import to_uint8
 from dit_lab.models.dit import DiT

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Linear, Trigonometric, shift_time
-from dit_lab.core.types import Prediction, RequestError
+from dit_lab.core.types import Prediction
 from dit_lab.samplers.grid import TimeGrid
 from dit_lab.samplers.multistep import DPMSolver, UniPC
 from dit_lab.samplers.ode import RK4, Euler, Heun, Midpoint

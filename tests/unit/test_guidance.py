@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import LabelledCall, Predict, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import LabelledCall, Predict
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.samplers.guidance import Guidance, guide, predictor

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.shapes import Shapes
-from dit_lab.core.types import RequestError
 from dit_lab.data.facts import digits_facts
 from dit_lab.lab import identity as identity_module
 from dit_lab.lab.config import compose_train

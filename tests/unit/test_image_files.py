@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.data.image_files import ImageFiles
 from dit_lab.data.images import CROP_RANGE, Transform, random_crop
 from dit_lab.data.order import SampleOrder

@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.rng import uniform
-from dit_lab.core.types import DataFacts, RequestError
+from dit_lab.core.types import DataFacts
 from dit_lab.data import folder_listing, image_folder
 from dit_lab.data.facts import dataset_facts
 from dit_lab.data.folder_listing import ByClass, FolderListing, ImageFile, digest, read_folder

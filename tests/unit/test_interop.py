@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dit_lab.cli import export, importing
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.interop.architecture import Architecture, inferred, refuse_other_tensors, shapes_of
 from dit_lab.interop.files import WeightsFile, open_weights
 from dit_lab.interop.formats import FORMATS, open_foreign

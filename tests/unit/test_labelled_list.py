@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.rng import uniform
-from dit_lab.core.types import RequestError
 from dit_lab.data.images import centre_crop, to_pixels
 from dit_lab.data.labelled_list import LabelledList
 from dit_lab.data.list_file import read_class_names, read_list

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dit_lab.core.types import DataFacts, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import DataFacts
 from dit_lab.data import latents as module
 from dit_lab.data.images import is_flipped
 from dit_lab.data.latent_facts import Manifest, Plan

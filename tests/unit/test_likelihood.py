@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dit_lab.core import rng
 from dit_lab.core.discrete_diffusion import DiscreteDiffusion, make_betas
+from dit_lab.core.errors import StopRequested
 from dit_lab.core.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
-from dit_lab.core.types import LabelledCall, Predict, Prediction, StopRequested
+from dit_lab.core.types import LabelledCall, Predict, Prediction
 from dit_lab.data.digits import Digits
 from dit_lab.evaluation.likelihood import (
     CHUNK_IMAGES,

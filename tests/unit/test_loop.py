@@ -19,16 +19,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from dit_lab.core.errors import StopRequested
 from dit_lab.core.team import ALONE
-from dit_lab.core.types import (
-    Batch,
-    EvaluationResult,
-    Hook,
-    LabelledCall,
-    ModelCall,
-    Objective,
-    StopRequested,
-)
+from dit_lab.core.types import Batch, EvaluationResult, Hook, LabelledCall, ModelCall, Objective
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.training.batches import TrainingBatches

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant, shift_time
-from dit_lab.core.types import Batch, RequestError
+from dit_lab.core.types import Batch
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow import SQUARED_IN_NOISE
 from dit_lab.objectives.flow_matching import FlowMatching

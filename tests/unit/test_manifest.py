@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder, all_sweeps, find_sweep, new_sweep
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.data.facts import digits_facts
 from dit_lab.lab.metric_checks import EXTRACTORS, cadences, check_metrics, extractors_of
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import Batch, RequestError
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Batch
 from dit_lab.objectives.bound import discretised_log_likelihood, gaussian_kl
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow_matching import FlowMatching

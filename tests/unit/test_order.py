@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.rng import permutation
-from dit_lab.core.types import RequestError
 from dit_lab.data.order import SampleOrder
 
 NUM_IMAGES = 37

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.lab.averages import made_average, make_average, open_averages, read_average
 from dit_lab.runs.folder import RunFolder, write_json
 from dit_lab.training import checkpoint_store

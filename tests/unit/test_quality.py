@@ -15,7 +15,7 @@ import torch
 from sklearn.svm import SVC
 from torch import Tensor
 
-from dit_lab.core.types import StopRequested
+from dit_lab.core.errors import StopRequested
 from dit_lab.data.digits import Digits
 from dit_lab.evaluation import metrics, two_sample
 from dit_lab.evaluation.baselines import class_gaussian, memoriser

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lab.core.types import StopRequested
+from dit_lab.core.errors import StopRequested
 from dit_lab.data.digits import Digits
 from dit_lab.evaluation.reference import FETCH_IMAGES, ImageSet, load_images
 

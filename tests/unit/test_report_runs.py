@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dit_lab.cli.main import main
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.lab.report import report_on, report_on_sweep
 from dit_lab.lab.report_runs import _pick, results, runs_of_folders, runs_of_sweep, runs_of_sweeps
 from dit_lab.report.metrics import leading_metric

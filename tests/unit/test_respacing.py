@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.samplers.respacing import even, stride, visited
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.codecs.identity import Identity
-from dit_lab.core.types import StopRequested
+from dit_lab.core.errors import StopRequested
 from dit_lab.evaluation import sample_quality
 from dit_lab.evaluation.card import Card, read_evaluation
 from dit_lab.evaluation.features import Pixels

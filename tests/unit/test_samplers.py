@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.discrete_diffusion import DiscreteDiffusion, linear_betas, make_betas
+from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
-from dit_lab.core.types import Predict, Prediction, RequestError
+from dit_lab.core.types import Predict, Prediction
 from dit_lab.samplers.ancestral import DDIMSampler, DDPMSampler
 from dit_lab.samplers.multistep import DPMSolver, UniPC
 from dit_lab.samplers.ode import RK4, Euler, FixedStep, Heun, Midpoint

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.core.types import Hook, RequestError, StopRequested
+from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.types import Hook
 from dit_lab.lab.session import StatusFile, told_how_it_ends, writing_to
 from dit_lab.runs.folder import RunFolder, read_json, update_status
 from dit_lab.runs.lock import Lease, read_holder

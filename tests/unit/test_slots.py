@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.processes import threads_each
-from dit_lab.core.types import RequestError
 from dit_lab.sweeps.slots import FOREIGN, Slot, make_slots
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.evaluation.frechet import frechet_distance
 from dit_lab.evaluation.statistics import (
     Statistics,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dit_lab.core.types import StopRequested
+from dit_lab.core.errors import StopRequested
 from dit_lab.training.stop import StopSignal
 
 

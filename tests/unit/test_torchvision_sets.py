@@ -14,7 +14,7 @@ import torch
 from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5
 
-from dit_lab.core.types import RequestError
+from dit_lab.core.errors import RequestError
 from dit_lab.data.facts import dataset_facts
 from dit_lab.data.torchvision_facts import CIFAR_FILES, CIFAR_NAMES, CLASS_NAMES, IDX_FILES
 from dit_lab.data.torchvision_sets import CIFAR10, MNIST, FashionMNIST
