@@ -99,6 +99,7 @@ def _number(text: str) -> float | None:
 
 
 def _expected_equal(results: Sequence[Result]) -> list[Expectation]:
+    """The flows that are the same mathematics, which the lab finds by their configurations."""
     members = {tuple(one.settings.items()): one.settings for one in results}
     return [
         Expectation(members=[settings, other], reason=SAME_MATHEMATICS)

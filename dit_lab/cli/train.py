@@ -84,7 +84,7 @@ def work(
     if before and not has_comparable_code(before):
         print(
             f"{folder.root}: was recorded before code was compared by its meaning, so nothing says "
-            "whether it is the same; noted in identity.json"
+            "whether it was made with the code of today"
         )
     if not before:
         check_extension(config, now)

@@ -16,7 +16,7 @@ import numpy as np
 
 from dit_lab.evaluation.features import Features
 from dit_lab.runs.folder import digest, read_json, write_json
-from dit_lab.runs.source_code import code_files
+from dit_lab.runs.source_code import code_files, code_hash
 
 Measure = Callable[[Features, Features], float]
 """(samples (N, D), real images (N, D)) -> the metric."""
@@ -31,7 +31,7 @@ class Floors:
     def __init__(self, folder: Path | None, *, seed: int) -> None:
         self._folder, self._known = folder, dict[str, tuple[float, float]]()
         libraries = {name: version(name) for name in ("numpy", "scikit-learn", "scipy")}
-        code = code_files(("evaluation",), {})
+        code = code_hash(code_files(("evaluation",), {}))
         self._circumstances = digest({"seed": seed, "code": code, "libraries": libraries})
 
     def floor(self, metric: str, measure: Measure, pairs: Pairs) -> tuple[float, float]:

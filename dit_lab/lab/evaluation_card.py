@@ -19,9 +19,8 @@ from dit_lab.lab.compute import arithmetic
 from dit_lab.lab.measuring import Extractors
 from dit_lab.lab.metric_checks import asked
 from dit_lab.lab.trained import Trained
-from dit_lab.runs.folder import digest
 from dit_lab.runs.provenance import device_name, versions
-from dit_lab.runs.source_code import EVALUATING_CODE, code_files
+from dit_lab.runs.source_code import EVALUATING_CODE, code_files, code_hash
 
 Config = Mapping[str, Any]
 
@@ -66,7 +65,7 @@ def evaluation_card(
         num_threads=torch.get_num_threads(),
         code={
             "trained": identity["code_hash"],
-            "evaluated": digest(evaluating),
+            "evaluated": code_hash(evaluating),
             "trained_before": "; ".join(identity["forced_over"]),
         },
         versions=versions(),

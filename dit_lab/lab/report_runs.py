@@ -145,19 +145,21 @@ def results(runs: Sequence[Run]) -> list[Result]:
     """One record a run; evaluations of one run with several seeds are one record, with their
     spread."""
     together: dict[tuple[Any, ...], list[Result]] = defaultdict(list)
-    for run, code in zip(runs, _code(runs), strict=True):
-        result = replace(_result(run), code=code)
+    identities = [
+        recorded_so_far(run.folder) if run.folder.identity.exists() else {} for run in runs
+    ]
+    for run, identity, code in zip(runs, identities, _code(identities), strict=True):
+        result = _result(run, code=code, data=identity.get("data_fingerprint", ""))
         together[(tuple(result.settings.items()), result.seed, run.folder.root)].append(result)
     return [_merged(same) for same in together.values()]
 
 
-def _code(runs: Sequence[Run]) -> list[str]:
+def _code(identities: Iterable[Mapping[str, Any]]) -> list[str]:
     """Of each run a hash that is equal where no source file differs that two runs share; "" where
     it is unknown. Runs of other components have other files."""
     versions: list[dict[str, str]] = []
     found: list[dict[str, str]] = []
-    for run in runs:
-        line = recorded_so_far(run.folder) if run.folder.identity.exists() else {}
+    for line in identities:
         files = line["code_files"] if has_comparable_code(line) else {}
         version = next((one for one in versions if _agree(one, files)), None) if files else {}
         if version is None:
@@ -171,10 +173,9 @@ def _agree(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 
-def _result(run: Run) -> Result:
+def _result(run: Run, *, code: str, data: str) -> Result:
     rows = run.evaluation.rows if run.evaluation else ()
     finished = run.status == FINISHED
-    identity = recorded_so_far(run.folder) if run.folder.identity.exists() else {}
     metrics = read_metrics(run.folder.metrics)
     return Result(
         run=run.name,
@@ -185,7 +186,8 @@ def _result(run: Run) -> Result:
         metrics=measured(run) if finished else {},
         deviations={row.key: row.deviation for row in rows if row.deviation is not None},
         compute=_compute(run, metrics) if finished else None,
-        data=identity.get("data_fingerprint", ""),
+        code=code,
+        data=data,
         protocol=_protocol(run),
         curves={
             name: points

@@ -26,8 +26,7 @@ from dit_lab.lab.path_checks import check_root
 from dit_lab.lab.report_runs import Run, measured, without_seeds
 from dit_lab.lab.sweep_axes import label_of, product, settings_of, sweep_overrides
 from dit_lab.lab.sweep_plan import compose_jobs
-from dit_lab.runs.folder import digest
-from dit_lab.runs.source_code import EVALUATING_CODE, code_files
+from dit_lab.runs.source_code import EVALUATING_CODE, code_files, code_hash
 
 Config = Mapping[str, Any]
 
@@ -111,7 +110,7 @@ def circumstances(experiment: Experiment, *, device: Mapping[str, Any]) -> dict[
     return {
         "date": time.strftime("%Y-%m-%d"),
         **device,
-        "code": digest(code_files(EVALUATING_CODE, trusted)),
+        "code": code_hash(code_files(EVALUATING_CODE, trusted)),
         "train_hashes": experiment.train_hashes(),
     }
 

@@ -64,13 +64,13 @@ class Grid:
 
     def difference(self, index: int, reference: int) -> Weights:
         """One cell less another; empty where it cannot be tested."""
-        if index == reference or not (self.enough(index) and self.enough(reference)):
+        if index == reference:
             return ()
         return self.testable(tuple(sorted([(index, 1.0), (reference, -1.0)])))
 
     def testable(self, contrast: Weights) -> Weights:
-        """The contrast; empty where configurations that share models have too few seeds in
-        common."""
+        """The contrast; empty where a configuration has too few seeds, or those that share models
+        have too few in common."""
         parts = split(contrast, self.trained)
         enough = all(sum(common_seeds(part, self.measured)) >= ENOUGH_SEEDS for part in parts)
         return contrast if enough else ()
@@ -141,14 +141,14 @@ def judge(claims: Iterable[Weights], grid: Grid, question: Question) -> dict[Wei
 
     Contrasts without any spread are left out: they cannot be tested.
     """
-    asked = list(dict.fromkeys(filter(None, claims)))
-    if asked:
-        varies = estimate(Family(tuple(asked), grid.measured, grid.trained), grid.values)
-        asked = [one for one, error in zip(asked, varies.standard_error, strict=True) if error > 0]
+    asked = tuple(dict.fromkeys(filter(None, claims)))
     if not asked:
         return {}
-    family = Family(tuple(asked), grid.measured, grid.trained)
-    found, null = estimate(family, grid.values), null_distribution(family)
+    family = Family(asked, grid.measured, grid.trained)
+    found = estimate(family, grid.values)
+    if not found.standard_error.all():
+        return judge(itertools.compress(asked, found.standard_error), grid, question)
+    null = null_distribution(family)
     critical = null.critical(question.alpha)
     tested = {}
     for n, weights in enumerate(asked):

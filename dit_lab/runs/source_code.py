@@ -78,7 +78,7 @@ def _name(file: Path, package: Path) -> str:
 
 
 def _meanings(files: Mapping[str, Path]) -> dict[str, str]:
-    return {name: _parsed(file.read_bytes()).meaning for name, file in files.items()}
+    return {name: meaning(file.read_bytes()) for name, file in files.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,15 @@ class Module:
 
 @cache
 def _parsed(source: bytes) -> Module:
-    return Module(meaning(source), tuple(_imports(source)))
+    """Of source that is no Python, its bytes are what it means."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return Module(digest(source), ())
+    spelled: list[str] = []
+    _spell(tree, spelled)
+    said = "".join(spelled).encode("utf-8", "surrogatepass")
+    return Module(digest(said), tuple(_imports(tree)))
 
 
 # ---- what is imported ----------------------------------------------------------------------------
@@ -103,11 +111,8 @@ def _is_deciding(file: Path, package: Path) -> bool:
     return any(place == part or place.startswith(f"{part}/") for part in DECIDING_CODE)
 
 
-def _imports(source: bytes) -> Iterator[str]:
-    try:
-        nodes: list[ast.AST] = [ast.parse(source)]
-    except (SyntaxError, ValueError):
-        return
+def _imports(tree: ast.Module) -> Iterator[str]:
+    nodes: list[ast.AST] = [tree]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.Import):
@@ -136,17 +141,8 @@ def _imported(name: str, package: Path) -> list[Path]:
 
 
 def meaning(source: bytes) -> str:
-    """12 hex digits of what a module's source means, the same under every version of Python.
-
-    Of source that is no Python, of its bytes.
-    """
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return digest(source)
-    spelled: list[str] = []
-    _spell(tree, spelled)
-    return digest("".join(spelled).encode("utf-8", "surrogatepass"))
+    """12 hex digits of what a module's source means, the same under every version of Python."""
+    return _parsed(source).meaning
 
 
 def _spell(value: Any, spelled: list[str]) -> None:

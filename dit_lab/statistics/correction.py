@@ -23,8 +23,8 @@ from dit_lab.statistics.contrasts import Array, Family
 from dit_lab.statistics.simulation import simulate
 
 RATIOS = (1.0, 0.0, 0.3, 0.6, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
-"""Deviation of the configuration that is compared most, as a multiple of the others'. Searches over
-other patterns found none that is worse by more than what simulation can tell."""
+"""Deviation of the configuration that is compared most, as a multiple of the others'. Of 1,260
+other patterns in 21 families none led to more than 5.3% false claims (docs/statistics.md)."""
 FEW = (1 / 3, 1 / 8)
 """Share of the other configurations that vary at all, where few do."""
 FEW_RATIOS = (0.0, 1.0, 3.0)
