@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dit_lab.lab.equivalence import SAME_MATHEMATICS
 from dit_lab.lab.expected import FILE, ONE, is_measured, read_expected
 from dit_lab.lab.recorded_report import RESULTS
-from dit_lab.lab.sweep_plan import SAME_MATHEMATICS
 from dit_lab.report.analysis import Ablation, analyse
 from dit_lab.report.columns import COMPUTE
 from dit_lab.report.drawing import png

@@ -19,7 +19,7 @@ from dit_lab.lab.config import compose_train
 from dit_lab.lab.identity import identity, run_folder
 from dit_lab.lab.yaml_files import to_yaml
 from dit_lab.runs.folder import RunFolder, digest, write_json
-from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder, new_sweep
+from dit_lab.runs.manifest import Job, Manifest, SweepFolder, new_sweep
 
 HELD_OUT = "eval/two_sample_pixels_held_out_n360"
 STEPS = 1200

@@ -21,8 +21,7 @@ from dit_lab.bench.sampling import Sampling
 from dit_lab.bench.training import Training, training_of
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
-from dit_lab.core.types import Batch
+from dit_lab.core.types import Batch, Shapes
 from dit_lab.evaluation.generate import CHUNK_IMAGES
 from dit_lab.lab import compose
 from dit_lab.lab.probes import fill

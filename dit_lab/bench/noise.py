@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.codecs.facts import IDENTITY
-from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Shapes
 from dit_lab.lab.described import described_shapes
 
 IMAGES, DRAWN = 10_000, 64

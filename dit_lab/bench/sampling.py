@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dit_lab.bench.device import Products, Ticks, this_device
 from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
-from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Shapes
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Passes
 from dit_lab.lab import compose
 from dit_lab.lab.compute import model_cost

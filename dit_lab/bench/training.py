@@ -16,8 +16,7 @@ from torch import Tensor
 from dit_lab.bench.device import Products, Ticks, settle
 from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
 from dit_lab.bench.parts import Stopwatch, watched
-from dit_lab.core.shapes import Shapes
-from dit_lab.core.types import Hook
+from dit_lab.core.types import Hook, Shapes
 from dit_lab.lab import compose
 from dit_lab.lab.compute import model_cost
 from dit_lab.lab.learning import learning, train_steps

@@ -13,7 +13,7 @@ from dit_lab.bench.figures import BLOCKS, Versus, in_turn
 from dit_lab.bench.noise import with_data
 from dit_lab.core.errors import RequestError
 from dit_lab.core.processes import keep_freed_memory
-from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Shapes
 
 Config = Mapping[str, Any]
 

@@ -21,8 +21,7 @@ from dit_lab.core.errors import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.core.cost import Cost
-    from dit_lab.core.shapes import Shapes
-    from dit_lab.core.types import DataFacts
+    from dit_lab.core.types import DataFacts, Shapes
 
 SHOWS_CHOICES = True
 SHOWN_CLASSES = 10

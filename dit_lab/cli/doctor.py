@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.doctor import examine
     from dit_lab.lab.sweep import close_stale
     from dit_lab.runs.folder import FINISHED
-    from dit_lab.sweeps.manifest import all_sweeps
+    from dit_lab.runs.manifest import all_sweeps
 
     unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
     if unknown:

@@ -130,9 +130,9 @@ def _checked(
     from dit_lab.lab.config import compose_for_run
     from dit_lab.lab.data_checks import check_images, check_same_data
     from dit_lab.lab.distributed import check_copies, with_processes
-    from dit_lab.lab.identity import recorded_shapes
     from dit_lab.lab.metric_checks import check_metrics
     from dit_lab.lab.sampling_checks import check_conditioning, check_sampling
+    from dit_lab.runs.recorded import recorded_shapes
 
     if folder.is_exported:
         raise RequestError(

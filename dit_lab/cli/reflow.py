@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dit_lab.core.errors import RequestError, StopRequested
 
 if TYPE_CHECKING:
-    from dit_lab.core.shapes import Shapes
+    from dit_lab.core.types import Shapes
 
 SHOWS_CHOICES = False
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dit_lab.cli.train import work
     from dit_lab.lab.config import compose_for_run, compose_reflow, given_run
-    from dit_lab.lab.identity import recorded_shapes
+    from dit_lab.runs.recorded import recorded_shapes
 
     wanted, root, folder, recorded = given_run(args.overrides)
     shapes = recorded_shapes(folder)

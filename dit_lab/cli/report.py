@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.report import report_on, report_on_sweep
     from dit_lab.lab.report_runs import runs_of_folders, runs_of_sweeps
     from dit_lab.runs.folder import digest
-    from dit_lab.sweeps.manifest import find_sweep
+    from dit_lab.runs.manifest import find_sweep
 
     sweeps = [text for text in args.given if text.partition("=")[0] not in OPTIONS]
     options = dict(text.partition("=")[::2] for text in args.given if text not in sweeps)

@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dit_lab.lab.config import compose_for_run, given_run
     from dit_lab.lab.distributed import check_copies, with_processes
-    from dit_lab.lab.identity import recorded_shapes
     from dit_lab.lab.sampling_checks import check_conditioning, check_sampling
     from dit_lab.lab.workers import on_workers, starts_workers
+    from dit_lab.runs.recorded import recorded_shapes
 
     wanted, root, folder, recorded = given_run(args.overrides)
     config = with_processes(

@@ -19,7 +19,7 @@ from dit_lab.core.errors import RequestError
 
 if TYPE_CHECKING:
     from dit_lab.lab.sweep_plan import Plan
-    from dit_lab.sweeps.manifest import Manifest, SweepFolder
+    from dit_lab.runs.manifest import Manifest, SweepFolder
 
 ACTIONS = ("status", "resume")
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dit_lab.cli.sweep_table import print_status
     from dit_lab.lab.config import root_option
-    from dit_lab.sweeps.manifest import find_sweep
+    from dit_lab.runs.manifest import find_sweep
 
     unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
     if unknown:

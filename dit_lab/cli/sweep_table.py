@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json
+from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.runs.metrics import last_metrics
-from dit_lab.sweeps.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.tracking.console import duration
 
 COLOURS = {FINISHED: "green", FAILED: "red", KILLED: "yellow", RUNNING: "cyan", PENDING: "dim"}

@@ -61,17 +61,12 @@ def work(
     from dit_lab.lab.checks import check_data, check_settings
     from dit_lab.lab.distributed import with_processes
     from dit_lab.lab.extension import check_averages, check_extension
-    from dit_lab.lab.identity import (
-        has_comparable_code,
-        identity,
-        recorded_so_far,
-        refuse_foreign,
-        run_folder,
-    )
+    from dit_lab.lab.identity import identity, refuse_foreign, run_folder
     from dit_lab.lab.initial import check_initial
     from dit_lab.lab.path_checks import check_root
     from dit_lab.lab.workers import on_workers, starts_workers
     from dit_lab.runs.folder import FINISHED, read_json
+    from dit_lab.runs.recorded import has_comparable_code, recorded_so_far
 
     config = with_processes(config)
     check_settings(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,17 @@ def end_with_the_parent() -> None:
 def threads_each(places: int) -> int:
     """Threads for each of `places` processes that compute side by side on the CPU."""
     return max(1, len(os.sched_getaffinity(0)) // places)
+
+
+def gpus() -> list[str]:
+    """The GPUs that may be used, without asking torch."""
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in given.split(",") if name]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return done.stdout.split() if done.returncode == 0 else []
 
 
 def keep_freed_memory() -> None:

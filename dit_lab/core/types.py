@@ -1,4 +1,4 @@
-"""The lab's shared vocabulary: plain records and the protocols between its parts. No logic.
+"""The lab's shared vocabulary: plain records and the protocols between its parts. Torch-free.
 
 Shapes: N images, C channels, H x W pixels or latent cells.
 """
@@ -60,6 +60,28 @@ class DataFacts:
     validation_images: int
     fingerprint: str  # changes when the data does
     levels: int = 256  # brightnesses that a pixel can have
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What the data and the codec tell the model."""
+
+    data: DataFacts
+    latent: tuple[int, int, int]  # channels, height, width
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Images as files hold them, with their labels."""
+
+    pixels: Tensor  # (N, H, W, c) uint8
+    labels: Tensor  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, which: Tensor | slice) -> ImageSet:
+        return ImageSet(self.pixels[which], self.labels[which])
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,3 +250,9 @@ class Hook(Protocol):
 
     def on_end(self, *, status: str, step: int, error: str | None) -> None:
         return None
+
+
+def is_due(step: int, *, every_steps: int, total_steps: int) -> bool:
+    """Whether something is due after `step` finished steps: at every multiple of `every_steps`, and
+    at the end; 0 is only at the end."""
+    return step == total_steps or (every_steps > 0 and step > 0 and step % every_steps == 0)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dit_lab.core.types import ImageSet
 from dit_lab.evaluation.images import to_uint8
-from dit_lab.evaluation.reference import ImageSet, Reference
+from dit_lab.evaluation.reference import Reference
 
 
 def memoriser(reference: Reference, *, num_images: int, seed: int) -> ImageSet:

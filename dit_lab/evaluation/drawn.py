@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dit_lab.evaluation.reference import ImageSet
+from dit_lab.core.types import ImageSet
 from dit_lab.runs.folder import written_at
 
 

@@ -9,26 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from dit_lab.core.types import Dataset
+from dit_lab.core.types import Dataset, ImageSet
 from dit_lab.evaluation.images import to_uint8
 
 FETCH_IMAGES = 256
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSet:
-    """Images as files hold them, with their labels."""
-
-    pixels: Tensor  # (N, H, W, c) uint8
-    labels: Tensor  # (N,) int64
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, which: Tensor | slice) -> ImageSet:
-        return ImageSet(self.pixels[which], self.labels[which])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from dit_lab.core.cadence import is_due
-from dit_lab.core.types import EvaluationResult, LabelledCall
+from dit_lab.core.types import EvaluationResult, ImageSet, LabelledCall, is_due
 from dit_lab.evaluation.card import Card, Evaluation
 from dit_lab.evaluation.drawn import DrawnImages
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator, Passes
 from dit_lab.evaluation.likelihood import Likelihood
 from dit_lab.evaluation.quality import Metric, Yardstick
-from dit_lab.evaluation.reference import ImageSet
 from dit_lab.evaluation.table import Row, over_seeds
 from dit_lab.runs.folder import digest
 

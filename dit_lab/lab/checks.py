@@ -8,7 +8,7 @@ from typing import Any
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Shapes
 from dit_lab.lab.coupling_checks import check_coupled_data, check_coupling
 from dit_lab.lab.data_checks import check_declarations, check_images, options_of, read_facts
 from dit_lab.lab.distributed import AUTO, check_processes

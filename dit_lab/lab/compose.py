@@ -16,10 +16,9 @@ from dit_lab.codecs.cached import Cached
 from dit_lab.codecs.identity import Identity
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
 from dit_lab.core.team import ALONE
 from dit_lab.core.trust import load_component
-from dit_lab.core.types import Batch, Codec, Dataset, LabelledCall, Objective, Sampler, Team
+from dit_lab.core.types import Batch, Codec, Dataset, LabelledCall, Objective, Sampler, Shapes, Team
 from dit_lab.data.facts import accepted, images_config
 from dit_lab.data.latents import Latents
 from dit_lab.data.order import SampleOrder

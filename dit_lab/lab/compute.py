@@ -14,11 +14,11 @@ import numpy as np
 
 from dit_lab.core.cost import Cost, TrainingMemory, cost, training_memory
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
-from dit_lab.lab.identity import recorded_shapes
+from dit_lab.core.types import Shapes
 from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs.folder import FINISHED, RunFolder, all_runs, read_json
 from dit_lab.runs.metrics import MetricsRow, read_metrics
+from dit_lab.runs.recorded import recorded_shapes
 
 Config = Mapping[str, Any]
 

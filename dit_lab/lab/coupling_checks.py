@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Shapes
 from dit_lab.data.pair_facts import PairFacts, read_pair_facts
 from dit_lab.lab.compatibility import draws_noise
 from dit_lab.lab.distributed import AUTO

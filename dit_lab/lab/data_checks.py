@@ -7,9 +7,8 @@ from typing import Any
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
 from dit_lab.core.trust import load_component
-from dit_lab.core.types import DataFacts
+from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.facts import LATENTS, dataset_facts, images_config
 from dit_lab.data.image_facts import sides
 from dit_lab.data.latent_facts import read_manifest

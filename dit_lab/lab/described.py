@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.codecs.facts import AUTOENCODER, HUB, codec_facts
-from dit_lab.core.shapes import Shapes
-from dit_lab.core.types import DataFacts
+from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.image_facts import sides
 from dit_lab.lab.checks import check_data, check_model
 from dit_lab.lab.config import Composer

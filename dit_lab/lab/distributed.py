@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.sweeps.slots import gpus
+from dit_lab.core.processes import gpus
 
 Config = Mapping[str, Any]
 

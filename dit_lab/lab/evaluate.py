@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
 from dit_lab.core.team import ALONE
-from dit_lab.core.types import Evaluator, Team
+from dit_lab.core.types import Evaluator, Shapes, Team
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
 from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
 from dit_lab.evaluation.images import PICTURE_CHANNELS
@@ -23,11 +22,12 @@ from dit_lab.lab.compose import Parts
 from dit_lab.lab.data_checks import UNKNOWN_DATA, read_facts
 from dit_lab.lab.drawing_progress import DrawingProgress
 from dit_lab.lab.evaluation_card import counts_compared, evaluation_card
-from dit_lab.lab.identity import difference, source_now
+from dit_lab.lab.identity import source_now
 from dit_lab.lab.measuring import Extractors, build_metrics, build_yardstick, load_reference
 from dit_lab.lab.metric_checks import cadences
 from dit_lab.lab.trained import Trained, load_weak
 from dit_lab.runs.folder import RunFolder
+from dit_lab.runs.recorded import difference
 
 Config = Mapping[str, Any]
 

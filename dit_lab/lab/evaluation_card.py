@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from dit_lab.core.shapes import Shapes
 from dit_lab.core.trust import source_files
+from dit_lab.core.types import Shapes
 from dit_lab.evaluation.card import Card
 from dit_lab.evaluation.generate import CHUNK_IMAGES
 from dit_lab.evaluation.likelihood import EXACT_DIMENSIONS, TOLERANCE

@@ -24,11 +24,11 @@ from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_
 from dit_lab.interop.formats import FORMATS
 from dit_lab.lab import compose
 from dit_lab.lab.config import read_recorded
-from dit_lab.lab.identity import recorded, recorded_shapes
 from dit_lab.lab.trained import read_weights
 from dit_lab.runs.exported import HEADER_KEY
 from dit_lab.runs.folder import find_run, read_json, written_at
 from dit_lab.runs.provenance import versions
+from dit_lab.runs.recorded import recorded, recorded_shapes
 from dit_lab.tracking.model import register_model
 from dit_lab.training.tensor_files import save_whole
 

@@ -11,9 +11,10 @@ from typing import Any
 from dit_lab.core.errors import RequestError
 from dit_lab.core.trust import load_component
 from dit_lab.lab.config import read_recorded
-from dit_lab.lab.identity import deciding, difference, is_forced, parent_run, recorded
+from dit_lab.lab.identity import is_forced, parent_run
 from dit_lab.runs.folder import RunFolder, newest_checkpoint, read_json, step_of
 from dit_lab.runs.metrics import read_metrics, write_metrics
+from dit_lab.runs.recorded import deciding, difference, recorded
 from dit_lab.training.power import name_of
 
 Config = Mapping[str, Any]

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
 from dit_lab.core.trust import source_files
-from dit_lab.core.types import DataFacts
+from dit_lab.core.types import Shapes
 from dit_lab.data.pair_facts import read_pair_facts
 from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs.exported import read_exported
@@ -23,34 +22,22 @@ from dit_lab.runs.folder import (
     RunFolder,
     digest,
     find_run,
-    flatten,
-    is_deciding,
     newest_checkpoint,
-    read_json,
     step_of,
 )
 from dit_lab.runs.lock import Lease
+from dit_lab.runs.recorded import (
+    CODE_HASH_OF,
+    deciding,
+    difference,
+    has_comparable_code,
+    recorded,
+    recorded_so_far,
+    weights_name,
+)
 from dit_lab.runs.source_code import code_hash, deciding_code
 
 Config = Mapping[str, Any]
-
-PARTS = {
-    "code_hash": "source code",
-    "data_fingerprint": "data",
-    "pairs_fingerprint": "pairs",
-    "codec_fingerprint": "codec",
-}
-"""What has to be the same, besides the configuration, for a run to be the same run."""
-
-CODE_HASH_OF = "syntax trees"
-"""What code_hash is of. Runs that were recorded before have hashes of bytes of files, which say
-nothing about the code of today."""
-
-UNKNOWN_CODEC = ""
-"""The fingerprint of a codec that nobody has seen here: of weights that were imported."""
-
-RECORDED = ("train_hash", "ancestors", "code_files", *PARTS, "data", "latent_shape", "forced_over")
-"""What identity.json holds."""
 
 
 def run_folder(config: Config) -> RunFolder:
@@ -103,16 +90,6 @@ def initial_run(config: Config) -> tuple[RunFolder, Path | None]:
     return folder, checkpoint
 
 
-def weights_name(run: Config, step: int, weights: str) -> str:
-    """What weights are, wherever they lie; `run` is an identity."""
-    return f"{run['train_hash']} at step {step}, {weights}"
-
-
-def deciding(config: Config) -> dict[str, Any]:
-    """The keys that decide the weights, with their values."""
-    return {key: value for key, value in flatten(config) if is_deciding(key)}
-
-
 def parent_run(config: Config) -> RunFolder | None:
     """The run that `resume=RUN` extends."""
     name = config["resume"].removeprefix("force:")
@@ -163,11 +140,6 @@ def source_now(config: Config) -> dict[str, Any]:
     return {"code_hash": code_hash(code), "code_hash_of": CODE_HASH_OF, "code_files": code}
 
 
-def has_comparable_code(line: Config) -> bool:
-    """Whether an identity says what the code of its run meant."""
-    return line.get("code_hash_of") == CODE_HASH_OF
-
-
 def _pairs_fingerprint(config: Config) -> str:
     pairs = config["coupling"].get("pairs")
     return "" if pairs is None else read_pair_facts(pairs).fingerprint
@@ -185,34 +157,6 @@ def _inherited(config: Config) -> dict[str, list[str]]:
         "ancestors": [line["train_hash"], *line["ancestors"]],
         "forced_over": [*line["forced_over"], *forced],
     }
-
-
-def recorded(folder: RunFolder) -> dict[str, Any]:
-    """The identity.json of a run; RequestError where there is none."""
-    found = recorded_so_far(folder)
-    if not found:
-        raise RequestError(f"{folder.identity}: missing; this is no whole run folder")
-    return found
-
-
-def recorded_so_far(folder: RunFolder) -> dict[str, Any]:
-    """The identity.json of a run, {} before there is one; RequestError where it is not whole."""
-    found = (
-        read_exported(folder.root)["identity"] if folder.is_exported else read_json(folder.identity)
-    )
-    lacking = [key for key in RECORDED if key not in found]
-    if found and lacking:
-        raise RequestError(
-            f"{folder.identity}: damaged (lacks {', '.join(lacking)}); resume=never trains anew"
-        )
-    return found
-
-
-def recorded_shapes(folder: RunFolder) -> Shapes:
-    """The shapes that a run was trained with, without its data."""
-    found = recorded(folder)
-    data = {**found["data"], "class_names": tuple(found["data"]["class_names"])}
-    return Shapes(DataFacts(**data), tuple(found["latent_shape"]))
 
 
 def refuse_foreign(folder: RunFolder, config: Config, now: Mapping[str, Any]) -> None:
@@ -234,25 +178,6 @@ def refuse_foreign(folder: RunFolder, config: Config, now: Mapping[str, Any]) ->
             f"{folder.root}: {why}; choose resume=never (train anew, the old run is kept aside) or "
             "resume=force (go on regardless)"
         )
-
-
-def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What is no longer as it was when a run was made, in words; "" where everything is."""
-    for key, what in PARTS.items():
-        if key == "code_hash" and not has_comparable_code(before):
-            continue
-        if key in before and key in now and before[key] != now[key]:
-            changed = _changed_files(before, now) if key == "code_hash" else ""
-            hashes = f"{before[key][:12]}, now {now[key][:12]}"
-            return f"this run was made with other {what} ({changed or hashes})"
-    return ""
-
-
-def _changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    old, new = before.get("code_files", {}), now["code_files"]
-    changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-    return ", ".join(changed[:3]) + more + " changed" if changed else ""
 
 
 def set_aside(folder: RunFolder) -> Path:

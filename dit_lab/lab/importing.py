@@ -16,8 +16,7 @@ from torch import Tensor
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts, config_file
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
-from dit_lab.core.types import DataFacts
+from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.image_facts import sides
 from dit_lab.interop.architecture import (
     DIT,
@@ -31,7 +30,7 @@ from dit_lab.interop.files import Tensors
 from dit_lab.interop.formats import Foreign, open_foreign
 from dit_lab.lab.config import compose_train
 from dit_lab.lab.data_checks import UNKNOWN_DATA, options_of, read_facts, refuse_other_images
-from dit_lab.lab.identity import UNKNOWN_CODEC, deciding, identity
+from dit_lab.lab.identity import identity
 from dit_lab.lab.inferred import Told, as_overrides, corrected, inferred_keys, typed
 from dit_lab.lab.trained import open_checkpoints
 from dit_lab.lab.yaml_files import to_yaml
@@ -45,6 +44,7 @@ from dit_lab.runs.folder import (
     write_json,
     written_at,
 )
+from dit_lab.runs.recorded import UNKNOWN_CODEC, deciding
 from dit_lab.training.checkpoint import hash_of
 
 Config = dict[str, Any]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Shapes
 from dit_lab.lab.config import read_recorded
-from dit_lab.lab.identity import initial_run, recorded_shapes
+from dit_lab.lab.identity import initial_run
+from dit_lab.runs.recorded import recorded_shapes
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,7 @@ from typing import Any
 from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs.folder import RunFolder, read_json, write_json
 from dit_lab.runs.lock import Holder, read_holder
-from dit_lab.sweeps.manifest import Job, SweepFolder
+from dit_lab.runs.manifest import Job, SweepFolder
 from dit_lab.tracking.mlflow_store import is_local
 from dit_lab.tracking.parent import PARENT_TAG, adopt, log_measured
 
@@ -84,8 +84,8 @@ def _evaluation(
 ) -> str | None:
     """The name of the file with what was measured; None where too few images are."""
     from dit_lab.lab.evaluate import evaluate_run, why_unmeasured  # torch: seconds
-    from dit_lab.lab.identity import recorded_shapes
     from dit_lab.lab.trained import load
+    from dit_lab.runs.recorded import recorded_shapes
 
     run, config = task.run, task.config
     if why_unmeasured(config, recorded_shapes(run)):

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dit_lab.core import rng
-from dit_lab.core.shapes import Shapes
-from dit_lab.core.types import Batch, Hook
+from dit_lab.core.types import Batch, Hook, Shapes
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Passes
 from dit_lab.lab import compose
 from dit_lab.lab.compose import Parts

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dit_lab.lab.equivalence import SAME_MATHEMATICS, idea
 from dit_lab.lab.report_runs import Run, configuration, results, runs_of_sweep
-from dit_lab.lab.sweep_plan import SAME_MATHEMATICS, idea
 from dit_lab.report.analysis import Ablation, analyse
 from dit_lab.report.files import write_report
 from dit_lab.report.metrics import (
@@ -20,7 +20,7 @@ from dit_lab.report.metrics import (
 )
 from dit_lab.report.results import Expectation, Question, Result
 from dit_lab.runs.folder import RunFolder
-from dit_lab.sweeps.manifest import SweepFolder
+from dit_lab.runs.manifest import SweepFolder
 from dit_lab.tracking.parent import log_report
 
 BESIDE = (

@@ -11,15 +11,15 @@ from typing import Any
 
 from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
 from dit_lab.lab.compute import model_cost, training_images, training_seconds
-from dit_lab.lab.identity import has_comparable_code, recorded_shapes, recorded_so_far
 from dit_lab.lab.sweep_axes import settings_of
 from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.report.metrics import LOSS
 from dit_lab.report.results import Compute, Result
 from dit_lab.runs.folder import FINISHED, RunFolder, digest, flatten, read_json
+from dit_lab.runs.manifest import SweepFolder
 from dit_lab.runs.metrics import MetricsRow, read_metrics
+from dit_lab.runs.recorded import has_comparable_code, recorded_shapes, recorded_so_far
 from dit_lab.runs.source_code import code_hash
-from dit_lab.sweeps.manifest import SweepFolder
 
 Config = Mapping[str, Any]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.shapes import Shapes
 from dit_lab.core.trust import source_files
+from dit_lab.core.types import Shapes
 from dit_lab.lab import resources
 from dit_lab.lab.expected import (
     ONE,

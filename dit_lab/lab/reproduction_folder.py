@@ -21,7 +21,7 @@ from dit_lab.lab.report_runs import Run, runs_of_folders, runs_of_sweep
 from dit_lab.lab.reproduce import Judgement
 from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs.folder import all_runs, read_json, write_json
-from dit_lab.sweeps.manifest import all_sweeps
+from dit_lab.runs.manifest import all_sweeps
 from dit_lab.tracking.late import log_late
 
 ASKED = "reproduction.json"

@@ -8,16 +8,16 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
 from dit_lab.core.trust import load_component
+from dit_lab.core.types import Shapes
 from dit_lab.lab import resources
-from dit_lab.lab.averages import PREFIX, made_average
 from dit_lab.lab.compatibility import samplers_for
 from dit_lab.lab.coupling_checks import check_coupled_sampling
 from dit_lab.lab.precision_checks import check_compiler
 from dit_lab.lab.typed import to_plain
 from dit_lab.runs.folder import RunFolder
 from dit_lab.samplers.respacing import visited
+from dit_lab.training.post_hoc import PREFIX, made_average
 
 Config = Mapping[str, Any]
 

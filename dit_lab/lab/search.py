@@ -10,7 +10,7 @@ from dit_lab.lab.sweep_axes import space_of, sweep_overrides
 from dit_lab.lab.sweep_plan import compose_jobs, job_of
 from dit_lab.report.metrics import is_lower_better, leading_metric
 from dit_lab.runs.folder import FAILED, FINISHED
-from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder
+from dit_lab.runs.manifest import Job, Manifest, SweepFolder
 from dit_lab.sweeps.search import Trial, propose
 from dit_lab.sweeps.slots import make_slots
 

@@ -15,9 +15,9 @@ from dit_lab.lab.sweep_tracker import tell_end, tell_late, tell_start
 from dit_lab.report.sentences import answer
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, digest, flatten, read_json
 from dit_lab.runs.lock import Lease, holder_of
+from dit_lab.runs.manifest import PENDING, Manifest, SweepFolder, all_sweeps, new_sweep
 from dit_lab.sweeps.elsewhere import HydraLauncher
 from dit_lab.sweeps.launcher import Launcher, Watcher
-from dit_lab.sweeps.manifest import PENDING, Manifest, SweepFolder, all_sweeps, new_sweep
 from dit_lab.sweeps.slots import make_slots
 
 ONLY = {"failed": (FAILED,), "missing": (PENDING, RUNNING, KILLED)}

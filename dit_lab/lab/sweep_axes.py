@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -15,7 +16,6 @@ from dit_lab.core.errors import RequestError
 from dit_lab.lab import resources
 from dit_lab.lab.request import parse_override
 from dit_lab.lab.yaml_files import read_recipe
-from dit_lab.sweeps.search import Span
 
 ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume", "trusted_modules")
 """What a sweep has once, and no axis can be."""
@@ -28,6 +28,20 @@ SEARCH = "hydra/sweeper=optuna"
 
 LISTED = (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)
 """Axes that say all their values, unlike intervals and globs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """An axis of numbers from `low` to `high`, both included; whole ones where both are."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    @property
+    def ends(self) -> list[str]:
+        return [as_text(self.low), as_text(self.high)]
 
 
 def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -211,3 +225,8 @@ def _check_axes(axes: Mapping[str, Sequence[str]]) -> None:
             raise RequestError(f"{key}: has no values; give two or more, or leave it out")
         if key.partition(".")[0] in ONE_FOR_ALL:
             raise RequestError(f"{key}={','.join(values)}: one for the whole sweep; give one value")
+
+
+def as_text(value: float | str) -> str:
+    """A value of an axis as it is typed."""
+    return value if isinstance(value, str) else repr(value)

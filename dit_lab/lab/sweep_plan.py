@@ -11,11 +11,12 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Shapes
 from dit_lab.lab import resources
 from dit_lab.lab.checks import check_data, check_settings
 from dit_lab.lab.config import Composer, option
-from dit_lab.lab.identity import deciding, identity, recorded_so_far, refuse_foreign, run_folder
+from dit_lab.lab.equivalence import SAME_MATHEMATICS, idea
+from dit_lab.lab.identity import identity, refuse_foreign, run_folder
 from dit_lab.lab.initial import check_initial
 from dit_lab.lab.path_checks import check_root
 from dit_lab.lab.sweep_axes import (
@@ -31,7 +32,8 @@ from dit_lab.lab.sweep_axes import (
 from dit_lab.lab.yaml_files import read_recipe
 from dit_lab.report.metrics import LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
 from dit_lab.runs.folder import digest
-from dit_lab.sweeps.manifest import Job, Manifest
+from dit_lab.runs.manifest import Job, Manifest
+from dit_lab.runs.recorded import recorded_so_far
 from dit_lab.sweeps.slots import make_slots
 
 Config = dict[str, Any]
@@ -217,25 +219,6 @@ def _alike(plan: Plan, key: Callable[[Config], object]) -> list[list[Job]]:
     for job, config in zip(plan.manifest.jobs, plan.configs, strict=True):
         groups[str(key(config))].append(job)
     return [group for group in groups.values() if len(group) > 1]
-
-
-RECTIFIED = {"path": "linear", "prediction": "velocity", "weighting": "none"}
-"""Options with which flow matching is rectified flow, up to its sigma_min."""
-
-SAME_MATHEMATICS = "the same mathematics up to flow_matching's sigma_min"
-
-
-def idea(config: Config) -> str:
-    """A hash that is equal for rectified flow, and flow matching that does the same, sampled
-    alike."""
-    keys = {**deciding(config), "sampler": config["sampler"], "guidance": config["guidance"]}
-    options = {name: keys.get(f"objective.{name}") for name in RECTIFIED}
-    if options == RECTIFIED and (keys.get("objective.sigma_min") or 0.0) <= 1e-3:
-        keys["objective._target_"] = "dit_lab.objectives.rectified_flow.RectifiedFlow"
-        for name in ("sigma_min", *RECTIFIED):
-            del keys[f"objective.{name}"]
-        keys["objective.direction_weight"] = 0.0
-    return digest(keys)
 
 
 def _numbers(jobs: Sequence[Job]) -> str:

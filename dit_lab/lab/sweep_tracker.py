@@ -6,7 +6,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.lab.doctor import close_run
 from dit_lab.lab.job import read_task, track
 from dit_lab.runs.folder import FINISHED, read_json, write_json
-from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder
+from dit_lab.runs.manifest import Job, Manifest, SweepFolder
 from dit_lab.tracking.parent import close_parent, has_ended, log_report, open_parent
 
 

@@ -7,22 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
 from dit_lab.core.team import ALONE
-from dit_lab.core.types import Hook
+from dit_lab.core.types import Hook, Shapes
 from dit_lab.lab import compose
-from dit_lab.lab.averages import open_averages
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.evaluate import training_evaluators, why_unmeasured
 from dit_lab.lab.extension import take_over
-from dit_lab.lab.identity import (
-    identity,
-    parent_run,
-    recorded_so_far,
-    refuse_foreign,
-    run_folder,
-    set_aside,
-)
+from dit_lab.lab.identity import identity, parent_run, refuse_foreign, run_folder, set_aside
 from dit_lab.lab.learning import learning, loop_settings
 from dit_lab.lab.session import StatusFile, log, tell_end, told_how_it_ends, writing_to
 from dit_lab.lab.trained import open_checkpoints
@@ -37,6 +28,7 @@ from dit_lab.runs.folder import (
 )
 from dit_lab.runs.metrics import trim_metrics
 from dit_lab.runs.provenance import provenance
+from dit_lab.runs.recorded import recorded_so_far
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.tracking.parent import job_name
 from dit_lab.tracking.spool import MetricsFile
@@ -45,6 +37,7 @@ from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import PowerAverage
 from dit_lab.training.loop import train
 from dit_lab.training.nonfinite import NonFiniteStreak
+from dit_lab.training.post_hoc import open_averages
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together

@@ -13,19 +13,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
 from dit_lab.core.team import ALONE
-from dit_lab.core.types import Codec, LabelledCall, Sampler, Team
+from dit_lab.core.types import Codec, LabelledCall, Sampler, Shapes, Team
 from dit_lab.lab import compose
-from dit_lab.lab.averages import PREFIX, made_average, read_average, width_in
 from dit_lab.lab.compose import Parts
 from dit_lab.lab.config import read_recorded
-from dit_lab.lab.identity import UNKNOWN_CODEC, recorded, recorded_shapes, weights_name
 from dit_lab.runs.exported import read_exported
 from dit_lab.runs.folder import RunFolder, find_run
+from dit_lab.runs.recorded import UNKNOWN_CODEC, recorded, recorded_shapes, weights_name
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint, load_weights
 from dit_lab.training.checkpoint_store import CheckpointStore
+from dit_lab.training.post_hoc import PREFIX, made_average, read_average, width_in
 from dit_lab.training.power import name_of
 
 Config = Mapping[str, Any]

@@ -20,8 +20,8 @@ from typing import Any
 from dit_lab.core.processes import Child, end_with_the_parent, threads_each
 from dit_lab.runs.folder import FAILED, RUNNING, RunFolder, read_json, write_json
 from dit_lab.runs.lock import holder_of
+from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.sweeps.launcher import Watcher, record_end
-from dit_lab.sweeps.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.sweeps.slots import FOREIGN
 
 LOOK_SECONDS = 0.5

@@ -17,7 +17,7 @@ from typing import Protocol
 from dit_lab.core.errors import RequestError
 from dit_lab.core.processes import Child
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json
-from dit_lab.sweeps.manifest import PENDING, Job, Manifest, SweepFolder
+from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.sweeps.slots import Slot
 
 POLL_SECONDS = 0.02

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dit_lab.lab.sweep_axes import Span, as_text
+
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
@@ -20,20 +22,6 @@ if TYPE_CHECKING:
 MOST_ASKED = 50  # proposals for each new one, before the space counts as exhausted
 
 Values = Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """An axis of numbers from `low` to `high`, both included; whole ones where both are."""
-
-    low: float
-    high: float
-    step: float | None = None
-    log: bool = False
-
-    @property
-    def ends(self) -> list[str]:
-        return [_text(self.low), _text(self.high)]
 
 
 Space = Mapping[str, Span | Sequence[str]]
@@ -111,9 +99,5 @@ def _rounded(value: float | str, axis: Span | Sequence[str]) -> str:
     """Six digits of a number, which are enough, unless they lie outside of the axis."""
     if isinstance(axis, Span) and isinstance(value, float) and axis.step is None:
         short = float(f"{value:.6g}")
-        return _text(short if axis.low <= short <= axis.high else value)
-    return _text(value)
-
-
-def _text(value: float | str) -> str:
-    return value if isinstance(value, str) else repr(value)
+        return as_text(short if axis.low <= short <= axis.high else value)
+    return as_text(value)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.processes import threads_each
+from dit_lab.core.processes import gpus, threads_each
 
 FOREIGN = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR",
@@ -53,14 +51,3 @@ def make_slots(asked: str | Sequence[str | int], *, jobs_per_slot: int) -> list[
     on_cpu = places.count("")
     threads = threads_each(on_cpu) if on_cpu else None
     return [Slot(name, None if name else threads) for name in places]
-
-
-def gpus() -> list[str]:
-    """The GPUs that may be used, without asking torch."""
-    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in given.split(",") if name]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return done.stdout.split() if done.returncode == 0 else []

@@ -12,9 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dit_lab.core.cadence import is_due
 from dit_lab.core.errors import StopRequested
-from dit_lab.core.types import Batch, Evaluator, Hook, ModelCall, Objective, Team
+from dit_lab.core.types import Batch, Evaluator, Hook, ModelCall, Objective, Team, is_due
 from dit_lab.training.background import BackgroundSaver
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.checkpoint import Checkpoint

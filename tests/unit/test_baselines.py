@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from dit_lab.core.types import ImageSet
 from dit_lab.data.digits import Digits
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
-from dit_lab.evaluation.reference import ImageSet, Reference, load_images
+from dit_lab.evaluation.reference import Reference, load_images
 
 SIDE = 4
 

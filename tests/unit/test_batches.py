@@ -19,8 +19,7 @@ from torch import Tensor
 from dit_lab.codecs.identity import Identity
 from dit_lab.core import rng
 from dit_lab.core.errors import StopRequested
-from dit_lab.core.shapes import Shapes
-from dit_lab.core.types import Batch
+from dit_lab.core.types import Batch, Shapes
 from dit_lab.data.digits import Digits
 from dit_lab.data.facts import digits_facts
 from dit_lab.lab.compose import Parts, validation_batches

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dit_lab.core.errors import StopRequested
+from dit_lab.core.types import ImageSet
 from dit_lab.data.digits import Digits
 from dit_lab.data.facts import digits_facts
 from dit_lab.evaluation import classifier
@@ -18,7 +19,7 @@ from dit_lab.evaluation.classifier import (
     classifier_fingerprint,
     trained_classifier,
 )
-from dit_lab.evaluation.reference import ImageSet, load_images
+from dit_lab.evaluation.reference import load_images
 
 
 @pytest.fixture(scope="module")

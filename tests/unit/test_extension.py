@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Shapes
 from dit_lab.data.facts import digits_facts
 from dit_lab.lab.config import compose_train, read_recorded
 from dit_lab.lab.extension import check_extension, newest_checkpoint, take_over

@@ -13,22 +13,15 @@ from typing import Any
 import pytest
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.shapes import Shapes
+from dit_lab.core.types import Shapes
 from dit_lab.data.facts import digits_facts
 from dit_lab.lab import identity as identity_module
 from dit_lab.lab.config import compose_train
-from dit_lab.lab.identity import (
-    deciding,
-    parent_run,
-    recorded_shapes,
-    refuse_foreign,
-    run_folder,
-    set_aside,
-    train_hash,
-)
+from dit_lab.lab.identity import parent_run, refuse_foreign, run_folder, set_aside, train_hash
 from dit_lab.runs.exported import HEADER_KEY
 from dit_lab.runs.folder import NOT_DECIDING, RunFolder, flatten, read_json, write_json
 from dit_lab.runs.lock import Lease
+from dit_lab.runs.recorded import deciding, recorded_shapes
 
 SHAPES = Shapes(digits_facts(), (1, 8, 8))
 Config = dict[str, Any]

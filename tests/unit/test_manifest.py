@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dit_lab.core.errors import RequestError
-from dit_lab.sweeps.manifest import Job, Manifest, SweepFolder, all_sweeps, find_sweep, new_sweep
+from dit_lab.runs.manifest import Job, Manifest, SweepFolder, all_sweeps, find_sweep, new_sweep
 
 
 def manifest(**changes: object) -> Manifest:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
-from dit_lab.lab.averages import made_average, make_average, open_averages, read_average
+from dit_lab.lab.averages import make_average
 from dit_lab.runs.folder import RunFolder, write_json
 from dit_lab.training import checkpoint_store
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointNotWritten, CheckpointStore
 from dit_lab.training.ema import PowerAverage
+from dit_lab.training.post_hoc import made_average, open_averages, read_average
 from dit_lab.training.power import WIDEST, Fit, Profile, fit, gamma_of, inner_products, std_of
 from dit_lab.training.snapshots import Snapshots
 

@@ -16,6 +16,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from dit_lab.core.errors import StopRequested
+from dit_lab.core.types import ImageSet
 from dit_lab.data.digits import Digits
 from dit_lab.evaluation import metrics, two_sample
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
@@ -46,7 +47,7 @@ from dit_lab.evaluation.quality import (
     Yardstick,
     draw_images,
 )
-from dit_lab.evaluation.reference import ImageSet, Reference, load_images
+from dit_lab.evaluation.reference import Reference, load_images
 from dit_lab.evaluation.table import COPIES, FEW, UNLIKE, Row, findings
 
 TREES = 30

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.errors import StopRequested
+from dit_lab.core.types import ImageSet
 from dit_lab.data.digits import Digits
-from dit_lab.evaluation.reference import FETCH_IMAGES, ImageSet, load_images
+from dit_lab.evaluation.reference import FETCH_IMAGES, load_images
 
 
 class Counting:

@@ -17,7 +17,7 @@ from dit_lab.lab.report import report_on, report_on_sweep
 from dit_lab.lab.report_runs import _pick, results, runs_of_folders, runs_of_sweep, runs_of_sweeps
 from dit_lab.report.metrics import leading_metric
 from dit_lab.runs.folder import write_json
-from dit_lab.sweeps.manifest import SweepFolder
+from dit_lab.runs.manifest import SweepFolder
 from tests.synthetic import HELD_OUT, STEPS, finished_sweep
 
 AXES = {"objective": ["rectified_flow", "flow_matching"], "optimizer.lr": ["0.001", "0.002"],

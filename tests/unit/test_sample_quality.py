@@ -15,13 +15,14 @@ from torch import Tensor
 
 from dit_lab.codecs.identity import Identity
 from dit_lab.core.errors import StopRequested
+from dit_lab.core.types import ImageSet
 from dit_lab.evaluation import sample_quality
 from dit_lab.evaluation.card import Card, read_evaluation
 from dit_lab.evaluation.features import Pixels
 from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator
 from dit_lab.evaluation.metrics import Memorisation, PrecisionRecall
 from dit_lab.evaluation.quality import AS_TRAINED, Yardstick
-from dit_lab.evaluation.reference import ImageSet, Reference
+from dit_lab.evaluation.reference import Reference
 from dit_lab.evaluation.sample_quality import SampleQuality
 from dit_lab.lab.drawing_progress import DrawingProgress
 from dit_lab.objectives.rectified_flow import RectifiedFlow

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from dit_lab.lab.sweep_axes import axes_of, corners, space_of, sweep_overrides
-from dit_lab.sweeps.search import Span, Trial, propose
+from dit_lab.lab.sweep_axes import Span, axes_of, corners, space_of, sweep_overrides
+from dit_lab.sweeps.search import Trial, propose
 
 SPACE = {
     "optimizer.lr": Span(low=1e-4, high=1e-1, log=True),

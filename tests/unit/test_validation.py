@@ -12,8 +12,7 @@ from PIL import Image
 
 from dit_lab.codecs.identity import Identity
 from dit_lab.core.errors import StopRequested
-from dit_lab.core.shapes import Shapes
-from dit_lab.core.types import Batch, Objective
+from dit_lab.core.types import Batch, Objective, Shapes
 from dit_lab.data.digits import Digits
 from dit_lab.data.facts import digits_facts
 from dit_lab.evaluation.generate import Generator
