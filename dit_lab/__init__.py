@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dit_lab.lab.trained import Trained
+    from dit_lab.build.trained import Trained
 
 __version__ = "0.1.0"
 
 
 def load(run: str, **options: Any) -> Trained:
-    """A trained model that draws images; see `dit_lab.lab.trained.load` for the options."""
-    from dit_lab.lab.trained import load as load_trained
+    """A trained model that draws images; see `dit_lab.build.trained.load` for the options."""
+    from dit_lab.build.trained import load as load_trained
 
     return load_trained(run, **options)

@@ -11,6 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_parts import (  # noqa: F401 - fixtures
+    digits,
+    held_out_digits,
+    make_batches,
+    make_model,
+)
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]
 

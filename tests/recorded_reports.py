@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dit_lab.lab.equivalence import SAME_MATHEMATICS
-from dit_lab.lab.expected import FILE, ONE, is_measured, read_expected
-from dit_lab.lab.recorded_report import RESULTS
+from dit_lab.config.equivalence import SAME_MATHEMATICS
 from dit_lab.report.analysis import Ablation, analyse
 from dit_lab.report.columns import COMPUTE
 from dit_lab.report.drawing import png
@@ -22,6 +20,8 @@ from dit_lab.report.metrics import is_lower_better
 from dit_lab.report.plots import pictures
 from dit_lab.report.results import Compute, Expectation, Question, Result
 from dit_lab.report.rounding import PREFIXES
+from dit_lab.reproduce.expected import FILE, ONE, is_measured, read_expected
+from dit_lab.reproduce.report import RESULTS
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 SPREAD = "evaluation spread"

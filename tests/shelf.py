@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dit_lab.lab.shelf import Entry, shelf
+from dit_lab.reproduce.catalogue import Entry, shelf
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 START, END = "<!-- written by python -m tests.shelf -->\n", "<!-- until here -->\n"

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dit_lab.config.checks.training import check_data
+from dit_lab.config.compose import compose_train
+from dit_lab.config.identity import identity, run_folder
+from dit_lab.config.yaml_files import to_yaml
 from dit_lab.data.facts import dataset_facts
 from dit_lab.evaluation.card import Card, Evaluation
 from dit_lab.evaluation.table import Row
-from dit_lab.lab.checks import check_data
-from dit_lab.lab.config import compose_train
-from dit_lab.lab.identity import identity, run_folder
-from dit_lab.lab.yaml_files import to_yaml
 from dit_lab.runs.folder import RunFolder, digest, write_json
 from dit_lab.runs.manifest import Job, Manifest, SweepFolder, new_sweep
 

@@ -1,11 +1,14 @@
-"""The house's rules, read from the imports: layers point down, libraries stay in their rooms."""
+"""The rules of the architecture, read from the imports and from module names in strings."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
-import sys
+import tomllib
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,127 +17,193 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dit_lab"
 
 GROUND = {"core", "runs", "statistics"}
-MIDDLE = {"models", "codecs", "objectives", "samplers", "data", "training", "tracking"}
+SIDE_BY_SIDE = {
+    "models", "objectives", "samplers", "codecs", "data", "training", "tracking", "sampling",
+    "evaluation", "interop",
+}  # fmt: skip
+ALSO = {  # of the parts that stand side by side
+    "sampling": {"samplers"},
+    "evaluation": {"sampling", "samplers"},
+    "interop": {"models", "objectives"},
+}
+ABOVE = ("config", "build", "report", "actions", "sweeps", "reproduce", "bench", "cli")
 MAY_IMPORT = {
     "core": set(),
     "statistics": set(),
     "runs": {"core"},
-    **{part: GROUND for part in MIDDLE},
-    "evaluation": GROUND | {"samplers", "codecs"},
-    "interop": GROUND | {"models", "objectives"},
-    "report": GROUND | {"evaluation"},
-    "sweeps": GROUND | {"tracking"},
-    "lab": GROUND | MIDDLE | {"evaluation", "interop", "report", "sweeps"},
-    "bench": GROUND | MIDDLE | {"evaluation", "lab"},
-    "cli": GROUND | MIDDLE | {"evaluation", "interop", "report", "sweeps", "lab", "bench"},
+    **{part: GROUND | ALSO.get(part, set()) for part in SIDE_BY_SIDE},
+    **{part: GROUND | SIDE_BY_SIDE | set(ABOVE[:place]) for place, part in enumerate(ABOVE)},
 }
 
 FENCES = {
-    "hydra": ("lab/", "cli/", "sweeps/"),
-    "omegaconf": ("lab/", "cli/", "sweeps/"),
-    "mlflow": ("tracking/",),
+    "hydra": ("config/", "cli/", "sweeps/"),
+    "omegaconf": ("core/options.py", "config/", "cli/", "sweeps/"),
+    "mlflow": ("tracking/", "sweeps/"),
     "rich": ("tracking/console.py", "cli/"),
-    "accelerate": ("training/", "lab/"),
+    "accelerate": ("training/", "actions/", "build/"),
     "diffusers": ("codecs/", "interop/", "samplers/multistep.py"),
-    "torchdiffeq": ("samplers/adaptive.py", "evaluation/likelihood.py"),
-    "optuna": ("sweeps/search.py",),
-    "torchvision": ("data/", "evaluation/"),
-    "torch_fidelity": ("evaluation/fidelity.py",),
+    "torchdiffeq": ("samplers/adaptive.py", "evaluation/metrics/likelihood.py"),
+    "optuna": ("sweeps/proposals.py",),
+    "torchvision": ("data/", "evaluation/", "sampling/"),
+    "torch_fidelity": ("evaluation/features/fidelity.py",),
 }
 
 SLOW = ("torch", "torchvision", "diffusers", "mlflow", "accelerate", "sklearn", "safetensors")
 TORCH_FREE = (
-    "runs/exported.py", "runs/folder.py", "runs/source_code.py", "runs/metrics.py", "runs/lock.py",
-    "core/processes.py", "core/cost.py", "core/communication_cost.py", "core/types.py",
-    "bench/__init__.py", "bench/figures.py", "bench/record.py", "bench/startup.py", "cli/bench.py",
-    "cli/describe.py", "cli/doctor.py", "cli/ema.py", "cli/evaluate.py", "cli/experiments.py",
-    "cli/export.py", "cli/importing.py", "cli/job.py", "cli/main.py",
-    "cli/reflow.py", "cli/report.py", "cli/sample.py", "cli/sweep.py", "cli/sweep_table.py",
-    "cli/tables.py", "cli/train.py", "cli/check.py", "cli/encode.py", "cli/encode_part.py",
-    "cli/ui.py", "cli/worker.py", "data/facts.py", "data/folder_listing.py", "data/list_file.py",
-    "codecs/facts.py", "data/fingerprint.py", "data/image_facts.py", "data/latent_facts.py",
-    "data/pair_facts.py", "data/torchvision_facts.py",
-    "evaluation/card.py", "evaluation/table.py", "lab/averages.py", "lab/checks.py",
-    "lab/compatibility.py", "lab/component_options.py", "lab/components.py", "lab/compute.py",
-    "lab/config.py", "lab/data_checks.py", "lab/coupling_checks.py", "lab/distributed.py",
-    "lab/doctor.py", "lab/extension.py", "lab/identity.py", "lab/initial.py", "lab/job.py",
-    "lab/path_checks.py", "lab/report.py", "lab/report_runs.py", "lab/request.py",
-    "lab/resources.py", "lab/sampling_checks.py", "lab/schema.py", "lab/search.py",
-    "core/shapes.py", "lab/signature.py", "lab/sweep.py",
-    "lab/sweep_axes.py", "lab/sweep_plan.py", "lab/sweep_tracker.py",
-    "core/trust.py", "lab/typed.py", "lab/workers.py",
-    "models/options.py", "objectives/options.py", "samplers/grid.py", "samplers/respacing.py",
-    "report/analysis.py", "report/columns.py", "report/drawing.py", "report/evaluations_plot.py",
-    "report/files.py", "report/flags.py", "report/grid.py", "report/metrics.py", "report/page.py",
-    "report/plots.py", "report/results.py", "report/rounding.py", "report/sentences.py",
-    "sweeps/elsewhere.py", "sweeps/launcher.py", "sweeps/manifest.py", "sweeps/search.py",
-    "sweeps/slots.py",
-    "statistics/contrasts.py", "statistics/correction.py", "statistics/power.py",
-    "statistics/samples.py", "statistics/simulation.py",
-    "tracking/late.py", "tracking/mlflow_store.py", "tracking/parent.py",
-    "training/power.py", "training/schedules.py", "training/stop.py", "__init__.py", "__main__.py",
-)  # fmt: skip
+    "cli/",
+    "config/",
+    "runs/",
+    "report/",
+    "statistics/",
+    "core/types.py",
+    "sweeps/plan.py",
+)
+"""What is imported while a command is still being read."""
+
+MOST_LINES = 350
+LARGEST_SHARE = 0.15  # of all lines, in one package
+MOST_LATE_IMPORTS = 40  # of the package's own modules, inside functions
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(file: Path, *, top_level_only: bool = False) -> Iterator[str]:
-    """Dotted names that a module imports when it runs; those for type checkers are left out."""
-    nodes: list[ast.AST] = [ast.parse(file.read_text())]
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+def imports(file: Path, *, at: str = "any time") -> Iterator[str]:
+    """Dotted names that a module imports when it runs ("any time"), when it is imported itself
+    ("import") or when one of its functions is called ("call"); those for type checkers are left
+    out."""
+    nodes: list[tuple[ast.AST, bool]] = [(tree_of(file), False)]
     while nodes:
-        node = nodes.pop()
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        checked_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        if checked_only or (top_level_only and later):
+        node, called = nodes.pop()
+        if at == "any time" or called == (at == "call"):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
-        nodes.extend(ast.iter_child_nodes(node))
+        called |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        nodes.extend((child, called) for child in ast.iter_child_nodes(node))
+
+
+def file_of(name: str) -> Path | None:
+    """The file of the module of this package that a dotted name is, or lies in."""
+    first, *rest = name.split(".")
+    while first == PACKAGE.name and rest:
+        path = PACKAGE.joinpath(*rest)
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.exists():
+                return file
+        rest.pop()
+    return None
+
+
+def named_in_strings(file: Path) -> Iterator[str]:
+    """Modules of this package that a module names in its strings: to import them, to run them in a
+    process, or as components."""
+    if place_of(file) == "runs/former_names.py":
+        return  # names that are read in records, and nothing is done with
+    for node in ast.walk(tree_of(file)):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if not isinstance(text, str) or not re.fullmatch(r"dit_lab(\.\w+)+\.?", text):
+            continue
+        if (PACKAGE / text.split(".")[1]).is_dir():  # else a tag of the tracker's
+            yield text
 
 
 def part_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def place_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def test_every_package_has_its_place() -> None:
+    assert {part_of(file) for file in MODULES} - {"__init__", "__main__"} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("file", MODULES, ids=place_of)
 def test_imports_point_down(file: Path) -> None:
     part = part_of(file)
     if part in ("__init__", "__main__"):
         return  # the doors: dit_lab.load and python -m dit_lab
-    for name in imports(file):
+    for name in [*imports(file), *named_in_strings(file)]:
         if name.startswith("dit_lab."):
             other = name.split(".")[1]
-            assert other == part or other in MAY_IMPORT[part], f"{part} imports {name}"
+            assert other == part or other in MAY_IMPORT[part], f"{part} names {name}"
+
+
+def test_entry_points_are_commands() -> None:
+    """What is installed as a command, or run by `python -m` in a script or a document."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert list(project["scripts"].values()) == ["dit_lab.cli.main:command"]
+    documents = [ROOT / "README.md", ROOT / ".ci/run", *(ROOT / "docs").glob("*.md")]
+    texts = "".join(file.read_text() for file in [*documents, *MODULES])
+    run = set(re.findall(r"-m (dit_lab[.\w]*)", texts))
+    assert run == {"dit_lab", "dit_lab.sweeps.hydra_host"}
+    assert set(re.findall(r"Child\(\s*\"([.\w]+)", texts)) == {
+        "dit_lab", "dit_lab.sweeps.hydra_host", "dit_lab.sweeps.hydra_launcher",
+    }  # fmt: skip
+
+
+def test_there_are_no_cycles() -> None:
+    """Also none by way of imports inside functions."""
+    open_, done = [], set[Path]()
+
+    def visit(file: Path) -> None:
+        if file in open_:
+            cycle = [place_of(one) for one in open_[open_.index(file) :]]
+            raise AssertionError(f"a cycle: {' -> '.join(cycle)}")
+        if file in done:
+            return
+        open_.append(file)
+        for name in imports(file):
+            if (other := file_of(name)) is not None and other != file:
+                visit(other)
+        done.add(open_.pop())
+
+    for file in MODULES:
+        visit(file)
 
 
 @pytest.mark.parametrize("library", FENCES)
 def test_fences(library: str) -> None:
     for file in MODULES:
         if any(name.split(".")[0] == library for name in imports(file)):
-            place = str(file.relative_to(PACKAGE))
+            place = place_of(file)
             assert place.startswith(FENCES[library]), f"{place} imports {library}"
 
 
-@pytest.mark.parametrize("place", TORCH_FREE)
-def test_torch_free_modules_import_nothing_slow(place: str) -> None:
-    for name in imports(PACKAGE / place, top_level_only=True):
-        assert name.split(".")[0] not in SLOW, f"{place} imports {name} when it is imported"
+def test_torch_free_modules_import_nothing_slow() -> None:
+    """Neither themselves nor by way of what they import."""
+
+    def check(file: Path, way: tuple[str, ...]) -> None:
+        for name in imports(file, at="import"):
+            assert name.split(".")[0] not in SLOW, f"{' -> '.join(way)} imports {name}"
+            other = file_of(name)
+            if other is not None and other not in seen:
+                seen.add(other)
+                check(other, (*way, place_of(other)))
+
+    seen: set[Path] = set()
+    for file in MODULES:
+        if place_of(file).startswith(TORCH_FREE):
+            check(file, (place_of(file),))
 
 
-def test_torch_free_modules_bring_nothing_slow_along() -> None:
-    """By way of what they import, all the way down."""
-    names = [f"dit_lab.{place.removesuffix('.py').replace('/', '.')}" for place in TORCH_FREE]
-    script = f"""
-import importlib, sys
-for name in {[name.removesuffix(".__init__") for name in names if "__main__" not in name]}:
-    importlib.import_module(name)
-    found = {set(SLOW)} & sys.modules.keys()
-    assert not found, (name, found)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_sizes() -> None:
+    lines = {file: len(file.read_text().splitlines()) for file in MODULES}
+    assert max(lines.values()) <= MOST_LINES
+    packages: Counter[str] = Counter()
+    for file, count in lines.items():
+        packages[part_of(file)] += count
+    (largest, most), *_ = packages.most_common(1)
+    assert most <= LARGEST_SHARE * packages.total(), largest
 
 
 def test_top_level_is_as_planned() -> None:
@@ -144,18 +213,19 @@ def test_top_level_is_as_planned() -> None:
     top = {name.split("/")[0] for name in listed.stdout.split()}
     allowed = {"dit_lab", "conf", "experiments", "tests", "docs", "hydra_plugins", ".ci"}
     allowed |= {"pyproject.toml", "README.md", "LICENSE", "train.py", ".gitignore"}
+    allowed |= {"CITATION.cff", ".pre-commit-config.yaml"}
     assert top <= allowed
 
 
 def test_the_loop_is_one_function_under_200_lines() -> None:
-    tree = ast.parse((PACKAGE / "training/loop.py").read_text())
+    tree = tree_of(PACKAGE / "training/loop.py")
     (loop,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "train"]
     assert loop.end_lineno - loop.lineno < 200
 
 
 def test_no_eval_pickle_or_unsafe_load() -> None:
     for file in MODULES:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.Call):
                 call = ast.unparse(node.func)
                 assert call not in ("eval", "exec"), f"{file} calls {call}"

@@ -8,7 +8,7 @@ import tempfile
 
 from PIL import Image
 
-from dit_lab.lab.config import compose_train
+from dit_lab.config.compose import compose_train
 from tests.conftest import TINY
 
 with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):

@@ -19,12 +19,12 @@ from dit_lab.bench.noise import with_data
 from dit_lab.bench.official import Official, as_it_runs, check_checkout
 from dit_lab.bench.sampling import Sampling
 from dit_lab.bench.training import Training, training_of
+from dit_lab.build.parts import build_generator
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import Batch, Shapes
-from dit_lab.evaluation.generate import CHUNK_IMAGES
-from dit_lab.lab import compose
-from dit_lab.lab.probes import fill
+from dit_lab.reproduce.probes import fill
+from dit_lab.sampling.generate import CHUNK_IMAGES
 
 Config = Mapping[str, Any]
 
@@ -149,7 +149,7 @@ def _image_difference(drawing: Sampling, official: Official) -> float:
     """Of the same noise at every step; the largest difference over the root mean square."""
     parts, count = drawing.parts, DRAWN_IMAGES
     noise, labels = _drawn(drawing, count, "bench/start"), _labels(drawing, count)
-    generator = compose.build_generator(parts, check_stop=lambda: None)
+    generator = build_generator(parts, check_stop=lambda: None)
 
     def both_halves(step: int) -> Tensor:
         """As the original draws it, for its guided images and for those without a label."""

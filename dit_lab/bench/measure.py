@@ -14,8 +14,8 @@ from dit_lab.bench.record import FIRST_STEP, Bench
 from dit_lab.bench.sampling import Sampling
 from dit_lab.bench.startup import measure_startup
 from dit_lab.bench.training import training_of
-from dit_lab.lab.compute import in_bf16
-from dit_lab.lab.probes import device_facts
+from dit_lab.build.cost import in_bf16
+from dit_lab.reproduce.probes import device_facts
 
 Config = Mapping[str, Any]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit_lab.actions.describe import described_shapes
 from dit_lab.codecs.facts import IDENTITY
 from dit_lab.core.types import Shapes
-from dit_lab.lab.described import described_shapes
 
 IMAGES, DRAWN = 10_000, 64
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dit_lab.bench.device import Products, Ticks, this_device
 from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
+from dit_lab.build.cost import model_cost
+from dit_lab.build.parts import build_generator, build_model, build_parts, labelled_call
 from dit_lab.core.types import Shapes
-from dit_lab.evaluation.generate import CHUNK_IMAGES, Passes
-from dit_lab.lab import compose
-from dit_lab.lab.compute import model_cost
+from dit_lab.sampling.generate import CHUNK_IMAGES, Passes
 
 Config = Mapping[str, Any]
 
@@ -46,9 +46,9 @@ class Sampling:
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
         self.device = this_device()
-        self.parts = compose.build_parts(config, shapes, self.device)
-        self.model = compose.build_model(self.parts).to(self.device).eval()
-        self.labelled = compose.labelled(self.parts, self.model)
+        self.parts = build_parts(config, shapes, self.device)
+        self.model = build_model(self.parts).to(self.device).eval()
+        self.labelled = labelled_call(self.parts, self.model)
         self._passes = Passes()
         cost = model_cost(config, shapes)
         self._flops = None if cost is None else 2.0 * cost.forward_macs_per_image
@@ -64,7 +64,7 @@ class Sampling:
             if len(ticks) > count:
                 raise _Enough
 
-        generator = compose.build_generator(self.parts, check_stop=check_stop)
+        generator = build_generator(self.parts, check_stop=check_stop)
         ticks.take()
         with contextlib.suppress(_Enough):
             generator.latents(self._counted, first=0, seed=0)

@@ -16,10 +16,10 @@ from torch import Tensor
 from dit_lab.bench.device import Products, Ticks, settle
 from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
 from dit_lab.bench.parts import Stopwatch, watched
+from dit_lab.build.cost import model_cost
+from dit_lab.build.parts import build_parts
+from dit_lab.build.training import learning, train_steps
 from dit_lab.core.types import Hook, Shapes
-from dit_lab.lab import compose
-from dit_lab.lab.compute import model_cost
-from dit_lab.lab.learning import learning, train_steps
 from dit_lab.tracking.spool import MetricsFile
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.loop import peak_memory_bytes
@@ -61,7 +61,7 @@ class Training:
             cpu_offload=config["distributed"]["cpu_offload"],
         )
         self.device = self._together.accelerator.device
-        self.parts = compose.build_parts(self.config, shapes, self.device)
+        self.parts = build_parts(self.config, shapes, self.device)
         self._learns = learning(
             self.parts, self._together, begin=False, on_message=lambda text: None
         )

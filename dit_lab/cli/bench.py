@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.checks import check_settings
-    from dit_lab.lab.config import compose_train
+    from dit_lab.config.checks.training import check_settings
+    from dit_lab.config.compose import compose_train
 
     if not 0 < args.seconds < math.inf:
         raise RequestError(f"--seconds {args.seconds:g}: expected a number above 0, such as 6")
@@ -113,7 +113,7 @@ def _parts(args: argparse.Namespace) -> list[str]:
 
 def _record(args: argparse.Namespace) -> dict[str, Any] | None:
     from dit_lab.bench.record import read_record
-    from dit_lab.lab.path_checks import check_parent
+    from dit_lab.config.checks.machine import check_parent
 
     if args.json:
         check_parent("--json ", args.json)
@@ -122,8 +122,8 @@ def _record(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def _versus(args: argparse.Namespace, config: dict[str, Any], part: str) -> int:
     from dit_lab.bench.versus import versus  # torch: seconds
-    from dit_lab.lab.checks import check_settings
-    from dit_lab.lab.config import compose_train
+    from dit_lab.config.checks.training import check_settings
+    from dit_lab.config.compose import compose_train
 
     other = compose_train([*args.overrides, *args.vs], config_dirs=args.config_dir)
     check_settings(other)
@@ -136,8 +136,8 @@ def _versus(args: argparse.Namespace, config: dict[str, Any], part: str) -> int:
 
 
 def _beside_official(args: argparse.Namespace) -> int:
-    from dit_lab.lab.checks import check_settings
-    from dit_lab.lab.config import compose_train
+    from dit_lab.config.checks.training import check_settings
+    from dit_lab.config.compose import compose_train
 
     for option in ("only", "vs", "json", "check"):
         if getattr(args, option):

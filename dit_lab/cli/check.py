@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.config import compose_data
-    from dit_lab.lab.data_checks import check_declarations, read_facts
-    from dit_lab.lab.path_checks import check_writable
+    from dit_lab.config.checks.data import check_declarations, read_facts
+    from dit_lab.config.checks.machine import check_writable
+    from dit_lab.config.compose import compose_data
 
     config = compose_data("check", args.overrides, config_dirs=args.config_dir)
     facts = read_facts(config)
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.progress import Progress
 
-    from dit_lab.lab.check_images import check_images  # torch: seconds
+    from dit_lab.actions.check import check_images  # torch: seconds
     from dit_lab.runs.folder import write_json
     from dit_lab.training.stop import StopSignal
 

@@ -65,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.config import compose_train
-    from dit_lab.lab.distributed import with_processes
-    from dit_lab.lab.sweep_axes import asks_for_sweep
+    from dit_lab.config.axes import asks_for_sweep
+    from dit_lab.config.checks.machine import with_processes
+    from dit_lab.config.compose import compose_train
 
     _check_options(args)
     if asks_for_sweep(args.overrides):
@@ -82,8 +82,8 @@ def _describe(config: dict[str, Any], args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from dit_lab.lab.checks import check_settings
-    from dit_lab.lab.described import described_shapes
+    from dit_lab.actions.describe import described_shapes
+    from dit_lab.config.checks.training import check_settings
 
     check_settings(config)
     shapes, assumed = described_shapes(config)
@@ -94,7 +94,7 @@ def _describe(config: dict[str, Any], args: argparse.Namespace) -> int:
         table.add_row(name, value)
     Console().print(table)
     if args.picture:
-        from dit_lab.lab.preview import write_preview  # torch: seconds
+        from dit_lab.actions.preview import write_preview  # torch: seconds
 
         count = write_preview(config, shapes.data, args.picture)
         print(f"picture: the first {count} images of the training in {args.picture}")
@@ -105,9 +105,9 @@ def _describe_sweep(args: argparse.Namespace) -> int:
     """A line for each model that a named sweep trains."""
     from rich.console import Console
 
+    from dit_lab.actions.describe import described_shapes, different_trainings
+    from dit_lab.build.cost import training_images
     from dit_lab.cli.tables import LONGEST_LINE, columns
-    from dit_lab.lab.compute import training_images
-    from dit_lab.lab.described import described_shapes, different_trainings
 
     rows: list[tuple[str, ...]] = []
     remarks: dict[str, None] = {}
@@ -150,7 +150,7 @@ def _check_options(args: argparse.Namespace) -> None:
 def _rows(
     config: dict[str, Any], shapes: Shapes, args: argparse.Namespace
 ) -> list[tuple[str, str]]:
-    from dit_lab.lab.compute import training_images
+    from dit_lab.build.cost import training_images
 
     training, data = config["training"], shapes.data
     channels, height, width = shapes.latent
@@ -176,7 +176,7 @@ def _rows(
 
 
 def _cost(config: Mapping[str, Any], shapes: Shapes) -> Cost:
-    from dit_lab.lab.compute import model_cost
+    from dit_lab.build.cost import model_cost
 
     size = model_cost(config, shapes)
     if size is None:
@@ -186,8 +186,8 @@ def _cost(config: Mapping[str, Any], shapes: Shapes) -> Cost:
 
 
 def _memory_rows(config: dict[str, Any], size: Cost, devices: int) -> list[tuple[str, str]]:
+    from dit_lab.build.cost import device_memory, in_bf16
     from dit_lab.core.communication_cost import traffic
-    from dit_lab.lab.compute import device_memory, in_bf16
 
     training = config["training"]
     parts = training["accumulation"] * devices
@@ -232,7 +232,7 @@ def _memory_rows(config: dict[str, Any], size: Cost, devices: int) -> list[tuple
 def _time_rows(
     config: dict[str, Any], total_flops: float, devices: int, args: argparse.Namespace
 ) -> list[tuple[str, str]]:
-    from dit_lab.lab.compute import in_bf16
+    from dit_lab.build.cost import in_bf16
     from dit_lab.tracking.console import duration
 
     rate, source = args.flops_per_second, "given"

@@ -20,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.config import root_option
-    from dit_lab.lab.doctor import examine
-    from dit_lab.lab.sweep import close_stale
+    from dit_lab.actions.doctor import examine
+    from dit_lab.config.compose import root_option
     from dit_lab.runs.folder import FINISHED
     from dit_lab.runs.manifest import all_sweeps
+    from dit_lab.sweeps.run import close_stale
 
     unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
     if unknown:

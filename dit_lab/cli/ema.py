@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.averages import check_width, make_average
+    from dit_lab.actions.ema import check_width, make_average
     from dit_lab.runs.folder import find_run, step_of
     from dit_lab.training.power import name_of
 

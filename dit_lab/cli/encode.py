@@ -40,10 +40,10 @@ def run(args: argparse.Namespace) -> int:
         if args.overrides:
             raise RequestError(f"--verify {args.verify}: takes no {args.overrides[0]}")
         return _verify(args.verify)
+    from dit_lab.config.checks.data import check_encoding
+    from dit_lab.config.checks.machine import check_writable
+    from dit_lab.config.compose import compose_data
     from dit_lab.data.latent_facts import FACTS, read_manifest
-    from dit_lab.lab.config import compose_data
-    from dit_lab.lab.data_checks import check_encoding
-    from dit_lab.lab.path_checks import check_writable
 
     config = compose_data("encode", args.overrides, config_dirs=args.config_dir)
     facts = check_encoding(config)
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"out={out}: lies inside dataset.root={data}; choose another folder")
     check_writable("out", out)
     try:
-        code = _encode_together(config) if config["num_processes"] > 1 else encode(config, facts)
+        code = _encode_together(config) if config["num_processes"] > 1 else _encode(config, facts)
     except StopRequested:
         print("stopped: what is written is kept; the same command goes on from there")
         raise
@@ -65,9 +65,15 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def encode(config: dict[str, Any], facts: DataFacts) -> int:
-    """Encode in this process what nobody else encodes; the exit code."""
-    from dit_lab.lab.encode import Encoding
+def work(config: dict[str, Any]) -> int:
+    """Encode as one of several processes what nobody else encodes; the exit code."""
+    from dit_lab.config.checks.data import read_facts
+
+    return _encode(config, read_facts(config))
+
+
+def _encode(config: dict[str, Any], facts: DataFacts) -> int:
+    from dit_lab.actions.encode import Encoding
     from dit_lab.training.stop import StopSignal
 
     with StopSignal() as stop:
@@ -79,18 +85,17 @@ def encode(config: dict[str, Any], facts: DataFacts) -> int:
 
 def _encode_together(config: dict[str, Any]) -> int:
     """Encode in `num_processes` processes of this machine; the exit code of the first to fail."""
+    from dit_lab.actions.workers import run_together
     from dit_lab.core.processes import threads_each
-    from dit_lab.lab.workers import run_together
     from dit_lab.runs.folder import write_json
     from dit_lab.training.stop import StopSignal
 
     count = config["num_processes"]
     threads = {"OMP_NUM_THREADS": str(threads_each(count)), **os.environ}
     with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, StopSignal() as stop:
-        write_json(Path(place) / "task.json", config)
+        write_json(Path(place) / "task.json", {"verb": "encode", "config": config})
         codes = run_together(
-            "dit_lab.cli.encode_part",
-            [place],
+            Path(place),
             environments=[{**threads, "LOCAL_RANK": str(rank)} for rank in range(count)],
             outputs=[None] * count,
             stopping=lambda: stop.requested,
@@ -102,7 +107,7 @@ def _encode_together(config: dict[str, Any]) -> int:
 
 
 def _verify(folder: Path) -> int:
-    from dit_lab.lab.encode import verify
+    from dit_lab.actions.encode import verify
 
     print(f"{folder}: all {verify(folder)} shards are what was written")
     return 0

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from dit_lab.core.errors import RequestError
 
 if TYPE_CHECKING:
+    from dit_lab.build.trained import Trained
     from dit_lab.evaluation.card import Evaluation
-    from dit_lab.lab.trained import Trained
     from dit_lab.runs.folder import RunFolder
 
 SHOWS_CHOICES = False
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
 def _compare(*given: str, overrides: Sequence[str]) -> int:
     """Say in what two measurements differ; 1 where their numbers cannot be compared."""
     from dit_lab.cli.tables import print_comparison
+    from dit_lab.config.compose import root_option
     from dit_lab.evaluation.card import find_evaluation
-    from dit_lab.lab.config import root_option
 
     others = [text for text in overrides if not text.startswith("paths.root=")]
     if others:
@@ -64,8 +64,8 @@ def _compare(*given: str, overrides: Sequence[str]) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from dit_lab.lab.config import given_run
-    from dit_lab.lab.workers import on_workers, starts_workers
+    from dit_lab.actions.workers import on_workers, starts_workers
+    from dit_lab.config.compose import given_run
 
     found = given_run(args.overrides)
     wanted, root, _, _ = found
@@ -78,8 +78,8 @@ def _measure(args: argparse.Namespace) -> int:
 def _measure_all(args: argparse.Namespace) -> int:
     """Measure a run in every combination of what was typed; all are checked before the first."""
     from dit_lab.cli.report import print_report
-    from dit_lab.lab.config import given_run
-    from dit_lab.lab.sweep_axes import combinations
+    from dit_lab.config.axes import combinations
+    from dit_lab.config.compose import given_run
 
     jobs = combinations(args.overrides)
     found = given_run(jobs[0][1])
@@ -97,7 +97,7 @@ def _measure_all(args: argparse.Namespace) -> int:
             "precision: with tf32 and without at once; measure these one after the other"
         )
 
-    from dit_lab.lab.evaluate_grid import measure_all  # torch: seconds
+    from dit_lab.sweeps.evaluations import measure_all  # torch: seconds
     from dit_lab.training.stop import StopSignal
     from dit_lab.training.together import Together
 
@@ -126,12 +126,12 @@ def _checked(
     config_dirs: Sequence[Path],
 ) -> dict[str, Any]:
     """How a run is to be measured, composed over what it recorded. Raises RequestError."""
-    from dit_lab.lab.checks import check_likelihood
-    from dit_lab.lab.config import compose_for_run
-    from dit_lab.lab.data_checks import check_images, check_same_data
-    from dit_lab.lab.distributed import check_copies, with_processes
-    from dit_lab.lab.metric_checks import check_metrics
-    from dit_lab.lab.sampling_checks import check_conditioning, check_sampling
+    from dit_lab.config.checks.data import check_images, check_same_data
+    from dit_lab.config.checks.machine import check_copies, with_processes
+    from dit_lab.config.checks.metrics import check_metrics
+    from dit_lab.config.checks.sampling import check_conditioning, check_sampling
+    from dit_lab.config.checks.training import check_likelihood
+    from dit_lab.config.compose import compose_for_run
     from dit_lab.runs.recorded import recorded_shapes
 
     if folder.is_exported:
@@ -156,7 +156,7 @@ def _check_chosen(
     overrides: Sequence[str], config: Mapping[str, Any], recorded: Mapping[str, Any]
 ) -> None:
     """Refuse what would change nothing, or would not be the run any more."""
-    from dit_lab.lab.config import option
+    from dit_lab.config.compose import option
 
     for key in ("sample.labels", "sample.num_images"):
         if option(overrides, key) is not None:
@@ -173,13 +173,13 @@ def _check_chosen(
 
 def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
     """Measure what was asked for, alone or as one of several processes."""
-    from dit_lab.cli.tables import print_evaluations
-    from dit_lab.lab.evaluate import (  # torch: seconds
+    from dit_lab.actions.evaluate import (  # torch: seconds
         evaluate_baselines,
         evaluate_run,
         with_data,
     )
-    from dit_lab.lab.trained import load
+    from dit_lab.build.trained import load
+    from dit_lab.cli.tables import print_evaluations
     from dit_lab.training.stop import StopSignal
     from dit_lab.training.together import Together
 
@@ -216,7 +216,7 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
 
 def _track(config: Mapping[str, Any], trained: Trained, evaluation: Evaluation, path: Path) -> None:
     """Add the numbers to the run's MLflow page; where that fails, say so and go on."""
-    from dit_lab.lab.evaluate import tracked_metrics
+    from dit_lab.actions.evaluate import tracked_metrics
     from dit_lab.runs.folder import read_json
     from dit_lab.tracking.late import log_late
 

@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dit_lab.lab import resources
+from dit_lab.config import search_path
 
 if TYPE_CHECKING:
-    from dit_lab.lab.shelf import Entry
+    from dit_lab.reproduce.catalogue import Entry
 
 SHOWS_CHOICES = False
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.shelf import entry, shelf
+    from dit_lab.reproduce.catalogue import entry, shelf
 
     if args.experiment is None:
         for one in shelf():
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         print("dit-lab experiments EXPERIMENT   all of its numbers")
         print("dit-lab reproduce EXPERIMENT     does it again and compares")
         return 0
-    folder = resources.experiment_folder(args.experiment)
+    folder = search_path.experiment_folder(args.experiment)
     _print_entry(entry(args.experiment, folder))
     _print_numbers(folder)
     return 0
@@ -51,7 +51,7 @@ def _print_numbers(folder: Path) -> None:
     from rich.console import Console
 
     from dit_lab.cli.tables import LONGEST_LINE, columns
-    from dit_lab.lab.expected import is_measured, read_expected, read_published
+    from dit_lab.reproduce.expected import is_measured, read_expected, read_published
 
     console = Console(soft_wrap=True, width=LONGEST_LINE, markup=False)
     if is_measured(folder):

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         _check_out(out, args.format)
     find_run(args.run, root=args.root)
 
-    from dit_lab.lab.exporting import Export  # torch: seconds
+    from dit_lab.actions.export import Export  # torch: seconds
 
     export = Export(args.run, root=args.root, weights=args.weights, trusted_modules=args.trusted)
     if args.format == "mlflow":
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_out(out: Path, form: str) -> None:
     """Refuse a place that cannot be written, before anything is read. Raises RequestError."""
-    from dit_lab.lab.path_checks import check_new
+    from dit_lab.config.checks.machine import check_new
 
     endings = ENDINGS[form]
     if out.suffix not in endings:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.path_checks import check_new
+    from dit_lab.config.checks.machine import check_new
 
     source, out = args.source.expanduser(), args.out.expanduser().absolute()
     check_new("--out ", out)
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if source.is_file() and source.stat().st_size == 0:
         raise RequestError(f"{source}: is empty; fetch it again")
 
-    from dit_lab.lab.importing import import_weights  # torch: seconds
+    from dit_lab.actions.import_weights import import_weights  # torch: seconds
 
     made = import_weights(
         source, out, asked=args.format, overrides=args.overrides, config_dirs=args.config_dir

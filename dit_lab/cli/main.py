@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from dit_lab.config import search_path
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.processes import keep_freed_memory
-from dit_lab.lab import resources
 
 VERBS = {
     "train": "train a model, or go on with the same command; -m: many of them",
@@ -39,6 +39,9 @@ VERBS = {
     "ui": "open the MLflow page of the recorded runs",
     "doctor": "find runs and sweeps that were killed outright, and say so",
 }
+
+HIDDEN = ("worker",)
+"""Verbs that commands of this package start, and nobody types."""
 
 MODULES = {"import": "importing"}
 """Verbs whose module cannot have their name."""
@@ -106,7 +109,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(version("dit-lab"))
         return 0
     verb, *rest = arguments
-    if verb not in VERBS:
+    if verb not in VERBS and verb not in HIDDEN:
         raise RequestError(f"{verb}: no such verb; allowed: {', '.join(VERBS)}")
     module = importlib.import_module(f"dit_lab.cli.{MODULES.get(verb, verb)}")
     parser = Parser(
@@ -133,9 +136,9 @@ def _overview() -> str:
 
 def choices_text() -> str:
     """Groups and their members, from a listing of the configuration folders."""
-    dirs = resources.user_config_dirs()
+    dirs = search_path.user_config_dirs()
     lines = [
-        f"  {group + '=':<14} {', '.join(resources.choices(group, dirs))}"
-        for group in resources.groups_to_choose(dirs)
+        f"  {group + '=':<14} {', '.join(search_path.choices(group, dirs))}"
+        for group in search_path.groups_to_choose(dirs)
     ]
     return "choices:\n" + "\n".join(lines) + "\n\nall keys: dit-lab train --cfg job"

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.cli.train import work
-    from dit_lab.lab.config import compose_for_run, compose_reflow, given_run
+    from dit_lab.config.compose import compose_for_run, compose_reflow, given_run
     from dit_lab.runs.recorded import recorded_shapes
 
     wanted, root, folder, recorded = given_run(args.overrides)
@@ -67,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(drawing: Config, training: Config, recorded: Config, shapes: Shapes) -> None:
     """Refuse what cannot be drawn or trained, before the first pair is drawn."""
-    from dit_lab.lab.checks import check_data, check_settings
-    from dit_lab.lab.compatibility import draws_noise
-    from dit_lab.lab.coupling_checks import INDEPENDENT
-    from dit_lab.lab.sampling_checks import check_conditioning, check_sampling
+    from dit_lab.config.checks.coupling import INDEPENDENT
+    from dit_lab.config.checks.sampling import check_conditioning, check_sampling
+    from dit_lab.config.checks.training import check_data, check_settings
+    from dit_lab.config.compatibility import draws_noise
 
     check_sampling(drawing, trained=recorded)
     check_conditioning(drawing, shapes, model=recorded["model"])
@@ -89,10 +89,10 @@ def _check(drawing: Config, training: Config, recorded: Config, shapes: Shapes) 
 
 
 def _draw(wanted: str, root: Path, drawing: Config, training: Config, shapes: Shapes) -> Path:
-    from dit_lab.lab.coupling_checks import check_pairs
-    from dit_lab.lab.identity import refuse_foreign, run_folder, source_now
-    from dit_lab.lab.reflow import draw_pairs, facts_of  # torch: seconds
-    from dit_lab.lab.trained import load
+    from dit_lab.actions.reflow import draw_pairs, facts_of  # torch: seconds
+    from dit_lab.build.trained import load
+    from dit_lab.config.checks.coupling import check_pairs
+    from dit_lab.config.identity import refuse_foreign, run_folder, source_now
     from dit_lab.training.stop import StopSignal
 
     trained = load(
@@ -122,9 +122,9 @@ def _draw(wanted: str, root: Path, drawing: Config, training: Config, shapes: Sh
 
 def _measure(wanted: str, root: Path, drawing: Mapping[str, Any], training: Config) -> None:
     """Straightness before and after, printed and kept in the run folder as straightness.json."""
-    from dit_lab.lab.identity import run_folder
-    from dit_lab.lab.reflow import PATHS, straightness
-    from dit_lab.lab.trained import load
+    from dit_lab.actions.reflow import PATHS, straightness
+    from dit_lab.build.trained import load
+    from dit_lab.config.identity import run_folder
     from dit_lab.runs.folder import read_json, write_json
     from dit_lab.training.stop import StopSignal
 

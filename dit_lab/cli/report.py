@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.report import report_on, report_on_sweep
-    from dit_lab.lab.report_runs import runs_of_folders, runs_of_sweeps
+    from dit_lab.report.question import report_on, report_on_sweep
+    from dit_lab.report.runs import runs_of_folders, runs_of_sweeps
     from dit_lab.runs.folder import digest
     from dit_lab.runs.manifest import find_sweep
 

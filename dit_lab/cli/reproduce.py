@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from dit_lab.core.errors import RequestError, StopRequested
 
 if TYPE_CHECKING:
-    from dit_lab.lab.expected import Value
-    from dit_lab.lab.reproduce import Experiment, Outcome
-    from dit_lab.lab.reproduction_folder import ReproductionFolder
+    from dit_lab.reproduce.expected import Value
+    from dit_lab.reproduce.experiment import Experiment, Outcome
+    from dit_lab.reproduce.folder import ReproductionFolder
 
 LEAST_SEEDS = 3  # of a recording: two differ by chance as much as they like
 
@@ -39,12 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab import resources
-    from dit_lab.lab.expected import read_expected
-    from dit_lab.lab.reproduce import Outcome, find_experiment, metrics_by_label
+    from dit_lab.config import search_path
+    from dit_lab.reproduce.expected import read_expected
+    from dit_lab.reproduce.experiment import Outcome, find_experiment, metrics_by_label
 
     _check(args)
-    named = resources.experiment_folder(args.experiment)
+    named = search_path.experiment_folder(args.experiment)
     expected = None if args.record else read_expected(named)
     experiment = find_experiment(args.experiment, args.overrides, num_seeds=args.seeds)
     if args.record and len(experiment.seeds) < LEAST_SEEDS:
@@ -80,8 +80,8 @@ def _probes(
     experiment: Experiment,
 ) -> tuple[dict[str, Mapping[str, Value]], dict[str, Any]]:
     """Of every configuration, those of the same training once, and where they were computed."""
-    from dit_lab.lab.probes import device_facts, probe  # torch: seconds
-    from dit_lab.lab.reproduce import circumstances
+    from dit_lab.reproduce.experiment import circumstances
+    from dit_lab.reproduce.probes import device_facts, probe  # torch: seconds
 
     found: dict[str, Mapping[str, Value]] = {}
     probed: set[str] = set()
@@ -96,8 +96,8 @@ def _probes(
 def _folder(
     experiment: Experiment, args: argparse.Namespace, circumstances: Mapping[str, Any]
 ) -> ReproductionFolder:
-    from dit_lab.lab.reproduce import typed_for
-    from dit_lab.lab.reproduction_folder import reproduction_folder
+    from dit_lab.reproduce.experiment import typed_for
+    from dit_lab.reproduce.folder import reproduction_folder
 
     places = Path(experiment.config["paths"]["root"])
     typed = typed_for(experiment.name, args.overrides, args.seeds)
@@ -110,7 +110,7 @@ def _folder(
 def _train(experiment: Experiment, args: argparse.Namespace, folder: ReproductionFolder) -> int:
     """Train everything in the folder; the exit code."""
     from dit_lab.cli import train
-    from dit_lab.lab.reproduce import typed_for
+    from dit_lab.reproduce.experiment import typed_for
 
     usual = [text for text in args.overrides if not text.startswith("paths.root=")]
     places = [f"paths.root={folder.root}"]
@@ -132,9 +132,9 @@ def _train(experiment: Experiment, args: argparse.Namespace, folder: Reproductio
 
 
 def _record(experiment: Experiment, outcome: Outcome, folder: ReproductionFolder) -> None:
-    from dit_lab.lab.expected import write_expected
-    from dit_lab.lab.recorded_report import write_results
-    from dit_lab.lab.reproduce import as_recorded
+    from dit_lab.reproduce.expected import write_expected
+    from dit_lab.reproduce.experiment import as_recorded
+    from dit_lab.reproduce.report import write_results
 
     content = as_recorded(experiment, outcome, seconds=folder.seconds)
     written = [
@@ -150,7 +150,7 @@ def _judge(
 ) -> int:
     """Print what came back, and keep it with the runs where there are any; the exit code."""
     from dit_lab.cli.tables import print_judgement
-    from dit_lab.lab.reproduce import judge
+    from dit_lab.reproduce.experiment import judge
 
     found = judge(expected, outcome)
     print_judgement(found)

@@ -26,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.config import compose_for_run, given_run
-    from dit_lab.lab.distributed import check_copies, with_processes
-    from dit_lab.lab.sampling_checks import check_conditioning, check_sampling
-    from dit_lab.lab.workers import on_workers, starts_workers
+    from dit_lab.actions.workers import on_workers, starts_workers
+    from dit_lab.config.checks.machine import check_copies, with_processes
+    from dit_lab.config.checks.sampling import check_conditioning, check_sampling
+    from dit_lab.config.compose import compose_for_run, given_run
     from dit_lab.runs.recorded import recorded_shapes
 
     wanted, root, folder, recorded = given_run(args.overrides)
@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
 
 def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
     """Draw what was asked for, alone or as one of several processes."""
-    from dit_lab.evaluation.generate import Passes  # torch: seconds
-    from dit_lab.evaluation.images import grid_columns, write_images
-    from dit_lab.lab.trained import load
+    from dit_lab.build.trained import load
+    from dit_lab.sampling.generate import Passes  # torch: seconds
+    from dit_lab.sampling.images import grid_columns, write_images
     from dit_lab.training.stop import StopSignal
     from dit_lab.training.together import Together
 
@@ -90,7 +90,7 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
 
 def _check_output(out: Path) -> None:
     """Refuse an `out` that cannot be written, before anything is computed."""
-    from dit_lab.lab.path_checks import check_parent
+    from dit_lab.config.checks.machine import check_parent
 
     if out.suffix not in ("", ".png", ".npz"):
         raise RequestError(

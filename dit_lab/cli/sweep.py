@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from dit_lab.core.errors import RequestError
 
 if TYPE_CHECKING:
-    from dit_lab.lab.sweep_plan import Plan
     from dit_lab.runs.manifest import Manifest, SweepFolder
+    from dit_lab.sweeps.plan import Plan
 
 ACTIONS = ("status", "resume")
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dit_lab.cli.sweep_table import print_status
-    from dit_lab.lab.config import root_option
+    from dit_lab.config.compose import root_option
     from dit_lab.runs.manifest import find_sweep
 
     unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
@@ -52,8 +52,8 @@ def start(args: argparse.Namespace) -> int:
     """What `dit-lab train -m` asks for: a new sweep, or the one of the same jobs."""
     import os
 
-    from dit_lab.lab.sweep_plan import plan_sweep, remarks
-    from dit_lab.lab.yaml_files import to_yaml
+    from dit_lab.config.yaml_files import to_yaml
+    from dit_lab.sweeps.plan import plan_sweep, remarks
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RequestError(
@@ -66,8 +66,8 @@ def start(args: argparse.Namespace) -> int:
         print("---\n".join(to_yaml(config) for config in plan.configs), end="")
         return 0
 
-    from dit_lab.lab.sweep import take_up
     from dit_lab.runs.folder import FINISHED
+    from dit_lab.sweeps.run import take_up
 
     folder = take_up(plan)
     manifest = folder.read()
@@ -93,7 +93,7 @@ def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
     """How long the jobs that are left will take, as far as it can be said."""
     from statistics import fmean
 
-    from dit_lab.lab.compute import Pace, sweep_seconds
+    from dit_lab.build.cost import Pace, sweep_seconds
     from dit_lab.runs.folder import FINISHED
     from dit_lab.sweeps.slots import make_slots
     from dit_lab.tracking.console import duration
@@ -117,8 +117,8 @@ def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
 
 
 def _resume(folder: SweepFolder, only: Sequence[str]) -> int:
-    from dit_lab.lab.sweep import ONLY, check_unchanged
     from dit_lab.runs.folder import FINISHED
+    from dit_lab.sweeps.run import ONLY, check_unchanged
 
     if wrong := [name for name in only if name not in ONLY]:
         raise RequestError(f"--only {wrong[0]}: expected {' or '.join(ONLY)}, or both with a comma")
@@ -132,9 +132,9 @@ def _resume(folder: SweepFolder, only: Sequence[str]) -> int:
 def _run(folder: SweepFolder, **how: Any) -> int:
     """Run what is left to do; 0 if every job has finished."""
     from dit_lab.cli.sweep_table import print_status, watching
-    from dit_lab.lab.search import best_job
-    from dit_lab.lab.sweep import run_sweep
     from dit_lab.runs.folder import FINISHED, KILLED
+    from dit_lab.sweeps.run import run_sweep
+    from dit_lab.sweeps.search import best_job
     from dit_lab.training.stop import StopSignal
 
     with StopSignal() as stop, watching(folder) as watcher:

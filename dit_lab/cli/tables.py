@@ -12,10 +12,10 @@ from rich.table import Table
 from dit_lab.evaluation.card import Evaluation
 from dit_lab.evaluation.comparing import Effect, differences
 from dit_lab.evaluation.table import Row
-from dit_lab.lab.expected import ONE, Verdict
+from dit_lab.reproduce.expected import ONE, Verdict
 
 if TYPE_CHECKING:
-    from dit_lab.lab.reproduce import Judgement
+    from dit_lab.reproduce.experiment import Judgement
 
 WANTED = (
     "wanted: two_sample 0.5 (a coin's), distance_ratio 1 (copies are below), exact_copies 0, "

@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.config import Composer, compose_train
-    from dit_lab.lab.sweep_axes import asks_for_sweep
-    from dit_lab.lab.yaml_files import to_yaml
+    from dit_lab.config.axes import asks_for_sweep
+    from dit_lab.config.compose import Composer, compose_train
+    from dit_lab.config.yaml_files import to_yaml
 
     if args.multirun or asks_for_sweep(args.overrides):
         from dit_lab.cli.sweep import start
@@ -58,13 +58,12 @@ def work(
 
     `tags` are further ones for the tracker.
     """
-    from dit_lab.lab.checks import check_data, check_settings
-    from dit_lab.lab.distributed import with_processes
-    from dit_lab.lab.extension import check_averages, check_extension
-    from dit_lab.lab.identity import identity, refuse_foreign, run_folder
-    from dit_lab.lab.initial import check_initial
-    from dit_lab.lab.path_checks import check_root
-    from dit_lab.lab.workers import on_workers, starts_workers
+    from dit_lab.actions.extension import check_averages, check_extension
+    from dit_lab.actions.workers import on_workers, starts_workers
+    from dit_lab.build.initial import check_initial
+    from dit_lab.config.checks.machine import check_root, with_processes
+    from dit_lab.config.checks.training import check_data, check_settings
+    from dit_lab.config.identity import identity, refuse_foreign, run_folder
     from dit_lab.runs.folder import FINISHED, read_json
     from dit_lab.runs.recorded import has_comparable_code, recorded_so_far
 
@@ -101,14 +100,14 @@ def _train(
     overrides: Sequence[str],
     tags: Mapping[str, str],
 ) -> int:
-    from dit_lab.lab.workers import leads
+    from dit_lab.actions.workers import leads
     from dit_lab.tracking.console import make_display
 
     display = make_display(config["name"])
     if leads():
         display.on_message(f"run folder: {folder.root}")
 
-    from dit_lab.lab.train import run_training  # torch: seconds
+    from dit_lab.actions.train import run_training  # torch: seconds
 
     try:
         told = {"dit_lab.overrides": " ".join(overrides), **tags}
@@ -135,9 +134,9 @@ def show_results(folder: RunFolder) -> None:
     from statistics import median
 
     from dit_lab.cli.tables import print_evaluations
+    from dit_lab.config.yaml_files import read_yaml
     from dit_lab.evaluation.card import last_evaluation
     from dit_lab.evaluation.table import is_row_key
-    from dit_lab.lab.yaml_files import read_yaml
     from dit_lab.runs.folder import read_json
     from dit_lab.runs.metrics import read_metrics
 

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.lab.config import compose_train
+    from dit_lab.config.compose import compose_train
     from dit_lab.tracking.mlflow_store import check_answers, newest_pages, ui_command
 
     config = compose_train(args.overrides)

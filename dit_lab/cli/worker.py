@@ -1,28 +1,45 @@
-"""One of several processes that work together: `python -m dit_lab.cli.worker FOLDER`.
+"""A process that another command of this package has started: `python -m dit_lab worker FOLDER`.
 
-FOLDER/task.json says what: {"verb": ..., "config": ..., and what else the verb was given}. The verb
-is a module of this package, which has a function `work`.
+FOLDER/task.json says what to do: {"verb": ..., "config": ..., and what else the verb was given}.
+The verb is a module of this package, which has a function `work`. The folder of a sweep's job has
+no such file: its configuration is trained, and measured as the sweep asks.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import sys
+from functools import partial
 from pathlib import Path
 
-from dit_lab.cli.main import answered, end
+TASK = "task.json"
 
 
-def run(folder: Path) -> int:
-    """Do what FOLDER/task.json describes; the exit code."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the folder describes, and stop when the process that started this one is gone."""
     from dit_lab.core.processes import end_with_the_parent
     from dit_lab.runs.folder import read_json
 
     end_with_the_parent()
-    task = read_json(folder / "task.json")
+    if not (args.folder / TASK).exists():
+        return _job(args.folder)
+    task = read_json(args.folder / TASK)
     verb = importlib.import_module(f"dit_lab.cli.{task.pop('verb')}")
     return verb.work(**task)
 
 
-if __name__ == "__main__":
-    end(answered(lambda: run(Path(sys.argv[1]))))
+def _job(folder: Path) -> int:
+    from dit_lab.cli.train import work
+    from dit_lab.sweeps.job import measure, read_task
+    from dit_lab.training.stop import StopSignal
+
+    task = read_task(folder)
+    code = work(task.config, overrides=task.job.overrides, tags=task.tags)
+    if code == 0:
+        with StopSignal() as stop:
+            measure(task, check_stop=stop.check, on_message=partial(print, flush=True))
+    return code

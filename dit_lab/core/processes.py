@@ -77,6 +77,11 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
+def worker(folder: Path, *, environment: Mapping[str, str], output: Path | None = None) -> Child:
+    """A process of this package that does what a folder describes (`dit_lab/cli/worker.py`)."""
+    return Child("dit_lab", ["worker", str(folder)], environment=environment, output=output)
+
+
 def end_with_the_parent() -> None:
     """In a `Child`: when the process that started it is gone, stop as if it had said so."""
 

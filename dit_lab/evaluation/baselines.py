@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from dit_lab.core.types import ImageSet
-from dit_lab.evaluation.images import to_uint8
 from dit_lab.evaluation.reference import Reference
+from dit_lab.sampling.images import to_uint8
 
 
 def memoriser(reference: Reference, *, num_images: int, seed: int) -> ImageSet:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dit_lab.evaluation.features import Features
+from dit_lab.evaluation.features.extractors import Features
 from dit_lab.runs.folder import digest, read_json, write_json
 from dit_lab.runs.source_code import code_files, code_hash
 

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from dit_lab.core import rng
 from dit_lab.core.types import ImageSet
-from dit_lab.evaluation.features import Extractor, FeatureCache, Features, Probabilities
+from dit_lab.evaluation.features.extractors import Extractor, FeatureCache, Features, Probabilities
 from dit_lab.evaluation.floors import Floors, Measure, mean_and_deviation
-from dit_lab.evaluation.frechet import Moments
-from dit_lab.evaluation.neighbours import Distances, nearest
+from dit_lab.evaluation.metrics.frechet import Moments
+from dit_lab.evaluation.metrics.neighbours import Distances, nearest
+from dit_lab.evaluation.metrics.two_sample import FOLDS
 from dit_lab.evaluation.reference import Reference
 from dit_lab.evaluation.table import Row, with_caveats
-from dit_lab.evaluation.two_sample import FOLDS
 
 Task = Callable[[], Row]
 """One line of the table, when it is called."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from dit_lab.core.types import Dataset, ImageSet
-from dit_lab.evaluation.images import to_uint8
+from dit_lab.sampling.images import to_uint8
 
 FETCH_IMAGES = 256
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from dit_lab.core.types import EvaluationResult, ImageSet, LabelledCall, is_due
 from dit_lab.evaluation.card import Card, Evaluation
-from dit_lab.evaluation.drawn import DrawnImages
-from dit_lab.evaluation.generate import CHUNK_IMAGES, Generator, Passes
-from dit_lab.evaluation.likelihood import Likelihood
+from dit_lab.evaluation.metrics.likelihood import Likelihood
 from dit_lab.evaluation.quality import Metric, Yardstick
 from dit_lab.evaluation.table import Row, over_seeds
 from dit_lab.runs.folder import digest
+from dit_lab.sampling.drawn import DrawnImages
+from dit_lab.sampling.generate import CHUNK_IMAGES, Generator, Passes
 
 GROUP_IMAGES = 256  # are kept at once: a stop loses no more
 

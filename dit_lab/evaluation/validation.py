@@ -10,8 +10,8 @@ import torch
 
 from dit_lab.core.team import ALONE, shared_out
 from dit_lab.core.types import Batch, EvaluationResult, LabelledCall, Objective, Team
-from dit_lab.evaluation.generate import Generator
-from dit_lab.evaluation.images import grid_columns, write_grid
+from dit_lab.sampling.generate import Generator
+from dit_lab.sampling.images import grid_columns, write_grid
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,54 @@
-"""Which options a model can have. Torch-free: the configuration is checked with this before
-anything is built, and the model checks itself with it."""
+"""The options of a model, and which of them go together. Torch-free: the configuration is checked
+with this before anything is built, and the model checks itself with it."""
 
 from __future__ import annotations
 
-from dit_lab.core.errors import RequestError
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
-NORMS = ("layer", "rms")
-MLPS = ("gelu", "swiglu")
+from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component, option
+
+Norm = Enum("Norm", ["layer", "rms"])
+MlpKind = Enum("MlpKind", ["gelu", "swiglu"])
+
+
+@dataclass
+class DiT(Component):
+    patch_size: int = option(at_least=1)
+    hidden_size: int = option(at_least=4)
+    depth: int = option(at_least=1)
+    num_heads: int = option(at_least=1)
+    mlp_ratio: float = option(4.0, above=0)
+    class_dropout_prob: float = option(
+        0.1, at_least=0, below=1, help="0 trains without the null label: no guidance"
+    )
+    norm: Norm = option(Norm.layer, help="or rms")
+    mlp: MlpKind = option(MlpKind.gelu, help="or swiglu")
+    rope: bool = option(False, help="rotary positions beside the added ones")
+    qk_norm: bool = option(False)
+    activation_checkpointing: Any = option("none", help="selective, or k: every k-th block")
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        width, heads = options["hidden_size"], options["num_heads"]
+        if width % heads == 0:  # else that is refused
+            names = ("norm", "mlp", "rope")
+            check_layers(**{name: options[name] for name in names}, head_size=width // heads)
+        check_activation_checkpointing(options["activation_checkpointing"])
+
+
+COMPONENTS = {"dit_lab.models.dit.DiT": DiT}
 
 
 def check_layers(*, norm: str, mlp: str, rope: bool, head_size: int) -> None:
     """Raises RequestError for an unknown kind of layer, and for rotary positions in heads that they
     cannot fill."""
-    for name, asked, known in (("norm", norm, NORMS), ("mlp", mlp, MLPS)):
-        if asked not in known:
-            raise RequestError(f"{name}={asked}: expected {' or '.join(known)}")
+    for name, asked, known in (("norm", norm, Norm), ("mlp", mlp, MlpKind)):
+        if asked not in known.__members__:
+            raise RequestError(f"{name}={asked}: expected {' or '.join(known.__members__)}")
     if rope and head_size % 4:
         raise RequestError(
             f"rope=true: a head is {head_size} numbers wide (hidden_size / num_heads); pairs for "

@@ -1,9 +1,93 @@
-"""Which options of an objective go together. Torch-free: the configuration is checked with this
-before anything is built, and the objectives check themselves with it."""
+"""The options of the objectives, and which of them go together. Torch-free: the configuration is
+checked with this before anything is built, and the objectives check themselves with it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Optional
+
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component, option
+
+# Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
+# ruff: noqa: UP045
+
+TimeSampling = Enum("TimeSampling", ["uniform", "logit_normal", "cosmap"])
+BetaSchedule = Enum("BetaSchedule", ["linear", "scaled_linear", "cosine"])
+ChainPrediction = Enum("ChainPrediction", ["noise", "data", "v"])
+FixedVariance = Enum("FixedVariance", ["small", "large"])
+Path = Enum("Path", ["linear", "trigonometric", "vp"])
+FlowPrediction = Enum("FlowPrediction", ["velocity", "noise", "data", "score"])
+Weighting = Enum("Weighting", ["none", "velocity", "likelihood"])
+
+
+@dataclass
+class DDPM(Component):
+    num_timesteps: int = option(1000, at_least=21)
+    beta_schedule: BetaSchedule = option(BetaSchedule.linear, help="scaled_linear or cosine")
+    zero_terminal_snr: bool = option(
+        False, help="true: the last timestep is noise alone; for prediction=v or data"
+    )
+    prediction: ChainPrediction = option(ChainPrediction.noise, help="data or v")
+    learn_sigma: bool = option(True, help="the variance too, by the variational bound")
+    rescale_bound: bool = option(False, help="true: the bound times num_timesteps / 1000")
+    fixed_variance: Optional[FixedVariance] = option(
+        None, help="small or large, with learn_sigma=false; small where null"
+    )
+    min_snr_gamma: Optional[float] = option(None, above=0, help="5 in the paper")
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        names = ("prediction", "learn_sigma", "rescale_bound", "fixed_variance",
+                 "zero_terminal_snr", "min_snr_gamma")  # fmt: skip
+        check_ddpm(**{name: options[name] for name in names})
+
+
+@dataclass
+class Flow(Component):
+    time_sampling: TimeSampling = option(TimeSampling.uniform, help="logit_normal or cosmap")
+    logit_mean: float = option(0.0)
+    logit_std: float = option(1.0, above=0)
+    time_shift: Any = option(
+        1.0, help="above 1: towards noise; auto: sqrt(numbers of a latent / 4096)"
+    )
+    time_scale: float = option(1000.0, above=0)
+    learn_sigma: bool = option(False)
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        check_time_shift(options["time_shift"])
+
+
+@dataclass
+class RectifiedFlow(Flow):
+    direction_weight: float = option(
+        0.0, at_least=0, help="of 1 - cos(velocity, target) in the loss"
+    )
+
+
+@dataclass
+class FlowMatching(Flow):
+    path: Path = option(Path.linear, help="trigonometric or vp")
+    sigma_min: Optional[float] = option(
+        None, at_least=0, below=1, help="of the linear path; 1e-4 where null"
+    )
+    prediction: FlowPrediction = option(FlowPrediction.velocity, help="noise, data or score")
+    weighting: Weighting = option(Weighting.none, help="velocity or likelihood")
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        Flow.check(options)
+        check_flow_matching(path=options["path"], sigma_min=options["sigma_min"])
+
+
+COMPONENTS = {
+    "dit_lab.objectives.ddpm.DDPM": DDPM,
+    "dit_lab.objectives.rectified_flow.RectifiedFlow": RectifiedFlow,
+    "dit_lab.objectives.flow_matching.FlowMatching": FlowMatching,
+}
 
 
 def check_ddpm(

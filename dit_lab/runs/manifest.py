@@ -21,6 +21,7 @@ from typing import Any
 
 from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json, write_json
+from dit_lab.runs.former_names import with_names_of_today
 
 PENDING = "PENDING"
 STATUSES = (FINISHED, FAILED, KILLED, RUNNING, PENDING)
@@ -106,6 +107,10 @@ class SweepFolder:
 
     def job_config(self, job: Job) -> Path:
         return self.job(job) / "config.json"
+
+    def read_config(self, job: Job) -> dict[str, Any]:
+        """The configuration of a job, which the sweep composed."""
+        return with_names_of_today(read_json(self.job_config(job)))
 
     def job_output(self, job: Job) -> Path:
         return self.job(job) / "output.log"

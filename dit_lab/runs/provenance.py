@@ -6,8 +6,6 @@ import platform
 import subprocess
 from importlib.metadata import version
 
-import torch
-
 PACKAGES = (
     "dit-lab",
     "torch",
@@ -22,6 +20,8 @@ PACKAGES = (
 
 def provenance() -> dict[str, str]:
     """Tags for a tracked run; the commit only where the command is typed in a checkout."""
+    import torch  # seconds
+
     return {
         "dit_lab.host": platform.node(),
         "dit_lab.device": device_name(),
@@ -38,6 +38,8 @@ def versions() -> dict[str, str]:
 
 def device_name() -> str:
     """The GPU's name, or the processor's architecture."""
+    import torch  # seconds
+
     return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
 
 

@@ -17,7 +17,7 @@ from dit_lab.runs.folder import digest
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
-BUILDERS = ("lab/compose.py", "lab/learning.py", "lab/train.py")
+BUILDERS = ("build/parts.py", "build/training.py", "actions/train.py")
 """What makes and runs a training, whatever its components."""
 
 DECIDING_CODE = (
@@ -27,8 +27,8 @@ DECIDING_CODE = (
 """The parts of the package whose code decides the weights."""
 
 EVALUATING_CODE = (
-    *DECIDING_CODE, "samplers", "evaluation", "lab/evaluate.py", "lab/evaluation_card.py",
-    "lab/measuring.py",
+    *DECIDING_CODE, "samplers", "evaluation", "actions/evaluate.py", "build/evaluation_card.py",
+    "build/evaluation.py",
 )  # fmt: skip
 """The parts whose code decides what is measured on the weights."""
 

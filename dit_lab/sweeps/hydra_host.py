@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dit_lab.core.processes import end_with_the_parent
-from dit_lab.sweeps.elsewhere import run_job
+from dit_lab.sweeps.hydra_launcher import run_job
 
 CARRIER = {
     "sweep": "???",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.processes import Child
+from dit_lab.core.processes import Child, worker
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.sweeps.slots import Slot
@@ -103,9 +103,8 @@ class Launcher:
             self._changed = True
             self._write()  # before there is anything to know about it
             slot = free.pop(0)
-            process = Child(
-                "dit_lab.cli.job",
-                [str(self.folder.job(job))],
+            process = worker(
+                self.folder.job(job),
                 environment=slot.environment(),
                 output=self.folder.job_output(job),
             )

@@ -1,103 +1,88 @@
-"""What to try next: Optuna proposes values for jobs from what the earlier ones gave.
-
-The study is made anew from the jobs each time. A sweep that goes on therefore proposes what it
-would have proposed without the interruption, and nothing but the manifest has to be kept.
-Sampler: tree-structured Parzen estimator (Bergstra et al., 2011, "Algorithms for Hyper-Parameter
-Optimization").
-"""
+"""Sweeps whose values are searched: what the jobs gave, and the jobs that come next."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dit_lab.lab.sweep_axes import Span, as_text
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial
-
-MOST_ASKED = 50  # proposals for each new one, before the space counts as exhausted
-
-Values = Mapping[str, str]
+from dit_lab.config.axes import space_of, sweep_overrides
+from dit_lab.core.errors import RequestError
+from dit_lab.report.metrics import is_lower_better, leading_metric
+from dit_lab.report.runs import measured, runs_of_sweep
+from dit_lab.runs.folder import FAILED, FINISHED
+from dit_lab.runs.manifest import Job, Manifest, SweepFolder
+from dit_lab.sweeps.plan import compose_jobs, job_of
+from dit_lab.sweeps.proposals import Trial, propose
+from dit_lab.sweeps.slots import make_slots
 
 
-Space = Mapping[str, Span | Sequence[str]]
-"""Axis -> the numbers or the words that it may be."""
+def next_jobs(folder: SweepFolder, manifest: Manifest) -> list[Job]:
+    """The jobs to run now, added to the sweep; none where it is a grid, has all its trials, or
+    has tried everything."""
+    settings = manifest.settings
+    if not settings["search"]:
+        return []
+    _note_values(folder, manifest)
+    if not manifest.unmade:
+        return []
+    places = make_slots(settings["slots"], jobs_per_slot=settings["jobs_per_slot"])
+    typed = sweep_overrides(manifest.typed)
+    proposed = propose(
+        space_of(typed),
+        [_trial(job, failed_value=settings["failed_value"]) for job in manifest.jobs],
+        count=min(manifest.unmade, settings["trials_at_once"] or len(places)),
+        minimise=is_lower_better(settings["metric"] or ""),
+    )
+    if not proposed:
+        settings["trials"] = len(manifest.jobs)
+    jobs = []
+    for values in proposed:
+        texts = [f"{key}={text}" for key, text in values.items()]
+        (config,) = compose_jobs(typed, [texts], manifest.config_dirs).configs
+        job = job_of(len(manifest.jobs), texts, config)
+        folder.add(job, config)
+        manifest.jobs.append(job)
+        jobs.append(job)
+    folder.write(manifest)
+    return jobs
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A job with what it gave; None where it failed and counts as nothing."""
+def recompose(manifest: Manifest) -> list[dict[str, Any]]:
+    """The configurations of the jobs there are, composed anew."""
+    texts = [job.overrides for job in manifest.jobs]
+    if not texts:
+        return []
+    return compose_jobs(sweep_overrides(manifest.typed), texts, manifest.config_dirs).configs
 
-    values: Values
-    result: float | None
+
+def best_job(manifest: Manifest) -> str:
+    """The job with the best value, in words; "" where none has one."""
+    valued = [job for job in manifest.jobs if job.value is not None]
+    if not manifest.settings["search"] or not valued:
+        return ""
+    metric = manifest.settings["metric"]
+    sign = 1 if is_lower_better(metric) else -1
+    best = min(valued, key=lambda job: sign * (job.value or 0.0))
+    what = f"job {best.number} ({' '.join(best.overrides)})"
+    return f"best of {len(valued)}: {what}, {metric} {best.value:.4g}"
 
 
-def propose(
-    space: Space, trials: Sequence[Trial], *, count: int, minimise: bool
-) -> list[dict[str, str]]:
-    """`count` combinations of values that were not tried yet; fewer where no others are left."""
-    import optuna
+def _trial(job: Job, *, failed_value: float | None) -> Trial:
+    values = dict(text.partition("=")[::2] for text in job.overrides)
+    return Trial(values, failed_value if job.status == FAILED else job.value)
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(seed=len(trials), constant_liar=True)
-    study = optuna.create_study(direction="minimize" if minimise else "maximize", sampler=sampler)
-    distributions = {key: _distribution(axis) for key, axis in space.items()}
-    for trial in trials:
-        study.add_trial(_frozen(trial, distributions))
-    known = [dict(trial.values) for trial in trials]
-    found: list[dict[str, str]] = []
-    for _ in range(MOST_ASKED * count):
-        asked = study.ask(distributions)
-        values = {key: _rounded(asked.params[key], space[key]) for key in space}
-        if values in known:  # its result is known, or will be when that job has ended
-            study.tell(asked, state=optuna.trial.TrialState.FAIL)
+
+def _note_values(folder: SweepFolder, manifest: Manifest) -> None:
+    """Write into the manifest what the finished jobs have measured."""
+    settings = manifest.settings
+    for job, run in zip(manifest.jobs, runs_of_sweep(folder), strict=True):
+        if job.status != FINISHED or job.value is not None:
             continue
-        known.append(values)
-        found.append(values)
-        if len(found) == count:
-            break
-    return found
-
-
-def _distribution(axis: Span | Sequence[str]) -> BaseDistribution:
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
-    if not isinstance(axis, Span):
-        return CategoricalDistribution(list(axis))
-    if isinstance(axis.low, int) and isinstance(axis.high, int):
-        return IntDistribution(axis.low, axis.high, log=axis.log, step=int(axis.step or 1))
-    return FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
-
-
-def _frozen(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    from optuna.distributions import FloatDistribution, IntDistribution
-    from optuna.trial import TrialState, create_trial
-
-    def read(key: str) -> Any:
-        kinds = {FloatDistribution: float, IntDistribution: int}
-        return kinds.get(type(distributions[key]), str)(trial.values[key])
-
-    return create_trial(
-        state=TrialState.FAIL if trial.result is None else TrialState.COMPLETE,
-        value=trial.result,
-        params={key: read(key) for key in distributions},
-        distributions=dict(distributions),
-    )
-
-
-def _rounded(value: float | str, axis: Span | Sequence[str]) -> str:
-    """Six digits of a number, which are enough, unless they lie outside of the axis."""
-    if isinstance(axis, Span) and isinstance(value, float) and axis.step is None:
-        short = float(f"{value:.6g}")
-        return as_text(short if axis.low <= short <= axis.high else value)
-    return as_text(value)
+        found = measured(run)
+        settings["metric"] = settings["metric"] or leading_metric(found)
+        if settings["metric"] not in found:
+            raise RequestError(
+                f"sweep.metric={settings['metric']}: job {job.number} has no such metric; it has "
+                f"{', '.join(found)}"
+            )
+        job.value = found[settings["metric"]]
+    folder.write(manifest)

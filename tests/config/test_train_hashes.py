@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dit_lab.lab.expected import read_expected
-from dit_lab.lab.reproduce import find_experiment
+from dit_lab.reproduce.expected import read_expected
+from dit_lab.reproduce.experiment import find_experiment
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def other_copy(config: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 def imported(folder: Path) -> None:
     """A run made of a file with one set of weights."""
-    from dit_lab.lab.importing import import_weights
+    from dit_lab.actions.import_weights import import_weights
 
     saved()(folder)
     import_weights(folder / "DiT.pt", folder / "made", overrides=SMALL.split())
@@ -146,7 +146,7 @@ def headed(folder: Path, name: str, metadata: dict[str, str]) -> None:
 
 def exported(folder: Path, weights: str = "ema-0.9") -> None:
     """What `dit-lab export` would write of the run there, without its tensors."""
-    from dit_lab.lab.yaml_files import read_yaml
+    from dit_lab.config.yaml_files import read_yaml
     from dit_lab.runs.exported import HEADER_KEY
     from dit_lab.runs.folder import RunFolder, read_json
 

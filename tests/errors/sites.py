@@ -49,10 +49,10 @@ LIBRARY_ONLY = {
         ("objectives/flow.py", "needs latent_shape"),
         ("models/dit.py", "images are {tuple(x.shape[-2:])}"),  # images of the model's size
     ),
-    "the tests have it installed; see tests/unit/test_fidelity.py": (
-        ("evaluation/fidelity.py", "needs torch-fidelity"),
+    "the tests have it installed; see tests/evaluation/features/test_fidelity.py": (
+        ("evaluation/features/fidelity.py", "needs torch-fidelity"),
     ),
-    "adapters refuse it, as in tests/unit/test_interop.py": (
+    "adapters refuse it, as in tests/interop/test_interop.py": (
         ("interop/official.py", "a model without classes"),
         ("interop/adapter.py", "this format knows squares alone"),
         ("interop/official.py", "linear betas"),
@@ -62,48 +62,48 @@ LIBRARY_ONLY = {
         ("interop/diffusers_folder.py", "model.mlp_ratio"),
         ("interop/diffusers_folder.py", "no scheduler of diffusers"),
     ),
-    "it needs a metric of one's own, as in tests/unit/test_metric_checks.py": (
-        ("lab/metric_checks.py", "expected one of {', '.join(EXTRACTORS)}"),
+    "it needs a metric of one's own, as in tests/config/checks/test_metrics.py": (
+        ("config/checks/metrics.py", "expected one of {', '.join(EXTRACTORS)}"),
     ),
     "it needs a trained model of one's own, as in tests/integration/test_exchange.py": (
-        ("lab/exporting.py", "knows the lab's DiT alone"),
+        ("actions/export.py", "knows the lab's DiT alone"),
     ),
-    "other files of statistics are in tests/unit/test_statistics_files.py": (
-        ("evaluation/statistics.py", "statistics: a mean of shape"),
-        ("evaluation/statistics.py", "torch-fidelity's)"),
-        ("evaluation/statistics.py", "holds no statistics"),
-        ("evaluation/statistics.py", "no such file of statistics"),
-        ("evaluation/statistics.py", "unknown ending; use"),
+    "other files of statistics are in tests/evaluation/features/test_statistics.py": (
+        ("evaluation/features/statistics.py", "statistics: a mean of shape"),
+        ("evaluation/features/statistics.py", "torch-fidelity's)"),
+        ("evaluation/features/statistics.py", "holds no statistics"),
+        ("evaluation/features/statistics.py", "no such file of statistics"),
+        ("evaluation/features/statistics.py", "unknown ending; use"),
     ),
     "it needs a machine without a network, as in tests/unit": (
         ("codecs/facts.py", "config.json cannot be had"),
         ("data/torchvision_facts.py", "cannot be downloaded"),
     ),
     "it needs an installation without one of the extras": (
-        ("lab/sweep_axes.py", "not installed; pip install"),
-        ("lab/precision_checks.py", "needs torchao, which is not installed"),
+        ("config/axes.py", "not installed; pip install"),
+        ("config/checks/machine.py", "needs torchao, which is not installed"),
     ),
-    "it needs a training whose steps were all skipped, as in tests/unit/test_power.py": (
-        ("lab/averages.py", "no step of the training was applied"),
+    "it needs a training whose steps were all skipped, as in tests/training/test_power.py": (
+        ("actions/ema.py", "no step of the training was applied"),
     ),
     "it needs jobs that have been trained, as in tests/integration/test_search.py": (
-        ("lab/search.py", "has no such metric"),
+        ("sweeps/search.py", "has no such metric"),
     ),
     "it needs two runs on different data, as in tests/integration/test_weak_run.py": (
-        ("lab/trained.py", "was trained for {_seen(theirs)}"),
+        ("build/trained.py", "was trained for {_seen(theirs)}"),
     ),
     "it needs a machine without a compiler, as in tests/config/test_refusals.py": (
-        ("lab/precision_checks.py", "needs a C++ compiler"),
+        ("config/checks/machine.py", "needs a C++ compiler"),
     ),
     "it needs an installation without scikit-learn, which the lab depends on": (
         ("data/facts.py", "scikit-learn is not installed"),
     ),
     "it needs a launcher of processes, torchrun or accelerate, around the command": (
-        ("lab/workers.py", "processes were started"),
+        ("actions/workers.py", "processes were started"),
         ("cli/sweep.py", "every process would start the whole sweep"),
         ("training/together.py", "which the lab does not use"),  # and GPUs
     ),
-    "it needs a file that changes while it is read, as in tests/unit/test_latents.py": (
+    "it needs a file that changes while it is read, as in tests/data/test_latents.py": (
         ("data/latents.py", "ends too early"),
     ),
     "it needs a database that works and then, a moment later, does not": (
@@ -120,7 +120,7 @@ LIBRARY_ONLY = {
 class Site:
     """One place that makes a RequestError."""
 
-    function: str  # "lab/checks.py: check_root"
+    function: str  # "config/checks/training.py: check_root"
     file: str
     first_line: int
     last_line: int

@@ -137,8 +137,8 @@ def encoded(run: Run) -> None:
 
 def grid(run: Run) -> None:
     """A sweep of which nothing has run."""
-    from dit_lab.lab.sweep import take_up
-    from dit_lab.lab.sweep_plan import plan_sweep
+    from dit_lab.sweeps.plan import plan_sweep
+    from dit_lab.sweeps.run import take_up
 
     write("experiments/grid/recipe.yaml", recipe_of_sweep("0,1"))
     take_up(plan_sweep(["experiment=grid"]))
@@ -146,8 +146,8 @@ def grid(run: Run) -> None:
 
 def swept(run: Run) -> None:
     """A sweep of four jobs that have finished."""
-    from dit_lab.lab.sweep import take_up
-    from dit_lab.lab.sweep_plan import plan_sweep
+    from dit_lab.sweeps.plan import plan_sweep
+    from dit_lab.sweeps.run import take_up
 
     recipe(run)
     axes = ["optimizer.lr=0.001,0.002", "training.global_batch_size=8,4"]

@@ -19,7 +19,7 @@ import signal
 import time
 from pathlib import Path
 
-from dit_lab.evaluation import two_sample
+from dit_lab.evaluation.metrics import two_sample
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 
 two_sample.TREES = 3  # what is measured does not matter here, and takes no time

@@ -27,8 +27,8 @@ from PIL import Image
 
 from dit_lab.cli.main import main
 from dit_lab.cli.train import show_results
-from dit_lab.evaluation import two_sample
 from dit_lab.evaluation.card import Evaluation, read_evaluation
+from dit_lab.evaluation.metrics import two_sample
 from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.metrics import read_metrics
 

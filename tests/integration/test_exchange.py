@@ -24,12 +24,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import dit_lab
+from dit_lab.actions.export import Export
+from dit_lab.actions.import_weights import import_weights
 from dit_lab.core.interpolants import Interpolant
 from dit_lab.core.types import Sampler
 from dit_lab.interop.architecture import inferred, shapes_of
 from dit_lab.interop.formats import FORMATS
-from dit_lab.lab.exporting import Export
-from dit_lab.lab.importing import import_weights
 from dit_lab.samplers.ancestral import DDIMSampler
 from dit_lab.samplers.guidance import Guidance, predictor
 from dit_lab.samplers.ode import Euler

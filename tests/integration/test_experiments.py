@@ -15,17 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
-from dit_lab.lab import compose, resources
-from dit_lab.lab.compute import model_cost
-from dit_lab.lab.config import compose_train
-from dit_lab.lab.described import described_shapes, different_trainings
-from dit_lab.lab.expected import ONE, is_measured, read_expected, read_published
-from dit_lab.lab.sweep_axes import asks_for_sweep, product, sweep_overrides
+from dit_lab.actions.describe import described_shapes, different_trainings
+from dit_lab.build.cost import model_cost
+from dit_lab.build.parts import build, build_objective
+from dit_lab.config import search_path
+from dit_lab.config.axes import asks_for_sweep, product, sweep_overrides
+from dit_lab.config.compose import compose_train
+from dit_lab.reproduce.expected import ONE, is_measured, read_expected, read_published
 from dit_lab.runs.folder import read_json
 from tests.shelf import README, written
 from tests.small_autoencoder import save_autoencoder
 
-EXPERIMENTS = resources.experiments()
+EXPERIMENTS = search_path.experiments()
 REDUCED = [
     "model.hidden_size=32", "model.depth=1", "model.num_heads=2", "precision=fp32",
     "training.total_steps=2", "training.global_batch_size=4", "sampler.steps=2",
@@ -104,9 +105,9 @@ def test_it_composes_and_builds(name: str, typed: list[str], data: dict[str, lis
     for config in models.values():
         shapes, _ = described_shapes(config)
         channels, *size = shapes.latent
-        objective = compose.build_objective(config, shapes)
+        objective = build_objective(config, shapes)
         with torch.device("meta"):
-            model = compose.build(
+            model = build(
                 config, "model", input_size=tuple(size), in_channels=channels,
                 num_classes=shapes.data.num_classes, learn_sigma=objective.learn_sigma,
             )  # fmt: skip
@@ -146,7 +147,7 @@ def test_the_list_has_them_all(forked_in: Fork, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for name, folder in EXPERIMENTS.items():
         (entry,) = (part for part in done.stdout.split("\n\n") if part.startswith(f"{name} "))
-        assert resources.header(folder)["question"] in entry
+        assert search_path.header(folder)["question"] in entry
         assert ("recorded 20" in entry) == is_measured(folder)
 
 

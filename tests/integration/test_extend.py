@@ -23,12 +23,12 @@ import yaml
 from omegaconf import OmegaConf
 
 import dit_lab
+from dit_lab.config.compatibility import ANY_PATH, SAMPLERS, samplers_for
+from dit_lab.config.signature import component_schema
 from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Linear
+from dit_lab.core.options import option
 from dit_lab.core.types import Batch, Prediction
-from dit_lab.lab.compatibility import ANY_PATH, SAMPLERS, samplers_for
-from dit_lab.lab.schema import number
-from dit_lab.lab.signature import component_schema
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 
@@ -388,7 +388,7 @@ class Typed:
         either: int | str = "a",
         sizes: list[int] = [1, 2],  # noqa: B006
         pair: tuple[float, float | torch.Tensor] = (0.9, 0.99),
-        share: Annotated[float, number(at_least=0)] | None = None,
+        share: Annotated[float, option(at_least=0)] | None = None,
         level: Literal[1, 2] | None = 1,
         kind: Annotated[Literal["a", "b"], "a note that says nothing here"] = "b",
         untyped=None,
@@ -398,7 +398,7 @@ class Typed:
 
 @dataclasses.dataclass
 class Fields:
-    share: Annotated[float, number(at_least=0, below=1)] = 0.5
+    share: Annotated[float, option(at_least=0, below=1)] = 0.5
     kind: Literal["a", "b"] = "a"
 
 
@@ -437,7 +437,7 @@ def test_a_users_dataset_has_what_every_dataset_has() -> None:
         (torch.Tensor | None, None),
         (list[Literal["a"]], ...),  # only whole values are checked
         (Literal["auto"] | float, ...),
-        (Annotated[str, number(above=0)], ...),
+        (Annotated[str, option(above=0)], ...),
         (int, "many"),
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dit_lab.lab.config import compose_train
+from dit_lab.config.compose import compose_train
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -18,14 +18,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from dit_lab.actions import reflow
+from dit_lab.build.parts import build_batches, build_examples, build_generator
+from dit_lab.build.trained import Trained, load
+from dit_lab.config.compose import compose_for_run, read_recorded
+from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core import rng
 from dit_lab.data import pairs as pairs_module
 from dit_lab.data.pair_facts import PairFacts, read_pair_facts
 from dit_lab.data.pairs import Pairs
-from dit_lab.lab import compose, reflow
-from dit_lab.lab.config import compose_for_run, read_recorded
-from dit_lab.lab.trained import Trained, load
-from dit_lab.lab.yaml_files import read_yaml
 from dit_lab.runs.folder import RunFolder
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -150,7 +151,7 @@ def test_few_pairs_are_refused_or_some_of_them_held_out(reflowed: Done, forked_i
 
 def carried(trained: Trained, noise: Tensor, first: int) -> Tensor:
     """Where the run's own sampler takes a whole chunk of noise, whose first number is `first`."""
-    generator = compose.build_generator(trained.parts, check_stop=lambda: None)
+    generator = build_generator(trained.parts, check_stop=lambda: None)
     labels = generator.labels(torch.arange(first, first + len(noise)), None)
     predict = generator.predictor(trained.labelled(trained.parts.config), labels)
     return generator.sampler.sample(
@@ -165,8 +166,8 @@ def trained_on(student: Path) -> dict[int, tuple[Tensor, Tensor, int]]:
     """The pairs of the first epoch of a training, as its batches hold them: (noise, data, label)
     by the number of the pair."""
     trained = load(student)
-    dataset, codec = compose.build_examples(trained.parts, "train")
-    batches = compose.build_batches(
+    dataset, codec = build_examples(trained.parts, "train")
+    batches = build_batches(
         trained.parts,
         dataset=dataset,
         codec=codec,

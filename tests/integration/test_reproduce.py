@@ -235,10 +235,10 @@ def test_a_grid_comes_back(forked_in: Fork, store_in: Callable[[Path], None], la
 
 MUTATIONS = {
     "another decay of the average": (
-        "lab/learning.py", "EMA(weights, decay=decay,", "EMA(weights, decay=0.99,", {"lag"},
+        "build/training.py", "EMA(weights, decay=decay,", "EMA(weights, decay=0.99,", {"lag"},
     ),
     "label dropout off": (
-        "lab/compose.py",
+        "build/parts.py",
         'config["model"]["class_dropout_prob"] if drops else 0.0',
         "0.0",
         {"order", "dropped"},

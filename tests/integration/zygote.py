@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from dit_lab.actions import workers
 from dit_lab.core import processes
-from dit_lab.lab import workers
 from dit_lab.sweeps import launcher
 
 LARGEST_REQUEST = 2**20

@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from dit_lab.actions.train import run_training
 from dit_lab.bench.device import Ticks, this_device
 from dit_lab.bench.figures import Ratio, Spread
+from dit_lab.build.parts import build_parts
+from dit_lab.build.training import learning
+from dit_lab.config.checks.training import check_data
+from dit_lab.config.compose import compose_train
 from dit_lab.core.types import Hook
-from dit_lab.lab import compose
-from dit_lab.lab.checks import check_data
-from dit_lab.lab.config import compose_train
-from dit_lab.lab.learning import learning
-from dit_lab.lab.train import run_training
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.together import Together
 from tests.measure.tracking_cost import RECIPE
@@ -43,7 +43,7 @@ class BareLoop:
     def __init__(self, config: Mapping[str, Any], stop: StopSignal) -> None:
         together = Together(stop, **config["precision"])
         self._device = together.accelerator.device
-        parts = compose.build_parts(config, check_data(config), self._device)
+        parts = build_parts(config, check_data(config), self._device)
         self._learns = learning(parts, together, begin=False, on_message=lambda text: None)
         self._weights = dict(self._learns["model"].module.named_parameters())
         self._trainable = [weight for weight in self._weights.values() if weight.requires_grad]

@@ -26,9 +26,9 @@ from typing import Any
 
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.sampling import Sampling
-from dit_lab.lab import compose
-from dit_lab.lab.compute import device_memory, model_cost
-from dit_lab.lab.config import compose_train
+from dit_lab.build.cost import device_memory, model_cost
+from dit_lab.build.parts import build_generator
+from dit_lab.config.compose import compose_train
 
 COMMON = [
     "objective=rectified_flow", "precision=fp32", "dataset.num_classes=10", "patch=2",
@@ -121,7 +121,7 @@ def draw_times(steps: int, images: int) -> list[float]:
     settings = ["sampler=euler", f"sampler.steps={steps}", "guidance.scale=2"]
     config, shapes, _ = with_data(compose_train([*overrides(USUAL), *settings]))
     sampling = Sampling(config, shapes)
-    generator = compose.build_generator(sampling.parts, check_stop=lambda: None)
+    generator = build_generator(sampling.parts, check_stop=lambda: None)
     found = []
     for _ in range(DRAWN_ROUNDS):
         start = time.perf_counter()

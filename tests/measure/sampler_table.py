@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dit_lab.config.compatibility import SAMPLERS
 from dit_lab.core.interpolants import Interpolant
 from dit_lab.core.types import Prediction
-from dit_lab.lab.compatibility import SAMPLERS
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow_matching import FlowMatching
 from dit_lab.objectives.rectified_flow import RectifiedFlow

@@ -24,11 +24,11 @@ from threading import Event, Thread
 
 from scipy.stats import t
 
+from dit_lab.actions.train import run_training
+from dit_lab.config.checks.training import check_data
+from dit_lab.config.compose import compose_train
 from dit_lab.core.errors import StopRequested
 from dit_lab.core.types import Hook
-from dit_lab.lab.checks import check_data
-from dit_lab.lab.config import compose_train
-from dit_lab.lab.train import run_training
 from dit_lab.runs.folder import all_runs, read_json
 from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.mlflow_store import clean_key, open_client, prepare_store

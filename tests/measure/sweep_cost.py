@@ -68,8 +68,8 @@ def looking(jobs: int) -> dict[str, Cost]:
 
 def planning(jobs: int) -> float:
     """Wall seconds a job, from what was typed to the sweep's folder."""
-    from dit_lab.lab.sweep import take_up
-    from dit_lab.lab.sweep_plan import plan_sweep
+    from dit_lab.sweeps.plan import plan_sweep
+    from dit_lab.sweeps.run import take_up
 
     with tempfile.TemporaryDirectory() as folder:
         axes = ["objective=rectified_flow,flow_matching", "model=pico,nano"]
@@ -104,7 +104,7 @@ def launching(jobs: int) -> float:
     from dit_lab.sweeps import launcher
     from dit_lab.sweeps.slots import make_slots
 
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(launcher, "Child", Instant):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(launcher, "worker", Instant):
         sweep = finished_sweep(
             Path(folder) / "outputs",
             {"seed": [str(seed) for seed in range(jobs)]},

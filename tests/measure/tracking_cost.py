@@ -22,10 +22,10 @@ from statistics import fmean, median, stdev
 import torch
 from scipy.stats import t
 
+from dit_lab.actions.train import run_training
+from dit_lab.config.checks.training import check_data
+from dit_lab.config.compose import compose_train
 from dit_lab.core.types import Hook
-from dit_lab.lab.checks import check_data
-from dit_lab.lab.config import compose_train
-from dit_lab.lab.train import run_training
 
 RECIPE = (
     "dataset=digits", "codec=identity", "objective=rectified_flow", "precision=fp32", "patch=2",

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from dit_lab.lab.checks import check_data
-from dit_lab.lab.compute import device_memory, model_cost
-from dit_lab.lab.config import compose_train
+from dit_lab.build.cost import device_memory, model_cost
+from dit_lab.config.checks.training import check_data
+from dit_lab.config.compose import compose_train
 from dit_lab.runs.metrics import read_metrics
 
 HERE = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 import dit_lab
-from dit_lab.lab.exporting import Export
-from dit_lab.lab.importing import import_weights
+from dit_lab.actions.export import Export
+from dit_lab.actions.import_weights import import_weights
 
 REFERENCE = Path(__file__).parent / "reference"
 ONCE = 1e-5  # as in test_reference_dit.py

@@ -17,11 +17,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 import dit_lab
+from dit_lab.actions.export import Export
+from dit_lab.actions.import_weights import import_weights
+from dit_lab.build.trained import Trained
+from dit_lab.config.compose import read_recorded
 from dit_lab.core.types import Batch, Predict
-from dit_lab.lab.config import read_recorded
-from dit_lab.lab.exporting import Export
-from dit_lab.lab.importing import import_weights
-from dit_lab.lab.trained import Trained
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.runs.folder import RunFolder
 from dit_lab.samplers.guidance import Guidance, predictor

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.lab.recorded_report import RESULTS
+from dit_lab.reproduce.report import RESULTS
 from tests.recorded_reports import experiments, written
 
 

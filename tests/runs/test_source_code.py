@@ -164,7 +164,13 @@ def test_comments_and_other_components_decide_nothing(package: Path) -> None:
 
 @pytest.mark.parametrize(
     "place",
-    ["training/ema.py", "models/layers.py", "core/rng.py", "objectives/flow.py", "lab/train.py"],
+    [
+        "training/ema.py",
+        "models/layers.py",
+        "core/rng.py",
+        "objectives/flow.py",
+        "actions/train.py",
+    ],
 )
 def test_a_changed_constant_decides(package: Path, place: str) -> None:
     """Also in what the components import, and what that imports inside its functions."""

@@ -1,0 +1,97 @@
+"""Looking at every image of a configured dataset, on all cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dit_lab.build.parts import build_dataset
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import DataFacts
+from dit_lab.data.image_check import Look, Report, look, report_on
+from dit_lab.data.image_files import ImageFiles
+from dit_lab.data.images import Transform
+
+Config = Mapping[str, Any]
+
+_CHUNK = 32  # images that a process is given at once
+_Task = tuple[str, list[tuple[Path | str, int]], Transform]  # text: why there is no path
+
+
+def check_images(
+    config: Config,
+    facts: DataFacts,
+    *,
+    on_image: Callable[[], None],
+    check_stop: Callable[[], None],
+) -> Report:
+    """Read every image of both splits; `RequestError` for a dataset that is not made of files."""
+    datasets = {}
+    for split in ("train", "validation"):
+        dataset = build_dataset({"seed": 0, **config}, split)
+        if not isinstance(dataset, ImageFiles):
+            raise RequestError(
+                f"dataset={config['choices']['dataset']}: is not made of image files; dit-lab "
+                "encode --verify looks at cached latents"
+            )
+        datasets[split] = dataset
+
+    def seen() -> Iterator[tuple[str, Look]]:
+        processes = config["num_processes"] or len(os.sched_getaffinity(0))
+        with closing(_looks(datasets, processes)) as looks:
+            for split, found in looks:
+                check_stop()
+                on_image()
+                yield split, found
+
+    return report_on(seen(), num_classes=facts.num_classes, size=(facts.height, facts.width))
+
+
+def _looks(
+    datasets: Mapping[str, ImageFiles], processes: int
+) -> Generator[tuple[str, Look], None, None]:
+    """What every image looks like, in order, read by several processes."""
+    tasks = _tasks(datasets)
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+        waiting = [(task[0], pool.submit(_look_at, task)) for task in islice(tasks, 4 * processes)]
+        try:
+            while waiting:
+                split, found = waiting.pop(0)
+                for result in found.result():
+                    yield split, result
+                waiting += [(task[0], pool.submit(_look_at, task)) for task in islice(tasks, 1)]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _tasks(datasets: Mapping[str, ImageFiles]) -> Iterator[_Task]:
+    for split, dataset in datasets.items():
+        labels = dataset.labels.tolist()
+        for first in range(0, len(dataset), _CHUNK):
+            places = range(first, min(first + _CHUNK, len(dataset)))
+            yield split, [(_path(dataset, at), labels[at]) for at in places], dataset.transform
+
+
+def _path(dataset: ImageFiles, index: int) -> Path | str:
+    try:
+        return dataset.path(index)
+    except RequestError as refusal:  # a link that leads out of the folder
+        return str(refusal)
+
+
+def _look_at(task: _Task) -> list[Look]:
+    _, files, transform = task
+    looks = []
+    for path, label in files:
+        if isinstance(path, Path):
+            looks.append(look(path, label, transform))
+        else:
+            name, _, problem = path.partition(": ")
+            looks.append(Look(name, label, problem))
+    return looks

@@ -1,0 +1,236 @@
+"""`dit-lab encode`: the moments of every image of a dataset, in shards that are written once.
+
+What an image becomes depends on the images of its chunk at most, so that any number of processes,
+on any number of machines, killed or not, write the same bytes (at equal threads for each).
+
+Shapes: n images of a shard, K mirrors, moments of (M, H, W).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dit_lab.build.parts import build, build_dataset
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Codec, DataFacts, Dataset
+from dit_lab.data.latent_facts import FACTS, SPLITS, Manifest, Plan, read_manifest
+from dit_lab.runs.folder import read_json, write_json
+from dit_lab.runs.lock import Lease
+from dit_lab.training.checkpoint_store import sync
+from dit_lab.training.loading import messages_of, read_ahead
+
+_log = logging.getLogger(__name__)
+
+Config = Mapping[str, Any]
+
+PLAN, LEASES = "plan.json", "leases"
+
+
+class Encoding:
+    """A folder of latents that is being written, perhaps by several processes at once."""
+
+    def __init__(
+        self, config: Config, facts: DataFacts, *, on_message: Callable[[str], None]
+    ) -> None:
+        """Loads the codec and writes down what will be written; `RequestError` where the folder
+        holds something else."""
+        self._config, self._say = config, on_message
+        self.folder = Path(config["out"])
+        self._device = _device()
+        codec: Codec = build(config, "codec")
+        self._codec = codec.to(self._device)
+        self.plan = _plan(config, facts, codec)
+        before, now = read_json(self.folder / PLAN), asdict(self.plan)
+        if before and before != now:
+            other = sorted(key for key in now if before.get(key) != now[key])
+            raise RequestError(
+                f"out={self.folder}: holds latents that were encoded otherwise ({', '.join(other)} "
+                "differ); choose another folder"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / PLAN, now)
+        if self.missing:
+            (self.folder / LEASES).mkdir(exist_ok=True)
+            (self.folder / FACTS).unlink(missing_ok=True)
+
+    @property
+    def missing(self) -> list[str]:
+        """The shards that are not written yet."""
+        names = (name for split in SPLITS for name in self.plan.shards(split))
+        return [name for name in names if not (self.folder / name).exists()]
+
+    def run(self, check_stop: Callable[[], None]) -> None:
+        """Write every shard that nobody has written and nobody else is writing."""
+        for split in SPLITS:
+            names = [name for name in self.missing if name.startswith(split)]
+            dataset = build_dataset({"seed": 0, **self._config}, split) if names else None
+            for name in names:
+                if (self.folder / name).exists():
+                    continue  # since then
+                with claimed(self.folder / LEASES / name) as mine:
+                    if mine and dataset is not None and not (self.folder / name).exists():
+                        self._write(name, split, dataset, check_stop)
+
+    def finish(self) -> None:
+        """Write the manifest, if every shard is there and nobody else writes it."""
+        if self.missing:
+            return
+        with claimed(self.folder / "lease") as mine:
+            if mine and not (self.folder / FACTS).exists():
+                self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        shards = {
+            name: {
+                "bytes": (self.folder / name).stat().st_size,
+                "sha256": sha256(self.folder / name),
+            }
+            for split in SPLITS
+            for name in self.plan.shards(split)
+        }
+        source = dict(self._config["dataset"])
+        Manifest(plan=self.plan, shards=shards, source=source).write(self.folder)
+        for rest in (*self.folder.glob("*.writing-*"), *(self.folder / LEASES).iterdir()):
+            rest.unlink()
+        (self.folder / LEASES).rmdir()
+
+    def _write(
+        self, name: str, split: str, dataset: Dataset, check_stop: Callable[[], None]
+    ) -> None:
+        start = time.monotonic()
+        first = self.plan.shards(split).index(name) * self.plan.shard_images
+        last = min(first + self.plan.shard_images, self.plan.images(split))
+        moments, labels = [], []
+        with closing(self._chunks(dataset, first, last)) as chunks:
+            for images, chunk_labels in chunks:
+                check_stop()
+                moments.append(self._moments(images))
+                labels.append(chunk_labels)
+        beside = self.folder / f"{name}.writing-{os.getpid()}"
+        try:
+            save_file({"moments": torch.cat(moments), "labels": torch.cat(labels)}, beside)
+            sync(beside)
+            beside.replace(self.folder / name)
+        except SafetensorError as error:  # which is how it says that the disk is full
+            raise OSError(f"{self.folder / name}: {error}") from None
+        finally:
+            beside.unlink(missing_ok=True)
+        rate = (last - first) / (time.monotonic() - start)
+        self._say(f"{name}: {last - first:,} images, {rate:,.0f} a second")
+
+    def _chunks(
+        self, dataset: Dataset, first: int, last: int
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Images (N, c, h, w) and labels (N,), `chunk_images` at a time, read ahead by workers."""
+        size = self.plan.chunk_images
+        places = [range(at, min(at + size, last)) for at in range(first, last, size)]
+        workers = self._config["dataset"]["num_workers"]
+        fetched = read_ahead(_Fetches(dataset, places), num_workers=workers, batch_size=None)
+        with closing(fetched):
+            for images, labels, told in fetched:
+                for line in told:
+                    _log.warning(line)
+                yield images, labels
+
+    def _moments(self, images: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, K, M, H, W) in the type that is kept."""
+        images = images.to(self._device)
+        mirrors = [images, images.flip(-1)][: self.plan.mirrors]
+        moments = torch.stack([self._codec.moments(mirror) for mirror in mirrors], dim=1)
+        kept = moments.to(getattr(torch, self.plan.dtype)).cpu()
+        if not bool(kept.isfinite().all()):
+            raise RequestError(
+                f"dtype={self.plan.dtype}: moments up to {moments.abs().max().item():.3g} do not "
+                "fit; use dtype=float32"
+            )
+        return kept
+
+
+class _Fetches(torch.utils.data.Dataset):
+    """Item k is what stands at the k-th range of indices, with what is to be said of it."""
+
+    def __init__(self, dataset: Dataset, places: list[range]) -> None:
+        self._dataset, self._places = dataset, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, tuple[str, ...]] | RequestError:
+        try:
+            images, labels = self._dataset.fetch(torch.tensor(list(self._places[number])), None)
+        except RequestError as refusal:
+            return refusal
+        return images, labels, messages_of(self._dataset)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """The lease at `path` while entered; False where another process has it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Lease(path))
+        except RequestError:
+            yield False
+            return
+        yield True
+
+
+def verify(folder: Path) -> int:
+    """Compare every byte with the manifest; the number of shards. Raises RequestError."""
+    manifest = read_manifest(folder)
+    different = [
+        name
+        for name, written in manifest.shards.items()
+        if not (folder / name).exists() or sha256(folder / name) != written["sha256"]
+    ]
+    if different:
+        raise RequestError(
+            f"{folder}: {len(different)} of {len(manifest.shards)} shards are not what was written"
+            f" ({', '.join(different[:5])}); delete them and latents.json, and encode again"
+        )
+    return len(manifest.shards)
+
+
+def sha256(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _plan(config: Config, facts: DataFacts, codec: Codec) -> Plan:
+    channels, height, width = codec.latent_shape(facts.channels, facts.height, facts.width)
+    chunk = config["codec"]["chunk_images"]
+    if config["shard_images"] % chunk:
+        raise RequestError(
+            f"shard_images={config['shard_images']}: must be a multiple of "
+            f"codec.chunk_images={chunk}, which are encoded together"
+        )
+    return Plan(
+        data={**asdict(facts), "class_names": list(facts.class_names)},
+        codec=codec.fingerprint,
+        mirrors=2 if config["dataset"].get("horizontal_flip") else 1,
+        moments_shape=[channels * (2 if codec.draws else 1), height, width],
+        dtype=config["dtype"],
+        shard_images=config["shard_images"],
+        chunk_images=chunk,
+    )
+
+
+def _device() -> torch.device:
+    """The GPU of this process among those of the machine, or the CPU."""
+    gpus = torch.cuda.device_count()
+    if not gpus:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % gpus)

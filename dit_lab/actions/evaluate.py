@@ -1,0 +1,261 @@
+"""Measuring a model: what looks at it during training, and afterwards by a command of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dit_lab.actions.drawing_progress import DrawingProgress
+from dit_lab.build.evaluation import Extractors, build_metrics, build_yardstick, load_reference
+from dit_lab.build.evaluation_card import counts_compared, evaluation_card
+from dit_lab.build.parts import (
+    Parts,
+    build_examples,
+    build_generator,
+    build_images,
+    validation_batches,
+)
+from dit_lab.build.trained import Trained, load_weak
+from dit_lab.config.checks.data import UNKNOWN_DATA, read_facts
+from dit_lab.config.checks.metrics import cadences
+from dit_lab.config.identity import source_now
+from dit_lab.core.errors import RequestError
+from dit_lab.core.team import ALONE
+from dit_lab.core.types import Evaluator, Shapes, Team
+from dit_lab.evaluation.baselines import class_gaussian, memoriser
+from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
+from dit_lab.evaluation.metrics.likelihood import Likelihood
+from dit_lab.evaluation.quality import DRAWS, MIN_IMAGES, draw_images
+from dit_lab.evaluation.sample_quality import SampleQuality
+from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
+from dit_lab.runs.folder import RunFolder
+from dit_lab.runs.recorded import difference
+from dit_lab.sampling.images import PICTURE_CHANNELS
+
+Config = Mapping[str, Any]
+
+
+def training_evaluators(
+    parts: Parts,
+    folder: RunFolder,
+    *,
+    identity: Config,
+    team: Team,
+    check_stop: Callable[[], None],
+    on_message: Callable[[str], None],
+) -> list[Evaluator]:
+    """What looks at the averaged weights while a model trains: loss, grid and sample quality.
+
+    `check_stop` is about this process alone; the team agrees.
+    """
+    parts = uncompiled(parts)
+    config, training = parts.config, parts.config["training"]
+    held_out, codec = build_examples(parts, "validation")
+    loss = ValidationLoss(
+        every_steps=training["validate_every_steps"],
+        batches=validation_batches(parts, dataset=held_out, codec=codec),
+        objective=parts.objective,
+        team=team,
+        check_stop=check_stop,
+    )
+    evaluators: list[Evaluator] = [loss]
+    weak = load_weak(parts)
+    generator = build_generator(
+        parts, team=team, check_stop=check_stop, weak=weak.labelled(config) if weak else None
+    )
+    generator.rehearse()
+    if parts.shapes.data.channels in PICTURE_CHANNELS:
+        grid = SampleGrid(
+            every_steps=training["sample_every_steps"],
+            generator=generator,
+            folder=folder.samples,
+            num_images=config["sample"]["num_images"],
+            seed=config["sample"]["seed"],
+            labels=config["sample"]["labels"],
+        )
+        evaluators.append(grid)
+    if not why_unmeasured(config, parts.shapes):
+        quality = sample_quality(
+            parts,
+            folder,
+            identity=identity,
+            weights=_watched_weights(config),
+            weak=weak,
+            team=team,
+            check_stop=check_stop,
+            on_message=on_message,
+        )
+        evaluators.append(quality)
+    return evaluators
+
+
+def _watched_weights(config: Config) -> str:
+    """The average that is looked at while a model trains."""
+    return f"ema-{config['ema']['decays'][0]}"
+
+
+def why_unmeasured(config: Config, shapes: Shapes) -> str:
+    """Why generated images cannot be measured with these settings and data; "" where they can."""
+    wanted, (train, held_out) = config["evaluation"]["num_images"], counts_compared(config, shapes)
+    if wanted == 0:
+        return "evaluation.num_images=0: no images are drawn; 1024 would be a good count"
+    if not config["metric"]:
+        return "metric=[]: nothing is to be measured; two_sample and memorisation say most"
+    if draw_images(wanted, train=train, held_out=held_out):
+        return ""
+    return (
+        f"evaluation.num_images={wanted}: with {train} training and {held_out} held-out images "
+        f"there are too few to compare; {DRAWS * MIN_IMAGES} generated, {DRAWS * MIN_IMAGES} "
+        f"training and {MIN_IMAGES} held-out images are the least"
+    )
+
+
+def uncompiled(parts: Parts) -> Parts:
+    """As a training draws, whatever `sample.compile` says of what draws from its run later."""
+    sample = {**parts.config["sample"], "compile": False}
+    return replace(parts, config={**parts.config, "sample": sample})
+
+
+def sample_quality(
+    parts: Parts,
+    folder: RunFolder,
+    *,
+    identity: Config,
+    weights: str,
+    weak: Trained | None,
+    team: Team,
+    check_stop: Callable[[], None],
+    on_message: Callable[[str], None],
+) -> SampleQuality:
+    """The configured evaluation of a run's samples, with its card."""
+    config = parts.config
+    extractors = Extractors(parts, check_stop)
+    return SampleQuality(
+        generator=build_generator(
+            parts, team=team, check_stop=check_stop, weak=weak.labelled(config) if weak else None
+        ),
+        build_yardstick=lambda: build_yardstick(parts, extractors, check_stop),
+        metrics=build_metrics(config),
+        metrics_every_steps=cadences(config),
+        total_steps=config["training"]["total_steps"],
+        folder=folder.evaluations,
+        card=evaluation_card(parts, extractors, identity=identity, weights=weights, weak=weak),
+        likelihood=_likelihood(parts, team, check_stop),
+        on_drawn=DrawingProgress(on_message),
+    )
+
+
+def _likelihood(parts: Parts, team: Team, check_stop: Callable[[], None]) -> Likelihood | None:
+    options = parts.config["evaluation"]
+    if options["likelihood_images"] == 0:
+        return None
+    return Likelihood(
+        objective=parts.objective,
+        held_out=build_images(parts.config, "validation"),
+        num_images=options["likelihood_images"],
+        levels=parts.shapes.data.levels,
+        seed=options["seed"],
+        device=parts.device,
+        team=team,
+        check_stop=check_stop,
+    )
+
+
+def with_data(trained: Trained, config: Config) -> Trained:
+    """Imported weights with the facts of the data that they are measured against; others know."""
+    parts = trained.parts
+    if parts.shapes.data.fingerprint != UNKNOWN_DATA:
+        return trained
+    shapes = replace(parts.shapes, data=read_facts(config))
+    return replace(trained, parts=replace(parts, shapes=shapes))
+
+
+def evaluate_run(
+    trained: Trained,
+    settings: Config,
+    *,
+    team: Team = ALONE,
+    check_stop: Callable[[], None],
+    on_message: Callable[[str], None],
+) -> tuple[Evaluation, bool]:
+    """The run's samples, measured with some settings chosen anew; True where that was done before.
+
+    A stored evaluation with the same card is taken as it is. Every process of the team gets it.
+    """
+    parts, folder = trained.parts_with(settings), trained.folder.evaluations
+    if why := why_unmeasured(parts.config, parts.shapes):
+        raise RequestError(why)
+    if changed := difference(trained.identity, source_now(parts.config)):
+        on_message(f"{changed}; it is measured with the code that is here now")
+    quality = _quality_of(trained, settings, team, check_stop, on_message)
+    card = replace(quality.card, step=trained.step)
+    if known := team.first(lambda: _stored(folder, card)):
+        return known, True
+    on_message(f"drawing {card.num_images} images from {card.weights} at step {card.step}")
+    evaluation, _ = quality.evaluate(trained.labelled(parts.config), trained.step)
+    return evaluation, False
+
+
+def _stored(folder: Path, card: Card) -> Evaluation | None:
+    """What was measured before under the same circumstances."""
+    stored = folder / f"{card.eval_hash}.json"
+    if not stored.exists():
+        return None
+    known = read_evaluation(stored)
+    same = replace(card, evaluations_per_image=known.card.evaluations_per_image) == known.card
+    return known if same else None
+
+
+def evaluate_baselines(
+    trained: Trained, settings: Config, *, check_stop: Callable[[], None]
+) -> list[Evaluation]:
+    """A memoriser and a Gaussian per class in the place of the run's samples."""
+    quality = _quality_of(trained, settings, ALONE, check_stop, lambda text: None)
+    reference = load_reference(trained.parts_with(settings), check_stop)
+    count, seed = quality.card.num_images, quality.card.metrics_seed
+    levels = trained.parts.shapes.data.levels
+    samples = {
+        "memoriser": memoriser(reference, num_images=count, seed=seed),
+        "class Gaussian": class_gaussian(reference, num_images=count, seed=seed, levels=levels),
+    }
+    return [
+        Evaluation(
+            card=replace(quality.card, samples=name, weights="none"),
+            rows=quality.yardstick.measure(images, quality.metrics),
+        )
+        for name, images in samples.items()
+    ]
+
+
+def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float]:
+    """Names under which a tracker gets the numbers: `eval/...` for the run's own protocol.
+
+    Another protocol is part of the name, so that no two of them share a curve.
+    """
+    own_way = replace(trained, parts=uncompiled(trained.parts))
+    card = _quality_of(own_way, {}, ALONE, lambda: None, lambda text: None).card
+    own = replace(card, weights=_watched_weights(trained.parts.config)).protocol
+    protocol = evaluation.card.protocol
+    prefix = "eval/" if protocol == own else f"eval-{protocol}/"
+    return {prefix + key.removeprefix("eval/"): value for key, value in evaluation.metrics.items()}
+
+
+def _quality_of(
+    trained: Trained,
+    settings: Config,
+    team: Team,
+    check_stop: Callable[[], None],
+    on_message: Callable[[str], None],
+) -> SampleQuality:
+    return sample_quality(
+        trained.parts_with(settings),
+        trained.folder,
+        identity=trained.identity,
+        weights=trained.weights,
+        weak=load_weak(trained.parts_with(settings)),
+        team=team,
+        check_stop=check_stop,
+        on_message=on_message,
+    )

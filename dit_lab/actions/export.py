@@ -1,0 +1,191 @@
+"""From a run to a file or folder that others read: its weights, and what is known of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dit_lab.build.parts import build_objective
+from dit_lab.build.trained import read_weights
+from dit_lab.codecs.facts import IDENTITY
+from dit_lab.codecs.loading import load_network, quiet
+from dit_lab.config.compose import read_recorded
+from dit_lab.core.errors import RequestError
+from dit_lab.core.interpolants import Linear
+from dit_lab.core.types import Objective
+from dit_lab.interop.architecture import DIT, Architecture, configured
+from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_config
+from dit_lab.interop.formats import FORMATS
+from dit_lab.runs.exported import HEADER_KEY
+from dit_lab.runs.folder import find_run, read_json, written_at
+from dit_lab.runs.provenance import versions
+from dit_lab.runs.recorded import recorded, recorded_shapes
+from dit_lab.sampling.images import PICTURE_CHANNELS
+from dit_lab.tracking.mlflow_model import register_model
+from dit_lab.training.tensor_files import save_whole
+
+Config = Mapping[str, Any]
+
+PIPELINE = "DiTLabPipeline"
+
+
+class Export:
+    """A run, or one of its checkpoints, with the weights that are to leave the house."""
+
+    def __init__(
+        self, run: str, *, root: Path, weights: str = "ema", trusted_modules: Sequence[str] = ()
+    ) -> None:
+        self.folder, chosen = find_run(run, root=root)
+        self.config = read_recorded(self.folder, trusted_modules)
+        self.shapes = recorded_shapes(self.folder)
+        self.weights = read_weights(self.folder, chosen, weights, self.config["ema"]["decays"])
+
+    @property
+    def told(self) -> str:
+        """What is exported."""
+        return f"{self.weights.name} at step {self.weights.step}"
+
+    def to_safetensors(self, out: Path) -> None:
+        """One file that is a RUN for `sample` and `init_from`; its header holds configuration,
+        identity with class names and data, versions, and which weights these are."""
+        header = {
+            "config": self._kept_config(),
+            "identity": recorded(self.folder),
+            "step": self.weights.step,
+            "weights": self.weights.name,
+            "versions": versions(),
+        }
+        with written_at(out) as beside:
+            save_whole(
+                self.weights.tensors, beside, {"format": "pt", HEADER_KEY: json.dumps(header)}
+            )
+
+    def _kept_config(self) -> dict[str, Any]:
+        """The configuration, for which there is one set of weights: what `ema` means then."""
+        kept = {key: value for key, value in self.config.items() if key != "trusted_modules"}
+        return {**kept, "sample": {**kept["sample"], "weights": "ema"}}
+
+    def to_original(self, out: Path, name: str) -> None:
+        """The tensors alone, by the names of an original, as .pt or .safetensors."""
+        adapter, architecture = FORMATS[name], self._architecture(name)
+        self._refuse(lambda: adapter.refuse(architecture, self._objective), name)
+        tensors = dict(adapter.from_ours(self.weights.tensors, architecture))
+        with written_at(out) as beside:
+            if out.suffix == ".safetensors":
+                save_whole(tensors, beside, {"format": "pt"})
+            else:
+                torch.save(tensors, beside)
+
+    def to_diffusers(self, out: Path) -> None:
+        """The folder of a pipeline: transformer, scheduler, autoencoder, the pipeline's file."""
+        adapter, architecture = DiffusersFormat(), self._architecture("diffusers")
+        self._refuse(lambda: adapter.refuse(architecture, self._objective), "diffusers")
+        scheduler = scheduler_config(self._objective)
+        vae = None
+        if self.config["codec"]["_target_"] != IDENTITY:
+            vae = load_network(self.config["codec"]["path"])
+        index = {
+            "_class_name": ["pipeline", PIPELINE],
+            "_diffusers_version": version("diffusers"),
+            "transformer": ["diffusers", adapter.config(architecture)["_class_name"]],
+            "scheduler": ["diffusers", scheduler["_class_name"]],
+            "vae": ["diffusers", type(vae).__name__] if vae is not None else [None, None],
+            "lab": self._facts(architecture),
+        }
+        with written_at(out) as beside:
+            transformer = beside / "transformer"
+            transformer.mkdir(parents=True)
+            tensors = dict(adapter.from_ours(self.weights.tensors, architecture))
+            save_whole(
+                tensors, transformer / "diffusion_pytorch_model.safetensors", {"format": "pt"}
+            )
+            _write_json(transformer / CONFIG, adapter.config(architecture))
+            (beside / "scheduler").mkdir()
+            _write_json(beside / "scheduler" / "scheduler_config.json", scheduler)
+            if vae is not None:
+                with quiet():
+                    vae.save_pretrained(beside / "vae")
+            _write_json(beside / "model_index.json", index)
+            source = Path(__file__).parent.parent / "interop" / "pipeline.py"
+            shutil.copyfile(source, beside / "pipeline.py")
+
+    def to_mlflow(self, name: str, *, uri: str | None = None) -> str:
+        """Register a model of this name in the store of the run, or in another; its address."""
+        channels = self.shapes.data.channels
+        if channels not in PICTURE_CHANNELS:
+            raise RequestError(f"--format mlflow: images of {channels} channels are no pictures")
+        tracking, codec = self.config["tracking"], self.config["codec"]
+        own = uri is None or uri == tracking["uri"]
+        run_id = (
+            None
+            if self.folder.is_exported
+            else read_json(self.folder.status).get("tracking_run_id")
+        )
+        with tempfile.TemporaryDirectory(prefix="dit-lab-") as place:
+            weights = Path(place) / "weights.safetensors"
+            self.to_safetensors(weights)
+            return register_model(
+                name,
+                weights=weights,
+                codec=None if codec["_target_"] == IDENTITY else Path(codec["path"]),
+                guidance_scale=self.config["guidance"]["scale"],
+                uri=uri or tracking["uri"],
+                experiment=tracking["experiment"],
+                artifact_root=Path(self.config["paths"]["root"]) / "mlartifacts",
+                run_id=run_id if own else None,
+            )
+
+    def _facts(self, architecture: Architecture) -> dict[str, Any]:
+        """What the pipeline, and an import of it, have to know."""
+        data = self.shapes.data
+        options = {k: v for k, v in self.config["objective"].items() if k != "_target_"}
+        path = self._objective.interpolant
+        if isinstance(path, Linear) and "sigma_min" in options:
+            options["sigma_min"] = path.sigma_min
+        return {
+            "objective": {"name": self.config["choices"]["objective"], **options},
+            "num_classes": data.num_classes,
+            "null_label": architecture.has_null_label,
+            "class_names": list(data.class_names),
+            "levels": data.levels,
+            "run": recorded(self.folder)["train_hash"],
+            "weights": self.told,
+        }
+
+    @cached_property
+    def _objective(self) -> Objective:
+        return build_objective(self.config, self.shapes)
+
+    def _architecture(self, name: str) -> Architecture:
+        target = self.config["model"]["_target_"]
+        if target != DIT:
+            raise RequestError(
+                f"--format {name}: knows the lab's DiT alone, this is {target}; use "
+                "--format safetensors"
+            )
+        return configured(
+            self.config["model"],
+            latent=self.shapes.latent,
+            num_classes=self.shapes.data.num_classes,
+            learn_sigma=self._objective.learn_sigma,
+        )
+
+    def _refuse(self, check: Callable[[], None], name: str) -> None:
+        try:
+            check()
+        except RequestError as refusal:
+            raise RequestError(
+                f"--format {name}: {refusal}; --format safetensors keeps everything"
+            ) from None
+
+
+def _write_json(file: Path, content: Config) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

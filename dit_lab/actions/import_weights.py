@@ -1,0 +1,249 @@
+"""From weights of another program to a run folder that `sample`, `evaluate` and `init_from` take.
+
+What the weights do not say of themselves comes from the format, from the lab's defaults or from the
+command line; all of it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dit_lab.actions.inferred import Told, as_overrides, corrected, inferred_keys, typed
+from dit_lab.build.trained import open_checkpoints
+from dit_lab.codecs.facts import IDENTITY, codec_facts, config_file
+from dit_lab.config.checks.data import UNKNOWN_DATA, options_of, read_facts, refuse_other_images
+from dit_lab.config.compose import compose_train
+from dit_lab.config.identity import as_hashed, identity
+from dit_lab.config.yaml_files import to_yaml
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import DataFacts, Shapes
+from dit_lab.data.image_facts import sides
+from dit_lab.interop.architecture import (
+    DIT,
+    Architecture,
+    configured,
+    refuse_other_positions,
+    refuse_other_tensors,
+    shapes_of,
+)
+from dit_lab.interop.files import Tensors
+from dit_lab.interop.formats import Foreign, open_foreign
+from dit_lab.runs.exported import EXPORTED, header_of
+from dit_lab.runs.folder import (
+    FINISHED,
+    RunFolder,
+    digest,
+    update_status,
+    write_atomically,
+    write_json,
+    written_at,
+)
+from dit_lab.runs.recorded import UNKNOWN_CODEC, deciding
+from dit_lab.training.checkpoint import hash_of
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of an import."""
+
+    folder: RunFolder
+    told: list[Told]
+    skipped: list[str]  # tensors of the file that are of no use here
+    parameters: int
+
+
+def import_weights(
+    source: Path,
+    out: Path,
+    *,
+    asked: str = "auto",
+    overrides: Sequence[str] = (),
+    config_dirs: Iterable[Path] = (),
+) -> Imported:
+    """Make the run folder `out`, whole or not at all. Raises RequestError."""
+    if asked == "auto" and source.suffix == EXPORTED and (known := header_of(source)):
+        return _unpacked(source, out, known, overrides)
+    foreign = open_foreign(source, asked)
+    told = [Told("format", foreign.adapter.name, foreign.why)]
+    groups, skipped = _useful(foreign)
+    found = shapes_of(next(iter(groups.values())))
+    try:
+        guessed = foreign.adapter.architecture(foreign.file, found)
+    except RequestError as refusal:
+        raise RequestError(f"{source}: {refusal}") from None
+    chosen = inferred_keys(foreign, guessed, codec=typed(overrides).get("codec"))
+    told += chosen
+    config = compose_train(as_overrides(chosen, out, overrides), config_dirs=config_dirs)
+    architecture = _architecture(config, guessed)
+    shapes = _shapes(config, foreign, architecture, overrides)
+    tensors = {
+        name: _checked(foreign, group, architecture, source) for name, group in groups.items()
+    }
+    _write(foreign, out, config, shapes, tensors)
+    parameters = sum(tensor.numel() for tensor in next(iter(tensors.values())).values())
+    return Imported(RunFolder(out), corrected(told, overrides), skipped, parameters)
+
+
+def _useful(foreign: Foreign) -> tuple[dict[str, Tensors], list[str]]:
+    """The sets of weights without what is of no use, and the names of that."""
+    skips = foreign.adapter.skipped
+    groups: dict[str, Tensors] = {
+        name: {key: tensor for key, tensor in group.items() if not skips(key)}
+        for name, group in foreign.file.groups.items()
+    }
+    names = {key for group in foreign.file.groups.values() for key in group if skips(key)}
+    return groups, sorted(names)
+
+
+# ---- what it is ---------------------------------------------------------------------------------
+
+
+def _architecture(config: Config, guessed: Architecture) -> Architecture:
+    """The configured model, for the classes that the table of labels has rows for."""
+    model = config["model"]
+    if model["_target_"] != DIT:
+        raise RequestError(
+            f"model={config['choices']['model']}: only the lab's DiT has such weights"
+        )
+    classes = guessed.label_rows
+    if classes and model["class_dropout_prob"] > 0:
+        classes -= 1
+    return configured(
+        model,
+        latent=(guessed.in_channels, *guessed.input_size),
+        num_classes=classes,
+        learn_sigma=config["objective"].get("learn_sigma", False),
+    )
+
+
+def _checked(
+    foreign: Foreign, group: Tensors, architecture: Architecture, source: Path
+) -> dict[str, Tensor]:
+    """A set of weights by our names, float32. Raises RequestError where it is of another model."""
+    adapter = foreign.adapter
+    try:
+        refuse_other_tensors(shapes_of(group), adapter.expected(architecture))
+        ours = adapter.to_ours(group, architecture)
+        refuse_other_positions(ours["pos_embed"], architecture)
+        for name, tensor in ours.items():
+            if not tensor.isfinite().all():
+                raise RequestError(f"{name}: holds numbers that are not finite")
+    except RequestError as refusal:
+        raise RequestError(f"{source}: {refusal}") from None
+    return {name: tensor.float() for name, tensor in ours.items()}
+
+
+def _shapes(
+    config: Config, foreign: Foreign, architecture: Architecture, overrides: Sequence[str]
+) -> Shapes:
+    """What is known of the images: from the data itself where it is there, else what was inferred.
+
+    Raises RequestError where data or codec, if they are there, are not for this model.
+    """
+    height, width = sides(config["dataset"]["image_size"])
+    pixels = config["codec"]["_target_"] == IDENTITY
+    latent = (architecture.in_channels, *architecture.input_size)
+    assumed = DataFacts(
+        channels=latent[0] if pixels else 3,
+        height=height,
+        width=width,
+        num_classes=architecture.num_classes,
+        class_names=tuple(foreign.adapter.data_of(foreign.file).get("class_names", ())),
+        train_images=0,
+        validation_images=0,
+        fingerprint=UNKNOWN_DATA,
+        levels=foreign.adapter.data_of(foreign.file).get("levels", 256),
+    )
+    named = typed(overrides).keys()
+    if pixels or "codec.path" in named or config_file(config["codec"]["path"]).is_file():
+        _refuse_other_latents(config, assumed, latent)
+    if not named & {"dataset", "dataset.root"}:
+        return Shapes(assumed, latent)
+    facts = read_facts(config)
+    refuse_other_images(config, facts, assumed)
+    return Shapes(facts, latent)
+
+
+def _refuse_other_latents(config: Config, data: DataFacts, latent: tuple[int, int, int]) -> None:
+    """Raise RequestError where the codec makes latents of such images that are not the model's."""
+    codec, size = config["codec"], {"height": data.height, "width": data.width}
+    made = codec_facts(codec["_target_"], options_of(codec), channels=data.channels, **size)
+    if made != latent:
+        raise RequestError(
+            f"codec={config['choices']['codec']}: makes {_by(made)} of images of {data.height} x "
+            f"{data.width}, and the weights are for {_by(latent)}; give another codec, or "
+            "dataset.image_size"
+        )
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+
+def _write(
+    foreign: Foreign, out: Path, config: Config, shapes: Shapes, tensors: Mapping[str, Tensors]
+) -> None:
+    """The run folder of what was read."""
+    content = digest({file.name: hash_of(file) for file in foreign.file.files})
+    origin = {"format": foreign.adapter.name, "file": str(foreign.file.path), "hash": content}
+    stem = foreign.file.path.stem
+    names = {"model": "model", "ema": f"ema-{config['ema']['decays'][0]}"}
+    write_run(
+        out,
+        config=config,
+        identity={
+            **identity(config, shapes, before={}, codec=UNKNOWN_CODEC),
+            "train_hash": digest({**deciding(as_hashed(config)), "weights": content}),
+            "imported": origin,
+        },
+        step=int(stem) if stem.isdecimal() else 0,  # as the originals name what they save
+        tensors={names[name]: group for name, group in tensors.items()},
+    )
+
+
+def _unpacked(source: Path, out: Path, known: Config, overrides: Sequence[str]) -> Imported:
+    """The run folder of a file that the lab has exported, which says everything itself."""
+    if overrides:
+        raise RequestError(
+            f"{overrides[0]}: {source} was exported by the lab and keeps its own keys"
+        )
+    if known["weights"].startswith("power-"):
+        raise RequestError(
+            f"{source}: holds {known['weights']}, which no checkpoint does; it is a RUN itself"
+        )
+    tensors = load_file(source)
+    write_run(
+        out,
+        config=known["config"],
+        identity={**known["identity"], "imported": {"format": "dit-lab", "file": str(source)}},
+        step=known["step"],
+        tensors={known["weights"]: tensors},
+    )
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    return Imported(RunFolder(out), [Told("format", "dit-lab", "its header")], [], parameters)
+
+
+def write_run(
+    out: Path, *, config: Config, identity: Config, step: int, tensors: Mapping[str, Tensors]
+) -> None:
+    """A run folder with one checkpoint, written beside and then at once in its place."""
+    with written_at(out) as beside:
+        folder = RunFolder(beside)
+        folder.checkpoints.mkdir(parents=True)
+        write_atomically(folder.config, to_yaml(config))
+        write_json(folder.identity, identity)
+        open_checkpoints(folder, warn=lambda text: None).save(
+            step, tensors=tensors, state={"train": {"step": step}}
+        )
+        update_status(folder, status=FINISHED, step=step, results={})

@@ -1,0 +1,121 @@
+"""What weights and their format say of a training, as keys of its configuration, and where each is
+known from. Typed keys win."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dit_lab.config import search_path
+from dit_lab.config.yaml_files import read_recipe
+from dit_lab.core.errors import RequestError
+from dit_lab.interop.architecture import Architecture
+from dit_lab.interop.formats import Foreign
+
+FACTOR = {4: 8, 16: 8, 32: 16}
+"""Channels of latents -> how much smaller they are than images, of the autoencoders in use."""
+DECAY = 0.9999  # of the averages that the originals release
+NOT_TOLD = "???"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One thing that an import found out or took for granted."""
+
+    key: str
+    value: Any
+    source: str
+
+
+def typed(overrides: Sequence[str]) -> dict[str, str]:
+    """Key -> what was typed for it."""
+    parts = (text.lstrip("+").partition("=") for text in overrides)
+    return {key: value for key, _, value in parts}
+
+
+def inferred_keys(foreign: Foreign, guessed: Architecture, *, codec: str | None) -> list[Told]:
+    """What the weights and their format say, as keys of a training's configuration; `codec` is the
+    one that was typed."""
+    size, heads, where = _size(guessed)
+    objective, options = foreign.adapter.objective_of(foreign.file)
+    codec = codec or ("vae" if guessed.in_channels in FACTOR else "identity")
+    factor = 1 if codec == "identity" else FACTOR.get(guessed.in_channels, 8)
+    sides = [side * factor for side in guessed.input_size]
+    seen = f"the model sees {guessed.input_size[0]} x {guessed.input_size[1]}"
+    halved = f", of a codec that halves {factor.bit_length() - 1} times" if factor > 1 else ""
+    shapes = foreign.adapter.sizes_from
+    drops = "a" if guessed.has_null_label else "no"
+    told_heads = (guessed.num_heads, shapes) if guessed.num_heads else (heads, where)
+    return [
+        *([Told("model", size, shapes)] if size else []),
+        Told("model.hidden_size", guessed.hidden_size, shapes),
+        Told("model.depth", guessed.depth, shapes),
+        Told("model.num_heads", *told_heads),
+        Told("model.mlp_ratio", guessed.mlp_ratio, shapes),
+        Told("model.patch_size", guessed.patch_size, shapes),
+        Told("model.class_dropout_prob", guessed.class_dropout_prob,
+             f"{drops} row for the dropped label"),
+        *(Told(f"model.{key}", value, shapes) for key, value in guessed.additions.items()),
+        Told("objective", objective, "the format"),
+        Told("objective.learn_sigma", guessed.learn_sigma, shapes),
+        *(
+            Told(f"objective.{key}", value, "the format")
+            for key, value in options.items()
+            if key != "learn_sigma"
+        ),
+        Told("codec", codec, f"{guessed.in_channels} channels"),
+        Told("dataset.image_size", sides if sides[0] != sides[1] else sides[0], seen + halved),
+        Told("dataset.num_classes", guessed.num_classes, shapes),
+        Told("ema.decays", [DECAY], "what the originals average with"),
+        Told("tracking", "none", "nothing was trained here"),
+    ]  # fmt: skip
+
+
+def _size(guessed: Architecture) -> tuple[str | None, Any, str]:
+    """The member of `model=` with this width and depth, its heads, and where those are from."""
+    for name in search_path.choices("model"):
+        known = read_recipe(search_path.packaged("conf") / "model" / f"{name}.yaml")
+        if (known["hidden_size"], known["depth"]) == (guessed.hidden_size, guessed.depth):
+            return name, known["num_heads"], f"model={name}"
+    return None, NOT_TOLD, "nothing tells"
+
+
+def as_overrides(chosen: list[Told], out: Path, overrides: Sequence[str]) -> list[str]:
+    """What was inferred, as if it had been typed before what was typed.
+
+    Where another objective is typed, it gets those options of the format's that it has.
+    """
+    given = typed(overrides)
+    objective = given.get("objective")
+    kept = [
+        item
+        for item in chosen
+        if item.key not in given
+        and not (objective and item.key.startswith("objective.") and not _has(objective, item.key))
+    ]
+    if any(item.value == NOT_TOLD for item in kept):
+        raise RequestError(
+            "model.num_heads: the weights do not tell, and no model of the lab has this width and "
+            "depth; give model.num_heads=N"
+        )
+    return [f"name='{out.name}'", *map(_override, kept), *overrides]
+
+
+def _has(objective: str, key: str) -> bool:
+    """Whether a member of `objective=` has an option; one that is not the lab's own has none."""
+    file = search_path.packaged("conf") / "objective" / f"{objective}.yaml"
+    return file.is_file() and key.partition(".")[2] in read_recipe(file)
+
+
+def _override(item: Told) -> str:
+    value = {"True": "true", "False": "false", "None": "null"}.get(str(item.value), item.value)
+    return f"{item.key}={value}"
+
+
+def corrected(chosen: list[Told], overrides: Sequence[str]) -> list[Told]:
+    """With what was typed in the place of what was inferred."""
+    given = typed(overrides)
+    inferred = [item for item in chosen if item.key not in given]
+    return [*inferred, *(Told(key, value, "the command") for key, value in given.items())]

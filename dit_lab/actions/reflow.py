@@ -1,0 +1,119 @@
+"""Reflow (Liu et al. 2022, algorithm 1): pairs of noise and data drawn from a trained run, for a
+second model to learn straighter paths from; and how straight paths are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from dit_lab.build.cost import arithmetic
+from dit_lab.build.parts import build_generator
+from dit_lab.build.trained import Trained, load_weak
+from dit_lab.core import rng
+from dit_lab.core.types import LabelledCall
+from dit_lab.data.pair_facts import FACTS, SHARD_PAIRS, PairFacts, shard
+from dit_lab.evaluation.metrics.straightness import bend
+from dit_lab.runs.lock import Lease
+from dit_lab.sampling.generate import CHUNK_IMAGES, Generator
+
+Config = Mapping[str, Any]
+
+HELD_OUT_SHARE, MOST_HELD_OUT = 10, 1024  # a tenth of the pairs, at most so many
+PATHS = 256  # whose straightness is measured
+
+
+def facts_of(trained: Trained, settings: Config) -> PairFacts:
+    """What the pairs will be that `settings` ask for."""
+    parts = trained.parts_with(settings)
+    count = settings["sample"]["num_images"]
+    held_out = min(MOST_HELD_OUT, count // HELD_OUT_SHARE)
+    weak = load_weak(parts)
+    return PairFacts(
+        drawn_by=trained.name,
+        sampler=settings["sampler"],
+        guidance={**settings["guidance"], "weak_run": weak.name if weak else None},
+        seed=settings["sample"]["seed"],
+        train_pairs=count - held_out,
+        held_out_pairs=held_out,
+        latent_shape=list(parts.shapes.latent),
+        num_classes=parts.shapes.data.num_classes,
+        codec=parts.codec.fingerprint,
+        dtype=arithmetic(settings),
+    )
+
+
+def draw_pairs(
+    trained: Trained,
+    facts: PairFacts,
+    settings: Config,
+    *,
+    check_stop: Callable[[], None],
+    on_message: Callable[[str], None],
+) -> Path:
+    """Draw what is not drawn yet; returns the folder, `RUN/pairs/<fingerprint>`.
+
+    Labels are all classes in turn. What was interrupted goes on after the last whole file.
+    """
+    folder = trained.folder.root / "pairs" / facts.fingerprint
+    if (folder / FACTS).exists():
+        on_message(f"the {facts.num_pairs} pairs are there already")
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    generator, model = _generator(trained, settings, check_stop)
+    with Lease(folder / "lease"):
+        _draw_shards(folder, generator, model, facts, on_message)
+        facts.write(folder)
+    return folder
+
+
+def _draw_shards(
+    folder: Path,
+    generator: Generator,
+    model: LabelledCall,
+    facts: PairFacts,
+    on_message: Callable[[str], None],
+) -> None:
+    for first in range(0, facts.num_pairs, SHARD_PAIRS):
+        file = shard(folder, first // SHARD_PAIRS)
+        count = min(SHARD_PAIRS, facts.num_pairs - first)
+        if not file.exists():
+            chunks = range(first, first + count, CHUNK_IMAGES)
+            data = [generator.latents(model, first=at, seed=facts.seed).cpu() for at in chunks]
+            labels = generator.labels(torch.arange(first, first + count), None)
+            beside = file.with_suffix(".writing")
+            save_file({"data": torch.cat(data)[:count], "labels": labels}, beside)
+            beside.replace(file)
+        on_message(f"drawn: {first + count} of {facts.num_pairs} pairs")
+
+
+def straightness(trained: Trained, settings: Config, *, check_stop: Callable[[], None]) -> float:
+    """Mean squared deviation of the flow's paths from straight lines, in units of their mean
+    squared length; 0 is straight. See `evaluation.straightness`."""
+    generator, model = _generator(trained, settings, check_stop)
+    seed = settings["sample"]["seed"]
+    sums = torch.zeros(2, dtype=torch.float64)
+    for first in range(0, PATHS, CHUNK_IMAGES):
+        check_stop()
+        indices = torch.arange(first, first + CHUNK_IMAGES)
+        noise = rng.normal(seed, rng.SAMPLE_NOISE, indices, generator.latent_shape)
+        predict = generator.predictor(model, generator.labels(indices, None))
+        found = bend(predict, noise.to(generator.device), generator.objective.interpolant)
+        sums += torch.stack([part.sum().cpu() for part in found])
+    return (sums[0] / sums[1]).item()
+
+
+def _generator(
+    trained: Trained, settings: Config, check_stop: Callable[[], None]
+) -> tuple[Generator, LabelledCall]:
+    parts = trained.parts_with(settings)
+    weak = load_weak(parts)
+    generator = build_generator(
+        parts,
+        check_stop=check_stop,
+        weak=weak.labelled(parts.config) if weak else None,
+    )
+    return generator, trained.labelled(parts.config)

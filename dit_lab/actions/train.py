@@ -1,0 +1,256 @@
+"""One training from its configuration to its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dit_lab.actions.evaluate import training_evaluators, why_unmeasured
+from dit_lab.actions.extension import take_over
+from dit_lab.actions.session import StatusFile, log, tell_end, told_how_it_ends, writing_to
+from dit_lab.build.parts import Parts, build_parts
+from dit_lab.build.trained import open_checkpoints
+from dit_lab.build.training import learning, loop_settings
+from dit_lab.config.identity import identity, parent_run, refuse_foreign, run_folder, set_aside
+from dit_lab.config.yaml_files import to_yaml
+from dit_lab.core.errors import RequestError
+from dit_lab.core.team import ALONE
+from dit_lab.core.types import Hook, Shapes
+from dit_lab.runs.folder import (
+    FAILED,
+    RunFolder,
+    read_json,
+    update_status,
+    write_atomically,
+    write_json,
+)
+from dit_lab.runs.metrics import trim_metrics
+from dit_lab.runs.provenance import provenance
+from dit_lab.runs.recorded import recorded_so_far
+from dit_lab.tracking.mlflow_run import MlflowRun
+from dit_lab.tracking.parent import job_name
+from dit_lab.tracking.spool import MetricsFile
+from dit_lab.training.checkpoint import Checkpoint
+from dit_lab.training.checkpoint_store import CheckpointStore
+from dit_lab.training.ema import PowerAverage
+from dit_lab.training.loop import train
+from dit_lab.training.nonfinite import NonFiniteStreak
+from dit_lab.training.post_hoc import open_averages
+from dit_lab.training.snapshots import Snapshots
+from dit_lab.training.stop import StopSignal
+from dit_lab.training.together import Together
+from dit_lab.training.watchdog import Watchdog
+
+Config = Mapping[str, Any]
+
+
+def run_training(
+    config: Config, shapes: Shapes, *, display: Hook, told: Mapping[str, str]
+) -> RunFolder:
+    """Train, or go on training, what `config` describes, in its run folder.
+
+    `told` are tags for the tracker, besides what the lab itself knows of the run.
+    StopRequested goes through once everything is saved; other exceptions leave the run FAILED.
+    """
+    folder = run_folder(config)
+    with StopSignal() as stop:
+        together = Together(
+            stop,
+            **config["precision"],
+            static_graph=config["training"]["accumulation"] == 1,
+            cpu_offload=config["distributed"]["cpu_offload"],
+        )
+        if not together.leads:
+            _follow(config, shapes, folder, together)
+            return folder
+        if folder.root.exists() and config["resume"] == "never":
+            display.on_message(f"the old run is kept in {set_aside(folder)}")
+        with writing_to(folder, display=display, stopping=lambda: stop.requested):
+            _lead(config, shapes, folder, together, display=display, told=told)
+    return folder
+
+
+def _lead(
+    config: Config,
+    shapes: Shapes,
+    folder: RunFolder,
+    together: Together,
+    *,
+    display: Hook,
+    told: Mapping[str, str],
+) -> None:
+    """Train as the process that writes, shows and tracks."""
+    parts = build_parts(config, shapes, together.accelerator.device)
+    before = recorded_so_far(folder)
+    now = identity(config, shapes, before=before, codec=parts.codec.fingerprint)
+    refuse_foreign(folder, config, now)
+    status = StatusFile(folder)
+    hooks: list[Hook] = [status, display]
+
+    def hung(text: str) -> None:
+        log.error("failed at step %d: %s", status.step, text)
+        for hook in hooks:
+            hook.on_message(f"failed: {text}")
+        tell_end(hooks, status, FAILED, text)
+
+    with told_how_it_ends(hooks, status):
+        checkpoint, store = _take_up(config, folder, now, together)
+        if config["tracking"]["backend"] == "mlflow":
+            write_json(folder.tracking, _told_tracker(config, folder, now, told))
+            if config["tracking"]["send"] == "now":
+                status.tracker = _open_tracker(config, folder, checkpoint)
+                hooks.insert(0, status.tracker)
+                for file in folder.artifacts():  # a kill may have lost some
+                    status.tracker.on_artifact(status.step, file)
+        hooks.insert(0, MetricsFile(folder.metrics))
+        if why := why_unmeasured(config, shapes):
+            log.info("samples are not measured: %s", why)
+        told_all = together.team.first(lambda: (checkpoint, now))  # all of it lies in its place
+        try:
+            with _watchdog(config, folder, together, hung):
+                results = _train(parts, folder, together, store, *told_all, hooks=hooks)
+        except NonFiniteStreak as streak:
+            write_json(folder.nonfinite, streak.diagnosis)
+            for hook in hooks:
+                hook.on_artifact(status.step, folder.nonfinite)
+            raise
+        update_status(folder, results=results)
+
+
+def _follow(config: Config, shapes: Shapes, folder: RunFolder, together: Together) -> None:
+    """Train as one of the other processes, which leave no trace but their part of checkpoints."""
+    parts = build_parts(config, shapes, together.accelerator.device)
+    told: tuple[Checkpoint | None, Config] = together.team.first(lambda: (None, {}))
+    store = None
+    if config["distributed"]["sharded"]:
+        store = open_checkpoints(folder, team=together.writers, warn=log.info)
+    with _watchdog(config, folder, together, print):
+        _train(parts, folder, together, store, *told, hooks=[])
+
+
+def _take_up(
+    config: Config, folder: RunFolder, now: Mapping[str, Any], together: Together
+) -> tuple[Checkpoint | None, CheckpointStore]:
+    """Record what this run is, and find the checkpoint that it goes on from."""
+    write_atomically(folder.config, to_yaml(dict(config)))
+    write_json(folder.identity, now)
+    keep = {name: config["training"][name] for name in ("keep_last", "keep_every_steps")}
+    team = together.writers if config["distributed"]["sharded"] else ALONE
+    store = open_checkpoints(folder, team=team, warn=log.warning, **keep)
+    checkpoint, parent = store.latest(), parent_run(config)
+    if checkpoint is None and parent is not None:
+        start = open_checkpoints(parent, warn=log.warning).latest()
+        if start is None:
+            raise RequestError(f"resume={parent.root}: has no whole checkpoint to go on from")
+        take_over(parent, folder, start.path)
+        checkpoint = store.latest()
+    if checkpoint is None and any(folder.checkpoints.glob("step-*")):
+        log.warning("none of the checkpoints is whole: training starts at step 0")
+    trim_metrics(folder.metrics, checkpoint.step if checkpoint else 0)
+    return checkpoint, store
+
+
+def _train(
+    parts: Parts,
+    folder: RunFolder,
+    together: Together,
+    store: CheckpointStore | None,
+    checkpoint: Checkpoint | None,
+    now: Config,
+    *,
+    hooks: Sequence[Hook],
+) -> dict[str, float]:
+    """Build what only training needs and hand everything to the loop."""
+    config, training = parts.config, parts.config["training"]
+    begins = config["init_from"] is not None and checkpoint is None
+    learns = learning(parts, together, begin=begins, on_message=_told_by(hooks))
+    powers = [ema for ema in learns["emas"] if isinstance(ema, PowerAverage)]
+    return train(
+        **learns,
+        snapshots=Snapshots(
+            _open_snapshots(config, folder, together) if powers else None,
+            averages=powers,
+            every_steps=config["ema"]["snapshot_every_steps"],
+        ),
+        checkpoints=store,
+        resume_from=checkpoint,
+        evaluators=training_evaluators(
+            parts,
+            folder,
+            identity=now,
+            team=together.team,
+            check_stop=together.stop.check,
+            on_message=_told_by(hooks),
+        ),
+        hooks=hooks,
+        settings=loop_settings(
+            config,
+            learns["batches"],
+            log_every_steps=training["log_every_steps"],
+            checkpoint_every_steps=training["checkpoint_every_steps"],
+        ),
+        check_stop=together.check_stop,
+    )
+
+
+def _told_by(hooks: Sequence[Hook]) -> Callable[[str], None]:
+    def tell(text: str) -> None:
+        for hook in hooks:
+            hook.on_message(text)
+
+    return tell
+
+
+def _open_snapshots(
+    config: Config, folder: RunFolder, together: Together
+) -> CheckpointStore | None:
+    """Where averages are kept; None where another process keeps all of them."""
+    if config["distributed"]["sharded"]:
+        return open_averages(folder, team=together.snapshot_writers, warn=log.info)
+    return open_averages(folder, warn=log.warning) if together.leads else None
+
+
+def _watchdog(
+    config: Config, folder: RunFolder, together: Together, on_hang: Callable[[str], None]
+) -> Watchdog:
+    return Watchdog(
+        folder.watched,
+        index=together.team.index,
+        seconds=config["training"]["hang_after_seconds"],
+        progress=lambda: together.stop.asked,
+        on_hang=on_hang,
+    )
+
+
+def _told_tracker(
+    config: Config, folder: RunFolder, now: Mapping[str, Any], told: Mapping[str, str]
+) -> dict[str, Any]:
+    """The name and the tags of the run in the tracker."""
+    hashes = ("train_hash", "code_hash", "data_fingerprint")
+    ancestors = {"dit_lab.ancestors": " ".join(now["ancestors"])} if now["ancestors"] else {}
+    return {
+        "name": job_name(told) or f"{config['name']}-{now['train_hash']}",
+        "tags": {
+            "dit_lab.run_folder": str(folder.root),
+            **ancestors,
+            **told,
+            **{f"dit_lab.{name}": now[name] for name in hashes},
+            **provenance(),
+        },
+    }
+
+
+def _open_tracker(config: Config, folder: RunFolder, checkpoint: Checkpoint | None) -> MlflowRun:
+    """The MLflow run: the one that this training had before, or a new one."""
+    tracking = config["tracking"]
+    return MlflowRun(
+        tracking["uri"],
+        experiment=tracking["experiment"],
+        artifact_root=Path(config["paths"]["root"]) / "mlartifacts",
+        folder=folder,
+        config=config,
+        run_id=read_json(folder.status).get("tracking_run_id"),
+        resume_step=checkpoint.step if checkpoint else 0,
+        **read_json(folder.tracking),
+    )

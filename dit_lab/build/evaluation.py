@@ -1,0 +1,139 @@
+"""What generated images are measured with: the metrics of the configuration, real images, and the
+networks that look at both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dit_lab.build.parts import Parts, build_images
+from dit_lab.config.checks.metrics import asked, extractors_of
+from dit_lab.core.trust import load_component
+from dit_lab.data.facts import images_config
+from dit_lab.evaluation.features.classifier import classifier_fingerprint, trained_classifier
+from dit_lab.evaluation.features.extractors import Extractor, Pixels, pooled_size
+from dit_lab.evaluation.features.fidelity import DinoV2, Inception
+from dit_lab.evaluation.features.reference_statistics import kept_statistics
+from dit_lab.evaluation.features.statistics import factored
+from dit_lab.evaluation.metrics.frechet import Moments
+from dit_lab.evaluation.quality import Metric, Yardstick
+from dit_lab.evaluation.reference import Reference, load_images
+
+Config = Mapping[str, Any]
+
+FOREIGN = {"inception": Inception, "dinov2": DinoV2}
+
+
+def build_metrics(config: Config) -> dict[str, Metric]:
+    """The listed metrics, by name."""
+    metrics = {}
+    for name, options in config["metric"].items():
+        component = load_component(
+            options["_target_"],
+            trusted_modules=config["trusted_modules"],
+            key=f"metric.{name}._target_",
+        )
+        metrics[name] = component(**asked(options))
+    return metrics
+
+
+class Extractors:
+    """Every extractor of a configuration, each made when it is first asked for."""
+
+    def __init__(self, parts: Parts, check_stop: Callable[[], None]) -> None:
+        self._parts, self._check_stop = parts, check_stop
+        self._made: dict[str, Extractor] = {}
+
+    def __getitem__(self, name: str) -> Extractor:
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def _make(self, name: str) -> Extractor:
+        parts = self._parts
+        if name in FOREIGN:
+            return FOREIGN[name](parts.config["evaluation"]["weights_path"], parts.device)
+        if name == "pixels":
+            return Pixels()
+        return trained_classifier(
+            build_images(parts.config, "train"),
+            parts.shapes.data,
+            folder=cache_folder(parts.config),
+            device=parts.device,
+            check_stop=self._check_stop,
+        )
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of those that the listed metrics look through."""
+        data, config = self._parts.shapes.data, self._parts.config
+        return {name: self._fingerprint(name) for name in extractors_of(config, data.num_classes)}
+
+    def _fingerprint(self, name: str) -> str:
+        data = self._parts.shapes.data
+        if name == "pixels":
+            height, width = pooled_size(data.height, data.width)
+            return f"{height}x{width}x{data.channels}"
+        if name == "classifier":  # known before there is one
+            return classifier_fingerprint(data)
+        return self[name].fingerprint
+
+
+def cache_folder(config: Config) -> Path:
+    """Where is kept what was found out about real images, for all runs."""
+    return Path(config["paths"]["root"]) / "reference"
+
+
+def build_yardstick(
+    parts: Parts, extractors: Extractors, check_stop: Callable[[], None]
+) -> Yardstick:
+    """The real images of the run's data."""
+    folder = cache_folder(parts.config)
+
+    def statistics(extractor: str) -> Moments:
+        kept = kept_statistics(
+            build_images(parts.config, "train"),
+            extractors[extractor],
+            described=_described(parts),
+            levels=parts.shapes.data.levels,
+            folder=folder,
+            check_stop=check_stop,
+        )
+        return factored(kept)
+
+    return Yardstick(
+        load_reference(parts, check_stop),
+        seed=parts.config["evaluation"]["seed"],
+        extractors=extractors,
+        statistics=statistics,
+        folder=folder,
+        check_stop=check_stop,
+    )
+
+
+def _described(parts: Parts) -> dict[str, Any]:
+    """What identifies the images of the training split as they are compared."""
+    data, options = parts.shapes.data, images_config(parts.config["dataset"])
+    elsewhere = ("root", "download", "num_workers", "num_classes", "horizontal_flip")
+    return {
+        "data": data.fingerprint,
+        "split": "train",
+        "images": data.train_images,
+        "transform": {key: value for key, value in options.items() if key not in elsewhere},
+        "size": [data.height, data.width, data.channels],
+        "levels": data.levels,
+    }
+
+
+def load_reference(parts: Parts, check_stop: Callable[[], None]) -> Reference:
+    """Training images and held-out ones, `evaluation.reference_images` of each at most."""
+    train, held_out = (
+        load_images(
+            build_images(parts.config, split),
+            at_most=parts.config["evaluation"]["reference_images"],
+            levels=parts.shapes.data.levels,
+            check_stop=check_stop,
+        )
+        for split in ("train", "validation")
+    )
+    return Reference(train, held_out, parts.shapes.data.num_classes)

@@ -1,0 +1,92 @@
+"""The card of an evaluation, as far as it is known before there are images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from dit_lab.build.cost import arithmetic
+from dit_lab.build.evaluation import Extractors
+from dit_lab.build.parts import Parts
+from dit_lab.build.trained import Trained
+from dit_lab.config.checks.metrics import asked
+from dit_lab.config.identity import as_hashed
+from dit_lab.core.trust import source_files
+from dit_lab.core.types import Shapes
+from dit_lab.evaluation.card import Card
+from dit_lab.evaluation.metrics.likelihood import EXACT_DIMENSIONS, TOLERANCE
+from dit_lab.evaluation.quality import LABEL_RULES
+from dit_lab.runs.provenance import device_name, versions
+from dit_lab.runs.source_code import EVALUATING_CODE, code_files, code_hash
+from dit_lab.sampling.generate import CHUNK_IMAGES
+
+Config = Mapping[str, Any]
+
+
+def evaluation_card(
+    parts: Parts, extractors: Extractors, *, identity: Config, weights: str, weak: Trained | None
+) -> Card:
+    """The circumstances of an evaluation as far as they are known before it."""
+    config, data = as_hashed(parts.config), parts.shapes.data
+    train, held_out = counts_compared(config, parts.shapes)
+    evaluating = code_files(EVALUATING_CODE, source_files(config["trusted_modules"]))
+    return Card(
+        samples="generated",
+        run=identity["train_hash"],
+        step=0,
+        weights=weights,
+        objective=config["objective"],
+        sampler=config["sampler"],
+        evaluations_per_image=0,
+        guidance={**config["guidance"], "weak_run": weak and weak.name},
+        num_images=config["evaluation"]["num_images"],
+        labels=LABEL_RULES[config["evaluation"]["labels"]],
+        seed=config["sample"]["seed"],
+        num_seeds=config["evaluation"]["num_seeds"],
+        metrics={
+            name: {"_target_": options["_target_"], **asked(options)}
+            for name, options in config["metric"].items()
+        },
+        metrics_seed=config["evaluation"]["seed"],
+        reference={
+            "data": data.fingerprint,
+            "training_images": train,
+            "held_out_images": held_out,
+            "levels": data.levels,
+        },
+        features=extractors.fingerprints(),
+        likelihood=_how_likelihood(parts),
+        codec=parts.codec.fingerprint,
+        chunk_images=CHUNK_IMAGES,
+        dtype=arithmetic(config),
+        device=device_name(),
+        num_threads=torch.get_num_threads(),
+        code={
+            "trained": identity["code_hash"],
+            "evaluated": code_hash(evaluating),
+            "trained_before": "; ".join(identity["forced_over"]),
+        },
+        versions=versions(),
+    )
+
+
+def _how_likelihood(parts: Parts) -> dict[str, Any] | None:
+    images = parts.config["evaluation"]["likelihood_images"]
+    if images == 0:
+        return None
+    exact = math.prod(parts.shapes.latent) <= EXACT_DIMENSIONS
+    return {
+        "images": min(images, parts.shapes.data.validation_images),
+        "dequantisation": f"uniform over one of {parts.shapes.data.levels} levels",
+        "divergence": "exact" if exact else "Hutchinson, one probe of signs",
+        "tolerance": TOLERANCE,
+    }
+
+
+def counts_compared(config: Config, shapes: Shapes) -> tuple[int, int]:
+    """Training and held-out images that are compared with."""
+    at_most = config["evaluation"]["reference_images"]
+    return min(at_most, shapes.data.train_images), min(at_most, shapes.data.validation_images)

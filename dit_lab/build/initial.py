@@ -1,0 +1,76 @@
+"""Training that begins with the weights of another run, for other classes, sizes or channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dit_lab.config.compose import read_recorded
+from dit_lab.config.identity import initial_run
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Shapes
+from dit_lab.runs.recorded import recorded_shapes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Config = Mapping[str, Any]
+
+SAME = (
+    "_target_", "hidden_size", "depth", "num_heads", "mlp_ratio", "norm", "mlp", "rope", "qk_norm",
+)  # fmt: skip
+"""What cannot differ, of the model's options."""
+
+
+def check_initial(config: Config) -> None:
+    """Raise RequestError where the weights of `init_from` are of another architecture."""
+    if config["init_from"] is None:
+        return
+    folder, _ = initial_run(config)
+    before = read_recorded(folder, config["trusted_modules"])["model"]
+    for option in SAME:
+        there, here = before.get(option), config["model"].get(option)
+        if there != here:
+            raise RequestError(
+                f"init_from={config['init_from']}: has model.{option}={there}, here it is {here}; "
+                "choose the same model"
+            )
+
+
+def begin_with(
+    model: nn.Module, config: Config, shapes: Shapes, *, on_message: Callable[[str], None]
+) -> None:
+    """Put the weights of `init_from` into a model: its first average. What could not be taken over,
+    and what the weights were trained for where that is something else, is told."""
+    from dit_lab.build.trained import read_weights
+    from dit_lab.models.transfer import transfer
+
+    folder, checkpoint = initial_run(config)
+    before = read_recorded(folder, config["trusted_modules"])
+    weights = read_weights(folder, checkpoint, "ema", before["ema"]["decays"])
+    data = recorded_shapes(folder).data
+    same_labels = data.num_classes == shapes.data.num_classes and (
+        not data.class_names or data.class_names == shapes.data.class_names
+    )
+    done = transfer(model, weights.tensors, same_labels=same_labels)
+    on_message(
+        f"begins with {weights.name} of {weights.source}: {len(done.loaded)} tensors loaded, "
+        f"{len(done.resized)} resized, {len(done.skipped)} skipped"
+    )
+    for what, names in (("resized", done.resized), ("skipped", done.skipped)):
+        for name, how in names.items():
+            on_message(f"{what}: {name} ({how})")
+    for line in _other_meaning(before, config):
+        on_message(line)
+
+
+def _other_meaning(before: Config, config: Config) -> list[str]:
+    """What the weights were trained for, where it is not what they are trained for now."""
+    there, here = before["objective"], config["objective"]
+    keys = [key for key in there if key in here and there[key] != here[key]]
+    if there["_target_"] != here["_target_"]:
+        keys = ["_target_"] + [key for key in keys if key == "time_scale"]
+    return [
+        f"note: objective.{key} was {there[key]} and is {here[key]}: the weights have to learn it"
+        for key in keys
+    ]

@@ -1,0 +1,255 @@
+"""From the configuration to objects: the one place that builds what `_target_` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dit_lab.build.cost import in_bf16
+from dit_lab.codecs.cached import Cached
+from dit_lab.codecs.identity import Identity
+from dit_lab.core import rng
+from dit_lab.core.errors import RequestError
+from dit_lab.core.team import ALONE
+from dit_lab.core.trust import load_component
+from dit_lab.core.types import Batch, Codec, Dataset, LabelledCall, Objective, Sampler, Shapes, Team
+from dit_lab.data.facts import accepted, images_config
+from dit_lab.data.latents import Latents
+from dit_lab.data.order import SampleOrder
+from dit_lab.data.pairs import Pairs
+from dit_lab.samplers.guidance import Guidance
+from dit_lab.sampling.generate import Generator
+from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
+from dit_lab.training.optim import without_compiler
+from dit_lab.training.parallel import compile_blocks, for_sampling, with_weights
+
+Config = Mapping[str, Any]
+
+VALIDATION_BATCH = 128
+
+
+def build(config: Config, group: str, **given: Any) -> Any:
+    """The component of a group, from its options and what the lab gives itself."""
+    return component_class(config, group)(**_options(config, group), **given)
+
+
+def _options(config: Config, group: str) -> dict[str, Any]:
+    return {key: value for key, value in config[group].items() if key != "_target_"}
+
+
+def component_class(config: Config, group: str) -> Any:
+    """The class or function that a group's `_target_` names."""
+    return load_component(
+        config[group]["_target_"],
+        trusted_modules=config["trusted_modules"],
+        key=f"{group}._target_",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """A configuration and what training, sampling and evaluation all need of it, built once."""
+
+    config: Config
+    shapes: Shapes
+    objective: Objective
+    codec: Codec
+    device: torch.device
+
+
+def build_parts(config: Config, shapes: Shapes, device: torch.device) -> Parts:
+    return Parts(
+        config=config,
+        shapes=shapes,
+        objective=build_objective(config, shapes),
+        codec=build(config, "codec").to(device),
+        device=device,
+    )
+
+
+def build_objective(config: Config, shapes: Shapes) -> Objective:
+    """What is learned, for latents of these shapes."""
+    given = accepted(component_class(config, "objective"), {"latent_shape": shapes.latent})
+    return build(config, "objective", **given)
+
+
+def build_model(parts: Parts) -> nn.Module:
+    """The model for the data's shapes, initialised from the seed, on the CPU."""
+    channels, height, width = parts.shapes.latent
+    return build(
+        parts.config,
+        "model",
+        input_size=(height, width),
+        in_channels=channels,
+        num_classes=parts.shapes.data.num_classes,
+        learn_sigma=parts.objective.learn_sigma,
+        generator=rng.generator(parts.config["seed"], "init"),
+    )
+
+
+def labelled_call(parts: Parts, model: nn.Module) -> LabelledCall:
+    """The model as a function, in the configured precision and compiled if `sample` says so; its
+    output is float32. The model itself stays as it is."""
+    if parts.config["sample"]["compile"]:
+        model = with_weights(model)
+        compile_blocks(model)
+    else:
+        model = for_sampling(model)
+    bf16 = in_bf16(parts.config)
+
+    def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(parts.device.type, torch.bfloat16, enabled=bf16):
+            return model(x, time, labels).float()
+
+    return call
+
+
+def null_label(parts: Parts) -> int | None:
+    """What stands for "no label": the row after the classes, where training drops labels."""
+    num_classes = parts.shapes.data.num_classes
+    drops = num_classes > 0 and parts.config["model"]["class_dropout_prob"] > 0
+    return num_classes if drops else None
+
+
+def build_dataset(config: Config, split: str) -> Dataset:
+    """The "train" or "validation" split."""
+    dataset = component_class(config, "dataset")
+    options = {**config["dataset"], "split": split, "seed": config["seed"]}
+    return dataset(**accepted(dataset, options))
+
+
+def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
+    """The optimizer over the weights that learn."""
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    kind = without_compiler(component_class(config, "optimizer"))
+    return kind(params=trainable, **_options(config, "optimizer"))
+
+
+def build_examples(parts: Parts, split: str) -> tuple[Dataset, Codec]:
+    """What is trained on, and what encodes it: the dataset's images, or their cached moments, or
+    pairs, which a model has drawn and which are latents already."""
+    pairs = parts.config["coupling"].get("pairs")
+    if pairs is not None:
+        return Pairs(Path(pairs), split=split), Identity()
+    dataset = build_dataset(parts.config, split)
+    if not isinstance(dataset, Latents):
+        return dataset, parts.codec
+    _refuse_latents_of_another(parts.codec, dataset)
+    return dataset, Cached(parts.codec)
+
+
+def _refuse_latents_of_another(codec: Codec, dataset: Latents) -> None:
+    encoded_by = dataset.manifest.plan.codec
+    if codec.fingerprint != encoded_by:
+        raise RequestError(
+            f"dataset.root={dataset.root}: was encoded by another codec ({encoded_by[:12]}, this "
+            f"one is {codec.fingerprint[:12]}); give that one with codec.path=FOLDER, or encode "
+            "again"
+        )
+
+
+def build_images(config: Config, split: str) -> Dataset:
+    """The "train" or "validation" images themselves, also where training reads their latents."""
+    return build_dataset({**config, "dataset": images_config(config["dataset"])}, split)
+
+
+def build_batches(
+    parts: Parts,
+    *,
+    dataset: Dataset,
+    codec: Codec,
+    process_index: int,
+    num_processes: int,
+) -> TrainingBatches:
+    """Training data in the order and with the draws that the seed decides."""
+    config = parts.config
+    return TrainingBatches(
+        dataset=dataset,
+        order=SampleOrder(config["seed"], len(dataset)),
+        draws=_draws(parts, codec, "train"),
+        codec=codec,
+        coupling=build(config, "coupling"),
+        device=parts.device,
+        global_batch_size=config["training"]["global_batch_size"],
+        accumulation=config["training"]["accumulation"],
+        process_index=process_index,
+        num_processes=num_processes,
+        num_workers=config["dataset"]["num_workers"],
+    )
+
+
+def validation_batches(
+    parts: Parts, *, dataset: Dataset, codec: Codec
+) -> list[Callable[[], Batch]]:
+    """What makes each batch of `evaluation.loss_images` held-out images, evenly spread over the
+    split (lists are often sorted by class), at noise and times fixed by the seed."""
+    count = min(parts.config["evaluation"]["loss_images"], len(dataset))
+    chosen = torch.arange(count) * len(dataset) // count
+    draws = _draws(parts, codec, "validation")
+
+    def make(indices: Tensor) -> Batch:
+        images, labels = dataset.fetch(indices, None)
+        drawn = draws.batch(images, labels, indices, paired_noise(dataset, indices))
+        return drawn.each(lambda tensor: tensor.to(parts.device)).encoded(codec)
+
+    return [partial(make, indices) for indices in chosen.split(VALIDATION_BATCH)]
+
+
+def _draws(parts: Parts, codec: Codec, purpose: str) -> Draws:
+    """How noise and times are drawn; labels are dropped in training only."""
+    config = parts.config
+    drops = purpose == "train" and null_label(parts) is not None
+    return Draws(
+        seed=config["seed"],
+        purpose=purpose,
+        latent_shape=parts.shapes.latent,
+        time_from_uniform=parts.objective.time_from_uniform,
+        label_drop_prob=config["model"]["class_dropout_prob"] if drops else 0.0,
+        posterior=codec.draws,
+    )
+
+
+def build_generator(
+    parts: Parts,
+    *,
+    team: Team = ALONE,
+    check_stop: Callable[[], None],
+    sampler: Sampler | None = None,
+    guidance: Guidance | None = None,
+    weak: LabelledCall | None = None,
+) -> Generator:
+    """What draws images, for the configured sampler and guidance unless these are given.
+
+    `weak` is the model that guidance goes away from, where it is not the null label.
+    """
+    return Generator(
+        objective=parts.objective,
+        sampler=sampler or build(parts.config, "sampler"),
+        guidance=guidance or _guidance(parts.config["guidance"]),
+        codec=parts.codec,
+        latent_shape=parts.shapes.latent,
+        num_classes=parts.shapes.data.num_classes,
+        null_label=null_label(parts),
+        levels=parts.shapes.data.levels,
+        device=parts.device,
+        team=team,
+        weak=weak,
+        check_stop=check_stop,
+    )
+
+
+def _guidance(options: Config) -> Guidance:
+    channels = options["channels"]
+    return Guidance(
+        scale=options["scale"],
+        interval=tuple(options["interval"]),
+        channels=None if channels == "all" else channels,
+        rescale=options["rescale"],
+    )

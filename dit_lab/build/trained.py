@@ -1,0 +1,282 @@
+"""A trained model, ready to draw images: what `dit-lab sample` and `dit_lab.load` use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dit_lab.build.parts import Parts, build_generator, build_model, build_parts, labelled_call
+from dit_lab.config.compose import read_recorded
+from dit_lab.core.errors import RequestError
+from dit_lab.core.team import ALONE
+from dit_lab.core.types import Codec, LabelledCall, Sampler, Shapes, Team
+from dit_lab.runs.exported import read_exported
+from dit_lab.runs.folder import RunFolder, find_run
+from dit_lab.runs.recorded import UNKNOWN_CODEC, recorded, recorded_shapes, weights_name
+from dit_lab.samplers.guidance import Guidance
+from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint, load_weights
+from dit_lab.training.checkpoint_store import CheckpointStore
+from dit_lab.training.post_hoc import PREFIX, made_average, read_average, width_in
+from dit_lab.training.power import name_of
+
+Config = Mapping[str, Any]
+
+_log = logging.getLogger(__name__)
+
+
+class Drawing(TypedDict, total=False):
+    """How images are drawn."""
+
+    sampler: Sampler | None  # an object; wins over `settings`, as the next two do
+    guidance: Guidance | None
+    weak: Trained | None  # the model that guidance goes away from
+    seed: int  # 0 where it is left out
+    settings: Config | None  # sampler, guidance and precision as configured, in place of the run's
+    team: Team  # shares the work; each of its processes gets all images
+    check_stop: Callable[[], None]
+    on_pass: Callable[[int], None]  # hears of n images passing through a model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The weights of a run at one checkpoint, with everything that is needed to sample them."""
+
+    parts: Parts  # with the configuration that the run recorded
+    folder: RunFolder
+    identity: Config  # what its identity.json says
+    step: int
+    weights: str  # "model", or the average's name: "ema-0.9999", "power-0.1"
+    model: nn.Module
+
+    @property
+    def name(self) -> str:
+        """What these weights are, wherever they lie."""
+        return weights_name(self.identity, self.step, self.weights)
+
+    def sample(
+        self,
+        labels: Sequence[int] | None = None,
+        *,
+        num_images: int | None = None,
+        **how: Unpack[Drawing],
+    ) -> tuple[Tensor, Tensor]:
+        """Images uint8 (N, H, W, c) and their labels (N,): those of `images`, all at once."""
+        images, given = zip(*self.images(labels, num_images=num_images, **how), strict=True)
+        return torch.cat(images), torch.cat(given)
+
+    def images(
+        self,
+        labels: Sequence[int] | None = None,
+        *,
+        num_images: int | None = None,
+        **how: Unpack[Drawing],
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Groups of images uint8 (n, H, W, c) and their labels (n,), N images in all.
+
+        `labels` are cycled through (all classes in turn where None); N is `num_images`, or one for
+        each label.
+        """
+        parts = self.parts_with(how.get("settings") or {})
+        weak = how.get("weak") or load_weak(parts)
+        if weak is not None:
+            _refuse_other_images(weak, parts)
+        generator = build_generator(
+            parts,
+            team=how.get("team", ALONE),
+            check_stop=how.get("check_stop", lambda: None),
+            sampler=how.get("sampler"),
+            guidance=how.get("guidance"),
+            weak=weak.labelled(parts.config) if weak else None,
+        )
+        classes = parts.shapes.data.num_classes
+        return generator.images(
+            self.labelled(parts.config),
+            num_images=num_images or (len(labels) if labels else max(1, classes)),
+            seed=how.get("seed", 0),
+            labels=labels,
+            batch_size=parts.config["sample"]["batch_size"],
+            on_pass=how.get("on_pass", lambda images: None),
+        )
+
+    def parts_with(self, settings: Config) -> Parts:
+        """The parts under the run's configuration, some of it chosen anew."""
+        return replace(self.parts, config={**self.parts.config, **settings})
+
+    def labelled(self, settings: Config) -> LabelledCall:
+        """The model as a function, in the precision of `settings`; its output is float32."""
+        return labelled_call(replace(self.parts, config=settings), self.model)
+
+
+def load(
+    run: str | Path,
+    *,
+    root: str | Path = "outputs",
+    weights: str = "ema",
+    trusted_modules: Sequence[str] = (),
+    codec_path: str | Path | None = None,
+    device: str | torch.device | None = None,
+) -> Trained:
+    """The model of a run folder, a checkpoint folder, an exported file or a tracking run id (looked
+    up in `root`).
+
+    weights: "ema" (the first average), "ema:0.9999", "raw", or "power:0.1", the newest average of
+    that width which `dit-lab ema` has made (of a chosen checkpoint: at its step). `codec_path`:
+    where the codec lies now. `device` None takes a GPU where there is one. Raises RequestError.
+    """
+    folder, chosen = find_run(str(run), root=Path(root))
+    config = read_recorded(folder, trusted_modules)
+    if codec_path is not None:
+        config["codec"]["path"] = str(codec_path)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    parts = build_parts(config, recorded_shapes(folder), device)
+    _refuse_other_codec(parts.codec, folder)
+    found = read_weights(folder, chosen, weights, config["ema"]["decays"])
+    model = build_model(parts)
+    load_weights(model, found.tensors, source=found.source)
+    return Trained(
+        parts=parts,
+        folder=folder,
+        identity=recorded(folder),
+        step=found.step,
+        weights=found.name,
+        model=model.to(device).eval(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The tensors of a model, and what they are."""
+
+    tensors: dict[str, Tensor]
+    name: str  # "model", "ema-0.9999", "power-0.1"
+    step: int
+    source: Path
+
+
+def read_weights(
+    folder: RunFolder, chosen: Path | None, weights: str, decays: Sequence[float]
+) -> Weights:
+    """What `sample.weights` means of a run, of one of its checkpoints, or of an exported file.
+    Raises RequestError."""
+    if folder.is_exported:
+        return _exported_weights(folder.root, weights, decays)
+    checkpoint, name = _checkpoint(folder, chosen), _file_of(weights, decays)
+    step, source = checkpoint.step, checkpoint.path
+    if weights.startswith(PREFIX):
+        source, step = made_average(folder, weights, step=step if chosen else None)
+        tensors = read_average(folder, source)
+    elif checkpoint.holds(name):
+        tensors = checkpoint.tensors(name)
+    else:
+        raise RequestError(
+            f"sample.weights={weights}: {source} holds no {name}; the file that it was imported "
+            "from had one set of weights, sample.weights=ema"
+        )
+    if checkpoint.holds("model"):
+        # An average holds parameters only; buffers, if a model has any, are the model's own.
+        own = checkpoint.group("model")
+        tensors |= {key: own.read(key) for key in own.names() if key not in tensors}
+    return Weights(tensors, name, step, source)
+
+
+def _exported_weights(file: Path, weights: str, decays: Sequence[float]) -> Weights:
+    known = read_exported(file)
+    if weights != "ema" and _file_of(weights, decays) != known["weights"]:
+        raise RequestError(
+            f"sample.weights={weights}: {file} holds {known['weights']} alone; leave it out"
+        )
+    return Weights(load_file(file), known["weights"], known["step"], file)
+
+
+def load_weak(parts: Parts) -> Trained | None:
+    """The model of `guidance.weak_run`, if there is one: its average, or its raw weights where the
+    model's own are raw. Raises RequestError where it is for other images."""
+    name = parts.config["guidance"]["weak_run"]
+    if name is None:
+        return None
+    weak = load(
+        name,
+        root=parts.config["paths"]["root"],
+        weights="raw" if parts.config["sample"]["weights"] == "raw" else "ema",
+        trusted_modules=parts.config["trusted_modules"],
+        codec_path=parts.config.get("codec", {}).get("path"),
+        device=parts.device,
+    )
+    _refuse_other_images(weak, parts)
+    return weak
+
+
+def _refuse_other_images(weak: Trained, parts: Parts) -> None:
+    ours, theirs = (p.shapes for p in (parts, weak.parts))
+    same = (ours.latent, ours.data.num_classes) == (theirs.latent, theirs.data.num_classes)
+    if not same or parts.codec.fingerprint != weak.parts.codec.fingerprint:
+        raise RequestError(
+            f"guidance.weak_run={weak.folder.root}: was trained for {_seen(theirs)}, this model "
+            f"for {_seen(ours)} (or through another codec)"
+        )
+
+
+def _seen(shapes: Shapes) -> str:
+    channels, height, width = shapes.latent
+    return f"{channels} x {height} x {width} in {shapes.data.num_classes} classes"
+
+
+def _refuse_other_codec(codec: Codec, folder: RunFolder) -> None:
+    """Latents mean something only to the codec that made them."""
+    trained_with = recorded(folder)["codec_fingerprint"]
+    if trained_with not in (UNKNOWN_CODEC, codec.fingerprint):
+        raise RequestError(
+            f"codec.path: other weights than the run was trained with ({trained_with[:12]}, now "
+            f"{codec.fingerprint[:12]}); give the folder of those"
+        )
+
+
+def open_checkpoints(
+    folder: RunFolder, *, warn: Callable[[str], None], **keep: Any
+) -> CheckpointStore:
+    """The checkpoints of a run, whose identity must have been recorded."""
+    known = recorded(folder)
+    return CheckpointStore(
+        folder.checkpoints,
+        run=known["train_hash"],
+        ancestors=known["ancestors"],
+        warn=warn,
+        **keep,
+    )
+
+
+def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
+    """The chosen checkpoint, or the newest whole one; newer ones that are not whole are named."""
+    skipped: list[str] = []
+    store = open_checkpoints(folder, warn=skipped.append)
+    if chosen is not None:
+        checkpoint = Checkpoint(chosen)
+        try:
+            store.verify(checkpoint)
+        except DamagedCheckpoint as damage:
+            raise RequestError(f"run={chosen}: {damage}") from None
+        return checkpoint
+    latest = store.latest()
+    if latest is None:
+        reason = f" ({skipped[0]})" if skipped else ""
+        raise RequestError(f"run={folder.root}: has no whole checkpoint yet{reason}")
+    for text in skipped:
+        _log.warning("%s", text)
+    return latest
+
+
+def _file_of(weights: str, decays: Sequence[float]) -> str:
+    """The name of what `sample.weights` means: of a checkpoint, the file without its ending."""
+    if weights == "raw":
+        return "model"
+    if weights.startswith(PREFIX):
+        return name_of(width_in(weights))
+    decay = str(decays[0]) if weights == "ema" else weights.removeprefix("ema:")
+    return f"ema-{decay}"

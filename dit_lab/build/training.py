@@ -1,0 +1,138 @@
+"""What decides the weights of a training, built as the loop is handed it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dit_lab.build.initial import begin_with
+from dit_lab.build.parts import (
+    Parts,
+    build,
+    build_batches,
+    build_examples,
+    build_model,
+    build_optimizer,
+    null_label,
+)
+from dit_lab.core.types import Hook
+from dit_lab.training.batches import TrainingBatches
+from dit_lab.training.ema import EMA, Average, PowerAverage
+from dit_lab.training.float8 import multiplies_float8
+from dit_lab.training.loop import LoopSettings, train
+from dit_lab.training.snapshots import Snapshots
+from dit_lab.training.together import Together
+
+Config = Mapping[str, Any]
+
+
+def learning(
+    parts: Parts, together: Together, *, begin: bool, on_message: Callable[[str], None]
+) -> dict[str, Any]:
+    """What decides the weights, as the loop is handed it. `begin`: with the weights of
+    `init_from`."""
+    config = parts.config
+    plain = build_model(parts)
+    if begin:
+        begin_with(plain, config, parts.shapes, on_message=on_message)
+    device = together.accelerator.device
+    if config["precision"]["mixed_precision"] == "fp8" and not multiplies_float8(device):
+        on_message(f"precision=fp8: emulated, slowly: {device.type} here multiplies no float8")
+    model = together.spread(plain, config["distributed"], compiled=config["training"]["compile"])
+    dataset, codec = build_examples(parts, "train")
+    return {
+        "accelerator": together.accelerator,
+        "team": together.team,
+        "model": model,
+        "null_label": null_label(parts),
+        "objective": parts.objective,
+        "batches": build_batches(
+            parts,
+            dataset=dataset,
+            codec=codec,
+            process_index=together.team.index,
+            num_processes=together.team.size,
+        ),
+        "optimizer": build_optimizer(config, model.module),
+        "schedule": build(config, "schedule"),
+        "emas": averages(config, dict(model.module.named_parameters())),
+    }
+
+
+def averages(config: Config, weights: Mapping[str, Tensor]) -> list[Average]:
+    """The averages of these weights that are kept; evaluations look at the first."""
+    options = config["ema"]
+    emas = [EMA(weights, decay=decay, warmup=options["warmup"]) for decay in options["decays"]]
+    return [*emas, *(PowerAverage(weights, std=std) for std in options["power_stds"])]
+
+
+def loop_settings(
+    config: Config, batches: TrainingBatches, *, log_every_steps: int, checkpoint_every_steps: int
+) -> LoopSettings:
+    """The loop's own settings, looked at and saved this often."""
+    training = config["training"]
+    return LoopSettings(
+        total_steps=training["total_steps"],
+        clip_norm=training["clip_norm"],
+        log_every_steps=log_every_steps,
+        checkpoint_every_steps=checkpoint_every_steps,
+        max_skipped_in_a_row=training["max_skipped_in_a_row"],
+        images_per_epoch=len(batches.dataset),
+    )
+
+
+def train_steps(
+    config: Config,
+    learns: Mapping[str, Any],
+    together: Together,
+    *,
+    steps: int,
+    log_every_steps: int,
+    hooks: Sequence[Hook],
+) -> None:
+    """The first steps of a training by the loop itself, `steps` of them or all where there are
+    fewer, with nothing saved and nothing measured.
+
+    `learns`, of `learning`, is what the loop is handed: weights and optimizer go on from where they
+    are, batches begin with the first.
+    """
+    count = _Count()
+
+    def check_stop() -> None:
+        together.check_stop()
+        if count.steps == steps:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        train(
+            **learns,
+            snapshots=Snapshots(None, averages=[], every_steps=0),
+            checkpoints=None,
+            resume_from=None,
+            evaluators=[],
+            hooks=[*hooks, count],
+            settings=loop_settings(
+                config,
+                learns["batches"],
+                log_every_steps=log_every_steps,
+                checkpoint_every_steps=0,
+            ),
+            check_stop=check_stop,
+        )
+
+
+class _Enough(Exception):  # noqa: N818 - an end, not an error
+    """All steps that were asked for have been made."""
+
+
+class _Count(Hook):
+    """How many steps were made."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_step(self, step: int) -> None:
+        self.steps = step

@@ -1,0 +1,27 @@
+"""The options of the codecs. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from dit_lab.core.options import Component, option
+
+CodecDtype = Enum("CodecDtype", ["float32", "bfloat16", "float16"])
+
+
+@dataclass
+class Autoencoder(Component):
+    path: str = option("sd-vae-ft-ema", help="a folder, or hub:OWNER/NAME")
+    dtype: CodecDtype = option(
+        CodecDtype.float32,
+        help="of the network; bfloat16 and float16 are faster and change the latents slightly",
+    )
+    chunk_images: int = option(16, at_least=1, help="that are encoded or decoded at once")
+    tiling: bool = option(False, help="true cuts large images into overlapping tiles, for memory")
+
+
+COMPONENTS = {
+    "dit_lab.codecs.identity.Identity": Component,
+    "dit_lab.codecs.autoencoder.Autoencoder": Autoencoder,
+}

@@ -1,0 +1,1 @@
+"""From what was typed to a typed, checked configuration. Torch-free."""

@@ -1,0 +1,232 @@
+"""What was typed for a sweep, told apart: its axes, what is fixed, and who runs the jobs or chooses
+their values. Torch-free."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, ValueType
+
+from dit_lab.config import search_path
+from dit_lab.config.hydra_compose import parse_override
+from dit_lab.config.yaml_files import read_recipe
+from dit_lab.core.errors import RequestError
+
+ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume", "trusted_modules")
+"""What a sweep has once, and no axis can be."""
+
+LAUNCHER_EXTRAS = ("joblib", "submitit", "ray")
+"""Extras of this package that bring launchers of Hydra's, which are named after them."""
+
+SEARCH = "hydra/sweeper=optuna"
+"""Typed for a sweep whose values are not a grid but proposed, one after the other."""
+
+LISTED = (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)
+"""Axes that say all their values, unlike intervals and globs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """An axis of numbers from `low` to `high`, both included; whole ones where both are."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    @property
+    def ends(self) -> list[str]:
+        return [as_text(self.low), as_text(self.high)]
+
+
+def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
+    """What was typed, and the axes of a named sweep that were not typed; RequestError where axes
+    are written where nothing would read them. `~KEY` leaves an axis of a named sweep out."""
+    of_keys = [text for text in overrides if not is_for_launcher(text) and text != SEARCH]
+    parsed = [parse_override(text) for text in of_keys]
+    typed = list({one.key_or_group: one for one in parsed}.values())  # the last of each key
+    keys = {one.key_or_group for one in typed}
+    for one in typed:
+        if one.key_or_group.partition(".")[0].partition("/")[0] == "hydra":
+            raise RequestError(f"{one.input_line}: not read; see docs/sweeps.md for what is")
+    grid = _grid(typed)
+    kept = [one for one in typed if not (one.is_delete() and one.key_or_group in grid)]
+    return kept + [parse_override(f"{k}={texts}") for k, texts in grid.items() if k not in keys]
+
+
+def is_for_launcher(text: str) -> bool:
+    """Whether an override chooses one of Hydra's launchers, or sets something of it."""
+    return text.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
+
+
+def asks_for_sweep(overrides: Sequence[str]) -> bool:
+    """Whether a sweep is meant although nobody said -m: a named one, with an axis left."""
+    typed = sweep_overrides(overrides)
+    return bool(_grid(typed)) and any(one.is_sweep_override() for one in typed)
+
+
+def _grid(typed: Sequence[Override]) -> dict[str, str]:
+    """The axes of the named experiment, {} where it is no sweep."""
+    chosen = [one for one in typed if one.key_or_group == "experiment"]
+    names = [name for one in chosen for name in values_of(one)]
+    grids = {
+        name: _recipe_grid(recipe / "recipe.yaml")
+        for name, recipe in search_path.experiments().items()
+        if name in names
+    }
+    sweeps = [name for name, grid in grids.items() if grid]
+    if sweeps and len(names) > 1:
+        raise RequestError(
+            f"experiment={','.join(names)}: {sweeps[0]} is a sweep itself, whose axes would not be "
+            "read here; run it by itself"
+        )
+    return grids[sweeps[0]] if sweeps else {}
+
+
+def _recipe_grid(recipe: Path) -> dict[str, str]:
+    settings = read_recipe(recipe).get("hydra", {})
+    grid = settings.get("sweeper", {}).get("params", {})
+    unread = [key for key in settings if key not in ("mode", "sweeper")]
+    unread += [f"sweeper.{key}" for key in settings.get("sweeper", {}) if key != "params"]
+    if unread:
+        raise RequestError(
+            f"{recipe}: hydra.{unread[0]}: not read from a recipe; a named sweep has hydra.mode "
+            "and hydra.sweeper.params"
+        )
+    if bool(grid) != (settings.get("mode") == "MULTIRUN"):
+        raise RequestError(
+            f"{recipe}: a named sweep has both hydra.mode: MULTIRUN and hydra.sweeper.params"
+        )
+    return {str(key): str(values) for key, values in grid.items()}
+
+
+def check_extras(overrides: Sequence[str]) -> None:
+    """Refuse a launcher of Hydra's, or Optuna, where it is not installed, as far as they are known
+    here."""
+    for text in overrides:
+        name = text.rpartition("launcher=")[2].partition("_")[0]
+        if is_for_launcher(text) and name in LAUNCHER_EXTRAS:
+            _require(f"hydra_plugins.hydra_{name}_launcher", text, extra=name)
+        elif text == SEARCH:
+            _require("optuna", text, extra="optuna")
+
+
+def _require(package: str, text: str, *, extra: str) -> None:
+    if _missing(package):
+        raise RequestError(f"{text}: not installed; pip install 'dit-lab[{extra}]' brings it")
+
+
+def _missing(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is None
+    except ModuleNotFoundError:  # not even another plugin
+        return True
+
+
+def name_of(axes: Iterable[str]) -> str:
+    return "-".join(key.rpartition(".")[2].replace("/", "-") for key in axes)
+
+
+def axes_of(typed: Sequence[Override], *, search: bool) -> dict[str, list[str]]:
+    """Axis -> its values as text, or for numbers of a search its two ends; raises RequestError."""
+    space = space_of(typed) if search else {}
+    axes = {
+        one.key_or_group: found.ends if isinstance(found, Span) else values_of(one)
+        for one in typed
+        if one.is_sweep_override()
+        for found in [space.get(one.key_or_group)]
+    }
+    _check_axes(axes)
+    return axes
+
+
+def product(typed: Sequence[Override]) -> list[list[str]]:
+    """The axes' values of each job, the last axis the fastest."""
+    swept = [one for one in typed if one.is_sweep_override()]
+    (batch,) = BasicSweeper.split_arguments(swept, None)
+    return [list(texts) for texts in batch]
+
+
+def settings_of(texts: Iterable[str]) -> dict[str, str]:
+    """Key -> value of what is set for one job, as people read it: `ema:0.9`, where Hydra writes
+    `ema\\:0.9`."""
+    pairs = (text.lstrip("+").partition("=")[::2] for text in texts)
+    return {key: re.sub(r"\\(.)", r"\1", value) for key, value in pairs}
+
+
+def label_of(settings: Mapping[str, str]) -> str:
+    """`model=s patch=8`."""
+    return " ".join(f"{key}={text}" for key, text in settings.items())
+
+
+def combinations(overrides: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
+    """Every combination of the values that were typed for one run, and what was typed with these
+    alone. Raises RequestError where there is nothing to combine."""
+    typed = sweep_overrides(overrides)
+    if "run" in axes_of(typed, search=False):
+        raise RequestError("run: one run in many ways; dit-lab report compares several")
+    fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
+    return [(settings_of(texts), [*fixed, *texts]) for texts in product(typed)]
+
+
+def corners(typed: Sequence[Override]) -> list[list[str]]:
+    """The first values of all axes of a search, and the last."""
+    axes = axes_of(typed, search=True)
+    return [[f"{key}={values[end]}" for key, values in axes.items()] for end in (0, -1)]
+
+
+def values_of(one: Override) -> list[str]:
+    """The values of an axis, or the one value of a key, as text."""
+    if not one.is_sweep_override():
+        return [one.get_value_element_as_str().strip("'\"")]
+    if one.value_type not in LISTED:
+        raise RequestError(
+            f"{one.input_line}: not here; give the values themselves, as in seed=0,1,2 or "
+            f"seed=range(3), or let {SEARCH} search"
+        )
+    return [text.strip("'\"") for text in one.sweep_string_iterator()]
+
+
+def space_of(typed: Sequence[Override]) -> dict[str, Span | list[str]]:
+    """What a search may choose from, axis by axis."""
+    swept = [one for one in typed if one.is_sweep_override()]
+    return {one.key_or_group: _span(one) or values_of(one) for one in swept}
+
+
+def _span(one: Override) -> Span | None:
+    """The numbers of `interval(a,b)`, `tag(log,interval(a,b))` and `range(a,b,step)`."""
+    value = one.value()
+    if isinstance(value, IntervalSweep):
+        assert value.start is not None and value.end is not None
+        log = "log" in value.tags
+        if value.start >= value.end or (log and value.start <= 0):
+            raise RequestError(
+                f"{one.input_line}: no span of numbers; write the smaller one first"
+                + (", and only positive ones with tag(log, ...)" if log else "")
+            )
+        return Span(low=value.start, high=value.end, log=log)
+    if isinstance(value, RangeSweep) and (texts := values_of(one)):
+        whole = isinstance(value.start, int) and isinstance(value.step, int)
+        number = int if whole else float
+        return Span(low=number(texts[0]), high=number(texts[-1]), step=value.step)
+    return None
+
+
+def _check_axes(axes: Mapping[str, Sequence[str]]) -> None:
+    if not axes:
+        raise RequestError("-m: nothing is swept; give several values, such as seed=0,1,2")
+    for key, values in axes.items():
+        if not values:
+            raise RequestError(f"{key}: has no values; give two or more, or leave it out")
+        if key.partition(".")[0] in ONE_FOR_ALL:
+            raise RequestError(f"{key}={','.join(values)}: one for the whole sweep; give one value")
+
+
+def as_text(value: float | str) -> str:
+    """A value of an axis as it is typed."""
+    return value if isinstance(value, str) else repr(value)

@@ -1,0 +1,1 @@
+"""What a configuration is refused for, one area each. Torch-free."""

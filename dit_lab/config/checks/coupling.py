@@ -1,0 +1,89 @@
+"""Couplings against objectives, samplers, batches and data. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dit_lab.config.checks.machine import AUTO
+from dit_lab.config.compatibility import draws_noise
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Shapes
+from dit_lab.data.pair_facts import PairFacts, read_pair_facts
+
+Config = Mapping[str, Any]
+
+INDEPENDENT = "dit_lab.training.coupling.Independent"
+
+
+def is_coupled(config: Config) -> bool:
+    """Whether the noise of an image says something of it."""
+    return config["coupling"]["_target_"] != INDEPENDENT
+
+
+def check_coupling(config: Config) -> None:
+    """The objective and the size of micro-batches. Raises RequestError."""
+    if not is_coupled(config):
+        return
+    chosen, objective = config["choices"], config["objective"]
+    if "num_timesteps" in objective:
+        raise RequestError(
+            f"coupling={chosen['coupling']}: not with objective={chosen['objective']}, whose steps "
+            "back take the noise to be independent; use rectified_flow or flow_matching"
+        )
+    if "pairs" in config["coupling"] and objective.get("path", "linear") != "linear":
+        raise RequestError(
+            f"objective.path={objective['path']}: coupling=reflow straightens paths; use linear"
+        )
+    group = config["coupling"].get("group_images", 1)
+    training, processes = config["training"], config["distributed"]["num_processes"]
+    if processes == AUTO:  # looked at again when it is known
+        return
+    at_once = training["global_batch_size"] // (training["accumulation"] * processes)
+    if at_once % group:
+        fitting = [n for n in range(2, at_once + 1) if at_once % n == 0]
+        raise RequestError(
+            f"coupling.group_images={group}: does not divide the {at_once} images that a process "
+            f"sees at a time; use {', '.join(map(str, fitting[-6:]))}"
+        )
+
+
+def check_coupled_sampling(sampler: Config, trained: Config, choices: Config) -> None:
+    """Samplers that renew noise need the score, which coupled noise does not give."""
+    if is_coupled(trained) and draws_noise(sampler):
+        raise RequestError(
+            f"sampler={choices['sampler']}: draws noise on the way, which needs a model whose "
+            f"noise was independent, not coupling={trained['choices']['coupling']}; use heun"
+        )
+
+
+def check_coupled_data(config: Config, shapes: Shapes) -> None:
+    """Labels, and the shape of pairs. Raises RequestError."""
+    coupling, classes = config["coupling"], shapes.data.num_classes
+    if classes and not coupling.get("within_class", True) and not coupling["force"]:
+        raise RequestError(
+            f"coupling.within_class=false: the data has {classes} classes, each of which would get "
+            "a noise of its own that sampling does not start from; use true, or "
+            "coupling.force=true"
+        )
+    if "pairs" in coupling:
+        check_pairs(read_pair_facts(coupling["pairs"]), config, shapes)
+
+
+def check_pairs(facts: PairFacts, config: Config, shapes: Shapes) -> None:
+    """Pairs, before or after they are drawn, against the model that is to learn from them."""
+    classes = shapes.data.num_classes
+    if (tuple(facts.latent_shape), facts.num_classes) != (shapes.latent, classes):
+        raise RequestError(
+            f"coupling.pairs={config['coupling']['pairs']}: holds {_shape(facts.latent_shape)} in "
+            f"{facts.num_classes} classes; the model sees {_shape(shapes.latent)} in {classes}"
+        )
+    if facts.seed == config["sample"]["seed"]:
+        raise RequestError(
+            f"sample.seed={facts.seed}: the pairs were drawn with that seed, so samples would "
+            "start from noise that was trained on; give another"
+        )
+
+
+def _shape(shape: tuple[int, ...] | list[int]) -> str:
+    return " x ".join(map(str, shape))

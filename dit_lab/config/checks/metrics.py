@@ -1,0 +1,76 @@
+"""The list of metrics: what it asks for, and what cannot be measured. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import DataFacts
+from dit_lab.evaluation.options import Extractor
+
+Config = Mapping[str, Any]
+
+FRECHET = "dit_lab.evaluation.metrics.components.Frechet"
+CLASS_ACCURACY = "dit_lab.evaluation.metrics.components.ClassAccuracy"
+
+EXTRACTORS = tuple(member.name for member in Extractor)
+
+LEAST_IMAGES = 2048
+"""That a Frechet distance may be measured by: the covariance of fewer is that of too few."""
+
+
+def asked(options: Config) -> dict[str, Any]:
+    """What a metric itself is given: not its name, nor when it is due."""
+    return {key: value for key, value in options.items() if key not in ("_target_", "every_steps")}
+
+
+def extractors_of(config: Config, num_classes: int) -> list[str]:
+    """What the listed metrics look through, each once."""
+    listed = config["metric"].values()
+    named = {options["extractor"] for options in listed if "extractor" in options}
+    if num_classes > 1 and any(options["_target_"] == CLASS_ACCURACY for options in listed):
+        named.add("classifier")
+    return sorted(named)
+
+
+def cadences(config: Config) -> dict[str, int]:
+    """Metric -> the number of steps between two measurements, 0 for only at the end."""
+    usual = config["training"]["evaluate_every_steps"]
+    return {
+        name: usual if options.get("every_steps") is None else options["every_steps"]
+        for name, options in config["metric"].items()
+    }
+
+
+def check_metrics(config: Config, data: DataFacts) -> None:
+    """Refuse what the images are too few for, or have no classes for. Raises RequestError."""
+    count = config["evaluation"]["num_images"]
+    if count == 0:
+        return
+    for name, options in config["metric"].items():
+        if options["_target_"] == FRECHET:
+            _check_frechet(name, options, count, data)
+        if (extractor := options.get("extractor", "pixels")) not in EXTRACTORS:
+            raise RequestError(
+                f"metric.{name}.extractor={extractor}: expected one of {', '.join(EXTRACTORS)}"
+            )
+        if extractor == "classifier" and data.num_classes == 0:
+            raise RequestError(
+                f"metric.{name}.extractor=classifier: the data has no classes to train one by; "
+                "use pixels"
+            )
+
+
+def _check_frechet(name: str, options: Config, count: int, data: DataFacts) -> None:
+    instead = "metric=[kernel_distance] suits few images"
+    if count < LEAST_IMAGES:
+        raise RequestError(
+            f"metric.{name}: evaluation.num_images={count} are too few for a covariance, "
+            f"{LEAST_IMAGES} are the least; {instead}"
+        )
+    if options["reference"] is None and data.train_images < LEAST_IMAGES:
+        raise RequestError(
+            f"metric.{name}: {data.train_images} training images are too few for a covariance, "
+            f"{LEAST_IMAGES} are the least; {instead}"
+        )

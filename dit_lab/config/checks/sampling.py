@@ -1,0 +1,105 @@
+"""Sampler, guidance, labels and weights against what was trained. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dit_lab.config import search_path
+from dit_lab.config.checks.coupling import check_coupled_sampling
+from dit_lab.config.checks.machine import check_compiler
+from dit_lab.config.compatibility import samplers_for
+from dit_lab.config.validate import to_plain
+from dit_lab.core.errors import RequestError
+from dit_lab.core.trust import load_component
+from dit_lab.core.types import Shapes
+from dit_lab.runs.folder import RunFolder
+from dit_lab.samplers.respacing import visited
+from dit_lab.training.post_hoc import PREFIX, made_average
+
+Config = Mapping[str, Any]
+
+
+def check_sampling(config: Config, *, trained: Config, run: RunFolder | None = None) -> None:
+    """Sampler, guidance and chosen weights against what was trained, without the data.
+
+    Averages that were made after training are those of `run`, if one is given.
+    """
+    sampler, objective = config["sampler"], trained["objective"]
+    names = samplers_for(
+        objective["_target_"],
+        lambda name: load_component(
+            name, trusted_modules=config["trusted_modules"], key="objective._target_"
+        ),
+    )
+    ours = sampler["_target_"].startswith("dit_lab.")
+    if ours and sampler["_target_"] not in _sampler_targets(names):
+        chosen = config["choices"]
+        raise RequestError(
+            f"sampler={chosen['sampler']}: does not fit objective={chosen['objective']}; "
+            f"allowed: auto, {', '.join(names)}"
+        )
+    check_coupled_sampling(sampler, trained, config["choices"])
+    if "spacing" in sampler and "num_timesteps" in objective:
+        visited(sampler["spacing"], objective["num_timesteps"], sampler["steps"])
+    interval = config["guidance"]["interval"]
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+        raise RequestError(
+            f"guidance.interval={interval}: expected [from, to] with 0 <= from < to <= 1 "
+            "(0 is noise, 1 is data)"
+        )
+    _check_weights(config["sample"]["weights"], trained["ema"]["decays"], run)
+    check_compiler(config)
+
+
+def check_conditioning(config: Config, shapes: Shapes, *, model: Config) -> None:
+    """Guidance and labels against the number of classes and channels."""
+    guidance, num_classes = config["guidance"], shapes.data.num_classes
+    away_from_null = guidance["scale"] != 1.0 and guidance["weak_run"] is None
+    if guidance["weak_run"] is not None and guidance["scale"] == 1.0:
+        raise RequestError(
+            f"guidance.weak_run={guidance['weak_run']}: guidance.scale=1 is no guidance; give a "
+            "scale above 1"
+        )
+    if away_from_null and num_classes == 0:
+        raise RequestError(
+            f"guidance.scale={guidance['scale']:g}: the model is unconditional (num_classes=0), so "
+            "there is nothing to guide towards; use guidance.scale=1 or guidance.weak_run=RUN"
+        )
+    if away_from_null and model["class_dropout_prob"] == 0:
+        raise RequestError(
+            f"guidance.scale={guidance['scale']:g}: needs a model trained with "
+            "model.class_dropout_prob > 0 (it is 0 here); use guidance.scale=1"
+        )
+    channels, allowed = guidance["channels"], range(1, shapes.latent[0] + 1)
+    if channels != "all" and channels not in allowed:
+        raise RequestError(
+            f"guidance.channels={channels}: expected all or a count from 1 to {shapes.latent[0]}"
+        )
+    labels = config["sample"]["labels"] or []
+    wrong = [label for label in labels if not 0 <= label < max(1, num_classes)]
+    if wrong:
+        raise RequestError(
+            f"sample.labels={labels}: {wrong[0]} is no class; "
+            f"allowed: 0 to {max(1, num_classes) - 1}"
+        )
+
+
+def _check_weights(weights: str, decays: Sequence[float], run: RunFolder | None) -> None:
+    if run is not None and weights.startswith(PREFIX):
+        made_average(run, weights)
+        return
+    choices = ["raw", "ema", *(f"ema:{decay}" for decay in decays)]
+    if weights not in choices:
+        after = ", or power:S, which dit-lab ema makes" if run is not None else ""
+        raise RequestError(
+            f"sample.weights={weights}: not kept; allowed: {', '.join(choices)}{after}"
+        )
+
+
+def _sampler_targets(names: Sequence[str]) -> list[str]:
+    folder = search_path.packaged("conf") / "sampler"
+    files = [folder / f"{name}.yaml" for name in names]  # a user's own samplers lie elsewhere
+    return [to_plain(OmegaConf.load(file))["_target_"] for file in files if file.exists()]

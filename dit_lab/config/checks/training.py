@@ -1,0 +1,169 @@
+"""Combinations that cannot work, refused in one line before anything slow is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dit_lab.codecs.facts import IDENTITY, codec_facts
+from dit_lab.config.checks.coupling import check_coupled_data, check_coupling
+from dit_lab.config.checks.data import check_declarations, check_images, options_of, read_facts
+from dit_lab.config.checks.machine import AUTO, check_float8, check_processes
+from dit_lab.config.checks.metrics import check_metrics
+from dit_lab.config.checks.sampling import check_conditioning, check_sampling
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Shapes
+from dit_lab.tracking.mlflow_store import check_uri
+from dit_lab.training.power import is_width
+
+Config = Mapping[str, Any]
+
+
+def check_settings(config: Config) -> None:
+    """What a training configuration shows without its data. Raises RequestError."""
+    _check_name(config["name"])
+    check_processes(config)
+    check_float8(config)
+    _check_batch(config)
+    _check_checkpoints(config["training"])
+    _check_optimizer(config)
+    _check_averages(config["ema"])
+    _check_heads(config["model"])
+    check_coupling(config)
+    check_sampling(config, trained=config)
+    if config["tracking"]["backend"] == "mlflow":
+        check_uri(config["tracking"]["uri"])
+
+
+def check_data(config: Config) -> Shapes:
+    """Look at the data's facts and check the model against them. Raises RequestError."""
+    facts = read_facts(config)
+    check_declarations(config["dataset"], facts)
+    latent = codec_facts(
+        config["codec"]["_target_"],
+        options_of(config["codec"]),
+        channels=facts.channels,
+        height=facts.height,
+        width=facts.width,
+    )
+    shapes = Shapes(facts, latent)
+    check_model(config, shapes)
+    check_likelihood(config)
+    check_metrics(config, facts)
+    check_coupled_data(config, shapes)
+    check_images(config)
+    return shapes
+
+
+def check_model(config: Config, shapes: Shapes) -> None:
+    """The model, the objective and the guidance against the shapes. Raises RequestError."""
+    _check_patch(config["model"]["patch_size"], shapes.latent)
+    _check_direction(config["objective"], shapes.latent)
+    check_conditioning(config, shapes, model=config["model"])
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[\w+=@,-][\w .+=@,-]*", name):
+        raise RequestError(
+            f"name={name}: names a folder; use letters, digits, spaces and any of . _ + = @ , -"
+        )
+
+
+def _check_batch(config: Config) -> None:
+    training, processes = config["training"], config["distributed"]["num_processes"]
+    parts = training["accumulation"] * (1 if processes == AUTO else processes)
+    if training["global_batch_size"] % parts:
+        raise RequestError(
+            f"training.global_batch_size={training['global_batch_size']}: not divisible by "
+            f"training.accumulation x distributed.num_processes = {parts}"
+        )
+
+
+def _check_checkpoints(training: Config) -> None:
+    kept, every = training["keep_every_steps"], training["checkpoint_every_steps"]
+    if not kept:
+        return
+    if training["keep_last"] is None:
+        raise RequestError(
+            f"training.keep_every_steps={kept}: all checkpoints are kept; give training.keep_last, "
+            "the number of others to keep, too"
+        )
+    if not every or kept % every:
+        raise RequestError(
+            f"training.keep_every_steps={kept}: must be a multiple of "
+            f"training.checkpoint_every_steps={every}"
+        )
+
+
+def _check_optimizer(config: Config) -> None:
+    betas = config["optimizer"].get("betas")
+    if betas is not None and (len(betas) != 2 or not all(0 <= beta < 1 for beta in betas)):
+        raise RequestError(f"optimizer.betas={betas}: expected two numbers from 0 to below 1")
+
+
+def _check_averages(ema: Config) -> None:
+    decays, stds, every = ema["decays"], ema["power_stds"], ema["snapshot_every_steps"]
+    if not decays or not all(0 <= decay < 1 for decay in decays):
+        raise RequestError(f"ema.decays={decays}: expected one or more numbers from 0 to below 1")
+    if stds and (len(stds) < 2 or len(set(stds)) < len(stds) or not all(map(is_width, stds))):
+        raise RequestError(
+            f"ema.power_stds={stds}: expected none, or two or more different numbers above 0 and "
+            "below 0.2887 (1/sqrt(12)), such as [0.05,0.1]"
+        )
+    if stds and not every:
+        raise RequestError(
+            f"ema.snapshot_every_steps=0: averages of ema.power_stds={stds} are only good for what "
+            "is made of their snapshots; give a number of steps between these"
+        )
+    if every and not stds:
+        raise RequestError(
+            f"ema.snapshot_every_steps={every}: there is nothing to keep where ema.power_stds is "
+            "empty; use ema.power_stds=[0.05,0.1], or 0"
+        )
+
+
+def _check_heads(model: Config) -> None:
+    if "num_heads" not in model or "hidden_size" not in model:
+        return  # an architecture of the user's own
+    width, heads = model["hidden_size"], model["num_heads"]
+    if width % 4:
+        raise RequestError(
+            f"model.hidden_size={width}: the position embedding needs a multiple of 4; "
+            f"use {width // 4 * 4 + 4}"
+        )
+    if width % heads:
+        fitting = [n for n in range(1, width + 1) if width % n == 0 and width // n >= 8]
+        raise RequestError(
+            f"model.num_heads={heads}: does not divide model.hidden_size={width}; "
+            f"use {', '.join(map(str, fitting))}"
+        )
+
+
+def _check_patch(patch: int, latent: tuple[int, int, int]) -> None:
+    _, height, width = latent
+    if height % patch or width % patch:
+        common = [n for n in range(1, min(height, width) + 1) if not (height % n or width % n)]
+        raise RequestError(
+            f"model.patch_size={patch}: does not divide {height} x {width}, what the model sees; "
+            f"use {', '.join(map(str, common))}"
+        )
+
+
+def _check_direction(objective: Config, latent: tuple[int, int, int]) -> None:
+    weight = objective.get("direction_weight", 0.0)
+    if weight and latent[0] == 1:
+        raise RequestError(
+            f"objective.direction_weight={weight:g}: the model sees one channel, where a direction "
+            "is a sign and teaches nothing; use 0"
+        )
+
+
+def check_likelihood(config: Config) -> None:
+    """Bits of images are known to a model of their pixels alone. Raises RequestError."""
+    images, codec = config["evaluation"]["likelihood_images"], config["codec"]
+    if images and codec["_target_"] != IDENTITY:
+        raise RequestError(
+            f"evaluation.likelihood_images={images}: the model sees latents, whose density says "
+            "nothing of the bits of an image; use 0, or a model of pixels (codec=identity)"
+        )

@@ -1,0 +1,262 @@
+"""From what was typed to plain, checked values: composed once, before torch is imported.
+
+`compose_train` and `compose_for_run` tell the story; `request.py` is where Hydra composes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
+
+from dit_lab.codecs.facts import HUB
+from dit_lab.config import search_path
+from dit_lab.config.hydra_compose import Chosen, Request, parse_override, plain, register
+from dit_lab.config.validate import checked_types
+from dit_lab.config.yaml_files import read_yaml
+from dit_lab.core.errors import RequestError
+from dit_lab.core.trust import trusted_list
+from dit_lab.runs.exported import read_exported
+from dit_lab.runs.folder import RunFolder, find_run
+from dit_lab.runs.former_names import with_names_of_today
+
+Config = dict[str, Any]
+
+PATHS = (
+    "paths.root", "dataset.root", "dataset.images_root", "codec.path", "coupling.pairs", "out",
+    "evaluation.weights_path",
+)  # fmt: skip
+"""Keys that hold a path; relative ones are read against the folder the command is typed in."""
+
+RESUME_WORDS = ("auto", "never", "force")
+
+
+def compose_train(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Config:
+    """`conf/train.yaml` with overrides: resolved, typed, plain; raises RequestError.
+
+    With `resume=RUN`, what RUN recorded takes the place of the defaults. The result names the
+    chosen groups under `choices`, and its paths are absolute.
+    """
+    config = Composer(config_dirs).compose(overrides)
+    del config["sweep"]  # of which this is none
+    return config
+
+
+class Composer:
+    """Composes training configurations; those that choose the same members of groups share work.
+
+    What lies in the configuration folders is looked at once.
+    """
+
+    def __init__(self, config_dirs: Iterable[Path] = ()) -> None:
+        self._dirs = search_path.user_config_dirs(config_dirs)
+        self._chosen: dict[tuple[str, ...], Chosen] = {}
+
+    def compose(self, overrides: Sequence[str]) -> Config:
+        """As `compose_train`, with `sweep`, which concerns `-m` alone and which no run records."""
+        extended = _extended_run(overrides)
+        if extended is not None:
+            recorded = read_recorded(extended, option(overrides, "trusted_modules") or [])
+            _register_recorded(recorded)
+            composed, choices = Request("extend", overrides, self._dirs).compose()
+            choices = _filled(choices, recorded["choices"])
+        else:
+            composed, choices = Request("train", overrides, self._dirs, self._chosen).compose()
+        config = checked_types("train", plain(composed))
+        config = _finish(config, objective=config["objective"])
+        config["choices"] = choices
+        if (begin := config["init_from"]) is not None and Path(begin).expanduser().exists():
+            config["init_from"] = str(Path(begin).expanduser().absolute())  # else a tracking run id
+        if extended is not None:
+            forced = config["resume"].startswith("force:")
+            config["resume"] = f"{'force:' if forced else ''}{extended.root}"
+        tracking = config["tracking"]
+        config["name"] = config["name"] or _default_name(choices)
+        tracking["uri"] = tracking["uri"] or f"sqlite:///{config['paths']['root']}/mlflow.db"
+        tracking["experiment"] = tracking["experiment"] or config["name"]
+        return config
+
+
+def compose_for_run(
+    verb: str, overrides: Sequence[str], *, recorded: Config, config_dirs: Iterable[Path] = ()
+) -> Config:
+    """`conf/<verb>.yaml` ("sample" or "evaluate") over what a run recorded, as `compose_train`."""
+    if option(overrides, "guidance.weight") is not None:
+        # the recorded scale gives way to the other convention
+        recorded = {**recorded, "guidance": {**recorded["guidance"], "scale": None}}
+    _register_recorded(recorded, only=("guidance", "sample", "paths"))
+    request = Request(verb, overrides, search_path.user_config_dirs(config_dirs))
+    composed, choices = request.compose(objective=recorded["objective"]["_target_"])
+    config = _finish(checked_types(verb, plain(composed)), objective=recorded["objective"])
+    config["choices"] = _filled(choices, recorded["choices"])
+    return config
+
+
+def compose_reflow(
+    overrides: Sequence[str], *, recorded: Config, config_dirs: Iterable[Path] = ()
+) -> Config:
+    """What a run recorded, with another coupling: the training of its reflow. The folder of the
+    pairs is not known yet."""
+    name = option(overrides, "name") or f"{recorded['name']}-reflow"
+    _register_recorded({**recorded, "name": name, "resume": "auto", "init_from": None})
+    request = Request("reflow", overrides, search_path.user_config_dirs(config_dirs))
+    composed, choices = request.compose(objective=recorded["objective"]["_target_"])
+    config = checked_types("train", plain(composed))
+    config = _finish(config, objective=config["objective"])
+    config["choices"] = _filled(choices, recorded["choices"])
+    del config["sweep"]
+    return config
+
+
+def compose_data(
+    verb: str, overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()
+) -> Config:
+    """`conf/<verb>.yaml` ("encode" or "check"), which concerns a dataset alone."""
+    composed, choices = Request(
+        verb, overrides, search_path.user_config_dirs(config_dirs)
+    ).compose()
+    config = _with_absolute_paths(checked_types(verb, plain(composed)))
+    config["choices"] = choices
+    return config
+
+
+def _extended_run(overrides: Sequence[str]) -> RunFolder | None:
+    """The run that `resume=RUN` or `resume=force:RUN` names."""
+    given = option(overrides, "resume")
+    if given is None or given in RESUME_WORDS:
+        return None
+    root = root_option(overrides).absolute()
+    name = str(given).removeprefix("force:")
+    try:
+        folder, checkpoint = find_run(name, root=root)
+    except RequestError as error:
+        reason = str(error).partition(": ")[2]
+        raise RequestError(
+            f"resume={given}: not auto, never or force, and no run: {reason}"
+        ) from None
+    if checkpoint is not None:
+        raise RequestError(f"resume={given}: a checkpoint; give its run folder, {folder.root}")
+    return folder
+
+
+def _register_recorded(recorded: Config, only: Sequence[str] | None = None) -> None:
+    """Offer a run's configuration to Hydra as the member `recorded` of every group."""
+    groups = {name: recorded[name] for name in search_path.groups() if name in recorded}
+    for name, values in groups.items():
+        register(f"{name}/recorded", values)
+    rest = only or [key for key in recorded if key not in (*groups, "choices")]
+    register("recorded", {key: recorded[key] for key in rest})
+    register("patch/recorded", {}, package="_global_")  # is part of the model
+
+
+def _filled(choices: dict[str, str], recorded: dict[str, str]) -> dict[str, str]:
+    """The names of the chosen members, those of the run where its own were kept."""
+    return {**recorded, **{group: name for group, name in choices.items() if name != "recorded"}}
+
+
+def read_recorded(folder: RunFolder, trusted_modules: Sequence[str] = ()) -> Config:
+    """The configuration that a run recorded: data only, nothing in it is run or resolved.
+
+    Which of the user's modules may be named is said by the caller, never by the record.
+    """
+    found = read_exported(folder.root)["config"] if folder.is_exported else read_yaml(folder.config)
+    recorded = {**with_names_of_today(found), "trusted_modules": trusted_list(trusted_modules)}
+    try:
+        choices = {str(group): str(name) for group, name in recorded.pop("choices").items()}
+        return {**checked_types("run", recorded), "choices": choices}
+    except RequestError as refusal:
+        raise RequestError(f"{folder.config}: {refusal}") from None
+    except (OmegaConfBaseException, AttributeError, KeyError) as error:
+        reason = f"lacks {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise RequestError(
+            f"{folder.config}: not a run's configuration ({reason.splitlines()[0]})"
+        ) from None
+
+
+def given_run(overrides: Sequence[str]) -> tuple[str, Path, RunFolder, Config]:
+    """`run=RUN` of a command: as it was given, where it is looked up, its folder, and what it
+    recorded. Raises RequestError."""
+    wanted = option(overrides, "run")
+    if not wanted:
+        raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
+    root = root_option(overrides)
+    folder, _ = find_run(str(wanted), root=root)
+    return (
+        str(wanted),
+        root,
+        folder,
+        read_recorded(folder, option(overrides, "trusted_modules") or []),
+    )
+
+
+def option(overrides: Sequence[str], key: str) -> Any:
+    """The value given for a key on the command line, the last one if there are several; or None."""
+    found = [text for text in overrides if text.partition("=")[0] == key]
+    return parse_override(found[-1]).value() if found else None
+
+
+def root_option(overrides: Sequence[str]) -> Path:
+    """The `paths.root` in which a run is looked up, before anything is composed."""
+    return Path(str(option(overrides, "paths.root") or "outputs")).expanduser()
+
+
+# ---- finishing ----------------------------------------------------------------------------------
+
+
+def _finish(config: Config, *, objective: Config) -> Config:
+    """Paths absolute, guidance in one convention; `objective` is that of the model."""
+    config = _with_absolute_paths(config)
+    guidance = config["guidance"]
+    if guidance["scale"] is not None and guidance["weight"] is not None:
+        raise RequestError(
+            f"guidance.scale={guidance['scale']} and guidance.weight={guidance['weight']}: two "
+            "ways of saying one thing (scale = 1 + weight); give one of them"
+        )
+    if guidance["scale"] is None:
+        guidance["scale"] = 1.0 + (guidance["weight"] or 0.0)
+    guidance["weight"] = None
+    if guidance["weak_run"] is not None:
+        guidance["weak_run"] = str(_weak_run(config, objective))
+    return config
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    for path in PATHS:
+        *parents, leaf = path.split(".")
+        node = config
+        for parent in parents:
+            node = node.get(parent, {})
+        if isinstance(node.get(leaf), str) and not node[leaf].startswith(HUB):
+            node[leaf] = str(Path(node[leaf]).expanduser().absolute())
+    for metric in config.get("metric", {}).values():
+        if metric.get("reference") is not None:
+            metric["reference"] = str(Path(metric["reference"]).expanduser().absolute())
+    return config
+
+
+def _weak_run(config: Config, objective: Config) -> Path:
+    """The folder of the run or checkpoint that guidance goes away from; RequestError where its
+    outputs mean something else."""
+    given = f"guidance.weak_run={config['guidance']['weak_run']}"
+    try:
+        folder, checkpoint = find_run(
+            config["guidance"]["weak_run"], root=Path(config["paths"]["root"])
+        )
+    except RequestError as error:
+        raise RequestError(f"{given}: {str(error).partition(': ')[2]}") from None
+    weak = read_recorded(folder, config["trusted_modules"])["objective"]
+    other = [key for key in {**objective, **weak} if weak.get(key) != objective.get(key)]
+    if other:
+        raise RequestError(
+            f"{given}: was trained with objective.{other[0]}={weak.get(other[0])}, not "
+            f"{objective.get(other[0])}; its outputs cannot be compared with this model's"
+        )
+    return checkpoint or folder.root
+
+
+def _default_name(choices: dict[str, str]) -> str:
+    """The run's name where none is given: the experiment, or what was chosen."""
+    parts = (choices.get(group, "") for group in ("dataset", "model", "patch", "objective"))
+    return choices.get("experiment") or "-".join(parts)

@@ -1,0 +1,219 @@
+"""Which run folder a configuration means, and whether what lies there is the same run.
+
+Torch-free: a finished run is shown, and a foreign one refused, without building anything.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS
+from dit_lab.config.schema import RunConfig
+from dit_lab.config.yaml_files import read_yaml
+from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component, without_neutral
+from dit_lab.core.trust import source_files
+from dit_lab.core.types import Shapes
+from dit_lab.data.pair_facts import read_pair_facts
+from dit_lab.runs.exported import read_exported
+from dit_lab.runs.folder import (
+    RunFolder,
+    digest,
+    find_run,
+    newest_checkpoint,
+    step_of,
+)
+from dit_lab.runs.former_names import with_first_names
+from dit_lab.runs.lock import Lease
+from dit_lab.runs.recorded import (
+    CODE_HASH_OF,
+    deciding,
+    difference,
+    has_comparable_code,
+    recorded,
+    recorded_so_far,
+    weights_name,
+)
+from dit_lab.runs.source_code import code_hash, deciding_code
+
+Config = Mapping[str, Any]
+
+
+def run_folder(config: Config) -> RunFolder:
+    """`<paths.root>/runs/<name>/<train hash>`; touches nothing."""
+    return RunFolder(Path(config["paths"]["root"]) / "runs" / config["name"] / train_hash(config))
+
+
+def train_hash(config: Config) -> str:
+    """12 hex digits of what decides the weights; equal for commands that train the same thing.
+
+    What was forced to go on depends on the run that it goes on from, so that is part of its hash,
+    and of the hashes of all that extends it. So are the weights that it began with.
+    """
+    inherited = {}
+    if parent := parent_run(config):
+        line = recorded(parent)
+        if is_forced(config) or line["forced_over"]:
+            inherited = {"parent": line["train_hash"]}
+    if initial := initial_weights(config):
+        inherited["initial_weights"] = initial
+    return digest({**deciding(as_hashed(config)), **inherited})
+
+
+def config_hash(config: Config) -> str:
+    """12 hex digits of all that a configuration says."""
+    return digest(as_hashed(config))
+
+
+def as_hashed(config: Config) -> dict[str, Any]:
+    """A configuration as it enters hashes, which stay what they were when the package grows:
+    components under the names that they had first, and without options that were added later
+    where these have the value that changes nothing."""
+    found = dict(without_neutral(RunConfig, config))
+    for group in COMPONENT_GROUPS:
+        if group in found:
+            found[group] = _as_hashed(found[group])
+    for group in LISTS:
+        if group in found:
+            found[group] = {name: _as_hashed(options) for name, options in found[group].items()}
+    for name, kind in get_type_hints(RunConfig).items():
+        if name in found and isinstance(kind, type) and is_dataclass(kind):
+            found[name] = without_neutral(kind, found[name])
+    return with_first_names(found)
+
+
+def _as_hashed(options: Config) -> Config:
+    return without_neutral(COMPONENTS.get(options.get("_target_", ""), Component), options)
+
+
+def initial_weights(config: Config) -> str:
+    """What `init_from` names, wherever it lies: the run's hash, the step and which weights; ""
+    where training begins with random ones. Raises RequestError."""
+    if parent := parent_run(config):
+        return recorded(parent).get("initial_weights", "")
+    if config["init_from"] is None:
+        return ""
+    folder, checkpoint = initial_run(config)
+    if folder.is_exported:
+        known = read_exported(folder.root)
+        return weights_name(known["identity"], known["step"], known["weights"])
+    assert checkpoint is not None
+    decays = read_yaml(folder.config)["ema"]["decays"]
+    return weights_name(recorded(folder), step_of(checkpoint), f"ema-{decays[0]}")
+
+
+def initial_run(config: Config) -> tuple[RunFolder, Path | None]:
+    """The run of `init_from` and its checkpoint, or an exported file. Raises RequestError."""
+    given = f"init_from={config['init_from']}"
+    try:
+        folder, checkpoint = find_run(config["init_from"], root=Path(config["paths"]["root"]))
+    except RequestError as refusal:
+        raise RequestError(f"{given}: {str(refusal).partition(': ')[2]}") from None
+    checkpoint = checkpoint or newest_checkpoint(folder)
+    if checkpoint is None and not folder.is_exported:
+        raise RequestError(f"{given}: has no checkpoint yet")
+    return folder, checkpoint
+
+
+def parent_run(config: Config) -> RunFolder | None:
+    """The run that `resume=RUN` extends."""
+    name = config["resume"].removeprefix("force:")
+    return None if name in ("auto", "never", "force") else RunFolder(Path(name))
+
+
+def is_forced(config: Config) -> bool:
+    """Whether to go on with a run that is no longer the same."""
+    return config["resume"].partition(":")[0] == "force"
+
+
+def identity(
+    config: Config, shapes: Shapes, *, before: Config, codec: str | None = None
+) -> dict[str, Any]:
+    """What identity.json records: hashes of configuration, code and data, and the data's facts.
+
+    `before` is what it recorded so far; `codec` the codec's fingerprint, None before it is loaded.
+    A run that was recorded before code was compared by its meaning goes on, with the old hash as a
+    note `predates` of its own.
+    """
+    line = before or _inherited(config)
+    now = {
+        "train_hash": train_hash(config),
+        "ancestors": line["ancestors"],
+        **source_now(config),
+        "data_fingerprint": shapes.data.fingerprint,
+        "pairs_fingerprint": _pairs_fingerprint(config),
+        "data": asdict(shapes.data),
+        "latent_shape": list(shapes.latent),
+    }
+    if initial := initial_weights(config):
+        now["initial_weights"] = initial
+    if codec is not None:
+        now["codec_fingerprint"] = codec
+    if before and not has_comparable_code(before):
+        now["predates"] = before["code_hash"]
+    elif "predates" in before:
+        now["predates"] = before["predates"]
+    changed = difference(before, now)
+    return now | {"forced_over": [*line["forced_over"], *([changed] if changed else [])]}
+
+
+def source_now(config: Config) -> dict[str, Any]:
+    """What the source files that decide the weights mean now, and a hash of all of them."""
+    leaves = deciding(config).items()
+    targets = [value for key, value in leaves if key.endswith("_target_") and value is not None]
+    code = deciding_code(targets, source_files(config["trusted_modules"]))
+    return {"code_hash": code_hash(code), "code_hash_of": CODE_HASH_OF, "code_files": code}
+
+
+def _pairs_fingerprint(config: Config) -> str:
+    pairs = config["coupling"].get("pairs")
+    return "" if pairs is None else read_pair_facts(pairs).fingerprint
+
+
+def _inherited(config: Config) -> dict[str, list[str]]:
+    """What a new run takes over from the one that it extends: the hashes of the runs that it goes
+    on from, the nearest first, and what was forced on the way."""
+    parent = parent_run(config)
+    if parent is None:
+        return {"ancestors": [], "forced_over": []}
+    line = recorded(parent)
+    forced = [f"goes on from {line['train_hash']} by force"] if is_forced(config) else []
+    return {
+        "ancestors": [line["train_hash"], *line["ancestors"]],
+        "forced_over": [*line["forced_over"], *forced],
+    }
+
+
+def refuse_foreign(folder: RunFolder, config: Config, now: Mapping[str, Any]) -> None:
+    """Raise RequestError where the run that lies there was made by other code or data.
+
+    `resume=never` and `resume=force` answer the question that the message asks.
+    """
+    if config["resume"] == "never" or is_forced(config):
+        return
+    before = recorded_so_far(folder)
+    if before:
+        why = difference(before, now)
+    elif folder.status.exists() or any(folder.checkpoints.glob("step-*")):
+        why = f"{folder.identity.name} is missing, so nothing says what made this run"
+    else:
+        return
+    if why:
+        raise RequestError(
+            f"{folder.root}: {why}; choose resume=never (train anew, the old run is kept aside) or "
+            "resume=force (go on regardless)"
+        )
+
+
+def set_aside(folder: RunFolder) -> Path:
+    """Move a run out of the way, whole; refused while somebody writes to it. Returns where to."""
+    with Lease(folder.lease):
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        aside = folder.root.with_name(f"{folder.root.name}.before-{stamp}-{os.getpid()}")
+        os.rename(folder.root, aside)
+    return aside

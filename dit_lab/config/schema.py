@@ -1,0 +1,250 @@
+"""The typed shape of the configuration. Types and ranges only: the values live in conf/.
+
+The options of components are in the `options.py` of each part. Nothing here imports torch, so a
+wrong key is refused in a second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Optional
+
+from omegaconf import MISSING
+
+from dit_lab.core.options import option
+
+# Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
+# ruff: noqa: UP045
+
+
+class MixedPrecision(Enum):
+    no = "no"
+    bf16 = "bf16"
+    fp8 = "fp8"
+
+
+class Backend(Enum):
+    mlflow = "mlflow"
+    none = "none"
+
+
+class Send(Enum):
+    now = "now"
+    later = "later"
+
+
+MomentsDtype = Enum("MomentsDtype", ["float16", "float32"])
+OnFailure = Enum("OnFailure", ["continue", "stop"])  # the first is a word of Python's
+
+
+Labels = Enum("Labels", ["training", "balanced", "random"])
+
+
+class OnRefusal(Enum):
+    stop = "stop"
+    skip = "skip"
+
+
+@dataclass
+class EMA:
+    decays: list[float] = MISSING
+    warmup: bool = MISSING
+    power_stds: list[float] = MISSING
+    snapshot_every_steps: int = option(at_least=0)
+
+
+@dataclass
+class Guidance:
+    scale: Optional[float] = option(at_least=0)
+    weight: Optional[float] = option(at_least=-1)
+    interval: list[float] = MISSING
+    channels: Any = MISSING  # "all" or a count
+    rescale: float = option(at_least=0, at_most=1)
+    weak_run: Optional[str] = MISSING
+
+
+@dataclass
+class Sample:
+    num_images: int = option(at_least=1)
+    labels: Optional[list[int]] = MISSING
+    batch_size: int = option(at_least=1)
+    seed: int = MISSING
+    weights: str = MISSING
+    compile: bool = False  # older runs recorded none
+
+
+@dataclass
+class Training:
+    total_steps: int = option(at_least=1)
+    global_batch_size: int = option(at_least=1)
+    accumulation: int = option(at_least=1)
+    compile: bool = MISSING
+    clip_norm: Optional[float] = option(above=0)
+    log_every_steps: int = option(at_least=1)
+    checkpoint_every_steps: int = option(at_least=0)
+    keep_last: Optional[int] = option(at_least=1)
+    keep_every_steps: int = option(at_least=0)
+    sample_every_steps: int = option(at_least=0)
+    validate_every_steps: int = option(at_least=0)
+    evaluate_every_steps: int = option(at_least=0)
+    max_skipped_in_a_row: int = option(at_least=1)
+    hang_after_seconds: Optional[float] = option(above=0)
+
+
+@dataclass
+class Precision:
+    mixed_precision: MixedPrecision = MISSING
+    tf32: bool = MISSING
+
+
+@dataclass
+class Distributed:
+    num_processes: Any = MISSING  # a count, or "auto"
+    sharded: bool = MISSING
+    processes_per_copy: Optional[int] = option(at_least=1)
+    cpu_offload: bool = MISSING
+
+
+@dataclass
+class Evaluation:
+    loss_images: int = option(at_least=1)
+    num_images: int = option(at_least=0)
+    # what has a default was not there when older runs were recorded
+    num_seeds: int = option(1, at_least=1)
+    labels: Labels = Labels.training
+    reference_images: int = option(at_least=1)
+    likelihood_images: int = option(at_least=0)
+    weights_path: Optional[str] = None
+    seed: int = option(at_least=0)
+
+
+@dataclass
+class Tracking:
+    backend: Backend = MISSING
+    uri: Optional[str] = MISSING
+    experiment: Optional[str] = MISSING
+    send: Send = MISSING
+
+
+@dataclass
+class Sweep:
+    name: Optional[str] = MISSING
+    slots: Any = MISSING  # "auto" or a list of device sets
+    jobs_per_slot: int = option(at_least=1)
+    on_failure: OnFailure = MISSING
+    on_refusal: OnRefusal = MISSING
+    retries: int = option(at_least=0)
+    trials: int = option(at_least=1)
+    trials_at_once: Optional[int] = option(at_least=1)
+    metric: Optional[str] = MISSING
+    failed_value: Optional[float] = MISSING
+
+
+@dataclass
+class Paths:
+    root: str = MISSING
+
+
+@dataclass
+class RunConfig:
+    """What a run records; the components are checked by their own schema."""
+
+    seed: int = option(at_least=0)
+    name: Optional[str] = MISSING
+    resume: str = MISSING  # auto, never, force, RUN or force:RUN
+    init_from: Optional[str] = None  # RUN
+    trusted_modules: list[str] = MISSING
+    model: Any = MISSING
+    objective: Any = MISSING
+    coupling: Any = MISSING
+    sampler: Any = MISSING
+    dataset: Any = MISSING
+    codec: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    ema: EMA = MISSING
+    guidance: Guidance = MISSING
+    sample: Sample = MISSING
+    training: Training = MISSING
+    precision: Precision = MISSING
+    distributed: Distributed = MISSING
+    evaluation: Evaluation = MISSING
+    metric: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tracking: Tracking = MISSING
+    paths: Paths = MISSING
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """`conf/train.yaml` and its groups."""
+
+    sweep: Sweep = MISSING
+
+
+@dataclass
+class SampleConfig:
+    """`conf/sample.yaml`: what may be chosen anew for a trained run."""
+
+    run: str = MISSING
+    out: str = MISSING
+    trusted_modules: list[str] = MISSING
+    sampler: Any = MISSING
+    guidance: Guidance = MISSING
+    sample: Sample = MISSING
+    precision: Precision = MISSING
+    distributed: Distributed = MISSING
+    paths: Paths = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """`conf/evaluate.yaml`: what may be chosen anew when a trained run is measured."""
+
+    run: str = MISSING
+    baselines: bool = MISSING
+    trusted_modules: list[str] = MISSING
+    sampler: Any = MISSING
+    dataset: Any = MISSING
+    codec: Any = MISSING
+    guidance: Guidance = MISSING
+    sample: Sample = MISSING
+    precision: Precision = MISSING
+    distributed: Distributed = MISSING
+    evaluation: Evaluation = MISSING
+    metric: dict[str, Any] = dataclasses.field(default_factory=dict)
+    paths: Paths = MISSING
+
+
+@dataclass
+class EncodeConfig:
+    """`conf/encode.yaml`: which images become which latents, and where they are kept."""
+
+    out: str = MISSING
+    dtype: MomentsDtype = MISSING
+    shard_images: int = option(at_least=1)
+    num_processes: int = option(at_least=1)
+    trusted_modules: list[str] = MISSING
+    dataset: Any = MISSING
+    codec: Any = MISSING
+
+
+@dataclass
+class CheckConfig:
+    """`conf/check.yaml`: which images are looked at."""
+
+    out: Optional[str] = MISSING
+    num_processes: Optional[int] = option(at_least=1)
+    trusted_modules: list[str] = MISSING
+    dataset: Any = MISSING
+
+
+ROOTS = {
+    "run": RunConfig,
+    "train": TrainConfig,
+    "sample": SampleConfig,
+    "evaluate": EvaluateConfig,
+    "encode": EncodeConfig,
+    "check": CheckConfig,
+}

@@ -1,0 +1,132 @@
+"""The schema of a component of the user's own, read from the signature of its class or function.
+
+The annotations say everything: `Literal["a", "b"]` lists the allowed values,
+`Annotated[float, option(above=0)]` gives bounds, and an argument's default holds where the
+configuration gives no value. Torch-free, as the schema is; the user's module need not be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import types
+import typing
+from typing import Annotated, Any, Literal, Optional, Union
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dit_lab.config.components import GIVEN_IN_CODE
+from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component
+from dit_lab.data.options import Dataset
+from dit_lab.evaluation.options import Metric
+
+# Types are put together here at run time, which Optional[...] and Union[...] are for.
+# ruff: noqa: UP007, UP045
+
+PLAIN = (bool, int, float, str, list, tuple, dict, type(None), Any)
+HINT = "annotate it with bool, int, float, str, Literal[...], a list or dict of these, or X | None"
+
+
+BASES: dict[str, type[Component]] = {"dataset": Dataset, "metric": Metric}
+"""What every component of a group has, with defaults: a user's file need not repeat it."""
+
+
+def component_schema(group: str, target: str, component: Any) -> type[Component]:
+    """The typed arguments of the class or function that `target` names, as a schema.
+
+    Raises RequestError for an annotation that no key can be checked against.
+    """
+    annotations = _annotations(group, target, component)
+    fields = []
+    for name, parameter in inspect.signature(component).parameters.items():
+        open_ended = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if open_ended or name in GIVEN_IN_CODE.get(group, set()):
+            continue
+        try:
+            kind, limits = _checkable(annotations.get(name, Any))
+        except TypeError:
+            raise RequestError(
+                f"{group}.{name}: {target} says {inspect.formatannotation(parameter.annotation)}, "
+                f"which no key can hold; {HINT}"
+            ) from None
+        fields.append((name, *_field(kind, limits, parameter.default)))
+    base = BASES.get(group, Component)
+    schema = dataclasses.make_dataclass(target, fields, bases=(base,))
+    try:
+        OmegaConf.structured(schema)
+    except OmegaConfBaseException as error:
+        raise RequestError(f"{group}.{error.full_key}: {target} says: {_line(error)}") from None
+    return schema
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _annotations(group: str, target: str, component: Any) -> dict[str, Any]:
+    """What the arguments are said to be, by name."""
+    call = component.__init__ if inspect.isclass(component) else component
+    try:
+        return typing.get_type_hints(call, include_extras=True)
+    except NameError as error:
+        raise RequestError(
+            f"{group}._target_={target}: its annotations cannot be read ({error}); import what "
+            "they name outside of TYPE_CHECKING"
+        ) from None
+
+
+def _field(kind: Any, limits: dict[str, Any], default: Any) -> tuple[Any, Any]:
+    """Type and dataclass field of an argument with this default."""
+    if default is inspect.Parameter.empty:
+        return kind, dataclasses.field(default=MISSING, metadata=limits)
+    if default is None:
+        return Optional[kind], dataclasses.field(default=None, metadata=limits)
+    return kind, dataclasses.field(default_factory=lambda: default, metadata=limits)
+
+
+def _checkable(hint: Any) -> tuple[Any, dict[str, Any]]:
+    """A type that OmegaConf checks, and the bounds and choices beside it; or TypeError.
+
+    Of a union, the members that a configuration can hold count: `float | Tensor` is a float.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _bounded(*arguments)
+    if origin is Literal:
+        kinds = {type(choice) for choice in arguments}
+        return (kinds.pop() if len(kinds) == 1 else Any), {"choices": arguments}
+    if origin in (Union, types.UnionType):
+        return _union(arguments)
+    if origin in (list, tuple, dict):
+        members = [(a, {}) if a is ... else _checkable(a) for a in arguments]
+        if any(limits for _, limits in members):
+            raise TypeError  # only a whole value is checked, not what is in it
+        return origin[tuple(kind for kind, _ in members)], {}
+    if hint not in PLAIN:
+        raise TypeError
+    return hint, {}
+
+
+def _bounded(hint: Any, *notes: Any) -> tuple[Any, dict[str, Any]]:
+    """The type inside Annotated, with what `option(...)` says among the notes."""
+    kind, limits = _checkable(hint)
+    bounds: dict[str, Any] = {}
+    for note in notes:
+        bounds.update(note.metadata if isinstance(note, dataclasses.Field) else {})
+    if bounds and not set(typing.get_args(kind) or [kind]) <= {int, float, type(None)}:
+        raise TypeError
+    return kind, {**limits, **bounds}
+
+
+def _union(members: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
+    found = []
+    for member in members:
+        with contextlib.suppress(TypeError):
+            found.append(_checkable(member))
+    values = [limits for kind, limits in found if kind is not type(None)]
+    if not values or (len(values) > 1 and any(values)):
+        raise TypeError
+    return Union[tuple(kind for kind, _ in found)], values[0]

@@ -1,0 +1,201 @@
+"""Types and ranges: every key known, every value of its type, in one line where it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS
+from dit_lab.config.schema import ROOTS
+from dit_lab.config.signature import component_schema
+from dit_lab.core.errors import RequestError
+from dit_lab.core.options import WORDS, Component
+from dit_lab.core.trust import load_component, refuse_untrusted
+from dit_lab.runs.folder import flatten
+
+
+def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` in the types of the schema `ROOTS[root]`; raises RequestError for what does not fit.
+
+    Components are typed by the class that they name; numbers in strings are converted, as OmegaConf
+    does.
+    """
+    checked = _typed(ROOTS[root], config, "")
+    for parent, name, path in _components(checked):
+        schema = _component(path, parent[name], checked["trusted_modules"])
+        others = [key for key, _ in flatten(checked) if not key.startswith(f"{path}.")]
+        parent[name] = _typed(schema, parent[name], f"{path}.", others)
+        _check_together(path, schema, parent[name])
+    return checked
+
+
+def _components(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Every component: the mapping that holds it, its name there, and its dotted key."""
+    for group in COMPONENT_GROUPS:
+        if group in config:
+            yield config, group, group
+    for group in LISTS:
+        for name in config.get(group, {}):
+            yield config[group], name, f"{group}.{name}"
+
+
+def _check_together(path: str, schema: type[Component], options: Mapping[str, Any]) -> None:
+    try:
+        schema.check(options)
+    except RequestError as refusal:
+        raise RequestError(f"{path}.{refusal}") from None
+
+
+def to_plain(node: Any, **options: Any) -> dict[str, Any]:
+    """An OmegaConf mapping as plain dictionaries, lists and values."""
+    return cast(dict[str, Any], OmegaConf.to_container(node, **options))
+
+
+def _component(path: str, options: Any, trusted_modules: list[str]) -> type[Component]:
+    """The schema for the options of the component at a dotted key, by their `_target_`."""
+    if not isinstance(options, Mapping) or "_target_" not in options:
+        raise RequestError(no_target(path))
+    target, key = options["_target_"], f"{path}._target_"
+    refuse_untrusted(target, trusted_modules=trusted_modules, key=key)
+    if target in COMPONENTS:
+        return COMPONENTS[target]
+    component = load_component(target, trusted_modules=trusted_modules, key=key)
+    return component_schema(path.partition(".")[0], target, component)
+
+
+def _typed(
+    schema: type, values: Mapping[str, Any], prefix: str, others: Iterable[str] = ()
+) -> dict[str, Any]:
+    """`values` merged into the schema: plain, typed, complete and within limits.
+
+    `others` are keys elsewhere; one of them may have been meant.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        plain = to_plain(merged, throw_on_missing=True, enum_to_str=True)
+    except MissingMandatoryValue as error:
+        raise RequestError(f"{prefix}{error.full_key}: missing; give it a value") from None
+    except OmegaConfBaseException as error:
+        message = _explain(schema, values, error.full_key or "", prefix, others)
+        raise RequestError(message) from None
+    _check_limits(schema, plain, prefix)
+    return plain
+
+
+def _explain(
+    schema: type, values: Mapping[str, Any], full_key: str, prefix: str, others: Iterable[str]
+) -> str:
+    """One line for the key that OmegaConf stumbled over."""
+    given: Any = values
+    for part in full_key.replace("]", "").replace("[", ".").split("."):
+        given = given[int(part)] if isinstance(given, list) else given[part]
+    field = _field(schema, full_key.split("[")[0])
+    if field is None:
+        below = f".{next(iter(given))}" if isinstance(given, Mapping) and given else ""
+        parent = full_key.rpartition(".")[0]
+        owner = _field(schema, parent)
+        siblings = [f.name for f in dataclasses.fields(owner.type if owner else schema)]
+        start = f"{prefix}{parent}." if parent else prefix
+        return unknown_key(
+            prefix + full_key + below, [*(start + name for name in siblings), *others]
+        )
+    shown = "null" if given is None else given
+    return f"{prefix}{full_key}={shown}: expected {_describe(field)}"
+
+
+def _field(schema: type, path: str) -> Any:
+    """The dataclass field at a dotted path, None where there is none; its `type` is resolved."""
+    found: Any = None
+    for part in filter(None, path.split(".")):
+        hints = typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
+        if part not in hints:
+            return None
+        (field,) = [f for f in dataclasses.fields(schema) if f.name == part]
+        found = types.SimpleNamespace(type=hints[part], metadata=field.metadata)
+        schema = hints[part]
+    return found
+
+
+def _check_limits(schema: type, values: Mapping[str, Any], prefix: str) -> None:
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        value, kind = values[field.name], hints[field.name]
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            _check_limits(kind, value, f"{prefix}{field.name}.")
+        elif value is not None and field.metadata and not _within(value, field.metadata):
+            expected = _describe(types.SimpleNamespace(type=kind, metadata=field.metadata))
+            raise RequestError(f"{prefix}{field.name}={value}: expected {expected}")
+
+
+def _within(value: Any, limits: Mapping[str, Any]) -> bool:
+    return (
+        value in limits.get("choices", [value])
+        and value >= limits.get("at_least", value)
+        and value <= limits.get("at_most", value)
+        and ("above" not in limits or value > limits["above"])
+        and ("below" not in limits or value < limits["below"])
+    )
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list: "a list such as [1, 2]",
+    dict: "names and values such as {a: 1}",
+}
+
+
+def _describe(field: Any) -> str:
+    """What a field takes, in words."""
+    union = typing.get_origin(field.type) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(field.type) if union else (field.type,)
+    null = " or null" if type(None) in kinds else ""
+    if "choices" in field.metadata:
+        return f"one of {', '.join(map(str, field.metadata['choices']))}{null}"
+    words = " or ".join(_kind_in_words(kind) for kind in kinds if kind is not type(None))
+    bounds = {name: bound for name, bound in field.metadata.items() if name not in WORDS}
+    limits = " and ".join(f"{name.replace('_', ' ')} {bound:g}" for name, bound in bounds.items())
+    return f"{words} {limits}".rstrip() + null
+
+
+def _kind_in_words(kind: Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(member.name for member in kind)}"
+    if dataclasses.is_dataclass(kind):
+        return f"the keys {', '.join(f.name for f in dataclasses.fields(kind))}"
+    if origin in (list, tuple):
+        return f"{_WORDS[list]} ({_WORDS.get(arguments[0], 'values')} each)"
+    return _WORDS.get(origin or kind, "a value")
+
+
+def no_target(path: str) -> str:
+    """The message for a component that does not say what it is."""
+    group, _, name = path.partition(".")
+    if name:
+        return f"{path}: not in the list; choose with {group}=[NAME,...], {name} among them"
+    return f"{group}: names no _target_; choose one with {group}=NAME"
+
+
+def unknown_key(key: str, candidates: Iterable[str], *, verb: str = "train") -> str:
+    """The message for a key that nothing reads; `verb` is the command that it was given to."""
+    names = sorted(candidates)
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.51)  # more than half
+    leaf = key.rpartition(".")[2]
+    same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
+    if same_leaf or close:
+        return f"{key}: no such key; did you mean {(same_leaf or close)[0]}?"
+    if verb in ("sample", "evaluate"):
+        taken = ", ".join(field.name for field in dataclasses.fields(ROOTS[verb]))
+        return f"{key}: no such key; dit-lab {verb} takes {taken}"
+    return f"{key}: no such key; dit-lab train --cfg job prints them all"

@@ -1,0 +1,84 @@
+"""The options of the datasets. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Optional
+
+from dit_lab.core.options import Component, option
+
+# Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
+# ruff: noqa: UP045
+
+Crop = Enum("Crop", ["centre", "random"])
+Exif = Enum("Exif", ["ignore", "apply"])
+OnBadImage = Enum("OnBadImage", ["error", "skip"])
+
+
+@dataclass
+class Dataset(Component):
+    """What every dataset has: loader workers, and declarations to check against the data."""
+
+    num_workers: int = option(0, at_least=0, help="processes that decode images")
+    num_classes: Optional[int] = option(
+        None, at_least=0, help="declared and checked; 0 trains an unconditional model"
+    )
+    image_size: Any = option(None, help="a number, or [height,width]; declared and checked")
+
+
+@dataclass
+class ImageFiles(Dataset):
+    root: Optional[str] = option(None, help="give dataset.root=FOLDER")
+    image_size: Any = option(
+        256, help="images are cropped to their central part and scaled to this; or [height,width]"
+    )
+    horizontal_flip: bool = option(False, help="true mirrors half of the training images")
+    crop: Crop = option(Crop.centre, help="or random: 0.8 to 1 of a training image, anywhere")
+    exif: Exif = option(
+        Exif.ignore, help="apply turns images as the camera noted beside the pixels"
+    )
+    on_bad_image: OnBadImage = option(
+        OnBadImage.error, help="skip takes the next image in the place of one that cannot be read"
+    )
+
+
+@dataclass
+class LabelledList(ImageFiles):
+    num_workers: int = option(4, at_least=0, help="processes that decode images")
+    allow_outside: bool = option(False, help="true takes paths and links out of images/")
+
+
+@dataclass
+class ImageFolder(ImageFiles):
+    image_size: Any = option(32, help="as for every dataset of image files")
+    validation_share: float = option(
+        0.1, above=0, below=1, help="of every class, held out; not used with train and val"
+    )
+
+
+@dataclass
+class TorchvisionSet(Dataset):
+    root: Optional[str] = option(None, help="give dataset.root=FOLDER, where the files lie")
+    download: bool = option(False, help="true gets them through torchvision")
+    horizontal_flip: bool = option(False, help="true mirrors half of the training images")
+
+
+@dataclass
+class Latents(Dataset):
+    num_workers: int = option(2, at_least=0)
+    root: Optional[str] = option(None, help="give dataset.root=FOLDER")
+    images_root: Optional[str] = option(
+        None, help="where the encoded images lie now, for evaluation; as it was where null"
+    )
+
+
+COMPONENTS = {
+    "dit_lab.data.digits.Digits": Dataset,
+    "dit_lab.data.labelled_list.LabelledList": LabelledList,
+    "dit_lab.data.image_folder.ImageFolder": ImageFolder,
+    "dit_lab.data.torchvision_sets.MNIST": TorchvisionSet,
+    "dit_lab.data.torchvision_sets.FashionMNIST": TorchvisionSet,
+    "dit_lab.data.torchvision_sets.CIFAR10": TorchvisionSet,
+    "dit_lab.data.latents.Latents": Latents,
+}

@@ -1,0 +1,77 @@
+"""Mean and covariance of the features of a whole training split: made once, and kept.
+
+    <folder>/<extractor>-statistics-<hash>.npz      in the form of ADM's evaluator
+    <folder>/<extractor>-statistics-<hash>.json     of what: data, split, size, extractor
+
+Shapes: n images at once, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dit_lab.core.types import Dataset
+from dit_lab.evaluation.features.extractors import IMAGES_AT_ONCE, Extractor, Features
+from dit_lab.evaluation.features.statistics import Statistics, read_statistics, write_statistics
+from dit_lab.runs.folder import digest, write_json
+from dit_lab.sampling.images import to_uint8
+
+
+def kept_statistics(
+    dataset: Dataset,
+    extractor: Extractor,
+    *,
+    described: Mapping[str, Any],
+    levels: int,
+    folder: Path,
+    check_stop: Callable[[], None],
+) -> Statistics:
+    """Of every image of a split, without augmentation; read where they are in `folder`.
+
+    `described` is the fingerprint of the images: set, split, transform and size.
+    """
+    of = {**described, "extractor": extractor.name, "extractor_fingerprint": extractor.fingerprint}
+    file = folder / f"{extractor.name}-statistics-{digest(of)}.npz"
+    if not file.exists():
+        sums = Sums()
+        for indices in torch.arange(len(dataset)).split(IMAGES_AT_ONCE):
+            check_stop()
+            images, _ = dataset.fetch(indices, None)
+            sums.add(extractor.features(to_uint8(images, levels)))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file.with_suffix(".json"), of)
+        write_statistics(file, sums.statistics())
+    return read_statistics(file)
+
+
+class Sums:
+    """What a mean and a covariance are made of, for more features than fit in memory.
+
+    Features are taken relative to the mean of the first ones, so that no large squares cancel.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, features: Features) -> None:
+        """(n, D)."""
+        wide = features.astype(np.float64)
+        if not self._count:
+            self._origin = wide.mean(axis=0)
+            self._sum = np.zeros_like(self._origin)
+            self._products = np.zeros((len(self._origin), len(self._origin)))
+        wide -= self._origin
+        self._count += len(wide)
+        self._sum += wide.sum(axis=0)
+        self._products += wide.T @ wide
+
+    def statistics(self) -> Statistics:
+        """Of all that was added, at least two rows."""
+        mean = self._sum / self._count
+        spread = self._products - self._count * np.outer(mean, mean)
+        return Statistics(self._origin + mean, spread / (self._count - 1))

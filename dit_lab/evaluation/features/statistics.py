@@ -1,0 +1,118 @@
+"""Mean and covariance of features, as references of Frechet distances are published: read from and
+written to the files of ADM's evaluator and of torch-fidelity.
+
+    VIRTUAL_imagenet256_labeled.npz                     mu, sigma; mu_s, sigma_s of spatial features
+    NAME-inception-v3-compat-stat-fid-2048.pt           mu, sigma
+
+Which network made the features is not in them. Shapes: D features.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy._core.multiarray import _reconstruct
+from numpy.typing import NDArray
+
+from dit_lab.core.errors import RequestError
+from dit_lab.evaluation.features.extractors import Features
+from dit_lab.evaluation.metrics.frechet import Moments, distance_of_factors
+from dit_lab.runs.folder import written_at
+
+ADM, TORCH_FIDELITY = ".npz", ".pt"
+
+ARRAYS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    _reconstruct,
+    (_reconstruct, "numpy.core.multiarray._reconstruct"),  # as numpy 1 called it
+    np.ndarray,
+    np.dtype,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+]
+"""What the pickle of a numpy array of floats names, and all that is allowed to be named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A Gaussian fitted to features."""
+
+    mean: NDArray[np.float64]  # (D,)
+    covariance: NDArray[np.float64]  # (D, D), of a sample: divided by N - 1
+
+    def __post_init__(self) -> None:
+        features = len(self.mean)
+        if self.mean.shape != (features,) or self.covariance.shape != (features, features):
+            raise RequestError(
+                f"statistics: a mean of shape {self.mean.shape} and a covariance of shape "
+                f"{self.covariance.shape}; expected (D,) and (D, D)"
+            )
+
+
+def statistics_of(features: Features) -> Statistics:
+    """Of (N, D) features, N at least 2, in float64."""
+    wide = features.astype(np.float64)
+    return Statistics(wide.mean(axis=0), np.atleast_2d(np.cov(wide, rowvar=False)))
+
+
+def frechet_between(first: Statistics, second: Statistics) -> float:
+    """The Frechet distance of two Gaussians; covariances may be singular."""
+    return distance_of_factors(factored(first), factored(second))
+
+
+def factored(statistics: Statistics) -> Moments:
+    """By the eigenvectors of the covariance, which is symmetric; what rounding has made negative
+    is 0."""
+    values, vectors = np.linalg.eigh(statistics.covariance)
+    return statistics.mean, np.sqrt(values.clip(min=0))[:, None] * vectors.T
+
+
+def read_statistics(path: Path) -> Statistics:
+    """From a file of ADM's (.npz) or torch-fidelity's (.pt). Raises RequestError; nothing that a
+    pickle asks for is called."""
+    if path.suffix not in (ADM, TORCH_FIDELITY):
+        raise RequestError(
+            f"{path}: unknown ending {path.suffix or '(none)'}; expected {ADM} (ADM's) or "
+            f"{TORCH_FIDELITY} (torch-fidelity's)"
+        )
+    try:
+        found = _read_adm(path) if path.suffix == ADM else _read_torch_fidelity(path)
+        mean, covariance = found["mu"], found["sigma"]
+    except FileNotFoundError:
+        raise RequestError(f"{path}: does not exist") from None
+    except KeyError as error:
+        raise RequestError(f"{path}: holds no statistics (lacks {error})") from None
+    except (OSError, ValueError, RuntimeError, TypeError, zipfile.BadZipFile,
+            pickle.UnpicklingError):  # fmt: skip
+        raise RequestError(f"{path}: no such file of statistics, or damaged") from None
+    return Statistics(np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64))
+
+
+def _read_adm(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in ("mu", "sigma") if name in archive.files}
+
+
+def _read_torch_fidelity(path: Path) -> dict[str, Any]:
+    with torch.serialization.safe_globals(ARRAYS):
+        return torch.load(path, weights_only=True)
+
+
+def write_statistics(path: Path, statistics: Statistics) -> None:
+    """As ADM's evaluator (.npz; it wants the images beside them, as arr_0, all the same) or
+    torch-fidelity (.pt) writes them: the mean in float32, the covariance in float64."""
+    mean, covariance = statistics.mean.astype(np.float32), statistics.covariance
+    with written_at(path) as beside:
+        if path.suffix == ADM:
+            with open(beside, "wb") as file:
+                np.savez(file, mu=mean, sigma=covariance)
+        elif path.suffix == TORCH_FIDELITY:
+            torch.save({"mu": mean, "sigma": covariance}, beside)
+        else:
+            raise RequestError(f"{path}: unknown ending; use {ADM} or {TORCH_FIDELITY}")

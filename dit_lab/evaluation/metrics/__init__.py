@@ -1,0 +1,1 @@
+"""Numbers that compare generated images with real ones."""

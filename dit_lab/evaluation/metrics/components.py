@@ -1,0 +1,209 @@
+"""The metrics that a configuration lists. Each is blind to something, so that several are listed.
+
+Trees tell samples from real images (two-sample) but are content with copies of the training images;
+recall and coverage see what is missing; the distance to the training images sees copies. Frechet
+distances and class accuracy are passed by a Gaussian for each class.
+
+Shapes: N images, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from dit_lab.core.errors import RequestError
+from dit_lab.evaluation.features.extractors import Features
+from dit_lab.evaluation.features.statistics import factored, read_statistics
+from dit_lab.evaluation.metrics.frechet import Moments, distance_of_factors, moments
+from dit_lab.evaluation.metrics.inception_score import inception_score
+from dit_lab.evaluation.metrics.kernel import kernel_distance
+from dit_lab.evaluation.metrics.neighbours import coverage, density, nearest, precision, recall
+from dit_lab.evaluation.metrics.two_sample import two_sample_accuracy
+from dit_lab.evaluation.quality import Seen, Task, Yardstick
+from dit_lab.evaluation.table import Row
+
+NEAR_COPY_SHARE = 0.01  # of held-out images that pass for near copies, by definition
+OFFICIAL = {("fd", "inception"): "fid", ("fd", "dinov2"): "fdd", ("kd", "inception"): "kid"}
+"""What distances are called where features are those of the paper that gave them a name."""
+
+
+@dataclass(frozen=True)
+class TwoSample:
+    """How well trees tell samples from real images: 0.5 is a coin's accuracy."""
+
+    extractor: str
+
+    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+        def measure(first: Features, second: Features) -> float:
+            real.check_stop()  # a task has six of these, each takes seconds
+            return two_sample_accuracy(first, second, seed=real.seed)
+
+        return real.compare("two_sample", self.extractor, measure, samples)
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Realism of single samples, and the share of real images that is among them."""
+
+    extractor: str
+
+    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+        return [
+            *real.compare("recall", self.extractor, recall, samples),
+            *real.compare("precision", self.extractor, precision, samples),
+        ]
+
+
+@dataclass(frozen=True)
+class DensityCoverage:
+    """The same two questions, asked in a way that single outliers do not answer."""
+
+    extractor: str
+
+    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+        return [
+            *real.compare("coverage", self.extractor, coverage, samples),
+            *real.compare("density", self.extractor, density, samples),
+        ]
+
+
+@dataclass(frozen=True)
+class KernelDistance:
+    """Squared maximum mean discrepancy of features; without bias, so that it suits few images."""
+
+    extractor: str
+
+    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+        def measure(first: Features, second: Features) -> float:
+            return kernel_distance(first, second, seed=real.seed)
+
+        return real.compare(_named("kd", self.extractor), self.extractor, measure, samples)
+
+
+@dataclass(frozen=True)
+class Frechet:
+    """Distance of Gaussians fitted to the samples and to the whole training split, or to what a
+    file of published statistics says of it."""
+
+    extractor: str
+    reference: str | None
+
+    def __post_init__(self) -> None:
+        _ = self._published  # a file that is none is refused before images are drawn
+
+    @cached_property
+    def _published(self) -> Moments | None:
+        return None if self.reference is None else factored(read_statistics(Path(self.reference)))
+
+    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+        ours = samples.features(self.extractor)
+        held_out = real.held_out.features(self.extractor)
+        training = self._published or real.statistics(self.extractor)
+        if len(training[0]) != ours.shape[1]:
+            raise RequestError(
+                f"{self.reference}: statistics of {len(training[0])} features, the extractor "
+                f"{self.extractor} gives {ours.shape[1]}"
+            )
+
+        def distance(features: Features) -> float:
+            return distance_of_factors(moments(features), training)
+
+        def row() -> Row:
+            name, count = _named("fd", self.extractor), len(ours)
+            enough = len(held_out) >= count  # fewer images are further away by themselves
+            floor = distance(held_out[:count]) if enough else None
+            return _whole(name, self.extractor, count, distance(ours), floor=floor)
+
+        return [row]
+
+
+@dataclass(frozen=True)
+class InceptionScore:
+    """How sure of the class a classifier is, and how many classes there are. Without real images:
+    the floor is what held-out ones get."""
+
+    extractor: str
+
+    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+        ours = samples.probabilities(self.extractor)
+        held_out = real.held_out.probabilities(self.extractor)
+        assert ours is not None and held_out is not None
+        name = "inception_score" if self.extractor == "inception" else "class_score"
+        enough = len(held_out) >= len(ours)
+        floor = inception_score(held_out[: len(ours)]) if enough else None
+        value = inception_score(ours)
+        return [lambda: _whole(name, self.extractor, len(ours), value, floor=floor)]
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """Share of samples that the classifier takes for the class that was asked for."""
+
+    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+        if real.num_classes < 2:  # labels mean nothing
+            return []
+
+        def accuracy(seen: Seen) -> float:
+            guesses = seen.probabilities("classifier")
+            assert guesses is not None
+            return float((guesses.argmax(axis=1) == seen.images.labels.numpy()).mean())
+
+        value, floor = accuracy(samples), accuracy(real.held_out)
+        return [lambda: _whole("class_accuracy", "classifier", len(samples), value, floor=floor)]
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """How near samples come to training images, and whether they are some."""
+
+    extractor: str
+
+    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+        features, train = (of.features(self.extractor) for of in (samples, real.train))
+        ours = nearest(features, train, count=1)[:, 0]
+        distances = real.held_out_distances(self.extractor)
+
+        def distance_ratio() -> Row:
+            """Mean distance to the nearest training image, over that of held-out images."""
+            ratio = ours.mean() / max(distances.mean(), 1e-12)
+            return _whole("distance_ratio", self.extractor, len(ours), ratio, floor=1.0)
+
+        def exact_copies() -> Row:
+            """Share that is a training image, byte for byte."""
+            value, floor = (_share_of(of, real.known) for of in (samples, real.held_out))
+            return _whole("exact_copies", "bytes", len(ours), value, floor=floor)
+
+        def near_copies() -> Row:
+            """Share that lies nearer to a training image than all but 1% of held-out images do."""
+            near = np.quantile(distances, NEAR_COPY_SHARE)
+            value = (ours < near).mean()
+            floor = (distances < near).mean()
+            return _whole("near_copies", self.extractor, len(ours), value, floor=floor)
+
+        return [distance_ratio, exact_copies, near_copies]
+
+
+def _share_of(images: Seen, known: set[bytes]) -> float:
+    return float(np.mean([image.tobytes() in known for image in images.images.pixels.numpy()]))
+
+
+def _named(metric: str, extractor: str) -> str:
+    return OFFICIAL.get((metric, extractor), metric)
+
+
+def _whole(
+    metric: str, extractor: str, num_images: int, value: float, *, floor: float | None
+) -> Row:
+    """Of all samples at once, against the training images."""
+    return Row(
+        metric=metric,
+        extractor=extractor,
+        against="training",
+        num_images=num_images,
+        value=float(value),
+        floor=None if floor is None else float(floor),
+    )

@@ -1,0 +1,34 @@
+"""Classifier two-sample test: how well can trees tell two sets of images apart?
+
+Lopez-Paz and Oquab, "Revisiting Classifier Two-Sample Tests", 2017. 0.5 is chance, 1 is always.
+
+Shapes: N images of each set, D features.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dit_lab.evaluation.features.extractors import Features
+
+TREES = 200
+FOLDS = 5
+
+
+def two_sample_accuracy(first: Features, second: Features, *, seed: int) -> float:
+    """Accuracy of a random forest on images it was not fitted to, folded to [0.5, 1].
+
+    Mean over shuffled, stratified folds of `first` (N, D) against `second` (N, D). Sets that share
+    images push the accuracy a below 0.5 (an image's copy is in the other set), which tells them
+    apart just as well: max(a, 1 - a) is returned. Needs at least FOLDS images of each.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    assert len(first) == len(second), "a test at unequal counts has another chance level"
+    features = np.concatenate([first, second])
+    which = np.repeat([0, 1], [len(first), len(second)])
+    forest = RandomForestClassifier(TREES, random_state=seed, n_jobs=1)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    accuracy = float(np.mean(cross_val_score(forest, features, which, cv=folds)))
+    return max(accuracy, 1 - accuracy)

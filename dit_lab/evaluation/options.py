@@ -1,0 +1,67 @@
+"""The options of the metrics. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Optional
+
+from dit_lab.core.options import Component, option
+
+# Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
+# ruff: noqa: UP045
+
+Extractor = Enum("Extractor", ["pixels", "classifier", "inception", "dinov2"])
+ClassExtractor = Enum("ClassExtractor", ["classifier", "inception"])
+
+
+@dataclass
+class Metric(Component):
+    """What every entry of the list of metrics has."""
+
+    every_steps: Optional[int] = option(
+        None, at_least=0, help="0: only at the end; null: training.evaluate_every_steps"
+    )
+
+
+@dataclass
+class FeatureMetric(Metric):
+    extractor: Extractor = option(Extractor.pixels, help="pixels, classifier, inception or dinov2")
+
+
+@dataclass
+class Frechet(FeatureMetric):
+    extractor: Extractor = option(
+        Extractor.classifier, help="pixels, classifier, inception or dinov2"
+    )
+    reference: Optional[str] = option(
+        None,
+        help="published statistics (.npz of ADM's, .pt of torch-fidelity's); "
+        "null: the training split",
+    )
+
+
+@dataclass
+class KernelDistance(FeatureMetric):
+    extractor: Extractor = option(
+        Extractor.classifier, help="pixels, classifier, inception or dinov2"
+    )
+
+
+@dataclass
+class InceptionScore(Metric):
+    extractor: ClassExtractor = option(ClassExtractor.inception, help="or classifier")
+
+
+METRICS = "dit_lab.evaluation.metrics.components"
+
+COMPONENTS = {
+    f"{METRICS}.TwoSample": FeatureMetric,
+    f"{METRICS}.PrecisionRecall": FeatureMetric,
+    f"{METRICS}.DensityCoverage": FeatureMetric,
+    f"{METRICS}.KernelDistance": KernelDistance,
+    f"{METRICS}.Memorisation": FeatureMetric,
+    f"{METRICS}.Frechet": Frechet,
+    f"{METRICS}.InceptionScore": InceptionScore,
+    f"{METRICS}.ClassAccuracy": Metric,
+}

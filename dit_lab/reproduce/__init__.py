@@ -1,0 +1,1 @@
+"""Named experiments done again, and what they are compared with."""

@@ -1,0 +1,227 @@
+"""What an experiment is expected to give, `expected.yaml` beside its recipe, and how what was
+obtained compares with it. Torch-free.
+
+    recorded:   when, on what, with which versions and code, how long, and by which seeds
+    probes:     name -> value and tolerance by kind of device, of each configuration
+    measured:   name -> values of the seeds, their mean, deviation, and the tolerance of one more
+    published:  numbers of others: source, metric, and values by configuration; never compared
+
+An experiment that is not for this machine may have what is published alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import yaml
+
+from dit_lab.config.yaml_files import read_yaml
+from dit_lab.core.errors import RequestError
+from dit_lab.reproduce.tolerance import tolerances
+from dit_lab.runs.folder import write_atomically
+
+FILE = "expected.yaml"
+PARTS = ("recorded", "probes", "measured", "published")
+
+ONE = "one configuration"
+"""The label of an experiment's only configuration."""
+
+TOLERANCES: Mapping[str, Mapping[str, float]] = {
+    "losses": {"cpu": 1e-3, "cuda": 2e-2},
+    "noise": {"cpu": 1e-3, "cuda": 1e-3},
+    "weights": {"cpu": 1e-4, "cuda": 1e-3},
+    "averages": {"cpu": 1e-4, "cuda": 1e-3},
+    "dropped": {"cpu": 1e-6, "cuda": 1e-6},
+    "lag": {"cpu": 1e-4, "cuda": 1e-4},
+    "images": {"cpu": 1e-3, "cuda": 5e-2},
+    "evaluations": {"cpu": 0.0, "cuda": 0.0},
+    "times": {"cpu": 1e-5, "cuda": 1e-5},
+}
+"""Of each probe: of its largest number. On processors rounding alone differs; on GPUs, bf16 and
+TF32 have 8 and 11 bits, and 50 steps of training enlarge that."""
+
+Value = float | str | Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One number, as it was recorded and as it came out."""
+
+    name: str
+    recorded: str
+    obtained: str
+    difference: float | None  # None: texts, or nothing to compare with
+    tolerance: float
+    good: bool
+
+    @property
+    def word(self) -> str:
+        return "reproduced" if self.good else "NOT reproduced"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A number of others; the configuration is what is typed behind the experiment, or ONE."""
+
+    configuration: str
+    metric: str
+    value: float
+    source: str
+
+
+def read_published(folder: Path) -> list[Published]:
+    """What others measured of an experiment, in the order of the file."""
+    file = folder / FILE
+    groups = read_yaml(file).get("published", []) if file.exists() else []
+    return [
+        Published(configuration, group["metric"], value, group["source"])
+        for group in groups
+        for configuration, value in group["values"].items()
+    ]
+
+
+def is_measured(folder: Path) -> bool:
+    """Whether anything of an experiment was recorded here."""
+    file = folder / FILE
+    return file.exists() and "measured" in read_yaml(file)
+
+
+def read_expected(folder: Path) -> dict[str, Any]:
+    """The file of an experiment's folder. Raises RequestError."""
+    file = folder / FILE
+    if not file.exists():
+        raise RequestError(
+            f"{file}: does not exist, so nothing was recorded of this experiment yet; "
+            f"dit-lab reproduce {folder.name} --record --seeds 3 writes it"
+        )
+    found = read_yaml(file)
+    if list(found) == ["published"]:
+        raise RequestError(
+            f"{folder.name}: only numbers of others are known of it, and nothing is compared with "
+            f"these; dit-lab reproduce {folder.name} --record --seeds 3 adds its own"
+        )
+    if lacking := [part for part in PARTS if part not in found]:
+        raise RequestError(f"{file}: lacks {', '.join(lacking)}; --record writes it anew")
+    return found
+
+
+def write_expected(folder: Path, content: Mapping[str, Any]) -> Path:
+    """Write the file, what is published being kept as it was."""
+    file = folder / FILE
+    published = read_yaml(file).get("published", []) if file.exists() else []
+    text = yaml.safe_dump(
+        {**content, "published": published}, sort_keys=False, default_flow_style=None, width=100
+    )
+    write_atomically(file, f"# Written by dit-lab reproduce {folder.name} --record.\n{text}")
+    return file
+
+
+# ---- probes --------------------------------------------------------------------------------------
+
+
+def recorded_probes(probes: Mapping[str, Value]) -> dict[str, Any]:
+    """Each with its tolerance."""
+    return {
+        name: {"value": _rounded(value), "tolerance": dict(TOLERANCES.get(name, {}))}
+        for name, value in probes.items()
+    }
+
+
+def _rounded(value: Value) -> Value:
+    """To seven digits, which is what float32 has."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return [float(f"{one:.7g}") for one in value]
+    return float(f"{value:.7g}")
+
+
+def judge_probes(
+    recorded: Mapping[str, Any], obtained: Mapping[str, Value], *, kind: str
+) -> list[Verdict]:
+    """Each probe that came out or was recorded, on this kind of device, "cpu" or "cuda"."""
+    return [
+        _judge_probe(name, recorded.get(name), obtained.get(name), kind)
+        for name in dict.fromkeys((*obtained, *recorded))
+    ]
+
+
+def _judge_probe(name: str, recorded: Any, obtained: Value | None, kind: str) -> Verdict:
+    if obtained is None:
+        return Verdict(name, _shown(recorded["value"]), "-", None, 0.0, good=False)
+    if recorded is None:
+        return Verdict(name, "-", _shown(obtained), None, 0.0, good=False)
+    before = recorded["value"]
+    if isinstance(before, str) or isinstance(obtained, str):
+        return Verdict(name, str(before), str(obtained), None, 0.0, good=before == obtained)
+    old, new = _listed(before), _listed(obtained)
+    tolerance = recorded["tolerance"][kind] * max(map(abs, old))
+    if len(old) != len(new):
+        return Verdict(name, f"{len(old)} numbers", f"{len(new)} numbers", None, tolerance, False)
+    apart = [abs(a - b) if math.isfinite(b) else math.inf for a, b in zip(old, new, strict=True)]
+    worst = max(range(len(apart)), key=apart.__getitem__)
+    place = f"#{worst + 1}: " if len(old) > 1 else ""
+    before, now = (f"{place}{numbers[worst]:.6g}" for numbers in (old, new))
+    good = apart[worst] <= tolerance + 1e-6 * max(map(abs, old))  # what is written is rounded
+    return Verdict(name, before, now, apart[worst], tolerance, good)
+
+
+def _listed(value: Any) -> list[float]:
+    return list(value) if isinstance(value, Sequence) else [value]
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{len(value)} numbers" if isinstance(value, Sequence) else f"{value:.6g}"
+
+
+# ---- metrics -------------------------------------------------------------------------------------
+
+
+def recorded_metrics(
+    runs: Mapping[str, Sequence[Mapping[str, float]]],
+) -> dict[str, dict[str, Any]]:
+    """Every metric that all runs of a configuration have, one run for each seed: values, mean,
+    deviation, and how far from the mean a further seed may lie."""
+    values = {
+        (label, name): [run[name] for run in of]
+        for label, of in runs.items()
+        for name in of[0]
+        if all(name in run for run in of)
+    }
+    found: dict[str, dict[str, Any]] = {label: {} for label in runs}
+    for (label, name), tolerance in tolerances(values).items():
+        seeds = values[label, name]
+        found[label][name] = {
+            "mean": float(f"{fmean(seeds):.6g}"),
+            "deviation": float(f"{stdev(seeds) if len(seeds) > 1 else 0.0:.4g}"),
+            "tolerance": float(f"{tolerance:.4g}"),
+            "values": [float(f"{value:.6g}") for value in seeds],
+        }
+    return found
+
+
+def judge_metrics(
+    recorded: Mapping[str, Any], runs: Sequence[Mapping[str, float]]
+) -> list[Verdict]:
+    """Each recorded metric against the mean of the runs, one for each seed."""
+    verdicts = []
+    for name, known in recorded.items():
+        before = f"{known['mean']:.6g} ± {known['deviation']:.2g}"
+        values = [run[name] for run in runs if name in run]
+        if len(values) < len(runs):
+            verdicts.append(Verdict(name, before, "not measured", None, known["tolerance"], False))
+            continue
+        count, mean = len(known["values"]), fmean(values)
+        # a mean of several lies nearer to what is expected than one
+        nearer = math.sqrt((1 / len(values) + 1 / count) / (1 + 1 / count))
+        tolerance, apart = known["tolerance"] * nearer, abs(mean - known["mean"])
+        good = apart <= tolerance + 1e-6 * abs(known["mean"])
+        verdicts.append(Verdict(name, before, f"{mean:.6g}", apart, tolerance, good))
+    return verdicts

@@ -1,0 +1,176 @@
+"""A named experiment done again, and whether what was recorded of it came back. Torch-free."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dit_lab.config import search_path
+from dit_lab.config.axes import label_of, product, settings_of, sweep_overrides
+from dit_lab.config.checks.machine import check_root
+from dit_lab.config.identity import train_hash
+from dit_lab.core.trust import source_files
+from dit_lab.core.types import Shapes
+from dit_lab.report.runs import Run, measured, without_seeds
+from dit_lab.reproduce.expected import (
+    ONE,
+    Value,
+    Verdict,
+    judge_metrics,
+    judge_probes,
+    recorded_metrics,
+    recorded_probes,
+)
+from dit_lab.runs.source_code import EVALUATING_CODE, code_files, code_hash
+from dit_lab.sweeps.plan import compose_jobs
+
+Config = Mapping[str, Any]
+
+PROBED_SEED = 0
+"""Of probes, which depend on it: those of a reproduction by other seeds are comparable."""
+
+Label = str
+"""The axes of a configuration without the seed, as typed: `objective=ddpm model=pico`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A named experiment, composed and checked: its one configuration, or those of its grid."""
+
+    name: str
+    folder: Path
+    configs: Mapping[Label, Config]  # whatever the seeds, by PROBED_SEED
+    shapes: Mapping[Label, Shapes]
+    seeds: Sequence[int]
+    num_jobs: int
+
+    @property
+    def config(self) -> Config:
+        """Of the first configuration, for what all have in common."""
+        return next(iter(self.configs.values()))
+
+    def train_hashes(self) -> dict[Label, str]:
+        return {label: train_hash(config) for label, config in self.configs.items()}
+
+
+def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | None) -> Experiment:
+    """The experiment of that name, by the first `num_seeds` seeds, or by those that are typed or
+    that its recipe has. Raises RequestError."""
+    folder = search_path.experiment_folder(name)
+    typed = typed_for(name, overrides, num_seeds)
+    parsed = sweep_overrides(typed)
+    composed = compose_jobs(parsed, product(parsed), [])
+    configs: dict[Label, Config] = {}
+    shapes: dict[Label, Shapes] = {}
+    for texts, config, of_it in zip(composed.texts, composed.configs, composed.shapes, strict=True):
+        configs.setdefault(_label(settings_of(texts)), {**config, "seed": PROBED_SEED})
+        shapes.setdefault(_label(settings_of(texts)), of_it)
+    check_root(composed.configs[0])
+    seeds = sorted({config["seed"] for config in composed.configs})
+    return Experiment(name, folder, configs, shapes, seeds, len(composed.configs))
+
+
+def typed_for(name: str, overrides: Sequence[str], num_seeds: int | None) -> list[str]:
+    """What trains it: `train` takes this, with -m where it makes several jobs."""
+    seeds = [] if num_seeds is None else [f"seed={','.join(map(str, range(num_seeds)))}"]
+    return [f"experiment={name}", *seeds, *overrides]
+
+
+def _label(settings: Mapping[str, str]) -> Label:
+    return label_of(without_seeds(settings)) or ONE
+
+
+# ---- what came out -------------------------------------------------------------------------------
+
+
+def metrics_by_label(runs: Sequence[Run]) -> dict[Label, list[dict[str, float]]]:
+    """What each configuration was found to be, by its runs in the order of their seeds."""
+    found: dict[Label, list[dict[str, float]]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.config["seed"]):
+        found[_label(run.settings)].append(measured(run))
+    return dict(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a reproduction found: probes, and metrics unless only probes were asked for."""
+
+    probes: Mapping[Label, Mapping[str, Value]]
+    metrics: Mapping[Label, Sequence[Mapping[str, float]]]
+    circumstances: Mapping[str, Any]
+
+
+def circumstances(experiment: Experiment, *, device: Mapping[str, Any]) -> dict[str, Any]:
+    """Where it was done and by which code; `device` are name, kind, threads and versions."""
+    trusted = source_files(experiment.config["trusted_modules"])
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        **device,
+        "code": code_hash(code_files(EVALUATING_CODE, trusted)),
+        "train_hashes": experiment.train_hashes(),
+    }
+
+
+def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not as it was recorded, in words: recipe, code, versions, device."""
+    said = [
+        f"recipe of {label}: another configuration than was recorded"
+        for label, known in recorded["train_hashes"].items()
+        if now["train_hashes"].get(label) != known
+    ]
+    if recorded["code"] != now["code"]:
+        said.append(f"code: {recorded['code']}, now {now['code']}")
+    for name, version in recorded["versions"].items():
+        if now["versions"].get(name) != version:
+            said.append(f"{name}: {version}, now {now['versions'].get(name, 'not installed')}")
+    for key in ("device", "num_threads"):
+        if recorded[key] != now[key]:
+            said.append(f"{key}: {recorded[key]}, now {now[key]}")
+    return said
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Every number of every configuration, and what was not as it was recorded."""
+
+    numbers: Mapping[Label, Sequence[Verdict]]
+    differences: Sequence[str]
+
+    @property
+    def wrong(self) -> list[tuple[Label, str]]:
+        """The configuration and the name of each number that did not come back."""
+        return [
+            (label, one.name) for label, of in self.numbers.items() for one in of if not one.good
+        ]
+
+
+def judge(expected: Mapping[str, Any], outcome: Outcome) -> Judgement:
+    """Every number of every configuration that was recorded or came out."""
+    kind = outcome.circumstances["kind"]
+    numbers: dict[Label, list[Verdict]] = {}
+    for label in dict.fromkeys((*expected["probes"], *outcome.probes)):
+        judged = judge_probes(
+            expected["probes"].get(label, {}), outcome.probes.get(label, {}), kind=kind
+        )
+        if outcome.metrics:
+            known = expected["measured"].get(label, {})
+            judged += judge_metrics(known, outcome.metrics.get(label, [{}]))
+        numbers[label] = judged
+    return Judgement(numbers, differences(expected["recorded"], outcome.circumstances))
+
+
+def as_recorded(experiment: Experiment, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
+    """The content of a new expected.yaml; `seconds` is what all runs took."""
+    return {
+        "recorded": {
+            **outcome.circumstances,
+            "seeds": list(experiment.seeds),
+            "minutes": round(seconds / 60, 1),
+        },
+        "probes": {label: recorded_probes(found) for label, found in outcome.probes.items()},
+        "measured": recorded_metrics(outcome.metrics),
+    }

@@ -1,0 +1,102 @@
+"""The folder of a reproduction, `reproductions/NAME-DATE-HEX` below the usual `paths.root`:
+
+    reproduction.json  what was typed, on what and by which code, seconds so far, whether it is done
+    runs/  sweeps/     what it trained
+    verdict.json       what came back
+
+Torch-free.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dit_lab.config.yaml_files import read_yaml
+from dit_lab.report.runs import Run, runs_of_folders, runs_of_sweep
+from dit_lab.reproduce.experiment import Judgement
+from dit_lab.runs.folder import all_runs, read_json, write_json
+from dit_lab.runs.manifest import all_sweeps
+from dit_lab.tracking.late import log_late
+
+ASKED = "reproduction.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ReproductionFolder:
+    """Where a reproduction trains, and what is known of it."""
+
+    root: Path
+
+    @property
+    def asked(self) -> Path:
+        return self.root / ASKED
+
+    @property
+    def verdict(self) -> Path:
+        return self.root / "verdict.json"
+
+    @property
+    def seconds(self) -> float:
+        """What all of it took so far, however often it was interrupted."""
+        return float(read_json(self.asked)["seconds"])
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add what is done in here to the seconds, also where it is interrupted."""
+        before, started = self.seconds, time.monotonic()
+        try:
+            yield
+        finally:
+            self._note(seconds=before + time.monotonic() - started)
+
+    def finish(self) -> None:
+        """Nothing goes on here."""
+        self._note(finished=True)
+
+    def _note(self, **changes: Any) -> None:
+        write_json(self.asked, {**read_json(self.asked), **changes})
+
+    def runs(self) -> list[Run]:
+        """What was trained, all of it finished."""
+        sweeps = all_sweeps(self.root)
+        return runs_of_sweep(sweeps[0]) if sweeps else runs_of_folders(all_runs(self.root))
+
+    def write_verdict(self, found: Judgement) -> None:
+        numbers = {label: [asdict(one) for one in of] for label, of in found.numbers.items()}
+        content = {"numbers": numbers, "differences": list(found.differences)}
+        write_json(self.verdict, {"reproduced": not found.wrong, **content})
+
+    def log_verdict(self) -> str:
+        """Keep the verdict with the run in MLflow, or the sweep's; "" or why it did not take it."""
+        sweeps, run = all_sweeps(self.root), all_runs(self.root)[0]
+        status = read_json(run.status)
+        run_id = sweeps[0].read().parent_run_id if sweeps else status.get("tracking_run_id")
+        if run_id is None:
+            return ""
+        uri = read_yaml(run.config)["tracking"]["uri"]
+        metrics = {"reproduced": float(read_json(self.verdict)["reproduced"])}
+        return log_late(uri, run_id, metrics=metrics, step=status["step"], artifact=self.verdict)
+
+
+def reproduction_folder(
+    places: Path, name: str, typed: Sequence[str], circumstances: Mapping[str, Any]
+) -> tuple[ReproductionFolder, bool]:
+    """Where to reproduce `name`, and whether that goes on with an interrupted reproduction: one of
+    the same `typed`, in the same circumstances but for the date. Else the folder is new."""
+    same = {key: value for key, value in circumstances.items() if key != "date"}
+    asked = {"typed": list(typed), "circumstances": same}
+    for file in sorted(places.glob(f"reproductions/{name}-*/{ASKED}"), reverse=True):
+        found = read_json(file)
+        if not found["finished"] and {key: found[key] for key in asked} == asked:
+            return ReproductionFolder(file.parent), True
+    stamp = f"{time.strftime('%Y-%m-%d')}-{secrets.token_hex(3)}"
+    folder = ReproductionFolder(places / "reproductions" / f"{name}-{stamp}")
+    folder.root.mkdir(parents=True)
+    write_json(folder.asked, {**asked, "seconds": 0.0, "finished": False})
+    return folder, False

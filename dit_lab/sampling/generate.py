@@ -1,0 +1,156 @@
+"""Drawing images from a model so that image i depends on (seed, i) and on nothing else.
+
+Images are computed in canonical chunks: indices [k * CHUNK_IMAGES, (k + 1) * CHUNK_IMAGES), always
+all of them, the surplus thrown away. Matrix products round differently for different batch sizes,
+so a fixed chunk is what makes 100 and 1,000 requested images share their first 100 exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dit_lab.core import rng
+from dit_lab.core.team import ALONE, shared_out
+from dit_lab.core.types import Codec, LabelledCall, Objective, Predict, Prediction, Sampler, Team
+from dit_lab.samplers.guidance import Guidance, predictor
+from dit_lab.sampling.images import to_uint8
+
+CHUNK_IMAGES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """Everything that decides generated images, except the weights, the seed and the labels.
+
+    A `team` shares the chunks out; every process of it must ask for the same images.
+    """
+
+    objective: Objective
+    sampler: Sampler
+    guidance: Guidance
+    codec: Codec
+    latent_shape: tuple[int, int, int]
+    num_classes: int  # 0: unconditional
+    null_label: int | None  # None: no label was ever dropped, so there is no guidance
+    levels: int  # brightnesses that the data knows, 256 for bytes
+    device: torch.device
+    team: Team = ALONE
+    weak: LabelledCall | None = None  # of a weaker run, for autoguidance
+    check_stop: Callable[[], None] = lambda: None
+
+    def labels(self, indices: Tensor, asked: Sequence[int] | None) -> Tensor:
+        """Labels (N,) of the images at `indices`: those asked for, or all classes, in turn."""
+        cycle = list(asked) if asked else list(range(max(1, self.num_classes)))
+        return torch.tensor(cycle, dtype=torch.int64)[indices % len(cycle)]
+
+    def images(
+        self,
+        model: LabelledCall,
+        *,
+        num_images: int,
+        seed: int,
+        labels: Sequence[int] | None = None,
+        batch_size: int = CHUNK_IMAGES,
+        first: int = 0,
+        on_pass: Callable[[int], None] = lambda images: None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Groups of uint8 images (n, H, W, c) and their labels (n,), in order of their index.
+
+        `batch_size` is how many images are handed over at once, rounded up to whole chunks; it
+        changes no image. The first one has the index `first`, a multiple of CHUNK_IMAGES.
+        `on_pass(n)` is told of the n images that passed through a model for a chunk.
+        """
+        group_images = -(-batch_size // CHUNK_IMAGES) * CHUNK_IMAGES
+        for start in range(first, num_images, group_images):
+            stop = min(start + group_images, num_images)
+
+            def draw(first: int) -> tuple[Tensor, int]:
+                return self._chunk(model, first=first, seed=seed, labels=labels)
+
+            chunks = []
+            for images, passed in shared_out(self.team, range(start, stop, CHUNK_IMAGES), draw):
+                chunks.append(images)
+                on_pass(passed)
+            yield (
+                torch.cat(chunks)[: stop - start],
+                self.labels(torch.arange(start, stop), labels),
+            )
+
+    def _chunk(
+        self, model: LabelledCall, *, first: int, seed: int, labels: Sequence[int] | None
+    ) -> tuple[Tensor, int]:
+        """The uint8 images of one chunk, and how many images passed through a model for it."""
+        passes = Passes()
+        counting = replace(self, weak=self.weak and _counted(self.weak, passes))
+        latents = counting.latents(_counted(model, passes), first=first, seed=seed, labels=labels)
+        with torch.no_grad():
+            return to_uint8(self.codec.decode(latents), self.levels), passes.images
+
+    def rehearse(self) -> None:
+        """Walk the sampler's way once with nothing, so that what cannot be sampled is refused
+        before it is trained."""
+        x = torch.zeros(1, *self.latent_shape, device=self.device)
+        self.sampler.sample(
+            lambda x, t: Prediction(data=torch.zeros_like(x), noise=torch.zeros_like(x)),
+            x,
+            interpolant=self.objective.interpolant,
+            draw_noise=lambda step: x,
+        )
+
+    def predictor(self, model: LabelledCall, labels: Tensor) -> Predict:
+        """What the sampler is given for images of these labels (N,)."""
+        return predictor(
+            model,
+            self.objective,
+            labels.to(self.device),
+            null_label=self.null_label,
+            guidance=self.guidance,
+            weak=self.weak,
+        )
+
+    @torch.no_grad()
+    def latents(
+        self, model: LabelledCall, *, first: int, seed: int, labels: Sequence[int] | None = None
+    ) -> Tensor:
+        """One chunk, (CHUNK_IMAGES, C, H, W), of what the codec would decode; `first` is the index
+        of its first image, a multiple of CHUNK_IMAGES."""
+        indices = torch.arange(first, first + CHUNK_IMAGES)
+
+        def draw(purpose: str) -> Tensor:
+            return rng.normal(seed, purpose, indices, self.latent_shape).to(self.device)
+
+        return self.sampler.sample(
+            self.predictor(model, self.labels(indices, labels)),
+            draw(rng.SAMPLE_NOISE),
+            interpolant=self.objective.interpolant,
+            draw_noise=lambda step: draw(f"{rng.SAMPLE_NOISE}-{step}"),
+            on_step=lambda step: self.check_stop(),
+        )
+
+
+def _counted(model: LabelledCall, on_pass: Callable[[int], None]) -> LabelledCall:
+    def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        on_pass(len(x))
+        return model(x, time, labels)
+
+    return call
+
+
+class Passes:
+    """Counts how many images passed through models, as `on_pass`."""
+
+    def __init__(self, images: int = 0) -> None:
+        self.images = images
+
+    def __call__(self, images: int) -> None:
+        self.images += images
+
+    def per_image(self, num_images: int) -> float:
+        """Evaluations for each of so many generated images; those of a chunk that were thrown away
+        are not counted."""
+        computed = -(-num_images // CHUNK_IMAGES) * CHUNK_IMAGES
+        return self.images / computed

@@ -1,0 +1,114 @@
+"""A trained run measured in many ways, without training anything again: one report of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dit_lab.actions.evaluate import evaluate_run, tracked_metrics, with_data
+from dit_lab.build.trained import Trained, load
+from dit_lab.config.axes import label_of
+from dit_lab.evaluation.card import Evaluation
+from dit_lab.evaluation.table import AIMED_AT
+from dit_lab.report.analysis import Ablation
+from dit_lab.report.metrics import LOSS, leading_metric
+from dit_lab.report.question import report_on
+from dit_lab.report.runs import Run
+from dit_lab.runs.folder import FINISHED, RunFolder, digest, read_json
+from dit_lab.runs.provenance import provenance
+from dit_lab.tracking.parent import PARENT_TAG, log_measured
+
+Config = Mapping[str, Any]
+Settings = Mapping[str, str]
+"""Axis -> value, as typed."""
+
+
+def measure_all(
+    folder: RunFolder,
+    jobs: Iterable[tuple[Settings, Config]],
+    *,
+    wanted: str,
+    root: str,
+    device: torch.device,
+    check_stop: Callable[[], None],
+    on_message: Callable[[str], None],
+) -> tuple[Ablation, list[Path]]:
+    """Measure the run by each configuration and write a report into its folder.
+
+    What was measured before is taken as it is. `wanted` is what the user calls the run.
+    """
+    runs = []
+    for settings, config, trained in _loaded(jobs, wanted=wanted, root=root, device=device):
+        name = label_of(settings)
+        evaluation, before = evaluate_run(
+            trained,
+            config,
+            check_stop=check_stop,
+            on_message=lambda text, name=name: on_message(f"{name}: {text}"),  # type: ignore[misc]
+        )
+        if before:
+            on_message(f"{name}: measured before")
+        elif trouble := _track(trained, config, settings, evaluation):
+            on_message(f"{name}: MLflow did not take it ({trouble})")
+        whole = {**trained.parts.config, **config}
+        runs.append(Run(name, folder, whole, settings, FINISHED, evaluation))
+    place = folder.root / "reports" / digest({"ways": [run.name for run in runs]})
+    title = f"{wanted}, measured in many ways"
+    return report_on(runs, place, title=title, metric=_judged_by(runs[0]))
+
+
+def _judged_by(run: Run) -> str:
+    """The metric of the report: the leading one, or the first that was measured; never the loss,
+    which depends on none of the ways."""
+    assert run.evaluation is not None
+    rows = run.evaluation.rows
+    leading = leading_metric(row.key for row in rows)
+    if leading != LOSS:
+        return leading
+    return next((row.key for row in rows if row.metric not in AIMED_AT), rows[0].key)
+
+
+def _loaded(
+    jobs: Iterable[tuple[Settings, Config]], *, wanted: str, root: str, device: torch.device
+) -> Iterator[tuple[Settings, Config, Trained]]:
+    """With the weights that each asks for, read once for those that follow each other."""
+    trained, weights = None, None
+    for settings, config in jobs:
+        if trained is None or config["sample"]["weights"] != weights:
+            weights = config["sample"]["weights"]
+            trained = load(
+                wanted,
+                root=root,
+                weights=weights,
+                trusted_modules=config["trusted_modules"],
+                codec_path=config["codec"].get("path"),
+                device=device,
+            )
+        yield settings, config, with_data(trained, config)
+
+
+def _track(trained: Trained, config: Config, settings: Settings, evaluation: Evaluation) -> str:
+    """A child of the run in MLflow; "" or why it was not taken."""
+    run_id = read_json(trained.folder.status).get("tracking_run_id")
+    recorded = trained.parts.config
+    if recorded["tracking"]["backend"] != "mlflow" or run_id is None:
+        return ""
+    tags = {
+        PARENT_TAG: run_id,
+        "dit_lab.run_folder": str(trained.folder.root),
+        "dit_lab.overrides": label_of(settings),
+    }
+    _, trouble = log_measured(
+        recorded["tracking"]["uri"],
+        experiment=recorded["tracking"]["experiment"],
+        artifact_root=Path(recorded["paths"]["root"]) / "mlartifacts",
+        config={**recorded, **config},
+        tags={**tags, **provenance()},
+        metrics=tracked_metrics(trained, evaluation),
+        step=evaluation.card.step,
+        artifact=trained.folder.evaluations / f"{evaluation.card.eval_hash}.json",
+    )
+    return trouble

@@ -1,0 +1,121 @@
+"""One job of a sweep, seen from within its process: what it is, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dit_lab.config.yaml_files import read_yaml
+from dit_lab.runs.folder import RunFolder, read_json, write_json
+from dit_lab.runs.lock import Holder, read_holder
+from dit_lab.runs.manifest import Job, SweepFolder
+from dit_lab.tracking.mlflow_store import is_local
+from dit_lab.tracking.parent import PARENT_TAG, adopt, log_measured
+
+MEASURING = ("sampler", "guidance", "sample", "evaluation")
+"""What decides how weights are measured, and not what they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A job with its configuration, and the tags that make its run a child of the sweep's."""
+
+    folder: Path
+    job: Job
+    run: RunFolder
+    config: dict[str, Any]
+    tags: Mapping[str, str]
+
+
+def read_task(folder: Path) -> Task:
+    """The job whose folder in the sweep this is."""
+    sweep = SweepFolder(folder.parents[1])
+    manifest = sweep.read()
+    job = manifest.jobs[int(folder.name.partition("-")[0])]
+    tags = {"dit_lab.sweep": sweep.root.name, "dit_lab.job": str(job.number)}
+    if manifest.parent_run_id:
+        tags[PARENT_TAG] = manifest.parent_run_id
+    config, holder = sweep.read_config(job), read_holder(sweep.lease)
+    tracking = config["tracking"]
+    if tracking["backend"] == "mlflow" and is_local(tracking["uri"]) and not _is_here(holder):
+        tracking["send"] = "later"  # a database file is written to by the machine that it lies on
+    return Task(folder, job, sweep.run(job), config, tags)
+
+
+def _is_here(holder: Holder | None) -> bool:
+    """Whether the sweep runs on this machine; it is not known to be anywhere else otherwise."""
+    return holder is None or holder.is_here
+
+
+def measure(
+    task: Task, *, check_stop: Callable[[], None], on_message: Callable[[str], None]
+) -> None:
+    """Measure the trained weights as this job asks, and record what it leaves in result.json.
+
+    What was measured while they were trained is taken as it is. Weights that another job has
+    trained get a child run of their own in the tracker.
+    """
+    tracking, run_id = task.config["tracking"], None
+    name = _evaluation(task, check_stop, on_message)
+    if tracking["backend"] == "mlflow" and tracking["send"] == "now":
+        run_id, trouble = track(task, name)
+        if trouble:
+            on_message(f"MLflow did not take it ({trouble}); {task.run.root} has everything")
+    write_json(task.folder / "result.json", {"evaluation": name, "tracking_run_id": run_id})
+
+
+def track(task: Task, evaluation: str | None) -> tuple[str | None, str]:
+    """The run in the tracker that stands for this job, made a child of the sweep's: that of the
+    training, or one of its own where it measures otherwise; (its id, "" or why it was not taken).
+
+    `evaluation`: the name of the file in the run folder with what was measured.
+    """
+    trained_by = read_yaml(task.run.config)
+    run_id = read_json(task.run.status).get("tracking_run_id")
+    if evaluation and any(task.config[key] != trained_by[key] for key in MEASURING):
+        return _child(task, task.run.evaluations / evaluation)
+    return run_id, adopt(task.config["tracking"]["uri"], run_id, tags=task.tags) if run_id else ""
+
+
+def _evaluation(
+    task: Task, check_stop: Callable[[], None], on_message: Callable[[str], None]
+) -> str | None:
+    """The name of the file with what was measured; None where too few images are."""
+    from dit_lab.actions.evaluate import evaluate_run, why_unmeasured  # torch: seconds
+    from dit_lab.build.trained import load
+    from dit_lab.runs.recorded import recorded_shapes
+
+    run, config = task.run, task.config
+    if why_unmeasured(config, recorded_shapes(run)):
+        return None
+    trained = load(
+        str(run.root),
+        root=Path(config["paths"]["root"]),
+        weights=config["sample"]["weights"],
+        trusted_modules=config["trusted_modules"],
+        codec_path=config["codec"].get("path"),
+    )
+    evaluation, _ = evaluate_run(trained, config, check_stop=check_stop, on_message=on_message)
+    return f"{evaluation.card.eval_hash}.json"
+
+
+def _child(task: Task, measured: Path) -> tuple[str | None, str]:
+    from dit_lab.evaluation.card import read_evaluation
+
+    config, evaluation = task.config, read_evaluation(measured)
+    return log_measured(
+        config["tracking"]["uri"],
+        experiment=config["tracking"]["experiment"],
+        artifact_root=Path(config["paths"]["root"]) / "mlartifacts",
+        config=config,
+        tags={
+            **task.tags,
+            "dit_lab.overrides": " ".join(task.job.overrides),
+            "dit_lab.run_folder": str(task.run.root),
+        },
+        metrics=evaluation.metrics,
+        step=evaluation.card.step,
+        artifact=measured,
+    )

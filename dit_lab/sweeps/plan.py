@@ -1,0 +1,229 @@
+"""What a sweep is to do: typed axes to composed, checked jobs. Nothing is written. Torch-free."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+
+from dit_lab.build.initial import check_initial
+from dit_lab.config import search_path
+from dit_lab.config.axes import (
+    SEARCH,
+    axes_of,
+    check_extras,
+    corners,
+    is_for_launcher,
+    name_of,
+    product,
+    sweep_overrides,
+)
+from dit_lab.config.checks.machine import check_root
+from dit_lab.config.checks.training import check_data, check_settings
+from dit_lab.config.compose import Composer, option
+from dit_lab.config.equivalence import SAME_MATHEMATICS, idea
+from dit_lab.config.identity import config_hash, identity, refuse_foreign, run_folder
+from dit_lab.config.yaml_files import read_recipe
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Shapes
+from dit_lab.report.metrics import LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
+from dit_lab.runs.folder import digest
+from dit_lab.runs.manifest import Job, Manifest
+from dit_lab.runs.recorded import recorded_so_far
+from dit_lab.sweeps.slots import make_slots
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A sweep before it is made: its manifest, and what each job is. Of a search, which has no jobs
+    yet, `configs` are two corners of what it may choose from."""
+
+    manifest: Manifest
+    configs: list[Config]
+    shapes: list[Shapes]
+    anew: bool  # resume=never: the runs that lie there are set aside
+    left_out: dict[str, int]  # why jobs were refused, with sweep.on_refusal=skip -> how many
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """Jobs' configurations, and what the sweep has once: its `sweep` group and its name."""
+
+    texts: list[Sequence[str]]  # of each job
+    configs: list[Config]
+    shapes: list[Shapes]
+    left_out: dict[str, int]
+    settings: dict[str, Any]
+    name: str
+    anew: bool
+
+
+def compose_jobs(
+    typed: Sequence[Override], texts: Iterable[Sequence[str]], config_dirs: Iterable[str]
+) -> Composed:
+    """The configuration of each job, whose axes have the values in `texts` (`seed=0`), checked as
+    `dit-lab train` would; raises RequestError, or leaves out what is refused."""
+    composer = Composer([Path(path) for path in config_dirs])
+    fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
+    kept: list[Sequence[str]] = []
+    configs: list[Config] = []
+    shapes: list[Shapes] = []
+    left_out: Counter[str] = Counter()
+    for of_job in texts:
+        try:
+            config = composer.compose([*fixed, *of_job])
+            check_settings(config)
+            shapes.append(check_data(config))
+            check_initial(config)
+        except RequestError as refusal:
+            if not left_out and not _skips(fixed, configs):
+                raise
+            left_out[str(refusal)] += 1
+        else:
+            kept.append(of_job)
+            configs.append(config)
+    if not configs:
+        raise RequestError(f"all {left_out.total()} jobs are refused: {next(iter(left_out))}")
+    settings, anew = configs[0]["sweep"], configs[0]["resume"] == "never"
+    keys = [one.key_or_group for one in typed if one.is_sweep_override()]
+    name = settings["name"] or configs[0]["choices"].get("experiment") or name_of(keys)
+    for config in configs:
+        del config["sweep"]  # a job has none
+        if config["tracking"]["experiment"] == config["name"]:  # nothing else was asked for
+            config["tracking"]["experiment"] = name
+        if anew:
+            config["resume"] = "auto"  # the old runs are set aside once, before the first job
+    return Composed(kept, configs, shapes, dict(left_out), settings, name, anew)
+
+
+def _skips(fixed: Sequence[str], configs: Sequence[Config]) -> bool:
+    """Whether jobs that are refused are left out: what a job says that was not refused, or else the
+    command or its recipe."""
+    if configs:
+        return configs[0]["sweep"]["on_refusal"] == "skip"
+    given = option(fixed, "sweep.on_refusal")
+    folder = search_path.experiments().get(str(option(fixed, "experiment")))
+    recipe = read_recipe(folder / "recipe.yaml") if folder else {}
+    return (given or recipe.get("sweep", {}).get("on_refusal")) == "skip"
+
+
+def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Plan:
+    """Every job composed and checked as `dit-lab train` would; raises RequestError."""
+    check_extras(overrides)
+    typed, search = sweep_overrides(overrides), SEARCH in overrides
+    axes = axes_of(typed, search=search)
+    texts = corners(typed) if search else product(typed)
+    dirs = [str(path.absolute()) for path in config_dirs]
+    composed = compose_jobs(typed, texts, dirs)
+    settings = {
+        **composed.settings,
+        "launcher": [text for text in overrides if is_for_launcher(text)],
+        "search": search,
+    }
+    make_slots(settings["slots"], jobs_per_slot=settings["jobs_per_slot"])
+    if search:
+        _check_search(axes, composed)
+    _check_runs(composed)
+    pairs = zip(composed.texts, composed.configs, strict=True)
+    jobs = [job_of(number, *pair) for number, pair in enumerate(pairs)]
+    _refuse_twins(jobs)
+    manifest = Manifest(
+        name=composed.name,
+        typed=list(overrides),
+        config_dirs=dirs,
+        identity=digest({"jobs": [job.config_hash for job in jobs]}),
+        axes=axes,
+        settings=settings,
+        tracking=composed.configs[0]["tracking"],
+        jobs=[] if search else jobs,
+    )
+    return Plan(manifest, composed.configs, composed.shapes, composed.anew, composed.left_out)
+
+
+def job_of(number: int, texts: Sequence[str], config: Config) -> Job:
+    """A job that has not run, for `texts` on the axes."""
+    return Job(
+        number=number,
+        overrides=list(texts),
+        config_hash=config_hash(config),
+        run=str(run_folder(config).root.relative_to(config["paths"]["root"])),
+    )
+
+
+def _check_search(axes: Mapping[str, Sequence[str]], composed: Composed) -> None:
+    if composed.anew:
+        raise RequestError(f"resume=never: not with {SEARCH}; give another name or sweep.name")
+    measured = composed.configs[0]["evaluation"]["num_images"] > 0
+    metric = composed.settings["metric"] or ("" if measured else LOSS)
+    first = composed.configs[0]
+    names = axes.get("objective", [first["choices"]["objective"]])
+    of_it = [key for key in axes if key.startswith(OF_OBJECTIVE)]
+    options = [{key: text} for key in of_it for text in axes[key]] or [{}]
+    target = first["objective"]["_target_"]
+    objectives = [loss_of(name, target, option) for name in names for option in options]
+    refuse_incomparable(metric, objectives, key="sweep.metric")
+
+
+def _check_runs(composed: Composed) -> None:
+    """Refuse results that cannot be written, or that are other runs', before the first job."""
+    check_root(composed.configs[0])
+    for config, shapes in zip(composed.configs, composed.shapes, strict=True):
+        folder = run_folder(config)
+        before = {} if composed.anew else recorded_so_far(folder)
+        refuse_foreign(folder, config, identity(config, shapes, before=before))
+
+
+def _refuse_twins(jobs: Sequence[Job]) -> None:
+    seen: dict[str, Job] = {}
+    for job in jobs:
+        other = seen.setdefault(job.config_hash, job)
+        if other is not job:
+            raise RequestError(
+                f"jobs {other.number} ({' '.join(other.overrides)}) and {job.number} "
+                f"({' '.join(job.overrides)}) are the same; give every value once"
+            )
+
+
+# ---- what can be known before it starts ---------------------------------------------------------
+
+
+def remarks(plan: Plan) -> list[str]:
+    """Jobs that were refused, that are one training, or that are expected to agree, in words."""
+    if plan.manifest.settings["search"]:
+        return []
+    once = _alike(plan, lambda config: run_folder(config).root)
+    agreeing = [group for group in _alike(plan, idea) if len({job.run for job in group}) > 1]
+    said = {
+        "the same weights, trained once and measured each": once,
+        f"{SAME_MATHEMATICS}; they are expected to agree": agreeing,
+    }
+    refused = [
+        f"left out {count} job{'s' if count > 1 else ''}: {why}"
+        for why, count in plan.left_out.items()
+    ]
+    return refused + [
+        f"jobs {'; '.join(map(_numbers, groups))}: {what}"
+        for what, groups in said.items()
+        if groups
+    ]
+
+
+def _alike(plan: Plan, key: Callable[[Config], object]) -> list[list[Job]]:
+    groups: dict[str, list[Job]] = defaultdict(list)
+    for job, config in zip(plan.manifest.jobs, plan.configs, strict=True):
+        groups[str(key(config))].append(job)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _numbers(jobs: Sequence[Job]) -> str:
+    """`0, 2 and 5`, and `0 to 7` for all from one to another."""
+    numbers = [job.number for job in jobs]
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"

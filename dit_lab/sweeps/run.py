@@ -1,0 +1,178 @@
+"""Runs a planned sweep, or goes on with one that was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dit_lab.actions.doctor import close_run
+from dit_lab.config.identity import config_hash, run_folder, set_aside
+from dit_lab.core.errors import RequestError
+from dit_lab.report.sentences import answer
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, flatten
+from dit_lab.runs.lock import Lease, holder_of
+from dit_lab.runs.manifest import PENDING, Manifest, SweepFolder, all_sweeps, new_sweep
+from dit_lab.sweeps.hydra_launcher import HydraLauncher
+from dit_lab.sweeps.launcher import Launcher, Watcher
+from dit_lab.sweeps.plan import Plan, plan_sweep
+from dit_lab.sweeps.search import next_jobs, recompose
+from dit_lab.sweeps.slots import make_slots
+from dit_lab.sweeps.tracker import tell_end, tell_late, tell_start
+
+ONLY = {"failed": (FAILED,), "missing": (PENDING, RUNNING, KILLED)}
+"""What `--only` may name, and the statuses that it stands for."""
+
+
+def take_up(plan: Plan) -> SweepFolder:
+    """The folder of the newest sweep of these very jobs, or else a new one."""
+    root = Path(plan.configs[0]["paths"]["root"])
+    for folder in [] if plan.anew else all_sweeps(root):
+        try:
+            known = folder.read()
+        except RequestError:  # another sweep's damage is no reason to refuse this one
+            continue
+        if (known.name, known.identity) == (plan.manifest.name, plan.manifest.identity):
+            return folder
+    if plan.anew:
+        for run in {run_folder(config) for config in plan.configs}:
+            if run.root.exists():
+                set_aside(run)
+    return new_sweep(root, plan.manifest, plan.configs[: len(plan.manifest.jobs)])
+
+
+def run_sweep(
+    folder: SweepFolder,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    only: Sequence[str] = tuple(ONLY),
+    watcher: Watcher,
+    stopping: Callable[[], bool],
+    on_message: Callable[[str], None],
+) -> Manifest:
+    """Run the jobs that have not finished; the manifest as it is afterwards.
+
+    `settings` take the place of those that the sweep was started with. The parent run in the
+    tracker is one, however often a sweep is taken up again.
+    """
+    wanted = {status for name in only for status in ONLY[name]}
+    with Lease(folder.lease, stopping=stopping, on_wait=on_message):
+        manifest = folder.read()
+        manifest.settings = dict(settings or manifest.settings)
+        jobs = [job for job in manifest.jobs if job.status in wanted]
+        for job in jobs:
+            job.status = PENDING
+        manifest.status = RUNNING
+        if trouble := tell_start(folder, manifest):
+            on_message(f"MLflow does not answer ({trouble}); the sweep starts without it")
+        folder.write(manifest)
+        launcher = _launcher(folder, manifest, watcher, stopping)
+        try:
+            launcher.run(jobs)
+            while not (stopping() or _is_careful(manifest)):
+                if not (jobs := next_jobs(folder, manifest)):
+                    break
+                launcher.run(jobs)
+        finally:
+            manifest.status = _outcome(manifest, stopped=stopping())
+            folder.write(manifest)
+            if trouble := tell_end(folder, manifest):
+                on_message(f"MLflow was not told how the sweep ended ({trouble})")
+        _report(folder, on_message)
+    return manifest
+
+
+def _is_careful(manifest: Manifest) -> bool:
+    """Whether a job has failed that no further one is to follow."""
+    careful = manifest.settings["on_failure"] == "stop"
+    return careful and any(job.status == FAILED for job in manifest.jobs)
+
+
+def _launcher(
+    folder: SweepFolder, manifest: Manifest, watcher: Watcher, stopping: Callable[[], bool]
+) -> Launcher | HydraLauncher:
+    """What runs the jobs: our own, or the one of Hydra's that was asked for."""
+    settings = manifest.settings
+    if settings["launcher"]:
+        return HydraLauncher(
+            folder=folder,
+            manifest=manifest,
+            overrides=settings["launcher"],
+            watcher=watcher,
+            close=close_run,
+            stopping=stopping,
+        )
+    return Launcher(
+        folder=folder,
+        manifest=manifest,
+        slots=make_slots(settings["slots"], jobs_per_slot=settings["jobs_per_slot"]),
+        watcher=watcher,
+        close=close_run,
+        stopping=stopping,
+    )
+
+
+def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:
+    """Say that a sweep has ended whose process is gone, here and in the tracker, which also gets
+    what it could not be told before; the manifest, and what was done, in words. One that still
+    runs is left alone."""
+    if holder := holder_of(folder.lease):
+        return folder.read(), holder
+    with Lease(folder.lease):
+        manifest, remark = folder.read(), ""
+        if manifest.status == RUNNING:
+            for job in manifest.jobs:
+                job.status = KILLED if job.status == RUNNING else job.status
+            manifest.status = KILLED
+            folder.write(manifest)
+            remark = f"was killed outright; go on with: dit-lab sweep resume {folder.root}"
+        told = tell_late(folder, manifest)
+    return manifest, "; ".join(filter(None, [remark, told]))
+
+
+def _report(folder: SweepFolder, on_message: Callable[[str], None]) -> None:
+    """What the jobs that have finished say so far; nothing where that is nothing."""
+    from dit_lab.report.question import report_on_sweep  # plots: a second
+
+    if not any(job.status == FINISHED for job in folder.read().jobs):
+        return
+    try:
+        ablation, files, trouble = report_on_sweep(folder)
+    except RequestError as refusal:  # such as a loss that cannot be compared
+        on_message(f"no report: {refusal}")
+        return
+    for line in answer(ablation):
+        on_message(line)
+    on_message(f"report: {files[0]}")
+    if trouble:
+        on_message(f"MLflow did not take the report ({trouble})")
+
+
+def check_unchanged(folder: SweepFolder) -> None:
+    """Refuse to go on with a sweep whose configuration would be composed otherwise today."""
+    manifest = folder.read()
+    plan = plan_sweep(manifest.typed, config_dirs=[Path(path) for path in manifest.config_dirs])
+    configs = recompose(manifest) if manifest.settings["search"] else plan.configs
+    for job, config in zip(manifest.jobs, configs, strict=False):
+        if job.config_hash != config_hash(config):
+            before = dict(flatten(folder.read_config(job)))
+            after = dict(flatten(config))
+            changed = sorted(key for key in before | after if before.get(key) != after.get(key))
+            what = changed[0] if changed else "order"
+            raise RequestError(
+                f"{folder.root}: the configuration has changed since: job {job.number} had "
+                f"{what}={before.get(what)}, now {after.get(what)}; put it back, or start a sweep "
+                "of its own"
+            )
+    if not manifest.settings["search"] and len(manifest.jobs) != len(plan.manifest.jobs):
+        raise RequestError(
+            f"{folder.root}: had {len(manifest.jobs)} jobs, now {len(plan.manifest.jobs)}; start a "
+            "sweep of its own"
+        )
+
+
+def _outcome(manifest: Manifest, *, stopped: bool) -> str:
+    """FINISHED only if every job has finished."""
+    if all(job.status == FINISHED for job in manifest.jobs) and not manifest.unmade:
+        return FINISHED
+    return KILLED if stopped else FAILED

@@ -1,0 +1,54 @@
+"""The options of couplings, optimizers and schedules. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from dit_lab.core.options import Component, option
+
+# Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
+# ruff: noqa: UP045
+
+
+@dataclass
+class OptimalTransport(Component):
+    group_images: int = option(
+        32, at_least=2, help="consecutive images; divides what a process sees at a time"
+    )
+    within_class: bool = option(True, help="false is refused for labelled data without force=true")
+    force: bool = option(False)
+
+
+@dataclass
+class Reflow(Component):
+    pairs: Optional[str] = option(None, help="a folder that dit-lab reflow wrote")
+
+
+@dataclass
+class AdamW(Component):
+    lr: float = option(1e-4, above=0)
+    betas: list[float] = option([0.9, 0.999])
+    eps: float = option(1e-8, above=0)
+    weight_decay: float = option(0.0, at_least=0)
+    fused: bool = option(True)
+
+
+@dataclass
+class Constant(Component):
+    warmup_steps: int = option(0, at_least=0)
+
+
+@dataclass
+class Cosine(Constant):
+    final_factor: float = option(0.0, at_least=0, at_most=1, help="of lr, at the last step")
+
+
+COMPONENTS = {
+    "dit_lab.training.coupling.Independent": Component,
+    "dit_lab.training.coupling.OptimalTransport": OptimalTransport,
+    "dit_lab.training.coupling.Reflow": Reflow,
+    "torch.optim.AdamW": AdamW,
+    "dit_lab.training.schedules.Constant": Constant,
+    "dit_lab.training.schedules.Cosine": Cosine,
+}

@@ -1,0 +1,291 @@
+"""What the configuration composes to, and that schema, conf/ and constructors say the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from dit_lab.config import search_path
+from dit_lab.config.compatibility import SAMPLERS
+from dit_lab.config.components import COMPONENTS, GIVEN_IN_CODE, LISTS
+from dit_lab.config.compose import compose_train
+from dit_lab.config.validate import to_plain
+from dit_lab.config.yaml_files import to_yaml
+from dit_lab.core.errors import RequestError
+from dit_lab.core.options import defaults
+from dit_lab.core.trust import load_component
+from dit_lab.data.options import Dataset
+from dit_lab.evaluation.options import Metric
+
+CONF = search_path.packaged("conf")
+HEADER = {"question", "command", "hardware", "time", "expected"}
+COMPONENT_FILES = [
+    file
+    for group in ("objective", "sampler", "dataset", "codec", "optimizer", "schedule")
+    for file in sorted((CONF / group).glob("*.yaml"))
+    if "_target_" in file.read_text()  # others choose a component or build on one
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_default_is_the_papers() -> None:
+    config = compose_train([])
+    assert config["model"] | {"patch_size": 2} == config["model"]
+    assert [config["model"][k] for k in ("depth", "hidden_size", "num_heads")] == [28, 1152, 16]
+    assert config["objective"]["_target_"].endswith("DDPM")
+    assert config["objective"]["learn_sigma"] is True
+    assert config["dataset"]["image_size"] == 256
+    assert config["codec"]["_target_"].endswith("Autoencoder")
+    assert config["training"]["global_batch_size"] == 256
+    assert (config["optimizer"]["lr"], config["optimizer"]["weight_decay"]) == (1e-4, 0.0)
+    assert config["ema"]["decays"] == [0.9999]
+    assert config["precision"]["mixed_precision"] == "bf16"
+    assert config["model"]["class_dropout_prob"] == 0.1
+    assert config["training"]["clip_norm"] == 1.0
+    assert config["dataset"]["horizontal_flip"] is True
+
+
+@pytest.mark.parametrize("group", [g for g in search_path.groups() if g != "experiment"])
+def test_every_member_of_every_group_composes(group: str) -> None:
+    for name in search_path.choices(group):
+        extra = ["objective=ddpm"] if group == "sampler" else []
+        config = compose_train([f"{group}={name}", *extra])
+        if group in LISTS:
+            assert list(config[group]) == [name]
+        else:
+            assert config["choices"][group] in (name, "ddpm")
+
+
+def test_several_metrics_are_chosen_and_set() -> None:
+    chosen = ["metric=[kid,two_sample]", "metric.kid.every_steps=5"]
+    metrics = compose_train(chosen)["metric"]
+    assert list(metrics) == ["kid", "two_sample"]
+    assert (metrics["kid"]["every_steps"], metrics["two_sample"]["every_steps"]) == (5, None)
+    assert compose_train(["metric=[]"])["metric"] == {}
+    usual = ["two_sample", "precision_recall", "memorisation", "class_accuracy"]
+    assert list(compose_train([])["metric"]) == usual
+
+
+@pytest.mark.parametrize("name", search_path.experiments())
+def test_every_experiment_composes_and_names_its_question(name: str) -> None:
+    config = compose_train([f"experiment={name}"])
+    assert config["name"] == name
+    assert set(search_path.header(search_path.experiments()[name])) == HEADER
+
+
+def test_the_command_line_beats_the_experiment() -> None:
+    config = compose_train(["experiment=quickstart", "seed=7", "model=pico", "optimizer.lr=0.5"])
+    assert (config["seed"], config["model"]["hidden_size"], config["optimizer"]["lr"]) == (
+        7,
+        64,
+        0.5,
+    )
+
+
+@pytest.mark.parametrize("objective", ["ddpm", "rectified_flow", "flow_matching"])
+def test_auto_is_the_objectives_natural_sampler(objective: str) -> None:
+    config = compose_train([f"objective={objective}", "sampler.steps=7"])
+    natural = SAMPLERS[config["objective"]["_target_"]][0]
+    assert config["choices"]["sampler"] == natural
+    assert config["sampler"]["steps"] == 7
+
+
+def test_guidance_weight_is_the_other_convention() -> None:
+    assert compose_train(["guidance.weight=3"])["guidance"]["scale"] == 4.0
+    assert compose_train([])["guidance"]["scale"] == 1.0
+
+
+def test_paths_are_absolute_and_the_store_is_sqlite(tmp_path: Path) -> None:
+    config = compose_train([])
+    assert config["paths"]["root"] == str(tmp_path / "outputs")
+    assert config["tracking"]["uri"] == f"sqlite:///{tmp_path}/outputs/mlflow.db"
+
+
+def test_a_users_conf_folder_adds_choices(tmp_path: Path) -> None:
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/wee.yaml").write_text(
+        "defaults: [_dit]\nhidden_size: 32\ndepth: 1\nnum_heads: 2\n"
+    )
+    assert compose_train(["model=wee"])["model"]["hidden_size"] == 32
+    elsewhere = tmp_path / "my lab, 2nd"
+    elsewhere.mkdir()
+    (tmp_path / "conf").rename(elsewhere / "conf")
+    with pytest.raises(RequestError, match="model=wee: no such choice"):
+        compose_train(["model=wee"])
+    assert compose_train(["model=wee"], config_dirs=[elsewhere / "conf"])
+
+
+def test_a_users_experiment_is_found(tmp_path: Path) -> None:
+    (tmp_path / "experiments/mine").mkdir(parents=True)
+    (tmp_path / "experiments/mine/recipe.yaml").write_text("seed: 5\n")
+    assert compose_train(["experiment=mine"])["seed"] == 5
+
+
+def test_an_experiment_can_be_built_on_another(tmp_path: Path) -> None:
+    (tmp_path / "experiments/mine").mkdir(parents=True)
+    (tmp_path / "experiments/mine/recipe.yaml").write_text("defaults: [quickstart]\nseed: 5\n")
+    found, base = (compose_train([f"experiment={name}"]) for name in ("mine", "quickstart"))
+    assert found["seed"] == 5
+    assert found["training"] == base["training"]
+    assert found["choices"]["experiment"] == "mine"
+
+
+OWN_OBJECTIVE = """
+class Mine:
+    samplers = ("heun",)
+    def __init__(self, *, strength: float, mode: str = "soft") -> None: ...
+"""
+
+
+def test_a_users_component_is_typed_by_its_own_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mylab_objective.py").write_text(OWN_OBJECTIVE)
+    (tmp_path / "conf/objective").mkdir(parents=True)
+    recipe = "_target_: mylab_objective.Mine\nstrength: 0.5\n"
+    (tmp_path / "conf/objective/mine.yaml").write_text(recipe)
+    with pytest.raises(RequestError, match="not in a trusted module"):
+        compose_train(["objective=mine"])
+    trusted = ["objective=mine", "trusted_modules=[mylab_objective]"]
+    config = compose_train(trusted)
+    assert config["objective"] == {
+        "_target_": "mylab_objective.Mine", "strength": 0.5, "mode": "soft"
+    }  # fmt: skip
+    assert config["choices"]["sampler"] == "heun"
+    with pytest.raises(RequestError, match=r"objective\.strength=much: expected a number"):
+        compose_train([*trusted, "objective.strength=much"])
+    with pytest.raises(RequestError, match=r"objective.strenth.*did you mean objective.strength"):
+        compose_train([*trusted, "+objective.strenth=1"])
+
+
+# ---- extending a run ----------------------------------------------------------------------------
+
+DIGITS = ["dataset=digits", "codec=identity", "model=pico", "objective=rectified_flow"]
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A run folder with nothing but its configuration, in which much is not the default."""
+    config = compose_train([*DIGITS, "name=mine", "seed=5", "optimizer.lr=0.5", "patch=4"])
+    folder = tmp_path / "outputs/runs/mine/0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    return folder, config
+
+
+@pytest.mark.parametrize("force", ["", "force:"])
+def test_an_extension_is_what_the_run_recorded(
+    recorded: tuple[Path, dict[str, Any]], force: str
+) -> None:
+    folder, config = recorded
+    assert compose_train([f"resume={force}{folder}"]) == {**config, "resume": f"{force}{folder}"}
+    # by its name, where the command is typed
+    again = compose_train([f"resume={force}outputs/runs/mine"])
+    assert again["resume"] == f"{force}{folder}"
+
+
+def test_what_is_given_anew_beats_what_was_recorded(
+    recorded: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, config = recorded
+    given = ["training.total_steps=7", "schedule=cosine", "sampler=euler", "paths.root=elsewhere"]
+    longer = compose_train([f"resume={folder}", *given])
+    assert longer["training"] == {**config["training"], "total_steps": 7}
+    assert longer["schedule"]["_target_"].endswith("Cosine")
+    assert longer["choices"] == {**config["choices"], "schedule": "cosine", "sampler": "euler"}
+    assert longer["paths"]["root"] == str(tmp_path / "elsewhere")
+    assert longer["tracking"] == config["tracking"]  # the store of the run that goes on
+    for key in ("model", "objective", "optimizer", "dataset", "seed", "name"):
+        assert longer[key] == config[key]
+
+
+def test_an_extension_refuses_like_everything_else(
+    recorded: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, _ = recorded
+    checkpoint = folder / "checkpoints/step-00000010"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    for given, said in (
+        ([f"resume={folder}", "training.totl_steps=7"], "did you mean training.total_steps?"),
+        (
+            [f"resume={folder}", "model=pcio"],
+            "model=pcio: no such choice; .* did you mean model=pico",
+        ),
+        ([f"resume={folder}", "seed=-1"], "seed=-1: expected a whole number at least 0"),
+        ([f"resume={checkpoint}"], f"a checkpoint; give its run folder, {folder}"),
+        (["resume=empty"], "resume=empty: .* auto, never or force, and no run: has no config.yaml"),
+        (["resume=Auto"], "resume=Auto: .* auto, never or force, and no run: does not exist"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            compose_train(given)
+
+
+def test_what_a_run_trusted_is_not_trusted_by_extending_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "extended_objective.py").write_text(OWN_OBJECTIVE)
+    (tmp_path / "conf/objective").mkdir(parents=True)
+    (tmp_path / "conf/objective/mine.yaml").write_text(
+        "_target_: extended_objective.Mine\nstrength: 0.5\n"
+    )
+    trusted = "trusted_modules=[extended_objective]"
+    config = compose_train([*DIGITS[:-1], "objective=mine", trusted])
+    folder = tmp_path / "outputs/runs/mine/0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    with pytest.raises(RequestError, match="not in a trusted module"):
+        compose_train([f"resume={folder}"])
+    assert compose_train([f"resume={folder}", trusted])["objective"] == config["objective"]
+
+
+# ---- one home for each thing: types in the schema, values in conf/, arguments in the classes ----
+
+
+@pytest.mark.parametrize("target", COMPONENTS)
+def test_schema_mirrors_the_constructor(target: str) -> None:
+    component = load_component(target, trusted_modules=[], key="_target_")
+    arguments = set(inspect.signature(component).parameters)
+    fields = {field.name for field in dataclasses.fields(COMPONENTS[target])} - {"_target_"}
+    given = set().union(*GIVEN_IN_CODE.values())
+    if issubclass(COMPONENTS[target], Metric):
+        fields -= {"every_steps"}
+    if issubclass(COMPONENTS[target], Dataset):
+        fields -= {"num_workers", "num_classes", "image_size", "images_root"} - arguments
+    assert fields <= arguments
+    if target.startswith("dit_lab."):
+        assert arguments - given == fields - given
+
+
+@pytest.mark.parametrize("target", COMPONENTS)
+def test_options_have_the_constructors_defaults(target: str) -> None:
+    """Where a constructor has a default, that of its options differs by decision only."""
+    decided = {"torch.optim.AdamW": ["lr", "weight_decay", "fused"]}.get(target, [])
+    parameters = inspect.signature(
+        load_component(target, trusted_modules=[], key="_target_")
+    ).parameters
+    for name, value in defaults(COMPONENTS[target]).items():
+        default = parameters[name].default if name in parameters else inspect.Parameter.empty
+        if default is not inspect.Parameter.empty and name not in decided:
+            assert (tuple(value) if isinstance(value, list) else value) == default, name
+
+
+@pytest.mark.parametrize("file", COMPONENT_FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
+def test_conf_repeats_no_default(file: Path) -> None:
+    options = to_plain(OmegaConf.load(file))
+    by_default = defaults(COMPONENTS[options.pop("_target_")])
+    assert not [
+        name for name in options if name in by_default and by_default[name] == options[name]
+    ]

@@ -1,0 +1,472 @@
+"""Which folder a configuration means, and when what lies there is not the same run."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dit_lab.config import identity as identity_module
+from dit_lab.config.compose import compose_train
+from dit_lab.config.identity import parent_run, refuse_foreign, run_folder, set_aside, train_hash
+from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Shapes
+from dit_lab.data.facts import digits_facts
+from dit_lab.runs.exported import HEADER_KEY
+from dit_lab.runs.folder import NOT_DECIDING, RunFolder, flatten, read_json, write_json
+from dit_lab.runs.lock import Lease
+from dit_lab.runs.recorded import RECORDED, deciding, recorded_shapes
+
+SHAPES = Shapes(digits_facts(), (1, 8, 8))
+Config = dict[str, Any]
+
+
+def identity(config: Config, before: Config | None = None, codec: str | None = "pixels") -> Config:
+    return identity_module.identity(config, SHAPES, before=before or {}, codec=codec)
+
+
+# ---- the hash -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def composed() -> Config:
+    return compose_train(["dataset=digits", "codec=identity", "model=pico", "name=here"])
+
+
+def changed(config: Config, path: str) -> Config:
+    """The configuration with another value at one leaf, which may be new."""
+    other = copy.deepcopy(config)
+    *parents, leaf = path.split(".")
+    node = other
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    node[leaf] = "never" if path == "resume" else f"not {node.get(leaf)}"
+    return other
+
+
+WATCHING = [
+    "choices.model",
+    "name",
+    "resume",
+    "trusted_modules",
+    "paths.root",
+    "tracking.uri",
+    "tracking.backend",
+    "distributed.num_processes",
+    "sampler._target_",
+    "sampler.steps",
+    "guidance.scale",
+    "sample.seed",
+    "evaluation.loss_images",
+    "evaluation.num_images",
+    "metric.two_sample._target_",
+    "metric.two_sample.every_steps",
+    "dataset.root",
+    "dataset.images_root",
+    "dataset.num_workers",
+    "codec.path",
+    "codec.chunk_images",
+    "coupling.pairs",
+    "model.activation_checkpointing",
+    "ema.power_stds",
+    "ema.snapshot_every_steps",
+    "training.accumulation",
+    "training.compile",
+    "training.log_every_steps",
+    "training.checkpoint_every_steps",
+    "training.keep_last",
+    "training.keep_every_steps",
+    "training.sample_every_steps",
+    "training.validate_every_steps",
+    "training.evaluate_every_steps",
+    "training.hang_after_seconds",
+]
+LACKING = ("dataset.root", "dataset.images_root", "codec.path", "codec.chunk_images",
+           "coupling.pairs")  # fmt: skip
+"""What a training of digits does not have."""
+
+DECIDING = [
+    "seed",
+    "dataset._target_",
+    "dataset.image_size",
+    "codec._target_",
+    "model.depth",
+    "model.class_dropout_prob",
+    "objective._target_",
+    "objective.time_sampling",
+    "optimizer.lr",
+    "schedule._target_",
+    "schedule.warmup_steps",
+    "training.total_steps",
+    "training.global_batch_size",
+    "training.clip_norm",
+    "training.max_skipped_in_a_row",
+    "precision.mixed_precision",
+    "ema.decays",
+    "ema.warmup",
+    # not to be taken for their neighbours above
+    "model.name",
+    "names",
+    "sample_order",
+    "dataset.roots",
+    "codec.paths",
+    "training.accumulation_dtype",
+    "something.nobody.thought_of",
+]
+
+
+@pytest.mark.parametrize("path", WATCHING)
+def test_how_a_run_is_watched_does_not_change_its_hash(composed: Config, path: str) -> None:
+    assert train_hash(changed(composed, path)) == train_hash(composed)
+    assert path not in deciding(composed)
+
+
+@pytest.mark.parametrize("path", DECIDING)
+def test_what_decides_the_weights_changes_the_hash(composed: Config, path: str) -> None:
+    assert train_hash(changed(composed, path)) != train_hash(composed)
+
+
+def test_the_two_lists_are_all_there_is(composed: Config) -> None:
+    """Each entry is a key of the composed configuration, and has its line in this file."""
+    keys = {key for key, _ in flatten(composed)}
+    for entry in NOT_DECIDING:
+        lines = [*WATCHING, "init_from"]  # what lies there decides: the next test
+        assert any(key == entry or key.startswith(f"{entry}.") for key in lines), entry
+        if entry not in LACKING:
+            assert any(key == entry or key.startswith(f"{entry}.") for key in keys), entry
+
+
+def test_weights_to_begin_with_count_by_what_they_are(composed: Config, tmp_path: Path) -> None:
+    """The same weights at two places give one hash, other weights another."""
+    hashes = []
+    for place, run, step in (("a", "1", 4), ("b", "1", 4), ("c", "1", 8), ("d", "2", 4)):
+        known = {"identity": {"train_hash": run}, "step": step, "weights": "ema-0.9"}
+        header = json.dumps({"__metadata__": {HEADER_KEY: json.dumps(known)}}).encode()
+        file = tmp_path / f"{place}.safetensors"
+        file.write_bytes(len(header).to_bytes(8, "little") + header)
+        hashes.append(train_hash({**composed, "init_from": str(file)}))
+    assert hashes[0] == hashes[1]
+    assert len({train_hash(composed), *hashes}) == 4
+
+
+# ---- the folder ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return {
+        "name": "mine",
+        "seed": 0,
+        "resume": "auto",
+        "init_from": None,
+        "paths": {"root": str(tmp_path)},
+        "trusted_modules": [],
+        "model": {"depth": 2},
+        "coupling": {"_target_": "dit_lab.training.coupling.Independent"},
+    }
+
+
+@pytest.fixture
+def folder(config: Config) -> RunFolder:
+    """A run that this configuration has made."""
+    made = run_folder(config)
+    (made.checkpoints / "step-00000005" / "optimizer").mkdir(parents=True)
+    (made.checkpoints / "step-00000005" / "optimizer" / "state.safetensors").write_bytes(
+        b"\x00\x01"
+    )
+    made.metrics.write_text("{}\n")
+    write_json(made.identity, identity(config))
+    return made
+
+
+def test_a_name_and_what_decides_the_weights_make_the_folder(config: Config) -> None:
+    folder = run_folder(config)
+    assert folder.root == Path(config["paths"]["root"]) / "runs" / "mine" / train_hash(config)
+    assert not folder.root.parent.exists()
+    assert run_folder({**config, "seed": 1}).root != folder.root
+    assert run_folder({**config, "name": "other"}).root.name == folder.root.name
+
+
+def test_the_recorded_shapes_are_those_that_were_there(config: Config, folder: RunFolder) -> None:
+    assert recorded_shapes(folder) == SHAPES
+
+
+def test_a_folder_without_identity_has_no_shapes(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"identity\.json: missing"):
+        recorded_shapes(RunFolder(tmp_path))
+
+
+def changed_identity(config: Config, key: str) -> Config:
+    return {**identity(config), key: "something else"}
+
+
+def refusal(folder: RunFolder, config: Config, now: Config) -> str:
+    """The one line that says why what lies there is not this run, and what to do about it."""
+    with pytest.raises(RequestError) as refused:
+        refuse_foreign(folder, config, now)
+    text = str(refused.value)
+    assert text.startswith(f"{folder.root}: ")
+    assert "resume=never" in text
+    assert "resume=force" in text
+    assert "\n" not in text
+    return text
+
+
+def test_the_same_run_is_not_foreign(config: Config, folder: RunFolder) -> None:
+    refuse_foreign(folder, config, identity(config))
+    for harmless in ("train_hash", "latent_shape"):  # the folder's name and the codec say these
+        refuse_foreign(folder, config, changed_identity(config, harmless))
+
+
+@pytest.mark.parametrize(
+    ("key", "what"), [("code_hash", "other source code"), ("data_fingerprint", "other data")]
+)
+def test_other_code_or_data_is_refused(
+    config: Config, folder: RunFolder, key: str, what: str
+) -> None:
+    text = refusal(folder, config, changed_identity(config, key))
+    assert f"made with {what} ({identity(config)[key][:12]}, now something el)" in text
+
+
+def test_another_codec_is_refused_once_it_is_known(config: Config, folder: RunFolder) -> None:
+    write_json(folder.identity, identity(config, codec="first"))
+    refuse_foreign(folder, config, identity(config, codec="first"))
+    refuse_foreign(folder, config, identity(config, codec=None))  # not loaded yet
+    text = refusal(folder, config, identity(config, codec="second"))
+    assert "made with other codec (first, now second)" in text
+
+
+@pytest.mark.parametrize("left", ["status", "checkpoint"])
+def test_a_run_whose_identity_is_lost_is_refused(
+    config: Config, folder: RunFolder, left: str
+) -> None:
+    folder.identity.unlink()
+    if left == "status":
+        (folder.checkpoints / "step-00000005").rename(folder.root / "elsewhere")
+        write_json(folder.status, {"status": "RUNNING"})
+    assert "identity.json is missing" in refusal(folder, config, identity(config))
+
+
+@pytest.mark.parametrize("key", RECORDED)
+def test_an_identity_that_lacks_something_is_refused(
+    config: Config, folder: RunFolder, key: str
+) -> None:
+    """Of an older version, or edited: in words, and not as a KeyError somewhere later."""
+    found = read_json(folder.identity)
+    assert found.keys() == {*RECORDED, "code_hash_of"}
+    del found[key]
+    write_json(folder.identity, found)
+    lacks = rf"identity\.json: damaged \(lacks {key}\); resume=never trains anew"
+    with pytest.raises(RequestError, match=lacks):
+        refuse_foreign(folder, config, identity(config))
+    with pytest.raises(RequestError, match=lacks):
+        recorded_shapes(folder)
+    refuse_foreign(folder, {**config, "resume": "never"}, identity(config))
+
+
+def test_what_was_forced_is_remembered(config: Config, folder: RunFolder) -> None:
+    """Once for each change, also where the same command is typed again."""
+    first = read_json(folder.identity)
+    assert first["forced_over"] == []
+    moved = {**first, "data_fingerprint": "elsewhere"}
+    second = identity(config, moved)
+    assert second["forced_over"] == [
+        f"this run was made with other data (elsewhere, now {first['data_fingerprint'][:12]})"
+    ]
+    assert identity(config, second)["forced_over"] == second["forced_over"]
+    third = identity(config, {**second, "code_hash": "before"})
+    assert third["forced_over"][:1] == second["forced_over"]
+    assert len(third["forced_over"]) == 2
+
+
+def test_a_run_from_before_code_had_a_meaning_goes_on_with_a_note(
+    config: Config, folder: RunFolder
+) -> None:
+    """Its hash is of bytes of files. What extends it does not inherit the note."""
+    old = {**read_json(folder.identity), "code_hash": "of bytes", "code_files": {"a.py": "b"}}
+    del old["code_hash_of"]
+    write_json(folder.identity, old)
+    now = identity(config, old)
+    refuse_foreign(folder, config, now)
+    assert now["predates"] == "of bytes" and now["forced_over"] == []
+    assert now["code_hash"] == identity(config)["code_hash"]
+    again = identity(config, now)
+    assert again["predates"] == "of bytes" and again["code_hash"] == now["code_hash"]
+    write_json(folder.identity, now)
+    refuse_foreign(folder, config, again)
+    assert "other source code" in refusal(folder, config, {**again, "code_hash": "changed"})
+    child = identity({**config, "resume": str(folder.root)})
+    assert "predates" not in child and child["forced_over"] == []
+    data = {**old, "data_fingerprint": "elsewhere"}
+    write_json(folder.identity, data)
+    assert "other data" in refusal(folder, config, identity(config, data))
+
+
+@pytest.mark.parametrize("resume", ["force", "never"])
+def test_who_has_answered_the_question_is_not_asked(
+    config: Config, folder: RunFolder, resume: str
+) -> None:
+    for key in ("code_hash", "data_fingerprint"):
+        refuse_foreign(folder, {**config, "resume": resume}, changed_identity(config, key))
+
+
+def test_an_empty_folder_is_not_foreign(config: Config) -> None:
+    refuse_foreign(run_folder(config), config, identity(config))
+
+
+# ---- the user's own code ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trust(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Writes the package `mylab_under_test`, trusts it, and returns the code hash."""
+    package = tmp_path / "code" / "mylab_under_test"
+    (package / "deep").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(package.parent)
+
+    def write(text: str) -> str:
+        (package / "deep" / "objective.py").write_text(text)
+        trusting = {**config, "trusted_modules": ["mylab_under_test"]}
+        return identity(trusting)["code_hash"]
+
+    return write
+
+
+def test_the_code_hash_covers_trusted_packages(config: Config, trust: Callable[[str], str]) -> None:
+    first, second = trust("a = 1\n"), trust("a = 2\n")
+    assert len({first, second, identity(config)["code_hash"]}) == 3
+    assert trust("a = 1\n") == first
+
+
+def test_a_refusal_names_the_files_that_changed(
+    config: Config, trust: Callable[[str], str]
+) -> None:
+    trusting = {**config, "trusted_modules": ["mylab_under_test"]}
+    trust("a = 1\n")
+    before = identity(trusting)
+    folder = run_folder(trusting)
+    folder.root.mkdir(parents=True)
+    write_json(folder.identity, before)
+    trust("a = 2\n")
+    text = refusal(folder, trusting, identity(trusting))
+    assert "other source code (mylab_under_test/deep/objective.py changed)" in text
+    files = before["code_files"]
+    names = ["dit_lab/codecs/identity.py", "dit_lab/core/rng.py", "dit_lab/types_that_are_gone.py"]
+    write_json(folder.identity, {**before, "code_files": files | dict.fromkeys(names, "0")})
+    assert f"({', '.join(names)} and 1 more changed)" in refusal(
+        folder, trusting, identity(trusting)
+    )
+
+
+@pytest.mark.parametrize("name", ["nowhere_to_be_found", "nowhere_to_be_found.objectives"])
+def test_a_trusted_package_that_is_not_there_is_refused(config: Config, name: str) -> None:
+    with pytest.raises(RequestError, match=f"trusted_modules={name}: no such package"):
+        identity({**config, "trusted_modules": [name]})
+
+
+# ---- the run that is extended -------------------------------------------------------------------
+
+
+def extending(config: Config, folder: RunFolder, force: bool = False) -> Config:
+    """The configuration of a longer run that goes on from a folder."""
+    longer = {**config["model"], "depth": config["model"]["depth"] + 1}  # stands for more steps
+    return {**config, "model": longer, "resume": f"{'force:' if force else ''}{folder.root}"}
+
+
+def make(config: Config) -> RunFolder:
+    folder = run_folder(config)
+    folder.root.mkdir(parents=True)
+    write_json(folder.identity, identity(config))
+    return folder
+
+
+def test_words_are_no_runs(config: Config, folder: RunFolder) -> None:
+    for word in ("auto", "never", "force"):
+        assert parent_run({**config, "resume": word}) is None
+    for resume in (f"{folder.root}", f"force:{folder.root}"):
+        assert parent_run({**config, "resume": resume}) == folder
+
+
+def test_an_extension_is_the_run_of_that_length(config: Config, folder: RunFolder) -> None:
+    longer = extending(config, folder)
+    assert train_hash(longer) == train_hash({**longer, "resume": "auto"})
+    ancestors = [train_hash(config)]
+    assert (identity(longer)["ancestors"], identity(longer)["forced_over"]) == (ancestors, [])
+    longest = extending(longer, make(longer))
+    assert identity(longest)["ancestors"] == [train_hash(longer), *ancestors]
+    assert train_hash(longest) == train_hash({**longest, "resume": "auto"})
+
+
+def test_what_is_forced_to_go_on_never_meets_the_run_of_that_length(
+    config: Config, folder: RunFolder
+) -> None:
+    forced = extending(config, folder, force=True)
+    other_parent = make({**config, "seed": 1})
+    hashes = [
+        train_hash(longer)
+        for longer in (
+            {**forced, "resume": "auto"},
+            forced,
+            extending(config, other_parent, force=True),
+        )
+    ]
+    assert len(set(hashes)) == 3
+    assert identity(forced)["forced_over"] == [f"goes on from {train_hash(config)} by force"]
+
+
+@pytest.mark.parametrize("how", ["extended by force", "forced on in its folder"])
+def test_nor_does_what_goes_on_from_there(config: Config, folder: RunFolder, how: str) -> None:
+    """Its bits are not those of the straight run either, and it says why."""
+    parent_config = extending(config, folder, force=how == "extended by force")
+    parent = make(parent_config)
+    if how != "extended by force":
+        now = identity(parent_config, {**read_json(parent.identity), "code_hash": "before"})
+        write_json(parent.identity, now)
+    longest = extending(parent_config, parent)
+    assert train_hash(longest) != train_hash({**longest, "resume": "auto"})
+    assert identity(longest)["forced_over"] == read_json(parent.identity)["forced_over"] != []
+
+
+def test_a_folder_without_identity_is_not_extended(config: Config, tmp_path: Path) -> None:
+    longer = extending(config, RunFolder(tmp_path / "nowhere"))
+    with pytest.raises(RequestError, match=r"nowhere/identity\.json: missing"):
+        train_hash(longer)
+
+
+# ---- starting anew ------------------------------------------------------------------------------
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*") if f.is_file()}
+
+
+def test_setting_aside_keeps_everything(folder: RunFolder) -> None:
+    before = contents(folder.root)
+    aside = set_aside(folder)
+    assert not folder.root.exists()
+    assert aside.parent == folder.root.parent
+    assert aside.name.startswith(f"{folder.root.name}.before-")
+    after = contents(aside)
+    after.pop("lease")
+    assert after == before
+
+
+def test_a_run_in_progress_is_not_set_aside(folder: RunFolder) -> None:
+    with Lease(folder.lease):
+        before = contents(folder.root)
+        with pytest.raises(RequestError, match="has been writing here"):
+            set_aside(folder)
+        assert contents(folder.root) == before
+
+
+def test_nothing_here_imports_torch() -> None:
+    """A finished run is shown, and a foreign one refused, before torch is imported."""
+    check = "import sys, dit_lab.config.identity; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
