@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.actions.drawing_progress import DrawingProgress
-from dit_lab.build.evaluation import Extractors, build_metrics, build_yardstick, load_reference
+from dit_lab.build.evaluation import Extractors, build_metrics, build_reference_set, load_reference
 from dit_lab.build.evaluation_card import counts_compared, evaluation_card
 from dit_lab.build.parts import (
     Parts,
@@ -136,7 +136,7 @@ def sample_quality(
         generator=build_generator(
             parts, team=team, check_stop=check_stop, weak=weak.labelled(config) if weak else None
         ),
-        build_yardstick=lambda: build_yardstick(parts, extractors, check_stop),
+        build_reference_set=lambda: build_reference_set(parts, extractors, check_stop),
         metrics=build_metrics(config),
         metrics_every_steps=cadences(config),
         total_steps=config["training"]["total_steps"],
@@ -223,7 +223,7 @@ def evaluate_baselines(
     return [
         Evaluation(
             card=replace(quality.card, samples=name, weights="none"),
-            rows=quality.yardstick.measure(images, quality.metrics),
+            rows=quality.reference_set.measure(images, quality.metrics),
         )
         for name, images in samples.items()
     ]

@@ -14,7 +14,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dit_lab.actions.inferred import Told, as_overrides, corrected, inferred_keys, typed
+from dit_lab.actions.inferred import InferredOption, as_overrides, corrected, inferred_keys, typed
 from dit_lab.build.trained import open_checkpoints
 from dit_lab.codecs.facts import IDENTITY, codec_facts, config_file
 from dit_lab.config.checks.data import UNKNOWN_DATA, options_of, read_facts, refuse_other_images
@@ -55,7 +55,7 @@ class Imported:
     """What became of an import."""
 
     folder: RunFolder
-    told: list[Told]
+    told: list[InferredOption]
     skipped: list[str]  # tensors of the file that are of no use here
     parameters: int
 
@@ -72,7 +72,7 @@ def import_weights(
     if asked == "auto" and source.suffix == EXPORTED and (known := header_of(source)):
         return _unpacked(source, out, known, overrides)
     foreign = open_foreign(source, asked)
-    told = [Told("format", foreign.adapter.name, foreign.why)]
+    told = [InferredOption("format", foreign.adapter.name, foreign.why)]
     groups, skipped = _useful(foreign)
     found = shapes_of(next(iter(groups.values())))
     try:
@@ -231,7 +231,9 @@ def _unpacked(source: Path, out: Path, known: Config, overrides: Sequence[str]) 
         tensors={known["weights"]: tensors},
     )
     parameters = sum(tensor.numel() for tensor in tensors.values())
-    return Imported(RunFolder(out), [Told("format", "dit-lab", "its header")], [], parameters)
+    return Imported(
+        RunFolder(out), [InferredOption("format", "dit-lab", "its header")], [], parameters
+    )
 
 
 def write_run(

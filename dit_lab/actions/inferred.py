@@ -21,7 +21,7 @@ NOT_TOLD = "???"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class InferredOption:
     """One thing that an import found out or took for granted."""
 
     key: str
@@ -35,7 +35,9 @@ def typed(overrides: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in parts}
 
 
-def inferred_keys(foreign: Foreign, guessed: Architecture, *, codec: str | None) -> list[Told]:
+def inferred_keys(
+    foreign: Foreign, guessed: Architecture, *, codec: str | None
+) -> list[InferredOption]:
     """What the weights and their format say, as keys of a training's configuration; `codec` is the
     one that was typed."""
     size, heads, where = _size(guessed)
@@ -49,28 +51,36 @@ def inferred_keys(foreign: Foreign, guessed: Architecture, *, codec: str | None)
     drops = "a" if guessed.has_null_label else "no"
     told_heads = (guessed.num_heads, shapes) if guessed.num_heads else (heads, where)
     return [
-        *([Told("model", size, shapes)] if size else []),
-        Told("model.hidden_size", guessed.hidden_size, shapes),
-        Told("model.depth", guessed.depth, shapes),
-        Told("model.num_heads", *told_heads),
-        Told("model.mlp_ratio", guessed.mlp_ratio, shapes),
-        Told("model.patch_size", guessed.patch_size, shapes),
-        Told("model.class_dropout_prob", guessed.class_dropout_prob,
-             f"{drops} row for the dropped label"),
-        *(Told(f"model.{key}", value, shapes) for key, value in guessed.additions.items()),
-        Told("objective", objective, "the format"),
-        Told("objective.learn_sigma", guessed.learn_sigma, shapes),
+        *([InferredOption("model", size, shapes)] if size else []),
+        InferredOption("model.hidden_size", guessed.hidden_size, shapes),
+        InferredOption("model.depth", guessed.depth, shapes),
+        InferredOption("model.num_heads", *told_heads),
+        InferredOption("model.mlp_ratio", guessed.mlp_ratio, shapes),
+        InferredOption("model.patch_size", guessed.patch_size, shapes),
+        InferredOption(
+            "model.class_dropout_prob",
+            guessed.class_dropout_prob,
+            f"{drops} row for the dropped label",
+        ),
         *(
-            Told(f"objective.{key}", value, "the format")
+            InferredOption(f"model.{key}", value, shapes)
+            for key, value in guessed.additions.items()
+        ),
+        InferredOption("objective", objective, "the format"),
+        InferredOption("objective.learn_sigma", guessed.learn_sigma, shapes),
+        *(
+            InferredOption(f"objective.{key}", value, "the format")
             for key, value in options.items()
             if key != "learn_sigma"
         ),
-        Told("codec", codec, f"{guessed.in_channels} channels"),
-        Told("dataset.image_size", sides if sides[0] != sides[1] else sides[0], seen + halved),
-        Told("dataset.num_classes", guessed.num_classes, shapes),
-        Told("ema.decays", [DECAY], "what the originals average with"),
-        Told("tracking", "none", "nothing was trained here"),
-    ]  # fmt: skip
+        InferredOption("codec", codec, f"{guessed.in_channels} channels"),
+        InferredOption(
+            "dataset.image_size", sides if sides[0] != sides[1] else sides[0], seen + halved
+        ),
+        InferredOption("dataset.num_classes", guessed.num_classes, shapes),
+        InferredOption("ema.decays", [DECAY], "what the originals average with"),
+        InferredOption("tracking", "none", "nothing was trained here"),
+    ]
 
 
 def _size(guessed: Architecture) -> tuple[str | None, Any, str]:
@@ -82,7 +92,7 @@ def _size(guessed: Architecture) -> tuple[str | None, Any, str]:
     return None, NOT_TOLD, "nothing tells"
 
 
-def as_overrides(chosen: list[Told], out: Path, overrides: Sequence[str]) -> list[str]:
+def as_overrides(chosen: list[InferredOption], out: Path, overrides: Sequence[str]) -> list[str]:
     """What was inferred, as if it had been typed before what was typed.
 
     Where another objective is typed, it gets those options of the format's that it has.
@@ -109,13 +119,13 @@ def _has(objective: str, key: str) -> bool:
     return file.is_file() and key.partition(".")[2] in read_recipe(file)
 
 
-def _override(item: Told) -> str:
+def _override(item: InferredOption) -> str:
     value = {"True": "true", "False": "false", "None": "null"}.get(str(item.value), item.value)
     return f"{item.key}={value}"
 
 
-def corrected(chosen: list[Told], overrides: Sequence[str]) -> list[Told]:
+def corrected(chosen: list[InferredOption], overrides: Sequence[str]) -> list[InferredOption]:
     """With what was typed in the place of what was inferred."""
     given = typed(overrides)
     inferred = [item for item in chosen if item.key not in given]
-    return [*inferred, *(Told(key, value, "the command") for key, value in given.items())]
+    return [*inferred, *(InferredOption(key, value, "the command") for key, value in given.items())]

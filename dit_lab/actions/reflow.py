@@ -16,7 +16,7 @@ from dit_lab.build.trained import Trained, load_weak
 from dit_lab.core import rng
 from dit_lab.core.types import LabelledCall
 from dit_lab.data.pair_facts import FACTS, SHARD_PAIRS, PairFacts, shard
-from dit_lab.evaluation.metrics.straightness import bend
+from dit_lab.evaluation.metrics.straightness import path_deviation
 from dit_lab.runs.lock import Lease
 from dit_lab.sampling.generate import CHUNK_IMAGES, Generator
 
@@ -101,7 +101,7 @@ def straightness(trained: Trained, settings: Config, *, check_stop: Callable[[],
         indices = torch.arange(first, first + CHUNK_IMAGES)
         noise = rng.normal(seed, rng.SAMPLE_NOISE, indices, generator.latent_shape)
         predict = generator.predictor(model, generator.labels(indices, None))
-        found = bend(predict, noise.to(generator.device), generator.objective.interpolant)
+        found = path_deviation(predict, noise.to(generator.device), generator.objective.interpolant)
         sums += torch.stack([part.sum().cpu() for part in found])
     return (sums[0] / sums[1]).item()
 

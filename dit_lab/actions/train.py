@@ -11,7 +11,7 @@ from dit_lab.actions.extension import take_over
 from dit_lab.actions.session import StatusFile, log, tell_end, told_how_it_ends, writing_to
 from dit_lab.build.parts import Parts, build_parts
 from dit_lab.build.trained import open_checkpoints
-from dit_lab.build.training import learning, loop_settings
+from dit_lab.build.training import loop_settings, training_objects
 from dit_lab.config.identity import identity, parent_run, refuse_foreign, run_folder, set_aside
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
@@ -33,13 +33,13 @@ from dit_lab.tracking.parent import job_name
 from dit_lab.tracking.spool import MetricsFile
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
+from dit_lab.training.distributed import DistributedContext
 from dit_lab.training.ema import PowerAverage
 from dit_lab.training.loop import train
 from dit_lab.training.nonfinite import NonFiniteStreak
 from dit_lab.training.post_hoc import open_averages
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.stop import StopSignal
-from dit_lab.training.together import Together
 from dit_lab.training.watchdog import Watchdog
 
 Config = Mapping[str, Any]
@@ -55,19 +55,19 @@ def run_training(
     """
     folder = run_folder(config)
     with StopSignal() as stop:
-        together = Together(
+        context = DistributedContext(
             stop,
             **config["precision"],
             static_graph=config["training"]["accumulation"] == 1,
             cpu_offload=config["distributed"]["cpu_offload"],
         )
-        if not together.leads:
-            _follow(config, shapes, folder, together)
+        if not context.leads:
+            _follow(config, shapes, folder, context)
             return folder
         if folder.root.exists() and config["resume"] == "never":
             display.on_message(f"the old run is kept in {set_aside(folder)}")
         with writing_to(folder, display=display, stopping=lambda: stop.requested):
-            _lead(config, shapes, folder, together, display=display, told=told)
+            _lead(config, shapes, folder, context, display=display, told=told)
     return folder
 
 
@@ -75,13 +75,13 @@ def _lead(
     config: Config,
     shapes: Shapes,
     folder: RunFolder,
-    together: Together,
+    context: DistributedContext,
     *,
     display: Hook,
     told: Mapping[str, str],
 ) -> None:
     """Train as the process that writes, shows and tracks."""
-    parts = build_parts(config, shapes, together.accelerator.device)
+    parts = build_parts(config, shapes, context.accelerator.device)
     before = recorded_so_far(folder)
     now = identity(config, shapes, before=before, codec=parts.codec.fingerprint)
     refuse_foreign(folder, config, now)
@@ -95,7 +95,7 @@ def _lead(
         tell_end(hooks, status, FAILED, text)
 
     with told_how_it_ends(hooks, status):
-        checkpoint, store = _take_up(config, folder, now, together)
+        checkpoint, store = _take_up(config, folder, now, context)
         if config["tracking"]["backend"] == "mlflow":
             write_json(folder.tracking, _told_tracker(config, folder, now, told))
             if config["tracking"]["send"] == "now":
@@ -106,10 +106,10 @@ def _lead(
         hooks.insert(0, MetricsFile(folder.metrics))
         if why := why_unmeasured(config, shapes):
             log.info("samples are not measured: %s", why)
-        told_all = together.team.first(lambda: (checkpoint, now))  # all of it lies in its place
+        told_all = context.team.first(lambda: (checkpoint, now))  # all of it lies in its place
         try:
-            with _watchdog(config, folder, together, hung):
-                results = _train(parts, folder, together, store, *told_all, hooks=hooks)
+            with _watchdog(config, folder, context, hung):
+                results = _train(parts, folder, context, store, *told_all, hooks=hooks)
         except NonFiniteStreak as streak:
             write_json(folder.nonfinite, streak.diagnosis)
             for hook in hooks:
@@ -118,25 +118,25 @@ def _lead(
         update_status(folder, results=results)
 
 
-def _follow(config: Config, shapes: Shapes, folder: RunFolder, together: Together) -> None:
+def _follow(config: Config, shapes: Shapes, folder: RunFolder, context: DistributedContext) -> None:
     """Train as one of the other processes, which leave no trace but their part of checkpoints."""
-    parts = build_parts(config, shapes, together.accelerator.device)
-    told: tuple[Checkpoint | None, Config] = together.team.first(lambda: (None, {}))
+    parts = build_parts(config, shapes, context.accelerator.device)
+    told: tuple[Checkpoint | None, Config] = context.team.first(lambda: (None, {}))
     store = None
     if config["distributed"]["sharded"]:
-        store = open_checkpoints(folder, team=together.writers, warn=log.info)
-    with _watchdog(config, folder, together, print):
-        _train(parts, folder, together, store, *told, hooks=[])
+        store = open_checkpoints(folder, team=context.writers, warn=log.info)
+    with _watchdog(config, folder, context, print):
+        _train(parts, folder, context, store, *told, hooks=[])
 
 
 def _take_up(
-    config: Config, folder: RunFolder, now: Mapping[str, Any], together: Together
+    config: Config, folder: RunFolder, now: Mapping[str, Any], context: DistributedContext
 ) -> tuple[Checkpoint | None, CheckpointStore]:
     """Record what this run is, and find the checkpoint that it goes on from."""
     write_atomically(folder.config, to_yaml(dict(config)))
     write_json(folder.identity, now)
     keep = {name: config["training"][name] for name in ("keep_last", "keep_every_steps")}
-    team = together.writers if config["distributed"]["sharded"] else ALONE
+    team = context.writers if config["distributed"]["sharded"] else ALONE
     store = open_checkpoints(folder, team=team, warn=log.warning, **keep)
     checkpoint, parent = store.latest(), parent_run(config)
     if checkpoint is None and parent is not None:
@@ -154,7 +154,7 @@ def _take_up(
 def _train(
     parts: Parts,
     folder: RunFolder,
-    together: Together,
+    context: DistributedContext,
     store: CheckpointStore | None,
     checkpoint: Checkpoint | None,
     now: Config,
@@ -164,12 +164,12 @@ def _train(
     """Build what only training needs and hand everything to the loop."""
     config, training = parts.config, parts.config["training"]
     begins = config["init_from"] is not None and checkpoint is None
-    learns = learning(parts, together, begin=begins, on_message=_told_by(hooks))
-    powers = [ema for ema in learns["emas"] if isinstance(ema, PowerAverage)]
+    objects = training_objects(parts, context, begin=begins, on_message=_told_by(hooks))
+    powers = [ema for ema in objects["emas"] if isinstance(ema, PowerAverage)]
     return train(
-        **learns,
+        **objects,
         snapshots=Snapshots(
-            _open_snapshots(config, folder, together) if powers else None,
+            _open_snapshots(config, folder, context) if powers else None,
             averages=powers,
             every_steps=config["ema"]["snapshot_every_steps"],
         ),
@@ -179,18 +179,18 @@ def _train(
             parts,
             folder,
             identity=now,
-            team=together.team,
-            check_stop=together.stop.check,
+            team=context.team,
+            check_stop=context.stop.check,
             on_message=_told_by(hooks),
         ),
         hooks=hooks,
         settings=loop_settings(
             config,
-            learns["batches"],
+            objects["batches"],
             log_every_steps=training["log_every_steps"],
             checkpoint_every_steps=training["checkpoint_every_steps"],
         ),
-        check_stop=together.check_stop,
+        check_stop=context.check_stop,
     )
 
 
@@ -203,22 +203,22 @@ def _told_by(hooks: Sequence[Hook]) -> Callable[[str], None]:
 
 
 def _open_snapshots(
-    config: Config, folder: RunFolder, together: Together
+    config: Config, folder: RunFolder, context: DistributedContext
 ) -> CheckpointStore | None:
     """Where averages are kept; None where another process keeps all of them."""
     if config["distributed"]["sharded"]:
-        return open_averages(folder, team=together.snapshot_writers, warn=log.info)
-    return open_averages(folder, warn=log.warning) if together.leads else None
+        return open_averages(folder, team=context.snapshot_writers, warn=log.info)
+    return open_averages(folder, warn=log.warning) if context.leads else None
 
 
 def _watchdog(
-    config: Config, folder: RunFolder, together: Together, on_hang: Callable[[str], None]
+    config: Config, folder: RunFolder, context: DistributedContext, on_hang: Callable[[str], None]
 ) -> Watchdog:
     return Watchdog(
         folder.watched,
-        index=together.team.index,
+        index=context.team.index,
         seconds=config["training"]["hang_after_seconds"],
-        progress=lambda: together.stop.asked,
+        progress=lambda: context.stop.asked,
         on_hang=on_hang,
     )
 

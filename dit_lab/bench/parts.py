@@ -64,29 +64,29 @@ class Stopwatch:
 
 @contextmanager
 def watched(
-    learns: Mapping[str, Any], watch: Stopwatch, *, inside_blocks: bool
+    objects: Mapping[str, Any], watch: Stopwatch, *, inside_blocks: bool
 ) -> Iterator[dict[str, Any]]:
-    """What the loop is handed, as `lab.learning` builds it, with every part of it timed.
+    """What the loop is handed, as `lab.training_objects` builds it, with every part of it timed.
 
     `inside_blocks`: by kind of layer; compiled blocks cannot be looked into, and count as one.
     """
     with ExitStack() as undo:
         undo.enter_context(watch.section(REST))
-        for module, name in _sections(learns["model"].trained, inside_blocks):
+        for module, name in _sections(objects["model"].trained, inside_blocks):
             before = module.register_forward_pre_hook(lambda *_, name=name: watch.enter(name))
             after = module.register_forward_hook(lambda *_: watch.leave())
             undo.callback(before.remove)
             undo.callback(after.remove)
         for thing, method, name in (
-            (learns["accelerator"], "backward", "backward"),
-            (learns["optimizer"], "step", "optimizer"),
-            *((ema, "update", "EMA") for ema in learns["emas"]),
+            (objects["accelerator"], "backward", "backward"),
+            (objects["optimizer"], "step", "optimizer"),
+            *((ema, "update", "EMA") for ema in objects["emas"]),
         ):
             _time(undo, watch, thing, method, name)
         yield {
-            **learns,
-            "objective": _Watched(learns["objective"], watch),
-            "batches": _WatchedBatches(learns["batches"], watch),
+            **objects,
+            "objective": _Watched(objects["objective"], watch),
+            "batches": _WatchedBatches(objects["batches"], watch),
         }
 
 

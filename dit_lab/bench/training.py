@@ -18,13 +18,13 @@ from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
 from dit_lab.bench.parts import Stopwatch, watched
 from dit_lab.build.cost import model_cost
 from dit_lab.build.parts import build_parts
-from dit_lab.build.training import learning, train_steps
+from dit_lab.build.training import train_steps, training_objects
 from dit_lab.core.types import Hook, Shapes
 from dit_lab.tracking.spool import MetricsFile
 from dit_lab.training.batches import TrainingBatches
+from dit_lab.training.distributed import DistributedContext
 from dit_lab.training.loop import peak_memory_bytes
 from dit_lab.training.stop import StopSignal
-from dit_lab.training.together import Together
 
 Config = Mapping[str, Any]
 
@@ -54,7 +54,7 @@ class Training:
         """`folder` is where its rows of metrics are written."""
         steps = {"total_steps": MOST_STEPS + 1, "log_every_steps": LOG_EVERY_STEPS}
         self.config = {**config, "training": {**config["training"], **steps}}
-        self._together = Together(
+        self._together = DistributedContext(
             stop,
             **config["precision"],
             static_graph=config["training"]["accumulation"] == 1,
@@ -62,7 +62,7 @@ class Training:
         )
         self.device = self._together.accelerator.device
         self.parts = build_parts(self.config, shapes, self.device)
-        self._learns = learning(
+        self._objects = training_objects(
             self.parts, self._together, begin=False, on_message=lambda text: None
         )
         self._metrics = folder / "metrics.jsonl"
@@ -74,11 +74,11 @@ class Training:
     @property
     def batches(self) -> TrainingBatches:
         """What it is trained on."""
-        return self._learns["batches"]
+        return self._objects["batches"]
 
     def weights(self) -> dict[str, Tensor]:
         """As they are now, by reference."""
-        return self._learns["model"].module.state_dict()
+        return self._objects["model"].module.state_dict()
 
     def prepared(self) -> list[tuple[Tensor, Tensor]]:
         """The images and labels of a few steps, on the device."""
@@ -108,8 +108,8 @@ class Training:
         """
         watch = Stopwatch(lambda: settle(self.device))
         compiled = self.config["training"]["compile"]
-        with watched(self._learns, watch, inside_blocks=not compiled) as learns:
-            self._run(count, _Logged(watch, MetricsFile(self._metrics)), learns=learns)
+        with watched(self._objects, watch, inside_blocks=not compiled) as objects:
+            self._run(count, _Logged(watch, MetricsFile(self._metrics)), objects=objects)
         return {name: seconds / count for name, seconds in watch.seconds.items()}
 
     def measure(self, seconds: float, products: Products) -> Step:
@@ -126,10 +126,10 @@ class Training:
         parts = self.parts_of_a_step(min(len(times), MOST_WATCHED))
         return Step(Spread.of(times), self.images, self.flops, of_products, peak, parts)
 
-    def _run(self, steps: int, *hooks: Hook, learns: Mapping[str, Any] | None = None) -> None:
+    def _run(self, steps: int, *hooks: Hook, objects: Mapping[str, Any] | None = None) -> None:
         train_steps(
             self.config,
-            self._learns if learns is None else learns,
+            self._objects if objects is None else objects,
             self._together,
             steps=steps,
             log_every_steps=LOG_EVERY_STEPS,

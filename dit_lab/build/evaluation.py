@@ -17,7 +17,7 @@ from dit_lab.evaluation.features.fidelity import DinoV2, Inception
 from dit_lab.evaluation.features.reference_statistics import kept_statistics
 from dit_lab.evaluation.features.statistics import factored
 from dit_lab.evaluation.metrics.frechet import Moments
-from dit_lab.evaluation.quality import Metric, Yardstick
+from dit_lab.evaluation.quality import Metric, ReferenceSet
 from dit_lab.evaluation.reference import Reference, load_images
 
 Config = Mapping[str, Any]
@@ -84,9 +84,9 @@ def cache_folder(config: Config) -> Path:
     return Path(config["paths"]["root"]) / "reference"
 
 
-def build_yardstick(
+def build_reference_set(
     parts: Parts, extractors: Extractors, check_stop: Callable[[], None]
-) -> Yardstick:
+) -> ReferenceSet:
     """The real images of the run's data."""
     folder = cache_folder(parts.config)
 
@@ -101,7 +101,7 @@ def build_yardstick(
         )
         return factored(kept)
 
-    return Yardstick(
+    return ReferenceSet(
         load_reference(parts, check_stop),
         seed=parts.config["evaluation"]["seed"],
         extractors=extractors,

@@ -20,17 +20,17 @@ from dit_lab.build.parts import (
 )
 from dit_lab.core.types import Hook
 from dit_lab.training.batches import TrainingBatches
+from dit_lab.training.distributed import DistributedContext
 from dit_lab.training.ema import EMA, Average, PowerAverage
 from dit_lab.training.float8 import multiplies_float8
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.snapshots import Snapshots
-from dit_lab.training.together import Together
 
 Config = Mapping[str, Any]
 
 
-def learning(
-    parts: Parts, together: Together, *, begin: bool, on_message: Callable[[str], None]
+def training_objects(
+    parts: Parts, context: DistributedContext, *, begin: bool, on_message: Callable[[str], None]
 ) -> dict[str, Any]:
     """What decides the weights, as the loop is handed it. `begin`: with the weights of
     `init_from`."""
@@ -38,14 +38,16 @@ def learning(
     plain = build_model(parts)
     if begin:
         begin_with(plain, config, parts.shapes, on_message=on_message)
-    device = together.accelerator.device
+    device = context.accelerator.device
     if config["precision"]["mixed_precision"] == "fp8" and not multiplies_float8(device):
         on_message(f"precision=fp8: emulated, slowly: {device.type} here multiplies no float8")
-    model = together.spread(plain, config["distributed"], compiled=config["training"]["compile"])
+    model = context.parallel_model(
+        plain, config["distributed"], compiled=config["training"]["compile"]
+    )
     dataset, codec = build_examples(parts, "train")
     return {
-        "accelerator": together.accelerator,
-        "team": together.team,
+        "accelerator": context.accelerator,
+        "team": context.team,
         "model": model,
         "null_label": null_label(parts),
         "objective": parts.objective,
@@ -53,8 +55,8 @@ def learning(
             parts,
             dataset=dataset,
             codec=codec,
-            process_index=together.team.index,
-            num_processes=together.team.size,
+            process_index=context.team.index,
+            num_processes=context.team.size,
         ),
         "optimizer": build_optimizer(config, model.module),
         "schedule": build(config, "schedule"),
@@ -86,8 +88,8 @@ def loop_settings(
 
 def train_steps(
     config: Config,
-    learns: Mapping[str, Any],
-    together: Together,
+    objects: Mapping[str, Any],
+    context: DistributedContext,
     *,
     steps: int,
     log_every_steps: int,
@@ -96,19 +98,19 @@ def train_steps(
     """The first steps of a training by the loop itself, `steps` of them or all where there are
     fewer, with nothing saved and nothing measured.
 
-    `learns`, of `learning`, is what the loop is handed: weights and optimizer go on from where they
-    are, batches begin with the first.
+    `objects`, of `training_objects`, is what the loop is handed: weights and optimizer go on from
+    where they are, batches begin with the first.
     """
     count = _Count()
 
     def check_stop() -> None:
-        together.check_stop()
+        context.check_stop()
         if count.steps == steps:
             raise _Enough
 
     with contextlib.suppress(_Enough):
         train(
-            **learns,
+            **objects,
             snapshots=Snapshots(None, averages=[], every_steps=0),
             checkpoints=None,
             resume_from=None,
@@ -116,7 +118,7 @@ def train_steps(
             hooks=[*hooks, count],
             settings=loop_settings(
                 config,
-                learns["batches"],
+                objects["batches"],
                 log_every_steps=log_every_steps,
                 checkpoint_every_steps=0,
             ),

@@ -98,17 +98,17 @@ def _measure_all(args: argparse.Namespace) -> int:
         )
 
     from dit_lab.sweeps.evaluations import measure_all  # torch: seconds
+    from dit_lab.training.distributed import DistributedContext
     from dit_lab.training.stop import StopSignal
-    from dit_lab.training.together import Together
 
     with StopSignal() as stop:
-        together = Together(stop, tf32=tf32)
+        context = DistributedContext(stop, tf32=tf32)
         ablation, files = measure_all(
             folder,
             configs,
             wanted=wanted,
             root=str(root),
-            device=together.accelerator.device,
+            device=context.accelerator.device,
             check_stop=stop.check,
             on_message=lambda text: print(text, flush=True),
         )
@@ -180,28 +180,28 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
     )
     from dit_lab.build.trained import load
     from dit_lab.cli.tables import print_evaluations
+    from dit_lab.training.distributed import DistributedContext
     from dit_lab.training.stop import StopSignal
-    from dit_lab.training.together import Together
 
     with StopSignal() as stop:
-        together = Together(stop, tf32=config["precision"]["tf32"])
+        context = DistributedContext(stop, tf32=config["precision"]["tf32"])
         trained = load(
             wanted,
             root=root,
             weights=config["sample"]["weights"],
             trusted_modules=config["trusted_modules"],
             codec_path=config["codec"].get("path"),
-            device=together.accelerator.device,
+            device=context.accelerator.device,
         )
         trained = with_data(trained, config)
         evaluation, stored = evaluate_run(
             trained,
             config,
-            team=together.team,
+            team=context.team,
             check_stop=stop.check,
             on_message=lambda text: print(text, flush=True),
         )
-        if not together.leads:
+        if not context.leads:
             return 0
         baselines = []
         if config["baselines"]:

@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.reproduce.catalogue import entry, shelf
+    from dit_lab.reproduce.catalogue import catalogue, entry
 
     if args.experiment is None:
-        for one in shelf():
+        for one in catalogue():
             _print_entry(one)
         print("dit-lab experiments EXPERIMENT   all of its numbers")
         print("dit-lab reproduce EXPERIMENT     does it again and compares")

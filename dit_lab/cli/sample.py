@@ -51,29 +51,29 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
     from dit_lab.build.trained import load
     from dit_lab.sampling.generate import Passes  # torch: seconds
     from dit_lab.sampling.images import grid_columns, write_images
+    from dit_lab.training.distributed import DistributedContext
     from dit_lab.training.stop import StopSignal
-    from dit_lab.training.together import Together
 
     passes, out, asked = Passes(), Path(config["out"]), config["sample"]
     with StopSignal() as stop:
-        together = Together(stop, tf32=config["precision"]["tf32"])
+        context = DistributedContext(stop, tf32=config["precision"]["tf32"])
         trained = load(
             wanted,
             root=root,
             weights=asked["weights"],
             trusted_modules=config["trusted_modules"],
-            device=together.accelerator.device,
+            device=context.accelerator.device,
         )
         groups = trained.images(
             asked["labels"],
             num_images=asked["num_images"],
             seed=asked["seed"],
             settings=config,
-            team=together.team,
+            team=context.team,
             check_stop=stop.check,
             on_pass=passes,
         )
-        if not together.leads:
+        if not context.leads:
             for _ in groups:  # draws its part of them
                 pass
             return 0

@@ -34,7 +34,7 @@ class Alone:
 ALONE = Alone()
 
 
-class Gang:
+class ProcessGroup:
     """Several processes, connected by a group on the host. Implements `types.Team`.
 
     A process that is gone raises in all others: a group notices closed connections.

@@ -20,10 +20,10 @@ from torch import Tensor
 from dit_lab.core import rng
 from dit_lab.core.types import ImageSet
 from dit_lab.evaluation.features.extractors import Extractor, FeatureCache, Features, Probabilities
-from dit_lab.evaluation.floors import Floors, Measure, mean_and_deviation
 from dit_lab.evaluation.metrics.frechet import Moments
 from dit_lab.evaluation.metrics.neighbours import Distances, nearest
 from dit_lab.evaluation.metrics.two_sample import FOLDS
+from dit_lab.evaluation.real_baseline import Measure, RealBaseline, mean_and_deviation
 from dit_lab.evaluation.reference import Reference
 from dit_lab.evaluation.table import Row, with_caveats
 
@@ -52,7 +52,7 @@ class Extractors(Protocol):
     def __getitem__(self, name: str) -> Extractor: ...
 
 
-class Seen:
+class FeatureView:
     """Images, and what extractors see in them, each of which looks once."""
 
     def __init__(self, images: ImageSet, extractors: Extractors, cache: FeatureCache) -> None:
@@ -78,12 +78,12 @@ class Seen:
 class Metric(Protocol):
     """One entry of the list of metrics: some lines of the table."""
 
-    def tasks(self, samples: Seen, real: Yardstick) -> Sequence[Task]:
+    def tasks(self, samples: FeatureView, real: ReferenceSet) -> Sequence[Task]:
         """The lines, in their order. Features are looked at here, the rest is done by the tasks,
         which run in threads."""
 
 
-class Yardstick:
+class ReferenceSet:
     """Real images with everything that is measured on them once, for any number of sample sets.
 
     `statistics` gives the Gaussian of the whole training split, which may be more than the training
@@ -103,11 +103,13 @@ class Yardstick:
         self.seed, self.statistics, self.check_stop = seed, statistics, check_stop
         self.num_classes = reference.num_classes
         self._extractors = extractors
-        self._floors = Floors(folder, seed=seed)
+        self._floors = RealBaseline(folder, seed=seed)
         self._distances: dict[str, Distances] = {}
         cache = FeatureCache(folder)
-        self.train = Seen(self._shuffled(reference.train, "training"), extractors, cache)
-        self.held_out = Seen(self._shuffled(reference.held_out, "held-out"), extractors, cache)
+        self.train = FeatureView(self._shuffled(reference.train, "training"), extractors, cache)
+        self.held_out = FeatureView(
+            self._shuffled(reference.held_out, "held-out"), extractors, cache
+        )
 
     def _shuffled(self, images: ImageSet, purpose: str) -> ImageSet:
         """Draws are slices, so that they are disjoint; lists are often sorted by class."""
@@ -138,7 +140,7 @@ class Yardstick:
 
     def measure(self, samples: ImageSet, metrics: Mapping[str, Metric]) -> list[Row]:
         """The table for generated images, of which `draw_images` must find enough."""
-        seen = Seen(samples, self._extractors, FeatureCache(None))
+        seen = FeatureView(samples, self._extractors, FeatureCache(None))
         tasks = [task for metric in metrics.values() for task in metric.tasks(seen, self)]
 
         def run(task: Task) -> Row:
@@ -149,7 +151,9 @@ class Yardstick:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             return with_caveats(list(pool.map(run, tasks)))
 
-    def compare(self, metric: str, extractor: str, measure: Measure, samples: Seen) -> list[Task]:
+    def compare(
+        self, metric: str, extractor: str, measure: Measure, samples: FeatureView
+    ) -> list[Task]:
         """Against all training images without a floor, then draw by draw with one."""
         features = samples.features(extractor)
         train, held_out = self.train.features(extractor), self.held_out.features(extractor)

@@ -11,7 +11,7 @@ from pathlib import Path
 from dit_lab.core.types import EvaluationResult, ImageSet, LabelledCall, is_due
 from dit_lab.evaluation.card import Card, Evaluation
 from dit_lab.evaluation.metrics.likelihood import Likelihood
-from dit_lab.evaluation.quality import Metric, Yardstick
+from dit_lab.evaluation.quality import Metric, ReferenceSet
 from dit_lab.evaluation.table import Row, over_seeds
 from dit_lab.runs.folder import digest
 from dit_lab.sampling.drawn import DrawnImages
@@ -30,7 +30,7 @@ class SampleQuality:
     """
 
     generator: Generator
-    build_yardstick: Callable[[], Yardstick]
+    build_reference_set: Callable[[], ReferenceSet]
     metrics: Mapping[str, Metric]
     metrics_every_steps: Mapping[str, int]  # 0: only at the end
     total_steps: int
@@ -45,9 +45,9 @@ class SampleQuality:
         return math.gcd(*self.metrics_every_steps.values())
 
     @cached_property
-    def yardstick(self) -> Yardstick:
+    def reference_set(self) -> ReferenceSet:
         """Made when the first images are measured: training need not wait for the real ones."""
-        return self.build_yardstick()
+        return self.build_reference_set()
 
     def run(self, model: LabelledCall, step: int) -> EvaluationResult:
         due = [
@@ -61,7 +61,7 @@ class SampleQuality:
             self,
             metrics={name: self.metrics[name] for name in due},
             card=replace(self.card, metrics={name: self.card.metrics[name] for name in due}),
-            build_yardstick=lambda: self.yardstick,
+            build_reference_set=lambda: self.reference_set,
         )
         evaluation, written = some.evaluate(model, step)
         return EvaluationResult(evaluation.metrics, (written,))
@@ -93,14 +93,16 @@ class SampleQuality:
     def _measured(self, drawn: DrawnImages) -> tuple[list[Row], float]:
         """The table of images, and how many images passed through the model for one."""
         images, passed = drawn.all()
-        table = self.yardstick.measure(images, self.metrics)
+        table = self.reference_set.measure(images, self.metrics)
         return table, Passes(passed).per_image(len(images))
 
     def _draw(self, model: LabelledCall, drawn: DrawnImages, seed: int) -> None:
         """Draw what is not there yet."""
         team, count = self.generator.team, self.card.num_images
         first = team.first(drawn.count)
-        labels = team.first(lambda: self.yardstick.labels(count, self.card.labels, seed).tolist())
+        labels = team.first(
+            lambda: self.reference_set.labels(count, self.card.labels, seed).tolist()
+        )
         passes, counted = Passes(), 0
         groups = self.generator.images(
             model,

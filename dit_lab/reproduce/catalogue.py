@@ -27,7 +27,7 @@ class Entry:
         return ", ".join(self.header[key] for key in ("hardware", "time") if key in self.header)
 
 
-def shelf() -> list[Entry]:
+def catalogue() -> list[Entry]:
     return [entry(name, folder) for name, folder in search_path.experiments().items()]
 
 

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from dit_lab.build.parts import Parts, build_generator, build_model, build_parts, labelled_call
-from dit_lab.build.training import averages, learning, train_steps
+from dit_lab.build.training import averages, train_steps, training_objects
 from dit_lab.core import rng
 from dit_lab.core.types import Batch, Hook, Shapes
 from dit_lab.runs.provenance import device_name, versions
 from dit_lab.sampling.generate import CHUNK_IMAGES, Passes
 from dit_lab.training.batches import TrainingBatches
+from dit_lab.training.distributed import DistributedContext
 from dit_lab.training.parallel import whole_of
 from dit_lab.training.stop import StopSignal
-from dit_lab.training.together import Together
 
 Config = Mapping[str, Any]
 
@@ -47,38 +47,38 @@ def probe(config: Config, shapes: Shapes, *, training: bool = True) -> dict[str,
     image.
     """
     with StopSignal() as stop:
-        together = Together(
+        context = DistributedContext(
             stop,
             **config["precision"],
             static_graph=config["training"]["accumulation"] == 1,
             cpu_offload=config["distributed"]["cpu_offload"],
         )
-        parts = build_parts(config, shapes, together.accelerator.device)
-        trained = {**_training(parts, together), **_lag(config)} if training else {}
+        parts = build_parts(config, shapes, context.accelerator.device)
+        trained = {**_training(parts, context), **_lag(config)} if training else {}
         return {**trained, **_sampling(parts, stop)}
 
 
 # ---- the first steps of a training ---------------------------------------------------------------
 
 
-def _training(parts: Parts, together: Together) -> dict[str, Any]:
-    learns = learning(parts, together, begin=False, on_message=lambda text: None)
-    seen = _Seen(learns["batches"])
+def _training(parts: Parts, context: DistributedContext) -> dict[str, Any]:
+    objects = training_objects(parts, context, begin=False, on_message=lambda text: None)
+    seen = _Seen(objects["batches"])
     losses = _Losses()
 
     train_steps(
         parts.config,
-        {**learns, "batches": seen},
-        together,
+        {**objects, "batches": seen},
+        context,
         steps=STEPS,
         log_every_steps=1,
         hooks=[losses],
     )
-    weights = dict(learns["model"].module.named_parameters())
+    weights = dict(objects["model"].module.named_parameters())
     return {
         "losses": losses.values,
         "weights": _norm(weights),
-        "averages": [_norm(average.shadow) for average in learns["emas"]],
+        "averages": [_norm(average.shadow) for average in objects["emas"]],
         **seen.probes(),
     }
 

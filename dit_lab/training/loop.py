@@ -21,7 +21,7 @@ from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import Average
 from dit_lab.training.nonfinite import NonFiniteGuard, explain
 from dit_lab.training.optim import gradient_norm, guarded_step, set_learning_rate
-from dit_lab.training.parallel import Spread
+from dit_lab.training.parallel import ParallelModel
 from dit_lab.training.schedules import Schedule
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.state import Clock, Snapshot, TrainState, Window
@@ -43,7 +43,7 @@ def train(
     *,
     accelerator: Accelerator,
     team: Team,
-    model: Spread,
+    model: ParallelModel,
     null_label: int | None,
     objective: Objective,
     batches: TrainingBatches,
@@ -177,7 +177,7 @@ def train(
     return state.results
 
 
-def _labelled(model: Spread, batch: Batch, null_label: int | None) -> ModelCall:
+def _labelled(model: ParallelModel, batch: Batch, null_label: int | None) -> ModelCall:
     """The model with the batch's labels, the null label where they are dropped."""
     labels = batch.labels
     if null_label is not None:
@@ -186,7 +186,11 @@ def _labelled(model: Spread, batch: Batch, null_label: int | None) -> ModelCall:
 
 
 def _evaluate(
-    model: Spread, ema: Average, evaluators: Sequence[Evaluator], hooks: Sequence[Hook], step: int
+    model: ParallelModel,
+    ema: Average,
+    evaluators: Sequence[Evaluator],
+    hooks: Sequence[Hook],
+    step: int,
 ) -> dict[str, float]:
     """Run evaluators on the averaged weights, report to the hooks, return all metrics."""
     found: dict[str, float] = {}

@@ -16,7 +16,7 @@ from dit_lab.training.packed import pack
 from dit_lab.training.tensor_files import is_spread
 
 
-class Spread(Protocol):
+class ParallelModel(Protocol):
     """A model to train, wherever its weights lie."""
 
     module: nn.Module

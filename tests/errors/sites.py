@@ -101,7 +101,7 @@ LIBRARY_ONLY = {
     "it needs a launcher of processes, torchrun or accelerate, around the command": (
         ("actions/workers.py", "processes were started"),
         ("cli/sweep.py", "every process would start the whole sweep"),
-        ("training/together.py", "which the lab does not use"),  # and GPUs
+        ("training/distributed.py", "which the lab does not use"),  # and GPUs
     ),
     "it needs a file that changes while it is read, as in tests/data/test_latents.py": (
         ("data/latents.py", "ends too early"),

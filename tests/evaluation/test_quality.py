@@ -45,7 +45,7 @@ from dit_lab.evaluation.quality import (
     MIN_IMAGES,
     RANDOM,
     Metric,
-    Yardstick,
+    ReferenceSet,
     draw_images,
 )
 from dit_lab.evaluation.reference import Reference, load_images
@@ -98,12 +98,12 @@ class Vectors:
 
 def yardstick_of(
     reference: Reference, *, seed: int = 0, check_stop: Callable[[], None] = lambda: None
-) -> Yardstick:
+) -> ReferenceSet:
     extractors: dict[str, Extractor] = {"pixels": Pixels()}
     if len(reference.train.labels.unique()) > 1:
         extractors["classifier"] = Vectors(reference.train)
     training = moments(pixel_features(reference.train.pixels))
-    return Yardstick(
+    return ReferenceSet(
         reference,
         seed=seed,
         extractors=extractors,
@@ -154,12 +154,12 @@ def unseen(halves: tuple[Reference, ImageSet]) -> ImageSet:
 
 
 @pytest.fixture(scope="module")
-def digits_yardstick(reference: Reference, few_trees: None) -> Yardstick:
+def digits_yardstick(reference: Reference, few_trees: None) -> ReferenceSet:
     return yardstick_of(reference)
 
 
 @pytest.fixture(scope="module")
-def measured(digits_yardstick: Yardstick, reference: Reference, unseen: ImageSet) -> Measured:
+def measured(digits_yardstick: ReferenceSet, reference: Reference, unseen: ImageSet) -> Measured:
     """The table of a sample set by its name, each measured once."""
     draw = torch.Generator().manual_seed(0)
     one = unseen.pixels[:1].int()
@@ -274,10 +274,10 @@ def test_wrong_labels_show_in_class_accuracy_alone(
     reference: Reference, unseen: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "two_sample_accuracy", lambda *_, seed: 0.5)
-    yardstick = yardstick_of(reference)
+    reference_set = yardstick_of(reference)
     pixels, labels = unseen.pixels[:COUNT], unseen.labels[:COUNT]
-    right = yardstick.measure(ImageSet(pixels, labels), METRICS)
-    wrong = yardstick.measure(ImageSet(pixels, (labels + 1) % 10), METRICS)
+    right = reference_set.measure(ImageSet(pixels, labels), METRICS)
+    wrong = reference_set.measure(ImageSet(pixels, (labels + 1) % 10), METRICS)
     ((ours, other),) = [pair for pair in zip(right, wrong, strict=True) if pair[0] != pair[1]]
     assert ours.metric == "class_accuracy"
     assert ours.value > 0.95
@@ -378,16 +378,16 @@ def test_rows_are_means_and_deviations_over_draws(counting: Counting) -> None:
     """The answers count up: 0.01 for the whole set, then floors and values of three draws each."""
     assert torch.get_num_threads() == 1  # so that they are asked in order
     real = Reference(numbered(TRAIN, 90), numbered(HELD_OUT, 40), 0)
-    yardstick = yardstick_of(real)
+    reference_set = yardstick_of(real)
     rows = [
-        r for r in yardstick.measure(numbered(SAMPLES, 90), METRICS) if r.metric == "two_sample"
+        r for r in reference_set.measure(numbered(SAMPLES, 90), METRICS) if r.metric == "two_sample"
     ]
     found = [(row.value, row.deviation, row.floor, row.floor_deviation) for row in rows]
     assert found[0] == (0.01, None, None, None)
     assert found[1] == pytest.approx((0.06, 0.01, 0.03, 0.01), rel=1e-9)
     assert found[2] == pytest.approx((0.12, 0.01, 0.09, 0.01), rel=1e-9)
     again = [
-        r for r in yardstick.measure(numbered(SAMPLES, 90), METRICS) if r.metric == "two_sample"
+        r for r in reference_set.measure(numbered(SAMPLES, 90), METRICS) if r.metric == "two_sample"
     ]
     assert [row.floor for row in again] == [row.floor for row in rows]
     assert len(counting.calls) == 13 + 7  # floors are measured once
@@ -428,13 +428,13 @@ def test_draw_images(num_images: int, train: int, held_out: int, expected: int) 
 def test_labels_are_as_frequent_as_in_training() -> None:
     """A list of 900 images of class 0 and 100 of class 1, sorted."""
     train = ImageSet(numbered(TRAIN, 1000).pixels, (torch.arange(1000) >= 900).long())
-    yardstick = yardstick_of(Reference(train, numbered(HELD_OUT, 40), 2))
-    labels = yardstick.labels(2500, AS_TRAINED, 0)
+    reference_set = yardstick_of(Reference(train, numbered(HELD_OUT, 40), 2))
+    labels = reference_set.labels(2500, AS_TRAINED, 0)
     assert (labels.dtype, labels.shape) == (torch.int64, (2500,))
     assert torch.bincount(labels[:1000]).tolist() == [900, 100]
     assert torch.equal(labels[1000:2000], labels[:1000])  # then all over again
     assert torch.equal(
-        yardstick.labels(70, AS_TRAINED, 0), labels[:70]
+        reference_set.labels(70, AS_TRAINED, 0), labels[:70]
     )  # few are the first of many
     for start in (0, 200, 400):
         # drawn without replacement: less than the binomial's standard error, four of it
@@ -443,13 +443,13 @@ def test_labels_are_as_frequent_as_in_training() -> None:
 
 
 def test_labels_in_turn_and_drawn() -> None:
-    yardstick = yardstick_of(
+    reference_set = yardstick_of(
         Reference(numbered(TRAIN, 90, classes=3), numbered(HELD_OUT, 40, classes=3), 3)
     )
-    assert yardstick.labels(7, BALANCED, 0).tolist() == [0, 1, 2, 0, 1, 2, 0]
-    drawn = yardstick.labels(3000, RANDOM, 0)
-    assert torch.equal(yardstick.labels(20, RANDOM, 0), drawn[:20])
-    assert not torch.equal(yardstick.labels(20, RANDOM, 1), drawn[:20])
+    assert reference_set.labels(7, BALANCED, 0).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    drawn = reference_set.labels(3000, RANDOM, 0)
+    assert torch.equal(reference_set.labels(20, RANDOM, 0), drawn[:20])
+    assert not torch.equal(reference_set.labels(20, RANDOM, 1), drawn[:20])
     # four standard errors of a binomial count
     counts = torch.bincount(drawn, minlength=3).tolist()
     assert counts == pytest.approx([1000] * 3, abs=4 * (3000 * 2 / 9) ** 0.5)
@@ -485,9 +485,9 @@ def stopping_at(question: int) -> Callable[[], None]:
 @pytest.mark.parametrize("question", [1, 2, 4, 9])
 def test_a_stop_is_heard_before_every_comparison(counting: Counting, question: int) -> None:
     real = Reference(numbered(TRAIN, 90), numbered(HELD_OUT, 40), 0)
-    yardstick = yardstick_of(real, check_stop=stopping_at(question))
+    reference_set = yardstick_of(real, check_stop=stopping_at(question))
     with pytest.raises(StopRequested):
-        yardstick.measure(numbered(SAMPLES, 90), METRICS)
+        reference_set.measure(numbered(SAMPLES, 90), METRICS)
     assert len(counting.calls) < question
 
 

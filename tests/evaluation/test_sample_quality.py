@@ -21,7 +21,7 @@ from dit_lab.evaluation import sample_quality
 from dit_lab.evaluation.card import Card, read_evaluation
 from dit_lab.evaluation.features.extractors import Pixels
 from dit_lab.evaluation.metrics.components import Memorisation, PrecisionRecall
-from dit_lab.evaluation.quality import AS_TRAINED, Yardstick
+from dit_lab.evaluation.quality import AS_TRAINED, ReferenceSet
 from dit_lab.evaluation.reference import Reference
 from dit_lab.evaluation.sample_quality import SampleQuality
 from dit_lab.objectives.rectified_flow import RectifiedFlow
@@ -63,8 +63,8 @@ def quality(folder: Path, **changes: Any) -> SampleQuality:
         device=torch.device("cpu"),
     )  # fmt: skip
 
-    def yardstick() -> Yardstick:
-        return Yardstick(
+    def reference_set() -> ReferenceSet:
+        return ReferenceSet(
             Reference(images(0, 90), images(1, 40), 3),
             seed=0,
             extractors={"pixels": Pixels()},
@@ -74,7 +74,7 @@ def quality(folder: Path, **changes: Any) -> SampleQuality:
 
     options: dict[str, Any] = {
         "generator": generator,
-        "build_yardstick": yardstick,
+        "build_reference_set": reference_set,
         "metrics": {"near": Memorisation("pixels"), "like": PrecisionRecall("pixels")},
         "metrics_every_steps": {"near": 20, "like": 50},
         "total_steps": 110,

@@ -80,7 +80,7 @@ class Doubled:
 class Parts:
     """What trains: built alike in every process."""
 
-    together: Any
+    context: Any
     model: Any
     optimizer: Any
     emas: Any
@@ -99,9 +99,9 @@ def build(
     import torch
 
     from dit_lab.models.dit import DiT
+    from dit_lab.training.distributed import DistributedContext
     from dit_lab.training.ema import EMA
     from dit_lab.training.stop import StopSignal
-    from dit_lab.training.together import Together
 
     draw = torch.Generator().manual_seed(0)
     options = {
@@ -112,7 +112,7 @@ def build(
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
-    together = Together(
+    context = DistributedContext(
         StopSignal(), mixed_precision="bf16" if bf16 else "no", static_graph=accumulation == 1
     )
     how = {
@@ -120,12 +120,12 @@ def build(
         "processes_per_copy": processes_per_copy,
         "cpu_offload": cpu_offload,
     }
-    spread = together.spread(model.to(getattr(torch, dtype)), how)
-    weights = dict(spread.module.named_parameters())
+    parallel = context.parallel_model(model.to(getattr(torch, dtype)), how)
+    weights = dict(parallel.module.named_parameters())
     trainable = [weight for weight in weights.values() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-4, fused=True)
     emas = [EMA(weights, decay=decay, warmup=True) for decay in (0.9, 0.5)]
-    return Parts(together, spread, optimizer, emas)
+    return Parts(context, parallel, optimizer, emas)
 
 
 def train(
@@ -174,11 +174,11 @@ def train(
         def loss(self, predict: Any, batch: Any) -> Any:
             terms = super().loss(predict, batch)
             step = int(batch.sample_counter[0]) // GLOBAL_BATCH
-            bad = step in nan_at and parts.together.team.index == nan_on
+            bad = step in nan_at and parts.context.team.index == nan_on
             return {name: term * torch.nan if bad else term for name, term in terms.items()}
 
     parts = build(dtype=dtype, sharded=sharded, accumulation=accumulation, **options)
-    team, digits, flow = parts.together.team, Digits(split="train"), Flow()
+    team, digits, flow = parts.context.team, Digits(split="train"), Flow()
     batches = TrainingBatches(
         dataset=digits,
         order=SampleOrder(0, len(digits)),
@@ -195,20 +195,20 @@ def train(
         num_processes=team.size,
         num_workers=0,
     )  # fmt: skip
-    writers = parts.together.writers if sharded else ALONE
+    writers = parts.context.writers if sharded else ALONE
     store = CheckpointStore(Path(folder), run="here", team=writers, warn=print)
-    saves = sharded or parts.together.leads
+    saves = sharded or parts.context.leads
     averages = CheckpointStore(
         Path(folder) / "averages",
         run="here",
-        team=parts.together.snapshot_writers if sharded else ALONE,
+        team=parts.context.snapshot_writers if sharded else ALONE,
         warn=print,
     )
     weights = dict(parts.model.module.named_parameters())
     kept = [PowerAverage(weights, std=std) for std in powers]
     try:
         loop(
-            accelerator=parts.together.accelerator,
+            accelerator=parts.context.accelerator,
             team=team,
             model=parts.model,
             null_label=10,
@@ -236,7 +236,7 @@ def train(
         Path(folder, f"streak-{team.index}.json").write_text(
             json.dumps({"text": str(streak), **streak.diagnosis}, allow_nan=False)
         )
-    if parts.together.leads:
+    if parts.context.leads:
         Path(folder, "rows.json").write_text(json.dumps(rows))
 
 
@@ -247,34 +247,34 @@ def copy_checkpoint(source: str, target: str, *, sharded: bool = False, **option
     from dit_lab.training.state import Snapshot, TrainState, Window
 
     parts = build(sharded=sharded, **options)
-    together, state = parts.together, TrainState()
+    context, state = parts.context, TrainState()
     everything = Snapshot(
         model=parts.model.module,
         optimizer=parts.optimizer,
         emas=parts.emas,
         state=state,
-        window=Window(together.accelerator.device),
+        window=Window(context.accelerator.device),
     )
     latest = CheckpointStore(Path(source), run="here", warn=print).latest()
     assert latest is not None
     everything.restore(latest)
-    if sharded or together.leads:
-        writers = together.writers if sharded else ALONE
+    if sharded or context.leads:
+        writers = context.writers if sharded else ALONE
         store = CheckpointStore(Path(target), run="here", team=writers, warn=print)
         store.save(state.step, tensors=everything.tensors(), state=everything.scalars())
-    together.team.first(lambda: None)
+    context.team.first(lambda: None)
 
 
 def agree(folder: str) -> None:
     """What a team says, in every process: to FOLDER/RANK.json."""
     from dit_lab.core.errors import StopRequested
     from dit_lab.core.team import shared_out
+    from dit_lab.training.distributed import DistributedContext
     from dit_lab.training.stop import StopSignal
-    from dit_lab.training.together import Together
 
     stop = StopSignal()
-    together = Together(stop)
-    team = together.team
+    context = DistributedContext(stop)
+    team = context.team
     said: dict[str, Any] = {
         "first": team.first(lambda: team.index + 10),
         "every": team.every(lambda: team.index + 10),
@@ -306,7 +306,7 @@ def agree(folder: str) -> None:
     if team.index == 1:
         stop._received = 10
     try:
-        together.check_stop()
+        context.check_stop()
     except StopRequested as request:
         said["stopped"] = request.signal_number
     Path(folder, f"{team.index}.json").write_text(json.dumps(said))
@@ -322,17 +322,17 @@ def save_on_a_full_disk(folder: str) -> None:
     from dit_lab.training.state import Snapshot, TrainState, Window
 
     parts = build(sharded=True)
-    together = parts.together
+    context = parts.context
     everything = Snapshot(
         model=parts.model.module,
         optimizer=parts.optimizer,
         emas=parts.emas,
         state=TrainState(),
-        window=Window(together.accelerator.device),
+        window=Window(context.accelerator.device),
     )
-    store = CheckpointStore(Path(folder), run="here", team=together.writers, warn=print)
+    store = CheckpointStore(Path(folder), run="here", team=context.writers, warn=print)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    if together.team.index == 1:
+    if context.team.index == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
 
     def save() -> str:
@@ -343,10 +343,10 @@ def save_on_a_full_disk(folder: str) -> None:
         return "saved"
 
     said: list[Any] = [save()]
-    together.team.first(lambda: None)
+    context.team.first(lambda: None)
     said.append(sorted(path.name for path in Path(folder).iterdir()))
-    together.team.first(lambda: None)  # all have looked
+    context.team.first(lambda: None)  # all have looked
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     said.append(save())
-    Path(folder, f"said-{together.team.index}.json").write_text(json.dumps(said))
-    together.team.first(lambda: None)
+    Path(folder, f"said-{context.team.index}.json").write_text(json.dumps(said))
+    context.team.first(lambda: None)

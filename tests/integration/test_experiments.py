@@ -23,7 +23,7 @@ from dit_lab.config.axes import asks_for_sweep, product, sweep_overrides
 from dit_lab.config.compose import compose_train
 from dit_lab.reproduce.expected import ONE, is_measured, read_expected, read_published
 from dit_lab.runs.folder import read_json
-from tests.shelf import README, written
+from tests.catalogue import README, written
 from tests.small_autoencoder import save_autoencoder
 
 EXPERIMENTS = search_path.experiments()
@@ -152,7 +152,7 @@ def test_the_list_has_them_all(forked_in: Fork, tmp_path: Path) -> None:
 
 
 def test_the_readme_has_them_as_they_are_recorded() -> None:
-    """python -m tests.shelf writes its table anew."""
+    """python -m tests.catalogue writes its table anew."""
     assert written(README.read_text()) == README.read_text()
 
 

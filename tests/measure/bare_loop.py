@@ -25,12 +25,12 @@ from dit_lab.actions.train import run_training
 from dit_lab.bench.device import Ticks, this_device
 from dit_lab.bench.figures import Ratio, Spread
 from dit_lab.build.parts import build_parts
-from dit_lab.build.training import learning
+from dit_lab.build.training import training_objects
 from dit_lab.config.checks.training import check_data
 from dit_lab.config.compose import compose_train
 from dit_lab.core.types import Hook
+from dit_lab.training.distributed import DistributedContext
 from dit_lab.training.stop import StopSignal
-from dit_lab.training.together import Together
 from tests.measure.tracking_cost import RECIPE
 
 BLOCK_STEPS = 20
@@ -41,14 +41,14 @@ class BareLoop:
     """The same steps with nothing around them but the time of their ends."""
 
     def __init__(self, config: Mapping[str, Any], stop: StopSignal) -> None:
-        together = Together(stop, **config["precision"])
-        self._device = together.accelerator.device
+        context = DistributedContext(stop, **config["precision"])
+        self._device = context.accelerator.device
         parts = build_parts(config, check_data(config), self._device)
-        self._learns = learning(parts, together, begin=False, on_message=lambda text: None)
-        self._weights = dict(self._learns["model"].module.named_parameters())
+        self._objects = training_objects(parts, context, begin=False, on_message=lambda text: None)
+        self._weights = dict(self._objects["model"].module.named_parameters())
         self._trainable = [weight for weight in self._weights.values() if weight.requires_grad]
         self._clip_norm = config["training"]["clip_norm"]
-        self._steps = self._learns["batches"].from_step(0)
+        self._steps = self._objects["batches"].from_step(0)
 
     def close(self) -> None:
         self._steps.close()
@@ -62,14 +62,14 @@ class BareLoop:
         return median(ticks.seconds())
 
     def _step(self, batch: Any) -> None:
-        learns = self._learns
-        labels = torch.where(batch.drop_label, learns["null_label"], batch.labels)
-        terms = learns["objective"].loss(lambda x, t: learns["model"](x, t, labels), batch)
+        objects = self._objects
+        labels = torch.where(batch.drop_label, objects["null_label"], batch.labels)
+        terms = objects["objective"].loss(lambda x, t: objects["model"](x, t, labels), batch)
         terms["loss"].mean().backward()
         nn.utils.clip_grad_norm_(self._trainable, self._clip_norm)
-        learns["optimizer"].step()
-        learns["optimizer"].zero_grad(set_to_none=True)
-        for ema in learns["emas"]:
+        objects["optimizer"].step()
+        objects["optimizer"].zero_grad(set_to_none=True)
+        for ema in objects["emas"]:
             ema.update(self._weights, applied=torch.ones(()))
 
 

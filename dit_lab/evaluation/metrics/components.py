@@ -23,7 +23,7 @@ from dit_lab.evaluation.metrics.inception_score import inception_score
 from dit_lab.evaluation.metrics.kernel import kernel_distance
 from dit_lab.evaluation.metrics.neighbours import coverage, density, nearest, precision, recall
 from dit_lab.evaluation.metrics.two_sample import two_sample_accuracy
-from dit_lab.evaluation.quality import Seen, Task, Yardstick
+from dit_lab.evaluation.quality import FeatureView, ReferenceSet, Task
 from dit_lab.evaluation.table import Row
 
 NEAR_COPY_SHARE = 0.01  # of held-out images that pass for near copies, by definition
@@ -37,7 +37,7 @@ class TwoSample:
 
     extractor: str
 
-    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+    def tasks(self, samples: FeatureView, real: ReferenceSet) -> list[Task]:
         def measure(first: Features, second: Features) -> float:
             real.check_stop()  # a task has six of these, each takes seconds
             return two_sample_accuracy(first, second, seed=real.seed)
@@ -51,7 +51,7 @@ class PrecisionRecall:
 
     extractor: str
 
-    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+    def tasks(self, samples: FeatureView, real: ReferenceSet) -> list[Task]:
         return [
             *real.compare("recall", self.extractor, recall, samples),
             *real.compare("precision", self.extractor, precision, samples),
@@ -64,7 +64,7 @@ class DensityCoverage:
 
     extractor: str
 
-    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+    def tasks(self, samples: FeatureView, real: ReferenceSet) -> list[Task]:
         return [
             *real.compare("coverage", self.extractor, coverage, samples),
             *real.compare("density", self.extractor, density, samples),
@@ -77,7 +77,7 @@ class KernelDistance:
 
     extractor: str
 
-    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+    def tasks(self, samples: FeatureView, real: ReferenceSet) -> list[Task]:
         def measure(first: Features, second: Features) -> float:
             return kernel_distance(first, second, seed=real.seed)
 
@@ -99,7 +99,7 @@ class Frechet:
     def _published(self) -> Moments | None:
         return None if self.reference is None else factored(read_statistics(Path(self.reference)))
 
-    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+    def tasks(self, samples: FeatureView, real: ReferenceSet) -> list[Task]:
         ours = samples.features(self.extractor)
         held_out = real.held_out.features(self.extractor)
         training = self._published or real.statistics(self.extractor)
@@ -128,7 +128,7 @@ class InceptionScore:
 
     extractor: str
 
-    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+    def tasks(self, samples: FeatureView, real: ReferenceSet) -> list[Task]:
         ours = samples.probabilities(self.extractor)
         held_out = real.held_out.probabilities(self.extractor)
         assert ours is not None and held_out is not None
@@ -143,11 +143,11 @@ class InceptionScore:
 class ClassAccuracy:
     """Share of samples that the classifier takes for the class that was asked for."""
 
-    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+    def tasks(self, samples: FeatureView, real: ReferenceSet) -> list[Task]:
         if real.num_classes < 2:  # labels mean nothing
             return []
 
-        def accuracy(seen: Seen) -> float:
+        def accuracy(seen: FeatureView) -> float:
             guesses = seen.probabilities("classifier")
             assert guesses is not None
             return float((guesses.argmax(axis=1) == seen.images.labels.numpy()).mean())
@@ -162,7 +162,7 @@ class Memorisation:
 
     extractor: str
 
-    def tasks(self, samples: Seen, real: Yardstick) -> list[Task]:
+    def tasks(self, samples: FeatureView, real: ReferenceSet) -> list[Task]:
         features, train = (of.features(self.extractor) for of in (samples, real.train))
         ours = nearest(features, train, count=1)[:, 0]
         distances = real.held_out_distances(self.extractor)
@@ -187,7 +187,7 @@ class Memorisation:
         return [distance_ratio, exact_copies, near_copies]
 
 
-def _share_of(images: Seen, known: set[bytes]) -> float:
+def _share_of(images: FeatureView, known: set[bytes]) -> float:
     return float(np.mean([image.tobytes() in known for image in images.images.pixels.numpy()]))
 
 

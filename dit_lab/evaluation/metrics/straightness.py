@@ -19,7 +19,7 @@ STEPS = 100
 
 
 @torch.no_grad()
-def bend(
+def path_deviation(
     predict: Predict, noise: Tensor, interpolant: Interpolant, *, steps: int = STEPS
 ) -> tuple[Tensor, Tensor]:
     """(deviation, length) of each path, both (N,) float64.

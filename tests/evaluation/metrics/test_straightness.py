@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dit_lab.core.interpolants import Interpolant, Linear, Trigonometric
 from dit_lab.core.types import Predict, Prediction
-from dit_lab.evaluation.metrics.straightness import STEPS, bend
+from dit_lab.evaluation.metrics.straightness import STEPS, path_deviation
 from tests.mixture import Mixture, gaussian, normal, three_spots, two_heaps
 
 POINT = torch.tensor([[[0.4, -0.7]]], dtype=torch.float64)
@@ -32,14 +32,14 @@ def test_paths_to_one_point_are_straight() -> None:
     """At constant speed, so that Euler's steps do not leave them; what is left is rounding."""
     noise, path = normal(20, (1, 1, 2), seed=0), Linear()
     for steps in (1, 10, STEPS):
-        deviation, length = bend(at_one_point(path), noise, path, steps=steps)
+        deviation, length = path_deviation(at_one_point(path), noise, path, steps=steps)
         assert deviation.max() < 1e-24
         torch.testing.assert_close(length, (POINT - noise).square().flatten(1).sum(1))
 
 
 def test_one_step_is_always_straight() -> None:
     """It has one slope, that of the displacement."""
-    deviation, length = bend(
+    deviation, length = path_deviation(
         three_spots().predictor(Linear()), normal(20, (1, 1, 2), 0), Linear(), steps=1
     )
     assert deviation.max() < 1e-24 and length.min() > 0
@@ -52,7 +52,9 @@ def test_a_quarter_of_a_circle_is_bent_as_much_as_it_is() -> None:
     displacement = POINT - noise
     square = math.pi**2 / 8 * (POINT.square() + noise.square()) - math.pi / 2 * POINT * noise
     expected = (square - displacement.square()).flatten(1).sum(1)
-    coarse, fine = (bend(at_one_point(path), noise, path, steps=n)[0] for n in (500, 1000))
+    coarse, fine = (
+        path_deviation(at_one_point(path), noise, path, steps=n)[0] for n in (500, 1000)
+    )
     assert (fine - expected).abs().max() < 0.02
     assert (fine - expected).abs().max() < 0.6 * (coarse - expected).abs().max()
 
@@ -77,7 +79,7 @@ def test_a_gaussian_is_bent_as_much_as_it_is(path: Interpolant, std: float) -> N
     displacement = mean * alpha[-1] + (width[-1] - 1) * z
     expected = np.trapezoid((displacement - velocity) ** 2, t.numpy(), axis=1)
     predict = gaussian(mean, std, (1, 1, 1)).predictor(path)
-    coarse, fine = (torch.stack(bend(predict, noise, path, steps=n)) for n in (400, 800))
+    coarse, fine = (torch.stack(path_deviation(predict, noise, path, steps=n)) for n in (400, 800))
     exact = torch.from_numpy(np.stack([expected, displacement[:, 0] ** 2]))
     torch.testing.assert_close(2 * fine - coarse, exact, rtol=2e-3, atol=1e-4)
     torch.testing.assert_close(fine, exact, rtol=3e-2, atol=3e-3)
@@ -88,24 +90,26 @@ def test_paths_to_a_mixture_are_bent(mixture: Mixture) -> None:
     """Every one of them, and not because of Euler's steps: with four times as many their sum is the
     same but for some hundredths, the error of a step being proportional to its length."""
     noise = normal(64, mixture.shape, seed=3)
-    deviation, length = bend(mixture.predictor(Linear()), noise, Linear())
+    deviation, length = path_deviation(mixture.predictor(Linear()), noise, Linear())
     assert (deviation.dtype, deviation.shape, length.shape) == (torch.float64, (64,), (64,))
     assert (deviation > 1e-2).all()
-    finer, _ = bend(mixture.predictor(Linear()), noise, Linear(), steps=4 * STEPS)
+    finer, _ = path_deviation(mixture.predictor(Linear()), noise, Linear(), steps=4 * STEPS)
     assert finer.sum().item() == pytest.approx(deviation.sum().item(), rel=0.05)
 
 
 def test_a_path_does_not_depend_on_the_others() -> None:
     mixture, path = three_spots(), Linear()
     noise = normal(16, mixture.shape, seed=4)
-    together = torch.stack(bend(mixture.predictor(path), noise, path))
-    alone = [torch.stack(bend(mixture.predictor(path), part, path)) for part in noise.split(1)]
+    together = torch.stack(path_deviation(mixture.predictor(path), noise, path))
+    alone = [
+        torch.stack(path_deviation(mixture.predictor(path), part, path)) for part in noise.split(1)
+    ]
     torch.testing.assert_close(torch.cat(alone, 1), together, rtol=1e-10, atol=0)
 
 
 def test_no_gradients_are_recorded() -> None:
     weight = torch.nn.Parameter(torch.ones(()))
-    found = bend(
+    found = path_deviation(
         lambda x, t: Prediction(data=weight * x, noise=x), normal(2, (1, 1, 1), 5), Linear()
     )
     assert not any(part.requires_grad for part in found)

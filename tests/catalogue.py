@@ -1,6 +1,6 @@
 """The README's table of experiments, from their recipes and what is recorded of them.
 
-    python -m tests.shelf
+    python -m tests.catalogue
 
 writes it anew; a test fails where it is not what is recorded.
 """
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dit_lab.reproduce.catalogue import Entry, shelf
+from dit_lab.reproduce.catalogue import Entry, catalogue
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-START, END = "<!-- written by python -m tests.shelf -->\n", "<!-- until here -->\n"
+START, END = "<!-- written by python -m tests.catalogue -->\n", "<!-- until here -->\n"
 PAGES = ("report.md", "results.md")  # the first that there is
 
 
 def table() -> str:
-    rows = "".join(f"{_row(entry)}\n" for entry in shelf())
+    rows = "".join(f"{_row(entry)}\n" for entry in catalogue())
     return f"| experiment | question | takes | known | |\n|---|---|---|---|---|\n{rows}"
 
 

@@ -24,7 +24,7 @@ Measure = Callable[[Features, Features], float]
 Pairs = Sequence[tuple[Features, Features]]
 
 
-class Floors:
+class RealBaseline:
     """Mean and standard deviation of a metric over pairs of sets of real images. Without a folder
     nothing outlives the process."""
 

@@ -13,10 +13,10 @@ from accelerate.utils import DistributedType
 from torch import distributed, nn
 
 from dit_lab.core.errors import RequestError, StopRequested
-from dit_lab.core.team import ALONE, Gang
+from dit_lab.core.team import ALONE, ProcessGroup
 from dit_lab.core.types import Team
 from dit_lab.training.float8 import in_float8
-from dit_lab.training.parallel import Sharded, Spread, Whole, compile_blocks
+from dit_lab.training.parallel import ParallelModel, Sharded, Whole, compile_blocks
 from dit_lab.training.stop import StopSignal
 
 LONGEST_WAIT = timedelta(days=2)  # of the others, while the first one measures samples
@@ -24,7 +24,7 @@ LONGEST_WAIT = timedelta(days=2)  # of the others, while the first one measures 
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
-class Together:
+class DistributedContext:
     """This process among those that train together; a single process is a group of one.
 
     `team` is for the thread that trains, `writers` for the one that writes checkpoints, and
@@ -81,7 +81,9 @@ class Together:
         """Whether this process writes, shows and tracks."""
         return self.team.index == 0
 
-    def spread(self, model: nn.Module, how: Mapping[str, Any], *, compiled: bool = False) -> Spread:
+    def parallel_model(
+        self, model: nn.Module, how: Mapping[str, Any], *, compiled: bool = False
+    ) -> ParallelModel:
         """The model to train, on this process's device; `how` is `distributed` of the
         configuration. `compiled`: its blocks are."""
         if not how["sharded"]:
@@ -108,7 +110,7 @@ class Together:
             raise StopRequested(number)
 
 
-def _gang() -> Gang:
+def _gang() -> ProcessGroup:
     group = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
     assert isinstance(group, distributed.ProcessGroup)  # this process is in every group
-    return Gang(group)
+    return ProcessGroup(group)

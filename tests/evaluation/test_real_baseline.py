@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dit_lab.evaluation import floors
+from dit_lab.evaluation import real_baseline
 from dit_lab.evaluation.features.extractors import Features
-from dit_lab.evaluation.floors import Floors
+from dit_lab.evaluation.real_baseline import RealBaseline
 
 
 class Counted:
@@ -31,10 +31,10 @@ def pairs(seed: int = 0) -> list[tuple[Features, Features]]:
 
 def test_it_is_made_once_and_read_to_the_last_digit(tmp_path: Path) -> None:
     first, again = Counted(), Counted()
-    made = Floors(tmp_path, seed=0).floor("recall pixels", first, pairs())
-    assert Floors(tmp_path, seed=0).floor("recall pixels", again, pairs()) == made
+    made = RealBaseline(tmp_path, seed=0).floor("recall pixels", first, pairs())
+    assert RealBaseline(tmp_path, seed=0).floor("recall pixels", again, pairs()) == made
     assert (first.calls, again.calls) == (3, 0)
-    assert made == floors.mean_and_deviation([Counted()(*pair) for pair in pairs()])
+    assert made == real_baseline.mean_and_deviation([Counted()(*pair) for pair in pairs()])
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_it_follows_from(tmp_path: Path, other: dict[str, object]) -> None:
     usual: dict[str, object] = {"metric": "recall pixels", "seed": 0, "images": 0}
     counted = Counted()
     for asked in (usual, {**usual, **other}):
-        Floors(tmp_path, seed=int(str(asked["seed"]))).floor(
+        RealBaseline(tmp_path, seed=int(str(asked["seed"]))).floor(
             str(asked["metric"]), counted, pairs(int(str(asked["images"])))
         )
     assert counted.calls == 6
@@ -52,15 +52,17 @@ def test_what_it_follows_from(tmp_path: Path, other: dict[str, object]) -> None:
 
 def test_other_code_makes_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = Counted()
-    Floors(tmp_path, seed=0).floor("recall pixels", counted, pairs())
-    monkeypatch.setattr(floors, "code_files", lambda parts, trusted: {"metrics.py": "changed"})
-    Floors(tmp_path, seed=0).floor("recall pixels", counted, pairs())
+    RealBaseline(tmp_path, seed=0).floor("recall pixels", counted, pairs())
+    monkeypatch.setattr(
+        real_baseline, "code_files", lambda parts, trusted: {"metrics.py": "changed"}
+    )
+    RealBaseline(tmp_path, seed=0).floor("recall pixels", counted, pairs())
     assert counted.calls == 6
 
 
 def test_somebody_elses_metric_is_not_kept(tmp_path: Path) -> None:
     counted = Counted("mylab.metrics")
-    known = Floors(tmp_path, seed=0)
+    known = RealBaseline(tmp_path, seed=0)
     assert known.floor("mine", counted, pairs()) == known.floor("mine", counted, pairs())
     assert counted.calls == 3  # within a process it is
     assert not list(tmp_path.iterdir())
