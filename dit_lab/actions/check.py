@@ -9,23 +9,21 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from dit_lab.build.parts import build_dataset
+from dit_lab.config.schema import CheckConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import DataFacts
 from dit_lab.data.image_check import Look, Report, look, report_on
 from dit_lab.data.image_files import ImageFiles
 from dit_lab.data.images import Transform
 
-Config = Mapping[str, Any]
-
 _CHUNK = 32  # images that a process is given at once
 _Task = tuple[str, list[tuple[Path | str, int]], Transform]  # text: why there is no path
 
 
 def check_images(
-    config: Config,
+    config: CheckConfig,
     facts: DataFacts,
     *,
     on_image: Callable[[], None],
@@ -34,16 +32,16 @@ def check_images(
     """Read every image of both splits; `RequestError` for a dataset that is not made of files."""
     datasets = {}
     for split in ("train", "validation"):
-        dataset = build_dataset({"seed": 0, **config}, split)
+        dataset = build_dataset(config, split)
         if not isinstance(dataset, ImageFiles):
             raise RequestError(
-                f"dataset={config['choices']['dataset']}: is not made of image files; dit-lab "
+                f"dataset={config.choices['dataset']}: is not made of image files; dit-lab "
                 "encode --verify looks at cached latents"
             )
         datasets[split] = dataset
 
     def seen() -> Iterator[tuple[str, Look]]:
-        processes = config["num_processes"] or len(os.sched_getaffinity(0))
+        processes = config.num_processes or len(os.sched_getaffinity(0))
         with closing(_looks(datasets, processes)) as looks:
             for split, found in looks:
                 check_stop()

@@ -3,58 +3,65 @@ autoencoder are not on this machine: as much as they declare. Torch-free."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from dit_lab.codecs.facts import AUTOENCODER, HUB, codec_facts
 from dit_lab.config.axes import label_of, product, settings_of, sweep_overrides, values_of
-from dit_lab.config.checks.data import UNKNOWN_DATA, options_of, read_facts
+from dit_lab.config.checks.data import UNKNOWN_DATA, read_facts
 from dit_lab.config.checks.training import check_data, check_model
 from dit_lab.config.compose import Composer
 from dit_lab.config.hydra_compose import parse_override
 from dit_lab.config.identity import train_hash
+from dit_lab.config.schema import RunConfig
+from dit_lab.core.options import Component, arguments_of, target_of
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.image_facts import sides
 from dit_lab.runs.folder import is_deciding
 
-Config = Mapping[str, Any]
-
 LATENT_CHANNELS, SIDE_FACTOR = 4, 8  # of Stable Diffusion's autoencoders, which DiT and SiT use
 
 
-def described_shapes(config: Config) -> tuple[Shapes, list[str]]:
+def described_shapes(config: RunConfig) -> tuple[Shapes, list[str]]:
     """What data and codec tell the model, and what of it is assumed, in words.
 
     Images are assumed where `dataset.root` is not here but classes and size are declared, latents
     where `codec.path` is not here. Raises RequestError as `check_data` does.
     """
-    dataset, codec = config["dataset"], config["codec"]
-    declared = dataset.get("num_classes") is not None and dataset.get("image_size") is not None
-    no_data = declared and _lacks(dataset.get("root"))
-    no_codec = codec["_target_"] == AUTOENCODER and _lacks(codec["path"])
+    dataset, codec = config.dataset, config.codec
+    declared = (
+        getattr(dataset, "num_classes", None) is not None
+        and getattr(dataset, "image_size", None) is not None
+    )
+    no_data = declared and _lacks(getattr(dataset, "root", None))
+    no_codec = target_of(codec) == AUTOENCODER and _lacks(codec.path)
     if not no_data and not no_codec:
         return check_data(config), []
     said = []
     if no_data:
         facts = _declared(dataset)
-        said.append(f"{dataset['root']} is not here: classes and size as declared")
+        said.append(f"{dataset.root} is not here: classes and size as declared")
     else:
         facts = read_facts(config)
     if no_codec:
         latent = (LATENT_CHANNELS, facts.height // SIDE_FACTOR, facts.width // SIDE_FACTOR)
-        said.append(f"{codec['path']} is not here: latents as of Stable Diffusion's autoencoders")
+        said.append(f"{codec.path} is not here: latents as of Stable Diffusion's autoencoders")
     else:
         sizes = {"channels": facts.channels, "height": facts.height, "width": facts.width}
-        latent = codec_facts(codec["_target_"], options_of(codec), **sizes)
+        latent = codec_facts(target_of(codec), arguments_of(codec), **sizes)
     shapes = Shapes(facts, latent)
     check_model(config, shapes)
     return shapes, said
 
 
+def shapes_of(config: RunConfig) -> Shapes:
+    """What data and codec tell the model, as far as it is known here."""
+    return described_shapes(config)[0]
+
+
 def different_trainings(
     overrides: Sequence[str], config_dirs: Iterable[Path] = ()
-) -> dict[str, Config]:
+) -> dict[str, RunConfig]:
     """The configurations of a named sweep that train different models, whatever the seed, by what
     tells them apart: `model=s patch=8`."""
     typed = sweep_overrides(overrides)
@@ -65,7 +72,7 @@ def different_trainings(
     ]  # fmt: skip
     fixed = [str(one.input_line) for one in first if not one.is_sweep_override()]
     composer = Composer(config_dirs)
-    found: dict[str, tuple[Sequence[str], Config]] = {}
+    found: dict[str, tuple[Sequence[str], RunConfig]] = {}
     for texts in product(first):
         config = composer.compose([*fixed, *texts])
         found.setdefault(train_hash(config), (texts, config))
@@ -84,14 +91,14 @@ def _lacks(path: str | None) -> bool:
     return path is not None and not path.startswith(HUB) and not Path(path).exists()
 
 
-def _declared(dataset: Config) -> DataFacts:
-    height, width = sides(dataset["image_size"])
+def _declared(dataset: Component) -> DataFacts:
+    height, width = sides(dataset.image_size)
     return DataFacts(
         channels=3,
         height=height,
         width=width,
-        num_classes=dataset["num_classes"],
-        class_names=tuple(map(str, range(dataset["num_classes"]))),
+        num_classes=dataset.num_classes,
+        class_names=tuple(map(str, range(dataset.num_classes))),
         train_images=0,
         validation_images=0,
         fingerprint=UNKNOWN_DATA,

@@ -12,11 +12,10 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dit_lab.build.parts import build, build_dataset
+from dit_lab.config.schema import EncodeConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import Codec, DataFacts, Dataset
 from dit_lab.data.latent_facts import FACTS, SPLITS, Manifest, Plan, read_manifest
@@ -34,8 +34,6 @@ from dit_lab.training.loading import messages_of, read_ahead
 
 _log = logging.getLogger(__name__)
 
-Config = Mapping[str, Any]
-
 PLAN, LEASES = "plan.json", "leases"
 
 
@@ -43,12 +41,12 @@ class Encoding:
     """A folder of latents that is being written, perhaps by several processes at once."""
 
     def __init__(
-        self, config: Config, facts: DataFacts, *, on_message: Callable[[str], None]
+        self, config: EncodeConfig, facts: DataFacts, *, on_message: Callable[[str], None]
     ) -> None:
         """Loads the codec and writes down what will be written; `RequestError` where the folder
         holds something else."""
         self._config, self._say = config, on_message
-        self.folder = Path(config["out"])
+        self.folder = Path(config.out)
         self._device = _device()
         codec: Codec = build(config, "codec")
         self._codec = codec.to(self._device)
@@ -76,7 +74,7 @@ class Encoding:
         """Write every shard that nobody has written and nobody else is writing."""
         for split in SPLITS:
             names = [name for name in self.missing if name.startswith(split)]
-            dataset = build_dataset({"seed": 0, **self._config}, split) if names else None
+            dataset = build_dataset(self._config, split) if names else None
             for name in names:
                 if (self.folder / name).exists():
                     continue  # since then
@@ -101,7 +99,7 @@ class Encoding:
             for split in SPLITS
             for name in self.plan.shards(split)
         }
-        source = dict(self._config["dataset"])
+        source = asdict(self._config.dataset)
         Manifest(plan=self.plan, shards=shards, source=source).write(self.folder)
         for rest in (*self.folder.glob("*.writing-*"), *(self.folder / LEASES).iterdir()):
             rest.unlink()
@@ -137,7 +135,7 @@ class Encoding:
         """Images (N, c, h, w) and labels (N,), `chunk_images` at a time, read ahead by workers."""
         size = self.plan.chunk_images
         places = [range(at, min(at + size, last)) for at in range(first, last, size)]
-        workers = self._config["dataset"]["num_workers"]
+        workers = self._config.dataset.num_workers
         fetched = read_ahead(_Fetches(dataset, places), num_workers=workers, batch_size=None)
         with closing(fetched):
             for images, labels, told in fetched:
@@ -209,21 +207,21 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _plan(config: Config, facts: DataFacts, codec: Codec) -> Plan:
+def _plan(config: EncodeConfig, facts: DataFacts, codec: Codec) -> Plan:
     channels, height, width = codec.latent_shape(facts.channels, facts.height, facts.width)
-    chunk = config["codec"]["chunk_images"]
-    if config["shard_images"] % chunk:
+    chunk = config.codec.chunk_images
+    if config.shard_images % chunk:
         raise RequestError(
-            f"shard_images={config['shard_images']}: must be a multiple of "
+            f"shard_images={config.shard_images}: must be a multiple of "
             f"codec.chunk_images={chunk}, which are encoded together"
         )
     return Plan(
         data={**asdict(facts), "class_names": list(facts.class_names)},
         codec=codec.fingerprint,
-        mirrors=2 if config["dataset"].get("horizontal_flip") else 1,
+        mirrors=2 if getattr(config.dataset, "horizontal_flip", None) else 1,
         moments_shape=[channels * (2 if codec.draws else 1), height, width],
-        dtype=config["dtype"],
-        shard_images=config["shard_images"],
+        dtype=config.dtype,
+        shard_images=config.shard_images,
         chunk_images=chunk,
     )
 

@@ -21,6 +21,7 @@ from dit_lab.build.trained import Trained, load_weak
 from dit_lab.config.checks.data import UNKNOWN_DATA, read_facts
 from dit_lab.config.checks.metrics import cadences
 from dit_lab.config.identity import source_now
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Evaluator, Shapes, Team
@@ -34,14 +35,12 @@ from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.recorded import difference
 from dit_lab.sampling.images import PICTURE_CHANNELS
 
-Config = Mapping[str, Any]
-
 
 def training_evaluators(
     parts: Parts,
     folder: RunFolder,
     *,
-    identity: Config,
+    identity: Mapping[str, Any],
     team: Team,
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
@@ -51,10 +50,10 @@ def training_evaluators(
     `check_stop` is about this process alone; the team agrees.
     """
     parts = uncompiled(parts)
-    config, training = parts.config, parts.config["training"]
+    config, training = parts.config, parts.config.training
     held_out, codec = build_examples(parts, "validation")
     loss = ValidationLoss(
-        every_steps=training["validate_every_steps"],
+        every_steps=training.validate_every_steps,
         batches=validation_batches(parts, dataset=held_out, codec=codec),
         objective=parts.objective,
         team=team,
@@ -68,12 +67,12 @@ def training_evaluators(
     generator.rehearse()
     if parts.shapes.data.channels in PICTURE_CHANNELS:
         grid = SampleGrid(
-            every_steps=training["sample_every_steps"],
+            every_steps=training.sample_every_steps,
             generator=generator,
             folder=folder.samples,
-            num_images=config["sample"]["num_images"],
-            seed=config["sample"]["seed"],
-            labels=config["sample"]["labels"],
+            num_images=config.sample.num_images,
+            seed=config.sample.seed,
+            labels=config.sample.labels,
         )
         evaluators.append(grid)
     if not why_unmeasured(config, parts.shapes):
@@ -91,17 +90,17 @@ def training_evaluators(
     return evaluators
 
 
-def _watched_weights(config: Config) -> str:
+def _watched_weights(config: RunConfig) -> str:
     """The average that is looked at while a model trains."""
-    return f"ema-{config['ema']['decays'][0]}"
+    return f"ema-{config.ema.decays[0]}"
 
 
-def why_unmeasured(config: Config, shapes: Shapes) -> str:
+def why_unmeasured(config: RunConfig, shapes: Shapes) -> str:
     """Why generated images cannot be measured with these settings and data; "" where they can."""
-    wanted, (train, held_out) = config["evaluation"]["num_images"], counts_compared(config, shapes)
+    wanted, (train, held_out) = config.evaluation.num_images, counts_compared(config, shapes)
     if wanted == 0:
         return "evaluation.num_images=0: no images are drawn; 1024 would be a good count"
-    if not config["metric"]:
+    if not config.metric:
         return "metric=[]: nothing is to be measured; two_sample and memorisation say most"
     if draw_images(wanted, train=train, held_out=held_out):
         return ""
@@ -114,15 +113,15 @@ def why_unmeasured(config: Config, shapes: Shapes) -> str:
 
 def uncompiled(parts: Parts) -> Parts:
     """As a training draws, whatever `sample.compile` says of what draws from its run later."""
-    sample = {**parts.config["sample"], "compile": False}
-    return replace(parts, config={**parts.config, "sample": sample})
+    sample = replace(parts.config.sample, compile=False)
+    return replace(parts, config=replace(parts.config, sample=sample))
 
 
 def sample_quality(
     parts: Parts,
     folder: RunFolder,
     *,
-    identity: Config,
+    identity: Mapping[str, Any],
     weights: str,
     weak: Trained | None,
     team: Team,
@@ -139,7 +138,7 @@ def sample_quality(
         build_reference_set=lambda: build_reference_set(parts, extractors, check_stop),
         metrics=build_metrics(config),
         metrics_every_steps=cadences(config),
-        total_steps=config["training"]["total_steps"],
+        total_steps=config.training.total_steps,
         folder=folder.evaluations,
         card=evaluation_card(parts, extractors, identity=identity, weights=weights, weak=weak),
         likelihood=_likelihood(parts, team, check_stop),
@@ -148,22 +147,22 @@ def sample_quality(
 
 
 def _likelihood(parts: Parts, team: Team, check_stop: Callable[[], None]) -> Likelihood | None:
-    options = parts.config["evaluation"]
-    if options["likelihood_images"] == 0:
+    options = parts.config.evaluation
+    if options.likelihood_images == 0:
         return None
     return Likelihood(
         objective=parts.objective,
         held_out=build_images(parts.config, "validation"),
-        num_images=options["likelihood_images"],
+        num_images=options.likelihood_images,
         levels=parts.shapes.data.levels,
-        seed=options["seed"],
+        seed=options.seed,
         device=parts.device,
         team=team,
         check_stop=check_stop,
     )
 
 
-def with_data(trained: Trained, config: Config) -> Trained:
+def with_data(trained: Trained, config: RunConfig) -> Trained:
     """Imported weights with the facts of the data that they are measured against; others know."""
     parts = trained.parts
     if parts.shapes.data.fingerprint != UNKNOWN_DATA:
@@ -174,7 +173,7 @@ def with_data(trained: Trained, config: Config) -> Trained:
 
 def evaluate_run(
     trained: Trained,
-    settings: Config,
+    settings: RunConfig,
     *,
     team: Team = ALONE,
     check_stop: Callable[[], None],
@@ -184,7 +183,7 @@ def evaluate_run(
 
     A stored evaluation with the same card is taken as it is. Every process of the team gets it.
     """
-    parts, folder = trained.parts_with(settings), trained.folder.evaluations
+    parts, folder = replace(trained.parts, config=settings), trained.folder.evaluations
     if why := why_unmeasured(parts.config, parts.shapes):
         raise RequestError(why)
     if changed := difference(trained.identity, source_now(parts.config)):
@@ -209,11 +208,11 @@ def _stored(folder: Path, card: Card) -> Evaluation | None:
 
 
 def evaluate_baselines(
-    trained: Trained, settings: Config, *, check_stop: Callable[[], None]
+    trained: Trained, settings: RunConfig, *, check_stop: Callable[[], None]
 ) -> list[Evaluation]:
     """A memoriser and a Gaussian per class in the place of the run's samples."""
     quality = _quality_of(trained, settings, ALONE, check_stop, lambda text: None)
-    reference = load_reference(trained.parts_with(settings), check_stop)
+    reference = load_reference(replace(trained.parts, config=settings), check_stop)
     count, seed = quality.card.num_images, quality.card.metrics_seed
     levels = trained.parts.shapes.data.levels
     samples = {
@@ -235,7 +234,7 @@ def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float
     Another protocol is part of the name, so that no two of them share a curve.
     """
     own_way = replace(trained, parts=uncompiled(trained.parts))
-    card = _quality_of(own_way, {}, ALONE, lambda: None, lambda text: None).card
+    card = _quality_of(own_way, own_way.parts.config, ALONE, lambda: None, lambda text: None).card
     own = replace(card, weights=_watched_weights(trained.parts.config)).protocol
     protocol = evaluation.card.protocol
     prefix = "eval/" if protocol == own else f"eval-{protocol}/"
@@ -244,17 +243,17 @@ def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float
 
 def _quality_of(
     trained: Trained,
-    settings: Config,
+    settings: RunConfig,
     team: Team,
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
 ) -> SampleQuality:
     return sample_quality(
-        trained.parts_with(settings),
+        replace(trained.parts, config=settings),
         trained.folder,
         identity=trained.identity,
         weights=trained.weights,
-        weak=load_weak(trained.parts_with(settings)),
+        weak=load_weak(replace(trained.parts, config=settings)),
         team=team,
         check_stop=check_stop,
         on_message=on_message,

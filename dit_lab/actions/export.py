@@ -18,8 +18,10 @@ from dit_lab.build.trained import read_weights
 from dit_lab.codecs.facts import IDENTITY
 from dit_lab.codecs.loading import load_network, quiet
 from dit_lab.config.compose import read_recorded
+from dit_lab.config.objects import to_tree
 from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Linear
+from dit_lab.core.options import arguments_of, target_of
 from dit_lab.core.types import Objective
 from dit_lab.interop.architecture import DIT, Architecture, configured
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_config
@@ -31,8 +33,6 @@ from dit_lab.runs.recorded import recorded, recorded_shapes
 from dit_lab.sampling.images import PICTURE_CHANNELS
 from dit_lab.tracking.mlflow_model import register_model
 from dit_lab.training.tensor_files import save_whole
-
-Config = Mapping[str, Any]
 
 PIPELINE = "DiTLabPipeline"
 
@@ -46,7 +46,7 @@ class Export:
         self.folder, chosen = find_run(run, root=root)
         self.config = read_recorded(self.folder, trusted_modules)
         self.shapes = recorded_shapes(self.folder)
-        self.weights = read_weights(self.folder, chosen, weights, self.config["ema"]["decays"])
+        self.weights = read_weights(self.folder, chosen, weights, self.config.ema.decays)
 
     @property
     def told(self) -> str:
@@ -70,7 +70,8 @@ class Export:
 
     def _kept_config(self) -> dict[str, Any]:
         """The configuration, for which there is one set of weights: what `ema` means then."""
-        kept = {key: value for key, value in self.config.items() if key != "trusted_modules"}
+        kept = to_tree(self.config)
+        del kept["trusted_modules"]
         return {**kept, "sample": {**kept["sample"], "weights": "ema"}}
 
     def to_original(self, out: Path, name: str) -> None:
@@ -90,8 +91,8 @@ class Export:
         self._refuse(lambda: adapter.refuse(architecture, self._objective), "diffusers")
         scheduler = scheduler_config(self._objective)
         vae = None
-        if self.config["codec"]["_target_"] != IDENTITY:
-            vae = load_network(self.config["codec"]["path"])
+        if target_of(self.config.codec) != IDENTITY:
+            vae = load_network(self.config.codec.path)
         index = {
             "_class_name": ["pipeline", PIPELINE],
             "_diffusers_version": version("diffusers"),
@@ -122,8 +123,8 @@ class Export:
         channels = self.shapes.data.channels
         if channels not in PICTURE_CHANNELS:
             raise RequestError(f"--format mlflow: images of {channels} channels are no pictures")
-        tracking, codec = self.config["tracking"], self.config["codec"]
-        own = uri is None or uri == tracking["uri"]
+        tracking, codec = self.config.tracking, self.config.codec
+        own = uri is None or uri == tracking.uri
         run_id = (
             None
             if self.folder.is_exported
@@ -135,23 +136,23 @@ class Export:
             return register_model(
                 name,
                 weights=weights,
-                codec=None if codec["_target_"] == IDENTITY else Path(codec["path"]),
-                guidance_scale=self.config["guidance"]["scale"],
-                uri=uri or tracking["uri"],
-                experiment=tracking["experiment"],
-                artifact_root=Path(self.config["paths"]["root"]) / "mlartifacts",
+                codec=None if target_of(codec) == IDENTITY else Path(codec.path),
+                guidance_scale=self.config.guidance.scale,
+                uri=uri or tracking.uri,
+                experiment=tracking.experiment,
+                artifact_root=Path(self.config.paths.root) / "mlartifacts",
                 run_id=run_id if own else None,
             )
 
     def _facts(self, architecture: Architecture) -> dict[str, Any]:
         """What the pipeline, and an import of it, have to know."""
         data = self.shapes.data
-        options = {k: v for k, v in self.config["objective"].items() if k != "_target_"}
+        options = arguments_of(self.config.objective)
         path = self._objective.interpolant
-        if isinstance(path, Linear) and "sigma_min" in options:
-            options["sigma_min"] = path.sigma_min
+        if isinstance(path, Linear) and hasattr(options, "sigma_min"):
+            options.sigma_min = path.sigma_min
         return {
-            "objective": {"name": self.config["choices"]["objective"], **options},
+            "objective": {"name": self.config.choices["objective"], **options},
             "num_classes": data.num_classes,
             "null_label": architecture.has_null_label,
             "class_names": list(data.class_names),
@@ -165,14 +166,14 @@ class Export:
         return build_objective(self.config, self.shapes)
 
     def _architecture(self, name: str) -> Architecture:
-        target = self.config["model"]["_target_"]
+        target = target_of(self.config.model)
         if target != DIT:
             raise RequestError(
                 f"--format {name}: knows the lab's DiT alone, this is {target}; use "
                 "--format safetensors"
             )
         return configured(
-            self.config["model"],
+            arguments_of(self.config.model),
             latent=self.shapes.latent,
             num_classes=self.shapes.data.num_classes,
             learn_sigma=self._objective.learn_sigma,
@@ -187,5 +188,5 @@ class Export:
             ) from None
 
 
-def _write_json(file: Path, content: Config) -> None:
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -4,93 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from dit_lab.config.compose import read_recorded
-from dit_lab.config.identity import is_forced, parent_run
-from dit_lab.core.errors import RequestError
-from dit_lab.core.trust import load_component
-from dit_lab.runs.folder import RunFolder, newest_checkpoint, read_json, step_of
+from dit_lab.runs.folder import RunFolder, step_of
 from dit_lab.runs.metrics import read_metrics, write_metrics
-from dit_lab.runs.recorded import deciding, difference, recorded
-from dit_lab.training.power import name_of
-
-Config = Mapping[str, Any]
-
-END = "training.total_steps"
-
-
-def check_extension(config: Config, now: Mapping[str, Any]) -> None:
-    """Raise RequestError where more steps of the parent would not be what `config` describes.
-
-    `resume=force:RUN` goes on where something differs, never backwards.
-    """
-    parent = parent_run(config)
-    if parent is None:
-        return
-    start = f"resume={parent.root}"
-    if parent.is_exported or "imported" in recorded(parent):
-        raise RequestError(
-            f"{start}: holds weights without the rest of a training; init_from={parent.root} "
-            "begins one with them"
-        )
-    newest = newest_checkpoint(parent)
-    if newest is None:
-        raise RequestError(f"{start}: has no checkpoint to go on from")
-    step, total = step_of(newest), config["training"]["total_steps"]
-    if total <= step:
-        raise RequestError(f"{start}: is at step {step}; give {END} above that, not {total}")
-    if not is_forced(config) and (why := _other_training(config, parent, now)):
-        raise RequestError(f"{start}: {why}; resume=force:{parent.root} goes on regardless")
-
-
-def _other_training(config: Config, parent: RunFolder, now: Mapping[str, Any]) -> str:
-    """What makes this another training than the parent's, in words, or ""."""
-    before = deciding(read_recorded(parent, config["trusted_modules"]))
-    after = deciding(config)
-    changed = sorted(
-        key
-        for key in before.keys() | after.keys()
-        if key != END and before.get(key) != after.get(key)
-    )
-    if changed:
-        key = changed[0]
-        more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""
-        return f"{key} was {before.get(key)} and is {after.get(key)} here{more}"
-    if why := difference(recorded(parent), now):
-        return why
-    schedule = config["schedule"]["_target_"]
-    component = load_component(
-        schedule, trusted_modules=config["trusted_modules"], key="schedule._target_"
-    )
-    depends_on_end = getattr(component, "depends_on_end", True)  # a schedule of the user's own
-    if depends_on_end and before[END] != after[END]:
-        return (
-            f"schedule={config['choices']['schedule']} depends on {END}, so a run of {after[END]} "
-            f"steps is not one of {before[END]} steps with more after it"
-        )
-    return ""
-
-
-def check_averages(config: Config, folder: RunFolder) -> None:
-    """Raise RequestError where training would go on from a checkpoint that lacks averages which are
-    now to be kept: those of its first steps cannot be had any more."""
-    stds, parent = config["ema"]["power_stds"], parent_run(config)
-    if not stds or config["resume"] == "never":
-        return
-    newest = newest_checkpoint(folder)
-    if newest is None and parent is not None:
-        newest = newest_checkpoint(parent)
-    if newest is None:
-        return
-    held = read_json(newest / "state.json").get("emas", {})
-    if lacking := [std for std in stds if name_of(std) not in held]:
-        raise RequestError(
-            f"ema.power_stds: {newest} was written without the averages of {lacking}, which need "
-            "every step; leave them out, or choose resume=never to train anew"
-        )
 
 
 def take_over(parent: RunFolder, folder: RunFolder, checkpoint: Path) -> None:

@@ -17,11 +17,14 @@ from torch import Tensor
 from dit_lab.actions.inferred import InferredOption, as_overrides, corrected, inferred_keys, typed
 from dit_lab.build.trained import open_checkpoints
 from dit_lab.codecs.facts import IDENTITY, codec_facts, config_file
-from dit_lab.config.checks.data import UNKNOWN_DATA, options_of, read_facts, refuse_other_images
+from dit_lab.config.checks.data import UNKNOWN_DATA, read_facts, refuse_other_images
 from dit_lab.config.compose import compose_train
 from dit_lab.config.identity import as_hashed, identity
+from dit_lab.config.objects import to_tree
+from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import arguments_of, target_of
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.image_facts import sides
 from dit_lab.interop.architecture import (
@@ -46,8 +49,6 @@ from dit_lab.runs.folder import (
 )
 from dit_lab.runs.recorded import UNKNOWN_CODEC, deciding
 from dit_lab.training.checkpoint import hash_of
-
-Config = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +107,19 @@ def _useful(foreign: Foreign) -> tuple[dict[str, Tensors], list[str]]:
 # ---- what it is ---------------------------------------------------------------------------------
 
 
-def _architecture(config: Config, guessed: Architecture) -> Architecture:
+def _architecture(config: RunConfig, guessed: Architecture) -> Architecture:
     """The configured model, for the classes that the table of labels has rows for."""
-    model = config["model"]
-    if model["_target_"] != DIT:
-        raise RequestError(
-            f"model={config['choices']['model']}: only the lab's DiT has such weights"
-        )
+    model = config.model
+    if target_of(model) != DIT:
+        raise RequestError(f"model={config.choices['model']}: only the lab's DiT has such weights")
     classes = guessed.label_rows
-    if classes and model["class_dropout_prob"] > 0:
+    if classes and model.class_dropout_prob > 0:
         classes -= 1
     return configured(
-        model,
+        arguments_of(model),
         latent=(guessed.in_channels, *guessed.input_size),
         num_classes=classes,
-        learn_sigma=config["objective"].get("learn_sigma", False),
+        learn_sigma=getattr(config.objective, "learn_sigma", False),
     )
 
 
@@ -142,14 +141,14 @@ def _checked(
 
 
 def _shapes(
-    config: Config, foreign: Foreign, architecture: Architecture, overrides: Sequence[str]
+    config: RunConfig, foreign: Foreign, architecture: Architecture, overrides: Sequence[str]
 ) -> Shapes:
     """What is known of the images: from the data itself where it is there, else what was inferred.
 
     Raises RequestError where data or codec, if they are there, are not for this model.
     """
-    height, width = sides(config["dataset"]["image_size"])
-    pixels = config["codec"]["_target_"] == IDENTITY
+    height, width = sides(config.dataset.image_size)
+    pixels = target_of(config.codec) == IDENTITY
     latent = (architecture.in_channels, *architecture.input_size)
     assumed = DataFacts(
         channels=latent[0] if pixels else 3,
@@ -163,7 +162,7 @@ def _shapes(
         levels=foreign.adapter.data_of(foreign.file).get("levels", 256),
     )
     named = typed(overrides).keys()
-    if pixels or "codec.path" in named or config_file(config["codec"]["path"]).is_file():
+    if pixels or "codec.path" in named or config_file(config.codec.path).is_file():
         _refuse_other_latents(config, assumed, latent)
     if not named & {"dataset", "dataset.root"}:
         return Shapes(assumed, latent)
@@ -172,13 +171,13 @@ def _shapes(
     return Shapes(facts, latent)
 
 
-def _refuse_other_latents(config: Config, data: DataFacts, latent: tuple[int, int, int]) -> None:
+def _refuse_other_latents(config: RunConfig, data: DataFacts, latent: tuple[int, int, int]) -> None:
     """Raise RequestError where the codec makes latents of such images that are not the model's."""
-    codec, size = config["codec"], {"height": data.height, "width": data.width}
-    made = codec_facts(codec["_target_"], options_of(codec), channels=data.channels, **size)
+    codec, size = config.codec, {"height": data.height, "width": data.width}
+    made = codec_facts(target_of(codec), arguments_of(codec), channels=data.channels, **size)
     if made != latent:
         raise RequestError(
-            f"codec={config['choices']['codec']}: makes {_by(made)} of images of {data.height} x "
+            f"codec={config.choices['codec']}: makes {_by(made)} of images of {data.height} x "
             f"{data.width}, and the weights are for {_by(latent)}; give another codec, or "
             "dataset.image_size"
         )
@@ -192,19 +191,19 @@ def _by(shape: Sequence[int]) -> str:
 
 
 def _write(
-    foreign: Foreign, out: Path, config: Config, shapes: Shapes, tensors: Mapping[str, Tensors]
+    foreign: Foreign, out: Path, config: RunConfig, shapes: Shapes, tensors: Mapping[str, Tensors]
 ) -> None:
     """The run folder of what was read."""
     content = digest({file.name: hash_of(file) for file in foreign.file.files})
     origin = {"format": foreign.adapter.name, "file": str(foreign.file.path), "hash": content}
     stem = foreign.file.path.stem
-    names = {"model": "model", "ema": f"ema-{config['ema']['decays'][0]}"}
+    names = {"model": "model", "ema": f"ema-{config.ema.decays[0]}"}
     write_run(
         out,
         config=config,
         identity={
             **identity(config, shapes, before={}, codec=UNKNOWN_CODEC),
-            "train_hash": digest({**deciding(as_hashed(config)), "weights": content}),
+            "train_hash": digest({**deciding(as_hashed(to_tree(config))), "weights": content}),
             "imported": origin,
         },
         step=int(stem) if stem.isdecimal() else 0,  # as the originals name what they save
@@ -212,7 +211,9 @@ def _write(
     )
 
 
-def _unpacked(source: Path, out: Path, known: Config, overrides: Sequence[str]) -> Imported:
+def _unpacked(
+    source: Path, out: Path, known: Mapping[str, Any], overrides: Sequence[str]
+) -> Imported:
     """The run folder of a file that the lab has exported, which says everything itself."""
     if overrides:
         raise RequestError(
@@ -237,13 +238,18 @@ def _unpacked(source: Path, out: Path, known: Config, overrides: Sequence[str]) 
 
 
 def write_run(
-    out: Path, *, config: Config, identity: Config, step: int, tensors: Mapping[str, Tensors]
+    out: Path,
+    *,
+    config: RunConfig,
+    identity: Mapping[str, Any],
+    step: int,
+    tensors: Mapping[str, Tensors],
 ) -> None:
     """A run folder with one checkpoint, written beside and then at once in its place."""
     with written_at(out) as beside:
         folder = RunFolder(beside)
         folder.checkpoints.mkdir(parents=True)
-        write_atomically(folder.config, to_yaml(config))
+        write_atomically(folder.config, to_yaml(to_tree(config)))
         write_json(folder.identity, identity)
         open_checkpoints(folder, warn=lambda text: None).save(
             step, tensors=tensors, state={"train": {"step": step}}

@@ -3,9 +3,9 @@ second model to learn straighter paths from; and how straight paths are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -13,6 +13,9 @@ from safetensors.torch import save_file
 from dit_lab.build.cost import arithmetic
 from dit_lab.build.parts import build_generator
 from dit_lab.build.trained import Trained, load_weak
+from dit_lab.config.identity import as_hashed
+from dit_lab.config.objects import to_tree
+from dit_lab.config.schema import RunConfig
 from dit_lab.core import rng
 from dit_lab.core.types import LabelledCall
 from dit_lab.data.pair_facts import FACTS, SHARD_PAIRS, PairFacts, shard
@@ -20,23 +23,21 @@ from dit_lab.evaluation.metrics.straightness import path_deviation
 from dit_lab.runs.lock import Lease
 from dit_lab.sampling.generate import CHUNK_IMAGES, Generator
 
-Config = Mapping[str, Any]
-
 HELD_OUT_SHARE, MOST_HELD_OUT = 10, 1024  # a tenth of the pairs, at most so many
 PATHS = 256  # whose straightness is measured
 
 
-def facts_of(trained: Trained, settings: Config) -> PairFacts:
+def facts_of(trained: Trained, settings: RunConfig) -> PairFacts:
     """What the pairs will be that `settings` ask for."""
-    parts = trained.parts_with(settings)
-    count = settings["sample"]["num_images"]
+    parts = replace(trained.parts, config=settings)
+    count = settings.sample.num_images
     held_out = min(MOST_HELD_OUT, count // HELD_OUT_SHARE)
     weak = load_weak(parts)
     return PairFacts(
         drawn_by=trained.name,
-        sampler=settings["sampler"],
-        guidance={**settings["guidance"], "weak_run": weak.name if weak else None},
-        seed=settings["sample"]["seed"],
+        sampler=as_hashed(to_tree(settings))["sampler"],
+        guidance={**asdict(settings.guidance), "weak_run": weak.name if weak else None},
+        seed=settings.sample.seed,
         train_pairs=count - held_out,
         held_out_pairs=held_out,
         latent_shape=list(parts.shapes.latent),
@@ -49,7 +50,7 @@ def facts_of(trained: Trained, settings: Config) -> PairFacts:
 def draw_pairs(
     trained: Trained,
     facts: PairFacts,
-    settings: Config,
+    settings: RunConfig,
     *,
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
@@ -90,11 +91,11 @@ def _draw_shards(
         on_message(f"drawn: {first + count} of {facts.num_pairs} pairs")
 
 
-def straightness(trained: Trained, settings: Config, *, check_stop: Callable[[], None]) -> float:
+def straightness(trained: Trained, settings: RunConfig, *, check_stop: Callable[[], None]) -> float:
     """Mean squared deviation of the flow's paths from straight lines, in units of their mean
     squared length; 0 is straight. See `evaluation.straightness`."""
     generator, model = _generator(trained, settings, check_stop)
-    seed = settings["sample"]["seed"]
+    seed = settings.sample.seed
     sums = torch.zeros(2, dtype=torch.float64)
     for first in range(0, PATHS, CHUNK_IMAGES):
         check_stop()
@@ -107,9 +108,9 @@ def straightness(trained: Trained, settings: Config, *, check_stop: Callable[[],
 
 
 def _generator(
-    trained: Trained, settings: Config, check_stop: Callable[[], None]
+    trained: Trained, settings: RunConfig, check_stop: Callable[[], None]
 ) -> tuple[Generator, LabelledCall]:
-    parts = trained.parts_with(settings)
+    parts = replace(trained.parts, config=settings)
     weak = load_weak(parts)
     generator = build_generator(
         parts,

@@ -13,6 +13,8 @@ from dit_lab.build.parts import Parts, build_parts
 from dit_lab.build.trained import open_checkpoints
 from dit_lab.build.training import loop_settings, training_objects
 from dit_lab.config.identity import identity, parent_run, refuse_foreign, run_folder, set_aside
+from dit_lab.config.objects import to_tree
+from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
 from dit_lab.core.team import ALONE
@@ -42,11 +44,9 @@ from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.stop import StopSignal
 from dit_lab.training.watchdog import Watchdog
 
-Config = Mapping[str, Any]
-
 
 def run_training(
-    config: Config, shapes: Shapes, *, display: Hook, told: Mapping[str, str]
+    config: RunConfig, shapes: Shapes, *, display: Hook, told: Mapping[str, str]
 ) -> RunFolder:
     """Train, or go on training, what `config` describes, in its run folder.
 
@@ -57,14 +57,15 @@ def run_training(
     with StopSignal() as stop:
         context = DistributedContext(
             stop,
-            **config["precision"],
-            static_graph=config["training"]["accumulation"] == 1,
-            cpu_offload=config["distributed"]["cpu_offload"],
+            mixed_precision=config.precision.mixed_precision,
+            tf32=config.precision.tf32,
+            static_graph=config.training.accumulation == 1,
+            cpu_offload=config.distributed.cpu_offload,
         )
         if not context.leads:
             _follow(config, shapes, folder, context)
             return folder
-        if folder.root.exists() and config["resume"] == "never":
+        if folder.root.exists() and config.resume == "never":
             display.on_message(f"the old run is kept in {set_aside(folder)}")
         with writing_to(folder, display=display, stopping=lambda: stop.requested):
             _lead(config, shapes, folder, context, display=display, told=told)
@@ -72,7 +73,7 @@ def run_training(
 
 
 def _lead(
-    config: Config,
+    config: RunConfig,
     shapes: Shapes,
     folder: RunFolder,
     context: DistributedContext,
@@ -96,9 +97,9 @@ def _lead(
 
     with told_how_it_ends(hooks, status):
         checkpoint, store = _take_up(config, folder, now, context)
-        if config["tracking"]["backend"] == "mlflow":
+        if config.tracking.backend == "mlflow":
             write_json(folder.tracking, _told_tracker(config, folder, now, told))
-            if config["tracking"]["send"] == "now":
+            if config.tracking.send == "now":
                 status.tracker = _open_tracker(config, folder, checkpoint)
                 hooks.insert(0, status.tracker)
                 for file in folder.artifacts():  # a kill may have lost some
@@ -118,25 +119,30 @@ def _lead(
         update_status(folder, results=results)
 
 
-def _follow(config: Config, shapes: Shapes, folder: RunFolder, context: DistributedContext) -> None:
+def _follow(
+    config: RunConfig, shapes: Shapes, folder: RunFolder, context: DistributedContext
+) -> None:
     """Train as one of the other processes, which leave no trace but their part of checkpoints."""
     parts = build_parts(config, shapes, context.accelerator.device)
-    told: tuple[Checkpoint | None, Config] = context.team.first(lambda: (None, {}))
+    told: tuple[Checkpoint | None, Mapping[str, Any]] = context.team.first(lambda: (None, {}))
     store = None
-    if config["distributed"]["sharded"]:
+    if config.distributed.sharded:
         store = open_checkpoints(folder, team=context.writers, warn=log.info)
     with _watchdog(config, folder, context, print):
         _train(parts, folder, context, store, *told, hooks=[])
 
 
 def _take_up(
-    config: Config, folder: RunFolder, now: Mapping[str, Any], context: DistributedContext
+    config: RunConfig, folder: RunFolder, now: Mapping[str, Any], context: DistributedContext
 ) -> tuple[Checkpoint | None, CheckpointStore]:
     """Record what this run is, and find the checkpoint that it goes on from."""
-    write_atomically(folder.config, to_yaml(dict(config)))
+    write_atomically(folder.config, to_yaml(to_tree(config)))
     write_json(folder.identity, now)
-    keep = {name: config["training"][name] for name in ("keep_last", "keep_every_steps")}
-    team = context.writers if config["distributed"]["sharded"] else ALONE
+    keep = {
+        "keep_last": config.training.keep_last,
+        "keep_every_steps": config.training.keep_every_steps,
+    }
+    team = context.writers if config.distributed.sharded else ALONE
     store = open_checkpoints(folder, team=team, warn=log.warning, **keep)
     checkpoint, parent = store.latest(), parent_run(config)
     if checkpoint is None and parent is not None:
@@ -157,13 +163,13 @@ def _train(
     context: DistributedContext,
     store: CheckpointStore | None,
     checkpoint: Checkpoint | None,
-    now: Config,
+    now: Mapping[str, Any],
     *,
     hooks: Sequence[Hook],
 ) -> dict[str, float]:
     """Build what only training needs and hand everything to the loop."""
-    config, training = parts.config, parts.config["training"]
-    begins = config["init_from"] is not None and checkpoint is None
+    config, training = parts.config, parts.config.training
+    begins = config.init_from is not None and checkpoint is None
     objects = training_objects(parts, context, begin=begins, on_message=_told_by(hooks))
     powers = [ema for ema in objects["emas"] if isinstance(ema, PowerAverage)]
     return train(
@@ -171,7 +177,7 @@ def _train(
         snapshots=Snapshots(
             _open_snapshots(config, folder, context) if powers else None,
             averages=powers,
-            every_steps=config["ema"]["snapshot_every_steps"],
+            every_steps=config.ema.snapshot_every_steps,
         ),
         checkpoints=store,
         resume_from=checkpoint,
@@ -187,8 +193,8 @@ def _train(
         settings=loop_settings(
             config,
             objects["batches"],
-            log_every_steps=training["log_every_steps"],
-            checkpoint_every_steps=training["checkpoint_every_steps"],
+            log_every_steps=training.log_every_steps,
+            checkpoint_every_steps=training.checkpoint_every_steps,
         ),
         check_stop=context.check_stop,
     )
@@ -203,34 +209,37 @@ def _told_by(hooks: Sequence[Hook]) -> Callable[[str], None]:
 
 
 def _open_snapshots(
-    config: Config, folder: RunFolder, context: DistributedContext
+    config: RunConfig, folder: RunFolder, context: DistributedContext
 ) -> CheckpointStore | None:
     """Where averages are kept; None where another process keeps all of them."""
-    if config["distributed"]["sharded"]:
+    if config.distributed.sharded:
         return open_averages(folder, team=context.snapshot_writers, warn=log.info)
     return open_averages(folder, warn=log.warning) if context.leads else None
 
 
 def _watchdog(
-    config: Config, folder: RunFolder, context: DistributedContext, on_hang: Callable[[str], None]
+    config: RunConfig,
+    folder: RunFolder,
+    context: DistributedContext,
+    on_hang: Callable[[str], None],
 ) -> Watchdog:
     return Watchdog(
         folder.watched,
         index=context.team.index,
-        seconds=config["training"]["hang_after_seconds"],
+        seconds=config.training.hang_after_seconds,
         progress=lambda: context.stop.asked,
         on_hang=on_hang,
     )
 
 
 def _told_tracker(
-    config: Config, folder: RunFolder, now: Mapping[str, Any], told: Mapping[str, str]
+    config: RunConfig, folder: RunFolder, now: Mapping[str, Any], told: Mapping[str, str]
 ) -> dict[str, Any]:
     """The name and the tags of the run in the tracker."""
     hashes = ("train_hash", "code_hash", "data_fingerprint")
     ancestors = {"dit_lab.ancestors": " ".join(now["ancestors"])} if now["ancestors"] else {}
     return {
-        "name": job_name(told) or f"{config['name']}-{now['train_hash']}",
+        "name": job_name(told) or f"{config.name}-{now['train_hash']}",
         "tags": {
             "dit_lab.run_folder": str(folder.root),
             **ancestors,
@@ -241,15 +250,15 @@ def _told_tracker(
     }
 
 
-def _open_tracker(config: Config, folder: RunFolder, checkpoint: Checkpoint | None) -> MlflowRun:
+def _open_tracker(config: RunConfig, folder: RunFolder, checkpoint: Checkpoint | None) -> MlflowRun:
     """The MLflow run: the one that this training had before, or a new one."""
-    tracking = config["tracking"]
+    tracking = config.tracking
     return MlflowRun(
-        tracking["uri"],
-        experiment=tracking["experiment"],
-        artifact_root=Path(config["paths"]["root"]) / "mlartifacts",
+        tracking.uri,
+        experiment=tracking.experiment,
+        artifact_root=Path(config.paths.root) / "mlartifacts",
         folder=folder,
-        config=config,
+        config=to_tree(config),
         run_id=read_json(folder.status).get("tracking_run_id"),
         resume_step=checkpoint.step if checkpoint else 0,
         **read_json(folder.tracking),

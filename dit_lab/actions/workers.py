@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dit_lab.config.objects import to_tree
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.processes import Child, threads_each, worker
 from dit_lab.training.stop import StopSignal
@@ -24,10 +26,10 @@ POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0  # for the others to end by themselves once one has failed
 
 
-def starts_workers(config: Mapping[str, Any]) -> bool:
+def starts_workers(config: RunConfig) -> bool:
     """Whether this process has to start others to be as many as the configuration says;
     RequestError where it is one of more or fewer."""
-    asked, started = config["distributed"]["num_processes"], os.environ.get("WORLD_SIZE")
+    asked, started = config.distributed.num_processes, os.environ.get("WORLD_SIZE")
     if started is None:
         return asked > 1
     if int(started) != asked:
@@ -43,13 +45,13 @@ def leads() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def on_workers(verb: str, config: Mapping[str, Any], **given: Any) -> int:
+def on_workers(verb: str, config: RunConfig, **given: Any) -> int:
     """Let `distributed.num_processes` workers do what a verb does with a configuration; the exit
     code of worker 0, or of the one that failed first. Raises StopRequested."""
-    processes = config["distributed"]["num_processes"]
+    processes = config.distributed.num_processes
     with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, StopSignal() as stop:
         folder, port = Path(place), _free_port()
-        task = {"verb": verb, "config": dict(config), **given}
+        task = {"verb": verb, "config": to_tree(config), **given}
         (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
         codes = run_together(
             folder,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,13 +20,13 @@ from dit_lab.bench.official import Official, as_it_runs, check_checkout
 from dit_lab.bench.sampling import Sampling
 from dit_lab.bench.training import Training, training_of
 from dit_lab.build.parts import build_generator
+from dit_lab.config.schema import RunConfig
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import target_of
 from dit_lab.core.types import Batch, Shapes
 from dit_lab.reproduce.probes import fill
 from dit_lab.sampling.generate import CHUNK_IMAGES
-
-Config = Mapping[str, Any]
 
 COMPARED_IMAGES, DRAWN_IMAGES = 32, 4
 AS_THE_ORIGINAL = (
@@ -54,7 +54,7 @@ def as_the_original(overrides: Sequence[str]) -> list[str]:
     return [*AS_THE_ORIGINAL, *(() if chooses_data else ITS_DATA), *overrides]
 
 
-def beside_official(config: Config, path: Path, *, seconds: float) -> Beside:
+def beside_official(config: RunConfig, path: Path, *, seconds: float) -> Beside:
     """Training and sampling are given about so many seconds each. Raises RequestError."""
     check_checkout(path)
     config, shapes, _ = with_data(config)
@@ -72,24 +72,24 @@ def beside_official(config: Config, path: Path, *, seconds: float) -> Beside:
         return Beside(
             loss_difference=loss,
             image_difference=image,
-            drawn_steps=config["sampler"]["steps"],
+            drawn_steps=config.sampler.steps,
             training=_training(training, official, seconds),
             sampling=sampling,
         )
 
 
-def _check(config: Config, shapes: Shapes) -> None:
+def _check(config: RunConfig, shapes: Shapes) -> None:
     """Refuse what the original has not."""
-    model, (channels, height, width) = config["model"], shapes.latent
-    layers = tuple(model[name] for name in ("norm", "mlp", "rope", "qk_norm"))
+    model, (channels, height, width) = config.model, shapes.latent
+    layers = tuple(getattr(model, name) for name in ("norm", "mlp", "rope", "qk_norm"))
     for wrong, why in (
         (layers != ("layer", "gelu", False, False), "model: only the original's layers"),
         (height != width, f"dataset.image_size: {height} x {width} latents; it takes square ones"),
         (channels < 3, f"dataset: {channels} channels; it guides three"),
         (not shapes.data.num_classes, "dataset.num_classes: it needs classes"),
-        (model["class_dropout_prob"] == 0, "model.class_dropout_prob: it needs the null label"),
-        (config["guidance"]["scale"] == 1, "guidance.scale: it always guides"),
-        (config["guidance"]["channels"] != 3, "guidance.channels: it guides three"),
+        (model.class_dropout_prob == 0, "model.class_dropout_prob: it needs the null label"),
+        (config.guidance.scale == 1, "guidance.scale: it always guides"),
+        (config.guidance.channels != 3, "guidance.channels: it guides three"),
     ):
         if wrong:
             raise RequestError(f"bench official: {why}")
@@ -97,20 +97,20 @@ def _check(config: Config, shapes: Shapes) -> None:
         ("objective", "dit_lab.objectives.ddpm.DDPM"),
         ("sampler", "dit_lab.samplers.ancestral.DDPMSampler"),
     ):
-        if config[group]["_target_"] != target:
+        if target_of(getattr(config, group)) != target:
             raise RequestError(f"bench official: {group}: the original has only {group}=ddpm")
 
 
-def _arguments(config: Config, shapes: Shapes) -> dict[str, Any]:
+def _arguments(config: RunConfig, shapes: Shapes) -> dict[str, Any]:
     """Of the original's model."""
     names = ("patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob")
     channels, side, _ = shapes.latent
     return {
-        **{name: config["model"][name] for name in names},
+        **{name: getattr(config.model, name) for name in names},
         "input_size": side,
         "in_channels": channels,
         "num_classes": shapes.data.num_classes,
-        "learn_sigma": config["objective"]["learn_sigma"],
+        "learn_sigma": config.objective.learn_sigma,
     }
 
 
@@ -174,8 +174,8 @@ def _its_samples(
     return official.samples(
         noise,
         labels,
-        steps=config["sampler"]["steps"],
-        scale=config["guidance"]["scale"],
+        steps=config.sampler.steps,
+        scale=config.guidance.scale,
         null_label=drawing.parts.shapes.data.num_classes,
     )
 

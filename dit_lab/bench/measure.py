@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from dit_lab.bench.sampling import Sampling
 from dit_lab.bench.startup import measure_startup
 from dit_lab.bench.training import training_of
 from dit_lab.build.cost import in_bf16
+from dit_lab.config.schema import RunConfig
 from dit_lab.reproduce.probes import device_facts
-
-Config = Mapping[str, Any]
 
 LOADING_SHARE = 0.2  # of the seconds that a part is given: batches are quick
 STARTS = 3
@@ -25,7 +24,7 @@ TRAINED = {"training", "loading"}  # parts that need a training
 
 
 def measure(
-    config: Config,
+    config: RunConfig,
     *,
     overrides: Sequence[str],
     config_dirs: Sequence[Path],

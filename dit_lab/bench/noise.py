@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dit_lab.actions.describe import described_shapes
 from dit_lab.codecs.facts import IDENTITY
+from dit_lab.config.objects import to_component
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.types import Shapes
 
 IMAGES, DRAWN = 10_000, 64
-
-Config = Mapping[str, Any]
 
 
 class Noise:
@@ -31,7 +30,7 @@ class Noise:
         return self._latents[indices % DRAWN], indices % self._labels
 
 
-def with_data(config: Config) -> tuple[Config, Shapes, list[str]]:
+def with_data(config: RunConfig) -> tuple[RunConfig, Shapes, list[str]]:
     """The configuration with latents of noise where its data or its autoencoder are not here, the
     shapes, and what was assumed, in words. Raises RequestError."""
     shapes, assumed = described_shapes(config)
@@ -41,7 +40,12 @@ def with_data(config: Config) -> tuple[Config, Shapes, list[str]]:
         "_target_": f"{__name__}.{Noise.__name__}",
         "shape": shapes.latent,
         "num_classes": shapes.data.num_classes,
-        "num_workers": config["dataset"]["num_workers"] if torch.cuda.is_available() else 0,
+        "num_workers": config.dataset.num_workers if torch.cuda.is_available() else 0,
     }
-    replaced = {**config, "dataset": noise, "codec": {"_target_": IDENTITY}}
+    trusted = config.trusted_modules
+    replaced = replace(
+        config,
+        dataset=to_component("dataset", noise, trusted),
+        codec=to_component("codec", {"_target_": IDENTITY}, trusted),
+    )
     return replaced, shapes, [*assumed, "noise is trained on"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
 
 from torch import Tensor
 
@@ -14,10 +12,9 @@ from dit_lab.bench.device import Products, Ticks, this_device
 from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
 from dit_lab.build.cost import model_cost
 from dit_lab.build.parts import build_generator, build_model, build_parts, labelled_call
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.types import Shapes
 from dit_lab.sampling.generate import CHUNK_IMAGES, Passes
-
-Config = Mapping[str, Any]
 
 WARM_STEPS, LEAST_STEPS = 2, 5
 
@@ -44,7 +41,7 @@ class Drawing:
 class Sampling:
     """Draws a chunk with weights as a training begins with: no step depends on what they are."""
 
-    def __init__(self, config: Config, shapes: Shapes) -> None:
+    def __init__(self, config: RunConfig, shapes: Shapes) -> None:
         self.device = this_device()
         self.parts = build_parts(config, shapes, self.device)
         self.model = build_model(self.parts).to(self.device).eval()
@@ -52,7 +49,7 @@ class Sampling:
         self._passes = Passes()
         cost = model_cost(config, shapes)
         self._flops = None if cost is None else 2.0 * cost.forward_macs_per_image
-        self._all_steps: int | None = config["sampler"].get("steps")
+        self._all_steps: int | None = getattr(config.sampler, "steps", None)
         self.steps(WARM_STEPS)
 
     def steps(self, count: int) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -19,14 +19,13 @@ from dit_lab.bench.parts import Stopwatch, watched
 from dit_lab.build.cost import model_cost
 from dit_lab.build.parts import build_parts
 from dit_lab.build.training import train_steps, training_objects
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.types import Hook, Shapes
 from dit_lab.tracking.spool import MetricsFile
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.distributed import DistributedContext
 from dit_lab.training.loop import peak_memory_bytes
 from dit_lab.training.stop import StopSignal
-
-Config = Mapping[str, Any]
 
 WARM_STEPS = 3  # the first ones allocate, choose kernels, and compile
 LOG_EVERY_STEPS = 10
@@ -50,15 +49,18 @@ class Step:
 class Training:
     """A training that can be run a few steps at a time; every block begins with the same images."""
 
-    def __init__(self, config: Config, shapes: Shapes, stop: StopSignal, folder: Path) -> None:
+    def __init__(self, config: RunConfig, shapes: Shapes, stop: StopSignal, folder: Path) -> None:
         """`folder` is where its rows of metrics are written."""
-        steps = {"total_steps": MOST_STEPS + 1, "log_every_steps": LOG_EVERY_STEPS}
-        self.config = {**config, "training": {**config["training"], **steps}}
+        training = replace(
+            config.training, total_steps=MOST_STEPS + 1, log_every_steps=LOG_EVERY_STEPS
+        )
+        self.config = replace(config, training=training)
         self._together = DistributedContext(
             stop,
-            **config["precision"],
-            static_graph=config["training"]["accumulation"] == 1,
-            cpu_offload=config["distributed"]["cpu_offload"],
+            mixed_precision=config.precision.mixed_precision,
+            tf32=config.precision.tf32,
+            static_graph=config.training.accumulation == 1,
+            cpu_offload=config.distributed.cpu_offload,
         )
         self.device = self._together.accelerator.device
         self.parts = build_parts(self.config, shapes, self.device)
@@ -67,7 +69,7 @@ class Training:
         )
         self._metrics = folder / "metrics.jsonl"
         cost = model_cost(config, shapes)
-        self.images = config["training"]["global_batch_size"]
+        self.images = config.training.global_batch_size
         self.flops = None if cost is None else float(cost.training_flops_per_image * self.images)
         self._run(WARM_STEPS)
 
@@ -107,7 +109,7 @@ class Training:
         Every part is waited for, so that on a GPU their sum is more than a step takes by itself.
         """
         watch = Stopwatch(lambda: settle(self.device))
-        compiled = self.config["training"]["compile"]
+        compiled = self.config.training.compile
         with watched(self._objects, watch, inside_blocks=not compiled) as objects:
             self._run(count, _Logged(watch, MetricsFile(self._metrics)), objects=objects)
         return {name: seconds / count for name, seconds in watch.seconds.items()}
@@ -138,7 +140,7 @@ class Training:
 
 
 @contextmanager
-def training_of(config: Config, shapes: Shapes) -> Iterator[Training]:
+def training_of(config: RunConfig, shapes: Shapes) -> Iterator[Training]:
     """Ready to be measured; what it writes is gone afterwards."""
     with StopSignal() as stop, tempfile.TemporaryDirectory() as folder:
         yield Training(config, shapes, stop, Path(folder))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from dit_lab.bench.figures import BLOCKS, Versus, in_turn
 from dit_lab.bench.noise import with_data
+from dit_lab.config.objects import to_config, to_tree
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.processes import keep_freed_memory
 from dit_lab.core.types import Shapes
-
-Config = Mapping[str, Any]
 
 
 class Contender(Protocol):
@@ -26,7 +26,7 @@ class Contender(Protocol):
     def block(self, count: int) -> float: ...
 
 
-def versus(first: Config, second: Config, *, part: str, seconds: float) -> Versus:
+def versus(first: RunConfig, second: RunConfig, *, part: str, seconds: float) -> Versus:
     """`part`: "training" or "sampling"; each is given about so many seconds in all.
 
     Raises RequestError.
@@ -44,11 +44,13 @@ def versus(first: Config, second: Config, *, part: str, seconds: float) -> Versu
 
 
 @contextmanager
-def _running(part: str, config: Config, shapes: Shapes) -> Iterator[Connection]:
+def _running(part: str, config: RunConfig, shapes: Shapes) -> Iterator[Connection]:
     """A process that has built it and waits to be asked."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, part, config, shapes), daemon=True)
+    process = context.Process(
+        target=_serve, args=(theirs, part, to_tree(config), shapes), daemon=True
+    )
     process.start()
     theirs.close()
     try:
@@ -66,11 +68,12 @@ def _ask(connection: Connection, question: tuple[str, float]) -> Any:
     return answer
 
 
-def _serve(connection: Connection, part: str, config: Config, shapes: Shapes) -> None:
+def _serve(connection: Connection, part: str, tree: dict[str, Any], shapes: Shapes) -> None:
     from dit_lab.bench.sampling import Sampling
     from dit_lab.bench.training import training_of
 
     keep_freed_memory()  # as every command does
+    config = to_config(RunConfig, tree)
     with ExitStack() as open_ones:
         contender: Contender
         try:

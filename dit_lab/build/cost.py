@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from dit_lab.config.objects import to_component
+from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core.cost import Cost, TrainingMemory, cost, training_memory
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component, target_of
 from dit_lab.core.types import Shapes
 from dit_lab.runs.folder import FINISHED, RunFolder, all_runs, read_json
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.runs.recorded import recorded_shapes
-
-Config = Mapping[str, Any]
 
 START_SECONDS = 10.0  # of a process: imports, data, the tracker
 SHARE_OF_PRODUCT = 0.2  # of the rate of large matrix products, that small models reach
@@ -32,23 +33,38 @@ COUNTED = (
 MOST_RUNS = 50  # that are looked at for how fast this machine is
 
 
-def model_cost(config: Config, shapes: Shapes) -> Cost | None:
+def model_cost(config: RunConfig, shapes: Shapes) -> Cost | None:
     """The cost of the configured DiT; None for an architecture of the user's own."""
-    model = config["model"]
-    if not model["_target_"].startswith("dit_lab."):
+    return _cost(config.model, shapes, getattr(config.objective, "learn_sigma", False))
+
+
+def recorded_cost(config: Mapping[str, Any], shapes: Shapes) -> Cost | None:
+    """The same of a configuration as a file holds it."""
+    if not _is_ours(config["model"]["_target_"]):
+        return None
+    model = to_component("model", config["model"], ())
+    return _cost(model, shapes, config["objective"].get("learn_sigma", False))
+
+
+def _is_ours(target: str) -> bool:
+    return target.startswith("dit_lab.")
+
+
+def _cost(model: Component, shapes: Shapes, learn_sigma: bool) -> Cost | None:
+    if not _is_ours(target_of(model)):
         return None
     channels, height, width = shapes.latent
     return cost(
-        **{name: model[name] for name in COUNTED},
+        **{name: getattr(model, name) for name in COUNTED},
         input_size=(height, width),
         in_channels=channels,
         num_classes=shapes.data.num_classes,
-        learn_sigma=config["objective"].get("learn_sigma", False),
+        learn_sigma=learn_sigma,
     )
 
 
 def device_memory(
-    config: Config,
+    config: RunConfig,
     size: Cost,
     *,
     devices: int = 1,
@@ -56,12 +72,12 @@ def device_memory(
     activation_checkpointing: int | str,
 ) -> TrainingMemory:
     """Of each of `devices` processes that divide the configured batch."""
-    training = config["training"]
+    training = config.training
     return training_memory(
         size,
-        batch_size=training["global_batch_size"] // (training["accumulation"] * devices),
-        accumulation=training["accumulation"],
-        ema_copies=len(config["ema"]["decays"]) + len(config["ema"]["power_stds"]),
+        batch_size=training.global_batch_size // (training.accumulation * devices),
+        accumulation=training.accumulation,
+        ema_copies=len(config.ema.decays) + len(config.ema.power_stds),
         bf16=in_bf16(config),
         activation_checkpointing=activation_checkpointing,
         num_devices=devices,
@@ -69,26 +85,27 @@ def device_memory(
     )
 
 
-def in_bf16(config: Config) -> bool:
+def in_bf16(config: RunConfig) -> bool:
     """Whether matrix products are in bfloat16, but for those of a training in float8."""
-    return config["precision"]["mixed_precision"] != "no"
+    return config.precision.mixed_precision != "no"
 
 
-def arithmetic(config: Config) -> str:
+def arithmetic(config: RunConfig) -> str:
     """In which numbers a model computes that is sampled, and whether its blocks are compiled."""
-    plain = "tf32" if config["precision"]["tf32"] else "float32"
-    compiled = " compiled" if config["sample"]["compile"] else ""
+    plain = "tf32" if config.precision.tf32 else "float32"
+    compiled = " compiled" if config.sample.compile else ""
     return f"{'bf16 autocast' if in_bf16(config) else plain}{compiled}"
 
 
-def training_images(config: Config) -> int:
+def training_images(config: RunConfig) -> int:
     """Images that a whole training sees, each as often as it is drawn."""
-    return config["training"]["total_steps"] * config["training"]["global_batch_size"]
+    return config.training.total_steps * config.training.global_batch_size
 
 
-def training_seconds(config: Config, rows: Sequence[MetricsRow]) -> float:
-    """What a run has spent in optimizer steps, as its metrics tell: evaluations left out."""
-    batch, seconds, last = config["training"]["global_batch_size"], 0.0, 0
+def training_seconds(rows: Sequence[MetricsRow], *, batch: int) -> float:
+    """What a run has spent in optimizer steps of `batch` images, as its metrics tell: evaluations
+    left out."""
+    seconds, last = 0.0, 0
     for row in rows:
         if "perf/images_per_second" in row.metrics:
             seconds += (row.step - last) * batch / row.metrics["perf/images_per_second"]
@@ -122,7 +139,7 @@ class Pace:
             return "from what finished runs took here"
         return "a rough guess, from a matrix product; what is drawn and measured comes on top"
 
-    def seconds(self, config: Config, shapes: Shapes) -> float | None:
+    def seconds(self, config: RunConfig, shapes: Shapes) -> float | None:
         """Of one training, None for an architecture that cannot be counted."""
         size = model_cost(config, shapes)
         if size is None:
@@ -132,7 +149,7 @@ class Pace:
             return START_SECONDS + training_images(config) * flops / self._rate
         near = min(self._known, key=lambda run: abs(math.log(run.flops_per_image / flops)))
         images_per_second = near.images_per_second * near.flops_per_image / flops
-        measured = near.seconds_after if config["evaluation"]["num_images"] else 0.0
+        measured = near.seconds_after if config.evaluation.num_images else 0.0
         return START_SECONDS + training_images(config) / images_per_second + measured
 
 
@@ -140,7 +157,7 @@ def _known(folder: RunFolder) -> _Known | None:
     try:
         status = read_json(folder.status)
         config, rows = read_yaml(folder.config), read_metrics(folder.metrics)
-        size = model_cost(config, recorded_shapes(folder))
+        size = recorded_cost(config, recorded_shapes(folder))
     except RequestError:
         return None
     trained = [row for row in rows if "perf/images_per_second" in row.metrics]

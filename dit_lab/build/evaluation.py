@@ -3,12 +3,15 @@ networks that look at both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dit_lab.build.parts import Parts, build_images
 from dit_lab.config.checks.metrics import asked, extractors_of
+from dit_lab.config.schema import RunConfig
+from dit_lab.core.options import target_of
 from dit_lab.core.trust import load_component
 from dit_lab.data.facts import images_config
 from dit_lab.evaluation.features.classifier import classifier_fingerprint, trained_classifier
@@ -20,18 +23,16 @@ from dit_lab.evaluation.metrics.frechet import Moments
 from dit_lab.evaluation.quality import Metric, ReferenceSet
 from dit_lab.evaluation.reference import Reference, load_images
 
-Config = Mapping[str, Any]
-
 FOREIGN = {"inception": Inception, "dinov2": DinoV2}
 
 
-def build_metrics(config: Config) -> dict[str, Metric]:
+def build_metrics(config: RunConfig) -> dict[str, Metric]:
     """The listed metrics, by name."""
     metrics = {}
-    for name, options in config["metric"].items():
+    for name, options in config.metric.items():
         component = load_component(
-            options["_target_"],
-            trusted_modules=config["trusted_modules"],
+            target_of(options),
+            trusted_modules=config.trusted_modules,
             key=f"metric.{name}._target_",
         )
         metrics[name] = component(**asked(options))
@@ -53,7 +54,7 @@ class Extractors:
     def _make(self, name: str) -> Extractor:
         parts = self._parts
         if name in FOREIGN:
-            return FOREIGN[name](parts.config["evaluation"]["weights_path"], parts.device)
+            return FOREIGN[name](parts.config.evaluation.weights_path, parts.device)
         if name == "pixels":
             return Pixels()
         return trained_classifier(
@@ -79,9 +80,9 @@ class Extractors:
         return self[name].fingerprint
 
 
-def cache_folder(config: Config) -> Path:
+def cache_folder(config: RunConfig) -> Path:
     """Where is kept what was found out about real images, for all runs."""
-    return Path(config["paths"]["root"]) / "reference"
+    return Path(config.paths.root) / "reference"
 
 
 def build_reference_set(
@@ -103,7 +104,7 @@ def build_reference_set(
 
     return ReferenceSet(
         load_reference(parts, check_stop),
-        seed=parts.config["evaluation"]["seed"],
+        seed=parts.config.evaluation.seed,
         extractors=extractors,
         statistics=statistics,
         folder=folder,
@@ -113,7 +114,7 @@ def build_reference_set(
 
 def _described(parts: Parts) -> dict[str, Any]:
     """What identifies the images of the training split as they are compared."""
-    data, options = parts.shapes.data, images_config(parts.config["dataset"])
+    data, options = parts.shapes.data, images_config(asdict(parts.config.dataset))
     elsewhere = ("root", "download", "num_workers", "num_classes", "horizontal_flip")
     return {
         "data": data.fingerprint,
@@ -130,7 +131,7 @@ def load_reference(parts: Parts, check_stop: Callable[[], None]) -> Reference:
     train, held_out = (
         load_images(
             build_images(parts.config, split),
-            at_most=parts.config["evaluation"]["reference_images"],
+            at_most=parts.config.evaluation.reference_images,
             levels=parts.shapes.data.levels,
             check_stop=check_stop,
         )

@@ -12,8 +12,9 @@ from dit_lab.build.cost import arithmetic
 from dit_lab.build.evaluation import Extractors
 from dit_lab.build.parts import Parts
 from dit_lab.build.trained import Trained
-from dit_lab.config.checks.metrics import asked
 from dit_lab.config.identity import as_hashed
+from dit_lab.config.objects import to_tree
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.trust import source_files
 from dit_lab.core.types import Shapes
 from dit_lab.evaluation.card import Card
@@ -23,34 +24,37 @@ from dit_lab.runs.provenance import device_name, versions
 from dit_lab.runs.source_code import EVALUATING_CODE, code_files, code_hash
 from dit_lab.sampling.generate import CHUNK_IMAGES
 
-Config = Mapping[str, Any]
-
 
 def evaluation_card(
-    parts: Parts, extractors: Extractors, *, identity: Config, weights: str, weak: Trained | None
+    parts: Parts,
+    extractors: Extractors,
+    *,
+    identity: Mapping[str, Any],
+    weights: str,
+    weak: Trained | None,
 ) -> Card:
     """The circumstances of an evaluation as far as they are known before it."""
-    config, data = as_hashed(parts.config), parts.shapes.data
+    config, data, hashed = parts.config, parts.shapes.data, as_hashed(to_tree(parts.config))
     train, held_out = counts_compared(config, parts.shapes)
-    evaluating = code_files(EVALUATING_CODE, source_files(config["trusted_modules"]))
+    evaluating = code_files(EVALUATING_CODE, source_files(config.trusted_modules))
     return Card(
         samples="generated",
         run=identity["train_hash"],
         step=0,
         weights=weights,
-        objective=config["objective"],
-        sampler=config["sampler"],
+        objective=hashed["objective"],
+        sampler=hashed["sampler"],
         evaluations_per_image=0,
-        guidance={**config["guidance"], "weak_run": weak and weak.name},
-        num_images=config["evaluation"]["num_images"],
-        labels=LABEL_RULES[config["evaluation"]["labels"]],
-        seed=config["sample"]["seed"],
-        num_seeds=config["evaluation"]["num_seeds"],
+        guidance={**hashed["guidance"], "weak_run": weak and weak.name},
+        num_images=config.evaluation.num_images,
+        labels=LABEL_RULES[config.evaluation.labels],
+        seed=config.sample.seed,
+        num_seeds=config.evaluation.num_seeds,
         metrics={
-            name: {"_target_": options["_target_"], **asked(options)}
-            for name, options in config["metric"].items()
+            name: {key: value for key, value in options.items() if key != "every_steps"}
+            for name, options in hashed["metric"].items()
         },
-        metrics_seed=config["evaluation"]["seed"],
+        metrics_seed=config.evaluation.seed,
         reference={
             "data": data.fingerprint,
             "training_images": train,
@@ -74,7 +78,7 @@ def evaluation_card(
 
 
 def _how_likelihood(parts: Parts) -> dict[str, Any] | None:
-    images = parts.config["evaluation"]["likelihood_images"]
+    images = parts.config.evaluation.likelihood_images
     if images == 0:
         return None
     exact = math.prod(parts.shapes.latent) <= EXACT_DIMENSIONS
@@ -86,7 +90,7 @@ def _how_likelihood(parts: Parts) -> dict[str, Any] | None:
     }
 
 
-def counts_compared(config: Config, shapes: Shapes) -> tuple[int, int]:
+def counts_compared(config: RunConfig, shapes: Shapes) -> tuple[int, int]:
     """Training and held-out images that are compared with."""
-    at_most = config["evaluation"]["reference_images"]
+    at_most = config.evaluation.reference_images
     return min(at_most, shapes.data.train_images), min(at_most, shapes.data.validation_images)

@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from dit_lab.config.compose import read_recorded
 from dit_lab.config.identity import initial_run
-from dit_lab.core.errors import RequestError
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.types import Shapes
 from dit_lab.runs.recorded import recorded_shapes
 
 if TYPE_CHECKING:
     from torch import nn
 
-Config = Mapping[str, Any]
-
-SAME = (
-    "_target_", "hidden_size", "depth", "num_heads", "mlp_ratio", "norm", "mlp", "rope", "qk_norm",
-)  # fmt: skip
-"""What cannot differ, of the model's options."""
-
-
-def check_initial(config: Config) -> None:
-    """Raise RequestError where the weights of `init_from` are of another architecture."""
-    if config["init_from"] is None:
-        return
-    folder, _ = initial_run(config)
-    before = read_recorded(folder, config["trusted_modules"])["model"]
-    for option in SAME:
-        there, here = before.get(option), config["model"].get(option)
-        if there != here:
-            raise RequestError(
-                f"init_from={config['init_from']}: has model.{option}={there}, here it is {here}; "
-                "choose the same model"
-            )
-
 
 def begin_with(
-    model: nn.Module, config: Config, shapes: Shapes, *, on_message: Callable[[str], None]
+    model: nn.Module, config: RunConfig, shapes: Shapes, *, on_message: Callable[[str], None]
 ) -> None:
     """Put the weights of `init_from` into a model: its first average. What could not be taken over,
     and what the weights were trained for where that is something else, is told."""
@@ -46,8 +25,8 @@ def begin_with(
     from dit_lab.models.transfer import transfer
 
     folder, checkpoint = initial_run(config)
-    before = read_recorded(folder, config["trusted_modules"])
-    weights = read_weights(folder, checkpoint, "ema", before["ema"]["decays"])
+    before = read_recorded(folder, config.trusted_modules)
+    weights = read_weights(folder, checkpoint, "ema", before.ema.decays)
     data = recorded_shapes(folder).data
     same_labels = data.num_classes == shapes.data.num_classes and (
         not data.class_names or data.class_names == shapes.data.class_names
@@ -64,9 +43,9 @@ def begin_with(
         on_message(line)
 
 
-def _other_meaning(before: Config, config: Config) -> list[str]:
+def _other_meaning(before: RunConfig, config: RunConfig) -> list[str]:
     """What the weights were trained for, where it is not what they are trained for now."""
-    there, here = before["objective"], config["objective"]
+    there, here = asdict(before.objective), asdict(config.objective)
     keys = [key for key in there if key in here and there[key] != here[key]]
     if there["_target_"] != here["_target_"]:
         keys = ["_target_"] + [key for key in keys if key == "time_scale"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ from torch.optim import Optimizer
 from dit_lab.build.cost import in_bf16
 from dit_lab.codecs.cached import Cached
 from dit_lab.codecs.identity import Identity
+from dit_lab.config import schema
+from dit_lab.config.checks.data import OfData, images_of
+from dit_lab.config.schema import EncodeConfig, RunConfig
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import arguments_of, target_of
 from dit_lab.core.team import ALONE
 from dit_lab.core.trust import load_component
 from dit_lab.core.types import Batch, Codec, Dataset, LabelledCall, Objective, Sampler, Shapes, Team
-from dit_lab.data.facts import accepted, images_config
+from dit_lab.data.facts import accepted
 from dit_lab.data.latents import Latents
 from dit_lab.data.order import SampleOrder
 from dit_lab.data.pairs import Pairs
@@ -30,25 +34,19 @@ from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
 from dit_lab.training.optim import without_compiler
 from dit_lab.training.parallel import compile_blocks, for_sampling, with_weights
 
-Config = Mapping[str, Any]
-
 VALIDATION_BATCH = 128
 
 
-def build(config: Config, group: str, **given: Any) -> Any:
+def build(config: RunConfig | EncodeConfig, group: str, **given: Any) -> Any:
     """The component of a group, from its options and what the lab gives itself."""
-    return component_class(config, group)(**_options(config, group), **given)
+    return component_class(config, group)(**arguments_of(getattr(config, group)), **given)
 
 
-def _options(config: Config, group: str) -> dict[str, Any]:
-    return {key: value for key, value in config[group].items() if key != "_target_"}
-
-
-def component_class(config: Config, group: str) -> Any:
+def component_class(config: OfData, group: str) -> Any:
     """The class or function that a group's `_target_` names."""
     return load_component(
-        config[group]["_target_"],
-        trusted_modules=config["trusted_modules"],
+        target_of(getattr(config, group)),
+        trusted_modules=config.trusted_modules,
         key=f"{group}._target_",
     )
 
@@ -57,14 +55,14 @@ def component_class(config: Config, group: str) -> Any:
 class Parts:
     """A configuration and what training, sampling and evaluation all need of it, built once."""
 
-    config: Config
+    config: RunConfig
     shapes: Shapes
     objective: Objective
     codec: Codec
     device: torch.device
 
 
-def build_parts(config: Config, shapes: Shapes, device: torch.device) -> Parts:
+def build_parts(config: RunConfig, shapes: Shapes, device: torch.device) -> Parts:
     return Parts(
         config=config,
         shapes=shapes,
@@ -74,7 +72,7 @@ def build_parts(config: Config, shapes: Shapes, device: torch.device) -> Parts:
     )
 
 
-def build_objective(config: Config, shapes: Shapes) -> Objective:
+def build_objective(config: RunConfig, shapes: Shapes) -> Objective:
     """What is learned, for latents of these shapes."""
     given = accepted(component_class(config, "objective"), {"latent_shape": shapes.latent})
     return build(config, "objective", **given)
@@ -90,14 +88,14 @@ def build_model(parts: Parts) -> nn.Module:
         in_channels=channels,
         num_classes=parts.shapes.data.num_classes,
         learn_sigma=parts.objective.learn_sigma,
-        generator=rng.generator(parts.config["seed"], "init"),
+        generator=rng.generator(parts.config.seed, "init"),
     )
 
 
 def labelled_call(parts: Parts, model: nn.Module) -> LabelledCall:
     """The model as a function, in the configured precision and compiled if `sample` says so; its
     output is float32. The model itself stays as it is."""
-    if parts.config["sample"]["compile"]:
+    if parts.config.sample.compile:
         model = with_weights(model)
         compile_blocks(model)
     else:
@@ -114,31 +112,31 @@ def labelled_call(parts: Parts, model: nn.Module) -> LabelledCall:
 def null_label(parts: Parts) -> int | None:
     """What stands for "no label": the row after the classes, where training drops labels."""
     num_classes = parts.shapes.data.num_classes
-    drops = num_classes > 0 and parts.config["model"]["class_dropout_prob"] > 0
+    drops = num_classes > 0 and parts.config.model.class_dropout_prob > 0
     return num_classes if drops else None
 
 
-def build_dataset(config: Config, split: str) -> Dataset:
-    """The "train" or "validation" split."""
+def build_dataset(config: OfData, split: str, *, seed: int = 0) -> Dataset:
+    """The "train" or "validation" split; augmentation follows from the seed."""
     dataset = component_class(config, "dataset")
-    options = {**config["dataset"], "split": split, "seed": config["seed"]}
+    options = {**arguments_of(config.dataset), "split": split, "seed": seed}
     return dataset(**accepted(dataset, options))
 
 
-def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
+def build_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
     """The optimizer over the weights that learn."""
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     kind = without_compiler(component_class(config, "optimizer"))
-    return kind(params=trainable, **_options(config, "optimizer"))
+    return kind(params=trainable, **arguments_of(config.optimizer))
 
 
 def build_examples(parts: Parts, split: str) -> tuple[Dataset, Codec]:
     """What is trained on, and what encodes it: the dataset's images, or their cached moments, or
     pairs, which a model has drawn and which are latents already."""
-    pairs = parts.config["coupling"].get("pairs")
+    pairs = getattr(parts.config.coupling, "pairs", None)
     if pairs is not None:
         return Pairs(Path(pairs), split=split), Identity()
-    dataset = build_dataset(parts.config, split)
+    dataset = build_dataset(parts.config, split, seed=parts.config.seed)
     if not isinstance(dataset, Latents):
         return dataset, parts.codec
     _refuse_latents_of_another(parts.codec, dataset)
@@ -155,9 +153,9 @@ def _refuse_latents_of_another(codec: Codec, dataset: Latents) -> None:
         )
 
 
-def build_images(config: Config, split: str) -> Dataset:
+def build_images(config: RunConfig, split: str) -> Dataset:
     """The "train" or "validation" images themselves, also where training reads their latents."""
-    return build_dataset({**config, "dataset": images_config(config["dataset"])}, split)
+    return build_dataset(replace(config, dataset=images_of(config)), split, seed=config.seed)
 
 
 def build_batches(
@@ -172,16 +170,16 @@ def build_batches(
     config = parts.config
     return TrainingBatches(
         dataset=dataset,
-        order=SampleOrder(config["seed"], len(dataset)),
+        order=SampleOrder(config.seed, len(dataset)),
         draws=_draws(parts, codec, "train"),
         codec=codec,
         coupling=build(config, "coupling"),
         device=parts.device,
-        global_batch_size=config["training"]["global_batch_size"],
-        accumulation=config["training"]["accumulation"],
+        global_batch_size=config.training.global_batch_size,
+        accumulation=config.training.accumulation,
         process_index=process_index,
         num_processes=num_processes,
-        num_workers=config["dataset"]["num_workers"],
+        num_workers=config.dataset.num_workers,
     )
 
 
@@ -190,7 +188,7 @@ def validation_batches(
 ) -> list[Callable[[], Batch]]:
     """What makes each batch of `evaluation.loss_images` held-out images, evenly spread over the
     split (lists are often sorted by class), at noise and times fixed by the seed."""
-    count = min(parts.config["evaluation"]["loss_images"], len(dataset))
+    count = min(parts.config.evaluation.loss_images, len(dataset))
     chosen = torch.arange(count) * len(dataset) // count
     draws = _draws(parts, codec, "validation")
 
@@ -207,11 +205,11 @@ def _draws(parts: Parts, codec: Codec, purpose: str) -> Draws:
     config = parts.config
     drops = purpose == "train" and null_label(parts) is not None
     return Draws(
-        seed=config["seed"],
+        seed=config.seed,
         purpose=purpose,
         latent_shape=parts.shapes.latent,
         time_from_uniform=parts.objective.time_from_uniform,
-        label_drop_prob=config["model"]["class_dropout_prob"] if drops else 0.0,
+        label_drop_prob=config.model.class_dropout_prob if drops else 0.0,
         posterior=codec.draws,
     )
 
@@ -232,7 +230,7 @@ def build_generator(
     return Generator(
         objective=parts.objective,
         sampler=sampler or build(parts.config, "sampler"),
-        guidance=guidance or _guidance(parts.config["guidance"]),
+        guidance=guidance or _guidance(parts.config.guidance),
         codec=parts.codec,
         latent_shape=parts.shapes.latent,
         num_classes=parts.shapes.data.num_classes,
@@ -245,11 +243,11 @@ def build_generator(
     )
 
 
-def _guidance(options: Config) -> Guidance:
-    channels = options["channels"]
+def _guidance(options: schema.Guidance) -> Guidance:
+    channels = options.channels
     return Guidance(
-        scale=options["scale"],
-        interval=tuple(options["interval"]),
+        scale=options.scale,
+        interval=(options.interval[0], options.interval[1]),
         channels=None if channels == "all" else channels,
-        rescale=options["rescale"],
+        rescale=options.rescale,
     )

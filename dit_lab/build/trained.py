@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from dit_lab.build.parts import Parts, build_generator, build_model, build_parts, labelled_call
 from dit_lab.config.compose import read_recorded
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import changed
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Codec, LabelledCall, Sampler, Shapes, Team
 from dit_lab.runs.exported import read_exported
@@ -26,8 +28,6 @@ from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.post_hoc import PREFIX, made_average, read_average, width_in
 from dit_lab.training.power import name_of
 
-Config = Mapping[str, Any]
-
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +38,9 @@ class Drawing(TypedDict, total=False):
     guidance: Guidance | None
     weak: Trained | None  # the model that guidance goes away from
     seed: int  # 0 where it is left out
-    settings: Config | None  # sampler, guidance and precision as configured, in place of the run's
+    settings: (
+        RunConfig | None
+    )  # sampler, guidance and precision as configured, in place of the run's
     team: Team  # shares the work; each of its processes gets all images
     check_stop: Callable[[], None]
     on_pass: Callable[[int], None]  # hears of n images passing through a model
@@ -50,7 +52,7 @@ class Trained:
 
     parts: Parts  # with the configuration that the run recorded
     folder: RunFolder
-    identity: Config  # what its identity.json says
+    identity: Mapping[str, Any]  # what its identity.json says
     step: int
     weights: str  # "model", or the average's name: "ema-0.9999", "power-0.1"
     model: nn.Module
@@ -83,7 +85,7 @@ class Trained:
         `labels` are cycled through (all classes in turn where None); N is `num_images`, or one for
         each label.
         """
-        parts = self.parts_with(how.get("settings") or {})
+        parts = replace(self.parts, config=how.get("settings") or self.parts.config)
         weak = how.get("weak") or load_weak(parts)
         if weak is not None:
             _refuse_other_images(weak, parts)
@@ -101,15 +103,11 @@ class Trained:
             num_images=num_images or (len(labels) if labels else max(1, classes)),
             seed=how.get("seed", 0),
             labels=labels,
-            batch_size=parts.config["sample"]["batch_size"],
+            batch_size=parts.config.sample.batch_size,
             on_pass=how.get("on_pass", lambda images: None),
         )
 
-    def parts_with(self, settings: Config) -> Parts:
-        """The parts under the run's configuration, some of it chosen anew."""
-        return replace(self.parts, config={**self.parts.config, **settings})
-
-    def labelled(self, settings: Config) -> LabelledCall:
+    def labelled(self, settings: RunConfig) -> LabelledCall:
         """The model as a function, in the precision of `settings`; its output is float32."""
         return labelled_call(replace(self.parts, config=settings), self.model)
 
@@ -133,11 +131,11 @@ def load(
     folder, chosen = find_run(str(run), root=Path(root))
     config = read_recorded(folder, trusted_modules)
     if codec_path is not None:
-        config["codec"]["path"] = str(codec_path)
+        config = replace(config, codec=changed(config.codec, path=str(codec_path)))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     parts = build_parts(config, recorded_shapes(folder), device)
     _refuse_other_codec(parts.codec, folder)
-    found = read_weights(folder, chosen, weights, config["ema"]["decays"])
+    found = read_weights(folder, chosen, weights, config.ema.decays)
     model = build_model(parts)
     load_weights(model, found.tensors, source=found.source)
     return Trained(
@@ -198,15 +196,15 @@ def _exported_weights(file: Path, weights: str, decays: Sequence[float]) -> Weig
 def load_weak(parts: Parts) -> Trained | None:
     """The model of `guidance.weak_run`, if there is one: its average, or its raw weights where the
     model's own are raw. Raises RequestError where it is for other images."""
-    name = parts.config["guidance"]["weak_run"]
+    name = parts.config.guidance.weak_run
     if name is None:
         return None
     weak = load(
         name,
-        root=parts.config["paths"]["root"],
-        weights="raw" if parts.config["sample"]["weights"] == "raw" else "ema",
-        trusted_modules=parts.config["trusted_modules"],
-        codec_path=parts.config.get("codec", {}).get("path"),
+        root=parts.config.paths.root,
+        weights="raw" if parts.config.sample.weights == "raw" else "ema",
+        trusted_modules=parts.config.trusted_modules,
+        codec_path=getattr(parts.config.codec, "path", None),
         device=parts.device,
     )
     _refuse_other_images(weak, parts)

@@ -18,6 +18,7 @@ from dit_lab.build.parts import (
     build_optimizer,
     null_label,
 )
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.types import Hook
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.distributed import DistributedContext
@@ -25,8 +26,6 @@ from dit_lab.training.ema import EMA, Average, PowerAverage
 from dit_lab.training.float8 import multiplies_float8
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.snapshots import Snapshots
-
-Config = Mapping[str, Any]
 
 
 def training_objects(
@@ -39,10 +38,14 @@ def training_objects(
     if begin:
         begin_with(plain, config, parts.shapes, on_message=on_message)
     device = context.accelerator.device
-    if config["precision"]["mixed_precision"] == "fp8" and not multiplies_float8(device):
+    if config.precision.mixed_precision == "fp8" and not multiplies_float8(device):
         on_message(f"precision=fp8: emulated, slowly: {device.type} here multiplies no float8")
     model = context.parallel_model(
-        plain, config["distributed"], compiled=config["training"]["compile"]
+        plain,
+        sharded=config.distributed.sharded,
+        processes_per_copy=config.distributed.processes_per_copy,
+        cpu_offload=config.distributed.cpu_offload,
+        compiled=config.training.compile,
     )
     dataset, codec = build_examples(parts, "train")
     return {
@@ -64,30 +67,34 @@ def training_objects(
     }
 
 
-def averages(config: Config, weights: Mapping[str, Tensor]) -> list[Average]:
+def averages(config: RunConfig, weights: Mapping[str, Tensor]) -> list[Average]:
     """The averages of these weights that are kept; evaluations look at the first."""
-    options = config["ema"]
-    emas = [EMA(weights, decay=decay, warmup=options["warmup"]) for decay in options["decays"]]
-    return [*emas, *(PowerAverage(weights, std=std) for std in options["power_stds"])]
+    options = config.ema
+    emas = [EMA(weights, decay=decay, warmup=options.warmup) for decay in options.decays]
+    return [*emas, *(PowerAverage(weights, std=std) for std in options.power_stds)]
 
 
 def loop_settings(
-    config: Config, batches: TrainingBatches, *, log_every_steps: int, checkpoint_every_steps: int
+    config: RunConfig,
+    batches: TrainingBatches,
+    *,
+    log_every_steps: int,
+    checkpoint_every_steps: int,
 ) -> LoopSettings:
     """The loop's own settings, looked at and saved this often."""
-    training = config["training"]
+    training = config.training
     return LoopSettings(
-        total_steps=training["total_steps"],
-        clip_norm=training["clip_norm"],
+        total_steps=training.total_steps,
+        clip_norm=training.clip_norm,
         log_every_steps=log_every_steps,
         checkpoint_every_steps=checkpoint_every_steps,
-        max_skipped_in_a_row=training["max_skipped_in_a_row"],
+        max_skipped_in_a_row=training.max_skipped_in_a_row,
         images_per_epoch=len(batches.dataset),
     )
 
 
 def train_steps(
-    config: Config,
+    config: RunConfig,
     objects: Mapping[str, Any],
     context: DistributedContext,
     *,

@@ -23,6 +23,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from dit_lab.actions.describe import shapes_of
+from dit_lab.config.compose import compose_train
+from dit_lab.config.prepare import check_request
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -66,9 +70,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.config.checks.training import check_settings
-    from dit_lab.config.compose import compose_train
-
     if not 0 < args.seconds < math.inf:
         raise RequestError(f"--seconds {args.seconds:g}: expected a number above 0, such as 6")
     if args.official_path or OFFICIAL in args.overrides:
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     record = _record(args)
     overrides = args.overrides if record is None else [*record["overrides"], *args.overrides]
     config = compose_train(overrides, config_dirs=args.config_dir)
-    check_settings(config)
+    check_request(config, shapes_of=shapes_of)
     if args.vs:
         return _versus(args, config, parts[0])
 
@@ -120,13 +121,11 @@ def _record(args: argparse.Namespace) -> dict[str, Any] | None:
     return None if args.check is None else read_record(args.check)
 
 
-def _versus(args: argparse.Namespace, config: dict[str, Any], part: str) -> int:
+def _versus(args: argparse.Namespace, config: RunConfig, part: str) -> int:
     from dit_lab.bench.versus import versus  # torch: seconds
-    from dit_lab.config.checks.training import check_settings
-    from dit_lab.config.compose import compose_train
 
     other = compose_train([*args.overrides, *args.vs], config_dirs=args.config_dir)
-    check_settings(other)
+    check_request(other, shapes_of=shapes_of)
     found = versus(config, other, part=part, seconds=args.seconds)
     what = "a training step" if part == "training" else "a chunk of images"
     for name, times in (("as given", found.first), (" ".join(args.vs), found.second)):
@@ -136,9 +135,6 @@ def _versus(args: argparse.Namespace, config: dict[str, Any], part: str) -> int:
 
 
 def _beside_official(args: argparse.Namespace) -> int:
-    from dit_lab.config.checks.training import check_settings
-    from dit_lab.config.compose import compose_train
-
     for option in ("only", "vs", "json", "check"):
         if getattr(args, option):
             raise RequestError(f"bench official: takes no --{option}; leave it out")
@@ -151,7 +147,7 @@ def _beside_official(args: argparse.Namespace) -> int:
     from dit_lab.bench.beside_official import as_the_original, beside_official  # torch: seconds
 
     config = compose_train(as_the_original(args.overrides[1:]), config_dirs=args.config_dir)
-    check_settings(config)
+    check_request(config, shapes_of=shapes_of)
     found = beside_official(config, args.official_path, seconds=args.seconds)
     print(f"losses differ by {found.loss_difference:.1e} at most, relative to the original's")
     print(

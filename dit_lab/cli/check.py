@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dit_lab.config.schema import CheckConfig
+
 if TYPE_CHECKING:
     from dit_lab.core.types import DataFacts
     from dit_lab.data.image_check import Report
@@ -34,11 +36,11 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.config.checks.machine import check_writable
     from dit_lab.config.compose import compose_data
 
-    config = compose_data("check", args.overrides, config_dirs=args.config_dir)
+    config = compose_data(CheckConfig, args.overrides, config_dirs=args.config_dir)
     facts = read_facts(config)
-    check_declarations(config["dataset"], facts)
-    if config["out"]:
-        check_writable("out", Path(config["out"]).parent)
+    check_declarations(config.dataset, facts)
+    if config.out:
+        check_writable("out", Path(config.out).parent)
 
     from rich.progress import Progress
 
@@ -53,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
             config, facts, on_image=lambda: progress.advance(bar), check_stop=stop.check
         )
     _print(report, facts)
-    if config["out"]:
-        write_json(Path(config["out"]), report.as_json())
-        print(f"written: {config['out']}")
+    if config.out:
+        write_json(Path(config.out), report.as_json())
+        print(f"written: {config.out}")
     if report.unreadable:
         images = "image" if report.unreadable == 1 else "images"
         print(f"dit-lab: {report.unreadable:,} {images} of {total:,} cannot be read",

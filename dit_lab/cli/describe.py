@@ -13,15 +13,22 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from dit_lab.actions.describe import described_shapes, different_trainings, shapes_of
+from dit_lab.build.cost import device_memory, in_bf16, model_cost, training_images
+from dit_lab.cli.tables import LONGEST_LINE, columns
+from dit_lab.config.axes import asks_for_sweep
+from dit_lab.config.checks.machine import with_processes
+from dit_lab.config.compose import compose_train
+from dit_lab.config.prepare import check_request
+from dit_lab.config.schema import RunConfig
+from dit_lab.core.communication_cost import traffic
+from dit_lab.core.cost import Cost
 from dit_lab.core.errors import RequestError
-
-if TYPE_CHECKING:
-    from dit_lab.core.cost import Cost
-    from dit_lab.core.types import DataFacts, Shapes
+from dit_lab.core.options import target_of
+from dit_lab.core.types import DataFacts, Shapes
+from dit_lab.tracking.console import duration
 
 SHOWS_CHOICES = True
 SHOWN_CLASSES = 10
@@ -65,10 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.config.axes import asks_for_sweep
-    from dit_lab.config.checks.machine import with_processes
-    from dit_lab.config.compose import compose_train
-
     _check_options(args)
     if asks_for_sweep(args.overrides):
         return _describe_sweep(args)
@@ -78,14 +81,11 @@ def run(args: argparse.Namespace) -> int:
     return _describe(config, args)
 
 
-def _describe(config: dict[str, Any], args: argparse.Namespace) -> int:
+def _describe(config: RunConfig, args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from dit_lab.actions.describe import described_shapes
-    from dit_lab.config.checks.training import check_settings
-
-    check_settings(config)
+    check_request(config, shapes_of=shapes_of)
     shapes, assumed = described_shapes(config)
     if args.picture and not shapes.data.train_images:
         raise RequestError(f"--picture: {assumed[0].partition(':')[0]}; give dataset.root=FOLDER")
@@ -104,10 +104,6 @@ def _describe(config: dict[str, Any], args: argparse.Namespace) -> int:
 def _describe_sweep(args: argparse.Namespace) -> int:
     """A line for each model that a named sweep trains."""
     from rich.console import Console
-
-    from dit_lab.actions.describe import described_shapes, different_trainings
-    from dit_lab.build.cost import training_images
-    from dit_lab.cli.tables import LONGEST_LINE, columns
 
     rows: list[tuple[str, ...]] = []
     remarks: dict[str, None] = {}
@@ -147,15 +143,11 @@ def _check_options(args: argparse.Namespace) -> None:
             raise RequestError(f"{option} {value:g}: expected {example}")
 
 
-def _rows(
-    config: dict[str, Any], shapes: Shapes, args: argparse.Namespace
-) -> list[tuple[str, str]]:
-    from dit_lab.build.cost import training_images
-
-    training, data = config["training"], shapes.data
+def _rows(config: RunConfig, shapes: Shapes, args: argparse.Namespace) -> list[tuple[str, str]]:
+    training, data = config.training, shapes.data
     channels, height, width = shapes.latent
     size = _cost(config, shapes)
-    devices = args.devices or config["distributed"]["num_processes"]
+    devices = args.devices or config.distributed.num_processes
     images = training_images(config)
     total_flops = images * size.training_flops_per_image
     shape = f"images of {data.channels} x {data.height} x {data.width}"
@@ -168,35 +160,30 @@ def _rows(
         ("parameters", f"{size.parameters:,} ({size.trainable_parameters:,} trainable)"),
         ("forward", f"{size.forward_macs_per_image / 1e9:.4g} GMACs per image"),
         ("training", f"{size.training_flops_per_image / 1e9:.4g} GFLOP per image"),
-        ("budget", f"{training['total_steps']:,} steps of {training['global_batch_size']} images, "
+        ("budget", f"{training.total_steps:,} steps of {training.global_batch_size} images, "
                    f"{epochs}{total_flops:.3g} FLOP"),
         *_memory_rows(config, size, devices),
         *_time_rows(config, total_flops, devices, args),
     ]  # fmt: skip
 
 
-def _cost(config: Mapping[str, Any], shapes: Shapes) -> Cost:
-    from dit_lab.build.cost import model_cost
-
+def _cost(config: RunConfig, shapes: Shapes) -> Cost:
     size = model_cost(config, shapes)
     if size is None:
-        target = config["model"]["_target_"]
+        target = target_of(config.model)
         raise RequestError(f"model._target_={target}: only a DiT of the lab is counted")
     return size
 
 
-def _memory_rows(config: dict[str, Any], size: Cost, devices: int) -> list[tuple[str, str]]:
-    from dit_lab.build.cost import device_memory, in_bf16
-    from dit_lab.core.communication_cost import traffic
-
-    training = config["training"]
-    parts = training["accumulation"] * devices
-    if training["global_batch_size"] % parts:
+def _memory_rows(config: RunConfig, size: Cost, devices: int) -> list[tuple[str, str]]:
+    training = config.training
+    parts = training.accumulation * devices
+    if training.global_batch_size % parts:
         raise RequestError(
-            f"--devices {devices}: training.global_batch_size={training['global_batch_size']} is "
+            f"--devices {devices}: training.global_batch_size={training.global_batch_size} is "
             f"not divisible by training.accumulation x devices = {parts}"
         )
-    chosen = config["model"]["activation_checkpointing"]
+    chosen = config.model.activation_checkpointing
     other = 1 if chosen == "none" else "none"
 
     def row(name: str, devices: int, sharded: bool) -> tuple[str, str]:
@@ -220,7 +207,7 @@ def _memory_rows(config: dict[str, Any], size: Cost, devices: int) -> list[tuple
         rows.append(row(f"{name}, {devices} devices", devices, sharded))
     ddp, fsdp = (
         traffic(size, devices=devices, shards=shards, bf16=in_bf16(config)).step_bytes(
-            training["accumulation"]
+            training.accumulation
         )
         / 1e9
         for shards in (1, devices)
@@ -230,11 +217,8 @@ def _memory_rows(config: dict[str, Any], size: Cost, devices: int) -> list[tuple
 
 
 def _time_rows(
-    config: dict[str, Any], total_flops: float, devices: int, args: argparse.Namespace
+    config: RunConfig, total_flops: float, devices: int, args: argparse.Namespace
 ) -> list[tuple[str, str]]:
-    from dit_lab.build.cost import in_bf16
-    from dit_lab.tracking.console import duration
-
     rate, source = args.flops_per_second, "given"
     if rate is None:
         from dit_lab.bench.device import Products, this_device  # torch: seconds

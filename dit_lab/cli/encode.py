@@ -15,8 +15,9 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dit_lab.config.schema import EncodeConfig
 from dit_lab.core.errors import RequestError, StopRequested
 
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.config.compose import compose_data
     from dit_lab.data.latent_facts import FACTS, read_manifest
 
-    config = compose_data("encode", args.overrides, config_dirs=args.config_dir)
+    config = compose_data(EncodeConfig, args.overrides, config_dirs=args.config_dir)
     facts = check_encoding(config)
-    out = Path(config["out"])
-    if (data := config["dataset"].get("root")) and out.is_relative_to(data):
+    out = Path(config.out)
+    if (data := getattr(config.dataset, "root", None)) and out.is_relative_to(data):
         raise RequestError(f"out={out}: lies inside dataset.root={data}; choose another folder")
     check_writable("out", out)
     try:
-        code = _encode_together(config) if config["num_processes"] > 1 else _encode(config, facts)
+        code = _encode_together(config) if config.num_processes > 1 else _encode(config, facts)
     except StopRequested:
         print("stopped: what is written is kept; the same command goes on from there")
         raise
@@ -65,14 +66,14 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def work(config: dict[str, Any]) -> int:
+def work(config: EncodeConfig) -> int:
     """Encode as one of several processes what nobody else encodes; the exit code."""
     from dit_lab.config.checks.data import read_facts
 
     return _encode(config, read_facts(config))
 
 
-def _encode(config: dict[str, Any], facts: DataFacts) -> int:
+def _encode(config: EncodeConfig, facts: DataFacts) -> int:
     from dit_lab.actions.encode import Encoding
     from dit_lab.training.stop import StopSignal
 
@@ -83,14 +84,14 @@ def _encode(config: dict[str, Any], facts: DataFacts) -> int:
     return 0
 
 
-def _encode_together(config: dict[str, Any]) -> int:
+def _encode_together(config: EncodeConfig) -> int:
     """Encode in `num_processes` processes of this machine; the exit code of the first to fail."""
     from dit_lab.actions.workers import run_together
     from dit_lab.core.processes import threads_each
     from dit_lab.runs.folder import write_json
     from dit_lab.training.stop import StopSignal
 
-    count = config["num_processes"]
+    count = config.num_processes
     threads = {"OMP_NUM_THREADS": str(threads_each(count)), **os.environ}
     with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, StopSignal() as stop:
         write_json(Path(place) / "task.json", {"verb": "encode", "config": config})

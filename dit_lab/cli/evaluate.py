@@ -15,17 +15,28 @@ there, or RUNs, whose newest ones are meant; exit code 1 says that they cannot b
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dit_lab.actions.workers import on_workers, starts_workers
+from dit_lab.cli.report import print_report
+from dit_lab.cli.tables import print_comparison, print_evaluations
+from dit_lab.config.axes import combinations
+from dit_lab.config.compose import given_run, option, root_option
+from dit_lab.config.prepare import PreparedForRun, prepare_for_run
+from dit_lab.config.schema import EvaluateConfig, RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import target_of
+from dit_lab.evaluation.card import Evaluation, find_evaluation
+from dit_lab.runs.folder import RunFolder, read_json
+from dit_lab.tracking.late import log_late
+from dit_lab.training.stop import StopSignal
 
 if TYPE_CHECKING:
     from dit_lab.build.trained import Trained
-    from dit_lab.evaluation.card import Evaluation
-    from dit_lab.runs.folder import RunFolder
 
+CONFIG = RunConfig
 SHOWS_CHOICES = False
 
 
@@ -52,10 +63,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _compare(*given: str, overrides: Sequence[str]) -> int:
     """Say in what two measurements differ; 1 where their numbers cannot be compared."""
-    from dit_lab.cli.tables import print_comparison
-    from dit_lab.config.compose import root_option
-    from dit_lab.evaluation.card import find_evaluation
-
     others = [text for text in overrides if not text.startswith("paths.root=")]
     if others:
         raise RequestError(f"{others[0]}: --compare reads what was measured; leave it out")
@@ -64,34 +71,26 @@ def _compare(*given: str, overrides: Sequence[str]) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from dit_lab.actions.workers import on_workers, starts_workers
-    from dit_lab.config.compose import given_run
-
-    found = given_run(args.overrides)
-    wanted, root, _, _ = found
-    config = _checked(args.overrides, *found, config_dirs=args.config_dir)
-    if starts_workers(config):
-        return on_workers("evaluate", config, wanted=wanted, root=str(root))
-    return work(config, wanted=wanted, root=str(root))
+    found = _prepared(args.overrides, config_dirs=args.config_dir)
+    run, root, baselines = found.run, str(found.root), found.chosen.baselines
+    if starts_workers(found.config):
+        return on_workers("evaluate", found.config, run=run, root=root, baselines=baselines)
+    return work(found.config, run=run, root=root, baselines=baselines)
 
 
 def _measure_all(args: argparse.Namespace) -> int:
     """Measure a run in every combination of what was typed; all are checked before the first."""
-    from dit_lab.cli.report import print_report
-    from dit_lab.config.axes import combinations
-    from dit_lab.config.compose import given_run
-
     jobs = combinations(args.overrides)
-    found = given_run(jobs[0][1])
-    wanted, root, folder, _ = found
+    given = given_run(jobs[0][1])
+    run, root, folder, _ = given
     configs = [
-        (settings, _checked(overrides, *found, config_dirs=args.config_dir))
+        (settings, _prepared(overrides, config_dirs=args.config_dir, given=given).config)
         for settings, overrides in jobs
     ]
-    if any(config["distributed"]["num_processes"] != 1 for _, config in configs):
+    if any(config.distributed.num_processes != 1 for _, config in configs):
         raise RequestError("distributed.num_processes: -m measures in this process; leave it out")
 
-    tf32, *others = {config["precision"]["tf32"] for _, config in configs}
+    tf32, *others = {config.precision.tf32 for _, config in configs}
     if others:
         raise RequestError(
             "precision: with tf32 and without at once; measure these one after the other"
@@ -99,14 +98,13 @@ def _measure_all(args: argparse.Namespace) -> int:
 
     from dit_lab.sweeps.evaluations import measure_all  # torch: seconds
     from dit_lab.training.distributed import DistributedContext
-    from dit_lab.training.stop import StopSignal
 
     with StopSignal() as stop:
         context = DistributedContext(stop, tf32=tf32)
         ablation, files = measure_all(
             folder,
             configs,
-            wanted=wanted,
+            wanted=run,
             root=str(root),
             device=context.accelerator.device,
             check_stop=stop.check,
@@ -116,62 +114,40 @@ def _measure_all(args: argparse.Namespace) -> int:
     return 0
 
 
-def _checked(
+def _prepared(
     overrides: Sequence[str],
-    wanted: str,
-    root: Path,
-    folder: RunFolder,
-    recorded: dict[str, Any],
     *,
     config_dirs: Sequence[Path],
-) -> dict[str, Any]:
+    given: tuple[str, Path, RunFolder, RunConfig] | None = None,
+) -> PreparedForRun[EvaluateConfig]:
     """How a run is to be measured, composed over what it recorded. Raises RequestError."""
-    from dit_lab.config.checks.data import check_images, check_same_data
-    from dit_lab.config.checks.machine import check_copies, with_processes
-    from dit_lab.config.checks.metrics import check_metrics
-    from dit_lab.config.checks.sampling import check_conditioning, check_sampling
-    from dit_lab.config.checks.training import check_likelihood
-    from dit_lab.config.compose import compose_for_run
-    from dit_lab.runs.recorded import recorded_shapes
-
+    run, _, folder, recorded = given = given or given_run(overrides)
     if folder.is_exported:
         raise RequestError(
-            f"run={wanted}: a file has no place for results; dit-lab import {wanted} --out RUN "
+            f"run={run}: a file has no place for results; dit-lab import {run} --out RUN "
             "makes a run folder of it"
         )
-    chosen = compose_for_run("evaluate", overrides, recorded=recorded, config_dirs=config_dirs)
-    config = with_processes({**recorded, **chosen})
-    check_copies(config)
-    _check_chosen(overrides, config, recorded)
-    shapes = recorded_shapes(folder)
-    check_sampling(config, trained=recorded, run=folder)
-    check_conditioning(config, shapes, model=recorded["model"])
-    check_likelihood(config)
-    check_metrics(config, check_same_data(config, shapes))
-    check_images(config)
-    return config
+    found = prepare_for_run(EvaluateConfig, overrides, config_dirs=config_dirs, given=given)
+    _check_chosen(overrides, found.config, recorded)
+    return found
 
 
-def _check_chosen(
-    overrides: Sequence[str], config: Mapping[str, Any], recorded: Mapping[str, Any]
-) -> None:
+def _check_chosen(overrides: Sequence[str], config: RunConfig, recorded: RunConfig) -> None:
     """Refuse what would change nothing, or would not be the run any more."""
-    from dit_lab.config.compose import option
-
     for key in ("sample.labels", "sample.num_images"):
         if option(overrides, key) is not None:
             raise RequestError(
                 f"{key}: not used here; evaluation.num_images=N images are drawn, with labels as "
                 "frequent as in the training images"
             )
-    if config["codec"]["_target_"] != recorded["codec"]["_target_"]:
+    if target_of(config.codec) != target_of(recorded.codec):
         raise RequestError(
-            f"codec={config['choices']['codec']}: the run was trained with "
-            f"codec={recorded['choices']['codec']}; codec.path=FOLDER says where that lies now"
+            f"codec={config.choices['codec']}: the run was trained with "
+            f"codec={recorded.choices['codec']}; codec.path=FOLDER says where that lies now"
         )
 
 
-def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
+def work(config: RunConfig, *, run: str, root: str, baselines: bool) -> int:
     """Measure what was asked for, alone or as one of several processes."""
     from dit_lab.actions.evaluate import (  # torch: seconds
         evaluate_baselines,
@@ -179,18 +155,17 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
         with_data,
     )
     from dit_lab.build.trained import load
-    from dit_lab.cli.tables import print_evaluations
     from dit_lab.training.distributed import DistributedContext
     from dit_lab.training.stop import StopSignal
 
     with StopSignal() as stop:
-        context = DistributedContext(stop, tf32=config["precision"]["tf32"])
+        context = DistributedContext(stop, tf32=config.precision.tf32)
         trained = load(
-            wanted,
+            run,
             root=root,
-            weights=config["sample"]["weights"],
-            trusted_modules=config["trusted_modules"],
-            codec_path=config["codec"].get("path"),
+            weights=config.sample.weights,
+            trusted_modules=config.trusted_modules,
+            codec_path=getattr(config.codec, "path", None),
             device=context.accelerator.device,
         )
         trained = with_data(trained, config)
@@ -203,10 +178,10 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
         )
         if not context.leads:
             return 0
-        baselines = []
-        if config["baselines"]:
-            baselines = evaluate_baselines(trained, config, check_stop=stop.check)
-    print_evaluations([evaluation, *baselines])
+        compared = []
+        if baselines:
+            compared = evaluate_baselines(trained, config, check_stop=stop.check)
+    print_evaluations([evaluation, *compared])
     path = trained.folder.evaluations / f"{evaluation.card.eval_hash}.json"
     print(f"{'measured before' if stored else 'written'}: {path}")
     if not stored:
@@ -214,17 +189,15 @@ def work(config: Mapping[str, Any], *, wanted: str, root: str) -> int:
     return 0
 
 
-def _track(config: Mapping[str, Any], trained: Trained, evaluation: Evaluation, path: Path) -> None:
+def _track(config: RunConfig, trained: Trained, evaluation: Evaluation, path: Path) -> None:
     """Add the numbers to the run's MLflow page; where that fails, say so and go on."""
     from dit_lab.actions.evaluate import tracked_metrics
-    from dit_lab.runs.folder import read_json
-    from dit_lab.tracking.late import log_late
 
     run_id = read_json(trained.folder.status).get("tracking_run_id")
-    if config["tracking"]["backend"] != "mlflow" or run_id is None:
+    if config.tracking.backend != "mlflow" or run_id is None:
         return
     trouble = log_late(
-        config["tracking"]["uri"],
+        config.tracking.uri,
         run_id,
         metrics=tracked_metrics(trained, evaluation),
         step=evaluation.card.step,

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     export = Export(args.run, root=args.root, weights=args.weights, trusted_modules=args.trusted)
     if args.format == "mlflow":
         address = export.to_mlflow(str(args.out), uri=args.uri)
-        uri = args.uri or export.config["tracking"]["uri"]
+        uri = args.uri or export.config.tracking.uri
         print(f"registered {export.told}: {address}")
         print(
             f"to serve it: MLFLOW_TRACKING_URI={shown(uri)} mlflow models serve -m {address} "

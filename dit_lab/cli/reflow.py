@@ -12,20 +12,29 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dit_lab.cli import train
+from dit_lab.config.checks.coupling import INDEPENDENT, check_pairs
+from dit_lab.config.checks.training import check_data
+from dit_lab.config.compatibility import draws_noise
+from dit_lab.config.compose import compose_reflow, given_run
+from dit_lab.config.identity import refuse_foreign, run_folder, source_now
+from dit_lab.config.objects import to_component
+from dit_lab.config.prepare import check_request, prepare_for_run
+from dit_lab.config.schema import RunConfig, SampleConfig
 from dit_lab.core.errors import RequestError, StopRequested
-
-if TYPE_CHECKING:
-    from dit_lab.core.types import Shapes
+from dit_lab.core.options import changed
+from dit_lab.core.types import Shapes
+from dit_lab.runs.folder import read_json, write_json
+from dit_lab.training.stop import StopSignal
 
 SHOWS_CHOICES = False
 
 NUM_PAIRS, FEWEST_PAIRS = 20_000, 10  # a tenth of them is held out
 PAIRS = "pairs."
-
-Config = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,71 +45,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.cli.train import work
-    from dit_lab.config.compose import compose_for_run, compose_reflow, given_run
-    from dit_lab.runs.recorded import recorded_shapes
-
-    wanted, root, folder, recorded = given_run(args.overrides)
-    shapes = recorded_shapes(folder)
+    given = given_run(args.overrides)
+    run, root, _, recorded = given
     for_training = [text for text in args.overrides if not text.startswith((PAIRS, "run="))]
     of_pairs = [
-        f"run='{wanted}'",
-        f"trusted_modules=[{','.join(recorded['trusted_modules'])}]",
+        f"run='{run}'",
+        f"trusted_modules=[{','.join(recorded.trusted_modules)}]",
         f"sample.num_images={NUM_PAIRS}",
-        f"sample.seed={recorded['sample']['seed'] + 1}",
+        f"sample.seed={recorded.sample.seed + 1}",
         *(text.removeprefix(PAIRS) for text in args.overrides if text.startswith(PAIRS)),
     ]
     try:
-        drawing = compose_for_run(
-            "sample", of_pairs, recorded=recorded, config_dirs=args.config_dir
-        )
+        found = prepare_for_run(SampleConfig, of_pairs, config_dirs=args.config_dir, given=given)
     except RequestError as refusal:
         raise RequestError(f"{PAIRS}{refusal}") from None
     training = compose_reflow(for_training, recorded=recorded, config_dirs=args.config_dir)
-    _check(drawing, training, recorded, shapes)
-    training["coupling"]["pairs"] = str(_draw(wanted, root, drawing, training, shapes))
-    code = work(training, overrides=for_training)
+    _check(found.config, training)
+    pairs = _draw(run, root, found.config, training, found.shapes)
+    training = replace(training, coupling=changed(training.coupling, pairs=str(pairs)))
+    code = train.work(training, overrides=for_training)
     if code == 0:
-        _measure(wanted, root, drawing, training)
+        _measure(run, root, found.config, training)
     return code
 
 
-def _check(drawing: Config, training: Config, recorded: Config, shapes: Shapes) -> None:
+def _check(drawing: RunConfig, training: RunConfig) -> None:
     """Refuse what cannot be drawn or trained, before the first pair is drawn."""
-    from dit_lab.config.checks.coupling import INDEPENDENT
-    from dit_lab.config.checks.sampling import check_conditioning, check_sampling
-    from dit_lab.config.checks.training import check_data, check_settings
-    from dit_lab.config.compatibility import draws_noise
-
-    check_sampling(drawing, trained=recorded)
-    check_conditioning(drawing, shapes, model=recorded["model"])
-    if draws_noise(drawing["sampler"]):
+    if draws_noise(drawing.sampler):
         raise RequestError(
-            f"pairs.sampler={drawing['choices']['sampler']}: draws noise on the way, so that the "
+            f"pairs.sampler={drawing.choices['sampler']}: draws noise on the way, so that the "
             "noise of a pair would not decide its image; use pairs.sampler=heun"
         )
-    if (count := drawing["sample"]["num_images"]) < FEWEST_PAIRS:
+    if (count := drawing.sample.num_images) < FEWEST_PAIRS:
         raise RequestError(
             f"pairs.sample.num_images={count}: too few to train on most and hold some out; use "
             f"{FEWEST_PAIRS} or more"
         )
-    check_settings(training)
-    check_data({**training, "coupling": {"_target_": INDEPENDENT}})
+    check_request(training, shapes_of=_shapes_without_pairs)
 
 
-def _draw(wanted: str, root: Path, drawing: Config, training: Config, shapes: Shapes) -> Path:
+def _shapes_without_pairs(training: RunConfig) -> Shapes:
+    independent = to_component("coupling", {"_target_": INDEPENDENT}, training.trusted_modules)
+    return check_data(replace(training, coupling=independent))
+
+
+def _draw(run: str, root: Path, drawing: RunConfig, training: RunConfig, shapes: Shapes) -> Path:
     from dit_lab.actions.reflow import draw_pairs, facts_of  # torch: seconds
     from dit_lab.build.trained import load
-    from dit_lab.config.checks.coupling import check_pairs
-    from dit_lab.config.identity import refuse_foreign, run_folder, source_now
-    from dit_lab.training.stop import StopSignal
 
     trained = load(
-        wanted,
+        run,
         root=root,
-        weights=drawing["sample"]["weights"],
-        trusted_modules=drawing["trusted_modules"],
-        codec_path=training["codec"].get("path"),
+        weights=drawing.sample.weights,
+        trusted_modules=drawing.trusted_modules,
+        codec_path=getattr(training.codec, "path", None),
     )
     facts = facts_of(trained, drawing)
     check_pairs(facts, training, shapes)
@@ -120,13 +118,10 @@ def _draw(wanted: str, root: Path, drawing: Config, training: Config, shapes: Sh
         raise
 
 
-def _measure(wanted: str, root: Path, drawing: Mapping[str, Any], training: Config) -> None:
+def _measure(run: str, root: Path, drawing: RunConfig, training: RunConfig) -> None:
     """Straightness before and after, printed and kept in the run folder as straightness.json."""
     from dit_lab.actions.reflow import PATHS, straightness
     from dit_lab.build.trained import load
-    from dit_lab.config.identity import run_folder
-    from dit_lab.runs.folder import read_json, write_json
-    from dit_lab.training.stop import StopSignal
 
     folder, found = run_folder(training), {}
     file, step = folder.root / "straightness.json", read_json(folder.status)["step"]
@@ -135,12 +130,12 @@ def _measure(wanted: str, root: Path, drawing: Mapping[str, Any], training: Conf
         _say(known)
         return
     with StopSignal() as stop:
-        for when, name in (("before", wanted), ("after", str(folder.root))):
+        for when, name in (("before", run), ("after", str(folder.root))):
             trained = load(
                 name,
                 root=root,
-                trusted_modules=drawing["trusted_modules"],
-                codec_path=training["codec"].get("path"),
+                trusted_modules=drawing.trusted_modules,
+                codec_path=getattr(training.codec, "path", None),
             )
             found[when] = {
                 "run": trained.name,

@@ -99,7 +99,7 @@ def _folder(
     from dit_lab.reproduce.experiment import typed_for
     from dit_lab.reproduce.folder import reproduction_folder
 
-    places = Path(experiment.config["paths"]["root"])
+    places = Path(experiment.config.paths.root)
     typed = typed_for(experiment.name, args.overrides, args.seeds)
     folder, goes_on = reproduction_folder(places, experiment.name, typed, circumstances)
     if goes_on:
@@ -115,7 +115,7 @@ def _train(experiment: Experiment, args: argparse.Namespace, folder: Reproductio
     usual = [text for text in args.overrides if not text.startswith("paths.root=")]
     places = [f"paths.root={folder.root}"]
     if not any(text.startswith("tracking") for text in usual):
-        places.append(f"tracking.uri={experiment.config['tracking']['uri']}")
+        places.append(f"tracking.uri={experiment.config.tracking.uri}")
     given = typed_for(experiment.name, [*usual, *places], args.seeds)
     several = experiment.num_jobs > 1
     typed = argparse.Namespace(overrides=given, multirun=several, cfg=None, config_dir=[])

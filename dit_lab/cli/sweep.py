@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dit_lab.config.objects import to_tree
 from dit_lab.core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def start(args: argparse.Namespace) -> int:
         )
     plan = plan_sweep(args.overrides, config_dirs=args.config_dir)
     if args.cfg:
-        print("---\n".join(to_yaml(config) for config in plan.configs), end="")
+        print("---\n".join(to_yaml(to_tree(config)) for config in plan.configs), end="")
         return 0
 
     from dit_lab.runs.folder import FINISHED
@@ -98,7 +99,7 @@ def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
     from dit_lab.sweeps.slots import make_slots
     from dit_lab.tracking.console import duration
 
-    pace = Pace(Path(plan.configs[0]["paths"]["root"]))
+    pace = Pace(Path(plan.configs[0].paths.root))
     each = [pace.seconds(*one) for one in zip(plan.configs, plan.shapes, strict=True)]
     known = [seconds for seconds in each if seconds is not None]
     if len(known) < len(each):

@@ -12,13 +12,28 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import Any
 
+from dit_lab.actions.workers import leads, on_workers, starts_workers
+from dit_lab.cli import sweep
+from dit_lab.cli.tables import print_evaluations
+from dit_lab.config.axes import asks_for_sweep
+from dit_lab.config.compose import Composer, compose_train
+from dit_lab.config.objects import to_tree
+from dit_lab.config.prepare import Prepared, prepare
+from dit_lab.config.schema import RunConfig
+from dit_lab.config.yaml_files import read_yaml, to_yaml
 from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.evaluation.card import last_evaluation
+from dit_lab.evaluation.table import is_row_key
+from dit_lab.runs.folder import RunFolder, read_json
+from dit_lab.runs.metrics import read_metrics
+from dit_lab.runs.recorded import has_comparable_code
+from dit_lab.tracking.console import make_display
+from dit_lab.tracking.mlflow_store import is_server, shown
 
-if TYPE_CHECKING:
-    from dit_lab.runs.folder import RunFolder
-
+CONFIG = RunConfig
 SHOWS_CHOICES = True
 
 
@@ -36,82 +51,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.config.axes import asks_for_sweep
-    from dit_lab.config.compose import Composer, compose_train
-    from dit_lab.config.yaml_files import to_yaml
-
     if args.multirun or asks_for_sweep(args.overrides):
-        from dit_lab.cli.sweep import start
-
-        return start(args)
+        return sweep.start(args)
     if args.cfg:
-        print(to_yaml(Composer(args.config_dir).compose(args.overrides)), end="")
+        print(to_yaml(to_tree(Composer(args.config_dir).compose(args.overrides))), end="")
         return 0
     config = compose_train(args.overrides, config_dirs=args.config_dir)
     return work(config, overrides=args.overrides)
 
 
 def work(
-    config: dict[str, Any], *, overrides: Sequence[str], tags: Mapping[str, str] | None = None
+    config: RunConfig, *, overrides: Sequence[str], tags: Mapping[str, str] | None = None
 ) -> int:
     """Train what is composed, or show its results where that is done; the exit code.
 
     `tags` are further ones for the tracker.
     """
-    from dit_lab.actions.extension import check_averages, check_extension
-    from dit_lab.actions.workers import on_workers, starts_workers
-    from dit_lab.build.initial import check_initial
-    from dit_lab.config.checks.machine import check_root, with_processes
-    from dit_lab.config.checks.training import check_data, check_settings
-    from dit_lab.config.identity import identity, refuse_foreign, run_folder
-    from dit_lab.runs.folder import FINISHED, read_json
-    from dit_lab.runs.recorded import has_comparable_code, recorded_so_far
-
-    config = with_processes(config)
-    check_settings(config)
-    check_root(config)
-    shapes = check_data(config)
-    folder = run_folder(config)
-    before = {} if config["resume"] == "never" else recorded_so_far(folder)
-    now = identity(config, shapes, before=before)
-    refuse_foreign(folder, config, now)
+    prepared = prepare(config)
+    folder, before = prepared.folder, prepared.before
     if before and not has_comparable_code(before):
         print(
             f"{folder.root}: was recorded before code was compared by its meaning, so nothing says "
             "whether it was made with the code of today"
         )
-    if not before:
-        check_extension(config, now)
-    if config["resume"] != "never" and read_json(folder.status).get("status") == FINISHED:
+    if prepared.is_finished:
         print(f"already finished: {folder.root} (resume=never trains anew)")
         show_results(folder)
         return 0
-    check_averages(config, folder)
-    check_initial(config)
-    if starts_workers(config):
-        return on_workers("train", config, overrides=list(overrides), tags=dict(tags or {}))
-    return _train(config, shapes, folder, overrides, tags or {})
+    if starts_workers(prepared.config):
+        given = {"overrides": list(overrides), "tags": dict(tags or {})}
+        return on_workers("train", prepared.config, **given)
+    return _train(prepared, {"dit_lab.overrides": " ".join(overrides), **(tags or {})})
 
 
-def _train(
-    config: dict[str, Any],
-    shapes: Any,
-    folder: RunFolder,
-    overrides: Sequence[str],
-    tags: Mapping[str, str],
-) -> int:
-    from dit_lab.actions.workers import leads
-    from dit_lab.tracking.console import make_display
-
-    display = make_display(config["name"])
+def _train(prepared: Prepared, told: Mapping[str, str]) -> int:
+    display, folder = make_display(prepared.config.name), prepared.folder
     if leads():
         display.on_message(f"run folder: {folder.root}")
 
     from dit_lab.actions.train import run_training  # torch: seconds
 
     try:
-        told = {"dit_lab.overrides": " ".join(overrides), **tags}
-        run_training(config, shapes, display=display, told=told)
+        run_training(prepared.config, prepared.shapes, display=display, told=told)
     except StopRequested:
         print(f"stopped and saved: {folder.root}; the same command goes on from there")
         raise
@@ -131,15 +112,6 @@ def _train(
 
 def show_results(folder: RunFolder) -> None:
     """The losses, the table of the last evaluation, the newest grid, and the MLflow page."""
-    from statistics import median
-
-    from dit_lab.cli.tables import print_evaluations
-    from dit_lab.config.yaml_files import read_yaml
-    from dit_lab.evaluation.card import last_evaluation
-    from dit_lab.evaluation.table import is_row_key
-    from dit_lab.runs.folder import read_json
-    from dit_lab.runs.metrics import read_metrics
-
     status, config = read_json(folder.status), read_yaml(folder.config)
     speeds = [
         config["training"]["global_batch_size"] / row.metrics["perf/images_per_second"]
@@ -161,8 +133,6 @@ def show_results(folder: RunFolder) -> None:
 
 def _page_of(config: Mapping[str, Any]) -> str:
     """The address of the tracker, or the command that serves it."""
-    from dit_lab.tracking.mlflow_store import is_server, shown
-
     root, uri = config["paths"]["root"], config["tracking"]["uri"]
     if is_server(uri):
         return shown(uri)

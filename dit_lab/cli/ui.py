@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from dit_lab.tracking.mlflow_store import check_answers, newest_pages, ui_command
 
     config = compose_train(args.overrides)
-    uri, root = config["tracking"]["uri"], Path(config["paths"]["root"])
+    uri, root = config.tracking.uri, Path(config.paths.root)
     if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise RequestError(f"tracking.uri={uri}: no such file; train something first")
     command, environment = ui_command(

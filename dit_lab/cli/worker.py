@@ -12,6 +12,13 @@ import importlib
 from functools import partial
 from pathlib import Path
 
+from dit_lab.cli import train
+from dit_lab.config.objects import to_config
+from dit_lab.core.processes import end_with_the_parent
+from dit_lab.runs.folder import read_json
+from dit_lab.sweeps.job import measure, read_task
+from dit_lab.training.stop import StopSignal
+
 TASK = "task.json"
 
 
@@ -21,24 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the folder describes, and stop when the process that started this one is gone."""
-    from dit_lab.core.processes import end_with_the_parent
-    from dit_lab.runs.folder import read_json
-
     end_with_the_parent()
     if not (args.folder / TASK).exists():
         return _job(args.folder)
     task = read_json(args.folder / TASK)
     verb = importlib.import_module(f"dit_lab.cli.{task.pop('verb')}")
-    return verb.work(**task)
+    return verb.work(to_config(verb.CONFIG, task.pop("config")), **task)
 
 
 def _job(folder: Path) -> int:
-    from dit_lab.cli.train import work
-    from dit_lab.sweeps.job import measure, read_task
-    from dit_lab.training.stop import StopSignal
-
     task = read_task(folder)
-    code = work(task.config, overrides=task.job.overrides, tags=task.tags)
+    code = train.work(task.config, overrides=task.job.overrides, tags=task.tags)
     if code == 0:
         with StopSignal() as stop:
             measure(task, check_stop=stop.check, on_message=partial(print, flush=True))

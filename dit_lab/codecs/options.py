@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
 from dit_lab.core.options import Component, option
 
-CodecDtype = Enum("CodecDtype", ["float32", "bfloat16", "float16"])
+CODEC_DTYPE = ("float32", "bfloat16", "float16")
 
 
 @dataclass
 class Autoencoder(Component):
     path: str = option("sd-vae-ft-ema", help="a folder, or hub:OWNER/NAME")
-    dtype: CodecDtype = option(
-        CodecDtype.float32,
+    dtype: str = option(
+        "float32",
+        choices=CODEC_DTYPE,
         help="of the network; bfloat16 and float16 are faster and change the latents slightly",
     )
     chunk_images: int = option(16, at_least=1, help="that are encoded or decoded at once")

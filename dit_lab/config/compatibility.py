@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component, target_of
 
 ANY_PATH = (
     "euler", "midpoint", "heun", "rk4", "dopri5", "euler_maruyama", "ddim", "dpm_solver", "unipc",
@@ -26,13 +27,13 @@ SAMPLERS = {
 """Objective -> names in conf/sampler that fit it, its natural sampler first."""
 
 
-def draws_noise(sampler: Mapping[str, Any]) -> bool:
+def draws_noise(sampler: Component) -> bool:
     """Whether a sampler of the lab draws noise after the start, as its options are."""
-    name = sampler["_target_"].rpartition(".")[2]
+    name = target_of(sampler).rpartition(".")[2]
     return (
         name in ("DDPMSampler", "EulerMaruyama")
-        or sampler.get("eta", 0.0) > 0
-        or sampler.get("solver") == "sde"
+        or getattr(sampler, "eta", 0.0) > 0
+        or getattr(sampler, "solver", None) == "sde"
     )
 
 

@@ -1,4 +1,4 @@
-"""From what was typed to plain, checked values: composed once, before torch is imported.
+"""From what was typed to a typed configuration: composed once, before torch is imported.
 
 `compose_train` and `compose_for_run` tell the story; `request.py` is where Hydra composes.
 """
@@ -6,14 +6,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf.errors import OmegaConfBaseException
 
 from dit_lab.codecs.facts import HUB
 from dit_lab.config import search_path
 from dit_lab.config.hydra_compose import Chosen, Request, parse_override, plain, register
+from dit_lab.config.objects import to_config, to_tree
+from dit_lab.config.schema import (
+    CheckConfig,
+    EncodeConfig,
+    EvaluateConfig,
+    RunConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from dit_lab.config.validate import checked_types
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core.errors import RequestError
@@ -22,7 +32,9 @@ from dit_lab.runs.exported import read_exported
 from dit_lab.runs.folder import RunFolder, find_run
 from dit_lab.runs.former_names import with_names_of_today
 
-Config = dict[str, Any]
+Tree = dict[str, Any]
+ForRun = TypeVar("ForRun", SampleConfig, EvaluateConfig)
+OfData = TypeVar("OfData", EncodeConfig, CheckConfig)
 
 PATHS = (
     "paths.root", "dataset.root", "dataset.images_root", "codec.path", "coupling.pairs", "out",
@@ -33,15 +45,18 @@ PATHS = (
 RESUME_WORDS = ("auto", "never", "force")
 
 
-def compose_train(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Config:
-    """`conf/train.yaml` with overrides: resolved, typed, plain; raises RequestError.
+def compose_train(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> RunConfig:
+    """`conf/train.yaml` with overrides: resolved, typed, checked one by one; raises RequestError.
 
     With `resume=RUN`, what RUN recorded takes the place of the defaults. The result names the
     chosen groups under `choices`, and its paths are absolute.
     """
-    config = Composer(config_dirs).compose(overrides)
-    del config["sweep"]  # of which this is none
-    return config
+    return of_one_training(Composer(config_dirs).compose(overrides))
+
+
+def of_one_training(config: TrainConfig) -> RunConfig:
+    """The configuration without `sweep`, which no run records."""
+    return RunConfig(**{field.name: getattr(config, field.name) for field in fields(RunConfig)})
 
 
 class Composer:
@@ -54,14 +69,17 @@ class Composer:
         self._dirs = search_path.user_config_dirs(config_dirs)
         self._chosen: dict[tuple[str, ...], Chosen] = {}
 
-    def compose(self, overrides: Sequence[str]) -> Config:
+    def compose(self, overrides: Sequence[str]) -> TrainConfig:
         """As `compose_train`, with `sweep`, which concerns `-m` alone and which no run records."""
+        return to_config(TrainConfig, self._tree(overrides))
+
+    def _tree(self, overrides: Sequence[str]) -> Tree:
         extended = _extended_run(overrides)
         if extended is not None:
             recorded = read_recorded(extended, option(overrides, "trusted_modules") or [])
-            _register_recorded(recorded)
+            _register_recorded(to_tree(recorded))
             composed, choices = Request("extend", overrides, self._dirs).compose()
-            choices = _filled(choices, recorded["choices"])
+            choices = _filled(choices, recorded.choices)
         else:
             composed, choices = Request("train", overrides, self._dirs, self._chosen).compose()
         config = checked_types("train", plain(composed))
@@ -80,46 +98,51 @@ class Composer:
 
 
 def compose_for_run(
-    verb: str, overrides: Sequence[str], *, recorded: Config, config_dirs: Iterable[Path] = ()
-) -> Config:
-    """`conf/<verb>.yaml` ("sample" or "evaluate") over what a run recorded, as `compose_train`."""
+    kind: type[ForRun],
+    overrides: Sequence[str],
+    *,
+    recorded: RunConfig,
+    config_dirs: Iterable[Path] = (),
+) -> ForRun:
+    """`conf/sample.yaml` or `conf/evaluate.yaml` over what a run recorded, as `compose_train`."""
+    verb, before = ("sample" if kind is SampleConfig else "evaluate"), to_tree(recorded)
     if option(overrides, "guidance.weight") is not None:
-        # the recorded scale gives way to the other convention
-        recorded = {**recorded, "guidance": {**recorded["guidance"], "scale": None}}
-    _register_recorded(recorded, only=("guidance", "sample", "paths"))
+        before["guidance"]["scale"] = None  # the recorded scale gives way to the other convention
+    _register_recorded(before, only=("guidance", "sample", "paths"))
     request = Request(verb, overrides, search_path.user_config_dirs(config_dirs))
-    composed, choices = request.compose(objective=recorded["objective"]["_target_"])
-    config = _finish(checked_types(verb, plain(composed)), objective=recorded["objective"])
-    config["choices"] = _filled(choices, recorded["choices"])
-    return config
+    composed, choices = request.compose(objective=before["objective"]["_target_"])
+    config = _finish(checked_types(verb, plain(composed)), objective=before["objective"])
+    config["choices"] = _filled(choices, recorded.choices)
+    return to_config(kind, config)
 
 
 def compose_reflow(
-    overrides: Sequence[str], *, recorded: Config, config_dirs: Iterable[Path] = ()
-) -> Config:
+    overrides: Sequence[str], *, recorded: RunConfig, config_dirs: Iterable[Path] = ()
+) -> RunConfig:
     """What a run recorded, with another coupling: the training of its reflow. The folder of the
     pairs is not known yet."""
-    name = option(overrides, "name") or f"{recorded['name']}-reflow"
-    _register_recorded({**recorded, "name": name, "resume": "auto", "init_from": None})
+    name = option(overrides, "name") or f"{recorded.name}-reflow"
+    before = {**to_tree(recorded), "name": name, "resume": "auto", "init_from": None}
+    _register_recorded(before)
     request = Request("reflow", overrides, search_path.user_config_dirs(config_dirs))
-    composed, choices = request.compose(objective=recorded["objective"]["_target_"])
+    composed, choices = request.compose(objective=before["objective"]["_target_"])
     config = checked_types("train", plain(composed))
     config = _finish(config, objective=config["objective"])
-    config["choices"] = _filled(choices, recorded["choices"])
-    del config["sweep"]
-    return config
+    config["choices"] = _filled(choices, recorded.choices)
+    return of_one_training(to_config(TrainConfig, config))
 
 
 def compose_data(
-    verb: str, overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()
-) -> Config:
-    """`conf/<verb>.yaml` ("encode" or "check"), which concerns a dataset alone."""
+    kind: type[OfData], overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()
+) -> OfData:
+    """`conf/encode.yaml` or `conf/check.yaml`, which concern a dataset alone."""
+    verb = "encode" if kind is EncodeConfig else "check"
     composed, choices = Request(
         verb, overrides, search_path.user_config_dirs(config_dirs)
     ).compose()
     config = _with_absolute_paths(checked_types(verb, plain(composed)))
     config["choices"] = choices
-    return config
+    return to_config(kind, config)
 
 
 def _extended_run(overrides: Sequence[str]) -> RunFolder | None:
@@ -141,7 +164,7 @@ def _extended_run(overrides: Sequence[str]) -> RunFolder | None:
     return folder
 
 
-def _register_recorded(recorded: Config, only: Sequence[str] | None = None) -> None:
+def _register_recorded(recorded: Tree, only: Sequence[str] | None = None) -> None:
     """Offer a run's configuration to Hydra as the member `recorded` of every group."""
     groups = {name: recorded[name] for name in search_path.groups() if name in recorded}
     for name, values in groups.items():
@@ -156,7 +179,7 @@ def _filled(choices: dict[str, str], recorded: dict[str, str]) -> dict[str, str]
     return {**recorded, **{group: name for group, name in choices.items() if name != "recorded"}}
 
 
-def read_recorded(folder: RunFolder, trusted_modules: Sequence[str] = ()) -> Config:
+def read_recorded(folder: RunFolder, trusted_modules: Sequence[str] = ()) -> RunConfig:
     """The configuration that a run recorded: data only, nothing in it is run or resolved.
 
     Which of the user's modules may be named is said by the caller, never by the record.
@@ -165,7 +188,7 @@ def read_recorded(folder: RunFolder, trusted_modules: Sequence[str] = ()) -> Con
     recorded = {**with_names_of_today(found), "trusted_modules": trusted_list(trusted_modules)}
     try:
         choices = {str(group): str(name) for group, name in recorded.pop("choices").items()}
-        return {**checked_types("run", recorded), "choices": choices}
+        return to_config(RunConfig, {**checked_types("run", recorded), "choices": choices})
     except RequestError as refusal:
         raise RequestError(f"{folder.config}: {refusal}") from None
     except (OmegaConfBaseException, AttributeError, KeyError) as error:
@@ -175,7 +198,14 @@ def read_recorded(folder: RunFolder, trusted_modules: Sequence[str] = ()) -> Con
         ) from None
 
 
-def given_run(overrides: Sequence[str]) -> tuple[str, Path, RunFolder, Config]:
+def over(recorded: RunConfig, chosen: SampleConfig | EvaluateConfig) -> RunConfig:
+    """What a run recorded, with what was chosen anew in its place."""
+    names = {field.name for field in fields(RunConfig)}
+    anew = {f.name: getattr(chosen, f.name) for f in fields(chosen) if f.name in names}
+    return replace(recorded, **anew)
+
+
+def given_run(overrides: Sequence[str]) -> tuple[str, Path, RunFolder, RunConfig]:
     """`run=RUN` of a command: as it was given, where it is looked up, its folder, and what it
     recorded. Raises RequestError."""
     wanted = option(overrides, "run")
@@ -205,7 +235,7 @@ def root_option(overrides: Sequence[str]) -> Path:
 # ---- finishing ----------------------------------------------------------------------------------
 
 
-def _finish(config: Config, *, objective: Config) -> Config:
+def _finish(config: Tree, *, objective: Tree) -> Tree:
     """Paths absolute, guidance in one convention; `objective` is that of the model."""
     config = _with_absolute_paths(config)
     guidance = config["guidance"]
@@ -222,7 +252,7 @@ def _finish(config: Config, *, objective: Config) -> Config:
     return config
 
 
-def _with_absolute_paths(config: Config) -> Config:
+def _with_absolute_paths(config: Tree) -> Tree:
     for path in PATHS:
         *parents, leaf = path.split(".")
         node = config
@@ -236,7 +266,7 @@ def _with_absolute_paths(config: Config) -> Config:
     return config
 
 
-def _weak_run(config: Config, objective: Config) -> Path:
+def _weak_run(config: Tree, objective: Tree) -> Path:
     """The folder of the run or checkpoint that guidance goes away from; RequestError where its
     outputs mean something else."""
     given = f"guidance.weak_run={config['guidance']['weak_run']}"
@@ -246,7 +276,7 @@ def _weak_run(config: Config, objective: Config) -> Path:
         )
     except RequestError as error:
         raise RequestError(f"{given}: {str(error).partition(': ')[2]}") from None
-    weak = read_recorded(folder, config["trusted_modules"])["objective"]
+    weak = to_tree(read_recorded(folder, config["trusted_modules"]))["objective"]
     other = [key for key in {**objective, **weak} if weak.get(key) != objective.get(key)]
     if other:
         raise RequestError(

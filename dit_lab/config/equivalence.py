@@ -8,18 +8,16 @@ from typing import Any
 from dit_lab.runs.folder import digest
 from dit_lab.runs.recorded import deciding
 
-Config = Mapping[str, Any]
-
 RECTIFIED = {"path": "linear", "prediction": "velocity", "weighting": "none"}
 """Options with which flow matching is rectified flow, up to its sigma_min."""
 
 SAME_MATHEMATICS = "the same mathematics up to flow_matching's sigma_min"
 
 
-def idea(config: Config) -> str:
+def idea(tree: Mapping[str, Any]) -> str:
     """A hash that is equal for rectified flow, and flow matching that does the same, sampled
     alike."""
-    keys = {**deciding(config), "sampler": config["sampler"], "guidance": config["guidance"]}
+    keys = {**deciding(tree), "sampler": tree["sampler"], "guidance": tree["guidance"]}
     options = {name: keys.get(f"objective.{name}") for name in RECTIFIED}
     if options == RECTIFIED and (keys.get("objective.sigma_min") or 0.0) <= 1e-3:
         keys["objective._target_"] = "dit_lab.objectives.rectified_flow.RectifiedFlow"

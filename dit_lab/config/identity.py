@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS
+from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core.errors import RequestError
@@ -41,15 +42,15 @@ from dit_lab.runs.recorded import (
 )
 from dit_lab.runs.source_code import code_hash, deciding_code
 
-Config = Mapping[str, Any]
+Tree = Mapping[str, Any]
 
 
-def run_folder(config: Config) -> RunFolder:
+def run_folder(config: RunConfig) -> RunFolder:
     """`<paths.root>/runs/<name>/<train hash>`; touches nothing."""
-    return RunFolder(Path(config["paths"]["root"]) / "runs" / config["name"] / train_hash(config))
+    return RunFolder(Path(config.paths.root) / "runs" / config.name / train_hash(config))
 
 
-def train_hash(config: Config) -> str:
+def train_hash(config: RunConfig) -> str:
     """12 hex digits of what decides the weights; equal for commands that train the same thing.
 
     What was forced to go on depends on the run that it goes on from, so that is part of its hash,
@@ -62,15 +63,15 @@ def train_hash(config: Config) -> str:
             inherited = {"parent": line["train_hash"]}
     if initial := initial_weights(config):
         inherited["initial_weights"] = initial
-    return digest({**deciding(as_hashed(config)), **inherited})
+    return digest({**deciding(as_hashed(to_tree(config))), **inherited})
 
 
-def config_hash(config: Config) -> str:
+def config_hash(config: RunConfig) -> str:
     """12 hex digits of all that a configuration says."""
-    return digest(as_hashed(config))
+    return digest(as_hashed(to_tree(config)))
 
 
-def as_hashed(config: Config) -> dict[str, Any]:
+def as_hashed(config: Tree) -> dict[str, Any]:
     """A configuration as it enters hashes, which stay what they were when the package grows:
     components under the names that they had first, and without options that were added later
     where these have the value that changes nothing."""
@@ -87,16 +88,16 @@ def as_hashed(config: Config) -> dict[str, Any]:
     return with_first_names(found)
 
 
-def _as_hashed(options: Config) -> Config:
+def _as_hashed(options: Tree) -> Tree:
     return without_neutral(COMPONENTS.get(options.get("_target_", ""), Component), options)
 
 
-def initial_weights(config: Config) -> str:
+def initial_weights(config: RunConfig) -> str:
     """What `init_from` names, wherever it lies: the run's hash, the step and which weights; ""
     where training begins with random ones. Raises RequestError."""
     if parent := parent_run(config):
         return recorded(parent).get("initial_weights", "")
-    if config["init_from"] is None:
+    if config.init_from is None:
         return ""
     folder, checkpoint = initial_run(config)
     if folder.is_exported:
@@ -107,11 +108,11 @@ def initial_weights(config: Config) -> str:
     return weights_name(recorded(folder), step_of(checkpoint), f"ema-{decays[0]}")
 
 
-def initial_run(config: Config) -> tuple[RunFolder, Path | None]:
+def initial_run(config: RunConfig) -> tuple[RunFolder, Path | None]:
     """The run of `init_from` and its checkpoint, or an exported file. Raises RequestError."""
-    given = f"init_from={config['init_from']}"
+    given = f"init_from={config.init_from}"
     try:
-        folder, checkpoint = find_run(config["init_from"], root=Path(config["paths"]["root"]))
+        folder, checkpoint = find_run(str(config.init_from), root=Path(config.paths.root))
     except RequestError as refusal:
         raise RequestError(f"{given}: {str(refusal).partition(': ')[2]}") from None
     checkpoint = checkpoint or newest_checkpoint(folder)
@@ -120,19 +121,19 @@ def initial_run(config: Config) -> tuple[RunFolder, Path | None]:
     return folder, checkpoint
 
 
-def parent_run(config: Config) -> RunFolder | None:
+def parent_run(config: RunConfig) -> RunFolder | None:
     """The run that `resume=RUN` extends."""
-    name = config["resume"].removeprefix("force:")
+    name = config.resume.removeprefix("force:")
     return None if name in ("auto", "never", "force") else RunFolder(Path(name))
 
 
-def is_forced(config: Config) -> bool:
+def is_forced(config: RunConfig) -> bool:
     """Whether to go on with a run that is no longer the same."""
-    return config["resume"].partition(":")[0] == "force"
+    return config.resume.partition(":")[0] == "force"
 
 
 def identity(
-    config: Config, shapes: Shapes, *, before: Config, codec: str | None = None
+    config: RunConfig, shapes: Shapes, *, before: Tree, codec: str | None = None
 ) -> dict[str, Any]:
     """What identity.json records: hashes of configuration, code and data, and the data's facts.
 
@@ -162,20 +163,20 @@ def identity(
     return now | {"forced_over": [*line["forced_over"], *([changed] if changed else [])]}
 
 
-def source_now(config: Config) -> dict[str, Any]:
+def source_now(config: RunConfig) -> dict[str, Any]:
     """What the source files that decide the weights mean now, and a hash of all of them."""
-    leaves = deciding(config).items()
+    leaves = deciding(to_tree(config)).items()
     targets = [value for key, value in leaves if key.endswith("_target_") and value is not None]
-    code = deciding_code(targets, source_files(config["trusted_modules"]))
+    code = deciding_code(targets, source_files(config.trusted_modules))
     return {"code_hash": code_hash(code), "code_hash_of": CODE_HASH_OF, "code_files": code}
 
 
-def _pairs_fingerprint(config: Config) -> str:
-    pairs = config["coupling"].get("pairs")
+def _pairs_fingerprint(config: RunConfig) -> str:
+    pairs = getattr(config.coupling, "pairs", None)
     return "" if pairs is None else read_pair_facts(pairs).fingerprint
 
 
-def _inherited(config: Config) -> dict[str, list[str]]:
+def _inherited(config: RunConfig) -> dict[str, list[str]]:
     """What a new run takes over from the one that it extends: the hashes of the runs that it goes
     on from, the nearest first, and what was forced on the way."""
     parent = parent_run(config)
@@ -189,12 +190,12 @@ def _inherited(config: Config) -> dict[str, list[str]]:
     }
 
 
-def refuse_foreign(folder: RunFolder, config: Config, now: Mapping[str, Any]) -> None:
+def refuse_foreign(folder: RunFolder, config: RunConfig, now: Mapping[str, Any]) -> None:
     """Raise RequestError where the run that lies there was made by other code or data.
 
     `resume=never` and `resume=force` answer the question that the message asks.
     """
-    if config["resume"] == "never" or is_forced(config):
+    if config.resume == "never" or is_forced(config):
         return
     before = recorded_so_far(folder)
     if before:

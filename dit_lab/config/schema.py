@@ -8,43 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Optional
 
 from omegaconf import MISSING
 
-from dit_lab.core.options import option
+from dit_lab.core.options import Component, option
 
 # Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
 # ruff: noqa: UP045
-
-
-class MixedPrecision(Enum):
-    no = "no"
-    bf16 = "bf16"
-    fp8 = "fp8"
-
-
-class Backend(Enum):
-    mlflow = "mlflow"
-    none = "none"
-
-
-class Send(Enum):
-    now = "now"
-    later = "later"
-
-
-MomentsDtype = Enum("MomentsDtype", ["float16", "float32"])
-OnFailure = Enum("OnFailure", ["continue", "stop"])  # the first is a word of Python's
-
-
-Labels = Enum("Labels", ["training", "balanced", "random"])
-
-
-class OnRefusal(Enum):
-    stop = "stop"
-    skip = "skip"
 
 
 @dataclass
@@ -57,7 +28,7 @@ class EMA:
 
 @dataclass
 class Guidance:
-    scale: Optional[float] = option(at_least=0)
+    scale: float = option(at_least=0, filled=True)
     weight: Optional[float] = option(at_least=-1)
     interval: list[float] = MISSING
     channels: Any = MISSING  # "all" or a count
@@ -95,7 +66,7 @@ class Training:
 
 @dataclass
 class Precision:
-    mixed_precision: MixedPrecision = MISSING
+    mixed_precision: str = option(choices=("no", "bf16", "fp8"))
     tf32: bool = MISSING
 
 
@@ -113,7 +84,7 @@ class Evaluation:
     num_images: int = option(at_least=0)
     # what has a default was not there when older runs were recorded
     num_seeds: int = option(1, at_least=1)
-    labels: Labels = Labels.training
+    labels: str = option("training", choices=("training", "balanced", "random"))
     reference_images: int = option(at_least=1)
     likelihood_images: int = option(at_least=0)
     weights_path: Optional[str] = None
@@ -122,10 +93,10 @@ class Evaluation:
 
 @dataclass
 class Tracking:
-    backend: Backend = MISSING
-    uri: Optional[str] = MISSING
-    experiment: Optional[str] = MISSING
-    send: Send = MISSING
+    backend: str = option(choices=("mlflow", "none"))
+    uri: str = option(filled=True)
+    experiment: str = option(filled=True)
+    send: str = option(choices=("now", "later"))
 
 
 @dataclass
@@ -133,8 +104,8 @@ class Sweep:
     name: Optional[str] = MISSING
     slots: Any = MISSING  # "auto" or a list of device sets
     jobs_per_slot: int = option(at_least=1)
-    on_failure: OnFailure = MISSING
-    on_refusal: OnRefusal = MISSING
+    on_failure: str = option(choices=("continue", "stop"))
+    on_refusal: str = option(choices=("stop", "skip"))
     retries: int = option(at_least=0)
     trials: int = option(at_least=1)
     trials_at_once: Optional[int] = option(at_least=1)
@@ -149,21 +120,21 @@ class Paths:
 
 @dataclass
 class RunConfig:
-    """What a run records; the components are checked by their own schema."""
+    """What a run records. Each component has the options class that its `_target_` names."""
 
     seed: int = option(at_least=0)
-    name: Optional[str] = MISSING
+    name: str = option(filled=True)
     resume: str = MISSING  # auto, never, force, RUN or force:RUN
     init_from: Optional[str] = None  # RUN
     trusted_modules: list[str] = MISSING
-    model: Any = MISSING
-    objective: Any = MISSING
-    coupling: Any = MISSING
-    sampler: Any = MISSING
-    dataset: Any = MISSING
-    codec: Any = MISSING
-    optimizer: Any = MISSING
-    schedule: Any = MISSING
+    model: Component = MISSING
+    objective: Component = MISSING
+    coupling: Component = MISSING
+    sampler: Component = MISSING
+    dataset: Component = MISSING
+    codec: Component = MISSING
+    optimizer: Component = MISSING
+    schedule: Component = MISSING
     ema: EMA = MISSING
     guidance: Guidance = MISSING
     sample: Sample = MISSING
@@ -171,9 +142,10 @@ class RunConfig:
     precision: Precision = MISSING
     distributed: Distributed = MISSING
     evaluation: Evaluation = MISSING
-    metric: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metric: dict[str, Component] = dataclasses.field(default_factory=dict)
     tracking: Tracking = MISSING
     paths: Paths = MISSING
+    choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
 
 
 @dataclass
@@ -190,12 +162,13 @@ class SampleConfig:
     run: str = MISSING
     out: str = MISSING
     trusted_modules: list[str] = MISSING
-    sampler: Any = MISSING
+    sampler: Component = MISSING
     guidance: Guidance = MISSING
     sample: Sample = MISSING
     precision: Precision = MISSING
     distributed: Distributed = MISSING
     paths: Paths = MISSING
+    choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
 
 
 @dataclass
@@ -205,16 +178,17 @@ class EvaluateConfig:
     run: str = MISSING
     baselines: bool = MISSING
     trusted_modules: list[str] = MISSING
-    sampler: Any = MISSING
-    dataset: Any = MISSING
-    codec: Any = MISSING
+    sampler: Component = MISSING
+    dataset: Component = MISSING
+    codec: Component = MISSING
     guidance: Guidance = MISSING
     sample: Sample = MISSING
     precision: Precision = MISSING
     distributed: Distributed = MISSING
     evaluation: Evaluation = MISSING
-    metric: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metric: dict[str, Component] = dataclasses.field(default_factory=dict)
     paths: Paths = MISSING
+    choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
 
 
 @dataclass
@@ -222,12 +196,13 @@ class EncodeConfig:
     """`conf/encode.yaml`: which images become which latents, and where they are kept."""
 
     out: str = MISSING
-    dtype: MomentsDtype = MISSING
+    dtype: str = option(choices=("float16", "float32"))
     shard_images: int = option(at_least=1)
     num_processes: int = option(at_least=1)
     trusted_modules: list[str] = MISSING
-    dataset: Any = MISSING
-    codec: Any = MISSING
+    dataset: Component = MISSING
+    codec: Component = MISSING
+    choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
 
 
 @dataclass
@@ -237,10 +212,11 @@ class CheckConfig:
     out: Optional[str] = MISSING
     num_processes: Optional[int] = option(at_least=1)
     trusted_modules: list[str] = MISSING
-    dataset: Any = MISSING
+    dataset: Component = MISSING
+    choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
 
 
-ROOTS = {
+ROOTS: dict[str, Any] = {
     "run": RunConfig,
     "train": TrainConfig,
     "sample": SampleConfig,
@@ -248,3 +224,6 @@ ROOTS = {
     "encode": EncodeConfig,
     "check": CheckConfig,
 }
+
+ADDED = "choices"
+"""What composing adds to a configuration, and no key sets."""

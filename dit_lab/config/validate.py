@@ -6,15 +6,16 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
-from enum import Enum
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from functools import cache
+from typing import Any, Optional, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS
-from dit_lab.config.schema import ROOTS
+from dit_lab.config.schema import ADDED, ROOTS
 from dit_lab.config.signature import component_schema
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import WORDS, Component
@@ -28,13 +29,35 @@ def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
     Components are typed by the class that they name; numbers in strings are converted, as OmegaConf
     does.
     """
-    checked = _typed(ROOTS[root], config, "")
+    checked = _typed(_as_typed_in(ROOTS[root]), config, "")
     for parent, name, path in _components(checked):
-        schema = _component(path, parent[name], checked["trusted_modules"])
+        schema = component_options(path, parent[name], checked["trusted_modules"])
         others = [key for key, _ in flatten(checked) if not key.startswith(f"{path}.")]
         parent[name] = _typed(schema, parent[name], f"{path}.", others)
-        _check_together(path, schema, parent[name])
+        _check_together(path, schema(**parent[name]))
     return checked
+
+
+@cache
+def _as_typed_in(kind: Any) -> type[Any]:
+    """The class of a configuration, or of a part of it, as OmegaConf checks it: components are
+    anything yet, null is what composing fills in, and what composing adds is no key."""
+    hints = typing.get_type_hints(kind)
+
+    def loose(field: dataclasses.Field[Any]) -> Any:
+        hint = hints[field.name]
+        if hint is Component:
+            return Any
+        if hint == dict[str, Component]:
+            return dict[str, Any]
+        if dataclasses.is_dataclass(hint):
+            return _as_typed_in(cast(Any, hint))
+        return Optional[hint] if field.metadata.get("filled") else hint  # noqa: UP045
+
+    fields = [field for field in dataclasses.fields(kind) if field.name != ADDED]
+    return dataclasses.make_dataclass(
+        kind.__name__, [(field.name, loose(field), copy(field)) for field in fields]
+    )
 
 
 def _components(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
@@ -47,9 +70,9 @@ def _components(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, s
             yield config[group], name, f"{group}.{name}"
 
 
-def _check_together(path: str, schema: type[Component], options: Mapping[str, Any]) -> None:
+def _check_together(path: str, component: Component) -> None:
     try:
-        schema.check(options)
+        component.check_together()
     except RequestError as refusal:
         raise RequestError(f"{path}.{refusal}") from None
 
@@ -59,8 +82,8 @@ def to_plain(node: Any, **options: Any) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(node, **options))
 
 
-def _component(path: str, options: Any, trusted_modules: list[str]) -> type[Component]:
-    """The schema for the options of the component at a dotted key, by their `_target_`."""
+def component_options(path: str, options: Any, trusted_modules: Sequence[str]) -> type[Component]:
+    """The options class of the component at a dotted key, by its `_target_`."""
     if not isinstance(options, Mapping) or "_target_" not in options:
         raise RequestError(no_target(path))
     target, key = options["_target_"], f"{path}._target_"
@@ -80,7 +103,7 @@ def _typed(
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), values)
-        plain = to_plain(merged, throw_on_missing=True, enum_to_str=True)
+        plain = to_plain(merged, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise RequestError(f"{prefix}{error.full_key}: missing; give it a value") from None
     except OmegaConfBaseException as error:
@@ -170,8 +193,6 @@ def _describe(field: Any) -> str:
 
 def _kind_in_words(kind: Any) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"one of {', '.join(member.name for member in kind)}"
     if dataclasses.is_dataclass(kind):
         return f"the keys {', '.join(f.name for f in dataclasses.fields(kind))}"
     if origin in (list, tuple):
@@ -196,6 +217,6 @@ def unknown_key(key: str, candidates: Iterable[str], *, verb: str = "train") -> 
     if same_leaf or close:
         return f"{key}: no such key; did you mean {(same_leaf or close)[0]}?"
     if verb in ("sample", "evaluate"):
-        taken = ", ".join(field.name for field in dataclasses.fields(ROOTS[verb]))
+        taken = ", ".join(field.name for field in dataclasses.fields(_as_typed_in(ROOTS[verb])))
         return f"{key}: no such key; dit-lab {verb} takes {taken}"
     return f"{key}: no such key; dit-lab train --cfg job prints them all"

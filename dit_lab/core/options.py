@@ -8,13 +8,14 @@ annotations of its constructor.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import MISSING, OmegaConf
 
-WORDS = ("help", "later")
+WORDS = ("help", "later", "filled")
 """What an option's metadata says besides its range."""
 
 
@@ -25,47 +26,74 @@ def option(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    choices: Sequence[str] = (),
     help: str = "",
     later: bool = False,
+    filled: bool = False,
 ) -> Any:
     """A field of an options class; in a user's own class, `Annotated[float, option(above=0)]`.
 
+    filled: null stands for a value that composing fills in.
     later: it was added when runs had been recorded without it, its default does what those did,
     and at its default it is no part of what identifies a run.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     said: dict[str, Any] = {name: bound for name, bound in bounds.items() if bound is not None}
+    if choices:
+        said["choices"] = tuple(choices)
     if help:
         said["help"] = help
     if later:
         said["later"] = True
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=said)
+    if filled:
+        said["filled"] = True
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: copy(default), metadata=said)
     return dataclasses.field(default=default, metadata=said)
 
 
 @dataclass
 class Component:
-    """What every component has. Where options must go together, `check` refuses those that do
-    not, with a RequestError that names them without the group."""
+    """What every component has: the name of its class or function."""
 
     _target_: str = MISSING
 
-    @staticmethod
-    def check(options: Mapping[str, Any]) -> None:
-        return None
+    if TYPE_CHECKING:  # which options there are is known to those who know the class
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def check_together(self) -> None:
+        """Raise RequestError for options that do not go together, named without their group."""
+
+
+def target_of(component: Component) -> str:
+    """The dotted name of a component's class or function."""
+    return component._target_
+
+
+def arguments_of(component: Component) -> dict[str, Any]:
+    """The options of a component, as keyword arguments of its class or function."""
+    return {
+        field.name: getattr(component, field.name)
+        for field in dataclasses.fields(component)
+        if field.name != "_target_"
+    }
+
+
+def changed(component: Component, **options: Any) -> Component:
+    """The component with other options."""
+    return dataclasses.replace(component, **options)
 
 
 def defaults(schema: type[Component]) -> dict[str, Any]:
     """The options that have a default, as configurations spell them."""
-    made = OmegaConf.to_container(OmegaConf.structured(schema), enum_to_str=True)
-    return {name: value for name, value in cast(dict[str, Any], made).items() if value != MISSING}
+    made = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(schema)))
+    return {name: value for name, value in made.items() if value != MISSING}
 
 
 def without_neutral(schema: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Options without those that were added later and are at their default."""
-    later = [field.name for field in dataclasses.fields(schema) if field.metadata.get("later")]
-    neutral = defaults(schema) if later else {}
+    later = {f.name: f.default for f in dataclasses.fields(schema) if f.metadata.get("later")}
     return {
-        name: value for name, value in values.items() if name not in later or value != neutral[name]
+        name: value for name, value in values.items() if name not in later or value != later[name]
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Optional
 
 from dit_lab.core.options import Component, option
@@ -11,9 +10,9 @@ from dit_lab.core.options import Component, option
 # Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
 # ruff: noqa: UP045
 
-Crop = Enum("Crop", ["centre", "random"])
-Exif = Enum("Exif", ["ignore", "apply"])
-OnBadImage = Enum("OnBadImage", ["error", "skip"])
+CROP = ("centre", "random")
+EXIF = ("ignore", "apply")
+ON_BAD_IMAGE = ("error", "skip")
 
 
 @dataclass
@@ -34,12 +33,16 @@ class ImageFiles(Dataset):
         256, help="images are cropped to their central part and scaled to this; or [height,width]"
     )
     horizontal_flip: bool = option(False, help="true mirrors half of the training images")
-    crop: Crop = option(Crop.centre, help="or random: 0.8 to 1 of a training image, anywhere")
-    exif: Exif = option(
-        Exif.ignore, help="apply turns images as the camera noted beside the pixels"
+    crop: str = option(
+        "centre", choices=CROP, help="or random: 0.8 to 1 of a training image, anywhere"
     )
-    on_bad_image: OnBadImage = option(
-        OnBadImage.error, help="skip takes the next image in the place of one that cannot be read"
+    exif: str = option(
+        "ignore", choices=EXIF, help="apply turns images as the camera noted beside the pixels"
+    )
+    on_bad_image: str = option(
+        "error",
+        choices=ON_BAD_IMAGE,
+        help="skip takes the next image in the place of one that cannot be read",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Optional
 
 from dit_lab.core.options import Component, option
@@ -11,8 +10,8 @@ from dit_lab.core.options import Component, option
 # Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
 # ruff: noqa: UP045
 
-Extractor = Enum("Extractor", ["pixels", "classifier", "inception", "dinov2"])
-ClassExtractor = Enum("ClassExtractor", ["classifier", "inception"])
+EXTRACTOR = ("pixels", "classifier", "inception", "dinov2")
+CLASS_EXTRACTOR = ("classifier", "inception")
 
 
 @dataclass
@@ -26,14 +25,12 @@ class Metric(Component):
 
 @dataclass
 class FeatureMetric(Metric):
-    extractor: Extractor = option(Extractor.pixels, help="pixels, classifier, inception or dinov2")
+    extractor: str = option("pixels", choices=EXTRACTOR)
 
 
 @dataclass
 class Frechet(FeatureMetric):
-    extractor: Extractor = option(
-        Extractor.classifier, help="pixels, classifier, inception or dinov2"
-    )
+    extractor: str = option("classifier", choices=EXTRACTOR)
     reference: Optional[str] = option(
         None,
         help="published statistics (.npz of ADM's, .pt of torch-fidelity's); "
@@ -43,14 +40,12 @@ class Frechet(FeatureMetric):
 
 @dataclass
 class KernelDistance(FeatureMetric):
-    extractor: Extractor = option(
-        Extractor.classifier, help="pixels, classifier, inception or dinov2"
-    )
+    extractor: str = option("classifier", choices=EXTRACTOR)
 
 
 @dataclass
 class InceptionScore(Metric):
-    extractor: ClassExtractor = option(ClassExtractor.inception, help="or classifier")
+    extractor: str = option("inception", choices=CLASS_EXTRACTOR)
 
 
 METRICS = "dit_lab.evaluation.metrics.components"

@@ -3,16 +3,14 @@ with this before anything is built, and the model checks itself with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, option
 
-Norm = Enum("Norm", ["layer", "rms"])
-MlpKind = Enum("MlpKind", ["gelu", "swiglu"])
+NORM = ("layer", "rms")
+MLP_KIND = ("gelu", "swiglu")
 
 
 @dataclass
@@ -25,19 +23,17 @@ class DiT(Component):
     class_dropout_prob: float = option(
         0.1, at_least=0, below=1, help="0 trains without the null label: no guidance"
     )
-    norm: Norm = option(Norm.layer, help="or rms")
-    mlp: MlpKind = option(MlpKind.gelu, help="or swiglu")
+    norm: str = option("layer", choices=NORM)
+    mlp: str = option("gelu", choices=MLP_KIND)
     rope: bool = option(False, help="rotary positions beside the added ones")
     qk_norm: bool = option(False)
     activation_checkpointing: Any = option("none", help="selective, or k: every k-th block")
 
-    @staticmethod
-    def check(options: Mapping[str, Any]) -> None:
-        width, heads = options["hidden_size"], options["num_heads"]
-        if width % heads == 0:  # else that is refused
-            names = ("norm", "mlp", "rope")
-            check_layers(**{name: options[name] for name in names}, head_size=width // heads)
-        check_activation_checkpointing(options["activation_checkpointing"])
+    def check_together(self) -> None:
+        if self.hidden_size % self.num_heads == 0:  # else that is refused
+            head_size = self.hidden_size // self.num_heads
+            check_layers(norm=self.norm, mlp=self.mlp, rope=self.rope, head_size=head_size)
+        check_activation_checkpointing(self.activation_checkpointing)
 
 
 COMPONENTS = {"dit_lab.models.dit.DiT": DiT}
@@ -46,9 +42,9 @@ COMPONENTS = {"dit_lab.models.dit.DiT": DiT}
 def check_layers(*, norm: str, mlp: str, rope: bool, head_size: int) -> None:
     """Raises RequestError for an unknown kind of layer, and for rotary positions in heads that they
     cannot fill."""
-    for name, asked, known in (("norm", norm, Norm), ("mlp", mlp, MlpKind)):
-        if asked not in known.__members__:
-            raise RequestError(f"{name}={asked}: expected {' or '.join(known.__members__)}")
+    for name, asked, known in (("norm", norm, NORM), ("mlp", mlp, MLP_KIND)):
+        if asked not in known:
+            raise RequestError(f"{name}={asked}: expected {' or '.join(known)}")
     if rope and head_size % 4:
         raise RequestError(
             f"rope=true: a head is {head_size} numbers wide (hidden_size / num_heads); pairs for "

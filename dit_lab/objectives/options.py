@@ -3,9 +3,7 @@ checked with this before anything is built, and the objectives check themselves 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Optional
 
 from dit_lab.core.errors import RequestError
@@ -14,40 +12,44 @@ from dit_lab.core.options import Component, option
 # Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
 # ruff: noqa: UP045
 
-TimeSampling = Enum("TimeSampling", ["uniform", "logit_normal", "cosmap"])
-BetaSchedule = Enum("BetaSchedule", ["linear", "scaled_linear", "cosine"])
-ChainPrediction = Enum("ChainPrediction", ["noise", "data", "v"])
-FixedVariance = Enum("FixedVariance", ["small", "large"])
-Path = Enum("Path", ["linear", "trigonometric", "vp"])
-FlowPrediction = Enum("FlowPrediction", ["velocity", "noise", "data", "score"])
-Weighting = Enum("Weighting", ["none", "velocity", "likelihood"])
+TIME_SAMPLING = ("uniform", "logit_normal", "cosmap")
+BETA_SCHEDULE = ("linear", "scaled_linear", "cosine")
+CHAIN_PREDICTION = ("noise", "data", "v")
+FIXED_VARIANCE = ("small", "large")
+PATH = ("linear", "trigonometric", "vp")
+FLOW_PREDICTION = ("velocity", "noise", "data", "score")
+WEIGHTING = ("none", "velocity", "likelihood")
 
 
 @dataclass
 class DDPM(Component):
     num_timesteps: int = option(1000, at_least=21)
-    beta_schedule: BetaSchedule = option(BetaSchedule.linear, help="scaled_linear or cosine")
+    beta_schedule: str = option("linear", choices=BETA_SCHEDULE)
     zero_terminal_snr: bool = option(
         False, help="true: the last timestep is noise alone; for prediction=v or data"
     )
-    prediction: ChainPrediction = option(ChainPrediction.noise, help="data or v")
+    prediction: str = option("noise", choices=CHAIN_PREDICTION)
     learn_sigma: bool = option(True, help="the variance too, by the variational bound")
     rescale_bound: bool = option(False, help="true: the bound times num_timesteps / 1000")
-    fixed_variance: Optional[FixedVariance] = option(
-        None, help="small or large, with learn_sigma=false; small where null"
+    fixed_variance: Optional[str] = option(
+        None, choices=FIXED_VARIANCE, help="with learn_sigma=false; small where null"
     )
     min_snr_gamma: Optional[float] = option(None, above=0, help="5 in the paper")
 
-    @staticmethod
-    def check(options: Mapping[str, Any]) -> None:
-        names = ("prediction", "learn_sigma", "rescale_bound", "fixed_variance",
-                 "zero_terminal_snr", "min_snr_gamma")  # fmt: skip
-        check_ddpm(**{name: options[name] for name in names})
+    def check_together(self) -> None:
+        check_ddpm(
+            prediction=self.prediction,
+            learn_sigma=self.learn_sigma,
+            fixed_variance=self.fixed_variance,
+            rescale_bound=self.rescale_bound,
+            zero_terminal_snr=self.zero_terminal_snr,
+            min_snr_gamma=self.min_snr_gamma,
+        )
 
 
 @dataclass
 class Flow(Component):
-    time_sampling: TimeSampling = option(TimeSampling.uniform, help="logit_normal or cosmap")
+    time_sampling: str = option("uniform", choices=TIME_SAMPLING)
     logit_mean: float = option(0.0)
     logit_std: float = option(1.0, above=0)
     time_shift: Any = option(
@@ -56,9 +58,8 @@ class Flow(Component):
     time_scale: float = option(1000.0, above=0)
     learn_sigma: bool = option(False)
 
-    @staticmethod
-    def check(options: Mapping[str, Any]) -> None:
-        check_time_shift(options["time_shift"])
+    def check_together(self) -> None:
+        check_time_shift(self.time_shift)
 
 
 @dataclass
@@ -70,17 +71,16 @@ class RectifiedFlow(Flow):
 
 @dataclass
 class FlowMatching(Flow):
-    path: Path = option(Path.linear, help="trigonometric or vp")
+    path: str = option("linear", choices=PATH)
     sigma_min: Optional[float] = option(
         None, at_least=0, below=1, help="of the linear path; 1e-4 where null"
     )
-    prediction: FlowPrediction = option(FlowPrediction.velocity, help="noise, data or score")
-    weighting: Weighting = option(Weighting.none, help="velocity or likelihood")
+    prediction: str = option("velocity", choices=FLOW_PREDICTION)
+    weighting: str = option("none", choices=WEIGHTING)
 
-    @staticmethod
-    def check(options: Mapping[str, Any]) -> None:
-        Flow.check(options)
-        check_flow_matching(path=options["path"], sigma_min=options["sigma_min"])
+    def check_together(self) -> None:
+        super().check_together()
+        check_flow_matching(path=self.path, sigma_min=self.sigma_min)
 
 
 COMPONENTS = {

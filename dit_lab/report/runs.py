@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from dit_lab.build.cost import model_cost, training_images, training_seconds
+from dit_lab.build.cost import recorded_cost, training_seconds
 from dit_lab.config.axes import settings_of
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
@@ -216,12 +216,12 @@ def without_seeds(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _compute(run: Run, rows: Sequence[MetricsRow]) -> Compute:
-    size = model_cost(run.config, recorded_shapes(run.folder))
-    images = training_images(run.config)
+    size, training = recorded_cost(run.config, recorded_shapes(run.folder)), run.config["training"]
+    images = training["total_steps"] * training["global_batch_size"]
     return Compute(
         parameters=size.parameters if size else None,
         training_flops=float(size.training_flops_per_image * images) if size else None,
-        seconds=training_seconds(run.config, rows),
+        seconds=training_seconds(rows, batch=training["global_batch_size"]),
         images=images,
         evaluations=run.evaluation.card.evaluations_per_image if run.evaluation else None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from dit_lab.config import search_path
 from dit_lab.config.axes import label_of, product, settings_of, sweep_overrides
 from dit_lab.config.checks.machine import check_root
 from dit_lab.config.identity import train_hash
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.trust import source_files
 from dit_lab.core.types import Shapes
 from dit_lab.report.runs import Run, measured, without_seeds
@@ -28,8 +29,6 @@ from dit_lab.reproduce.expected import (
 from dit_lab.runs.source_code import EVALUATING_CODE, code_files, code_hash
 from dit_lab.sweeps.plan import compose_jobs
 
-Config = Mapping[str, Any]
-
 PROBED_SEED = 0
 """Of probes, which depend on it: those of a reproduction by other seeds are comparable."""
 
@@ -43,13 +42,13 @@ class Experiment:
 
     name: str
     folder: Path
-    configs: Mapping[Label, Config]  # whatever the seeds, by PROBED_SEED
+    configs: Mapping[Label, RunConfig]  # whatever the seeds, by PROBED_SEED
     shapes: Mapping[Label, Shapes]
     seeds: Sequence[int]
     num_jobs: int
 
     @property
-    def config(self) -> Config:
+    def config(self) -> RunConfig:
         """Of the first configuration, for what all have in common."""
         return next(iter(self.configs.values()))
 
@@ -64,13 +63,13 @@ def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | Non
     typed = typed_for(name, overrides, num_seeds)
     parsed = sweep_overrides(typed)
     composed = compose_jobs(parsed, product(parsed), [])
-    configs: dict[Label, Config] = {}
+    configs: dict[Label, RunConfig] = {}
     shapes: dict[Label, Shapes] = {}
     for texts, config, of_it in zip(composed.texts, composed.configs, composed.shapes, strict=True):
-        configs.setdefault(_label(settings_of(texts)), {**config, "seed": PROBED_SEED})
+        configs.setdefault(_label(settings_of(texts)), replace(config, seed=PROBED_SEED))
         shapes.setdefault(_label(settings_of(texts)), of_it)
     check_root(composed.configs[0])
-    seeds = sorted({config["seed"] for config in composed.configs})
+    seeds = sorted({config.seed for config in composed.configs})
     return Experiment(name, folder, configs, shapes, seeds, len(composed.configs))
 
 
@@ -106,7 +105,7 @@ class Outcome:
 
 def circumstances(experiment: Experiment, *, device: Mapping[str, Any]) -> dict[str, Any]:
     """Where it was done and by which code; `device` are name, kind, threads and versions."""
-    trusted = source_files(experiment.config["trusted_modules"])
+    trusted = source_files(experiment.config.trusted_modules)
     return {
         "date": time.strftime("%Y-%m-%d"),
         **device,

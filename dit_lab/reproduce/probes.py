@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dit_lab.build.parts import Parts, build_generator, build_model, build_parts, labelled_call
 from dit_lab.build.training import averages, train_steps, training_objects
+from dit_lab.config.schema import RunConfig
 from dit_lab.core import rng
 from dit_lab.core.types import Batch, Hook, Shapes
 from dit_lab.runs.provenance import device_name, versions
@@ -28,15 +29,13 @@ from dit_lab.training.distributed import DistributedContext
 from dit_lab.training.parallel import whole_of
 from dit_lab.training.stop import StopSignal
 
-Config = Mapping[str, Any]
-
 STEPS = 50
 AVERAGED_STEPS = (1, 10, 100, 1000, 2000)
 IMAGES = 8
 MOST_TIMES = 25  # of a sampler's grid
 
 
-def probe(config: Config, shapes: Shapes, *, training: bool = True) -> dict[str, Any]:
+def probe(config: RunConfig, shapes: Shapes, *, training: bool = True) -> dict[str, Any]:
     """Every probe by name: a number, a text, or a list of numbers; without `training`, those of
     sampling alone. Nothing is written.
 
@@ -49,9 +48,10 @@ def probe(config: Config, shapes: Shapes, *, training: bool = True) -> dict[str,
     with StopSignal() as stop:
         context = DistributedContext(
             stop,
-            **config["precision"],
-            static_graph=config["training"]["accumulation"] == 1,
-            cpu_offload=config["distributed"]["cpu_offload"],
+            mixed_precision=config.precision.mixed_precision,
+            tf32=config.precision.tf32,
+            static_graph=config.training.accumulation == 1,
+            cpu_offload=config.distributed.cpu_offload,
         )
         parts = build_parts(config, shapes, context.accelerator.device)
         trained = {**_training(parts, context), **_lag(config)} if training else {}
@@ -142,7 +142,7 @@ def _norm(tensors: Mapping[str, Tensor]) -> float:
     return math.sqrt(sum(square.item() for square in squares))
 
 
-def _lag(config: Config) -> dict[str, Any]:
+def _lag(config: RunConfig) -> dict[str, Any]:
     """How far each average is behind a weight that grows by one with every update."""
     weight = {"weight": torch.zeros(1)}
     kept, found = averages(config, weight), []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Optional
 
 from dit_lab.core.options import Component, option
@@ -13,14 +11,12 @@ from dit_lab.samplers.grid import check_grid, noisy_steps
 # Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
 # ruff: noqa: UP045
 
-Spacing = Enum("Spacing", ["even", "stride"])
-Grid = Enum("Grid", ["uniform", "quadratic", "shifted", "given"])
-MultistepGrid = Enum("MultistepGrid", ["log_snr", "uniform", "quadratic", "shifted", "given"])
-Diffusion = Enum(
-    "Diffusion", ["constant", "sbdm", "sigma", "linear", "decreasing", "increasing_decreasing"]
-)
-LastStep = Enum("LastStep", ["mean", "tweedie", "euler", "none"])
-Solver = Enum("Solver", ["ode", "sde"])
+SPACING = ("even", "stride")
+GRID = ("uniform", "quadratic", "shifted", "given")
+MULTISTEP_GRID = ("log_snr", "uniform", "quadratic", "shifted", "given")
+DIFFUSION = ("constant", "sbdm", "sigma", "linear", "decreasing", "increasing_decreasing")
+LAST_STEP = ("mean", "tweedie", "euler", "none")
+SOLVER = ("ode", "sde")
 
 CACHE_INTERVAL: Any = option(
     1,
@@ -32,7 +28,7 @@ CACHE_INTERVAL: Any = option(
 @dataclass
 class Ancestral(Component):
     steps: int = option(250, at_least=1)
-    spacing: Spacing = option(Spacing.even, help="or stride")
+    spacing: str = option("even", choices=SPACING)
     clip_data: bool = option(False)
     cache_interval: int = CACHE_INTERVAL
 
@@ -40,26 +36,23 @@ class Ancestral(Component):
 @dataclass
 class DDIM(Ancestral):
     steps: int = option(50, at_least=1)
-    spacing: Spacing = option(Spacing.stride, help="or even")
+    spacing: str = option("stride", choices=SPACING)
     eta: float = option(0.0, at_least=0, at_most=1)
 
 
 @dataclass
 class Stepped(Component):
     steps: int = option(25, at_least=1)
-    time_shift: float = option(1.0, above=0)
-    times: Optional[list[float]] = option(None)
+    time_shift: float = option(1.0, above=0, help="of time_grid=shifted")
+    times: Optional[list[float]] = option(None, help="of time_grid=given")
 
 
 @dataclass
 class FixedStep(Stepped):
-    time_grid: Grid = option(
-        Grid.uniform, help="quadratic, shifted (by time_shift) or given (as times)"
-    )
+    time_grid: str = option("uniform", choices=GRID)
 
-    @staticmethod
-    def check(options: Mapping[str, Any]) -> None:
-        _check_grid(options)
+    def check_together(self) -> None:
+        _check_grid(self)
 
 
 @dataclass
@@ -75,36 +68,28 @@ class RK4(FixedStep):
 @dataclass
 class EulerMaruyama(FixedStep):
     steps: int = option(250, at_least=1, help="evaluations, the last of which draws no noise")
-    diffusion: Diffusion = option(
-        Diffusion.sigma, help="constant, sbdm, linear, decreasing or increasing_decreasing"
-    )
+    diffusion: str = option("sigma", choices=DIFFUSION)
     diffusion_norm: float = option(1.0, at_least=0)
-    last_step: LastStep = option(LastStep.mean, help="tweedie, euler or none")
+    last_step: str = option("mean", choices=LAST_STEP)
     last_step_size: float = option(0.04, above=0, below=1, help="of flow time")
     cache_interval: int = CACHE_INTERVAL
 
-    @staticmethod
-    def check(options: Mapping[str, Any]) -> None:
-        noisy = noisy_steps(options["steps"], options["last_step"])
-        _check_grid(options, after=options["steps"] - noisy)
+    def check_together(self) -> None:
+        _check_grid(self, after=self.steps - noisy_steps(self.steps, self.last_step))
 
 
 @dataclass
 class Multistep(Stepped):
     steps: int = option(20, at_least=1)
-    time_grid: MultistepGrid = option(
-        MultistepGrid.log_snr,
-        help="uniform, quadratic, shifted (time_shift) or given (times)",
-    )
+    time_grid: str = option("log_snr", choices=MULTISTEP_GRID)
 
-    @staticmethod
-    def check(options: Mapping[str, Any]) -> None:
-        _check_grid(options, rules=[rule.name for rule in MultistepGrid], after=1)
+    def check_together(self) -> None:
+        _check_grid(self, rules=MULTISTEP_GRID, after=1)
 
 
 @dataclass
 class DPMSolver(Multistep):
-    solver: Solver = option(Solver.ode, help="or sde")
+    solver: str = option("ode", choices=SOLVER)
 
 
 @dataclass
@@ -127,6 +112,11 @@ COMPONENTS = {
 }
 
 
-def _check_grid(options: Mapping[str, Any], **how: Any) -> None:
-    names = ("steps", "time_grid", "time_shift", "times")
-    check_grid(**{name: options[name] for name in names}, **how)
+def _check_grid(sampler: FixedStep | Multistep, **how: Any) -> None:
+    check_grid(
+        steps=sampler.steps,
+        time_grid=sampler.time_grid,
+        time_shift=sampler.time_shift,
+        times=sampler.times,
+        **how,
+    )

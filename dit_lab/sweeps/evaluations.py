@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dit_lab.actions.evaluate import evaluate_run, tracked_metrics, with_data
 from dit_lab.build.trained import Trained, load
 from dit_lab.config.axes import label_of
+from dit_lab.config.objects import to_tree
+from dit_lab.config.schema import RunConfig
 from dit_lab.evaluation.card import Evaluation
 from dit_lab.evaluation.table import AIMED_AT
 from dit_lab.report.analysis import Ablation
@@ -21,14 +22,13 @@ from dit_lab.runs.folder import FINISHED, RunFolder, digest, read_json
 from dit_lab.runs.provenance import provenance
 from dit_lab.tracking.parent import PARENT_TAG, log_measured
 
-Config = Mapping[str, Any]
 Settings = Mapping[str, str]
 """Axis -> value, as typed."""
 
 
 def measure_all(
     folder: RunFolder,
-    jobs: Iterable[tuple[Settings, Config]],
+    jobs: Iterable[tuple[Settings, RunConfig]],
     *,
     wanted: str,
     root: str,
@@ -53,8 +53,7 @@ def measure_all(
             on_message(f"{name}: measured before")
         elif trouble := _track(trained, config, settings, evaluation):
             on_message(f"{name}: MLflow did not take it ({trouble})")
-        whole = {**trained.parts.config, **config}
-        runs.append(Run(name, folder, whole, settings, FINISHED, evaluation))
+        runs.append(Run(name, folder, to_tree(config), settings, FINISHED, evaluation))
     place = folder.root / "reports" / digest({"ways": [run.name for run in runs]})
     title = f"{wanted}, measured in many ways"
     return report_on(runs, place, title=title, metric=_judged_by(runs[0]))
@@ -72,29 +71,29 @@ def _judged_by(run: Run) -> str:
 
 
 def _loaded(
-    jobs: Iterable[tuple[Settings, Config]], *, wanted: str, root: str, device: torch.device
-) -> Iterator[tuple[Settings, Config, Trained]]:
+    jobs: Iterable[tuple[Settings, RunConfig]], *, wanted: str, root: str, device: torch.device
+) -> Iterator[tuple[Settings, RunConfig, Trained]]:
     """With the weights that each asks for, read once for those that follow each other."""
     trained, weights = None, None
     for settings, config in jobs:
-        if trained is None or config["sample"]["weights"] != weights:
-            weights = config["sample"]["weights"]
+        if trained is None or config.sample.weights != weights:
+            weights = config.sample.weights
             trained = load(
                 wanted,
                 root=root,
                 weights=weights,
-                trusted_modules=config["trusted_modules"],
-                codec_path=config["codec"].get("path"),
+                trusted_modules=config.trusted_modules,
+                codec_path=getattr(config.codec, "path", None),
                 device=device,
             )
         yield settings, config, with_data(trained, config)
 
 
-def _track(trained: Trained, config: Config, settings: Settings, evaluation: Evaluation) -> str:
+def _track(trained: Trained, config: RunConfig, settings: Settings, evaluation: Evaluation) -> str:
     """A child of the run in MLflow; "" or why it was not taken."""
     run_id = read_json(trained.folder.status).get("tracking_run_id")
     recorded = trained.parts.config
-    if recorded["tracking"]["backend"] != "mlflow" or run_id is None:
+    if recorded.tracking.backend != "mlflow" or run_id is None:
         return ""
     tags = {
         PARENT_TAG: run_id,
@@ -102,10 +101,10 @@ def _track(trained: Trained, config: Config, settings: Settings, evaluation: Eva
         "dit_lab.overrides": label_of(settings),
     }
     _, trouble = log_measured(
-        recorded["tracking"]["uri"],
-        experiment=recorded["tracking"]["experiment"],
-        artifact_root=Path(recorded["paths"]["root"]) / "mlartifacts",
-        config={**recorded, **config},
+        recorded.tracking.uri,
+        experiment=recorded.tracking.experiment,
+        artifact_root=Path(recorded.paths.root) / "mlartifacts",
+        config=to_tree(config),
         tags={**tags, **provenance()},
         metrics=tracked_metrics(trained, evaluation),
         step=evaluation.card.step,

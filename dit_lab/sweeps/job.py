@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from dit_lab.config.objects import to_config, to_tree
+from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.runs.folder import RunFolder, read_json, write_json
 from dit_lab.runs.lock import Holder, read_holder
@@ -25,7 +26,7 @@ class Task:
     folder: Path
     job: Job
     run: RunFolder
-    config: dict[str, Any]
+    config: RunConfig
     tags: Mapping[str, str]
 
 
@@ -37,10 +38,12 @@ def read_task(folder: Path) -> Task:
     tags = {"dit_lab.sweep": sweep.root.name, "dit_lab.job": str(job.number)}
     if manifest.parent_run_id:
         tags[PARENT_TAG] = manifest.parent_run_id
-    config, holder = sweep.read_config(job), read_holder(sweep.lease)
-    tracking = config["tracking"]
-    if tracking["backend"] == "mlflow" and is_local(tracking["uri"]) and not _is_here(holder):
-        tracking["send"] = "later"  # a database file is written to by the machine that it lies on
+    config, holder = to_config(RunConfig, sweep.read_config(job)), read_holder(sweep.lease)
+    tracking = config.tracking
+    if tracking.backend == "mlflow" and is_local(tracking.uri) and not _is_here(holder):
+        config = replace(
+            config, tracking=replace(tracking, send="later")
+        )  # a database file is written to by the machine that it lies on
     return Task(folder, job, sweep.run(job), config, tags)
 
 
@@ -57,9 +60,9 @@ def measure(
     What was measured while they were trained is taken as it is. Weights that another job has
     trained get a child run of their own in the tracker.
     """
-    tracking, run_id = task.config["tracking"], None
+    tracking, run_id = task.config.tracking, None
     name = _evaluation(task, check_stop, on_message)
-    if tracking["backend"] == "mlflow" and tracking["send"] == "now":
+    if tracking.backend == "mlflow" and tracking.send == "now":
         run_id, trouble = track(task, name)
         if trouble:
             on_message(f"MLflow did not take it ({trouble}); {task.run.root} has everything")
@@ -72,11 +75,11 @@ def track(task: Task, evaluation: str | None) -> tuple[str | None, str]:
 
     `evaluation`: the name of the file in the run folder with what was measured.
     """
-    trained_by = read_yaml(task.run.config)
+    trained_by, here = read_yaml(task.run.config), to_tree(task.config)
     run_id = read_json(task.run.status).get("tracking_run_id")
-    if evaluation and any(task.config[key] != trained_by[key] for key in MEASURING):
+    if evaluation and any(here[key] != trained_by[key] for key in MEASURING):
         return _child(task, task.run.evaluations / evaluation)
-    return run_id, adopt(task.config["tracking"]["uri"], run_id, tags=task.tags) if run_id else ""
+    return run_id, adopt(task.config.tracking.uri, run_id, tags=task.tags) if run_id else ""
 
 
 def _evaluation(
@@ -92,10 +95,10 @@ def _evaluation(
         return None
     trained = load(
         str(run.root),
-        root=Path(config["paths"]["root"]),
-        weights=config["sample"]["weights"],
-        trusted_modules=config["trusted_modules"],
-        codec_path=config["codec"].get("path"),
+        root=Path(config.paths.root),
+        weights=config.sample.weights,
+        trusted_modules=config.trusted_modules,
+        codec_path=getattr(config.codec, "path", None),
     )
     evaluation, _ = evaluate_run(trained, config, check_stop=check_stop, on_message=on_message)
     return f"{evaluation.card.eval_hash}.json"
@@ -106,10 +109,10 @@ def _child(task: Task, measured: Path) -> tuple[str | None, str]:
 
     config, evaluation = task.config, read_evaluation(measured)
     return log_measured(
-        config["tracking"]["uri"],
-        experiment=config["tracking"]["experiment"],
-        artifact_root=Path(config["paths"]["root"]) / "mlartifacts",
-        config=config,
+        config.tracking.uri,
+        experiment=config.tracking.experiment,
+        artifact_root=Path(config.paths.root) / "mlartifacts",
+        config=to_tree(config),
         tags={
             **task.tags,
             "dit_lab.overrides": " ".join(task.job.overrides),

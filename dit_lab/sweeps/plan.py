@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from dit_lab.build.initial import check_initial
 from dit_lab.config import search_path
 from dit_lab.config.axes import (
     SEARCH,
@@ -22,21 +20,21 @@ from dit_lab.config.axes import (
     product,
     sweep_overrides,
 )
-from dit_lab.config.checks.machine import check_root
-from dit_lab.config.checks.training import check_data, check_settings
-from dit_lab.config.compose import Composer, option
+from dit_lab.config.checks.machine import with_processes
+from dit_lab.config.compose import Composer, of_one_training, option
 from dit_lab.config.equivalence import SAME_MATHEMATICS, idea
-from dit_lab.config.identity import config_hash, identity, refuse_foreign, run_folder
+from dit_lab.config.identity import config_hash, run_folder
+from dit_lab.config.objects import to_tree
+from dit_lab.config.prepare import check_request, prepare_folder
+from dit_lab.config.schema import RunConfig, Sweep, TrainConfig
 from dit_lab.config.yaml_files import read_recipe
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import target_of
 from dit_lab.core.types import Shapes
 from dit_lab.report.metrics import LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
 from dit_lab.runs.folder import digest
 from dit_lab.runs.manifest import Job, Manifest
-from dit_lab.runs.recorded import recorded_so_far
 from dit_lab.sweeps.slots import make_slots
-
-Config = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class Plan:
     yet, `configs` are two corners of what it may choose from."""
 
     manifest: Manifest
-    configs: list[Config]
+    configs: list[RunConfig]
     shapes: list[Shapes]
     anew: bool  # resume=never: the runs that lie there are set aside
     left_out: dict[str, int]  # why jobs were refused, with sweep.on_refusal=skip -> how many
@@ -56,31 +54,36 @@ class Composed:
     """Jobs' configurations, and what the sweep has once: its `sweep` group and its name."""
 
     texts: list[Sequence[str]]  # of each job
-    configs: list[Config]
+    configs: list[RunConfig]
     shapes: list[Shapes]
     left_out: dict[str, int]
-    settings: dict[str, Any]
+    settings: Sweep
     name: str
     anew: bool
 
 
 def compose_jobs(
-    typed: Sequence[Override], texts: Iterable[Sequence[str]], config_dirs: Iterable[str]
+    typed: Sequence[Override],
+    texts: Iterable[Sequence[str]],
+    config_dirs: Iterable[str],
+    *,
+    elsewhere: bool = False,
 ) -> Composed:
     """The configuration of each job, whose axes have the values in `texts` (`seed=0`), checked as
-    `dit-lab train` would; raises RequestError, or leaves out what is refused."""
+    `dit-lab train` would; raises RequestError, or leaves out what is refused. `elsewhere`: jobs may
+    run on machines that have other devices than this one."""
     composer = Composer([Path(path) for path in config_dirs])
     fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
     kept: list[Sequence[str]] = []
-    configs: list[Config] = []
+    configs: list[TrainConfig] = []
     shapes: list[Shapes] = []
     left_out: Counter[str] = Counter()
     for of_job in texts:
         try:
             config = composer.compose([*fixed, *of_job])
-            check_settings(config)
-            shapes.append(check_data(config))
-            check_initial(config)
+            if not elsewhere:
+                with_processes(config)  # counted again by the job, on the devices of its slot
+            shapes.append(check_request(config))
         except RequestError as refusal:
             if not left_out and not _skips(fixed, configs):
                 raise
@@ -90,23 +93,29 @@ def compose_jobs(
             configs.append(config)
     if not configs:
         raise RequestError(f"all {left_out.total()} jobs are refused: {next(iter(left_out))}")
-    settings, anew = configs[0]["sweep"], configs[0]["resume"] == "never"
+    first = configs[0]
     keys = [one.key_or_group for one in typed if one.is_sweep_override()]
-    name = settings["name"] or configs[0]["choices"].get("experiment") or name_of(keys)
-    for config in configs:
-        del config["sweep"]  # a job has none
-        if config["tracking"]["experiment"] == config["name"]:  # nothing else was asked for
-            config["tracking"]["experiment"] = name
-        if anew:
-            config["resume"] = "auto"  # the old runs are set aside once, before the first job
-    return Composed(kept, configs, shapes, dict(left_out), settings, name, anew)
+    name = first.sweep.name or first.choices.get("experiment") or name_of(keys)
+    anew = first.resume == "never"
+    jobs = [_of_a_job(config, name) for config in configs]
+    return Composed(kept, jobs, shapes, dict(left_out), first.sweep, name, anew)
 
 
-def _skips(fixed: Sequence[str], configs: Sequence[Config]) -> bool:
+def _of_a_job(config: TrainConfig, sweep: str) -> RunConfig:
+    """The configuration of a job: without `sweep`, and in the sweep's experiment of the tracker
+    where nothing else was asked for."""
+    job = of_one_training(config)
+    if config.tracking.experiment == config.name:
+        job = replace(job, tracking=replace(job.tracking, experiment=sweep))
+    # old runs are set aside once, before the first job
+    return replace(job, resume="auto") if job.resume == "never" else job
+
+
+def _skips(fixed: Sequence[str], configs: Sequence[TrainConfig]) -> bool:
     """Whether jobs that are refused are left out: what a job says that was not refused, or else the
     command or its recipe."""
     if configs:
-        return configs[0]["sweep"]["on_refusal"] == "skip"
+        return configs[0].sweep.on_refusal == "skip"
     given = option(fixed, "sweep.on_refusal")
     folder = search_path.experiments().get(str(option(fixed, "experiment")))
     recipe = read_recipe(folder / "recipe.yaml") if folder else {}
@@ -120,10 +129,11 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
     axes = axes_of(typed, search=search)
     texts = corners(typed) if search else product(typed)
     dirs = [str(path.absolute()) for path in config_dirs]
-    composed = compose_jobs(typed, texts, dirs)
+    launcher = [text for text in overrides if is_for_launcher(text)]
+    composed = compose_jobs(typed, texts, dirs, elsewhere=bool(launcher))
     settings = {
-        **composed.settings,
-        "launcher": [text for text in overrides if is_for_launcher(text)],
+        **asdict(composed.settings),
+        "launcher": launcher,
         "search": search,
     }
     make_slots(settings["slots"], jobs_per_slot=settings["jobs_per_slot"])
@@ -140,43 +150,40 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
         identity=digest({"jobs": [job.config_hash for job in jobs]}),
         axes=axes,
         settings=settings,
-        tracking=composed.configs[0]["tracking"],
+        tracking=asdict(composed.configs[0].tracking),
         jobs=[] if search else jobs,
     )
     return Plan(manifest, composed.configs, composed.shapes, composed.anew, composed.left_out)
 
 
-def job_of(number: int, texts: Sequence[str], config: Config) -> Job:
+def job_of(number: int, texts: Sequence[str], config: RunConfig) -> Job:
     """A job that has not run, for `texts` on the axes."""
     return Job(
         number=number,
         overrides=list(texts),
         config_hash=config_hash(config),
-        run=str(run_folder(config).root.relative_to(config["paths"]["root"])),
+        run=str(run_folder(config).root.relative_to(config.paths.root)),
     )
 
 
 def _check_search(axes: Mapping[str, Sequence[str]], composed: Composed) -> None:
     if composed.anew:
         raise RequestError(f"resume=never: not with {SEARCH}; give another name or sweep.name")
-    measured = composed.configs[0]["evaluation"]["num_images"] > 0
-    metric = composed.settings["metric"] or ("" if measured else LOSS)
+    measured = composed.configs[0].evaluation.num_images > 0
+    metric = composed.settings.metric or ("" if measured else LOSS)
     first = composed.configs[0]
-    names = axes.get("objective", [first["choices"]["objective"]])
+    names = axes.get("objective", [first.choices["objective"]])
     of_it = [key for key in axes if key.startswith(OF_OBJECTIVE)]
     options = [{key: text} for key in of_it for text in axes[key]] or [{}]
-    target = first["objective"]["_target_"]
+    target = target_of(first.objective)
     objectives = [loss_of(name, target, option) for name in names for option in options]
     refuse_incomparable(metric, objectives, key="sweep.metric")
 
 
 def _check_runs(composed: Composed) -> None:
     """Refuse results that cannot be written, or that are other runs', before the first job."""
-    check_root(composed.configs[0])
     for config, shapes in zip(composed.configs, composed.shapes, strict=True):
-        folder = run_folder(config)
-        before = {} if composed.anew else recorded_so_far(folder)
-        refuse_foreign(folder, config, identity(config, shapes, before=before))
+        prepare_folder(replace(config, resume="never") if composed.anew else config, shapes)
 
 
 def _refuse_twins(jobs: Sequence[Job]) -> None:
@@ -198,7 +205,11 @@ def remarks(plan: Plan) -> list[str]:
     if plan.manifest.settings["search"]:
         return []
     once = _alike(plan, lambda config: run_folder(config).root)
-    agreeing = [group for group in _alike(plan, idea) if len({job.run for job in group}) > 1]
+    agreeing = [
+        group
+        for group in _alike(plan, lambda config: idea(to_tree(config)))
+        if len({job.run for job in group}) > 1
+    ]
     said = {
         "the same weights, trained once and measured each": once,
         f"{SAME_MATHEMATICS}; they are expected to agree": agreeing,
@@ -214,7 +225,7 @@ def remarks(plan: Plan) -> list[str]:
     ]
 
 
-def _alike(plan: Plan, key: Callable[[Config], object]) -> list[list[Job]]:
+def _alike(plan: Plan, key: Callable[[RunConfig], object]) -> list[list[Job]]:
     groups: dict[str, list[Job]] = defaultdict(list)
     for job, config in zip(plan.manifest.jobs, plan.configs, strict=True):
         groups[str(key(config))].append(job)

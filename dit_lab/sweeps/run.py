@@ -8,6 +8,7 @@ from typing import Any
 
 from dit_lab.actions.doctor import close_run
 from dit_lab.config.identity import config_hash, run_folder, set_aside
+from dit_lab.config.objects import to_tree
 from dit_lab.core.errors import RequestError
 from dit_lab.report.sentences import answer
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, flatten
@@ -26,7 +27,7 @@ ONLY = {"failed": (FAILED,), "missing": (PENDING, RUNNING, KILLED)}
 
 def take_up(plan: Plan) -> SweepFolder:
     """The folder of the newest sweep of these very jobs, or else a new one."""
-    root = Path(plan.configs[0]["paths"]["root"])
+    root = Path(plan.configs[0].paths.root)
     for folder in [] if plan.anew else all_sweeps(root):
         try:
             known = folder.read()
@@ -38,7 +39,7 @@ def take_up(plan: Plan) -> SweepFolder:
         for run in {run_folder(config) for config in plan.configs}:
             if run.root.exists():
                 set_aside(run)
-    return new_sweep(root, plan.manifest, plan.configs[: len(plan.manifest.jobs)])
+    return new_sweep(root, plan.manifest, map(to_tree, plan.configs[: len(plan.manifest.jobs)]))
 
 
 def run_sweep(
@@ -156,7 +157,7 @@ def check_unchanged(folder: SweepFolder) -> None:
     for job, config in zip(manifest.jobs, configs, strict=False):
         if job.config_hash != config_hash(config):
             before = dict(flatten(folder.read_config(job)))
-            after = dict(flatten(config))
+            after = dict(flatten(to_tree(config)))
             changed = sorted(key for key in before | after if before.get(key) != after.get(key))
             what = changed[0] if changed else "order"
             raise RequestError(

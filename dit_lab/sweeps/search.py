@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+
+from hydra.core.override_parser.types import Override
 
 from dit_lab.config.axes import space_of, sweep_overrides
+from dit_lab.config.objects import to_tree
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.report.metrics import is_lower_better, leading_metric
 from dit_lab.report.runs import measured, runs_of_sweep
@@ -37,21 +41,28 @@ def next_jobs(folder: SweepFolder, manifest: Manifest) -> list[Job]:
     jobs = []
     for values in proposed:
         texts = [f"{key}={text}" for key, text in values.items()]
-        (config,) = compose_jobs(typed, [texts], manifest.config_dirs).configs
+        (config,) = _composed(typed, [texts], manifest)
         job = job_of(len(manifest.jobs), texts, config)
-        folder.add(job, config)
+        folder.add(job, to_tree(config))
         manifest.jobs.append(job)
         jobs.append(job)
     folder.write(manifest)
     return jobs
 
 
-def recompose(manifest: Manifest) -> list[dict[str, Any]]:
+def recompose(manifest: Manifest) -> list[RunConfig]:
     """The configurations of the jobs there are, composed anew."""
     texts = [job.overrides for job in manifest.jobs]
     if not texts:
         return []
-    return compose_jobs(sweep_overrides(manifest.typed), texts, manifest.config_dirs).configs
+    return _composed(sweep_overrides(manifest.typed), texts, manifest)
+
+
+def _composed(
+    typed: Sequence[Override], texts: Iterable[Sequence[str]], manifest: Manifest
+) -> list[RunConfig]:
+    elsewhere = bool(manifest.settings["launcher"])
+    return compose_jobs(typed, texts, manifest.config_dirs, elsewhere=elsewhere).configs
 
 
 def best_job(manifest: Manifest) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -44,13 +45,11 @@ class Sampler(PythonModel):
             )
         if not labels:
             return []
-        guidance = dict(self.model.parts.config["guidance"])
-        if asked.get("guidance_scale") is not None:
-            guidance["scale"] = asked["guidance_scale"]
+        config = self.model.parts.config
+        if (scale := asked.get("guidance_scale")) is not None:
+            config = replace(config, guidance=replace(config.guidance, scale=scale))
         try:
-            images, _ = self.model.sample(
-                labels, seed=asked.get("seed") or 0, settings={"guidance": guidance}
-            )
+            images, _ = self.model.sample(labels, seed=asked.get("seed") or 0, settings=config)
         except ValueError as refusal:
             raise MlflowException.invalid_parameter_value(str(refusal)) from None
         return [

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -82,11 +80,17 @@ class DistributedContext:
         return self.team.index == 0
 
     def parallel_model(
-        self, model: nn.Module, how: Mapping[str, Any], *, compiled: bool = False
+        self,
+        model: nn.Module,
+        *,
+        sharded: bool = False,
+        processes_per_copy: int | None = None,
+        cpu_offload: bool = False,
+        compiled: bool = False,
     ) -> ParallelModel:
-        """The model to train, on this process's device; `how` is `distributed` of the
-        configuration. `compiled`: its blocks are."""
-        if not how["sharded"]:
+        """The model to train, on this process's device, whole or in shards. `compiled`: its blocks
+        are."""
+        if not sharded:
             model = model.to(self.accelerator.device)
             trained = in_float8(model) if self._float8 else model
             if compiled:
@@ -97,8 +101,8 @@ class DistributedContext:
         return Sharded(
             model,
             self.accelerator,
-            processes_per_copy=how["processes_per_copy"],
-            cpu_offload=how["cpu_offload"],
+            processes_per_copy=processes_per_copy,
+            cpu_offload=cpu_offload,
         )
 
     def check_stop(self) -> None:

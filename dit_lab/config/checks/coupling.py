@@ -3,43 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from dit_lab.config.checks.machine import AUTO
 from dit_lab.config.compatibility import draws_noise
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component, target_of
 from dit_lab.core.types import Shapes
 from dit_lab.data.pair_facts import PairFacts, read_pair_facts
-
-Config = Mapping[str, Any]
 
 INDEPENDENT = "dit_lab.training.coupling.Independent"
 
 
-def is_coupled(config: Config) -> bool:
+def is_coupled(config: RunConfig) -> bool:
     """Whether the noise of an image says something of it."""
-    return config["coupling"]["_target_"] != INDEPENDENT
+    return target_of(config.coupling) != INDEPENDENT
 
 
-def check_coupling(config: Config) -> None:
+def check_coupling(config: RunConfig) -> None:
     """The objective and the size of micro-batches. Raises RequestError."""
     if not is_coupled(config):
         return
-    chosen, objective = config["choices"], config["objective"]
-    if "num_timesteps" in objective:
+    chosen, objective = config.choices, config.objective
+    if hasattr(objective, "num_timesteps"):
         raise RequestError(
             f"coupling={chosen['coupling']}: not with objective={chosen['objective']}, whose steps "
             "back take the noise to be independent; use rectified_flow or flow_matching"
         )
-    if "pairs" in config["coupling"] and objective.get("path", "linear") != "linear":
+    if hasattr(config.coupling, "pairs") and getattr(objective, "path", "linear") != "linear":
         raise RequestError(
-            f"objective.path={objective['path']}: coupling=reflow straightens paths; use linear"
+            f"objective.path={objective.path}: coupling=reflow straightens paths; use linear"
         )
-    group = config["coupling"].get("group_images", 1)
-    training, processes = config["training"], config["distributed"]["num_processes"]
+    group = getattr(config.coupling, "group_images", 1)
+    training, processes = config.training, config.distributed.num_processes
     if processes == AUTO:  # looked at again when it is known
         return
-    at_once = training["global_batch_size"] // (training["accumulation"] * processes)
+    at_once = training.global_batch_size // (training.accumulation * processes)
     if at_once % group:
         fitting = [n for n in range(2, at_once + 1) if at_once % n == 0]
         raise RequestError(
@@ -48,37 +47,39 @@ def check_coupling(config: Config) -> None:
         )
 
 
-def check_coupled_sampling(sampler: Config, trained: Config, choices: Config) -> None:
+def check_coupled_sampling(
+    sampler: Component, trained: RunConfig, choices: Mapping[str, str]
+) -> None:
     """Samplers that renew noise need the score, which coupled noise does not give."""
     if is_coupled(trained) and draws_noise(sampler):
         raise RequestError(
             f"sampler={choices['sampler']}: draws noise on the way, which needs a model whose "
-            f"noise was independent, not coupling={trained['choices']['coupling']}; use heun"
+            f"noise was independent, not coupling={trained.choices['coupling']}; use heun"
         )
 
 
-def check_coupled_data(config: Config, shapes: Shapes) -> None:
+def check_coupled_data(config: RunConfig, shapes: Shapes) -> None:
     """Labels, and the shape of pairs. Raises RequestError."""
-    coupling, classes = config["coupling"], shapes.data.num_classes
-    if classes and not coupling.get("within_class", True) and not coupling["force"]:
+    coupling, classes = config.coupling, shapes.data.num_classes
+    if classes and not getattr(coupling, "within_class", True) and not coupling.force:
         raise RequestError(
             f"coupling.within_class=false: the data has {classes} classes, each of which would get "
             "a noise of its own that sampling does not start from; use true, or "
             "coupling.force=true"
         )
-    if "pairs" in coupling:
-        check_pairs(read_pair_facts(coupling["pairs"]), config, shapes)
+    if hasattr(coupling, "pairs"):
+        check_pairs(read_pair_facts(coupling.pairs), config, shapes)
 
 
-def check_pairs(facts: PairFacts, config: Config, shapes: Shapes) -> None:
+def check_pairs(facts: PairFacts, config: RunConfig, shapes: Shapes) -> None:
     """Pairs, before or after they are drawn, against the model that is to learn from them."""
     classes = shapes.data.num_classes
     if (tuple(facts.latent_shape), facts.num_classes) != (shapes.latent, classes):
         raise RequestError(
-            f"coupling.pairs={config['coupling']['pairs']}: holds {_shape(facts.latent_shape)} in "
+            f"coupling.pairs={config.coupling.pairs}: holds {_shape(facts.latent_shape)} in "
             f"{facts.num_classes} classes; the model sees {_shape(shapes.latent)} in {classes}"
         )
-    if facts.seed == config["sample"]["seed"]:
+    if facts.seed == config.sample.seed:
         raise RequestError(
             f"sample.seed={facts.seed}: the pairs were drawn with that seed, so samples would "
             "start from noise that was trained on; give another"

@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts
+from dit_lab.config.objects import to_component
+from dit_lab.config.schema import CheckConfig, EncodeConfig, RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component, arguments_of, target_of
 from dit_lab.core.trust import load_component
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.facts import LATENTS, dataset_facts, images_config
 from dit_lab.data.image_facts import sides
 from dit_lab.data.latent_facts import read_manifest
 
-Config = Mapping[str, Any]
-
 UNKNOWN_DATA = "unknown"
 """The fingerprint of data that nobody has seen here: of weights that were imported."""
 
 
-def read_facts(config: Config) -> DataFacts:
+OfData = RunConfig | EncodeConfig | CheckConfig
+"""What has a dataset."""
+
+
+def images_of(config: RunConfig) -> Component:
+    """The dataset of a configuration's images: its own, or what cached latents were made of."""
+    options = images_config(asdict(config.dataset))
+    return to_component("dataset", options, config.trusted_modules)
+
+
+def read_facts(config: OfData) -> DataFacts:
     """The facts of the configured dataset. Raises RequestError."""
-    trusted = config["trusted_modules"]
+    trusted = config.trusted_modules
 
     def load(target: str) -> Any:
         return load_component(target, trusted_modules=trusted, key="dataset._target_")
 
-    return dataset_facts(config["dataset"]["_target_"], options_of(config["dataset"]), load=load)
+    return dataset_facts(target_of(config.dataset), arguments_of(config.dataset), load=load)
 
 
-def check_declarations(dataset: Config, facts: DataFacts) -> None:
+def check_declarations(dataset: Component, facts: DataFacts) -> None:
     """Refuse classes and sizes that the data does not have."""
-    classes, size = dataset.get("num_classes"), dataset.get("image_size")
+    classes, size = getattr(dataset, "num_classes", None), getattr(dataset, "image_size", None)
     if classes is not None and classes != facts.num_classes:
         raise RequestError(
             f"dataset.num_classes={classes}: the data has {facts.num_classes} classes"
@@ -42,7 +53,7 @@ def check_declarations(dataset: Config, facts: DataFacts) -> None:
         )
 
 
-def check_same_data(config: Config, shapes: Shapes) -> DataFacts:
+def check_same_data(config: RunConfig, shapes: Shapes) -> DataFacts:
     """The facts of the configured data; refused where a run was trained on other data, or, if
     nobody knows on which, where it is for other images. Raises RequestError."""
     facts = read_facts(config)
@@ -50,21 +61,21 @@ def check_same_data(config: Config, shapes: Shapes) -> DataFacts:
         refuse_other_images(config, facts, shapes.data)
     elif facts.fingerprint != shapes.data.fingerprint:
         raise RequestError(
-            f"dataset={config['choices']['dataset']}: not the data that the run was trained on "
+            f"dataset={config.choices['dataset']}: not the data that the run was trained on "
             f"({shapes.data.fingerprint[:12]}, now {facts.fingerprint[:12]}); dataset.root=FOLDER "
             "says where that lies now"
         )
     return facts
 
 
-def refuse_other_images(config: Config, facts: DataFacts, trained: DataFacts) -> None:
+def refuse_other_images(config: RunConfig, facts: DataFacts, trained: DataFacts) -> None:
     """Raise RequestError where data is not of the size and classes that a model was trained for."""
     found, expected = (
         (of.channels, of.height, of.width, of.num_classes) for of in (facts, trained)
     )
     if found != expected:
         raise RequestError(
-            f"dataset={config['choices']['dataset']}: has {_in_words(found)}, the weights are for "
+            f"dataset={config.choices['dataset']}: has {_in_words(found)}, the weights are for "
             f"{_in_words(expected)}"
         )
 
@@ -74,30 +85,30 @@ def _in_words(images: tuple[int, int, int, int]) -> str:
     return f"images of {channels} x {height} x {width} in {classes} classes"
 
 
-def check_images(config: Config) -> None:
+def check_images(config: RunConfig) -> None:
     """Where training reads cached latents but samples are measured: refuse unless the images that
     were encoded are there."""
-    dataset, count = config["dataset"], config["evaluation"]["num_images"]
-    if dataset["_target_"] != LATENTS or count == 0:
+    dataset, count = config.dataset, config.evaluation.num_images
+    if target_of(dataset) != LATENTS or count == 0:
         return
     without = "dataset.images_root=FOLDER says where they lie, evaluation.num_images=0 does without"
     needs = f"evaluation.num_images={count}: needs the images that were encoded"
     try:
-        found = read_facts({**config, "dataset": images_config(dataset)})
+        found = read_facts(replace(config, dataset=images_of(config)))
     except RequestError as refusal:
         raise RequestError(f"{needs}; {refusal}; {without}") from None
-    if found.fingerprint != read_manifest(dataset["root"]).plan.data["fingerprint"]:
+    if found.fingerprint != read_manifest(dataset.root).plan.data["fingerprint"]:
         raise RequestError(f"{needs}, and those have changed since; {without}")
 
 
-def check_encoding(config: Config) -> DataFacts:
+def check_encoding(config: EncodeConfig) -> DataFacts:
     """The facts of the images that `dit-lab encode` is asked to encode. Raises RequestError."""
-    dataset, codec = config["dataset"], config["codec"]
-    if codec["_target_"] == IDENTITY:
+    dataset, codec = config.dataset, config.codec
+    if target_of(codec) == IDENTITY:
         raise RequestError("codec=identity: leaves images as they are; choose codec=vae")
-    if dataset["_target_"] == LATENTS:
+    if target_of(dataset) == LATENTS:
         raise RequestError("dataset=latents: is encoded already; choose the images themselves")
-    if dataset.get("crop") == "random":
+    if getattr(dataset, "crop", None) == "random":
         raise RequestError(
             "dataset.crop=random: every use of an image is another crop, which cannot be kept; "
             "use dataset.crop=centre"
@@ -105,15 +116,10 @@ def check_encoding(config: Config) -> DataFacts:
     facts = read_facts(config)
     check_declarations(dataset, facts)
     codec_facts(
-        codec["_target_"],
-        options_of(codec),
+        target_of(codec),
+        arguments_of(codec),
         channels=facts.channels,
         height=facts.height,
         width=facts.width,
     )
     return facts
-
-
-def options_of(component: Config) -> dict[str, Any]:
-    """What a component is given, without its name."""
-    return {key: value for key, value in component.items() if key != "_target_"}

@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
-from typing import Any
 
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.processes import gpus
-
-Config = Mapping[str, Any]
 
 AUTO = "auto"
 
 
-def check_processes(config: Config) -> None:
+def check_processes(config: RunConfig) -> None:
     """Refuse what no number of processes could be. Raises RequestError."""
-    asked = config["distributed"]
-    processes, per_copy = asked["num_processes"], asked["processes_per_copy"]
+    asked = config.distributed
+    processes, per_copy = asked.num_processes, asked.processes_per_copy
     if processes != AUTO and (type(processes) is not int or processes < 1):
         raise RequestError(
             f"distributed.num_processes={processes}: expected a count from 1, or auto"
         )
-    if processes == 1 and config["choices"].get("distributed") == "ddp":
+    if processes == 1 and config.choices.get("distributed") == "ddp":
         raise RequestError(
             "distributed=ddp: one process has nobody to share with; give "
             "distributed.num_processes=N, or distributed=single"
         )
-    if asked["cpu_offload"] and not asked["sharded"]:
+    if asked.cpu_offload and not asked.sharded:
         raise RequestError(
             "distributed.cpu_offload=true: only shards are kept in the host's memory; use "
             "distributed=fsdp"
         )
     if per_copy is None:
         return
-    if not asked["sharded"]:
+    if not asked.sharded:
         raise RequestError(
             f"distributed.processes_per_copy={per_copy}: every process has a copy of its own "
             "unless it is sharded; use distributed=fsdp"
@@ -50,34 +48,34 @@ def check_processes(config: Config) -> None:
         )
 
 
-def with_processes(config: Config) -> dict[str, Any]:
+def with_processes(config: RunConfig) -> RunConfig:
     """The configuration with `distributed.num_processes` as a number: what torchrun started, or
     one for each GPU of this machine. Raises RequestError where there is none."""
-    asked = config["distributed"]
-    if asked["num_processes"] != AUTO:
-        return dict(config)
+    asked = config.distributed
+    if asked.num_processes != AUTO:
+        return config
     found = int(os.environ.get("WORLD_SIZE", "0")) or len(gpus())
     if not found:
         raise RequestError(
             "distributed.num_processes=auto: this machine shows no GPU to count; give "
             "distributed.num_processes=N"
         )
-    return {**config, "distributed": {**asked, "num_processes": found}}
+    return replace(config, distributed=replace(asked, num_processes=found))
 
 
-def check_copies(config: Config) -> None:
+def check_copies(config: RunConfig) -> None:
     """Refuse shards where nothing is trained. Raises RequestError."""
     check_processes(config)
-    if config["distributed"]["sharded"]:
+    if config.distributed.sharded:
         raise RequestError(
-            f"distributed={config['choices']['distributed']}: only training cuts a model into "
+            f"distributed={config.choices['distributed']}: only training cuts a model into "
             "shards; use distributed=ddp, with the whole model on every process"
         )
 
 
-def check_root(config: Mapping[str, Any]) -> None:
+def check_root(config: RunConfig) -> None:
     """Refuse a paths.root that cannot be written to or lies among the data."""
-    root, data = config["paths"]["root"], config["dataset"].get("root")
+    root, data = config.paths.root, getattr(config.dataset, "root", None)
     if data and Path(root).is_relative_to(data):
         raise RequestError(
             f"paths.root={root}: lies inside dataset.root={data}, so results would count as data; "
@@ -117,13 +115,13 @@ def check_parent(what: str, out: Path) -> None:
         raise RequestError(f"{what}{out}: no right to write in {parent}; choose another place")
 
 
-def check_float8(config: Config) -> None:
+def check_float8(config: RunConfig) -> None:
     """Refuse a training in float8 that nothing here could run. Raises RequestError."""
-    if config["precision"]["mixed_precision"] != "fp8":
+    if config.precision.mixed_precision != "fp8":
         return
-    if config["distributed"]["sharded"]:
+    if config.distributed.sharded:
         raise RequestError(
-            f"distributed={config['choices']['distributed']}: precision=fp8 is for whole models; "
+            f"distributed={config.choices['distributed']}: precision=fp8 is for whole models; "
             "use distributed=ddp, or precision=bf16"
         )
     if find_spec("torchao") is None:
@@ -133,12 +131,11 @@ def check_float8(config: Config) -> None:
         )
 
 
-def check_compiler(config: Config) -> None:
+def check_compiler(config: RunConfig) -> None:
     """Refuse compiled blocks where nothing could compile them. Raises RequestError."""
     compilers = (os.environ.get("CXX", "g++"), "clang++")
     for group in ("training", "sample"):
-        wanted = config.get(group, {}).get("compile")
-        if wanted and not any(which(name) for name in compilers):
+        if getattr(config, group).compile and not any(which(name) for name in compilers):
             raise RequestError(
                 f"{group}.compile=true: torch.compile needs a C++ compiler, and neither g++ nor "
                 "clang++ is here; install one, or leave it out"

@@ -2,58 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component, arguments_of, target_of
 from dit_lab.core.types import DataFacts
-from dit_lab.evaluation.options import Extractor
-
-Config = Mapping[str, Any]
+from dit_lab.evaluation.options import EXTRACTOR
 
 FRECHET = "dit_lab.evaluation.metrics.components.Frechet"
 CLASS_ACCURACY = "dit_lab.evaluation.metrics.components.ClassAccuracy"
-
-EXTRACTORS = tuple(member.name for member in Extractor)
 
 LEAST_IMAGES = 2048
 """That a Frechet distance may be measured by: the covariance of fewer is that of too few."""
 
 
-def asked(options: Config) -> dict[str, Any]:
+def asked(options: Component) -> dict[str, Any]:
     """What a metric itself is given: not its name, nor when it is due."""
-    return {key: value for key, value in options.items() if key not in ("_target_", "every_steps")}
+    return {key: value for key, value in arguments_of(options).items() if key != "every_steps"}
 
 
-def extractors_of(config: Config, num_classes: int) -> list[str]:
+def extractors_of(config: RunConfig, num_classes: int) -> list[str]:
     """What the listed metrics look through, each once."""
-    listed = config["metric"].values()
-    named = {options["extractor"] for options in listed if "extractor" in options}
-    if num_classes > 1 and any(options["_target_"] == CLASS_ACCURACY for options in listed):
+    listed = config.metric.values()
+    named = {options.extractor for options in listed if hasattr(options, "extractor")}
+    if num_classes > 1 and any(target_of(options) == CLASS_ACCURACY for options in listed):
         named.add("classifier")
     return sorted(named)
 
 
-def cadences(config: Config) -> dict[str, int]:
+def cadences(config: RunConfig) -> dict[str, int]:
     """Metric -> the number of steps between two measurements, 0 for only at the end."""
-    usual = config["training"]["evaluate_every_steps"]
+    usual = config.training.evaluate_every_steps
     return {
-        name: usual if options.get("every_steps") is None else options["every_steps"]
-        for name, options in config["metric"].items()
+        name: usual if getattr(options, "every_steps", None) is None else options.every_steps
+        for name, options in config.metric.items()
     }
 
 
-def check_metrics(config: Config, data: DataFacts) -> None:
+def check_metrics(config: RunConfig, data: DataFacts) -> None:
     """Refuse what the images are too few for, or have no classes for. Raises RequestError."""
-    count = config["evaluation"]["num_images"]
+    count = config.evaluation.num_images
     if count == 0:
         return
-    for name, options in config["metric"].items():
-        if options["_target_"] == FRECHET:
+    for name, options in config.metric.items():
+        if target_of(options) == FRECHET:
             _check_frechet(name, options, count, data)
-        if (extractor := options.get("extractor", "pixels")) not in EXTRACTORS:
+        if (extractor := getattr(options, "extractor", "pixels")) not in EXTRACTOR:
             raise RequestError(
-                f"metric.{name}.extractor={extractor}: expected one of {', '.join(EXTRACTORS)}"
+                f"metric.{name}.extractor={extractor}: expected one of {', '.join(EXTRACTOR)}"
             )
         if extractor == "classifier" and data.num_classes == 0:
             raise RequestError(
@@ -62,14 +59,14 @@ def check_metrics(config: Config, data: DataFacts) -> None:
             )
 
 
-def _check_frechet(name: str, options: Config, count: int, data: DataFacts) -> None:
+def _check_frechet(name: str, options: Component, count: int, data: DataFacts) -> None:
     instead = "metric=[kernel_distance] suits few images"
     if count < LEAST_IMAGES:
         raise RequestError(
             f"metric.{name}: evaluation.num_images={count} are too few for a covariance, "
             f"{LEAST_IMAGES} are the least; {instead}"
         )
-    if options["reference"] is None and data.train_images < LEAST_IMAGES:
+    if options.reference is None and data.train_images < LEAST_IMAGES:
         raise RequestError(
             f"metric.{name}: {data.train_images} training images are too few for a covariance, "
             f"{LEAST_IMAGES} are the least; {instead}"

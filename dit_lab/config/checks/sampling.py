@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
@@ -11,74 +10,74 @@ from dit_lab.config import search_path
 from dit_lab.config.checks.coupling import check_coupled_sampling
 from dit_lab.config.checks.machine import check_compiler
 from dit_lab.config.compatibility import samplers_for
+from dit_lab.config.schema import RunConfig
 from dit_lab.config.validate import to_plain
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component, target_of
 from dit_lab.core.trust import load_component
 from dit_lab.core.types import Shapes
 from dit_lab.runs.folder import RunFolder
 from dit_lab.samplers.respacing import visited
 from dit_lab.training.post_hoc import PREFIX, made_average
 
-Config = Mapping[str, Any]
 
-
-def check_sampling(config: Config, *, trained: Config, run: RunFolder | None = None) -> None:
+def check_sampling(config: RunConfig, *, trained: RunConfig, run: RunFolder | None = None) -> None:
     """Sampler, guidance and chosen weights against what was trained, without the data.
 
     Averages that were made after training are those of `run`, if one is given.
     """
-    sampler, objective = config["sampler"], trained["objective"]
+    sampler, objective = config.sampler, trained.objective
     names = samplers_for(
-        objective["_target_"],
+        target_of(objective),
         lambda name: load_component(
-            name, trusted_modules=config["trusted_modules"], key="objective._target_"
+            name, trusted_modules=config.trusted_modules, key="objective._target_"
         ),
     )
-    ours = sampler["_target_"].startswith("dit_lab.")
-    if ours and sampler["_target_"] not in _sampler_targets(names):
-        chosen = config["choices"]
+    ours = target_of(sampler).startswith("dit_lab.")
+    if ours and target_of(sampler) not in _sampler_targets(names):
+        chosen = config.choices
         raise RequestError(
             f"sampler={chosen['sampler']}: does not fit objective={chosen['objective']}; "
             f"allowed: auto, {', '.join(names)}"
         )
-    check_coupled_sampling(sampler, trained, config["choices"])
-    if "spacing" in sampler and "num_timesteps" in objective:
-        visited(sampler["spacing"], objective["num_timesteps"], sampler["steps"])
-    interval = config["guidance"]["interval"]
+    check_coupled_sampling(sampler, trained, config.choices)
+    if hasattr(sampler, "spacing") and hasattr(objective, "num_timesteps"):
+        visited(sampler.spacing, objective.num_timesteps, sampler.steps)
+    interval = config.guidance.interval
     if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
         raise RequestError(
             f"guidance.interval={interval}: expected [from, to] with 0 <= from < to <= 1 "
             "(0 is noise, 1 is data)"
         )
-    _check_weights(config["sample"]["weights"], trained["ema"]["decays"], run)
+    _check_weights(config.sample.weights, trained.ema.decays, run)
     check_compiler(config)
 
 
-def check_conditioning(config: Config, shapes: Shapes, *, model: Config) -> None:
+def check_conditioning(config: RunConfig, shapes: Shapes, *, model: Component) -> None:
     """Guidance and labels against the number of classes and channels."""
-    guidance, num_classes = config["guidance"], shapes.data.num_classes
-    away_from_null = guidance["scale"] != 1.0 and guidance["weak_run"] is None
-    if guidance["weak_run"] is not None and guidance["scale"] == 1.0:
+    guidance, num_classes = config.guidance, shapes.data.num_classes
+    away_from_null = guidance.scale != 1.0 and guidance.weak_run is None
+    if guidance.weak_run is not None and guidance.scale == 1.0:
         raise RequestError(
-            f"guidance.weak_run={guidance['weak_run']}: guidance.scale=1 is no guidance; give a "
+            f"guidance.weak_run={guidance.weak_run}: guidance.scale=1 is no guidance; give a "
             "scale above 1"
         )
     if away_from_null and num_classes == 0:
         raise RequestError(
-            f"guidance.scale={guidance['scale']:g}: the model is unconditional (num_classes=0), so "
+            f"guidance.scale={guidance.scale:g}: the model is unconditional (num_classes=0), so "
             "there is nothing to guide towards; use guidance.scale=1 or guidance.weak_run=RUN"
         )
-    if away_from_null and model["class_dropout_prob"] == 0:
+    if away_from_null and model.class_dropout_prob == 0:
         raise RequestError(
-            f"guidance.scale={guidance['scale']:g}: needs a model trained with "
+            f"guidance.scale={guidance.scale:g}: needs a model trained with "
             "model.class_dropout_prob > 0 (it is 0 here); use guidance.scale=1"
         )
-    channels, allowed = guidance["channels"], range(1, shapes.latent[0] + 1)
+    channels, allowed = guidance.channels, range(1, shapes.latent[0] + 1)
     if channels != "all" and channels not in allowed:
         raise RequestError(
             f"guidance.channels={channels}: expected all or a count from 1 to {shapes.latent[0]}"
         )
-    labels = config["sample"]["labels"] or []
+    labels = config.sample.labels or []
     wrong = [label for label in labels if not 0 <= label < max(1, num_classes)]
     if wrong:
         raise RequestError(

@@ -3,46 +3,44 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts
 from dit_lab.config.checks.coupling import check_coupled_data, check_coupling
-from dit_lab.config.checks.data import check_declarations, check_images, options_of, read_facts
+from dit_lab.config.checks.data import check_declarations, check_images, read_facts
 from dit_lab.config.checks.machine import AUTO, check_float8, check_processes
 from dit_lab.config.checks.metrics import check_metrics
 from dit_lab.config.checks.sampling import check_conditioning, check_sampling
+from dit_lab.config.schema import EMA, RunConfig, Training
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component, arguments_of, target_of
 from dit_lab.core.types import Shapes
 from dit_lab.tracking.mlflow_store import check_uri
 from dit_lab.training.power import is_width
 
-Config = Mapping[str, Any]
 
-
-def check_settings(config: Config) -> None:
+def check_settings(config: RunConfig) -> None:
     """What a training configuration shows without its data. Raises RequestError."""
-    _check_name(config["name"])
+    _check_name(config.name)
     check_processes(config)
     check_float8(config)
     _check_batch(config)
-    _check_checkpoints(config["training"])
+    _check_checkpoints(config.training)
     _check_optimizer(config)
-    _check_averages(config["ema"])
-    _check_heads(config["model"])
+    _check_averages(config.ema)
+    _check_heads(config.model)
     check_coupling(config)
     check_sampling(config, trained=config)
-    if config["tracking"]["backend"] == "mlflow":
-        check_uri(config["tracking"]["uri"])
+    if config.tracking.backend == "mlflow":
+        check_uri(config.tracking.uri)
 
 
-def check_data(config: Config) -> Shapes:
+def check_data(config: RunConfig) -> Shapes:
     """Look at the data's facts and check the model against them. Raises RequestError."""
     facts = read_facts(config)
-    check_declarations(config["dataset"], facts)
+    check_declarations(config.dataset, facts)
     latent = codec_facts(
-        config["codec"]["_target_"],
-        options_of(config["codec"]),
+        target_of(config.codec),
+        arguments_of(config.codec),
         channels=facts.channels,
         height=facts.height,
         width=facts.width,
@@ -56,11 +54,11 @@ def check_data(config: Config) -> Shapes:
     return shapes
 
 
-def check_model(config: Config, shapes: Shapes) -> None:
+def check_model(config: RunConfig, shapes: Shapes) -> None:
     """The model, the objective and the guidance against the shapes. Raises RequestError."""
-    _check_patch(config["model"]["patch_size"], shapes.latent)
-    _check_direction(config["objective"], shapes.latent)
-    check_conditioning(config, shapes, model=config["model"])
+    _check_patch(config.model.patch_size, shapes.latent)
+    _check_direction(config.objective, shapes.latent)
+    check_conditioning(config, shapes, model=config.model)
 
 
 def _check_name(name: str) -> None:
@@ -70,21 +68,21 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_batch(config: Config) -> None:
-    training, processes = config["training"], config["distributed"]["num_processes"]
-    parts = training["accumulation"] * (1 if processes == AUTO else processes)
-    if training["global_batch_size"] % parts:
+def _check_batch(config: RunConfig) -> None:
+    training, processes = config.training, config.distributed.num_processes
+    parts = training.accumulation * (1 if processes == AUTO else processes)
+    if training.global_batch_size % parts:
         raise RequestError(
-            f"training.global_batch_size={training['global_batch_size']}: not divisible by "
+            f"training.global_batch_size={training.global_batch_size}: not divisible by "
             f"training.accumulation x distributed.num_processes = {parts}"
         )
 
 
-def _check_checkpoints(training: Config) -> None:
-    kept, every = training["keep_every_steps"], training["checkpoint_every_steps"]
+def _check_checkpoints(training: Training) -> None:
+    kept, every = training.keep_every_steps, training.checkpoint_every_steps
     if not kept:
         return
-    if training["keep_last"] is None:
+    if training.keep_last is None:
         raise RequestError(
             f"training.keep_every_steps={kept}: all checkpoints are kept; give training.keep_last, "
             "the number of others to keep, too"
@@ -96,14 +94,14 @@ def _check_checkpoints(training: Config) -> None:
         )
 
 
-def _check_optimizer(config: Config) -> None:
-    betas = config["optimizer"].get("betas")
+def _check_optimizer(config: RunConfig) -> None:
+    betas = getattr(config.optimizer, "betas", None)
     if betas is not None and (len(betas) != 2 or not all(0 <= beta < 1 for beta in betas)):
         raise RequestError(f"optimizer.betas={betas}: expected two numbers from 0 to below 1")
 
 
-def _check_averages(ema: Config) -> None:
-    decays, stds, every = ema["decays"], ema["power_stds"], ema["snapshot_every_steps"]
+def _check_averages(ema: EMA) -> None:
+    decays, stds, every = ema.decays, ema.power_stds, ema.snapshot_every_steps
     if not decays or not all(0 <= decay < 1 for decay in decays):
         raise RequestError(f"ema.decays={decays}: expected one or more numbers from 0 to below 1")
     if stds and (len(stds) < 2 or len(set(stds)) < len(stds) or not all(map(is_width, stds))):
@@ -123,10 +121,10 @@ def _check_averages(ema: Config) -> None:
         )
 
 
-def _check_heads(model: Config) -> None:
-    if "num_heads" not in model or "hidden_size" not in model:
+def _check_heads(model: Component) -> None:
+    if not hasattr(model, "num_heads") or not hasattr(model, "hidden_size"):
         return  # an architecture of the user's own
-    width, heads = model["hidden_size"], model["num_heads"]
+    width, heads = model.hidden_size, model.num_heads
     if width % 4:
         raise RequestError(
             f"model.hidden_size={width}: the position embedding needs a multiple of 4; "
@@ -150,8 +148,8 @@ def _check_patch(patch: int, latent: tuple[int, int, int]) -> None:
         )
 
 
-def _check_direction(objective: Config, latent: tuple[int, int, int]) -> None:
-    weight = objective.get("direction_weight", 0.0)
+def _check_direction(objective: Component, latent: tuple[int, int, int]) -> None:
+    weight = getattr(objective, "direction_weight", 0.0)
     if weight and latent[0] == 1:
         raise RequestError(
             f"objective.direction_weight={weight:g}: the model sees one channel, where a direction "
@@ -159,10 +157,10 @@ def _check_direction(objective: Config, latent: tuple[int, int, int]) -> None:
         )
 
 
-def check_likelihood(config: Config) -> None:
+def check_likelihood(config: RunConfig) -> None:
     """Bits of images are known to a model of their pixels alone. Raises RequestError."""
-    images, codec = config["evaluation"]["likelihood_images"], config["codec"]
-    if images and codec["_target_"] != IDENTITY:
+    images, codec = config.evaluation.likelihood_images, config.codec
+    if images and target_of(codec) != IDENTITY:
         raise RequestError(
             f"evaluation.likelihood_images={images}: the model sees latents, whose density says "
             "nothing of the bits of an image; use 0, or a model of pixels (codec=identity)"

@@ -1,0 +1,54 @@
+"""Checked values as typed configurations, and back: files hold the one, code reads the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from dit_lab.config.components import COMPONENT_GROUPS, LISTS
+from dit_lab.config.validate import component_options
+from dit_lab.core.options import Component
+
+Config = TypeVar("Config")
+
+
+def to_config(kind: type[Config], tree: Mapping[str, Any]) -> Config:
+    """A typed configuration of what `checked_types` has checked."""
+    trusted = tree["trusted_modules"]
+    values = dict(tree)
+    for name, section in _sections(cast(Any, kind)).items():
+        values[name] = section(**tree[name])
+    for group in COMPONENT_GROUPS:
+        if group in tree:
+            values[group] = to_component(group, tree[group], trusted)
+    for group in LISTS:
+        if group in tree:
+            values[group] = {
+                name: to_component(f"{group}.{name}", options, trusted)
+                for name, options in tree[group].items()
+            }
+    return kind(**values)
+
+
+def to_component(path: str, options: Mapping[str, Any], trusted: Sequence[str]) -> Component:
+    """A component's options as an object of its options class; `path` is its dotted key."""
+    return component_options(path, options, trusted)(**options)
+
+
+def to_tree(config: Any) -> dict[str, Any]:
+    """A typed configuration as nested plain values, as files hold it."""
+    return dataclasses.asdict(config)
+
+
+@cache
+def _sections(kind: Any) -> dict[str, Any]:
+    """The fields of a configuration that have options of their own and are no components."""
+    hints = typing.get_type_hints(kind)
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if dataclasses.is_dataclass(hint) and hint is not Component
+    }

@@ -1,0 +1,127 @@
+"""What every command starts from: a request that was composed and checked, in one order.
+
+`prepare` is for training, by itself, as a job of a sweep or after a reflow; `prepare_for_run` for
+what draws from a trained run. Nothing is written, and nothing slow is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from dit_lab.config.checks.data import check_images, check_same_data
+from dit_lab.config.checks.machine import check_copies, check_root, with_processes
+from dit_lab.config.checks.metrics import check_metrics
+from dit_lab.config.checks.runs import check_averages, check_extension, check_initial
+from dit_lab.config.checks.sampling import check_conditioning, check_sampling
+from dit_lab.config.checks.training import check_data, check_likelihood, check_settings
+from dit_lab.config.compose import compose_for_run, given_run, over
+from dit_lab.config.identity import identity, refuse_foreign, run_folder
+from dit_lab.config.schema import EvaluateConfig, RunConfig, SampleConfig
+from dit_lab.core.types import Shapes
+from dit_lab.runs.folder import FINISHED, RunFolder, read_json
+from dit_lab.runs.recorded import recorded_shapes, recorded_so_far
+
+Chosen = TypeVar("Chosen", SampleConfig, EvaluateConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A training that can be begun, or gone on with."""
+
+    config: RunConfig
+    shapes: Shapes
+    folder: RunFolder
+    identity: Mapping[str, Any]  # what identity.json will hold
+    before: Mapping[str, Any]  # what it holds, {} before there is one
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        anew = self.config.resume == "never"
+        return not anew and read_json(self.folder.status).get("status") == FINISHED
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Check a composed training, by itself and against what lies in its run folder. Raises
+    RequestError."""
+    config = with_processes(config)
+    return prepare_folder(config, check_request(config))
+
+
+def check_request(
+    config: RunConfig, *, shapes_of: Callable[[RunConfig], Shapes] = check_data
+) -> Shapes:
+    """Check a composed training by itself; the shapes of what it trains on. Raises RequestError."""
+    check_settings(config)
+    shapes = shapes_of(config)
+    check_initial(config)
+    return shapes
+
+
+def prepare_folder(config: RunConfig, shapes: Shapes) -> Prepared:
+    """Check a training against what lies in its run folder. Raises RequestError."""
+    check_root(config)
+    folder = run_folder(config)
+    before = {} if config.resume == "never" else recorded_so_far(folder)
+    prepared = Prepared(
+        config=config,
+        shapes=shapes,
+        folder=folder,
+        identity=identity(config, shapes, before=before),
+        before=before,
+    )
+    refuse_foreign(folder, config, prepared.identity)
+    if not before:
+        check_extension(config, prepared.identity)
+    if not prepared.is_finished:
+        check_averages(config, folder)
+    return prepared
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedForRun(Generic[Chosen]):
+    """What is to be drawn from a trained run."""
+
+    run: str  # as it was given
+    root: Path  # in which it is looked up
+    folder: RunFolder
+    recorded: RunConfig
+    chosen: Chosen
+    config: RunConfig  # what was recorded, with what was chosen anew in its place
+    shapes: Shapes
+
+
+def prepare_for_run(
+    kind: type[Chosen],
+    overrides: Sequence[str],
+    *,
+    config_dirs: Iterable[Path] = (),
+    given: tuple[str, Path, RunFolder, RunConfig] | None = None,
+) -> PreparedForRun[Chosen]:
+    """Compose and check `conf/sample.yaml` or `conf/evaluate.yaml` over what `run=RUN` recorded.
+
+    given: what `given_run` has found, where that is known. Raises RequestError.
+    """
+    run, root, folder, recorded = given or given_run(overrides)
+    chosen = compose_for_run(kind, overrides, recorded=recorded, config_dirs=config_dirs)
+    config = with_processes(over(recorded, chosen))
+    check_copies(config)
+    shapes = recorded_shapes(folder)
+    check_sampling(config, trained=recorded, run=folder)
+    check_conditioning(config, shapes, model=recorded.model)
+    if isinstance(chosen, EvaluateConfig):
+        check_likelihood(config)
+        check_metrics(config, check_same_data(config, shapes))
+        check_images(config)
+    return PreparedForRun(
+        run=run,
+        root=root,
+        folder=folder,
+        recorded=recorded,
+        chosen=chosen,
+        config=config,
+        shapes=shapes,
+    )
