@@ -8,17 +8,20 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from dit_lab.config.checks.training import check_data
 from dit_lab.config.compose import compose_train
-from dit_lab.config.identity import identity, run_folder
+from dit_lab.config.identity import config_hash, identity, run_folder
+from dit_lab.config.objects import to_tree
+from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.data.facts import dataset_facts
 from dit_lab.evaluation.card import Card, Evaluation
 from dit_lab.evaluation.table import Row
-from dit_lab.runs.folder import RunFolder, digest, write_json
+from dit_lab.runs.folder import RunFolder, write_json
 from dit_lab.runs.manifest import Job, Manifest, SweepFolder, new_sweep
 
 HELD_OUT = "eval/two_sample_pixels_held_out_n360"
@@ -32,7 +35,7 @@ Value = Callable[[Mapping[str, str]], float]
 
 def finished_sweep(root: Path, axes: Mapping[str, Sequence[str]], value: Value) -> SweepFolder:
     """A sweep of pico models on digits over `axes` (plain keys, seed among them), all FINISHED."""
-    composed: dict[tuple[str, ...], dict[str, Any]] = {}
+    composed: dict[tuple[str, ...], RunConfig] = {}
     jobs, texts = [], []
     for number, values in enumerate(itertools.product(*axes.values())):
         overrides = [f"{key}={text}" for key, text in zip(axes, values, strict=True)]
@@ -40,7 +43,7 @@ def finished_sweep(root: Path, axes: Mapping[str, Sequence[str]], value: Value) 
         if groups not in composed:
             composed[groups] = _composed(root, groups)
         given = dict(zip(axes, values, strict=True))
-        config = {**composed[groups], "seed": int(given.get("seed", 0))}
+        config = replace(composed[groups], seed=int(given.get("seed", 0)))
         run = run_folder(config)
         name = _write_run(run, config, value(given))
         jobs.append(_job(number, overrides, config, run, root))
@@ -56,27 +59,25 @@ def finished_sweep(root: Path, axes: Mapping[str, Sequence[str]], value: Value) 
         jobs=jobs,
         status="FINISHED",
     )
-    folder = new_sweep(root, manifest, [text for text, _ in texts])
+    folder = new_sweep(root, manifest, [to_tree(config) for config, _ in texts])
     for job, (_, name) in zip(jobs, texts, strict=True):
         result = {"evaluation": name, "tracking_run_id": None}
         folder.job_result(job).write_text(json.dumps(result))
     return folder
 
 
-def _composed(root: Path, groups: Sequence[str]) -> dict[str, Any]:
+def _composed(root: Path, groups: Sequence[str]) -> RunConfig:
     return compose_train(
         ["experiment=quickstart", "patch=4", "model=pico", "tracking=none", *groups,
          f"training.total_steps={STEPS}", f"paths.root={root}"]
     )  # fmt: skip
 
 
-def _job(
-    number: int, overrides: list[str], config: Mapping[str, Any], run: RunFolder, root: Path
-) -> Job:
+def _job(number: int, overrides: list[str], config: RunConfig, run: RunFolder, root: Path) -> Job:
     return Job(
         number=number,
         overrides=overrides,
-        config_hash=digest(config),
+        config_hash=config_hash(config),
         run=str(run.root.relative_to(root)),
         status="FINISHED",
         attempts=1,
@@ -84,10 +85,10 @@ def _job(
     )
 
 
-def _write_run(run: RunFolder, config: Mapping[str, Any], value: float) -> str:
+def _write_run(run: RunFolder, config: RunConfig, value: float) -> str:
     """The files of a finished run; the name of its evaluation."""
     run.root.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(to_yaml(dict(config)))
+    run.config.write_text(to_yaml(to_tree(config)))
     shapes = check_data(config)
     known = identity(config, shapes, before={}, codec="identity")
     write_json(run.identity, known)
@@ -103,14 +104,14 @@ def _write_run(run: RunFolder, config: Mapping[str, Any], value: float) -> str:
     return _evaluation(config, known, value).write(run.evaluations).name
 
 
-def _evaluation(config: Mapping[str, Any], known: Mapping[str, Any], value: float) -> Evaluation:
+def _evaluation(config: RunConfig, known: Mapping[str, Any], value: float) -> Evaluation:
     facts = dataset_facts("dit_lab.data.digits.Digits", {})
     card = Card(
         samples="generated", run=known["train_hash"], step=STEPS,
-        weights=config["sample"]["weights"], objective=config["objective"],
-        sampler=config["sampler"], evaluations_per_image=50.0,
-        guidance=config["guidance"], num_images=1080, labels="as frequent",
-        seed=config["sample"]["seed"], num_seeds=1, metrics={}, metrics_seed=0,
+        weights=config.sample.weights, objective=asdict(config.objective),
+        sampler=asdict(config.sampler), evaluations_per_image=50.0,
+        guidance=asdict(config.guidance), num_images=1080, labels="as frequent",
+        seed=config.sample.seed, num_seeds=1, metrics={}, metrics_seed=0,
         reference={"data": facts.fingerprint}, features={"pixels": "8x8x1"}, likelihood=None,
         codec="identity", chunk_images=32, dtype="float32", device="x86_64", num_threads=1,
         code={}, versions={},

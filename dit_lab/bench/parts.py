@@ -66,7 +66,7 @@ class Stopwatch:
 def watched(
     objects: Mapping[str, Any], watch: Stopwatch, *, inside_blocks: bool
 ) -> Iterator[dict[str, Any]]:
-    """What the loop is handed, as `lab.training_objects` builds it, with every part of it timed.
+    """What the loop is handed, as `build.training_objects` builds it, with every part of it timed.
 
     `inside_blocks`: by kind of layer; compiled blocks cannot be looked into, and count as one.
     """

@@ -1,6 +1,6 @@
 """From what was typed to a typed configuration: composed once, before torch is imported.
 
-`compose_train` and `compose_for_run` tell the story; `request.py` is where Hydra composes.
+`compose_train` and `compose_for_run` tell the story; `hydra_compose.py` is where Hydra composes.
 """
 
 from __future__ import annotations

@@ -153,14 +153,14 @@ def judge_probes(
 
 def _judge_probe(name: str, recorded: Any, obtained: Value | None, kind: str) -> Verdict:
     if obtained is None:
-        return Verdict(name, _shown(recorded.value), "-", None, 0.0, good=False)
+        return Verdict(name, _shown(recorded["value"]), "-", None, 0.0, good=False)
     if recorded is None:
         return Verdict(name, "-", _shown(obtained), None, 0.0, good=False)
-    before = recorded.value
+    before = recorded["value"]
     if isinstance(before, str) or isinstance(obtained, str):
         return Verdict(name, str(before), str(obtained), None, 0.0, good=before == obtained)
     old, new = _listed(before), _listed(obtained)
-    tolerance = recorded.tolerance[kind] * max(map(abs, old))
+    tolerance = recorded["tolerance"][kind] * max(map(abs, old))
     if len(old) != len(new):
         return Verdict(name, f"{len(old)} numbers", f"{len(new)} numbers", None, tolerance, False)
     apart = [abs(a - b) if math.isfinite(b) else math.inf for a, b in zip(old, new, strict=True)]

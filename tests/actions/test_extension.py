@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dit_lab.actions.extension import check_extension, newest_checkpoint, take_over
+from dit_lab.actions.extension import take_over
+from dit_lab.config.checks.runs import check_extension, newest_checkpoint
 from dit_lab.config.compose import compose_train, read_recorded
 from dit_lab.config.identity import identity, run_folder
+from dit_lab.config.objects import to_config, to_tree
+from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import Shapes
@@ -32,33 +35,33 @@ Make = Callable[..., RunFolder]
 
 
 @pytest.fixture(scope="module")
-def composed() -> Config:
+def composed() -> RunConfig:
     return compose_train(
         ["dataset=digits", "codec=identity", "model=pico", "objective=ddpm", f"{END}=40"]
     )
 
 
-def changed(config: Config, changes: Config) -> Config:
+def changed(config: RunConfig, changes: Config) -> RunConfig:
     """The configuration with other values at dotted keys."""
-    other = copy.deepcopy(config)
+    other = to_tree(config)
     for path, value in changes.items():
         *parents, leaf = path.split(".")
         node = other
         for parent in parents:
             node = node[parent]
         node[leaf] = value
-    return other
+    return to_config(RunConfig, other)
 
 
 @pytest.fixture
-def make(composed: Config, tmp_path: Path) -> Make:
+def make(composed: RunConfig, tmp_path: Path) -> Make:
     """Records a run of 40 steps with checkpoints at 20 and 40, as far as an extension looks."""
 
     def record(changes: Config | None = None, *, steps: tuple[int, ...] = (20, 40)) -> RunFolder:
         config = changed(composed, {"paths.root": str(tmp_path), **(changes or {})})
         folder = run_folder(config)
         folder.checkpoints.mkdir(parents=True)
-        folder.config.write_text(to_yaml(config))
+        folder.config.write_text(to_yaml(to_tree(config)))
         write_json(folder.identity, identity(config, SHAPES, before={}, codec="pixels"))
         for step in steps:
             checkpoint = folder.checkpoints / f"step-{step:08d}"
@@ -70,7 +73,7 @@ def make(composed: Config, tmp_path: Path) -> Make:
     return record
 
 
-def check(parent: RunFolder, changes: Config, *, force: bool = False) -> Config:
+def check(parent: RunFolder, changes: Config, *, force: bool = False) -> RunConfig:
     """What `dit-lab train resume=RUN ...` asks before it builds anything; its configuration."""
     resume = f"{'force:' if force else ''}{parent.root}"
     trusted = changes.get("trusted_modules", [])
@@ -88,16 +91,16 @@ def refusal(parent: RunFolder, changes: Config, *, force: bool = False) -> str:
     return text.removeprefix(f"resume={parent.root}: ")
 
 
-def test_what_extends_nothing_is_not_looked_at(composed: Config) -> None:
+def test_what_extends_nothing_is_not_looked_at(composed: RunConfig) -> None:
     for word in ("auto", "never", "force"):
-        config = {**composed, "resume": word}
+        config = replace(composed, resume=word)
         check_extension(config, identity(config, SHAPES, before={}))
 
 
 def test_more_steps_of_the_same_are_all_it_takes(make: Make) -> None:
     parent = make()
     config = check(parent, {END: 60})
-    assert run_folder(config) == run_folder({**config, "resume": "auto"})
+    assert run_folder(config) == run_folder(replace(config, resume="auto"))
     # how it is watched may change
     watching = {"training.log_every_steps": 7, "evaluation.num_images": 0, "name": "longer"}
     check(parent, {END: 60, **watching})
@@ -144,7 +147,7 @@ def test_a_schedule_that_depends_on_the_end_is_refused(make: Make) -> None:
         f"steps with more after it; resume=force:{parent.root} goes on regardless"
     )
     forced = check(parent, {END: 60}, force=True)
-    assert run_folder(forced) != run_folder({**forced, "resume": "auto"})
+    assert run_folder(forced) != run_folder(replace(forced, resume="auto"))
     check(make({**cosine, END: 60}, steps=(40,)), {END: 60})  # the end stays where it was
 
 

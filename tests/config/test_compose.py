@@ -14,6 +14,7 @@ from dit_lab.config import search_path
 from dit_lab.config.compatibility import SAMPLERS
 from dit_lab.config.components import COMPONENTS, GIVEN_IN_CODE, LISTS
 from dit_lab.config.compose import compose_train
+from dit_lab.config.objects import to_tree
 from dit_lab.config.validate import to_plain
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
@@ -32,13 +33,18 @@ COMPONENT_FILES = [
 ]
 
 
+def composed(overrides: list[str], **how: Any) -> dict[str, Any]:
+    """A configuration as files hold it."""
+    return to_tree(compose_train(overrides, **how))
+
+
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
 def test_the_default_is_the_papers() -> None:
-    config = compose_train([])
+    config = composed([])
     assert config["model"] | {"patch_size": 2} == config["model"]
     assert [config["model"][k] for k in ("depth", "hidden_size", "num_heads")] == [28, 1152, 16]
     assert config["objective"]["_target_"].endswith("DDPM")
@@ -58,7 +64,7 @@ def test_the_default_is_the_papers() -> None:
 def test_every_member_of_every_group_composes(group: str) -> None:
     for name in search_path.choices(group):
         extra = ["objective=ddpm"] if group == "sampler" else []
-        config = compose_train([f"{group}={name}", *extra])
+        config = composed([f"{group}={name}", *extra])
         if group in LISTS:
             assert list(config[group]) == [name]
         else:
@@ -67,23 +73,23 @@ def test_every_member_of_every_group_composes(group: str) -> None:
 
 def test_several_metrics_are_chosen_and_set() -> None:
     chosen = ["metric=[kid,two_sample]", "metric.kid.every_steps=5"]
-    metrics = compose_train(chosen)["metric"]
+    metrics = composed(chosen)["metric"]
     assert list(metrics) == ["kid", "two_sample"]
     assert (metrics["kid"]["every_steps"], metrics["two_sample"]["every_steps"]) == (5, None)
-    assert compose_train(["metric=[]"])["metric"] == {}
+    assert composed(["metric=[]"])["metric"] == {}
     usual = ["two_sample", "precision_recall", "memorisation", "class_accuracy"]
-    assert list(compose_train([])["metric"]) == usual
+    assert list(composed([])["metric"]) == usual
 
 
 @pytest.mark.parametrize("name", search_path.experiments())
 def test_every_experiment_composes_and_names_its_question(name: str) -> None:
-    config = compose_train([f"experiment={name}"])
+    config = composed([f"experiment={name}"])
     assert config["name"] == name
     assert set(search_path.header(search_path.experiments()[name])) == HEADER
 
 
 def test_the_command_line_beats_the_experiment() -> None:
-    config = compose_train(["experiment=quickstart", "seed=7", "model=pico", "optimizer.lr=0.5"])
+    config = composed(["experiment=quickstart", "seed=7", "model=pico", "optimizer.lr=0.5"])
     assert (config["seed"], config["model"]["hidden_size"], config["optimizer"]["lr"]) == (
         7,
         64,
@@ -93,19 +99,19 @@ def test_the_command_line_beats_the_experiment() -> None:
 
 @pytest.mark.parametrize("objective", ["ddpm", "rectified_flow", "flow_matching"])
 def test_auto_is_the_objectives_natural_sampler(objective: str) -> None:
-    config = compose_train([f"objective={objective}", "sampler.steps=7"])
+    config = composed([f"objective={objective}", "sampler.steps=7"])
     natural = SAMPLERS[config["objective"]["_target_"]][0]
     assert config["choices"]["sampler"] == natural
     assert config["sampler"]["steps"] == 7
 
 
 def test_guidance_weight_is_the_other_convention() -> None:
-    assert compose_train(["guidance.weight=3"])["guidance"]["scale"] == 4.0
-    assert compose_train([])["guidance"]["scale"] == 1.0
+    assert composed(["guidance.weight=3"])["guidance"]["scale"] == 4.0
+    assert composed([])["guidance"]["scale"] == 1.0
 
 
 def test_paths_are_absolute_and_the_store_is_sqlite(tmp_path: Path) -> None:
-    config = compose_train([])
+    config = composed([])
     assert config["paths"]["root"] == str(tmp_path / "outputs")
     assert config["tracking"]["uri"] == f"sqlite:///{tmp_path}/outputs/mlflow.db"
 
@@ -115,25 +121,25 @@ def test_a_users_conf_folder_adds_choices(tmp_path: Path) -> None:
     (tmp_path / "conf/model/wee.yaml").write_text(
         "defaults: [_dit]\nhidden_size: 32\ndepth: 1\nnum_heads: 2\n"
     )
-    assert compose_train(["model=wee"])["model"]["hidden_size"] == 32
+    assert composed(["model=wee"])["model"]["hidden_size"] == 32
     elsewhere = tmp_path / "my lab, 2nd"
     elsewhere.mkdir()
     (tmp_path / "conf").rename(elsewhere / "conf")
     with pytest.raises(RequestError, match="model=wee: no such choice"):
-        compose_train(["model=wee"])
-    assert compose_train(["model=wee"], config_dirs=[elsewhere / "conf"])
+        composed(["model=wee"])
+    assert composed(["model=wee"], config_dirs=[elsewhere / "conf"])
 
 
 def test_a_users_experiment_is_found(tmp_path: Path) -> None:
     (tmp_path / "experiments/mine").mkdir(parents=True)
     (tmp_path / "experiments/mine/recipe.yaml").write_text("seed: 5\n")
-    assert compose_train(["experiment=mine"])["seed"] == 5
+    assert composed(["experiment=mine"])["seed"] == 5
 
 
 def test_an_experiment_can_be_built_on_another(tmp_path: Path) -> None:
     (tmp_path / "experiments/mine").mkdir(parents=True)
     (tmp_path / "experiments/mine/recipe.yaml").write_text("defaults: [quickstart]\nseed: 5\n")
-    found, base = (compose_train([f"experiment={name}"]) for name in ("mine", "quickstart"))
+    found, base = (composed([f"experiment={name}"]) for name in ("mine", "quickstart"))
     assert found["seed"] == 5
     assert found["training"] == base["training"]
     assert found["choices"]["experiment"] == "mine"
@@ -155,17 +161,17 @@ def test_a_users_component_is_typed_by_its_own_arguments(
     recipe = "_target_: mylab_objective.Mine\nstrength: 0.5\n"
     (tmp_path / "conf/objective/mine.yaml").write_text(recipe)
     with pytest.raises(RequestError, match="not in a trusted module"):
-        compose_train(["objective=mine"])
+        composed(["objective=mine"])
     trusted = ["objective=mine", "trusted_modules=[mylab_objective]"]
-    config = compose_train(trusted)
+    config = composed(trusted)
     assert config["objective"] == {
         "_target_": "mylab_objective.Mine", "strength": 0.5, "mode": "soft"
     }  # fmt: skip
     assert config["choices"]["sampler"] == "heun"
     with pytest.raises(RequestError, match=r"objective\.strength=much: expected a number"):
-        compose_train([*trusted, "objective.strength=much"])
+        composed([*trusted, "objective.strength=much"])
     with pytest.raises(RequestError, match=r"objective.strenth.*did you mean objective.strength"):
-        compose_train([*trusted, "+objective.strenth=1"])
+        composed([*trusted, "+objective.strenth=1"])
 
 
 # ---- extending a run ----------------------------------------------------------------------------
@@ -176,7 +182,7 @@ DIGITS = ["dataset=digits", "codec=identity", "model=pico", "objective=rectified
 @pytest.fixture
 def recorded(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     """A run folder with nothing but its configuration, in which much is not the default."""
-    config = compose_train([*DIGITS, "name=mine", "seed=5", "optimizer.lr=0.5", "patch=4"])
+    config = composed([*DIGITS, "name=mine", "seed=5", "optimizer.lr=0.5", "patch=4"])
     folder = tmp_path / "outputs/runs/mine/0123456789ab"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(config))
@@ -188,9 +194,9 @@ def test_an_extension_is_what_the_run_recorded(
     recorded: tuple[Path, dict[str, Any]], force: str
 ) -> None:
     folder, config = recorded
-    assert compose_train([f"resume={force}{folder}"]) == {**config, "resume": f"{force}{folder}"}
+    assert composed([f"resume={force}{folder}"]) == {**config, "resume": f"{force}{folder}"}
     # by its name, where the command is typed
-    again = compose_train([f"resume={force}outputs/runs/mine"])
+    again = composed([f"resume={force}outputs/runs/mine"])
     assert again["resume"] == f"{force}{folder}"
 
 
@@ -199,7 +205,7 @@ def test_what_is_given_anew_beats_what_was_recorded(
 ) -> None:
     folder, config = recorded
     given = ["training.total_steps=7", "schedule=cosine", "sampler=euler", "paths.root=elsewhere"]
-    longer = compose_train([f"resume={folder}", *given])
+    longer = composed([f"resume={folder}", *given])
     assert longer["training"] == {**config["training"], "total_steps": 7}
     assert longer["schedule"]["_target_"].endswith("Cosine")
     assert longer["choices"] == {**config["choices"], "schedule": "cosine", "sampler": "euler"}
@@ -229,7 +235,7 @@ def test_an_extension_refuses_like_everything_else(
         (["resume=Auto"], "resume=Auto: .* auto, never or force, and no run: does not exist"),
     ):
         with pytest.raises(RequestError, match=said):
-            compose_train(given)
+            composed(given)
 
 
 def test_what_a_run_trusted_is_not_trusted_by_extending_it(
@@ -242,13 +248,13 @@ def test_what_a_run_trusted_is_not_trusted_by_extending_it(
         "_target_: extended_objective.Mine\nstrength: 0.5\n"
     )
     trusted = "trusted_modules=[extended_objective]"
-    config = compose_train([*DIGITS[:-1], "objective=mine", trusted])
+    config = composed([*DIGITS[:-1], "objective=mine", trusted])
     folder = tmp_path / "outputs/runs/mine/0123456789ab"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(config))
     with pytest.raises(RequestError, match="not in a trusted module"):
-        compose_train([f"resume={folder}"])
-    assert compose_train([f"resume={folder}", trusted])["objective"] == config["objective"]
+        composed([f"resume={folder}"])
+    assert composed([f"resume={folder}", trusted])["objective"] == config["objective"]
 
 
 # ---- one home for each thing: types in the schema, values in conf/, arguments in the classes ----

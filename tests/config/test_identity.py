@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,32 @@ import pytest
 
 from dit_lab.config import identity as identity_module
 from dit_lab.config.compose import compose_train
-from dit_lab.config.identity import parent_run, refuse_foreign, run_folder, set_aside, train_hash
+from dit_lab.config.identity import (
+    as_hashed,
+    parent_run,
+    refuse_foreign,
+    run_folder,
+    set_aside,
+    train_hash,
+)
+from dit_lab.config.objects import to_tree
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import Shapes
 from dit_lab.data.facts import digits_facts
 from dit_lab.runs.exported import HEADER_KEY
-from dit_lab.runs.folder import NOT_DECIDING, RunFolder, flatten, read_json, write_json
+from dit_lab.runs.folder import NOT_DECIDING, RunFolder, digest, flatten, read_json, write_json
 from dit_lab.runs.lock import Lease
 from dit_lab.runs.recorded import RECORDED, deciding, recorded_shapes
 
 SHAPES = Shapes(digits_facts(), (1, 8, 8))
 Config = dict[str, Any]
+DIGITS = ["dataset=digits", "codec=identity", "model=pico"]
 
 
-def identity(config: Config, before: Config | None = None, codec: str | None = "pixels") -> Config:
+def identity(
+    config: RunConfig, before: Config | None = None, codec: str | None = "pixels"
+) -> Config:
     return identity_module.identity(config, SHAPES, before=before or {}, codec=codec)
 
 
@@ -35,8 +48,18 @@ def identity(config: Config, before: Config | None = None, codec: str | None = "
 
 
 @pytest.fixture(scope="module")
-def composed() -> Config:
-    return compose_train(["dataset=digits", "codec=identity", "model=pico", "name=here"])
+def composed() -> RunConfig:
+    return compose_train([*DIGITS, "name=here"])
+
+
+@pytest.fixture(scope="module")
+def tree(composed: RunConfig) -> Config:
+    return to_tree(composed)
+
+
+def hash_of(tree: Config) -> str:
+    """What train_hash is of, where a run begins with random weights."""
+    return digest(deciding(as_hashed(tree)))
 
 
 def changed(config: Config, path: str) -> Config:
@@ -122,19 +145,21 @@ DECIDING = [
 
 
 @pytest.mark.parametrize("path", WATCHING)
-def test_how_a_run_is_watched_does_not_change_its_hash(composed: Config, path: str) -> None:
-    assert train_hash(changed(composed, path)) == train_hash(composed)
-    assert path not in deciding(composed)
+def test_how_a_run_is_watched_does_not_change_its_hash(
+    composed: RunConfig, tree: Config, path: str
+) -> None:
+    assert hash_of(changed(tree, path)) == train_hash(composed)
+    assert path not in deciding(tree)
 
 
 @pytest.mark.parametrize("path", DECIDING)
-def test_what_decides_the_weights_changes_the_hash(composed: Config, path: str) -> None:
-    assert train_hash(changed(composed, path)) != train_hash(composed)
+def test_what_decides_the_weights_changes_the_hash(tree: Config, path: str) -> None:
+    assert hash_of(changed(tree, path)) != hash_of(tree)
 
 
-def test_the_two_lists_are_all_there_is(composed: Config) -> None:
+def test_the_two_lists_are_all_there_is(tree: Config) -> None:
     """Each entry is a key of the composed configuration, and has its line in this file."""
-    keys = {key for key, _ in flatten(composed)}
+    keys = {key for key, _ in flatten(tree)}
     for entry in NOT_DECIDING:
         lines = [*WATCHING, "init_from"]  # what lies there decides: the next test
         assert any(key == entry or key.startswith(f"{entry}.") for key in lines), entry
@@ -142,7 +167,7 @@ def test_the_two_lists_are_all_there_is(composed: Config) -> None:
             assert any(key == entry or key.startswith(f"{entry}.") for key in keys), entry
 
 
-def test_weights_to_begin_with_count_by_what_they_are(composed: Config, tmp_path: Path) -> None:
+def test_weights_to_begin_with_count_by_what_they_are(composed: RunConfig, tmp_path: Path) -> None:
     """The same weights at two places give one hash, other weights another."""
     hashes = []
     for place, run, step in (("a", "1", 4), ("b", "1", 4), ("c", "1", 8), ("d", "2", 4)):
@@ -150,7 +175,7 @@ def test_weights_to_begin_with_count_by_what_they_are(composed: Config, tmp_path
         header = json.dumps({"__metadata__": {HEADER_KEY: json.dumps(known)}}).encode()
         file = tmp_path / f"{place}.safetensors"
         file.write_bytes(len(header).to_bytes(8, "little") + header)
-        hashes.append(train_hash({**composed, "init_from": str(file)}))
+        hashes.append(train_hash(replace(composed, init_from=str(file))))
     assert hashes[0] == hashes[1]
     assert len({train_hash(composed), *hashes}) == 4
 
@@ -159,21 +184,12 @@ def test_weights_to_begin_with_count_by_what_they_are(composed: Config, tmp_path
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return {
-        "name": "mine",
-        "seed": 0,
-        "resume": "auto",
-        "init_from": None,
-        "paths": {"root": str(tmp_path)},
-        "trusted_modules": [],
-        "model": {"depth": 2},
-        "coupling": {"_target_": "dit_lab.training.coupling.Independent"},
-    }
+def config(tmp_path: Path) -> RunConfig:
+    return compose_train([*DIGITS, "name=mine", f"paths.root={tmp_path}"])
 
 
 @pytest.fixture
-def folder(config: Config) -> RunFolder:
+def folder(config: RunConfig) -> RunFolder:
     """A run that this configuration has made."""
     made = run_folder(config)
     (made.checkpoints / "step-00000005" / "optimizer").mkdir(parents=True)
@@ -185,15 +201,17 @@ def folder(config: Config) -> RunFolder:
     return made
 
 
-def test_a_name_and_what_decides_the_weights_make_the_folder(config: Config) -> None:
+def test_a_name_and_what_decides_the_weights_make_the_folder(config: RunConfig) -> None:
     folder = run_folder(config)
-    assert folder.root == Path(config["paths"]["root"]) / "runs" / "mine" / train_hash(config)
+    assert folder.root == Path(config.paths.root) / "runs" / "mine" / train_hash(config)
     assert not folder.root.parent.exists()
-    assert run_folder({**config, "seed": 1}).root != folder.root
-    assert run_folder({**config, "name": "other"}).root.name == folder.root.name
+    assert run_folder(replace(config, seed=1)).root != folder.root
+    assert run_folder(replace(config, name="other")).root.name == folder.root.name
 
 
-def test_the_recorded_shapes_are_those_that_were_there(config: Config, folder: RunFolder) -> None:
+def test_the_recorded_shapes_are_those_that_were_there(
+    config: RunConfig, folder: RunFolder
+) -> None:
     assert recorded_shapes(folder) == SHAPES
 
 
@@ -202,11 +220,11 @@ def test_a_folder_without_identity_has_no_shapes(tmp_path: Path) -> None:
         recorded_shapes(RunFolder(tmp_path))
 
 
-def changed_identity(config: Config, key: str) -> Config:
+def changed_identity(config: RunConfig, key: str) -> Config:
     return {**identity(config), key: "something else"}
 
 
-def refusal(folder: RunFolder, config: Config, now: Config) -> str:
+def refusal(folder: RunFolder, config: RunConfig, now: Config) -> str:
     """The one line that says why what lies there is not this run, and what to do about it."""
     with pytest.raises(RequestError) as refused:
         refuse_foreign(folder, config, now)
@@ -218,7 +236,7 @@ def refusal(folder: RunFolder, config: Config, now: Config) -> str:
     return text
 
 
-def test_the_same_run_is_not_foreign(config: Config, folder: RunFolder) -> None:
+def test_the_same_run_is_not_foreign(config: RunConfig, folder: RunFolder) -> None:
     refuse_foreign(folder, config, identity(config))
     for harmless in ("train_hash", "latent_shape"):  # the folder's name and the codec say these
         refuse_foreign(folder, config, changed_identity(config, harmless))
@@ -228,13 +246,13 @@ def test_the_same_run_is_not_foreign(config: Config, folder: RunFolder) -> None:
     ("key", "what"), [("code_hash", "other source code"), ("data_fingerprint", "other data")]
 )
 def test_other_code_or_data_is_refused(
-    config: Config, folder: RunFolder, key: str, what: str
+    config: RunConfig, folder: RunFolder, key: str, what: str
 ) -> None:
     text = refusal(folder, config, changed_identity(config, key))
     assert f"made with {what} ({identity(config)[key][:12]}, now something el)" in text
 
 
-def test_another_codec_is_refused_once_it_is_known(config: Config, folder: RunFolder) -> None:
+def test_another_codec_is_refused_once_it_is_known(config: RunConfig, folder: RunFolder) -> None:
     write_json(folder.identity, identity(config, codec="first"))
     refuse_foreign(folder, config, identity(config, codec="first"))
     refuse_foreign(folder, config, identity(config, codec=None))  # not loaded yet
@@ -244,7 +262,7 @@ def test_another_codec_is_refused_once_it_is_known(config: Config, folder: RunFo
 
 @pytest.mark.parametrize("left", ["status", "checkpoint"])
 def test_a_run_whose_identity_is_lost_is_refused(
-    config: Config, folder: RunFolder, left: str
+    config: RunConfig, folder: RunFolder, left: str
 ) -> None:
     folder.identity.unlink()
     if left == "status":
@@ -255,7 +273,7 @@ def test_a_run_whose_identity_is_lost_is_refused(
 
 @pytest.mark.parametrize("key", RECORDED)
 def test_an_identity_that_lacks_something_is_refused(
-    config: Config, folder: RunFolder, key: str
+    config: RunConfig, folder: RunFolder, key: str
 ) -> None:
     """Of an older version, or edited: in words, and not as a KeyError somewhere later."""
     found = read_json(folder.identity)
@@ -267,10 +285,10 @@ def test_an_identity_that_lacks_something_is_refused(
         refuse_foreign(folder, config, identity(config))
     with pytest.raises(RequestError, match=lacks):
         recorded_shapes(folder)
-    refuse_foreign(folder, {**config, "resume": "never"}, identity(config))
+    refuse_foreign(folder, replace(config, resume="never"), identity(config))
 
 
-def test_what_was_forced_is_remembered(config: Config, folder: RunFolder) -> None:
+def test_what_was_forced_is_remembered(config: RunConfig, folder: RunFolder) -> None:
     """Once for each change, also where the same command is typed again."""
     first = read_json(folder.identity)
     assert first["forced_over"] == []
@@ -286,7 +304,7 @@ def test_what_was_forced_is_remembered(config: Config, folder: RunFolder) -> Non
 
 
 def test_a_run_from_before_code_had_a_meaning_goes_on_with_a_note(
-    config: Config, folder: RunFolder
+    config: RunConfig, folder: RunFolder
 ) -> None:
     """Its hash is of bytes of files. What extends it does not inherit the note."""
     old = {**read_json(folder.identity), "code_hash": "of bytes", "code_files": {"a.py": "b"}}
@@ -301,7 +319,7 @@ def test_a_run_from_before_code_had_a_meaning_goes_on_with_a_note(
     write_json(folder.identity, now)
     refuse_foreign(folder, config, again)
     assert "other source code" in refusal(folder, config, {**again, "code_hash": "changed"})
-    child = identity({**config, "resume": str(folder.root)})
+    child = identity(replace(config, resume=str(folder.root)))
     assert "predates" not in child and child["forced_over"] == []
     data = {**old, "data_fingerprint": "elsewhere"}
     write_json(folder.identity, data)
@@ -310,13 +328,13 @@ def test_a_run_from_before_code_had_a_meaning_goes_on_with_a_note(
 
 @pytest.mark.parametrize("resume", ["force", "never"])
 def test_who_has_answered_the_question_is_not_asked(
-    config: Config, folder: RunFolder, resume: str
+    config: RunConfig, folder: RunFolder, resume: str
 ) -> None:
     for key in ("code_hash", "data_fingerprint"):
-        refuse_foreign(folder, {**config, "resume": resume}, changed_identity(config, key))
+        refuse_foreign(folder, replace(config, resume=resume), changed_identity(config, key))
 
 
-def test_an_empty_folder_is_not_foreign(config: Config) -> None:
+def test_an_empty_folder_is_not_foreign(config: RunConfig) -> None:
     refuse_foreign(run_folder(config), config, identity(config))
 
 
@@ -324,7 +342,9 @@ def test_an_empty_folder_is_not_foreign(config: Config) -> None:
 
 
 @pytest.fixture
-def trust(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+def trust(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], str]:
     """Writes the package `mylab_under_test`, trusts it, and returns the code hash."""
     package = tmp_path / "code" / "mylab_under_test"
     (package / "deep").mkdir(parents=True)
@@ -333,22 +353,24 @@ def trust(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
     def write(text: str) -> str:
         (package / "deep" / "objective.py").write_text(text)
-        trusting = {**config, "trusted_modules": ["mylab_under_test"]}
+        trusting = replace(config, trusted_modules=["mylab_under_test"])
         return identity(trusting)["code_hash"]
 
     return write
 
 
-def test_the_code_hash_covers_trusted_packages(config: Config, trust: Callable[[str], str]) -> None:
+def test_the_code_hash_covers_trusted_packages(
+    config: RunConfig, trust: Callable[[str], str]
+) -> None:
     first, second = trust("a = 1\n"), trust("a = 2\n")
     assert len({first, second, identity(config)["code_hash"]}) == 3
     assert trust("a = 1\n") == first
 
 
 def test_a_refusal_names_the_files_that_changed(
-    config: Config, trust: Callable[[str], str]
+    config: RunConfig, trust: Callable[[str], str]
 ) -> None:
-    trusting = {**config, "trusted_modules": ["mylab_under_test"]}
+    trusting = replace(config, trusted_modules=["mylab_under_test"])
     trust("a = 1\n")
     before = identity(trusting)
     folder = run_folder(trusting)
@@ -366,53 +388,54 @@ def test_a_refusal_names_the_files_that_changed(
 
 
 @pytest.mark.parametrize("name", ["nowhere_to_be_found", "nowhere_to_be_found.objectives"])
-def test_a_trusted_package_that_is_not_there_is_refused(config: Config, name: str) -> None:
+def test_a_trusted_package_that_is_not_there_is_refused(config: RunConfig, name: str) -> None:
     with pytest.raises(RequestError, match=f"trusted_modules={name}: no such package"):
-        identity({**config, "trusted_modules": [name]})
+        identity(replace(config, trusted_modules=[name]))
 
 
 # ---- the run that is extended -------------------------------------------------------------------
 
 
-def extending(config: Config, folder: RunFolder, force: bool = False) -> Config:
+def extending(config: RunConfig, folder: RunFolder, force: bool = False) -> RunConfig:
     """The configuration of a longer run that goes on from a folder."""
-    longer = {**config["model"], "depth": config["model"]["depth"] + 1}  # stands for more steps
-    return {**config, "model": longer, "resume": f"{'force:' if force else ''}{folder.root}"}
+    longer = replace(config.training, total_steps=config.training.total_steps + 1)
+    resume = f"{'force:' if force else ''}{folder.root}"
+    return replace(config, training=longer, resume=resume)
 
 
-def make(config: Config) -> RunFolder:
+def make(config: RunConfig) -> RunFolder:
     folder = run_folder(config)
     folder.root.mkdir(parents=True)
     write_json(folder.identity, identity(config))
     return folder
 
 
-def test_words_are_no_runs(config: Config, folder: RunFolder) -> None:
+def test_words_are_no_runs(config: RunConfig, folder: RunFolder) -> None:
     for word in ("auto", "never", "force"):
-        assert parent_run({**config, "resume": word}) is None
+        assert parent_run(replace(config, resume=word)) is None
     for resume in (f"{folder.root}", f"force:{folder.root}"):
-        assert parent_run({**config, "resume": resume}) == folder
+        assert parent_run(replace(config, resume=resume)) == folder
 
 
-def test_an_extension_is_the_run_of_that_length(config: Config, folder: RunFolder) -> None:
+def test_an_extension_is_the_run_of_that_length(config: RunConfig, folder: RunFolder) -> None:
     longer = extending(config, folder)
-    assert train_hash(longer) == train_hash({**longer, "resume": "auto"})
+    assert train_hash(longer) == train_hash(replace(longer, resume="auto"))
     ancestors = [train_hash(config)]
     assert (identity(longer)["ancestors"], identity(longer)["forced_over"]) == (ancestors, [])
     longest = extending(longer, make(longer))
     assert identity(longest)["ancestors"] == [train_hash(longer), *ancestors]
-    assert train_hash(longest) == train_hash({**longest, "resume": "auto"})
+    assert train_hash(longest) == train_hash(replace(longest, resume="auto"))
 
 
 def test_what_is_forced_to_go_on_never_meets_the_run_of_that_length(
-    config: Config, folder: RunFolder
+    config: RunConfig, folder: RunFolder
 ) -> None:
     forced = extending(config, folder, force=True)
-    other_parent = make({**config, "seed": 1})
+    other_parent = make(replace(config, seed=1))
     hashes = [
         train_hash(longer)
         for longer in (
-            {**forced, "resume": "auto"},
+            replace(forced, resume="auto"),
             forced,
             extending(config, other_parent, force=True),
         )
@@ -422,7 +445,7 @@ def test_what_is_forced_to_go_on_never_meets_the_run_of_that_length(
 
 
 @pytest.mark.parametrize("how", ["extended by force", "forced on in its folder"])
-def test_nor_does_what_goes_on_from_there(config: Config, folder: RunFolder, how: str) -> None:
+def test_nor_does_what_goes_on_from_there(config: RunConfig, folder: RunFolder, how: str) -> None:
     """Its bits are not those of the straight run either, and it says why."""
     parent_config = extending(config, folder, force=how == "extended by force")
     parent = make(parent_config)
@@ -430,11 +453,11 @@ def test_nor_does_what_goes_on_from_there(config: Config, folder: RunFolder, how
         now = identity(parent_config, {**read_json(parent.identity), "code_hash": "before"})
         write_json(parent.identity, now)
     longest = extending(parent_config, parent)
-    assert train_hash(longest) != train_hash({**longest, "resume": "auto"})
+    assert train_hash(longest) != train_hash(replace(longest, resume="auto"))
     assert identity(longest)["forced_over"] == read_json(parent.identity)["forced_over"] != []
 
 
-def test_a_folder_without_identity_is_not_extended(config: Config, tmp_path: Path) -> None:
+def test_a_folder_without_identity_is_not_extended(config: RunConfig, tmp_path: Path) -> None:
     longer = extending(config, RunFolder(tmp_path / "nowhere"))
     with pytest.raises(RequestError, match=r"nowhere/identity\.json: missing"):
         train_hash(longer)

@@ -63,7 +63,7 @@ LIBRARY_ONLY = {
         ("interop/diffusers_folder.py", "no scheduler of diffusers"),
     ),
     "it needs a metric of one's own, as in tests/config/checks/test_metrics.py": (
-        ("config/checks/metrics.py", "expected one of {', '.join(EXTRACTORS)}"),
+        ("config/checks/metrics.py", "expected one of {', '.join(EXTRACTOR)}"),
     ),
     "it needs a trained model of one's own, as in tests/integration/test_exchange.py": (
         ("actions/export.py", "knows the lab's DiT alone"),

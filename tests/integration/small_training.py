@@ -120,7 +120,7 @@ def build(
         "processes_per_copy": processes_per_copy,
         "cpu_offload": cpu_offload,
     }
-    parallel = context.parallel_model(model.to(getattr(torch, dtype)), how)
+    parallel = context.parallel_model(model.to(getattr(torch, dtype)), **how)
     weights = dict(parallel.module.named_parameters())
     trainable = [weight for weight in weights.values() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-4, fused=True)

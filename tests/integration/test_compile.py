@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_a_model_that_draws_compiled_stays_as_it_is(plain: Any) -> None:
     """So that whoever asks for plain blocks next gets them, with the same weights."""
     trained = dit_lab.load(plain.root)
     config = trained.parts.config
-    trained.labelled({**config, "sample": {**config["sample"], "compile": True}})
+    trained.labelled(replace(config, sample=replace(config.sample, compile=True)))
     assert all(block._compiled_call_impl is None for block in trained.model.blocks)
     copy = with_weights(trained.model)
     ours, theirs = (dict(model.named_parameters()) for model in (trained.model, copy))

@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import dit_lab
 from dit_lab.actions.export import Export
 from dit_lab.actions.import_weights import import_weights
 from dit_lab.core.interpolants import Interpolant
+from dit_lab.core.options import Component
 from dit_lab.core.types import Sampler
 from dit_lab.interop.architecture import inferred, shapes_of
 from dit_lab.interop.formats import FORMATS
@@ -212,7 +214,7 @@ def test_diffusers_and_back(tmp_path: Path) -> None:
         expected, found = first.model.state_dict(), second.model.state_dict()
         assert found.keys() == expected.keys()
         assert all(found[key].equal(expected[key]) for key in expected)
-        told, meant = (of.parts.config["objective"] for of in (second, first))
+        told, meant = (asdict(of.parts.config.objective) for of in (second, first))
         assert told == {**meant, **({"sigma_min": 1e-4} if "sigma_min" in meant else {})}
         for fact in ("class_names", "levels", "num_classes", "channels", "height"):
             shapes = second.parts.shapes.data, first.parts.shapes.data
@@ -245,7 +247,7 @@ def test_an_autoencoder_goes_along(tmp_path: Path) -> None:
 
 def test_a_model_of_one_s_own_is_refused(tmp_path: Path) -> None:
     export = Export(str(imported(tmp_path, "DiT")), root=tmp_path)
-    export.config["model"] = {"_target_": "mylab.Model"}
+    export.config = replace(export.config, model=Component("mylab.Model"))
     with pytest.raises(ValueError, match=r"--format dit: knows the lab's DiT alone, this is mylab"):
         export.to_original(tmp_path / "model.pt", "dit")
 

@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from itertools import product as combinations_of
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +20,8 @@ from dit_lab.build.parts import build, build_objective
 from dit_lab.config import search_path
 from dit_lab.config.axes import asks_for_sweep, product, sweep_overrides
 from dit_lab.config.compose import compose_train
+from dit_lab.config.schema import RunConfig
+from dit_lab.core.options import target_of
 from dit_lab.reproduce.expected import ONE, is_measured, read_expected, read_published
 from dit_lab.runs.folder import read_json
 from tests.catalogue import README, written
@@ -81,9 +82,10 @@ def first_of(name: str) -> list[str]:
     return [*typed, *product(sweep_overrides(typed))[0]]
 
 
-def is_here(config: dict[str, Any]) -> bool:
+def is_here(config: RunConfig) -> bool:
     """Whether what is composed can be described without the files of a dataset."""
-    return config["dataset"].get("num_classes") is not None or "root" not in config["dataset"]
+    dataset = config.dataset
+    return getattr(dataset, "num_classes", None) is not None or not hasattr(dataset, "root")
 
 
 def configurations() -> Iterator[tuple[str, list[str]]]:
@@ -98,7 +100,7 @@ def test_it_composes_and_builds(name: str, typed: list[str], data: dict[str, lis
     """At its full size, on no device; with as many parameters as it is said to have."""
     overrides = [f"experiment={name}", *typed]
     if not is_here(config := compose_train(overrides)):
-        kind = config["dataset"]["_target_"].rpartition(".")[2]
+        kind = target_of(config.dataset).rpartition(".")[2]
         overrides += data[kind]
     sweep = asks_for_sweep(overrides)
     models = different_trainings(overrides) if sweep else {ONE: compose_train(overrides)}
@@ -120,8 +122,8 @@ def test_it_composes_and_builds(name: str, typed: list[str], data: dict[str, lis
 def test_two_steps(name: str, forked_in: Fork, tmp_path: Path, data: dict[str, list[str]]) -> None:
     overrides = first_of(name)
     config = compose_train(overrides)
-    reduced = [*REDUCED, *data[config["dataset"]["_target_"].rpartition(".")[2]]]
-    if config["objective"].get("direction_weight") and not is_here(config):
+    reduced = [*REDUCED, *data[target_of(config.dataset).rpartition(".")[2]]]
+    if getattr(config.objective, "direction_weight", 0) and not is_here(config):
         reduced.append("objective.direction_weight=0")
     done = forked_in(tmp_path, "train", *overrides, *reduced)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from dit_lab.config.compose import compose_train
+from dit_lab.config.objects import to_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -63,7 +64,7 @@ def test_cfg_job_prints_what_is_composed(
     monkeypatch.chdir(tmp_path)
     shown = yaml.safe_load(done.stdout)
     assert shown.pop("sweep").keys() >= {"slots", "jobs_per_slot"}  # for -m, and for no run
-    assert shown == compose_train(["experiment=quickstart", "seed=3"])
+    assert shown == to_tree(compose_train(["experiment=quickstart", "seed=3"]))
     assert list(tmp_path.iterdir()) == []
 
 

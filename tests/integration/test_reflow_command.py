@@ -21,13 +21,13 @@ from torch import Tensor
 from dit_lab.actions import reflow
 from dit_lab.build.parts import build_batches, build_examples, build_generator
 from dit_lab.build.trained import Trained, load
-from dit_lab.config.compose import compose_for_run, read_recorded
+from dit_lab.config.prepare import prepare_for_run
+from dit_lab.config.schema import RunConfig, SampleConfig
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core import rng
 from dit_lab.data import pairs as pairs_module
 from dit_lab.data.pair_facts import PairFacts, read_pair_facts
 from dit_lab.data.pairs import Pairs
-from dit_lab.runs.folder import RunFolder
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 RunIn = Callable[..., Any]
@@ -231,14 +231,14 @@ def copy_of(teacher: Path, folder: Path) -> Path:
     return Path(shutil.copytree(teacher, folder, ignore=shutil.ignore_patterns("pairs")))
 
 
-def asked_of(folder: Path) -> dict[str, Any]:
+def asked_of(folder: Path) -> RunConfig:
     """What `dit-lab reflow run=folder pairs.sample.num_images=70 ...` composes for drawing."""
-    return compose_for_run(
-        "sample",
+    found = prepare_for_run(
+        SampleConfig,
         [f"run='{folder}'", f"sample.num_images={PAIRS}", f"sample.seed={SEED}",
          "sampler.steps=20"],
-        recorded=read_recorded(RunFolder(folder)),
     )  # fmt: skip
+    return found.config
 
 
 def draw(folder: Path, **options: Callable[..., None]) -> Path:

@@ -239,7 +239,7 @@ MUTATIONS = {
     ),
     "label dropout off": (
         "build/parts.py",
-        'config["model"]["class_dropout_prob"] if drops else 0.0',
+        "config.model.class_dropout_prob if drops else 0.0",
         "0.0",
         {"order", "dropped"},
     ),

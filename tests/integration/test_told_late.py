@@ -69,15 +69,15 @@ def test_a_database_file_is_written_to_where_it_lies(
     assert done.returncode == 0, done.stderr
     sweep = Path(sweep_in(folder))
     job = next(iter(sweep.glob("jobs/*")))
-    assert read_task(job).config["tracking"]["send"] == "now"
+    assert read_task(job).config.tracking.send == "now"
     now = time.time()
     holder = {"pid": 1, "started": now, "heartbeat": now, "stopping": False}
     write_json(sweep / "lease", {**holder, "host": "a-host-far-away"})
-    assert read_task(job).config["tracking"]["send"] == "later"
+    assert read_task(job).config.tracking.send == "later"
     config = read_json(job / "config.json")
     config["tracking"]["uri"] = "http://127.0.0.1:5000"
     write_json(job / "config.json", config)
-    assert read_task(job).config["tracking"]["send"] == "now"
+    assert read_task(job).config.tracking.send == "now"
 
 
 @pytest.mark.slow

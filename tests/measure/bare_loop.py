@@ -41,13 +41,15 @@ class BareLoop:
     """The same steps with nothing around them but the time of their ends."""
 
     def __init__(self, config: Mapping[str, Any], stop: StopSignal) -> None:
-        context = DistributedContext(stop, **config["precision"])
+        context = DistributedContext(
+            stop, mixed_precision=config.precision.mixed_precision, tf32=config.precision.tf32
+        )
         self._device = context.accelerator.device
         parts = build_parts(config, check_data(config), self._device)
         self._objects = training_objects(parts, context, begin=False, on_message=lambda text: None)
         self._weights = dict(self._objects["model"].module.named_parameters())
         self._trainable = [weight for weight in self._weights.values() if weight.requires_grad]
-        self._clip_norm = config["training"]["clip_norm"]
+        self._clip_norm = config.training.clip_norm
         self._steps = self._objects["batches"].from_step(0)
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ def one_round(overrides: list[str]) -> tuple[Steps, int, int]:
         with contextlib.suppress(StopRequested):
             run_training(config, check_data(config), display=steps, told={})
         (run,) = all_runs(folder)
-        client = open_client(config["tracking"]["uri"])
+        client = open_client(config.tracking.uri)
         run_id = read_json(run.status)["tracking_run_id"]
         written = {
             (clean_key(name), row.step, value)

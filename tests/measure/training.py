@@ -77,7 +77,7 @@ def train(folder: Path, overrides: Sequence[str], steps: int) -> Measured | None
         folder.glob("outputs/runs/measured/*/metrics.jsonl"), key=lambda f: f.stat().st_mtime
     )
     rows = [r.metrics for r in read_metrics(newest) if "perf/images_per_second" in r.metrics]
-    batch = composed(folder, overrides)["training"]["global_batch_size"]
+    batch = composed(folder, overrides).training.global_batch_size
     late = [batch / r["perf/images_per_second"] for r in rows[len(rows) // 4 :]]
     return Measured(median(late), rows[-1]["perf/peak_memory_bytes"])
 
@@ -93,8 +93,8 @@ def predicted_bytes(folder: Path, overrides: Sequence[str]) -> float:
     return device_memory(
         config,
         size,
-        sharded=config["distributed"]["sharded"],
-        activation_checkpointing=config["model"]["activation_checkpointing"],
+        sharded=config.distributed.sharded,
+        activation_checkpointing=config.model.activation_checkpointing,
     ).total_bytes
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def imported(name: str, folder: Path) -> Reference:
         folder / "weights.pt", folder / name, overrides=["codec=identity", "precision=fp32"]
     )
     trained = dit_lab.load(folder / name)
-    found = read_recorded(RunFolder(folder / name))["model"]
+    found = asdict(read_recorded(RunFolder(folder / name)).model)
     assert {key: found[key] for key in options} == options
     return trained, tensors
 

@@ -43,7 +43,7 @@ def test_every_combination_the_last_axis_fastest() -> None:
     ]  # fmt: skip
     assert plan.manifest.axes == {"seed": ["0", "1"], "training.total_steps": ["3", "4"]}
     assert plan.manifest.name == "seed-total_steps"
-    assert [config["seed"] for config in plan.configs] == [0, 0, 1, 1]
+    assert [config.seed for config in plan.configs] == [0, 0, 1, 1]
 
 
 def test_a_job_is_what_the_command_alone_would_train() -> None:
@@ -52,23 +52,23 @@ def test_a_job_is_what_the_command_alone_would_train() -> None:
     assert overrides(plan) == ["objective=ddpm", "objective=rectified_flow"]  # the last one counts
     for config, objective in zip(plan.configs, ("ddpm", "rectified_flow"), strict=True):
         alone = compose_train([*TINY, f"objective={objective}"])
-        alone["tracking"]["experiment"] = "objective"
+        alone.tracking.experiment = "objective"
         assert config == alone
 
 
 def test_values_with_commas_and_quotes() -> None:
     plan = plan_sweep([*TINY, "ema.decays=[0.9],[0.9,0.99]", "name='a=b','c, d'"])
-    assert [config["ema"]["decays"] for config in plan.configs] == [[0.9]] * 2 + [[0.9, 0.99]] * 2
-    assert [config["name"] for config in plan.configs] == ["a=b", "c, d"] * 2
+    assert [config.ema.decays for config in plan.configs] == [[0.9]] * 2 + [[0.9, 0.99]] * 2
+    assert [config.name for config in plan.configs] == ["a=b", "c, d"] * 2
 
 
 def test_the_tracker_has_one_experiment() -> None:
     assert {
-        config["tracking"]["experiment"]
+        config.tracking.experiment
         for config in plan_sweep([*TINY, "seed=0,1", "sweep.name=mine"]).configs
     } == {"mine"}
     given = plan_sweep([*TINY, "seed=0,1", "tracking.experiment=ours"])
-    assert {config["tracking"]["experiment"] for config in given.configs} == {"ours"}
+    assert {config.tracking.experiment for config in given.configs} == {"ours"}
 
 
 def test_a_named_sweep(folder: Path) -> None:

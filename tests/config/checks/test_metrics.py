@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from dit_lab.config.checks.metrics import EXTRACTORS, cadences, check_metrics, extractors_of
+from dit_lab.config.checks.metrics import cadences, check_metrics, extractors_of
 from dit_lab.core.errors import RequestError
 from dit_lab.data.facts import digits_facts
+from dit_lab.evaluation.options import EXTRACTOR
 
 ACCURACY = {"_target_": "dit_lab.evaluation.metrics.components.ClassAccuracy", "every_steps": 7}
 
@@ -26,7 +27,7 @@ def own(extractor: str) -> dict[str, Any]:
 
 
 def test_an_extractor_that_there_is_not_is_refused_of_a_metric_of_ones_own() -> None:
-    for extractor in EXTRACTORS:
+    for extractor in EXTRACTOR:
         check_metrics(config(mine=own(extractor)), digits_facts())
     with pytest.raises(RequestError, match=r"^metric.mine.extractor=resnet: expected one of pix"):
         check_metrics(config(mine=own("resnet")), digits_facts())
