@@ -40,7 +40,7 @@ def _known(folder: Path) -> tuple[str, str]:
     if is_measured(folder):
         expected = read_expected(folder)
         recorded = expected["recorded"]
-        status = f"recorded {recorded.date} by {len(recorded['seeds'])} seeds"
+        status = f"recorded {recorded['date']} by {len(recorded['seeds'])} seeds"
         return status, _best(expected["measured"])
     if published := read_published(folder):
         metric = published[0].metric
