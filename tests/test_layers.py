@@ -206,6 +206,17 @@ def test_sizes() -> None:
     assert most <= LARGEST_SHARE * packages.total(), largest
 
 
+def test_few_modules_are_imported_late() -> None:
+    """Inside a function stands what would be slow to import before it is needed."""
+    late = {
+        f"{place_of(file)}: {file_of(name)}"
+        for file in MODULES
+        for name in imports(file, at="call")
+        if name.startswith("dit_lab.")
+    }
+    assert len(late) <= MOST_LATE_IMPORTS, late
+
+
 def test_top_level_is_as_planned() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:

@@ -24,10 +24,15 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.actions.describe import shapes_of
+from dit_lab.bench.record import SLOWER, checked, read_record
+from dit_lab.cli.tables import LONGEST_LINE, columns
+from dit_lab.config.checks.machine import check_parent
 from dit_lab.config.compose import compose_train
 from dit_lab.config.prepare import check_request
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.report.rounding import quantity
+from dit_lab.runs.folder import write_json
 
 if TYPE_CHECKING:
     from dit_lab.bench.figures import Ratio, Spread, Turns
@@ -93,8 +98,6 @@ def run(args: argparse.Namespace) -> int:
     )
     _print(found)
     if args.json:
-        from dit_lab.runs.folder import write_json
-
         write_json(args.json, found.to_json())
         print(f"written: {args.json}")
     return 0 if record is None else _check(record, found)
@@ -113,9 +116,6 @@ def _parts(args: argparse.Namespace) -> list[str]:
 
 
 def _record(args: argparse.Namespace) -> dict[str, Any] | None:
-    from dit_lab.bench.record import read_record
-    from dit_lab.config.checks.machine import check_parent
-
     if args.json:
         check_parent("--json ", args.json)
     return None if args.check is None else read_record(args.check)
@@ -171,8 +171,6 @@ def _ratio(ratio: Ratio) -> str:
 def _print(found: Bench) -> None:
     """A table: what takes how long, what that makes a second, and what of the device that is."""
     from rich.console import Console
-
-    from dit_lab.cli.tables import LONGEST_LINE, columns
 
     console = Console(soft_wrap=True, width=LONGEST_LINE, markup=False)
     console.print(_device_line(found))
@@ -238,8 +236,6 @@ def _row(
 
 
 def _amount(value: float) -> str:
-    from dit_lab.report.rounding import quantity
-
     return quantity(value)
 
 
@@ -257,8 +253,6 @@ def time_text(seconds: float) -> str:
 
 def _check(record: Mapping[str, Any], found: Bench) -> int:
     """Say which costs have grown; 1 where one has."""
-    from dit_lab.bench.record import SLOWER, checked
-
     slower = False
     for cost in checked(record, found):
         slower |= cost.is_slower

@@ -14,7 +14,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dit_lab.config.checks.data import check_declarations, read_facts
+from dit_lab.config.checks.machine import check_writable
+from dit_lab.config.compose import compose_data
 from dit_lab.config.schema import CheckConfig
+from dit_lab.runs.folder import write_json
+from dit_lab.training.stop import StopSignal
 
 if TYPE_CHECKING:
     from dit_lab.core.types import DataFacts
@@ -32,10 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.config.checks.data import check_declarations, read_facts
-    from dit_lab.config.checks.machine import check_writable
-    from dit_lab.config.compose import compose_data
-
     config = compose_data(CheckConfig, args.overrides, config_dirs=args.config_dir)
     facts = read_facts(config)
     check_declarations(config.dataset, facts)
@@ -45,8 +46,6 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from dit_lab.actions.check import check_images  # torch: seconds
-    from dit_lab.runs.folder import write_json
-    from dit_lab.training.stop import StopSignal
 
     total = facts.train_images + facts.validation_images
     with StopSignal() as stop, Progress(transient=True) as progress:

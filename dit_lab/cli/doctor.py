@@ -12,7 +12,12 @@ from __future__ import annotations
 
 import argparse
 
+from dit_lab.actions.doctor import examine
+from dit_lab.config.compose import root_option
 from dit_lab.core.errors import RequestError
+from dit_lab.runs.folder import FINISHED
+from dit_lab.runs.manifest import all_sweeps
+from dit_lab.sweeps.run import close_stale
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.actions.doctor import examine
-    from dit_lab.config.compose import root_option
-    from dit_lab.runs.folder import FINISHED
-    from dit_lab.runs.manifest import all_sweeps
-    from dit_lab.sweeps.run import close_stale
-
     unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
     if unknown:
         raise RequestError(f"{unknown[0]}: the doctor takes paths.root=FOLDER only")

@@ -13,6 +13,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dit_lab.actions.ema import check_width, make_average
+from dit_lab.runs.folder import find_run, step_of
+from dit_lab.training.power import name_of
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
@@ -32,10 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.actions.ema import check_width, make_average
-    from dit_lab.runs.folder import find_run, step_of
-    from dit_lab.training.power import name_of
-
     check_width(args.std)
     folder, checkpoint = find_run(args.run, root=args.root)
     step = args.step

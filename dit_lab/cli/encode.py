@@ -17,8 +17,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dit_lab.actions.workers import run_together
+from dit_lab.config.checks.data import check_encoding, read_facts
+from dit_lab.config.checks.machine import check_writable
+from dit_lab.config.compose import compose_data
 from dit_lab.config.schema import EncodeConfig
 from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.processes import threads_each
+from dit_lab.data.latent_facts import FACTS, read_manifest
+from dit_lab.runs.folder import write_json
+from dit_lab.training.stop import StopSignal
 
 if TYPE_CHECKING:
     from dit_lab.core.types import DataFacts
@@ -41,10 +49,6 @@ def run(args: argparse.Namespace) -> int:
         if args.overrides:
             raise RequestError(f"--verify {args.verify}: takes no {args.overrides[0]}")
         return _verify(args.verify)
-    from dit_lab.config.checks.data import check_encoding
-    from dit_lab.config.checks.machine import check_writable
-    from dit_lab.config.compose import compose_data
-    from dit_lab.data.latent_facts import FACTS, read_manifest
 
     config = compose_data(EncodeConfig, args.overrides, config_dirs=args.config_dir)
     facts = check_encoding(config)
@@ -68,14 +72,11 @@ def run(args: argparse.Namespace) -> int:
 
 def work(config: EncodeConfig) -> int:
     """Encode as one of several processes what nobody else encodes; the exit code."""
-    from dit_lab.config.checks.data import read_facts
-
     return _encode(config, read_facts(config))
 
 
 def _encode(config: EncodeConfig, facts: DataFacts) -> int:
     from dit_lab.actions.encode import Encoding
-    from dit_lab.training.stop import StopSignal
 
     with StopSignal() as stop:
         encoding = Encoding(config, facts, on_message=lambda text: print(text, flush=True))
@@ -86,11 +87,6 @@ def _encode(config: EncodeConfig, facts: DataFacts) -> int:
 
 def _encode_together(config: EncodeConfig) -> int:
     """Encode in `num_processes` processes of this machine; the exit code of the first to fail."""
-    from dit_lab.actions.workers import run_together
-    from dit_lab.core.processes import threads_each
-    from dit_lab.runs.folder import write_json
-    from dit_lab.training.stop import StopSignal
-
     count = config.num_processes
     threads = {"OMP_NUM_THREADS": str(threads_each(count)), **os.environ}
     with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, StopSignal() as stop:

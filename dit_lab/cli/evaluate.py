@@ -156,7 +156,6 @@ def work(config: RunConfig, *, run: str, root: str, baselines: bool) -> int:
     )
     from dit_lab.build.trained import load
     from dit_lab.training.distributed import DistributedContext
-    from dit_lab.training.stop import StopSignal
 
     with StopSignal() as stop:
         context = DistributedContext(stop, tf32=config.precision.tf32)

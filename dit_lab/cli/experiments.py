@@ -10,7 +10,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dit_lab.cli.tables import LONGEST_LINE, columns
 from dit_lab.config import search_path
+from dit_lab.reproduce.catalogue import catalogue, entry
+from dit_lab.reproduce.expected import is_measured, read_expected, read_published
 
 if TYPE_CHECKING:
     from dit_lab.reproduce.catalogue import Entry
@@ -23,8 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.reproduce.catalogue import catalogue, entry
-
     if args.experiment is None:
         for one in catalogue():
             _print_entry(one)
@@ -49,9 +50,6 @@ def _print_entry(entry: Entry) -> None:
 
 def _print_numbers(folder: Path) -> None:
     from rich.console import Console
-
-    from dit_lab.cli.tables import LONGEST_LINE, columns
-    from dit_lab.reproduce.expected import is_measured, read_expected, read_published
 
     console = Console(soft_wrap=True, width=LONGEST_LINE, markup=False)
     if is_measured(folder):

@@ -16,7 +16,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dit_lab.config.checks.machine import check_new
 from dit_lab.core.errors import RequestError
+from dit_lab.runs.folder import find_run
+from dit_lab.tracking.mlflow_store import check_uri, shown
 
 ENDINGS = {
     "safetensors": (".safetensors",),
@@ -50,9 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.runs.folder import find_run
-    from dit_lab.tracking.mlflow_store import check_uri, shown
-
     out = args.out.expanduser().absolute()
     if args.uri is not None:
         check_uri(args.uri)
@@ -86,8 +86,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_out(out: Path, form: str) -> None:
     """Refuse a place that cannot be written, before anything is read. Raises RequestError."""
-    from dit_lab.config.checks.machine import check_new
-
     endings = ENDINGS[form]
     if out.suffix not in endings:
         expected = " or ".join(f"NAME{ending}" for ending in endings)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dit_lab.config.checks.machine import check_new
 from dit_lab.core.errors import RequestError
 
 SHOWS_CHOICES = False
@@ -34,8 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.config.checks.machine import check_new
-
     source, out = args.source.expanduser(), args.out.expanduser().absolute()
     check_new("--out ", out)
     if not source.exists():

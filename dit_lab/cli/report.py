@@ -18,7 +18,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dit_lab.cli.tables import LONGEST_LINE
 from dit_lab.core.errors import RequestError
+from dit_lab.report.question import report_on, report_on_sweep
+from dit_lab.report.runs import runs_of_folders, runs_of_sweeps
+from dit_lab.report.sentences import results, sections
+from dit_lab.runs.folder import RunFolder, digest, find_run
+from dit_lab.runs.manifest import find_sweep
+from dit_lab.tracking.late import find_folders
 
 if TYPE_CHECKING:
     from dit_lab.report.analysis import Ablation
@@ -40,11 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.report.question import report_on, report_on_sweep
-    from dit_lab.report.runs import runs_of_folders, runs_of_sweeps
-    from dit_lab.runs.folder import digest
-    from dit_lab.runs.manifest import find_sweep
-
     sweeps = [text for text in args.given if text.partition("=")[0] not in OPTIONS]
     options = dict(text.partition("=")[::2] for text in args.given if text not in sweeps)
     if bool(sweeps) + ("runs" in options) + ("filter" in options) != 1:
@@ -83,9 +85,6 @@ def _baseline(options: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def _folders(options: Mapping[str, str], root: Path) -> list[RunFolder]:
-    from dit_lab.runs.folder import RunFolder, find_run
-    from dit_lab.tracking.late import find_folders
-
     if "runs" in options:
         names = [name.strip() for name in options["runs"].split(",")]
         return list(dict.fromkeys(find_run(name, root=root)[0] for name in names))
@@ -97,9 +96,6 @@ def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
     """The answer, the table, and where the rest is."""
     from rich.console import Console
     from rich.table import Table
-
-    from dit_lab.cli.tables import LONGEST_LINE
-    from dit_lab.report.sentences import results, sections
 
     answer, *rest = sections(ablation)
     console = Console(soft_wrap=True, width=LONGEST_LINE, highlight=False, markup=False)

@@ -20,7 +20,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dit_lab.cli import train
+from dit_lab.cli.tables import print_judgement
+from dit_lab.config import search_path
 from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.reproduce.expected import read_expected, write_expected
+from dit_lab.reproduce.experiment import (
+    Outcome,
+    as_recorded,
+    circumstances,
+    find_experiment,
+    judge,
+    metrics_by_label,
+    typed_for,
+)
+from dit_lab.reproduce.folder import reproduction_folder
+from dit_lab.reproduce.report import write_results
 
 if TYPE_CHECKING:
     from dit_lab.reproduce.expected import Value
@@ -39,10 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.config import search_path
-    from dit_lab.reproduce.expected import read_expected
-    from dit_lab.reproduce.experiment import Outcome, find_experiment, metrics_by_label
-
     _check(args)
     named = search_path.experiment_folder(args.experiment)
     expected = None if args.record else read_expected(named)
@@ -80,7 +91,6 @@ def _probes(
     experiment: Experiment,
 ) -> tuple[dict[str, Mapping[str, Value]], dict[str, Any]]:
     """Of every configuration, those of the same training once, and where they were computed."""
-    from dit_lab.reproduce.experiment import circumstances
     from dit_lab.reproduce.probes import device_facts, probe  # torch: seconds
 
     found: dict[str, Mapping[str, Value]] = {}
@@ -96,9 +106,6 @@ def _probes(
 def _folder(
     experiment: Experiment, args: argparse.Namespace, circumstances: Mapping[str, Any]
 ) -> ReproductionFolder:
-    from dit_lab.reproduce.experiment import typed_for
-    from dit_lab.reproduce.folder import reproduction_folder
-
     places = Path(experiment.config.paths.root)
     typed = typed_for(experiment.name, args.overrides, args.seeds)
     folder, goes_on = reproduction_folder(places, experiment.name, typed, circumstances)
@@ -109,9 +116,6 @@ def _folder(
 
 def _train(experiment: Experiment, args: argparse.Namespace, folder: ReproductionFolder) -> int:
     """Train everything in the folder; the exit code."""
-    from dit_lab.cli import train
-    from dit_lab.reproduce.experiment import typed_for
-
     usual = [text for text in args.overrides if not text.startswith("paths.root=")]
     places = [f"paths.root={folder.root}"]
     if not any(text.startswith("tracking") for text in usual):
@@ -132,10 +136,6 @@ def _train(experiment: Experiment, args: argparse.Namespace, folder: Reproductio
 
 
 def _record(experiment: Experiment, outcome: Outcome, folder: ReproductionFolder) -> None:
-    from dit_lab.reproduce.expected import write_expected
-    from dit_lab.reproduce.experiment import as_recorded
-    from dit_lab.reproduce.report import write_results
-
     content = as_recorded(experiment, outcome, seconds=folder.seconds)
     written = [
         *write_results(folder.runs(), experiment.folder),
@@ -149,9 +149,6 @@ def _judge(
     expected: Mapping[str, Any], outcome: Outcome, folder: ReproductionFolder | None = None
 ) -> int:
     """Print what came back, and keep it with the runs where there are any; the exit code."""
-    from dit_lab.cli.tables import print_judgement
-    from dit_lab.reproduce.experiment import judge
-
     found = judge(expected, outcome)
     print_judgement(found)
     if folder is not None:

@@ -15,8 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dit_lab.build.cost import Pace, sweep_seconds
+from dit_lab.cli.sweep_table import print_status, watching
+from dit_lab.config.compose import root_option
 from dit_lab.config.objects import to_tree
+from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
+from dit_lab.runs.folder import FINISHED, KILLED
+from dit_lab.runs.manifest import find_sweep
+from dit_lab.sweeps.plan import plan_sweep, remarks
+from dit_lab.sweeps.run import ONLY, check_unchanged, run_sweep, take_up
+from dit_lab.sweeps.search import best_job
+from dit_lab.sweeps.slots import make_slots
+from dit_lab.tracking.console import duration
+from dit_lab.training.stop import StopSignal
 
 if TYPE_CHECKING:
     from dit_lab.runs.manifest import Manifest, SweepFolder
@@ -35,10 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.cli.sweep_table import print_status
-    from dit_lab.config.compose import root_option
-    from dit_lab.runs.manifest import find_sweep
-
     unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
     if unknown:
         raise RequestError(f"{unknown[0]}: dit-lab sweep takes paths.root=FOLDER only")
@@ -53,9 +61,6 @@ def start(args: argparse.Namespace) -> int:
     """What `dit-lab train -m` asks for: a new sweep, or the one of the same jobs."""
     import os
 
-    from dit_lab.config.yaml_files import to_yaml
-    from dit_lab.sweeps.plan import plan_sweep, remarks
-
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RequestError(
             "-m: every process would start the whole sweep; run `dit-lab train -m "
@@ -66,9 +71,6 @@ def start(args: argparse.Namespace) -> int:
     if args.cfg:
         print("---\n".join(to_yaml(to_tree(config)) for config in plan.configs), end="")
         return 0
-
-    from dit_lab.runs.folder import FINISHED
-    from dit_lab.sweeps.run import take_up
 
     folder = take_up(plan)
     manifest = folder.read()
@@ -83,8 +85,6 @@ def start(args: argparse.Namespace) -> int:
 
 
 def _show_finished(folder: SweepFolder) -> int:
-    from dit_lab.cli.sweep_table import print_status
-
     print(f"already finished: {folder.root} (resume=never trains anew)")
     print_status(folder)
     return 0
@@ -93,11 +93,6 @@ def _show_finished(folder: SweepFolder) -> int:
 def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
     """How long the jobs that are left will take, as far as it can be said."""
     from statistics import fmean
-
-    from dit_lab.build.cost import Pace, sweep_seconds
-    from dit_lab.runs.folder import FINISHED
-    from dit_lab.sweeps.slots import make_slots
-    from dit_lab.tracking.console import duration
 
     pace = Pace(Path(plan.configs[0].paths.root))
     each = [pace.seconds(*one) for one in zip(plan.configs, plan.shapes, strict=True)]
@@ -118,9 +113,6 @@ def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
 
 
 def _resume(folder: SweepFolder, only: Sequence[str]) -> int:
-    from dit_lab.runs.folder import FINISHED
-    from dit_lab.sweeps.run import ONLY, check_unchanged
-
     if wrong := [name for name in only if name not in ONLY]:
         raise RequestError(f"--only {wrong[0]}: expected {' or '.join(ONLY)}, or both with a comma")
     manifest = folder.read()
@@ -132,12 +124,6 @@ def _resume(folder: SweepFolder, only: Sequence[str]) -> int:
 
 def _run(folder: SweepFolder, **how: Any) -> int:
     """Run what is left to do; 0 if every job has finished."""
-    from dit_lab.cli.sweep_table import print_status, watching
-    from dit_lab.runs.folder import FINISHED, KILLED
-    from dit_lab.sweeps.run import run_sweep
-    from dit_lab.sweeps.search import best_job
-    from dit_lab.training.stop import StopSignal
-
     with StopSignal() as stop, watching(folder) as watcher:
         manifest = run_sweep(
             folder,

@@ -11,7 +11,9 @@ import os
 import socket
 from pathlib import Path
 
+from dit_lab.config.compose import compose_train
 from dit_lab.core.errors import RequestError
+from dit_lab.tracking.mlflow_store import check_answers, newest_pages, ui_command
 
 SHOWS_CHOICES = False
 HOST = "127.0.0.1"
@@ -25,9 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dit_lab.config.compose import compose_train
-    from dit_lab.tracking.mlflow_store import check_answers, newest_pages, ui_command
-
     config = compose_train(args.overrides)
     uri, root = config.tracking.uri, Path(config.paths.root)
     if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():

@@ -9,9 +9,11 @@ from pathlib import Path
 from dit_lab.config.objects import to_config, to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
+from dit_lab.evaluation.card import read_evaluation
 from dit_lab.runs.folder import RunFolder, read_json, write_json
 from dit_lab.runs.lock import Holder, read_holder
 from dit_lab.runs.manifest import Job, SweepFolder
+from dit_lab.runs.recorded import recorded_shapes
 from dit_lab.tracking.mlflow_store import is_local
 from dit_lab.tracking.parent import PARENT_TAG, adopt, log_measured
 
@@ -88,7 +90,6 @@ def _evaluation(
     """The name of the file with what was measured; None where too few images are."""
     from dit_lab.actions.evaluate import evaluate_run, why_unmeasured  # torch: seconds
     from dit_lab.build.trained import load
-    from dit_lab.runs.recorded import recorded_shapes
 
     run, config = task.run, task.config
     if why_unmeasured(config, recorded_shapes(run)):
@@ -105,8 +106,6 @@ def _evaluation(
 
 
 def _child(task: Task, measured: Path) -> tuple[str | None, str]:
-    from dit_lab.evaluation.card import read_evaluation
-
     config, evaluation = task.config, read_evaluation(measured)
     return log_measured(
         config.tracking.uri,

@@ -10,6 +10,7 @@ from dit_lab.actions.doctor import close_run
 from dit_lab.config.identity import config_hash, run_folder, set_aside
 from dit_lab.config.objects import to_tree
 from dit_lab.core.errors import RequestError
+from dit_lab.report.question import report_on_sweep
 from dit_lab.report.sentences import answer
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, flatten
 from dit_lab.runs.lock import Lease, holder_of
@@ -133,8 +134,6 @@ def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:
 
 def _report(folder: SweepFolder, on_message: Callable[[str], None]) -> None:
     """What the jobs that have finished say so far; nothing where that is nothing."""
-    from dit_lab.report.question import report_on_sweep  # plots: a second
-
     if not any(job.status == FINISHED for job in folder.read().jobs):
         return
     try:
