@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -157,7 +158,7 @@ class Encoding:
         return kept
 
 
-class _Fetches(torch.utils.data.Dataset):
+class _Fetches(torch.utils.data.Dataset[Any]):
     """Item k is what stands at the k-th range of indices, with what is to be said of it."""
 
     def __init__(self, dataset: Dataset, places: list[range]) -> None:

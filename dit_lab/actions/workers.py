@@ -31,7 +31,7 @@ def starts_workers(config: RunConfig) -> bool:
     RequestError where it is one of more or fewer."""
     asked, started = config.distributed.num_processes, os.environ.get("WORLD_SIZE")
     if started is None:
-        return asked > 1
+        return bool(asked > 1)
     if int(started) != asked:
         raise RequestError(
             f"distributed.num_processes={asked}: but {started} processes were started; give "
@@ -122,7 +122,8 @@ def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+        port: int = server.getsockname()[1]
+        return port
 
 
 def _last_line(log: Path, rank: int) -> str:

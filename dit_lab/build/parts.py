@@ -75,13 +75,14 @@ def build_parts(config: RunConfig, shapes: Shapes, device: torch.device) -> Part
 def build_objective(config: RunConfig, shapes: Shapes) -> Objective:
     """What is learned, for latents of these shapes."""
     given = accepted(component_class(config, "objective"), {"latent_shape": shapes.latent})
-    return build(config, "objective", **given)
+    objective: Objective = build(config, "objective", **given)
+    return objective
 
 
 def build_model(parts: Parts) -> nn.Module:
     """The model for the data's shapes, initialised from the seed, on the CPU."""
     channels, height, width = parts.shapes.latent
-    return build(
+    model: nn.Module = build(
         parts.config,
         "model",
         input_size=(height, width),
@@ -90,6 +91,7 @@ def build_model(parts: Parts) -> nn.Module:
         learn_sigma=parts.objective.learn_sigma,
         generator=rng.generator(parts.config.seed, "init"),
     )
+    return model
 
 
 def labelled_call(parts: Parts, model: nn.Module) -> LabelledCall:
@@ -104,7 +106,8 @@ def labelled_call(parts: Parts, model: nn.Module) -> LabelledCall:
 
     def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(parts.device.type, torch.bfloat16, enabled=bf16):
-            return model(x, time, labels).float()
+            output: Tensor = model(x, time, labels)
+            return output.float()
 
     return call
 
@@ -118,9 +121,10 @@ def null_label(parts: Parts) -> int | None:
 
 def build_dataset(config: OfData, split: str, *, seed: int = 0) -> Dataset:
     """The "train" or "validation" split; augmentation follows from the seed."""
-    dataset = component_class(config, "dataset")
+    kind = component_class(config, "dataset")
     options = {**arguments_of(config.dataset), "split": split, "seed": seed}
-    return dataset(**accepted(dataset, options))
+    dataset: Dataset = kind(**accepted(kind, options))
+    return dataset
 
 
 def build_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:

@@ -119,7 +119,8 @@ def _dispatch(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    return module.run(parser.parse_intermixed_args(rest))
+    code: int = module.run(parser.parse_intermixed_args(rest))
+    return code
 
 
 def _overview() -> str:

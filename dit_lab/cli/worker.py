@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
         return _job(args.folder)
     task = read_json(args.folder / TASK)
     verb = importlib.import_module(f"dit_lab.cli.{task.pop('verb')}")
-    return verb.work(to_config(verb.CONFIG, task.pop("config")), **task)
+    code: int = verb.work(to_config(verb.CONFIG, task.pop("config")), **task)
+    return code
 
 
 def _job(folder: Path) -> int:

@@ -124,7 +124,8 @@ class Request:
     def _sampler(self, name: str) -> DictConfig:
         """The options of a sampler, which is known only when the rest is composed."""
         register(SAMPLER_ALONE, {"defaults": [{"sampler": "???"}]})
-        return self._composed(SAMPLER_ALONE, [f"sampler='{name}'"])[0].sampler
+        alone: DictConfig = self._composed(SAMPLER_ALONE, [f"sampler='{name}'"])[0].sampler
+        return alone
 
     def _choose(self) -> Chosen:
         overrides = [

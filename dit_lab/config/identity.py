@@ -96,7 +96,7 @@ def initial_weights(config: RunConfig) -> str:
     """What `init_from` names, wherever it lies: the run's hash, the step and which weights; ""
     where training begins with random ones. Raises RequestError."""
     if parent := parent_run(config):
-        return recorded(parent).get("initial_weights", "")
+        return str(recorded(parent).get("initial_weights", ""))
     if config.init_from is None:
         return ""
     folder, checkpoint = initial_run(config)

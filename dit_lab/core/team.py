@@ -47,7 +47,8 @@ class ProcessGroup:
     def first(self, compute: Callable[[], Result]) -> Result:
         outcome = [_outcome(compute) if self.index == 0 else None]
         distributed.broadcast_object_list(outcome, src=0, group=self._group)
-        return _results(outcome)[0]
+        result: Result = _results(outcome)[0]
+        return result
 
     def every(self, compute: Callable[[], Result]) -> list[Result]:
         outcomes: list[Any] = [None] * self.size

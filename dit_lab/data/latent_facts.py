@@ -41,7 +41,7 @@ class Plan:
     chunk_images: int  # what the codec encodes at once, which the last bits depend on
 
     def images(self, split: str) -> int:
-        return self.data[f"{split}_images"]
+        return int(self.data[f"{split}_images"])
 
     def shards(self, split: str) -> list[str]:
         """The names of the files of a split."""

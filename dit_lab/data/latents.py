@@ -117,4 +117,4 @@ def _start(entry: Any, dtype: str, row_shape: tuple[int, ...]) -> int:
     """Where the bytes of a tensor of these rows begin after the header."""
     if _DTYPES[entry["dtype"]] != dtype or tuple(entry["shape"][1:]) != row_shape:
         raise ValueError(f"rows of {entry['dtype']} {entry['shape'][1:]}")
-    return entry["data_offsets"][0]
+    return int(entry["data_offsets"][0])

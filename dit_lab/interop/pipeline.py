@@ -38,7 +38,7 @@ class DiTLabPipeline(DiffusionPipeline):
     def __init__(
         self, transformer: Any, scheduler: Any, vae: Any = None, lab: dict[str, Any] | None = None
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
         self.register_to_config(lab=lab)
         for block in transformer.transformer_blocks:  # 128 frequencies, divided by 128

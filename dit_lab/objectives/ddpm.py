@@ -10,6 +10,8 @@ Shapes: N images, C channels, H x W pixels or latent cells, T timesteps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -122,7 +124,7 @@ class DDPM:
         return value, (variance + 1) / 2
 
 
-ERROR_PER_DATA_ERROR = {
+ERROR_PER_DATA_ERROR: dict[str, Callable[[Tensor], Tensor]] = {
     "noise": lambda snr: snr,
     "data": torch.ones_like,
     "v": lambda snr: snr + 1,

@@ -23,14 +23,14 @@ NOW: dict[str, str] = {
 FIRST = {now: first for first, now in NOW.items()}
 
 
-def with_names_of_today(record: Any) -> Any:
+def with_names_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a file recorded, with each `_target_` as it is named today."""
-    return _renamed(record, NOW)
+    return {key: _renamed(part, NOW) for key, part in record.items()}
 
 
-def with_first_names(values: Any) -> Any:
+def with_first_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """What is to be hashed, with each `_target_` as it was named first."""
-    return _renamed(values, FIRST)
+    return {key: _renamed(part, FIRST) for key, part in values.items()}
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:

@@ -154,7 +154,8 @@ def quantile(degrees: Array) -> Array:
     table = _quantiles()
     at = np.clip(1 / degrees, 0, 1) * (len(table) - 1)
     lower = np.nan_to_num(at).astype(int).clip(0, len(table) - 2)
-    return table[lower] + (at - lower) * (table[lower + 1] - table[lower])
+    found: Array = table[lower] + (at - lower) * (table[lower + 1] - table[lower])
+    return found
 
 
 @cache

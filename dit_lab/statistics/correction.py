@@ -46,7 +46,7 @@ class NullDistribution:
         """
         sweeps = self.largest.shape[1]
         above = max(sweeps - int(np.searchsorted(one, ratio)) for one in self.largest)
-        return min(1.0, (math.sqrt(above) + 1) ** 2 / (sweeps + 1))
+        return float(min(1.0, (math.sqrt(above) + 1) ** 2 / (sweeps + 1)))
 
     def critical(self, alpha: float) -> float:
         """The ratio above which the adjusted p-value is below alpha."""

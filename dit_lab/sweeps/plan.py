@@ -119,7 +119,7 @@ def _skips(fixed: Sequence[str], configs: Sequence[TrainConfig]) -> bool:
     given = option(fixed, "sweep.on_refusal")
     folder = search_path.experiments().get(str(option(fixed, "experiment")))
     recipe = read_recipe(folder / "recipe.yaml") if folder else {}
-    return (given or recipe.get("sweep", {}).get("on_refusal")) == "skip"
+    return bool((given or recipe.get("sweep", {}).get("on_refusal")) == "skip")
 
 
 def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Plan:

@@ -123,7 +123,7 @@ def _make(
     update_status(folder, tracking_run_id=run_id)
     log_texts(client, run_id, params=as_params(config), tags=as_tags(tags))
     client.log_artifact(run_id, str(folder.config))
-    return run_id
+    return str(run_id)
 
 
 def _missing(client: MlflowClient, run_id: str, metrics: Path) -> list[Metric]:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class Draws:
         return rng.normal(self.seed, f"{self.purpose}/{field}", indices, self.latent_shape)
 
 
-class _Examples(TorchDataset):
+class _Examples(TorchDataset[Any]):
     """Map-style view on an endless training: item k is the image at sample counter k."""
 
     def __init__(self, dataset: Dataset, order: Order, draws: Draws) -> None:

@@ -21,7 +21,7 @@ AHEAD = 2  # items that a worker has ready or in work, beyond the one that was t
 
 
 def read_ahead(
-    items: TorchDataset, *, num_workers: int, held: int | None = None, **options: Any
+    items: TorchDataset[Any], *, num_workers: int, held: int | None = None, **options: Any
 ) -> Generator[Any, None, None]:
     """What a DataLoader with these options gives, unchanged, read by `num_workers` processes.
 
