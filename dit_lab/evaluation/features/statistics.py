@@ -14,11 +14,10 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy._core.multiarray import _reconstruct
 from numpy.typing import NDArray
 
 from dit_lab.core.errors import RequestError
@@ -26,6 +25,9 @@ from dit_lab.evaluation.metrics.frechet import Moments
 from dit_lab.runs.folder import written_at
 
 ADM, TORCH_FIDELITY = ".npz", ".pt"
+
+_reconstruct = cast(Callable[..., Any], np.empty(0).__reduce__()[0])
+"""What a pickled array calls, under any version of numpy."""
 
 ARRAYS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     _reconstruct,
