@@ -221,11 +221,11 @@ def test_what_was_watched_is_as_it_was() -> None:
         before = {name: weight.clone() for name, weight in training.weights().items()}
         training.parts_of_a_step(3)
         assert any((before[name] != weight).any() for name, weight in training.weights().items())
-        learns = training._learns
-        for module in learns["model"].module.modules():
+        objects = training._objects
+        for module in objects["model"].module.modules():
             assert not module._forward_hooks and not module._forward_pre_hooks
         for name, method in (("accelerator", "backward"), ("optimizer", "step")):
-            assert method not in vars(learns[name])
+            assert method not in vars(objects[name])
 
 
 def test_blocks_that_are_compiled_are_one_part() -> None:
@@ -233,7 +233,7 @@ def test_blocks_that_are_compiled_are_one_part() -> None:
 
     config, shapes, _ = with_data(compose_train(QUICKSTART))
     with training_of(config, shapes) as training:
-        model: nn.Module = training._learns["model"].module
+        model: nn.Module = training._objects["model"].module
         names = [name for _, name in _sections(model, inside_blocks=False)]
         assert names.count("blocks") == 1 and "attention" not in names
 
