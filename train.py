@@ -2,7 +2,7 @@
 
 import sys
 
-from dit_lab.cli.main import end, main
+from dit_lab.cli.main import command
 
 if __name__ == "__main__":
-    end(main(["train", *sys.argv[1:]]))
+    command(["train", *sys.argv[1:]])

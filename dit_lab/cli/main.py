@@ -11,7 +11,6 @@ import atexit
 import importlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
@@ -77,26 +76,29 @@ def answered(command: Callable[[], int]) -> int:
         return 130
 
 
-def end(code: int) -> NoReturn:
-    """End this process with an exit code, once its threads have ended (a checkpoint may still be
-    being written), what is registered for the end is done, and everything is printed.
+def command(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`dit-lab` as a process, which ends without taking the interpreter down.
 
-    These are the interpreter's own first steps. The rest is left out: it is not taken down. Threads
-    of the libraries' own may still be at work, such as one of gloo's that frees the tensors of the
-    last exchange; where such a thread asks for an interpreter that is going, the process is aborted
+    The interpreter waits for its threads (a checkpoint may still be being written). Then it calls
+    what is registered for the end, in reverse order, so that `_leave` is last and ends the process.
+    Threads of libraries may still run by then, such as one of gloo's that frees the tensors of the
+    last exchange. Where such a thread asks for an interpreter that is going, the process is aborted
     (exit code 134) after all its work is done.
     """
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
+    codes: list[int] = []
+    atexit.register(_leave, codes)
+    codes.append(main(arguments))
+    sys.exit(codes[0])
+
+
+def _leave(codes: list[int]) -> None:
+    """End the process with the exit code; where `main` gave none, leave that to the interpreter."""
+    if not codes:
+        return
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # nobody reads it any more
             stream.flush()
-    os._exit(code)
-
-
-def command() -> NoReturn:
-    """`dit-lab` as a process."""
-    end(main())
+    os._exit(codes[0])
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -4,12 +4,12 @@ their values. Torch-free."""
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, ValueType
 
 from dit_lab.config import search_path
@@ -147,9 +147,12 @@ def axes_of(typed: Sequence[Override], *, search: bool) -> dict[str, list[str]]:
 
 def product(typed: Sequence[Override]) -> list[list[str]]:
     """The axes' values of each job, the last axis the fastest."""
-    swept = [one for one in typed if one.is_sweep_override()]
-    (batch,) = BasicSweeper.split_arguments(swept, None)
-    return [list(texts) for texts in batch]
+    axes = [
+        [f"{one.get_key_element()}={text}" for text in one.sweep_string_iterator()]
+        for one in typed
+        if one.is_sweep_override()
+    ]
+    return [list(texts) for texts in itertools.product(*axes)]
 
 
 def settings_of(texts: Iterable[str]) -> dict[str, str]:

@@ -113,8 +113,10 @@ def keep_freed_memory() -> None:
     """Let this process use memory again that it has freed, where the C library is glibc.
 
     Left to itself, glibc gives blocks back to the system and gets them anew, page by page and set
-    to zero, at every layer of a model that is not trained: a tenth of the time of sampling. Blocks
-    above 256 MB still go back, and so does the end of the heap above 2 GB. Nothing else changes.
+    to zero, at every layer of a model that is not trained. A forward pass of 64 images takes 0.88
+    of the processor time with this in an S, 0.93 in a nano, and the same for 2 images. Blocks above
+    256 MB still go back, and so does the end of the heap above 2 GB. Under another C library this
+    does nothing.
     """
     m_trim_threshold, m_mmap_threshold = -1, -3  # of malloc.h
     library = ctypes.CDLL(None)

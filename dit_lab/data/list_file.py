@@ -181,7 +181,10 @@ def _read_utf8(file: Path) -> bytes:
 def _read_plain_rows(
     text: np.ndarray, starts: np.ndarray, ends: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read the rows `path SPACE digits` at once: a million lines in a quarter of a second.
+    """Read the rows `path SPACE digits` at once.
+
+    ImageNet's 1,281,167 lines take 0.35 s and 154 MB, where splitting one line after the other
+    takes 1.0 s and 375 MB. Every process reads them twice at its start.
 
     Returns (R,) arrays: which rows are plain, where their paths end, and their class ids.
     """

@@ -6,7 +6,7 @@ Shapes: D width, C channels in, K channels out, p patch size, T tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
@@ -161,12 +161,9 @@ def shape_of(shapes: Shapes, name: str, dimensions: int) -> Shape:
     return shapes[name]
 
 
-def refuse_other_tensors(
-    found: Shapes, expected: Shapes, *, optional: Collection[str] = ()
-) -> None:
-    """Raise RequestError unless the names and shapes are the expected ones; `optional` ones may be
-    missing."""
-    missing = sorted(expected.keys() - found.keys() - set(optional))
+def refuse_other_tensors(found: Shapes, expected: Shapes) -> None:
+    """Raise RequestError unless the names and shapes are the expected ones."""
+    missing = sorted(expected.keys() - found.keys())
     unknown = sorted(found.keys() - expected.keys())
     wrong = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
     troubles = [

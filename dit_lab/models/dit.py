@@ -37,6 +37,9 @@ from dit_lab.models.embeddings import (
 from dit_lab.models.layers import Attention, Mlp, SwiGLU, token_norm
 from dit_lab.models.options import check_activation_checkpointing, check_layers, recomputed
 
+ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
+"""Attention's kernels in torch, which have no public names; one that is gone is left out."""
+
 
 class DiT(nn.Module):
     """Diffusion transformer: noisy image, time and label to a raw output of the same size.
@@ -223,15 +226,9 @@ def _checkpointed(run: Callable[..., Tensor], *inputs: Tensor, **how: Any) -> Te
 def _keep_products() -> Any:
     """Contexts of a checkpoint that keeps the outputs of matrix products and of attention."""
     kernels = torch.ops.aten
+    attention = [getattr(kernels, f"_scaled_dot_product_{name}", None) for name in ATTENTION]
     return create_selective_checkpoint_contexts(
-        [
-            kernels.mm.default,
-            kernels.addmm.default,
-            kernels._scaled_dot_product_flash_attention.default,
-            kernels._scaled_dot_product_efficient_attention.default,
-            kernels._scaled_dot_product_cudnn_attention.default,
-            kernels._scaled_dot_product_flash_attention_for_cpu.default,
-        ]
+        [kernels.mm.default, kernels.addmm.default, *(one.default for one in attention if one)]
     )
 
 

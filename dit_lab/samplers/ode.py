@@ -45,8 +45,6 @@ class FixedStep(ABC):
     time_grid, time_shift, times: see `TimeGrid`.
     """
 
-    evaluations_per_step: int
-
     def __init__(
         self,
         *,
@@ -85,16 +83,12 @@ class FixedStep(ABC):
 class Euler(FixedStep):
     """First order: the velocity at the start of a step holds for all of it."""
 
-    evaluations_per_step = 1
-
     def advance(self, velocity: Velocity, x: Tensor, t: float, t_next: float) -> Tensor:
         return x + (t_next - t) * velocity(x, t)
 
 
 class Midpoint(FixedStep):
     """Second order: the velocity in the middle of an Euler step."""
-
-    evaluations_per_step = 2
 
     def advance(self, velocity: Velocity, x: Tensor, t: float, t_next: float) -> Tensor:
         h = t_next - t
@@ -103,8 +97,6 @@ class Midpoint(FixedStep):
 
 class Heun(FixedStep):
     """Second order: the mean of the velocities at both ends of an Euler step."""
-
-    evaluations_per_step = 2
 
     def advance(self, velocity: Velocity, x: Tensor, t: float, t_next: float) -> Tensor:
         h = t_next - t
@@ -115,8 +107,6 @@ class Heun(FixedStep):
 
 class RK4(FixedStep):
     """Fourth order: Kutta's 3/8 rule (1901), as torchdiffeq's and SiT's rk4."""
-
-    evaluations_per_step = 4
 
     def advance(self, velocity: Velocity, x: Tensor, t: float, t_next: float) -> Tensor:
         h = t_next - t

@@ -42,6 +42,10 @@ class Drawn(NamedTuple):
         noise = None if self.posterior is None else change(self.posterior)
         return Drawn(self.batch.each(change), noise, self.told)
 
+    def pin_memory(self) -> Drawn:
+        """The same in memory that a device copies from by itself; a DataLoader asks for this."""
+        return self.each(Tensor.pin_memory)
+
     def encoded(self, codec: Codec) -> Batch:
         """The batch with `data` as the codec's latents."""
         return replace(self.batch, data=codec.encode(self.batch.data, self.posterior))
@@ -145,14 +149,10 @@ class TrainingBatches:
     num_workers: int
 
     def from_step(self, first_step: int) -> Generator[Sequence[Batch], None, None]:
-        """Lists of `accumulation` micro-batches, for step `first_step`, the next, and so on.
-
-        They last until the next step's are taken, whose numbers may then lie in their memory.
-        """
+        """Lists of `accumulation` micro-batches, for step `first_step`, the next, and so on."""
         micro_batches = read_ahead(
             _Examples(self.dataset, self.order, self.draws),
             num_workers=self.num_workers,
-            held=self.accumulation,
             batch_sampler=_MicroBatchCounters(
                 first_step=first_step,
                 global_batch_size=self.global_batch_size,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections import deque
-from collections.abc import Generator
-from math import ceil
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,46 +13,48 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import Dataset
-from dit_lab.training.handover import Packed, Packer, Record
 
 AHEAD = 2  # items that a worker has ready or in work, beyond the one that was taken last
 
 
+class Tensors(Protocol):
+    """A record of tensors."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The record with every tensor changed."""
+
+
+Record = TypeVar("Record", bound=Tensors)
+
+
 def read_ahead(
-    items: TorchDataset[Any], *, num_workers: int, held: int | None = None, **options: Any
+    items: TorchDataset[Any], *, num_workers: int, **options: Any
 ) -> Generator[Any, None, None]:
     """What a DataLoader with these options gives, unchanged, read by `num_workers` processes.
 
     An item that is a RequestError is raised here: raised in a worker, it would come wrapped in the
     worker's own traceback.
-
-    With `held`, items are records of tensors (`handover.Tensors`), and one lasts until `held` more
-    were taken: then its memory may be written again.
     """
-    packer = None if held is None else Packer(AHEAD + ceil(held / max(1, num_workers)))
     loader = DataLoader(
         items,
         num_workers=num_workers,
         prefetch_factor=AHEAD if num_workers else None,
-        collate_fn=packer or _unchanged,
+        collate_fn=_unchanged,
         worker_init_fn=_leave_stopping_to_the_main_process,
         **options,
     )
     iterator = iter(loader)
-    kept_mapped: deque[Packed] = deque(maxlen=num_workers * packer.slots if packer else 0)
     try:
         for item in iterator:
             if isinstance(item, RequestError):
                 raise item
-            if isinstance(item, Packed):
-                if not item.memory.is_pinned():  # not a copy of what the worker wrote
-                    kept_mapped.append(item)
-                item = item.unpacked()
             yield item
     finally:
         # Left to the garbage collector, workers outlive an error: its traceback refers to them,
-        # and at exit the one SIGTERM that they are sent is the one that they ignore.
+        # and at exit the one SIGTERM that they are sent is the one that they ignore. torch has no
+        # public call for it; without this one, workers end with the last reference to the iterator.
         getattr(iterator, "_shutdown_workers", lambda: None)()
+        del iterator
 
 
 class Transfer:

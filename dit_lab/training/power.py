@@ -37,14 +37,10 @@ def name_of(std: float) -> str:
     return f"power-{std}"
 
 
-def std_of(gamma: float) -> float:
-    """The width of an exponent (appendix C.1)."""
-    return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
-
-
 def gamma_of(std: float) -> float:
-    """The exponent of a width: the positive root of
-    gamma^3 + 7 gamma^2 + (16 - std^-2) gamma + (12 - std^-2), which is `std_of` solved for it."""
+    """The exponent of a width (appendix C.1): the positive root of
+    gamma^3 + 7 gamma^2 + (16 - std^-2) gamma + (12 - std^-2), which is
+    std^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) solved for it."""
     import numpy as np
 
     assert is_width(std), std

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
+from packaging.requirements import Requirement
 
 from dit_lab.config import search_path
 from dit_lab.config.compatibility import SAMPLERS
@@ -295,3 +298,11 @@ def test_conf_repeats_no_default(file: Path) -> None:
     assert not [
         name for name in options if name in by_default and by_default[name] == options[name]
     ]
+
+
+def test_only_versions_of_hydra_are_allowed_whose_private_name_is_known() -> None:
+    """`ConfigLoaderImpl._apply_overrides_to_config` is in every 1.3; a 1.4 must be tried first."""
+    needed = Requirement(next(r for r in requires("dit-lab") or () if r.startswith("hydra-core")))
+    assert needed.specifier.contains("1.3.8") and not needed.specifier.contains("1.4.0")
+    assert needed.specifier.contains(version("hydra-core"))
+    assert callable(ConfigLoaderImpl._apply_overrides_to_config)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.core.communication_cost import Cluster, StepTime, Traffic, step_time, traffic
+from dit_lab.core.communication_cost import Traffic, traffic
 from dit_lab.core.cost import Cost, Kept
 from tests.measure.scaling_plan import MODEL as XL
 from tests.measure.scaling_plan import tables
+from tests.measure.step_time import Cluster, StepTime, step_time
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/scale.md"
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from dit_lab.core.processes import keep_freed_memory
 
 BLOCKS = """
 import resource, sys
@@ -36,3 +40,9 @@ def test_memory_that_was_freed_is_used_again() -> None:
 
     assert new_pages("kept") < 100
     assert new_pages("as it is") > 10_000  # or there is nothing to be gained
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """musl and macOS have no such settings, or others under the same name."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    keep_freed_memory()

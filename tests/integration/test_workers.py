@@ -176,13 +176,16 @@ def test_a_command_ends_before_the_interpreter_goes(processes: str) -> None:
     """Its threads have ended and what is registered for the end is done; but no object is freed:
     nothing can ask for an interpreter that is going (a thread of gloo aborts a process by that)."""
     code = (
-        "import atexit, time, concurrent.futures; from dit_lab.cli.main import end\n"
+        "import atexit, time, concurrent.futures; from dit_lab.cli import main\n"
         "class Held:\n"
         "    def __del__(self): print('freed')\n"
-        "held = Held(); atexit.register(print, 'registered')\n"
-        "pool = concurrent.futures.ThreadPoolExecutor(1)\n"
-        "pool.submit(lambda: (time.sleep(0.2), print('written')))\n"
-        "print('done'); end(3)"
+        "def run(arguments):\n"
+        "    global held\n"
+        "    held = Held(); atexit.register(print, 'registered')\n"
+        "    pool = concurrent.futures.ThreadPoolExecutor(1)\n"
+        "    pool.submit(lambda: (time.sleep(0.2), print('written')))\n"
+        "    print('done'); return 3\n"
+        "main.main = run; main.command()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -192,3 +195,16 @@ def test_a_command_ends_before_the_interpreter_goes(processes: str) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (3, "done\nwritten\nregistered\n", "")
+
+
+@pytest.mark.parametrize(("what", "code"), [("SystemExit(0)", 0), ("ValueError('wrong')", 1)])
+def test_a_command_that_gives_no_code_ends_as_any_program(what: str, code: int) -> None:
+    """Help raises SystemExit; an error that nobody expected has its traceback."""
+    text = (
+        "from dit_lab.cli import main\n"
+        f"def run(arguments): raise {what}\n"
+        "main.main = run; main.command()"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert ("ValueError: wrong" in done.stderr) == (code == 1)

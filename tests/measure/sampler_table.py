@@ -43,9 +43,13 @@ OBJECTIVES: dict[str, Any] = {
 }
 
 
+PER_STEP = {Euler: 1, Midpoint: 2, Heun: 2, RK4: 4}
+"""Evaluations of the model in a step of each single-step sampler."""
+
+
 def _single_step(kind: Any) -> Callable[[int, bool], Any]:
     """Its steps within a budget, one evaluation of which goes to the noise that is left."""
-    each = kind.evaluations_per_step
+    each = PER_STEP[kind]
     return lambda budget, left: kind(steps=max(1, (budget - left) // each))
 
 

@@ -1,4 +1,4 @@
-"""DiT-XL/2 at 256 pixels on many GPUs, by the formulas of `core/communication_cost`; nothing runs.
+"""DiT-XL/2 at 256 pixels on many GPUs, by the formulas of `step_time.py`; nothing runs.
 
     python -m tests.measure.scaling_plan
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dit_lab.core.communication_cost import Cluster, step_time, traffic
+from dit_lab.core.communication_cost import traffic
 from dit_lab.core.cost import cost, training_memory
+from tests.measure.step_time import Cluster, step_time
 
 MODEL = cost(
     input_size=(32, 32), patch_size=2, in_channels=4, hidden_size=1152, depth=28, num_heads=16,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
+from dit_lab.models import dit
 from dit_lab.models.dit import DiT
 from dit_lab.models.embeddings import (
     PatchEmbedding,
@@ -213,6 +214,19 @@ def test_checkpointing_recomputes_and_gives_equal_gradients() -> None:
     assert forwards == [1, 2, 2, 3, 2, 3]  # a second pass in training mode only
     for plain, *recomputed in zip(*gradients, strict=True):
         assert all(torch.equal(plain, gradient) for gradient in recomputed)
+
+
+def test_attention_is_kept_by_the_kernels_that_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later torch may be without one of them, whose names are private."""
+    names = [f"_scaled_dot_product_{name}" for name in dit.ATTENTION]
+    assert all(hasattr(torch.ops.aten, name) for name in names)
+    monkeypatch.setattr(dit, "ATTENTION", (*dit.ATTENTION, "of_no_version"))
+    gradients = []
+    for checkpointing in ("none", "selective"):
+        model = build(activation_checkpointing=checkpointing)
+        model(*inputs(model)).square().mean().backward()
+        gradients.append([w.grad for w in model.parameters() if w.requires_grad])
+    assert all(torch.equal(plain, found) for plain, found in zip(*gradients, strict=True))
 
 
 def test_every_second_block_is_recomputed() -> None:

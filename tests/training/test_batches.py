@@ -19,7 +19,7 @@ from torch import Tensor
 from dit_lab.build.parts import Parts, validation_batches
 from dit_lab.codecs.identity import Identity
 from dit_lab.core import rng
-from dit_lab.core.errors import StopRequested
+from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.types import Batch, Shapes
 from dit_lab.data.digits import Digits
 from dit_lab.data.facts import digits_facts
@@ -34,8 +34,7 @@ Make = Callable[..., TrainingBatches]
 
 
 def take(batches: TrainingBatches, steps: int = STEPS, *, first_step: int = 0) -> list[list[Batch]]:
-    """The micro-batches of some steps; of one only, where workers use their memory again."""
-    assert steps == 1 or not batches.num_workers
+    """The micro-batches of some steps."""
     return [list(step) for step in islice(batches.from_step(first_step), steps)]
 
 
@@ -118,14 +117,62 @@ def test_starting_at_a_step_is_running_up_to_it(make_batches: Make, accumulation
 
 @pytest.mark.parametrize(("num_workers", "accumulation"), [(1, 1), (2, 1), (1, 4), (2, 4)])
 def test_workers_change_nothing(make_batches: Make, num_workers: int, accumulation: int) -> None:
-    """Workers write into the same memory again and again, never into a step that is in use."""
+    """Batches stay what they are while workers get as far ahead as they may."""
     expected = take(make_batches(accumulation=accumulation), 12)
     batches = make_batches(accumulation=accumulation, num_workers=num_workers)
     with closing(batches.from_step(0)) as steps:
-        for step, wanted in zip(steps, expected, strict=False):
-            sleep(0.05)  # for workers to get as far ahead as they may
+        found = []
+        for _ in expected:
+            found.append(next(steps))
+            sleep(0.05)
+        for step, wanted in zip(found, expected, strict=True):
             for one, other in zip(step, wanted, strict=True):
                 assert_equal(one, other)
+
+
+class Refuses(Digits):
+    """Digits of which image 0 cannot be read."""
+
+    def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
+        if 0 in indices.tolist():
+            raise self.error
+        return super().fetch(indices, counters)
+
+
+@pytest.mark.parametrize("error", [RequestError("broken"), KeyError("broken")])
+def test_no_worker_outlives_an_error(make_batches: Make, error: Exception) -> None:
+    """Not even while the error is kept, whose traceback refers to what started them."""
+    dataset = Refuses(split="train")
+    dataset.error = error
+    before = multiprocessing.active_children()
+    with pytest.raises(type(error), match="broken") as kept:
+        for _ in make_batches(dataset=dataset, num_workers=2).from_step(0):
+            assert len(multiprocessing.active_children()) == len(before) + 2
+    assert multiprocessing.active_children() == before
+    assert (str(kept.value) == "broken") == isinstance(error, RequestError)
+
+
+def test_workers_end_with_the_batches(make_batches: Make) -> None:
+    before = multiprocessing.active_children()
+    with closing(make_batches(num_workers=2).from_step(0)) as steps:
+        next(steps)
+        assert len(multiprocessing.active_children()) == len(before) + 2
+    assert multiprocessing.active_children() == before
+
+
+def test_a_worker_that_is_killed_ends_the_reading(make_batches: Make) -> None:
+    """In one line that says so, wherever the main process is at that moment."""
+    before = multiprocessing.active_children()
+    steps = make_batches(num_workers=2).from_step(0)
+    said = r"^DataLoader worker .*(killed by signal|exited unexpectedly)"
+    with pytest.raises(RuntimeError, match=said):
+        next(steps)
+        worker = next(one for one in multiprocessing.active_children() if one not in before)
+        os.kill(worker.pid, signal.SIGKILL)
+        for _ in steps:
+            sleep(0.01)
+    steps.close()
+    assert multiprocessing.active_children() == before
 
 
 def test_workers_may_be_started_afresh(make_batches: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.optim import (
+    WRAPPED,
     gradient_norm,
     guarded_step,
     load_optimizer_tensors,
@@ -166,6 +168,20 @@ def test_without_the_compiler_every_step_is_the_same(
         assert all(weight.requires_grad for weight in w.values())
     assert isinstance(optimizer, kind)
     assert type(optimizer).__name__ == kind.__name__
+    assert_same(everything(weights, optimizer), everything(plain, expected))
+
+
+def test_methods_that_torch_does_not_wrap_are_used_as_they_are() -> None:
+    """As of a later torch, which needs no wrapper to keep its compiler out."""
+    methods = (*WRAPPED, "step")
+    bare = {name: inspect.unwrap(getattr(SGD, name)) for name in methods}
+    bare["step"] = torch.no_grad()(bare["step"])
+    kind = type("SGD", (SGD,), {**bare, "__module__": "torch.optim.sgd"})
+    weights, optimizer = weights_and_optimizer(lambda w: without_compiler(kind)(w, lr=0.01))
+    plain, expected = weights_and_optimizer(lambda w: SGD(w, lr=0.01))
+    for w, o in ((plain, expected), (weights, optimizer)):
+        set_gradients(w, 0)
+        step(o, GOOD)
     assert_same(everything(weights, optimizer), everything(plain, expected))
 
 

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from dit_lab.models.dit import DiT
+from dit_lab.training import packed as packing
 from dit_lab.training.packed import LEAST_SIZE, PackedLinear, pack
 from dit_lab.training.parallel import Whole, for_sampling
 
@@ -107,6 +108,15 @@ def test_other_layers_are_left_alone(plain: nn.Linear) -> None:
     kind = type(plain)
     pack(plain)
     assert type(plain) is kind
+
+
+def test_without_the_kernels_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no public name, so that a later torch may be without them."""
+    assert all(hasattr(torch.ops.mkldnn, name) for name in packing.KERNELS)
+    monkeypatch.setattr(packing, "KERNELS", (*packing.KERNELS, "_of_no_version"))
+    plain = layer()
+    pack(plain)
+    assert type(plain) is nn.Linear
 
 
 # ---- models -------------------------------------------------------------------------------------

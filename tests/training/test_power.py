@@ -20,7 +20,7 @@ from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointNotWritten, CheckpointStore
 from dit_lab.training.ema import PowerAverage
 from dit_lab.training.post_hoc import made_average, open_averages, read_average
-from dit_lab.training.power import WIDEST, Fit, Profile, fit, gamma_of, inner_products, std_of
+from dit_lab.training.power import WIDEST, Fit, Profile, fit, gamma_of, inner_products
 from dit_lab.training.snapshots import Snapshots
 
 APPLIED, SKIPPED = torch.ones(()), torch.zeros(())
@@ -34,6 +34,11 @@ def test_the_exponents_of_the_paper() -> None:
     """Section 3.1: the widths of 5% and 10% have gamma near 16.97 and 6.94."""
     assert round(gamma_of(0.05), 2) == 16.97
     assert round(gamma_of(0.10), 2) == 6.94
+
+
+def std_of(gamma: float) -> float:
+    """The width of an exponent (appendix C.1)."""
+    return float(np.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))))
 
 
 @pytest.mark.parametrize("std", [1e-4, 0.01, 0.05, 0.1, 0.2, 0.28, 0.2886])

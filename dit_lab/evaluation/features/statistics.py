@@ -14,19 +14,20 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy._core.multiarray import _reconstruct
 from numpy.typing import NDArray
 
 from dit_lab.core.errors import RequestError
-from dit_lab.evaluation.features.extractors import Features
-from dit_lab.evaluation.metrics.frechet import Moments, distance_of_factors
+from dit_lab.evaluation.metrics.frechet import Moments
 from dit_lab.runs.folder import written_at
 
 ADM, TORCH_FIDELITY = ".npz", ".pt"
+
+_reconstruct = cast(Callable[..., Any], np.empty(0).__reduce__()[0])
+"""What a pickled array calls, under any version of numpy."""
 
 ARRAYS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     _reconstruct,
@@ -53,17 +54,6 @@ class Statistics:
                 f"statistics: a mean of shape {self.mean.shape} and a covariance of shape "
                 f"{self.covariance.shape}; expected (D,) and (D, D)"
             )
-
-
-def statistics_of(features: Features) -> Statistics:
-    """Of (N, D) features, N at least 2, in float64."""
-    wide = features.astype(np.float64)
-    return Statistics(wide.mean(axis=0), np.atleast_2d(np.cov(wide, rowvar=False)))
-
-
-def frechet_between(first: Statistics, second: Statistics) -> float:
-    """The Frechet distance of two Gaussians; covariances may be singular."""
-    return distance_of_factors(factored(first), factored(second))
 
 
 def factored(statistics: Statistics) -> Moments:

@@ -10,13 +10,6 @@ from numpy.typing import NDArray
 
 from dit_lab.evaluation.features.extractors import Features
 
-
-def frechet_distance(first: Features, second: Features) -> float:
-    """Of (N, D) and (M, D), both at least two rows; few images of many features cost no D x D
-    matrix."""
-    return distance_of_factors(moments(first), moments(second))
-
-
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 """The mean (D,), and A (R, D) with A^T A the covariance."""
 

@@ -13,8 +13,9 @@ import torch
 from dit_lab.data.digits import Digits
 from dit_lab.evaluation.features.extractors import FeatureCache, Features, Pixels, pixel_features
 from dit_lab.evaluation.features.reference_statistics import Sums, kept_statistics
-from dit_lab.evaluation.features.statistics import Statistics, statistics_of
+from dit_lab.evaluation.features.statistics import Statistics
 from dit_lab.evaluation.reference import load_images
+from tests.frechet import statistics_of
 
 
 class Counting:

@@ -13,12 +13,10 @@ import torch
 from dit_lab.core.errors import RequestError
 from dit_lab.evaluation.features.statistics import (
     Statistics,
-    frechet_between,
     read_statistics,
-    statistics_of,
     write_statistics,
 )
-from dit_lab.evaluation.metrics.frechet import frechet_distance
+from tests.frechet import frechet_between, frechet_distance, statistics_of
 
 
 def features(count: int, dimensions: int, seed: int) -> Any:

@@ -9,7 +9,7 @@ import torch
 from scipy.linalg import hadamard, sqrtm
 
 from dit_lab.evaluation.features.extractors import Features
-from dit_lab.evaluation.metrics.frechet import frechet_distance
+from tests.frechet import frechet_distance
 
 ROWS, FEATURES = 16, 4
 
