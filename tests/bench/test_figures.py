@@ -6,8 +6,6 @@ import json
 import random
 import time
 from dataclasses import astuple, replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,12 +16,11 @@ from dit_lab.bench.figures import Ratio, Spread, Turns, in_turn
 from dit_lab.bench.loading import Loading
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.parts import Stopwatch
-from dit_lab.bench.record import Bench, checked, read_record
+from dit_lab.bench.record import Bench, checked
 from dit_lab.bench.sampling import Drawing, Sampling
 from dit_lab.bench.training import Step, training_of
 from dit_lab.cli.bench import _rows
 from dit_lab.config.compose import compose_train
-from dit_lab.core.errors import RequestError
 
 CPU = torch.device("cpu")
 QUICKSTART = ["experiment=quickstart", "model.depth=1", "training.global_batch_size=16"]
@@ -99,14 +96,6 @@ def test_slower_is_much_and_at_every_turn(now: Turns, startup: float, slower: se
     record = json.loads(json.dumps(bench(cost=Turns(4.0, 3.5, 4.5)).to_json()))
     found = checked(record, bench(cost=now, startup=startup))
     assert {cost.name for cost in found if cost.is_slower} == slower
-
-
-@pytest.mark.parametrize("content", [{"a": 1}, {"costs": 3}, {"costs": {"training": 0.3}}])
-def test_another_file_is_no_record(content: Any, tmp_path: Path) -> None:
-    file = tmp_path / "speed.json"
-    file.write_text(json.dumps(content))
-    with pytest.raises(RequestError, match="no record of a bench"):
-        read_record(file)
 
 
 def test_two_in_turn() -> None:
@@ -221,11 +210,11 @@ def test_what_was_watched_is_as_it_was() -> None:
         before = {name: weight.clone() for name, weight in training.weights().items()}
         training.parts_of_a_step(3)
         assert any((before[name] != weight).any() for name, weight in training.weights().items())
-        learns = training._learns
-        for module in learns["model"].module.modules():
+        objects = training._objects
+        for module in objects["model"].module.modules():
             assert not module._forward_hooks and not module._forward_pre_hooks
         for name, method in (("accelerator", "backward"), ("optimizer", "step")):
-            assert method not in vars(learns[name])
+            assert method not in vars(objects[name])
 
 
 def test_blocks_that_are_compiled_are_one_part() -> None:
@@ -233,7 +222,7 @@ def test_blocks_that_are_compiled_are_one_part() -> None:
 
     config, shapes, _ = with_data(compose_train(QUICKSTART))
     with training_of(config, shapes) as training:
-        model: nn.Module = training._learns["model"].module
+        model: nn.Module = training._objects["model"].module
         names = [name for _, name in _sections(model, inside_blocks=False)]
         assert names.count("blocks") == 1 and "attention" not in names
 

@@ -209,29 +209,6 @@ def test_what_is_given_anew_beats_what_was_recorded(
         assert longer[key] == config[key]
 
 
-def test_an_extension_refuses_like_everything_else(
-    recorded: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    folder, _ = recorded
-    checkpoint = folder / "checkpoints/step-00000010"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "state.json").write_text("{}")
-    (tmp_path / "empty").mkdir()
-    for given, said in (
-        ([f"resume={folder}", "training.totl_steps=7"], "did you mean training.total_steps?"),
-        (
-            [f"resume={folder}", "model=pcio"],
-            "model=pcio: no such choice; .* did you mean model=pico",
-        ),
-        ([f"resume={folder}", "seed=-1"], "seed=-1: expected a whole number at least 0"),
-        ([f"resume={checkpoint}"], f"a checkpoint; give its run folder, {folder}"),
-        (["resume=empty"], "resume=empty: .* auto, never or force, and no run: has no config.yaml"),
-        (["resume=Auto"], "resume=Auto: .* auto, never or force, and no run: does not exist"),
-    ):
-        with pytest.raises(RequestError, match=said):
-            compose_train(given)
-
-
 def test_what_a_run_trusted_is_not_trusted_by_extending_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,6 +180,11 @@ def wrote(name: str, content: str | bytes) -> Callable[[Path], None]:
     return lambda folder: write(name, content, folder)
 
 
+def deleted(name: str) -> Callable[[Path], None]:
+    """Prepares a folder by deleting a file."""
+    return lambda folder: (folder / name).unlink()
+
+
 def only_sweep(folder: Path) -> Path:
     """The sweep that lies in a folder."""
     (sweep,) = folder.glob("outputs/sweeps/*")

@@ -15,16 +15,14 @@ import pytest
 
 from tests.integration.test_survival import write_module
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Any]
 RunIn = Callable[[Path], Any]
 
 TWO = ["distributed.num_processes=2"]
 SHARDED = [*TWO, "distributed=fsdp"]
-SLOW = pytest.mark.slow
-ALONE = pytest.param([], id="1", marks=SLOW)
-FEWER_BY_DEFAULT = [pytest.param([], id="1"), pytest.param(TWO, id="2", marks=SLOW)]
-"""Two processes hear a signal as they do while a training draws, which is tested with two."""
-ALSO_SHARDED = pytest.param(SHARDED, id="2 sharded", marks=SLOW)
+ALONE_OR_TWO = [pytest.param([], id="1"), pytest.param(TWO, id="2")]
 SLOW_SAMPLES = ["sample.num_images=64", "sampler.steps=120"]  # a second or two of drawing
 
 
@@ -54,8 +52,8 @@ def listens(process: Any) -> bool:
 @pytest.mark.parametrize(
     ("more", "number"),
     [
-        pytest.param([], signal.SIGUSR1, id="1", marks=SLOW),
-        pytest.param(TWO, signal.SIGTERM, id="2", marks=SLOW),
+        pytest.param([], signal.SIGUSR1, id="1"),
+        pytest.param(TWO, signal.SIGTERM, id="2"),
         pytest.param(SHARDED, signal.SIGUSR1, id="2 sharded"),
     ],
 )
@@ -78,7 +76,7 @@ def test_while_training(
     assert run.rows() == run_in(straight).rows()
 
 
-@pytest.mark.parametrize("more", [ALONE, pytest.param(TWO, id="2"), ALSO_SHARDED])
+@pytest.mark.parametrize("more", [*ALONE_OR_TWO, pytest.param(SHARDED, id="2 sharded")])
 def test_while_a_training_draws_samples(
     tmp_path_factory: pytest.TempPathFactory, fork_in: Command, forked_in: Command,
     train: list[str], run_in: RunIn, wait_for_step: Any, more: list[str],
@@ -113,7 +111,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, forked_in: Command, train:
     return folder
 
 
-@pytest.mark.parametrize("more", FEWER_BY_DEFAULT)
+@pytest.mark.parametrize("more", ALONE_OR_TWO)
 def test_while_sampling(
     trained: Path, fork_in: Command, forked_in: Command, run_in: RunIn, more: list[str]
 ) -> None:
@@ -132,7 +130,7 @@ def test_while_sampling(
     assert out.read_bytes() == expected.read_bytes()
 
 
-@pytest.mark.parametrize("more", FEWER_BY_DEFAULT)
+@pytest.mark.parametrize("more", ALONE_OR_TWO)
 def test_while_evaluating(
     trained: Path, fork_in: Command, forked_in: Command, run_in: RunIn, more: list[str]
 ) -> None:

@@ -53,6 +53,7 @@ def test_of_one_configuration(recorded: int, again: int) -> None:
     assert FALSE_ALARMS - 0.015 - error < rate < FALSE_ALARMS + error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("configurations", "recorded", "uneven"), [(2, 3, 1), (3, 5, 1), (12, 3, 0), (12, 3, 1)]
 )
