@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.errors.case import Case, arguments
-from tests.errors.starts import only_run, only_sweep
+from tests.errors.starts import UNTRAINED, only_run, only_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
@@ -105,7 +105,8 @@ class Lab:
         if not (self._kept / start).exists():
             self._clear()
             self.folder.mkdir(parents=True)
-            made = self._ask("heavy", do="start", name=start)
+            kind = "light" if start in UNTRAINED else "heavy"
+            made = self._ask(kind, do="start", name=start)
             assert "code" in made, made["err"]
             shutil.copytree(self.folder, self._kept / start, symlinks=True)
         self._clear()

@@ -163,6 +163,7 @@ STARTS: dict[str, Callable[[Run], None]] = {
     made.__name__: made
     for made in (empty, recipe, tiny, averaged, own, latent, encoded, grid, swept)
 }
+UNTRAINED = ("empty", "recipe", "grid")  # which are made without torch
 
 
 # ---- changing a folder --------------------------------------------------------------------------

@@ -17,10 +17,10 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, command_in: Command, tiny: list[str]) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, forked_in: Command, tiny: list[str]) -> Path:
     """A short run; its last layers are far enough from zero for classes to matter."""
     folder = tmp_path_factory.mktemp("run")
-    done = command_in(folder, "train", *tiny, "tracking=none", "optimizer.lr=0.01")
+    done = forked_in(folder, "train", *tiny, "tracking=none", "optimizer.lr=0.01")
     assert done.returncode == 0, done.stderr
     (found,) = folder.glob("outputs/runs/tiny/*")
     return found
