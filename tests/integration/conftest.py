@@ -70,7 +70,7 @@ exec(first)
 from dit_lab.cli.main import main
 sys.exit(main(arguments))
 """
-FEW_TREES = "from dit_lab.evaluation import two_sample; two_sample.TREES = 3"
+FEW_TREES = "from dit_lab.evaluation.metrics import two_sample; two_sample.TREES = 3"
 CHILDREN_TOO = "from tests.integration.zygote import install; install()"
 
 
