@@ -66,6 +66,7 @@ def test_help_imports_nothing_slow(tmp_path: Path) -> None:
         assert word in done.stdout
 
 
+@pytest.mark.timeout(900)
 def test_every_refusal_in_the_package_is_a_case(lab: Lab) -> None:
     """From the last to the first: what another process types meanwhile is not typed here."""
     outcomes = [lab.outcome(case) for case in reversed(CASES.values())]

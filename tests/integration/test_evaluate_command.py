@@ -605,6 +605,7 @@ def logged(run: Path) -> set[Point]:
     }
 
 
+@pytest.mark.slow
 def test_killed_once_it_is_written_and_rerun_is_in_mlflow_once(
     store_in: Callable[[Path], None],
     fork: Callable[..., Any],
@@ -628,6 +629,7 @@ def test_killed_once_it_is_written_and_rerun_is_in_mlflow_once(
     assert artifact.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_command_can_be_stopped(fork: Callable[..., Any], untracked: Path) -> None:
     path, _ = only_evaluation(untracked)
     path.unlink()
