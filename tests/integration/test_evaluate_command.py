@@ -567,6 +567,7 @@ def has(folder: Path, pattern: str) -> Callable[[], bool]:
     return lambda: any(folder.glob(f"outputs/runs/tiny/*/{pattern}"))
 
 
+@pytest.mark.slow
 def test_sigterm_in_the_evaluation_and_the_rerun_has_the_same_numbers(
     fork: Callable[..., Any],
     dit_lab: Command,

@@ -115,6 +115,7 @@ def test_the_store_tells_the_same(mixed: Any) -> None:
         assert tags["dit_lab.overrides"] == " ".join(job["overrides"])
 
 
+@pytest.mark.slow
 def test_resume_runs_what_failed(mixed: Any, forked_in: Command) -> None:
     folder, _, before = mixed
     (folder / "healed").touch()
@@ -148,6 +149,7 @@ def test_resume_runs_what_failed(mixed: Any, forked_in: Command) -> None:
     assert "already finished" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_tried_again(folder: Path, forked: Command, train: list[str]) -> None:
     axis = "objective.way=once,none"
     done = forked(*train, axis, "tracking=none", "sweep.retries=1", "sweep.slots=[cpu]")

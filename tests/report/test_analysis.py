@@ -573,6 +573,7 @@ def test_what_is_five_deviations_better_is_found() -> None:
         assert effect(ablation, "objective", "flow_matching").verdict == Verdict.BETTER
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_take_seconds() -> None:
     """Some 3 s, in which sweeps of this design are simulated; then 0.1 s. The bounds allow for a
     busy machine."""

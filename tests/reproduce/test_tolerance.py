@@ -45,6 +45,7 @@ def false_alarms(
     return alarms / trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recorded", "again"), [(3, 1), (5, 1), (5, 3)])
 def test_of_one_configuration(recorded: int, again: int) -> None:
     rate = false_alarms(configurations=1, recorded=recorded, again=again, uneven=0, trials=2000)
