@@ -183,7 +183,7 @@ def test_a_process_that_the_system_stops_ends_the_run(
     tmp_path: Path, fork: Command, train: list[str], run_in: RunIn, wait_for_step: Any
 ) -> None:
     """As a machine does that has lost its memory or its disk: it answers nothing any more."""
-    process = fork(*train, *TWO, "training.hang_after_seconds=3", "training.total_steps=100000")
+    process = fork(*train, *TWO, "training.hang_after_seconds=10", "training.total_steps=100000")
     wait_for_step(tmp_path, 10, process)
     run = run_in(tmp_path)
     os.kill(_other_worker(run.root), signal.SIGSTOP)
