@@ -117,11 +117,11 @@ def test_while_sampling(
 ) -> None:
     """Nothing is written; afterwards the images are those of one process."""
     sample = ["sample", f"run={run_in(trained).root}", "sample.num_images=128"]
-    sample.append(f"sampler.steps={200 if more else 100}")
+    sample.append(f"sampler.steps={400 if more else 100}")
     out, expected = trained / f"out-{len(more)}.npz", trained / "expected.npz"
     process = fork_in(trained, *sample, f"out={out}", *more)
     until(lambda: listens(process), process)
-    time.sleep(2.5 if more else 0.5)
+    time.sleep(1 if more else 0.5)
     process.send_signal(signal.SIGUSR1)
     assert process.wait().returncode == 143
     assert not out.exists()
