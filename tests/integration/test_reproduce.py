@@ -304,4 +304,4 @@ def test_small_mistakes_are_caught_by_the_probes(wrong: str, tmp_path: Path) -> 
     verdict = done.stdout.splitlines()[-1]
     print(f"\n{wrong}: {verdict} ({seconds:.0f} s)")
     assert expected <= set(verdict.removeprefix("not reproduced: ").split(", "))
-    assert seconds < 60
+    assert seconds < 240  # a quarter of a minute where nothing else runs
