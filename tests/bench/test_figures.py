@@ -6,8 +6,6 @@ import json
 import random
 import time
 from dataclasses import astuple, replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,12 +16,11 @@ from dit_lab.bench.figures import Ratio, Spread, Turns, in_turn
 from dit_lab.bench.loading import Loading
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.parts import Stopwatch
-from dit_lab.bench.record import Bench, checked, read_record
+from dit_lab.bench.record import Bench, checked
 from dit_lab.bench.sampling import Drawing, Sampling
 from dit_lab.bench.training import Step, training_of
 from dit_lab.cli.bench import _rows
 from dit_lab.config.compose import compose_train
-from dit_lab.core.errors import RequestError
 
 CPU = torch.device("cpu")
 QUICKSTART = ["experiment=quickstart", "model.depth=1", "training.global_batch_size=16"]
@@ -99,14 +96,6 @@ def test_slower_is_much_and_at_every_turn(now: Turns, startup: float, slower: se
     record = json.loads(json.dumps(bench(cost=Turns(4.0, 3.5, 4.5)).to_json()))
     found = checked(record, bench(cost=now, startup=startup))
     assert {cost.name for cost in found if cost.is_slower} == slower
-
-
-@pytest.mark.parametrize("content", [{"a": 1}, {"costs": 3}, {"costs": {"training": 0.3}}])
-def test_another_file_is_no_record(content: Any, tmp_path: Path) -> None:
-    file = tmp_path / "speed.json"
-    file.write_text(json.dumps(content))
-    with pytest.raises(RequestError, match="no record of a bench"):
-        read_record(file)
 
 
 def test_two_in_turn() -> None:

@@ -94,22 +94,6 @@ def test_zero_classes_are_unconditional(folder: Path) -> None:
     assert found.fingerprint != facts(folder).fingerprint
 
 
-@pytest.mark.parametrize("name", ["train_labels.txt", "val_labels.txt", "images"])
-def test_a_missing_file_is_named_with_the_way_out(folder: Path, name: str) -> None:
-    (folder / name).rename(folder / "elsewhere")
-    message = refusal(folder)
-    assert message.startswith(f"{folder / name} is missing")
-    assert "dataset.root=FOLDER" in message
-    assert QUICKSTART in message
-
-
-@pytest.mark.parametrize("root", [None, ""])
-def test_a_root_that_is_not_set(root: Any) -> None:
-    message = refusal(root)
-    assert "dataset.root=FOLDER" in message
-    assert QUICKSTART in message
-
-
 def test_a_root_that_is_a_file(folder: Path) -> None:
     assert "is missing" in refusal(folder / "train_labels.txt")
 
@@ -187,23 +171,6 @@ def test_functions_get_the_options_that_they_take() -> None:
     assert accepted(lambda **options: None, given) == given
 
 
-def test_users_datasets_without_facts_are_told() -> None:
-    class Mine:
-        pass
-
-    class Wrong:
-        @staticmethod
-        def facts() -> dict[str, int]:
-            return {}
-
-    with pytest.raises(RequestError, match=r"mylab\.Mine: has no facts; add a static method"):
-        dataset_facts("mylab.Mine", {}, load=lambda target: Mine)
-    with pytest.raises(RequestError, match=r"dict; return dit_lab\.core\.types\.DataFacts"):
-        dataset_facts("mylab.Wrong", {}, load=lambda target: Wrong)
-    with pytest.raises(RequestError, match=r"mylab\.Mine: unknown; the lab has dit_lab\.data"):
-        dataset_facts("mylab.Mine", {})
-
-
 # Codecs
 
 
@@ -230,33 +197,16 @@ def test_the_latent_shape_is_in_the_config(tmp_path: Path) -> None:
     assert latent(small, 1, 10, 12) == (16, 5, 6)
 
 
-def test_sizes_and_channels_that_do_not_fit(tmp_path: Path) -> None:
-    write_config(tmp_path)
-    with pytest.raises(RequestError, match="images of 256x252 do not divide by 8"):
-        latent(tmp_path, 3, 256, 252)
-    with pytest.raises(RequestError, match="encodes 3 channels, the images have 1"):
-        latent(tmp_path, 1, 256, 256)
-
-
-def test_a_missing_autoencoder_is_named_with_the_way_out(tmp_path: Path) -> None:
-    for path in (None, tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(RequestError) as refused:
-            latent(path, 3, 256, 256)
-        assert "codec.path=FOLDER" in str(refused.value)
-        assert QUICKSTART in str(refused.value)
-    assert str(tmp_path / "nowhere" / "config.json") in str(refused.value)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "{}"])
-def test_a_config_of_something_else(tmp_path: Path, content: str) -> None:
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(RequestError, match=r"config\.json"):
-        latent(tmp_path, 3, 256, 256)
-
-
 def test_other_codecs_are_unknown() -> None:
     with pytest.raises(RequestError, match=r"codec mylab\.Codec: unknown; use"):
         codec_facts("mylab.Codec", {}, channels=3, height=8, width=8)
+
+
+def test_what_no_command_asks_for() -> None:
+    with pytest.raises(RequestError, match=r"mylab\.Mine: unknown; the lab has dit_lab\.data"):
+        dataset_facts("mylab.Mine", {})
+    with pytest.raises(RequestError, match=r"codec\.path is not set: give codec\.path=FOLDER"):
+        latent(None, 3, 8, 8)
 
 
 # What a check may cost

@@ -1,4 +1,4 @@
-"""All cases, by area and by title."""
+"""All cases, by title."""
 
 from __future__ import annotations
 
@@ -24,24 +24,8 @@ from tests.errors import (
 )
 
 AREAS = (
-    command_line.AREA,
-    settings.AREA,
-    methods.AREA,
-    own_parts.AREA,
-    data.AREA,
-    encoding.AREA,
-    resuming.AREA,
-    recorded.AREA,
-    checkpoints.AREA,
-    averages.AREA,
-    measuring.AREA,
-    judging.AREA,
-    exchange.AREA,
-    sweeping.AREA,
-    reporting.AREA,
-    tracking.AREA,
-    benching.AREA,
-    places.AREA,
-)
-CASES = {case.title: case for area in AREAS for case in area.cases}
-assert len(CASES) == sum(len(area.cases) for area in AREAS), "two cases of one title"
+    command_line, settings, methods, own_parts, data, encoding, resuming, recorded, checkpoints,
+    averages, measuring, judging, exchange, sweeping, reporting, tracking, benching, places,
+)  # fmt: skip
+CASES = {case.title: case for area in AREAS for case in area.CASES}
+assert len(CASES) == sum(len(area.CASES) for area in AREAS), "two cases of one title"

@@ -1,7 +1,8 @@
-"""Types the commands of the cases and keeps what they printed."""
+"""Types the commands of the cases, keeps what they printed, and looks at it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,12 +10,14 @@ import shutil
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Self
 
 from tests.errors.case import Case, arguments
-from tests.errors.starts import only_run, only_sweep
+from tests.errors.starts import UNTRAINED, only_run, only_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
@@ -27,19 +30,35 @@ class Outcome:
     code: int
     out: str
     err: str
-    changed: tuple[str, ...] = ()  # files made, changed or removed
-    raised: tuple[tuple[str, int], ...] = ()  # where refusals were made: (source file, line)
-    imported: tuple[str, ...] = ()  # slow libraries
+    changed: Sequence[str] = ()  # files made, changed or removed
+    raised: Sequence[tuple[str, int]] = ()  # where refusals were made: (source file, line)
+    imported: Sequence[str] = ()  # slow libraries
     could_not: str = ""  # why the case cannot be run on this machine
+
+    def check(self, case: Case) -> None:
+        """One line on standard error, the exit code, nothing left behind, and no slow import."""
+        assert self.code == case.code, self
+        lines = self.err.splitlines()
+        assert len(lines) == 1 or (not lines and case.code == 0), self
+        assert all(line.startswith("dit-lab: ") for line in lines if case.code), self
+        printed = [*lines, *(self.out.splitlines() if case.code == 0 else [])]
+        assert any(re.search(case.says, line) for line in printed), f"no {case.says!r} in {self}"
+        assert "Traceback" not in self.out + self.err
+        allowed = [n for n in self.changed for pattern in case.leaves if fnmatch(n, pattern)]
+        assert sorted(set(self.changed) - set(allowed)) == []
+        assert case.slow or not self.imported
 
 
 class Lab:
-    """One folder in which everything happens, so that the paths in recorded runs stay true."""
+    """One folder in which everything happens, so that the paths in recorded runs stay true.
 
-    def __init__(self, place: Path) -> None:
+    Outcomes are files in `shared`, where other processes that run the tests find them too.
+    """
+
+    def __init__(self, place: Path, shared: Path) -> None:
         self.folder = place / "work"
         self._kept = place / "kept"
-        self._outcomes: dict[str, Outcome] = {}
+        self._shared = shared
         self._workers: dict[str, subprocess.Popen[str]] = {}
         self._taken: socket.socket | None = None
 
@@ -54,9 +73,15 @@ class Lab:
 
     def outcome(self, case: Case) -> Outcome:
         """What the case's command did; it is typed once."""
-        if case.title not in self._outcomes:
-            self._outcomes[case.title] = self._run(case)
-        return self._outcomes[case.title]
+        name = hashlib.sha256(case.title.encode()).hexdigest()
+        file = self._shared / f"{name}.json"
+        if file.exists():
+            return Outcome(**json.loads(file.read_text()))
+        outcome = self._run(case)
+        own = self._shared / f"{name}.{os.getpid()}"
+        own.write_text(json.dumps(asdict(outcome)))
+        own.replace(file)
+        return outcome
 
     def typed(self, case: Case) -> Outcome:
         """The same by `python -m dit_lab`, as a person would."""
@@ -80,7 +105,8 @@ class Lab:
         if not (self._kept / start).exists():
             self._clear()
             self.folder.mkdir(parents=True)
-            made = self._ask("heavy", do="start", name=start)
+            kind = "light" if start in UNTRAINED else "heavy"
+            made = self._ask(kind, do="start", name=start)
             assert "code" in made, made["err"]
             shutil.copytree(self.folder, self._kept / start, symlinks=True)
         self._clear()
@@ -119,9 +145,9 @@ class Lab:
             code=found["code"],
             out=self.normalised(found["out"], values),
             err=self.normalised(found["err"], values),
-            changed=tuple(self.normalised(name, values) for name in found.get("changed", ())),
-            raised=tuple((file, line) for file, line in found.get("raised", ())),
-            imported=tuple(found.get("imported", ())),
+            changed=[self.normalised(name, values) for name in found.get("changed", ())],
+            raised=found.get("raised", ()),
+            imported=found.get("imported", ()),
             could_not=found.get("could_not", ""),
         )
 

@@ -92,7 +92,7 @@ LIBRARY_ONLY = {
     "it needs two runs on different data, as in tests/integration/test_weak_run.py": (
         ("build/trained.py", "was trained for {_seen(theirs)}"),
     ),
-    "it needs a machine without a compiler, as in tests/config/test_refusals.py": (
+    "it needs a machine without a compiler, as in tests/integration/test_errors.py": (
         ("config/checks/machine.py", "needs a C++ compiler"),
     ),
     "it needs an installation without scikit-learn, which the lab depends on": (

@@ -163,6 +163,7 @@ STARTS: dict[str, Callable[[Run], None]] = {
     made.__name__: made
     for made in (empty, recipe, tiny, averaged, own, latent, encoded, grid, swept)
 }
+UNTRAINED = ("empty", "recipe", "grid")  # which are made without torch
 
 
 # ---- changing a folder --------------------------------------------------------------------------
@@ -178,6 +179,11 @@ def write(name: str | Path, content: str | bytes, folder: Path = Path()) -> None
 def wrote(name: str, content: str | bytes) -> Callable[[Path], None]:
     """Prepares a folder by one file."""
     return lambda folder: write(name, content, folder)
+
+
+def deleted(name: str) -> Callable[[Path], None]:
+    """Prepares a folder by deleting a file."""
+    return lambda folder: (folder / name).unlink()
 
 
 def only_sweep(folder: Path) -> Path:

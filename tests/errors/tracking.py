@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.errors.case import Area, Case
+from tests.errors.case import Case, heavy
 from tests.errors.starts import wrote
 
 Q = "train experiment=quickstart"
@@ -20,70 +20,31 @@ def deleted_experiment(folder: Path) -> None:
     open_client(uri).delete_experiment(experiment)
 
 
-AREA = Area(
-    title="Tracking",
-    cases=(
-        Case(
-            title="a store in plain files",
-            command=f"{Q} tracking.uri=file:mlruns",
-            says="tracking.uri=file:mlruns: MLflow no longer keeps runs in plain folders; give sq",
-        ),
-        Case(
-            title="a store that is a folder",
-            command=f"{Q} tracking.uri=./mlruns",
-            says="MLflow no longer keeps runs in plain folders",
-        ),
-        Case(
-            title="an unknown kind of store",
-            command=f"{Q} tracking.uri=ftp://anna:secret@host/runs",
-            says=r"tracking.uri=ftp://\*\*\*@host/runs: unknown kind of store 'ftp'",
-        ),
-        Case(
-            title="a database without an absolute path",
-            command=f"{Q} tracking.uri=sqlite:///mlflow.db",
-            says="needs the absolute path of a file",
-        ),
-        Case(
-            title="a database that cannot be written",
-            command=f"{TINY} tracking.uri=sqlite:///FOLDER/store/mlflow.db",
-            start="recipe",
-            mount={"store": "ro"},
-            says="tracking.uri=sqlite:///FOLDER/store/mlflow.db: cannot be used: ",
-            slow=True,
-        ),
-        Case(
-            title="a file that is no database",
-            command=TINY,
-            start="recipe",
-            prepare=wrote("outputs/mlflow.db", "this is a text"),
-            says="cannot be used: file is not a database",
-            slow=True,
-            leaves=("outputs/mlflow.db.lock",),
-        ),
-        Case(
-            title="an experiment that was deleted",
-            command=TINY,
-            start="recipe",
-            prepare=deleted_experiment,
-            says="tracking.experiment=tiny: was deleted from the store; .* restore -x 1",
-            slow=True,
-        ),
-        Case(
-            title="a database whose driver is not there",
-            command=f"{TINY} tracking.uri=mysql+nodriver://anna:secret@host/runs",
-            start="recipe",
-            says=r"tracking.uri=mysql\+nodriver://\*\*\*@host/runs: cannot be used: .*nodriver",
-            slow=True,
-            leaves=("outputs", "outputs/mlartifacts.lock"),
-        ),
-        Case(
-            title="a server that does not answer",
-            command=f"{TINY} tracking.uri=http://127.0.0.1:9",
-            start="recipe",
-            says="MLflow at http://127.0.0.1:9 does not take what is sent",
-            code=0,
-            slow=True,
-            leaves=("outputs*",),
-        ),
-    ),
+# fmt: off
+CASES = (
+    Case("a store in plain files", f"{Q} tracking.uri=file:mlruns",
+         "tracking.uri=file:mlruns: MLflow no longer keeps runs in plain folders; give sq"),
+    Case("a store that is a folder", f"{Q} tracking.uri=./mlruns",
+         "MLflow no longer keeps runs in plain folders"),
+    Case("an unknown kind of store", f"{Q} tracking.uri=ftp://anna:secret@host/runs",
+         r"tracking.uri=ftp://\*\*\*@host/runs: unknown kind of store 'ftp'"),
+    Case("a database without an absolute path", f"{Q} tracking.uri=sqlite:///mlflow.db",
+         "needs the absolute path of a file"),
+    heavy("a database that cannot be written",
+         f"{TINY} tracking.uri=sqlite:///FOLDER/store/mlflow.db",
+         "tracking.uri=sqlite:///FOLDER/store/mlflow.db: cannot be used: ", start="recipe",
+         mount={"store": "ro"}),
+    heavy("a file that is no database", TINY, "cannot be used: file is not a database",
+         start="recipe", prepare=wrote("outputs/mlflow.db", "this is a text"),
+         leaves=("outputs/mlflow.db.lock",)),
+    heavy("an experiment that was deleted", TINY,
+         "tracking.experiment=tiny: was deleted from the store; .* restore -x 1", start="recipe",
+         prepare=deleted_experiment),
+    heavy("a database whose driver is not there",
+         f"{TINY} tracking.uri=mysql+nodriver://anna:secret@host/runs",
+         r"tracking.uri=mysql\+nodriver://\*\*\*@host/runs: cannot be used: .*nodriver",
+         start="recipe", leaves=("outputs", "outputs/mlartifacts.lock")),
+    heavy("a server that does not answer", f"{TINY} tracking.uri=http://127.0.0.1:9",
+         "MLflow at http://127.0.0.1:9 does not take what is sent", start="recipe", code=0,
+         leaves=("outputs*",)),
 )

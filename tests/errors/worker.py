@@ -9,6 +9,7 @@ be, with its imports done; a test compares the two.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib
@@ -22,7 +23,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dit_lab.config.compose import Composer
 from dit_lab.core.errors import RequestError
+from dit_lab.tracking import mlflow_run
 
 LIGHT = (
     *(f"dit_lab.cli.{verb}" for verb in ("main", "train", "sample", "evaluate", "doctor", "ui")),
@@ -33,6 +36,7 @@ LIGHT = (
     "dit_lab.actions.extension",
     "dit_lab.actions.doctor",
     "numpy",
+    "tests.errors.cases",
     "tests.warm",
 )
 HEAVY = (
@@ -48,6 +52,33 @@ LIMIT_SECONDS = 120
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000  # linux/sched.h
 MS_RDONLY = 1  # linux/mount.h
+
+
+CHOICES = (
+    "experiment=quickstart",
+    "experiment=own_images",
+    "dataset=digits codec=identity model=pico",
+    "dataset=digits codec=identity model=pico objective=rectified_flow",
+    "dataset=digits codec=identity model=pico objective=flow_matching",
+    "codec=identity model=pico",
+)
+"""Members of groups that many cases choose, which Hydra takes most of the time to compose."""
+
+
+def share_choices() -> None:
+    """Compose these once, for the children that are forked afterwards."""
+    shared: dict[tuple[str, ...], Any] = {}
+    original = Composer.__init__
+
+    def with_shared(self: Composer, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+        self._chosen = shared
+
+    Composer.__init__ = with_shared  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
+        for choice in CHOICES:
+            with contextlib.suppress(RequestError):
+                Composer().compose(choice.split())
 
 
 def run(arguments: list[str], folder: Path) -> int:
@@ -183,6 +214,8 @@ def main() -> None:
     """Answer until there are no more requests."""
     for name in HEAVY if sys.argv[1:] == ["heavy"] else LIGHT:
         importlib.import_module(name)
+    share_choices()
+    mlflow_run.START_SECONDS = mlflow_run.END_SECONDS = 2.0  # for a server that is away
     for request in _requests():
         folder = Path(request.pop("folder"))
         work = {"case": run_case, "start": make_start}[request.pop("do")]

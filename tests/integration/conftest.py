@@ -24,6 +24,7 @@ import pytest
 
 from dit_lab.runs.folder import RunFolder, read_json
 from dit_lab.runs.metrics import read_metrics
+from tests.errors.lab import Lab
 from tests.integration.fragile import write_module
 
 IMPORTED = [
@@ -179,6 +180,16 @@ def folder(tmp_path: Path, store_in: Callable[[Path], None]) -> Path:
     write_module(tmp_path)
     store_in(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Where the cases of tests/errors are typed; processes that run tests share what came of it."""
+    of_all = tmp_path_factory.getbasetemp()
+    shared = (of_all.parent if "PYTEST_XDIST_WORKER" in os.environ else of_all) / "outcomes"
+    shared.mkdir(exist_ok=True)
+    with Lab(tmp_path_factory.mktemp("lab"), shared) as made:
+        yield made
 
 
 # ---- what a run has left behind -----------------------------------------------------------------

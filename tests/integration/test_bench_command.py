@@ -6,7 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Command
+
+pytestmark = pytest.mark.slow
 
 TINY = [
     "experiment=quickstart", "model.depth=1", "training.global_batch_size=16", "sampler.steps=3",
@@ -71,10 +75,3 @@ def _ratio(said: str) -> float:
     found = re.search(r"the second takes ([\d.]+) \[", said)
     assert found, said
     return float(found.group(1))
-
-
-def test_what_is_refused_while_it_is_built_is_one_line(forked: Command) -> None:
-    done = forked("bench", *TINY, "--vs", "dataset.num_classes=7")
-    assert done.returncode == 2
-    assert done.stderr.startswith("dit-lab: dataset.num_classes=7: ")
-    assert len(done.stderr.splitlines()) == 1

@@ -16,6 +16,8 @@ import dit_lab
 from dit_lab.evaluation.card import read_evaluation
 from dit_lab.training.parallel import with_weights
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 RunIn = Callable[[Path], Any]
 

@@ -17,6 +17,8 @@ import pytest
 
 from dit_lab.runs.metrics import read_metrics
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Fork = Callable[..., Any]
 

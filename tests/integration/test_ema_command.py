@@ -61,10 +61,8 @@ def test_snapshots_are_kept_and_nothing_else_changes(
     assert plain.rows() == straight.rows()
 
 
-@pytest.mark.parametrize(
-    "lost",
-    [pytest.param(False, marks=pytest.mark.slow), True],  # where one is lost, the rest is the same
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [False, True])
 def test_killed_and_rerun_they_are_the_same_bits(
     lost: bool,
     straight: Any,
@@ -159,6 +157,7 @@ def test_a_chosen_checkpoint_means_its_step(straight: Any, forked: Command, tmp_
     assert (np.load(tmp_path / "a.npz")["arr_0"] != early).any()
 
 
+@pytest.mark.slow
 def test_averages_may_be_dropped_on_the_way_but_not_taken_up(
     fork: Fork,
     forked: Command,

@@ -106,6 +106,7 @@ def test_shards_are_full_but_the_last(straight: Path) -> None:
     assert len(manifest.plan.shards("train")) == -(-train // 12) > 3
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(
     folder: Path, straight: Path, forked_in: Command
 ) -> None:
@@ -113,6 +114,7 @@ def test_two_processes_write_the_same_bytes(
     assert contents(folder / "together") == contents(straight)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_rerun_has_the_same_bytes(
     folder: Path, straight: Path, forked_in: Command, fork_in: Any
 ) -> None:
@@ -141,11 +143,11 @@ def test_the_same_command_again_changes_nothing(
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "number"),
     [
-        # slow: each of two processes stops as one alone does
-        pytest.param(1, signal.SIGTERM, id="1", marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGTERM, id="1"),
         pytest.param(2, signal.SIGUSR1, id="2"),
     ],
 )
@@ -209,15 +211,6 @@ def test_a_run_from_latents_is_a_run(folder: Path, straight: Path, forked_in: Co
     done = forked_in(folder, "sample", f"run={run}", "out=grid.png")
     assert done.returncode == 0, done.stderr
     assert Image.open(folder / "grid.png").size[0] > 16
-
-
-def test_another_codec_is_refused(folder: Path, straight: Path, forked_in: Command) -> None:
-    autoencoder(folder / "other", seed=1)
-    more = [*LATENTS, "dataset.root=straight", "codec.path=other", "name=other"]
-    done = forked_in(folder, "train", *TRAIN, *more)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert "was encoded by another codec" in line
 
 
 def test_every_byte_is_verified(folder: Path, straight: Path, forked_in: Command) -> None:

@@ -426,62 +426,6 @@ def test_mlflow_that_cannot_be_reached_costs_a_line(
 # ---- refusals -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (
-            ["evaluation.num_images=10"],
-            "evaluation.num_images=10: with 1437 training and 360 held-out images there are too "
-            "few to compare; 30 generated, 30 training and 10 held-out images are the least",
-        ),
-        (
-            ["evaluation.reference_images=29"],
-            "evaluation.num_images=120: with 29 training and 29 held-out images there are too "
-            "few to compare; 30 generated, 30 training and 10 held-out images are the least",
-        ),
-        (
-            ["evaluation.num_images=0"],
-            "evaluation.num_images=0: no images are drawn; 1024 would be a good count",
-        ),
-        (
-            ["evaluation.num_image=100"],
-            "evaluation.num_image: no such key; did you mean evaluation.num_images?",
-        ),
-        (["evaluation.seed=-1"], "evaluation.seed=-1: expected a whole number at least 0"),
-        (
-            ["sampler=ddpm"],
-            "sampler=ddpm: does not fit objective=rectified_flow; allowed: auto, ",
-        ),
-        (["sample.weights=ema:0.5"], "sample.weights=ema:0.5: not kept; allowed: raw, ema, "),
-        (["sample.labels=[3]"], "sample.labels: not used here; evaluation.num_images=N images"),
-        (["sample.num_images=9"], "sample.num_images: not used here; evaluation.num_images=N "),
-        (
-            ["codec=vae", "codec.path=somewhere"],
-            "codec=vae: the run was trained with codec=identity; codec.path=FOLDER says where ",
-        ),
-        (["training.total_steps=50"], "training.total_steps: no such key"),
-        (["guidance.interval=[0.5,0.1]"], "guidance.interval=[0.5, 0.1]: expected [from, to]"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_refusals(dit_lab: Command, straight: Run, arguments: list[str], said: str) -> None:
-    before = files_of(straight.folder)
-    done = dit_lab("evaluate", f"run={straight.folder}", *arguments)
-    assert (done.code, done.out) == (2, "")
-    (line,) = done.err.splitlines()
-    assert line.startswith(f"dit-lab: {said}")
-    assert files_of(straight.folder) == before
-
-
-def test_a_run_must_be_named(dit_lab: Command) -> None:
-    for arguments in ([], ["run=nowhere"], ["evaluation.num_images=100"]):
-        done = dit_lab("evaluate", *arguments)
-        assert done.code == 2
-        (line,) = done.err.splitlines()
-        assert line.startswith("dit-lab: run")
-        assert "give " in line
-
-
 def test_a_damaged_evaluation_is_named(dit_lab: Command, untracked: Path) -> None:
     path, _ = only_evaluation(untracked)
     for content in (b"{", b"\xff\xfe", b"{}"):
@@ -491,21 +435,6 @@ def test_a_damaged_evaluation_is_named(dit_lab: Command, untracked: Path) -> Non
         (line,) = done.err.splitlines()
         assert line.startswith(f"dit-lab: {path}: ")
         assert "move it away" in line
-
-
-def test_other_data_are_refused(dit_lab: Command, untracked: Path, images: Path) -> None:
-    """By what the record says, and by what lies in another folder."""
-    done = dit_lab("evaluate", f"run={untracked}", "dataset=image_folder", f"dataset.root={images}")
-    assert done.code == 2
-    assert "dataset=image_folder: not the data that the run was trained on (" in done.err
-    identity = json.loads((untracked / "identity.json").read_text())
-    changed = {**identity["data"], "fingerprint": "0123456789abcdef"}
-    edit_json(untracked / "identity.json", data=changed)
-    done = dit_lab("evaluate", f"run={untracked}")
-    assert done.code == 2
-    (line,) = done.err.splitlines()
-    assert "dataset=digits: not the data that the run was trained on (0123456789ab, now " in line
-    assert "dataset.root=FOLDER says where that lies now" in line
 
 
 # ---- in many ways -------------------------------------------------------------------------------
@@ -638,6 +567,7 @@ def has(folder: Path, pattern: str) -> Callable[[], bool]:
     return lambda: any(folder.glob(f"outputs/runs/tiny/*/{pattern}"))
 
 
+@pytest.mark.slow
 def test_sigterm_in_the_evaluation_and_the_rerun_has_the_same_numbers(
     fork: Callable[..., Any],
     dit_lab: Command,
@@ -676,6 +606,7 @@ def logged(run: Path) -> set[Point]:
     }
 
 
+@pytest.mark.slow
 def test_killed_once_it_is_written_and_rerun_is_in_mlflow_once(
     store_in: Callable[[Path], None],
     fork: Callable[..., Any],
@@ -699,6 +630,7 @@ def test_killed_once_it_is_written_and_rerun_is_in_mlflow_once(
     assert artifact.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_command_can_be_stopped(fork: Callable[..., Any], untracked: Path) -> None:
     path, _ = only_evaluation(untracked)
     path.unlink()

@@ -168,6 +168,7 @@ WAYS: dict[str, tuple[Sampler, list[str], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 def test_diffusers_draws_the_same(tmp_path: Path) -> None:
     """At the same noise, with guidance of all channels and of some, without the lab installed."""
     noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -309,6 +310,7 @@ def bars(folder: Path, side: int) -> None:
             picture.resize((side, side)).save(place / f"{number}.png")
 
 
+@pytest.mark.slow
 def test_other_classes_and_another_size(digits: Path, forked_in: Any) -> None:
     """What does not fit is told, one line each; and after some steps it knows more than a model
     that began with nothing."""
@@ -369,6 +371,7 @@ def test_weights_alone_are_not_resumed(tmp_path: Path, forked: Forked) -> None:
 # ---- as the README says -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_readme_s_examples(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both blocks of its library section, as they stand there."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -403,6 +406,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, forked_in: Any) -> Path
     return folder
 
 
+@pytest.mark.slow
 def test_a_registered_model_draws_what_the_run_draws(
     registered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

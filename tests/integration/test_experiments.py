@@ -118,6 +118,7 @@ def test_it_composes_and_builds(name: str, typed: list[str], data: dict[str, lis
         assert sum(weight.numel() for weight in model.parameters()) == cost.parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_two_steps(name: str, forked_in: Fork, tmp_path: Path, data: dict[str, list[str]]) -> None:
     overrides = first_of(name)

@@ -117,6 +117,7 @@ def test_the_run_records_every_option_and_the_source(straight: Path) -> None:
     assert "mylab/objectives.py" in (run / "identity.json").read_text()
 
 
+@pytest.mark.slow
 def test_killed_and_rerun_ends_in_the_same_bits(
     straight: Path, fork: Fork, forked: Command, train: list[str], tmp_path: Path
 ) -> None:
@@ -225,10 +226,6 @@ IN_THE_PAGE = dict(re.findall(r"\$ (.*)\n(.*)\n", REFUSED))
 OBJECTIVES = {  # name -> source, what is said to `dit-lab train objective=NAME`
     "syntax": ("class Mine(:", "(SyntaxError: invalid syntax (syntax.py, line 1))"),
     "missing": ("import nowhere_at_all", "No module named 'nowhere_at_all', {file} line 1"),
-    "failing": ("\n\nlimit = 1 / 0", "ZeroDivisionError: division by zero, {file} line 3"),
-    "nameless": ("", "has no attribute 'Mine'"),
-    "constant": ("Mine = 3", "is of type int; name a class or a function"),
-    "unreadable": ("class Mine:\n def __init__(self, a: 'Tensor'): ...", "'Tensor' is not defined"),
     # nothing is wrong with these two but the sampler, or the data that is not there
     "first_ralston": (
         "class Mine:\n samplers = ('ralston', 'euler')",
@@ -267,7 +264,6 @@ def later(
         "changed source": train,
         "no data": [*train_dataset, "dataset.root=nowhere"],
         "declared classes": [*train_dataset, "dataset.num_classes=10"],
-        "no list": ["train", "objective=mine", "trusted_modules=mylab"],
         "--cfg job": ["train", "--cfg", "job", "experiment=own", *OPTIONS],
         **{text: shlex.split(text)[1:] for text in IN_THE_PAGE},
         **{
@@ -284,7 +280,6 @@ def later(
         "changed source": "other source code (mylab/objectives.py changed)",
         "no data": "nowhere/train.npz is missing: give its folder with dataset.root=FOLDER",
         "declared classes": "dataset.num_classes=10: the data has 3 classes",
-        "no list": "trusted_modules=mylab: expected a list; write trusted_modules=[mylab]",
         **{name: words for name, (_, words) in OBJECTIVES.items()},
     }.items(),
 )

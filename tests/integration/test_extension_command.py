@@ -86,6 +86,7 @@ def test_an_extended_run_is_the_longer_run(
     assert "already finished" in forked("train", *tiny, LONGER, "tracking=none").stdout
 
 
+@pytest.mark.slow
 def test_killed_and_rerun_it_is_still_the_longer_run(
     extend: list[str],
     straight: Any,
@@ -156,26 +157,6 @@ def test_a_damaged_checkpoint_of_the_parent_is_named_and_skipped(
     run = run_in(tmp_path)
     assert_same(run, straight)
     assert run.checkpoints() == [30, 40, 50, 60]
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_what_is_refused_leaves_nothing_behind(
-    copied: Any, extend: list[str], forked: Command, tmp_path: Path, whole: bool
-) -> None:
-    """Late, where no checkpoint is whole, and early, where another training was asked for."""
-    if whole:
-        extend.append("seed=1")
-    else:
-        for step in copied.checkpoints():
-            flip(copied.checkpoint(step) / "model.safetensors")
-    before = copied.times()
-    done = forked(*extend)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    reason = "seed was 0 and is 1 here" if whole else "has no whole checkpoint to go on from"
-    assert line.startswith(f"dit-lab: resume={copied.root}: {reason}")
-    assert not (tmp_path / "outputs").exists()
-    assert copied.times() == before
 
 
 def test_a_schedule_that_depends_on_the_end_goes_on_by_force_in_its_own_folder(

@@ -195,6 +195,7 @@ for job in jobs:
 """
 
 
+@pytest.mark.slow
 def test_eight_processes_at_once_on_an_empty_folder(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PREPARE_EIGHT_TIMES, str(tmp_path)],
@@ -208,26 +209,6 @@ def test_eight_processes_at_once_on_an_empty_folder(tmp_path: Path) -> None:
     location = client.get_experiment("1").artifact_location
     assert location == (tmp_path / "out/mlartifacts").as_uri()
     assert not list(tmp_path.glob("cwd*/*"))
-
-
-def test_a_store_that_cannot_be_used_is_refused_at_once(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "noise.db").write_bytes(b"this is not a database" * 100)
-    (tmp_path / "folder.db").mkdir()
-    started = time.monotonic()
-    for path in ("file/mlflow.db", "noise.db", "folder.db"):
-        with pytest.raises(RequestError, match="cannot be used") as caught:
-            prepare_store(f"sqlite:///{tmp_path / path}", experiment="x", artifact_root=tmp_path)
-        assert "\n" not in str(caught.value)
-    assert time.monotonic() - started < 10  # mlflow alone retries for 100 s
-
-
-def test_a_deleted_experiment_is_refused(store: Store) -> None:
-    artifacts = store.root / "mlartifacts"
-    number = prepare_store(store.uri, experiment=store.experiment, artifact_root=artifacts)
-    open_client(store.uri).delete_experiment(number)
-    with pytest.raises(RequestError, match=f"mlflow experiments restore -x {number}"):
-        store.open()
 
 
 def test_nothing_is_printed_from_first_table_to_last_metric(tmp_path: Path) -> None:
@@ -391,6 +372,7 @@ def test_an_artifact_that_cannot_be_stored_holds_up_nothing_else(
     assert "metric rows left: 0, files left: 2" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_blocked_store_does_not_slow_training(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -484,6 +466,7 @@ def test_the_server_command() -> None:
         ui_command("https://host", artifact_root=Path("/data"), port=1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_run_outlives_its_server(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -530,6 +513,7 @@ def test_a_run_outlives_its_server(
     assert store.read(directly).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_server_that_hangs_costs_a_bounded_time(
     store: Store, caplog: pytest.LogCaptureFixture

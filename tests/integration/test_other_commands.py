@@ -49,13 +49,6 @@ def test_describe_on_several_devices(forked: Command) -> None:
     assert "cost about 0.32: 0.13 device hours at 2.5" in said
 
 
-def test_experiments_are_listed_with_their_question(forked: Command) -> None:
-    done = forked("experiments")
-    assert done.returncode == 0
-    assert "quickstart" in done.stdout
-    assert "does everything work here?" in done.stdout
-
-
 def test_cfg_job_prints_what_is_composed(
     forked: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +84,7 @@ def test_the_installed_command_finds_modules_where_it_is_typed(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_ui_serves_the_page_on_loopback_only(
     forked: Command,
     start: Callable[..., subprocess.Popen[str]],

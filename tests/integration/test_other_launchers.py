@@ -1,6 +1,6 @@
 """Sweeps through launchers of Hydra's, which are extras: their own processes, nothing forked.
 
-pytest -m slow tests/integration/test_other_launchers.py
+pytest -m extra tests/integration/test_other_launchers.py
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.integration.fragile import (
     write_module,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.extra, pytest.mark.timeout(900)]
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SMALL = [
@@ -97,35 +99,3 @@ def test_images_alone(circles: Path, folder: Path, forked_in: Command) -> None:
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
     assert "the model is unconditional (num_classes=0)" in line
-
-
-def test_another_image_is_other_data(
-    shapes: Path, folder: Path, forked_in: Command, images: Path
-) -> None:
-    extra = images / "circle" / "extra.png"
-    Image.new("RGB", (32, 32)).save(extra)
-    try:
-        done = forked_in(folder, "train", *SMALL, f"dataset.root={images}", "name=shapes")
-    finally:
-        extra.unlink()
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert "this run was made with other data" in line
-
-
-def test_the_folder_must_be_named(command: Command) -> None:
-    done = command("train", "experiment=own_images")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("dit-lab: dataset.root is not set: give dataset.root=FOLDER")
-
-
-def test_an_unreadable_image_is_named_in_one_line(forked: Command, tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    for number in range(4):
-        (tmp_path / "images" / f"{number}.png").write_text("no image")
-    done = forked("train", *SMALL, "dataset.root=images")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert str(tmp_path / "images") in line
-    assert "cannot be read as an image" in line

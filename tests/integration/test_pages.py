@@ -26,6 +26,8 @@ from tests.integration.browser import Browser, Page, find_browser
 from tests.integration.fragile import manifest_in, sweep_in, tracked
 from tests.integration.server import free_port
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = find_browser()
 if PROGRAM is None:
     pytest.skip("there is no Chromium and no Chrome", allow_module_level=True)

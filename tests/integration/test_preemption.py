@@ -15,16 +15,14 @@ import pytest
 
 from tests.integration.test_survival import write_module
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Any]
 RunIn = Callable[[Path], Any]
 
 TWO = ["distributed.num_processes=2"]
 SHARDED = [*TWO, "distributed=fsdp"]
-SLOW = pytest.mark.slow
-ALONE = pytest.param([], id="1", marks=SLOW)
-FEWER_BY_DEFAULT = [pytest.param([], id="1"), pytest.param(TWO, id="2", marks=SLOW)]
-"""Two processes hear a signal as they do while a training draws, which is tested with two."""
-ALSO_SHARDED = pytest.param(SHARDED, id="2 sharded", marks=SLOW)
+ALONE_OR_TWO = [pytest.param([], id="1"), pytest.param(TWO, id="2")]
 SLOW_SAMPLES = ["sample.num_images=64", "sampler.steps=120"]  # a second or two of drawing
 
 
@@ -54,8 +52,8 @@ def listens(process: Any) -> bool:
 @pytest.mark.parametrize(
     ("more", "number"),
     [
-        pytest.param([], signal.SIGUSR1, id="1", marks=SLOW),
-        pytest.param(TWO, signal.SIGTERM, id="2", marks=SLOW),
+        pytest.param([], signal.SIGUSR1, id="1"),
+        pytest.param(TWO, signal.SIGTERM, id="2"),
         pytest.param(SHARDED, signal.SIGUSR1, id="2 sharded"),
     ],
 )
@@ -78,7 +76,7 @@ def test_while_training(
     assert run.rows() == run_in(straight).rows()
 
 
-@pytest.mark.parametrize("more", [ALONE, pytest.param(TWO, id="2"), ALSO_SHARDED])
+@pytest.mark.parametrize("more", [*ALONE_OR_TWO, pytest.param(SHARDED, id="2 sharded")])
 def test_while_a_training_draws_samples(
     tmp_path_factory: pytest.TempPathFactory, fork_in: Command, forked_in: Command,
     train: list[str], run_in: RunIn, wait_for_step: Any, more: list[str],
@@ -113,17 +111,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory, forked_in: Command, train:
     return folder
 
 
-@pytest.mark.parametrize("more", FEWER_BY_DEFAULT)
+@pytest.mark.parametrize("more", ALONE_OR_TWO)
 def test_while_sampling(
     trained: Path, fork_in: Command, forked_in: Command, run_in: RunIn, more: list[str]
 ) -> None:
     """Nothing is written; afterwards the images are those of one process."""
     sample = ["sample", f"run={run_in(trained).root}", "sample.num_images=128"]
-    sample.append(f"sampler.steps={200 if more else 100}")
+    sample.append(f"sampler.steps={400 if more else 100}")
     out, expected = trained / f"out-{len(more)}.npz", trained / "expected.npz"
     process = fork_in(trained, *sample, f"out={out}", *more)
     until(lambda: listens(process), process)
-    time.sleep(2.5 if more else 0.5)
+    time.sleep(1 if more else 0.5)
     process.send_signal(signal.SIGUSR1)
     assert process.wait().returncode == 143
     assert not out.exists()
@@ -132,7 +130,7 @@ def test_while_sampling(
     assert out.read_bytes() == expected.read_bytes()
 
 
-@pytest.mark.parametrize("more", FEWER_BY_DEFAULT)
+@pytest.mark.parametrize("more", ALONE_OR_TWO)
 def test_while_evaluating(
     trained: Path, fork_in: Command, forked_in: Command, run_in: RunIn, more: list[str]
 ) -> None:
@@ -185,7 +183,7 @@ def test_a_process_that_the_system_stops_ends_the_run(
     tmp_path: Path, fork: Command, train: list[str], run_in: RunIn, wait_for_step: Any
 ) -> None:
     """As a machine does that has lost its memory or its disk: it answers nothing any more."""
-    process = fork(*train, *TWO, "training.hang_after_seconds=3", "training.total_steps=100000")
+    process = fork(*train, *TWO, "training.hang_after_seconds=10", "training.total_steps=100000")
     wait_for_step(tmp_path, 10, process)
     run = run_in(tmp_path)
     os.kill(_other_worker(run.root), signal.SIGSTOP)

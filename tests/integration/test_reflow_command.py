@@ -260,6 +260,7 @@ def files_of(folder: Path) -> Mapping[str, bytes]:
     return {path.name: path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_killed_while_drawing_and_rerun_has_the_same_pairs(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

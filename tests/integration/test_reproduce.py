@@ -1,7 +1,7 @@
 """A named experiment done again: it comes back, and what breaks a little of it is named.
 
-The quickstart's probes against four mutations of the package are a slow test, which prints what it
-found: pytest -m slow tests/integration/test_reproduce.py -s
+The quickstart's probes against four mutations of the package print what they found:
+pytest -m slow tests/integration/test_reproduce.py -s
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def edited(lab: Path, change: Callable[[dict[str, Any]], object]) -> None:
     file.write_text(yaml.safe_dump(content))
 
 
+@pytest.mark.slow
 def test_what_is_recorded(recorded: Path) -> None:
     content = yaml.safe_load((recorded / "experiments/tiny/expected.yaml").read_text())
     ours = "one configuration"
@@ -110,6 +111,7 @@ def test_what_is_recorded(recorded: Path) -> None:
     assert 0 < content["probes"][ours]["dropped"]["value"] < 0.2
 
 
+@pytest.mark.slow
 def test_it_comes_back_in_a_new_folder(
     recorded: Path, forked_in: Fork, store_in: Callable[[Path], None], lab: Path
 ) -> None:
@@ -129,6 +131,7 @@ def test_it_comes_back_in_a_new_folder(
     assert kept.read_bytes() == verdict.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on(recorded: Path, lab: Path) -> None:
     """A recording that is stopped after its first seed gives what an uninterrupted one gives."""
     (lab / "experiments/tiny/expected.yaml").unlink()
@@ -165,6 +168,7 @@ def statuses(lab: Path) -> list[Path]:
     return list(lab.glob("outputs/reproductions/tiny-*/runs/*/*/status.json"))
 
 
+@pytest.mark.slow
 def test_probes_alone_write_nothing(forked_in: Fork, lab: Path) -> None:
     done = forked_in(lab, "reproduce", "tiny", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -172,6 +176,7 @@ def test_probes_alone_write_nothing(forked_in: Fork, lab: Path) -> None:
     assert not (lab / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_probes_are_those_of_one_seed(forked_in: Fork, lab: Path) -> None:
     """A reproduction by other seeds compares them all the same."""
     done = forked_in(lab, "reproduce", "tiny", "--quick", "seed=5,6")
@@ -179,6 +184,7 @@ def test_probes_are_those_of_one_seed(forked_in: Fork, lab: Path) -> None:
     assert "not as recorded: recipe" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_number_that_does_not_come_back_is_named(forked_in: Fork, lab: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         (probes,) = content["probes"].values()
@@ -197,6 +203,7 @@ def test_a_number_that_does_not_come_back_is_named(forked_in: Fork, lab: Path) -
     assert "not as recorded: torch: 1.0, now " in done.stdout
 
 
+@pytest.mark.slow
 def test_another_recipe_is_named(forked_in: Fork, lab: Path) -> None:
     done = forked_in(lab, "reproduce", "tiny", "ema.decays=[0.99]", "--quick")
     assert done.returncode == 1
@@ -205,6 +212,7 @@ def test_another_recipe_is_named(forked_in: Fork, lab: Path) -> None:
     assert wrong == "not reproduced: averages, lag"
 
 
+@pytest.mark.slow
 def test_a_grid_comes_back(forked_in: Fork, store_in: Callable[[Path], None], lab: Path) -> None:
     """Every configuration has its own numbers; those of one training are probed once."""
     recipe = lab / "experiments/grid/recipe.yaml"
@@ -287,7 +295,7 @@ def test_the_quickstart_computes_what_was_recorded() -> None:
     assert "not as recorded: recipe" not in done.stdout
 
 
-@pytest.mark.slow  # a quarter of a minute each
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", MUTATIONS)
 def test_small_mistakes_are_caught_by_the_probes(wrong: str, tmp_path: Path) -> None:
     expected = mutated(tmp_path, wrong)
@@ -296,4 +304,4 @@ def test_small_mistakes_are_caught_by_the_probes(wrong: str, tmp_path: Path) -> 
     verdict = done.stdout.splitlines()[-1]
     print(f"\n{wrong}: {verdict} ({seconds:.0f} s)")
     assert expected <= set(verdict.removeprefix("not reproduced: ").split(", "))
-    assert seconds < 60
+    assert seconds < 240  # a quarter of a minute where nothing else runs

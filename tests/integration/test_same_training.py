@@ -16,6 +16,8 @@ from dit_lab.training.checkpoint import Checkpoint
 from tests.integration.conftest import fork_code
 from tests.integration.small_training import STEPS, in_processes
 
+pytestmark = pytest.mark.slow
+
 in_processes = partial(in_processes, fork_code)
 
 GROUPS = ("model", "ema-0.9", "ema-0.5", "optimizer/state")

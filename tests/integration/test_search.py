@@ -12,6 +12,8 @@ import pytest
 
 from tests.integration.fragile import manifest_in, sweep_in, sweep_of, tracked
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -22,6 +22,8 @@ import pytest
 from dit_lab.runs.lock import read_holder
 from tests.integration.conftest import fork_code
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Fork = Callable[..., Any]
 RunIn = Callable[[Path], Any]
@@ -215,17 +217,6 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def test_a_run_without_identity_is_refused(
-    killed: Any, forked: Command, train: list[str], straight: Any
-) -> None:
-    (killed.root / "identity.json").unlink()
-    before = killed.times()
-    line = refusal(forked(*train))
-    assert f"{killed.root}: identity.json is missing" in line
-    assert "resume=never" in line
-    assert killed.times() == before
-
-
 def test_changed_source_is_refused_and_forcing_is_remembered(
     killed: Any, straight: Any, forked: Command, train: list[str], folder: Path
 ) -> None:
@@ -242,28 +233,6 @@ def test_changed_source_is_refused_and_forcing_is_remembered(
     ]
     assert_same(killed, straight)  # the constant decides nothing, which nobody can know
     assert "already finished" in forked(*train).stdout
-
-
-def test_changed_data_is_refused(forked: Command, tiny: list[str], folder: Path) -> None:
-    from PIL import Image
-
-    data = folder / "data"
-    (data / "images").mkdir(parents=True)
-    for shade in range(0, 256, 8):
-        Image.new("L", (8, 8), shade).save(data / f"images/{shade}.png")
-    lines = [f"{shade}.png {shade // 128}\n" for shade in range(0, 256, 8)]
-    for name in ("train_labels.txt", "val_labels.txt"):
-        (data / name).write_text("".join(lines))
-    kept = [text for text in tiny if not text.startswith("dataset=")]
-    arguments = [
-        "train", *kept, "dataset=labelled_list", "dataset.root=data", "dataset.image_size=8",
-        "dataset.num_workers=0", "training.total_steps=2", "tracking=none",
-    ]  # fmt: skip
-    assert forked(*arguments).returncode == 0
-    (data / "train_labels.txt").write_text("".join(lines[1:]))
-    line = refusal(forked(*arguments))
-    assert "other data (" in line
-    assert "resume=force" in line
 
 
 # ---- an error while training --------------------------------------------------------------------

@@ -115,6 +115,7 @@ def test_the_store_tells_the_same(mixed: Any) -> None:
         assert tags["dit_lab.overrides"] == " ".join(job["overrides"])
 
 
+@pytest.mark.slow
 def test_resume_runs_what_failed(mixed: Any, forked_in: Command) -> None:
     folder, _, before = mixed
     (folder / "healed").touch()
@@ -148,6 +149,7 @@ def test_resume_runs_what_failed(mixed: Any, forked_in: Command) -> None:
     assert "already finished" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_tried_again(folder: Path, forked: Command, train: list[str]) -> None:
     axis = "objective.way=once,none"
     done = forked(*train, axis, "tracking=none", "sweep.retries=1", "sweep.slots=[cpu]")
@@ -157,6 +159,7 @@ def test_a_failed_job_is_tried_again(folder: Path, forked: Command, train: list[
     assert [job["error"] for job in jobs] == [None, None]
 
 
+@pytest.mark.slow
 def test_no_further_job_is_started_once_one_has_failed(
     folder: Path, forked: Command, train: list[str]
 ) -> None:
@@ -181,6 +184,7 @@ def check_whole(folder: Path, jobs: int) -> None:
     assert parents == {manifest_in(folder)["parent_run_id"]}
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(
     folder: Path, fork: Fork, forked: Command, train: list[str], wait_for_step: Any
 ) -> None:
@@ -202,11 +206,12 @@ def test_killed_and_resumed(
     check_whole(folder, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
     [
         signal.SIGINT,
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),  # also stops the sweep of the next
+        signal.SIGTERM,
     ],
 )
 def test_stopped_and_resumed(
@@ -227,26 +232,10 @@ def test_stopped_and_resumed(
     check_whole(folder, 2)
 
 
-def test_a_changed_configuration_is_refused(
-    folder: Path, fork: Fork, forked: Command, train: list[str], wait_for_step: Any
-) -> None:
-    process = fork(*train, "seed=0,1", "tracking=none")
-    wait_until(lambda: bool(list(folder.glob("outputs/sweeps/*/jobs/*/output.log"))))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait().returncode == 143
-    yaml = folder / "conf/objective/fragile.yaml"
-    yaml.write_text(yaml.read_text() + "way: exit\n")
-    done = forked("sweep", "resume", sweep_in(folder))
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"dit-lab: {sweep_in(folder)}: the configuration has changed since: job 0 had "
-        "objective.way=none, now exit; put it back, or start a sweep of its own\n"
-    )
-
-
 # ---- what is trained and measured ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_equal_weights_are_trained_once_and_measured_each(
     folder: Path, forked: Command, train: list[str]
 ) -> None:
@@ -271,6 +260,7 @@ def test_equal_weights_are_trained_once_and_measured_each(
     assert ["already finished" in text for text in outputs] == [False, True]
 
 
+@pytest.mark.slow
 def test_resume_never_trains_anew(folder: Path, forked: Command, train: list[str]) -> None:
     command = [*train, "seed=0,1", "tracking=none", "training.total_steps=2"]
     assert forked(*command).returncode == 0

@@ -15,6 +15,8 @@ from dit_lab.training.checkpoint_store import CheckpointStore
 from tests.integration.conftest import fork_code
 from tests.integration.small_training import in_processes
 
+pytestmark = pytest.mark.slow
+
 in_processes = partial(in_processes, fork_code)
 
 

@@ -1,6 +1,6 @@
 """A store for a team: a PostgreSQL database, behind the server that `dit-lab ui` starts, or alone.
 
-pytest -m slow tests/integration/test_team_store.py
+pytest -m extra tests/integration/test_team_store.py
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.integration.fragile import manifest_in, sweep_in, sweep_of, write_mod
 from tests.integration.server import fetch, free_port, listens
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.extra,
     pytest.mark.timeout(900),
     pytest.mark.skipif(
         not (shutil.which("initdb") and shutil.which("pg_ctl")), reason="no PostgreSQL here"

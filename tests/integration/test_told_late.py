@@ -15,6 +15,8 @@ from dit_lab.runs.metrics import read_metrics
 from tests.integration.fragile import manifest_in, sweep_in, sweep_of
 from tests.integration.server import free_port, serving
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -80,7 +82,6 @@ def test_a_database_file_is_written_to_where_it_lies(
     assert read_task(job).config.tracking.send == "now"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_server_that_was_never_there_is_told_by_the_doctor(
     folder: Path, command: Command, train: list[str], runs_in: Any, tracked_in: Any
@@ -99,7 +100,6 @@ def test_a_server_that_was_never_there_is_told_by_the_doctor(
     check_told(folder, runs_in(folder), tracked_in(folder))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_server_that_is_killed_and_comes_back_has_everything(
     folder: Path,

@@ -77,6 +77,7 @@ def test_the_same_command_shows_a_finished_run(
     assert straight.times() == before
 
 
+@pytest.mark.slow
 def test_killed_and_rerun_ends_in_the_same_bits(
     straight: Any,
     start: Start,
@@ -103,6 +104,7 @@ def test_killed_and_rerun_ends_in_the_same_bits(
     assert_same(run_in(tmp_path), straight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 35])
 def test_killed_early_or_late_it_ends_in_the_same_bits(
     step: int,
@@ -149,6 +151,7 @@ def test_sigterm_saves_says_so_and_the_rerun_ends_in_the_same_bits(
     assert_same(run, straight)
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_told_who_writes(
     fork: Fork,
     forked: Command,
@@ -242,6 +245,7 @@ def test_a_failure_is_one_line_and_a_traceback_in_the_log(
     assert [tracked.status for tracked in tracked_in(tmp_path)] == ["FAILED"]
 
 
+@pytest.mark.slow
 def test_mlflow_has_everything_once_after_a_kill(
     straight: Any,
     fork: Fork,
@@ -291,7 +295,7 @@ def test_accumulation_is_the_same_training(
     [
         ("ddpm", "bf16"),
         ("flow_matching", "bf16"),
-        pytest.param("flow_matching", "fp8", marks=pytest.mark.slow),
+        pytest.param("flow_matching", "fp8", marks=pytest.mark.extra),
     ],
 )
 def test_other_precisions_and_objectives_train(

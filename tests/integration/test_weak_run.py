@@ -170,10 +170,3 @@ def test_a_run_on_other_images_is_refused(
     assert f"guidance.weak_run={coloured}: {expected}" in line
     assert list(tmp_path.iterdir()) == []
     assert not (run / "evaluations").exists()
-
-
-def test_no_guidance_and_a_weak_run_is_refused(run: Path, earlier: Path, forked: Command) -> None:
-    done = forked("sample", f"run={run}", f"guidance.weak_run={earlier}")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert "guidance.scale=1 is no guidance" in line

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 TWO = "distributed.num_processes=2"
@@ -65,7 +67,6 @@ def test_two_processes_train_what_one_does(
     assert "already finished" in again.stdout
 
 
-@pytest.mark.slow  # a run of two processes and a sweep of two jobs are each tested by themselves
 def test_two_jobs_of_two_processes_in_one_sweep(
     tmp_path: Path, forked: Command, tiny: list[str], runs_in: Any, alone: Any
 ) -> None:

@@ -20,9 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dit_lab.actions import workers
 from dit_lab.core import processes
-from dit_lab.sweeps import launcher
 
 LARGEST_REQUEST = 2**20
 
@@ -35,7 +33,7 @@ def install() -> None:
         _serve(theirs)
     theirs.close()
     ForkedChild.server = ours
-    launcher.Child = workers.Child = ForkedChild  # type: ignore[misc]
+    processes.Child = ForkedChild  # type: ignore[misc]
 
 
 class ForkedChild(processes.Child):

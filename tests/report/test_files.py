@@ -507,6 +507,7 @@ def test_curves_of_seeds_meet_at_common_steps() -> None:
     assert plots._curve(only, "other")[0].size == 0
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_are_written_in_seconds(tmp_path: Path) -> None:
     """Some 3 s of processor time, and a page of a few MB."""
     levels = [f"{n}e-4" for n in range(24)]

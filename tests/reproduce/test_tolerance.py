@@ -45,6 +45,7 @@ def false_alarms(
     return alarms / trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recorded", "again"), [(3, 1), (5, 1), (5, 3)])
 def test_of_one_configuration(recorded: int, again: int) -> None:
     rate = false_alarms(configurations=1, recorded=recorded, again=again, uneven=0, trials=2000)
@@ -53,6 +54,7 @@ def test_of_one_configuration(recorded: int, again: int) -> None:
     assert FALSE_ALARMS - 0.015 - error < rate < FALSE_ALARMS + error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("configurations", "recorded", "uneven"), [(2, 3, 1), (3, 5, 1), (12, 3, 0), (12, 3, 1)]
 )

@@ -35,6 +35,7 @@ def test_a_table_has_every_sampler_that_fits(name: str) -> None:
     assert labels == set(fitting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddpm", "rectified_flow"])
 def test_the_numbers_are_measured_again(name: str) -> None:
     """At 10 evaluations: float64 on the same draws, so that only the last digit may round

@@ -13,7 +13,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from dit_lab.core.errors import RequestError
 from dit_lab.sampling.images import grid_columns, to_uint8, write_grid, write_images
 
 
@@ -136,17 +135,6 @@ def test_a_png_is_the_grid(tmp_path: Path) -> None:
     )
     write_grid(tmp_path / "grid.png", images, columns=2)
     assert (tmp_path / "samples.png").read_bytes() == (tmp_path / "grid.png").read_bytes()
-
-
-def test_channels_that_no_png_has_are_refused(tmp_path: Path) -> None:
-    for name in ("samples", "samples.png"):
-        with pytest.raises(RequestError, match=r"4 channels cannot be shown; use an \.npz file"):
-            write_images(
-                tmp_path / name,
-                in_groups(colours(2, channels=4), torch.arange(2)),
-                num_images=2,
-                columns=2,
-            )
 
 
 # ---- the grid -----------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ def is_above_five_percent(found: float) -> bool:
     return bool(stats.binom.sf(round(found * SWEEPS) - 1, SWEEPS, 0.05) < 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configurations", [2, 6, 24])
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("baseline", [0.05, 0.3, 1.0, 3.0, 10.0])
@@ -39,6 +40,7 @@ def test_false_claims_whatever_the_baseline(
     assert not is_above_five_percent(rate(family, [baseline] + [1.0] * (configurations - 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("pattern", ["equal", "reference 4", "wide"])
 @pytest.mark.parametrize("name", ["comparisons and effects", "interactions"])
@@ -52,6 +54,7 @@ def test_false_claims_of_effects_and_interactions(name: str, pattern: str, share
     assert not is_above_five_percent(rate(families[name], deviations.tolist()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["comparisons and effects", "interactions"])
 def test_false_claims_where_values_of_one_model_are_alike(name: str) -> None:
     """Two samplers of one model share most of what varies. As independent repeats they would give
@@ -71,11 +74,13 @@ def test_false_claims_where_values_of_one_model_are_alike(name: str) -> None:
         assert claimed(apart) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parent", [0.3, 1.0, 3.0])
 def test_false_claims_against_parent_and_base(parent: float) -> None:
     assert not is_above_five_percent(rate(ladder(5, 3), [1.0, parent, 1.0, parent, 1.0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("varying", [8, 24])
 def test_false_claims_where_few_vary_beside_a_baseline_of_more_seeds(varying: int) -> None:
     measured = ((True,) * 9, *((True,) * 3 + (False,) * 6,) * 65)
@@ -144,6 +149,7 @@ def found(configurations: int, seeds: int, effect: float) -> float:
     return sum(int((of.ratio[:, 0] > critical).sum()) for of in simulated) / SWEEPS
 
 
+@pytest.mark.slow
 def test_effects_are_found() -> None:
     assert found(2, 3, 4) > 0.75
     assert found(12, 3, 4) > 0.55
@@ -151,6 +157,7 @@ def test_effects_are_found() -> None:
     assert found(12, 5, 4) > 0.95
 
 
+@pytest.mark.slow
 def test_more_is_found_than_by_the_other_test_that_is_safe() -> None:
     """Four deviations among 12 configurations of 3 seeds: 3% by the smaller n - 1 and Holm."""
     values = np.random.default_rng(0).normal(size=(SWEEPS, 12, 3))
@@ -171,6 +178,7 @@ def test_detectable_difference_by_the_textbook() -> None:
         assert detectable(n) <= effect < detectable(n - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("configurations", "seeds"), [(2, 3), (12, 3), (12, 5), (2, 10)])
 def test_what_is_detectable_is_found(configurations: int, seeds: int) -> None:
     """The typical value that sweeps report, taken for true, is found nearly as often as promised:

@@ -153,11 +153,6 @@ def test_one_refused_job_stops_the_sweep_otherwise(more: list[str]) -> None:
         plan_sweep([*MISFITS, *more])
 
 
-def test_a_sweep_of_refused_jobs_alone_is_refused() -> None:
-    with pytest.raises(RequestError, match=f"^all 2 jobs are refused: {WHY}"):
-        plan_sweep([*TINY, "sampler=ddpm", "seed=0,1", "sweep.on_refusal=skip"])
-
-
 def test_nothing_is_left_out_where_all_fit() -> None:
     plan = plan_sweep([*TINY, "seed=0,1", "sweep.on_refusal=skip"])
     assert (plan.left_out, remarks(plan)) == ({}, [])

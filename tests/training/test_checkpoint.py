@@ -300,6 +300,7 @@ def killed_while_saving(folder: Path, *, stride: int, moments: random.Random) ->
     return last
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_leaves_the_newest_loadable(tmp_path: Path) -> None:
     """The newest is the last one whose save returned, or the next one."""
     moments, interrupted = random.Random(0), 0
@@ -315,6 +316,7 @@ def test_sigkill_at_any_moment_leaves_the_newest_loadable(tmp_path: Path) -> Non
     assert interrupted > 0
 
 
+@pytest.mark.slow
 def test_sigkill_while_a_step_is_saved_again_does_not_lose_it(tmp_path: Path) -> None:
     """A stop right behind a due checkpoint saves the same step twice; it may be the only one."""
     moments = random.Random(0)

@@ -1,6 +1,6 @@
 """Training in float8: other products, the same weights, and evaluations that know nothing of it.
 
-    pip install -e '.[fp8]' && pytest -m slow tests/training/test_float8.py
+    pip install -e '.[fp8]' && pytest -m extra tests/training/test_float8.py
 
 Where a device multiplies no float8 the products are emulated: the numbers, not the speed.
 """
@@ -19,7 +19,7 @@ from dit_lab.models.dit import DiT
 from dit_lab.training.float8 import in_float8
 from dit_lab.training.parallel import Whole
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.extra
 IN_FLOAT8 = {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"}
 INPUTS = (
     torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(3)),
