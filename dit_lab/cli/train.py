@@ -20,10 +20,10 @@ from dit_lab.cli import sweep
 from dit_lab.cli.tables import print_evaluations
 from dit_lab.config.axes import asks_for_sweep
 from dit_lab.config.compose import Composer, compose_train
-from dit_lab.config.objects import to_tree
+from dit_lab.config.help import with_help
 from dit_lab.config.prepare import Prepared, prepare
 from dit_lab.config.schema import RunConfig
-from dit_lab.config.yaml_files import read_yaml, to_yaml
+from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.evaluation.card import last_evaluation
 from dit_lab.evaluation.table import is_row_key
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.multirun or asks_for_sweep(args.overrides):
         return sweep.start(args)
     if args.cfg:
-        print(to_yaml(to_tree(Composer(args.config_dir).compose(args.overrides))), end="")
+        print(with_help(Composer(args.config_dir).compose(args.overrides)), end="")
         return 0
     config = compose_train(args.overrides, config_dirs=args.config_dir)
     return work(config, overrides=args.overrides)

@@ -1,0 +1,26 @@
+"""A configuration printed with what its options mean is still the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dit_lab.config.compose import Composer
+from dit_lab.config.help import with_help
+from dit_lab.config.objects import to_tree
+
+
+def test_comments_stand_beside_their_options(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = Composer().compose(["experiment=quickstart", "metric=[fid,two_sample]"])
+    text = with_help(config)
+    assert yaml.safe_load(text) == to_tree(config)
+    lines = {line.split("  # ")[0]: line.partition("  # ")[2] for line in text.splitlines()}
+    assert lines["  time_grid: uniform"] == "uniform, quadratic, shifted, given"
+    assert lines["    extractor: inception"] == "pixels, classifier, inception, dinov2"
+    assert lines["  final_factor: 0.0"] == "of lr, at the last step"
+    assert lines["seed: 0"] == ""
