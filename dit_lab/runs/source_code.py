@@ -26,9 +26,12 @@ DECIDING_CODE = (
 )  # fmt: skip
 """The parts of the package whose code decides the weights."""
 
+OPTIONS = "options.py"
+"""Files that declare options and decide nothing: their values are part of the configuration."""
+
 EVALUATING_CODE = (
-    *DECIDING_CODE, "samplers", "evaluation", "actions/evaluate.py", "build/evaluation_card.py",
-    "build/evaluation.py",
+    *DECIDING_CODE, "samplers", "sampling", "evaluation", "actions/evaluate.py",
+    "build/evaluation.py", "build/evaluation_card.py",
 )  # fmt: skip
 """The parts whose code decides what is measured on the weights."""
 
@@ -40,6 +43,7 @@ def code_files(parts: Iterable[str], trusted: Mapping[str, Path]) -> dict[str, s
         for part in parts
         for path in [PACKAGE / part]
         for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])
+        if file.name != OPTIONS
     ]
     return _meanings({_name(file, PACKAGE): file for file in files} | dict(trusted))
 
@@ -107,6 +111,8 @@ def _parsed(source: bytes) -> Module:
 
 
 def _is_deciding(file: Path, package: Path) -> bool:
+    if file.name == OPTIONS:
+        return False
     place = file.relative_to(package).as_posix()
     return any(place == part or place.startswith(f"{part}/") for part in DECIDING_CODE)
 

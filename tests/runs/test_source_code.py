@@ -182,6 +182,14 @@ def test_a_changed_constant_decides(package: Path, place: str) -> None:
     assert code_hash(before) != code_hash(after)
 
 
+def test_a_new_option_of_another_component_changes_nothing(package: Path) -> None:
+    before = hash_of(package)
+    with (package / "objectives/options.py").open("a") as file:
+        file.write("\nMORE = 1\n")
+    assert hash_of(package) == before
+    assert not [name for name in code_files(EVALUATING_CODE, {}) if name.endswith("options.py")]
+
+
 def test_a_file_that_moves_changes_nothing(package: Path) -> None:
     """With what imports it."""
     before = hash_of(package)
