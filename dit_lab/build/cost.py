@@ -17,8 +17,9 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core.cost import Cost, TrainingMemory, cost, training_memory
 from dit_lab.core.errors import RequestError
-from dit_lab.core.options import Component, target_of
+from dit_lab.core.options import Component
 from dit_lab.core.types import Shapes
+from dit_lab.models.options import COMPONENTS, DiT
 from dit_lab.runs.folder import FINISHED, RunFolder, all_runs, read_json
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.runs.recorded import recorded_shapes
@@ -40,18 +41,14 @@ def model_cost(config: RunConfig, shapes: Shapes) -> Cost | None:
 
 def recorded_cost(config: Mapping[str, Any], shapes: Shapes) -> Cost | None:
     """The same of a configuration as a file holds it."""
-    if not _is_ours(config["model"]["_target_"]):
+    if config["model"]["_target_"] not in COMPONENTS:
         return None
     model = to_component("model", config["model"], ())
     return _cost(model, shapes, config["objective"].get("learn_sigma", False))
 
 
-def _is_ours(target: str) -> bool:
-    return target.startswith("dit_lab.")
-
-
 def _cost(model: Component, shapes: Shapes, learn_sigma: bool) -> Cost | None:
-    if not _is_ours(target_of(model)):
+    if not isinstance(model, DiT):
         return None
     channels, height, width = shapes.latent
     return cost(
