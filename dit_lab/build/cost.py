@@ -10,8 +10,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from dit_lab.config.objects import to_component
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
@@ -169,6 +167,8 @@ def _known(folder: RunFolder) -> _Known | None:
 
 def _product_rate() -> float:
     """FLOP/s of a matrix product in float32."""
+    import numpy as np
+
     size = 1024
     matrix = np.ones((size, size), np.float32)
 

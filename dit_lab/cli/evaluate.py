@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dit_lab.actions.workers import on_workers, starts_workers
-from dit_lab.cli.report import print_report
 from dit_lab.cli.tables import print_comparison, print_evaluations
 from dit_lab.config.axes import combinations
 from dit_lab.config.compose import given_run, option, root_option
@@ -96,6 +95,7 @@ def _measure_all(args: argparse.Namespace) -> int:
             "precision: with tf32 and without at once; measure these one after the other"
         )
 
+    from dit_lab.cli.report import print_report
     from dit_lab.sweeps.evaluations import measure_all  # torch: seconds
     from dit_lab.training.distributed import DistributedContext
 

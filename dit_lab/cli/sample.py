@@ -40,42 +40,12 @@ def run(args: argparse.Namespace) -> int:
 
 def work(config: RunConfig, *, run: str, root: str, out: str) -> int:
     """Draw what was asked for, alone or as one of several processes."""
-    from dit_lab.build.trained import load  # torch: seconds
-    from dit_lab.sampling.generate import Passes
-    from dit_lab.sampling.images import grid_columns, write_images
-    from dit_lab.training.distributed import DistributedContext
+    from dit_lab.actions.sample import draw_into  # torch: seconds
 
-    passes, asked = Passes(), config.sample
     with StopSignal() as stop:
-        context = DistributedContext(stop, tf32=config.precision.tf32)
-        trained = load(
-            run,
-            root=root,
-            weights=asked.weights,
-            trusted_modules=config.trusted_modules,
-            device=context.accelerator.device,
-        )
-        groups = trained.images(
-            asked.labels,
-            num_images=asked.num_images,
-            seed=asked.seed,
-            settings=config,
-            team=context.team,
-            check_stop=stop.check,
-            on_pass=passes,
-        )
-        if not context.leads:
-            for _ in groups:  # draws its part of them
-                pass
-            return 0
-        count = asked.num_images
-        labels = len(set(asked.labels or range(trained.parts.shapes.data.num_classes)))
-        columns = grid_columns(count, min(count, labels))
-        write_images(Path(out), groups, num_images=count, columns=columns)
-    print(
-        f"{count} images from {trained.weights} at step {trained.step}, "
-        f"{passes.per_image(count):g} evaluations an image: {out}"
-    )
+        said = draw_into(Path(out), config, run=run, root=root, stop=stop)
+    if said:
+        print(said)
     return 0
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from dit_lab.evaluation.card import Evaluation
 from dit_lab.evaluation.comparing import Effect, differences
 from dit_lab.evaluation.table import Row
 from dit_lab.reproduce.expected import ONE, Verdict
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from dit_lab.reproduce.experiment import Judgement
 
 WANTED = (
@@ -30,6 +29,8 @@ def print_evaluations(evaluations: Sequence[Evaluation]) -> None:
 
     Numbers in brackets do not count; the reason is below.
     """
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for heading in ("metric", "against", "images"):
         table.add_column(heading, no_wrap=True)
@@ -41,7 +42,7 @@ def print_evaluations(evaluations: Sequence[Evaluation]) -> None:
         floor = _number(row.floor, row.floor_deviation)
         values = [_value(rows[row.key]) if row.key in rows else "-" for rows in measured]
         table.add_row(row.metric, row.against, f"{row.num_images:,}", *values, floor)
-    console = Console(soft_wrap=True, width=LONGEST_LINE)
+    console = _console()
     console.print(table)
     console.print(f"[dim]{WANTED}[/]")
     for evaluation in evaluations:
@@ -54,7 +55,7 @@ def print_comparison(first: Evaluation, second: Evaluation) -> bool:
     """What two evaluations differ in, and, where they can be compared (True), their numbers."""
     found = differences(first.card, second.card)
     comparable = all(difference.effect is not Effect.protocol for difference in found)
-    console = Console(soft_wrap=True, width=LONGEST_LINE)
+    console = _console()
     for effect in Effect:
         parts = [(d.key, d.first, d.second) for d in found if d.effect is effect]
         if parts:
@@ -73,7 +74,9 @@ def print_comparison(first: Evaluation, second: Evaluation) -> bool:
 
 def print_judgement(found: Judgement) -> None:
     """Recorded against obtained for each configuration, and whether everything came back."""
-    console = Console(soft_wrap=True, width=LONGEST_LINE)
+    from rich.markup import escape
+
+    console = _console()
     for label, verdicts in found.numbers.items():
         if label != ONE:
             console.print(f"[bold]{escape(label)}[/]")
@@ -94,7 +97,16 @@ def _difference(verdict: Verdict) -> str:
     return "-" if verdict.difference is None else f"{verdict.difference:.2g}"
 
 
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(soft_wrap=True, width=LONGEST_LINE)
+
+
 def columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for heading in headings:
         table.add_column(heading, no_wrap=True)

@@ -16,7 +16,6 @@ from statistics import median
 from typing import Any
 
 from dit_lab.actions.workers import leads, on_workers, starts_workers
-from dit_lab.cli import sweep
 from dit_lab.cli.tables import print_evaluations
 from dit_lab.config.axes import asks_for_sweep
 from dit_lab.config.compose import Composer, compose_train
@@ -52,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.multirun or asks_for_sweep(args.overrides):
-        return sweep.start(args)
+        from dit_lab.cli.sweep import start  # reports: half a second
+
+        return start(args)
     if args.cfg:
         print(with_help(Composer(args.config_dir).compose(args.overrides)), end="")
         return 0

@@ -39,6 +39,6 @@ def _of(config: Any, path: list[str]) -> str:
         owner = owner.get(parent) if isinstance(owner, dict) else getattr(owner, parent, None)
     if not dataclasses.is_dataclass(owner):
         return ""
-    said: dict[str, Any] = {f.name: f.metadata for f in dataclasses.fields(owner)}.get(name, {})
+    said = next((f.metadata for f in dataclasses.fields(owner) if f.name == name), {})
     choices = ", ".join(map(str, said.get("choices", ())))
     return "; ".join(filter(None, [said.get("help", ""), choices]))

@@ -9,7 +9,6 @@ from dit_lab.core.errors import QUICKSTART, RequestError
 from dit_lab.core.types import DataFacts
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.folder_listing import digest, read_folder
-from dit_lab.data.list_file import IMAGES_FOLDER, summarise
 
 ImageSize = int | Sequence[int]
 """Pixels of a square's side, or [height, width]."""
@@ -30,6 +29,8 @@ def labelled_list_facts(
 
     The fingerprint covers lists, names and transform, not the bytes of the images.
     """
+    from dit_lab.data.list_file import IMAGES_FOLDER, summarise  # numpy, for this dataset only
+
     folder = given_folder(root)
     height, width = sides(image_size)
     try:

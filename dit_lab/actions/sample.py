@@ -1,0 +1,47 @@
+"""Drawing images from a run into files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dit_lab.build.trained import load
+from dit_lab.config.schema import RunConfig
+from dit_lab.sampling.generate import Passes
+from dit_lab.sampling.images import grid_columns, write_images
+from dit_lab.training.distributed import DistributedContext
+from dit_lab.training.stop import StopSignal
+
+
+def draw_into(out: Path, config: RunConfig, *, run: str, root: str, stop: StopSignal) -> str:
+    """Draw the images of `config.sample`, alone or as one of several processes; what was drawn, in
+    words, "" for a process that does not lead."""
+    passes, asked = Passes(), config.sample
+    context = DistributedContext(stop, tf32=config.precision.tf32)
+    trained = load(
+        run,
+        root=root,
+        weights=asked.weights,
+        trusted_modules=config.trusted_modules,
+        device=context.accelerator.device,
+    )
+    groups = trained.images(
+        asked.labels,
+        num_images=asked.num_images,
+        seed=asked.seed,
+        settings=config,
+        team=context.team,
+        check_stop=stop.check,
+        on_pass=passes,
+    )
+    if not context.leads:
+        for _ in groups:  # draws its part of them
+            pass
+        return ""
+    count = asked.num_images
+    labels = len(set(asked.labels or range(trained.parts.shapes.data.num_classes)))
+    columns = grid_columns(count, min(count, labels))
+    write_images(out, groups, num_images=count, columns=columns)
+    return (
+        f"{count} images from {trained.weights} at step {trained.step}, "
+        f"{passes.per_image(count):g} evaluations an image: {out}"
+    )
