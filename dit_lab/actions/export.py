@@ -149,8 +149,8 @@ class Export:
         data = self.shapes.data
         options = arguments_of(self.config.objective)
         path = self._objective.interpolant
-        if isinstance(path, Linear) and hasattr(options, "sigma_min"):
-            options.sigma_min = path.sigma_min
+        if isinstance(path, Linear) and "sigma_min" in options:
+            options["sigma_min"] = path.sigma_min
         return {
             "objective": {"name": self.config.choices["objective"], **options},
             "num_classes": data.num_classes,

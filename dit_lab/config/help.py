@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dit_lab.config.objects import to_tree
@@ -39,6 +39,8 @@ def _of(config: Any, path: list[str]) -> str:
         owner = owner.get(parent) if isinstance(owner, dict) else getattr(owner, parent, None)
     if not dataclasses.is_dataclass(owner):
         return ""
-    said = next((f.metadata for f in dataclasses.fields(owner) if f.name == name), {})
+    said: Mapping[str, Any] = next(
+        (f.metadata for f in dataclasses.fields(owner) if f.name == name), {}
+    )
     choices = ", ".join(map(str, said.get("choices", ())))
     return "; ".join(filter(None, [said.get("help", ""), choices]))

@@ -42,6 +42,7 @@ LIBRARY_ONLY = {
         ("samplers/sde.py", "a stretch of flow time between 0 and 1"),
         ("training/coupling.py", "is not at least 2"),
         ("samplers/respacing.py", "use even or stride"),
+        ("bench/startup.py", "removeprefix('dit-lab: ')"),
     ),
     "commands always give what is asked for": (
         ("data/facts.py", "unknown; the lab has"),  # a way to import a user's dataset

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dit_lab.build.parts import VALIDATION_BATCH, Parts, validation_batches
 from dit_lab.codecs.identity import Identity
+from dit_lab.config.compose import compose_train
 from dit_lab.core.errors import StopRequested
 from dit_lab.core.types import Batch, Objective, Shapes
 from dit_lab.data.digits import Digits
@@ -34,7 +35,7 @@ MakeBatches = Callable[[Objective], list[Callable[[], Batch]]]
 def batches_of(held_out_digits: Digits) -> MakeBatches:
     def make(objective: Objective) -> list[Callable[[], Batch]]:
         parts = Parts(
-            config={"seed": 0, "evaluation": {"loss_images": COUNT}},
+            config=compose_train(["experiment=quickstart", f"evaluation.loss_images={COUNT}"]),
             shapes=Shapes(digits_facts(), (1, 8, 8)),
             objective=objective,
             codec=Identity(),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dit_lab.build.parts import Parts, validation_batches
 from dit_lab.codecs.identity import Identity
+from dit_lab.config.compose import compose_train
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.types import Batch, Shapes
@@ -331,7 +332,7 @@ def test_augmentation_is_seeded_by_the_counter_in_training_only(make_batches: Ma
 def held_out(dataset: Digits, *, loss_images: int = 200) -> list[Batch]:
     facts = digits_facts()
     parts = Parts(
-        config={"seed": 0, "evaluation": {"loss_images": loss_images}},
+        config=compose_train(["experiment=quickstart", f"evaluation.loss_images={loss_images}"]),
         shapes=Shapes(facts, (facts.channels, facts.height, facts.width)),
         objective=RectifiedFlow(),
         codec=Identity(),

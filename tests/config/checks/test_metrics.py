@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from dit_lab.config.checks.metrics import cadences, check_metrics, extractors_of
+from dit_lab.config.compose import compose_train
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.data.facts import digits_facts
-from dit_lab.evaluation.options import EXTRACTOR
+from dit_lab.evaluation.options import EXTRACTOR, FeatureMetric, Metric
 
-ACCURACY = {"_target_": "dit_lab.evaluation.metrics.components.ClassAccuracy", "every_steps": 7}
-
-
-def config(**metrics: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "metric": metrics,
-        "evaluation": {"num_images": 2048},
-        "training": {"evaluate_every_steps": 100},
-    }
+ACCURACY = Metric("dit_lab.evaluation.metrics.components.ClassAccuracy", every_steps=7)
 
 
-def own(extractor: str) -> dict[str, Any]:
-    return {"_target_": "mylab.Mine", "extractor": extractor, "every_steps": None}
+def config(**metrics: Metric) -> RunConfig:
+    given = ["evaluation.num_images=2048", "training.evaluate_every_steps=100"]
+    return replace(compose_train(["experiment=quickstart", *given]), metric=metrics)
+
+
+def own(extractor: str) -> Metric:
+    return FeatureMetric("mylab.Mine", extractor=extractor)
 
 
 def test_an_extractor_that_there_is_not_is_refused_of_a_metric_of_ones_own() -> None:
@@ -41,5 +40,5 @@ def test_what_is_looked_through() -> None:
 
 
 def test_cadences() -> None:
-    listed = config(mine=own("pixels"), accuracy=ACCURACY, last={**ACCURACY, "every_steps": 0})
+    listed = config(mine=own("pixels"), accuracy=ACCURACY, last=replace(ACCURACY, every_steps=0))
     assert cadences(listed) == {"mine": 100, "accuracy": 7, "last": 0}
