@@ -49,6 +49,11 @@ def read_ahead(
             if isinstance(item, RequestError):
                 raise item
             yield item
+    except (ConnectionError, EOFError) as error:
+        if not num_workers or "Caught" in str(error):  # the dataset's own, in a worker's words
+            raise
+        # A worker that was killed while it handed a batch over: torch says nothing of it.
+        raise RuntimeError(f"DataLoader worker exited unexpectedly ({error})") from error
     finally:
         # Left to the garbage collector, workers outlive an error: its traceback refers to them,
         # and at exit the one SIGTERM that they are sent is the one that they ignore. torch has no

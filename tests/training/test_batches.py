@@ -165,7 +165,7 @@ def test_a_worker_that_is_killed_ends_the_reading(make_batches: Make) -> None:
     """In one line that says so, wherever the main process is at that moment."""
     before = multiprocessing.active_children()
     steps = make_batches(num_workers=2).from_step(0)
-    said = r"^DataLoader worker .*(killed by signal|exited unexpectedly)"
+    said = r"^DataLoader worker.* (killed by signal|exited unexpectedly)"
     with pytest.raises(RuntimeError, match=said):
         next(steps)
         worker = next(one for one in multiprocessing.active_children() if one not in before)
