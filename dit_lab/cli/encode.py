@@ -21,6 +21,7 @@ from dit_lab.actions.workers import run_together
 from dit_lab.config.checks.data import check_encoding, read_facts
 from dit_lab.config.checks.machine import check_writable
 from dit_lab.config.compose import compose_data
+from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import EncodeConfig
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.processes import threads_each
@@ -31,6 +32,7 @@ from dit_lab.training.stop import StopSignal
 if TYPE_CHECKING:
     from dit_lab.core.types import DataFacts
 
+CONFIG = EncodeConfig
 SHOWS_CHOICES = True
 
 
@@ -90,7 +92,7 @@ def _encode_together(config: EncodeConfig) -> int:
     count = config.num_processes
     threads = {"OMP_NUM_THREADS": str(threads_each(count)), **os.environ}
     with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, StopSignal() as stop:
-        write_json(Path(place) / "task.json", {"verb": "encode", "config": config})
+        write_json(Path(place) / "task.json", {"verb": "encode", "config": to_tree(config)})
         codes = run_together(
             Path(place),
             environments=[{**threads, "LOCAL_RANK": str(rank)} for rank in range(count)],

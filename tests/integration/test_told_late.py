@@ -63,9 +63,11 @@ def test_what_is_sent_later_is_sent_by_the_sweep(
 
 
 def test_a_database_file_is_written_to_where_it_lies(
-    folder: Path, forked: Command, train: list[str]
+    folder: Path, forked: Command, train: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dit_lab.sweeps.job import read_task
+
+    monkeypatch.syspath_prepend(folder)  # where the command is typed
 
     done = forked(*train, "seed=0,1", "training.total_steps=1")
     assert done.returncode == 0, done.stderr
