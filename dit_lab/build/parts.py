@@ -20,12 +20,10 @@ from dit_lab.config.checks.data import OfData, images_of
 from dit_lab.config.schema import EncodeConfig, RunConfig
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
-from dit_lab.core.options import arguments_of, target_of
+from dit_lab.core.options import accepted, arguments_of, target_of
 from dit_lab.core.team import ALONE
 from dit_lab.core.trust import load_component
 from dit_lab.core.types import Batch, Codec, Dataset, LabelledCall, Objective, Sampler, Shapes, Team
-from dit_lab.data.facts import accepted
-from dit_lab.data.latents import Latents
 from dit_lab.data.order import SampleOrder
 from dit_lab.data.pairs import Pairs
 from dit_lab.samplers.guidance import Guidance
@@ -141,13 +139,13 @@ def build_examples(parts: Parts, split: str) -> tuple[Dataset, Codec]:
     if pairs is not None:
         return Pairs(Path(pairs), split=split), Identity()
     dataset = build_dataset(parts.config, split, seed=parts.config.seed)
-    if not isinstance(dataset, Latents):
+    if not hasattr(dataset, "manifest"):  # which cached moments have
         return dataset, parts.codec
     _refuse_latents_of_another(parts.codec, dataset)
     return dataset, Cached(parts.codec)
 
 
-def _refuse_latents_of_another(codec: Codec, dataset: Latents) -> None:
+def _refuse_latents_of_another(codec: Codec, dataset: Any) -> None:
     encoded_by = dataset.manifest.plan.codec
     if codec.fingerprint != encoded_by:
         raise RequestError(

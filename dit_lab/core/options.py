@@ -8,7 +8,8 @@ annotations of its constructor.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -97,3 +98,15 @@ def without_neutral(schema: type[Any], values: Mapping[str, Any]) -> dict[str, A
     return {
         name: value for name, value in values.items() if name not in later or value != later[name]
     }
+
+
+def accepted(call: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a class or function takes.
+
+    Every dataset has `num_workers` and may declare `num_classes` and `image_size`; those that it
+    does not take itself are the loader's, or were only there to be checked.
+    """
+    taken = inspect.signature(call).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return dict(options)
+    return {key: value for key, value in options.items() if key in taken}

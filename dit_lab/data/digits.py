@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dit_lab.data.facts import DIGITS_SPLIT, digits_file
+from dit_lab.data.digits_facts import DIGITS_SPLIT, digits_file
 
 SPLIT = Path(__file__).with_name("digits_split.txt")
 """Rows of the table: those of the training split in order, then those of the validation split, as

@@ -6,24 +6,18 @@ nothing decodes an image or loads a weight.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import accepted
 from dit_lab.core.types import DataFacts
-from dit_lab.data.fingerprint import fingerprint
+from dit_lab.data.digits_facts import digits_facts
 from dit_lab.data.image_facts import image_folder_facts, labelled_list_facts
 from dit_lab.data.latent_facts import latents_facts, read_manifest
 from dit_lab.data.torchvision_facts import cifar10_facts, fashion_mnist_facts, mnist_facts
 
 LATENTS = "dit_lab.data.latents.Latents"
-
-DIGITS_SPLIT = {"test_size": 360, "random_state": 0}  # of scikit-learn's train_test_split
-_DIGITS_IMAGES = 1797
 
 
 def dataset_facts(
@@ -61,43 +55,6 @@ def images_config(dataset: Mapping[str, Any]) -> dict[str, Any]:
     if dataset["images_root"] is not None:
         source["root"] = dataset["images_root"]
     return source
-
-
-def accepted(call: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a class or function takes.
-
-    Every dataset has `num_workers` and may declare `num_classes` and `image_size`; those that it
-    does not take itself are the loader's, or were only there to be checked.
-    """
-    taken = inspect.signature(call).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
-        return dict(options)
-    return {key: value for key, value in options.items() if key in taken}
-
-
-def digits_file() -> Path:
-    """The table that comes with scikit-learn, which is not imported: that takes a second."""
-    library = importlib.util.find_spec("sklearn")
-    if library is None or library.origin is None:
-        raise RequestError("dataset=digits: scikit-learn is not installed; install scikit-learn")
-    return Path(library.origin).parent / "datasets" / "data" / "digits.csv.gz"
-
-
-def digits_facts() -> DataFacts:
-    """Scikit-learn's digits: 10 classes, 8x8 pixels, one channel."""
-    return DataFacts(
-        channels=1,
-        height=8,
-        width=8,
-        num_classes=10,
-        class_names=tuple("0123456789"),
-        train_images=_DIGITS_IMAGES - DIGITS_SPLIT["test_size"],
-        validation_images=DIGITS_SPLIT["test_size"],
-        fingerprint=fingerprint(
-            images=hashlib.sha256(digits_file().read_bytes()).hexdigest(), split=DIGITS_SPLIT
-        ),
-        levels=17,  # 0..16
-    )
 
 
 _DATASETS: dict[str, Callable[..., DataFacts]] = {

@@ -91,6 +91,11 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = before.get("code_files", {}), now["code_files"]
-    changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    moved = {*old.values()} & {*new.values()}
+    changed = sorted(
+        name
+        for name in old.keys() | new.keys()
+        if old.get(name) != new.get(name) and not {old.get(name), new.get(name)} - {None} <= moved
+    )
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     return ", ".join(changed[:3]) + more + " changed" if changed else ""

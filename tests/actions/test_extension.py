@@ -20,7 +20,7 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import Shapes
-from dit_lab.data.facts import digits_facts
+from dit_lab.data.digits_facts import digits_facts
 from dit_lab.runs.folder import RunFolder, read_json, write_json
 from dit_lab.runs.metrics import MetricsRow, read_metrics, write_metrics
 

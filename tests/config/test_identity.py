@@ -27,7 +27,7 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import Shapes
-from dit_lab.data.facts import digits_facts
+from dit_lab.data.digits_facts import digits_facts
 from dit_lab.runs.exported import HEADER_KEY
 from dit_lab.runs.folder import NOT_DECIDING, RunFolder, digest, flatten, read_json, write_json
 from dit_lab.runs.lock import Lease
@@ -375,6 +375,9 @@ def test_a_refusal_names_the_files_that_changed(
     text = refusal(folder, trusting, identity(trusting))
     assert "other source code (mylab_under_test/deep/objective.py changed)" in text
     files = before["code_files"]
+    moved = {name.replace("training/ema", "training/averages"): of for name, of in files.items()}
+    write_json(folder.identity, {**before, "code_files": moved})  # is the same, elsewhere
+    assert text == refusal(folder, trusting, identity(trusting))
     names = ["dit_lab/codecs/identity.py", "dit_lab/core/rng.py", "dit_lab/types_that_are_gone.py"]
     write_json(folder.identity, {**before, "code_files": files | dict.fromkeys(names, "0")})
     assert f"({', '.join(names)} and 1 more changed)" in refusal(

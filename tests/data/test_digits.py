@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from dit_lab.data.digits import Digits
-from dit_lab.data.facts import DIGITS_SPLIT, digits_facts
+from dit_lab.data.digits_facts import DIGITS_SPLIT, digits_facts
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ import pytest
 
 from dit_lab.codecs.facts import codec_facts
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import accepted
 from dit_lab.core.types import DataFacts
 from dit_lab.data import list_file
-from dit_lab.data.facts import accepted, dataset_facts
+from dit_lab.data.facts import dataset_facts
 
 DIGITS = "dit_lab.data.digits.Digits"
 LABELLED_LIST = "dit_lab.data.labelled_list.LabelledList"

@@ -97,7 +97,7 @@ LIBRARY_ONLY = {
         ("config/checks/machine.py", "needs a C++ compiler"),
     ),
     "it needs an installation without scikit-learn, which the lab depends on": (
-        ("data/facts.py", "scikit-learn is not installed"),
+        ("data/digits_facts.py", "scikit-learn is not installed"),
     ),
     "it needs a launcher of processes, torchrun or accelerate, around the command": (
         ("actions/workers.py", "processes were started"),

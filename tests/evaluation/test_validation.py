@@ -16,7 +16,7 @@ from dit_lab.config.compose import compose_train
 from dit_lab.core.errors import StopRequested
 from dit_lab.core.types import Batch, Objective, Shapes
 from dit_lab.data.digits import Digits
-from dit_lab.data.facts import digits_facts
+from dit_lab.data.digits_facts import digits_facts
 from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM

@@ -138,7 +138,8 @@ def test_a_run_has_the_code_of_its_own_components() -> None:
                   "core/rng.py"):  # fmt: skip
         assert f"dit_lab/{place}" in files, place
     for place in ("objectives/ddpm.py", "data/image_folder.py", "codecs/autoencoder.py",
-                  "samplers/ode.py", "tracking/mlflow_run.py", "cli/train.py"):  # fmt: skip
+                  "samplers/ode.py", "tracking/mlflow_run.py", "cli/train.py",
+                  "data/latents.py", "data/torchvision_facts.py", "data/facts.py"):  # fmt: skip
         assert f"dit_lab/{place}" not in files, place
     ddpm = deciding_code([*QUICKSTART, "dit_lab.objectives.ddpm.DDPM"], {})
     assert {

@@ -23,7 +23,7 @@ from dit_lab.core import rng
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.types import Batch, Shapes
 from dit_lab.data.digits import Digits
-from dit_lab.data.facts import digits_facts
+from dit_lab.data.digits_facts import digits_facts
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.training.batches import Draws, TrainingBatches

@@ -10,7 +10,7 @@ from dit_lab.config.checks.metrics import cadences, check_metrics, extractors_of
 from dit_lab.config.compose import compose_train
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
-from dit_lab.data.facts import digits_facts
+from dit_lab.data.digits_facts import digits_facts
 from dit_lab.evaluation.options import EXTRACTOR, FeatureMetric, Metric
 
 ACCURACY = Metric("dit_lab.evaluation.metrics.components.ClassAccuracy", every_steps=7)

@@ -11,7 +11,7 @@ import torch
 from dit_lab.core.errors import StopRequested
 from dit_lab.core.types import ImageSet
 from dit_lab.data.digits import Digits
-from dit_lab.data.facts import digits_facts
+from dit_lab.data.digits_facts import digits_facts
 from dit_lab.evaluation.features import classifier
 from dit_lab.evaluation.features.classifier import (
     NUM_FEATURES,
