@@ -54,11 +54,6 @@ def described_shapes(config: RunConfig) -> tuple[Shapes, list[str]]:
     return shapes, said
 
 
-def shapes_of(config: RunConfig) -> Shapes:
-    """What data and codec tell the model, as far as it is known here."""
-    return described_shapes(config)[0]
-
-
 def different_trainings(
     overrides: Sequence[str], config_dirs: Iterable[Path] = ()
 ) -> dict[str, RunConfig]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.actions.describe import shapes_of
+from dit_lab.actions.describe import described_shapes
 from dit_lab.bench.record import SLOWER, checked, read_record
 from dit_lab.cli.tables import LONGEST_LINE, columns
 from dit_lab.config.checks.machine import check_parent
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     record = _record(args)
     overrides = args.overrides if record is None else [*record["overrides"], *args.overrides]
     config = compose_train(overrides, config_dirs=args.config_dir)
-    check_request(config, shapes_of=shapes_of)
+    check_request(config, look=described_shapes)
     if args.vs:
         return _versus(args, config, parts[0])
 
@@ -125,7 +125,7 @@ def _versus(args: argparse.Namespace, config: RunConfig, part: str) -> int:
     from dit_lab.bench.versus import versus  # torch: seconds
 
     other = compose_train([*args.overrides, *args.vs], config_dirs=args.config_dir)
-    check_request(other, shapes_of=shapes_of)
+    check_request(other, look=described_shapes)
     found = versus(config, other, part=part, seconds=args.seconds)
     what = "a training step" if part == "training" else "a chunk of images"
     for name, times in (("as given", found.first), (" ".join(args.vs), found.second)):
@@ -147,7 +147,7 @@ def _beside_official(args: argparse.Namespace) -> int:
     from dit_lab.bench.beside_official import as_the_original, beside_official  # torch: seconds
 
     config = compose_train(as_the_original(args.overrides[1:]), config_dirs=args.config_dir)
-    check_request(config, shapes_of=shapes_of)
+    check_request(config, look=described_shapes)
     found = beside_official(config, args.official_path, seconds=args.seconds)
     print(f"losses differ by {found.loss_difference:.1e} at most, relative to the original's")
     print(

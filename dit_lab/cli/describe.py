@@ -15,7 +15,7 @@ import argparse
 import math
 from pathlib import Path
 
-from dit_lab.actions.describe import described_shapes, different_trainings, shapes_of
+from dit_lab.actions.describe import described_shapes, different_trainings
 from dit_lab.build.cost import device_memory, in_bf16, model_cost, training_images
 from dit_lab.cli.tables import LONGEST_LINE, columns
 from dit_lab.config.axes import asks_for_sweep
@@ -85,8 +85,7 @@ def _describe(config: RunConfig, args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    check_request(config, shapes_of=shapes_of)
-    shapes, assumed = described_shapes(config)
+    shapes, assumed = check_request(config, look=described_shapes)
     if args.picture and not shapes.data.train_images:
         raise RequestError(f"--picture: {assumed[0].partition(':')[0]}; give dataset.root=FOLDER")
     table = Table(box=None, pad_edge=False, show_header=False)

@@ -81,7 +81,7 @@ def _check(drawing: RunConfig, training: RunConfig) -> None:
             f"pairs.sample.num_images={count}: too few to train on most and hold some out; use "
             f"{FEWEST_PAIRS} or more"
         )
-    check_request(training, shapes_of=_shapes_without_pairs)
+    check_request(training, look=_shapes_without_pairs)
 
 
 def _shapes_without_pairs(training: RunConfig) -> Shapes:

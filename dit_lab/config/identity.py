@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS
-from dit_lab.config.objects import to_tree
+from dit_lab.config.objects import sections, to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core.errors import RequestError
@@ -82,8 +82,8 @@ def as_hashed(config: Tree) -> dict[str, Any]:
     for group in LISTS:
         if group in found:
             found[group] = {name: _as_hashed(options) for name, options in found[group].items()}
-    for name, kind in get_type_hints(RunConfig).items():
-        if name in found and isinstance(kind, type) and is_dataclass(kind):
+    for name, kind in sections(RunConfig).items():
+        if name in found:
             found[name] = without_neutral(kind, found[name])
     return with_first_names(found)
 

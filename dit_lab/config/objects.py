@@ -19,7 +19,7 @@ def to_config(kind: type[Config], tree: Mapping[str, Any]) -> Config:
     """A typed configuration of what `checked_types` has checked."""
     trusted = tree["trusted_modules"]
     values = dict(tree)
-    for name, section in _sections(cast(Any, kind)).items():
+    for name, section in sections(cast(Any, kind)).items():
         values[name] = section(**tree[name])
     for group in COMPONENT_GROUPS:
         if group in tree:
@@ -44,7 +44,7 @@ def to_tree(config: Any) -> dict[str, Any]:
 
 
 @cache
-def _sections(kind: Any) -> dict[str, Any]:
+def sections(kind: Any) -> dict[str, Any]:
     """The fields of a configuration that have options of their own and are no components."""
     hints = typing.get_type_hints(kind)
     return {

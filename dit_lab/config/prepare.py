@@ -25,6 +25,7 @@ from dit_lab.runs.folder import FINISHED, RunFolder, read_json
 from dit_lab.runs.recorded import recorded_shapes, recorded_so_far
 
 Chosen = TypeVar("Chosen", SampleConfig, EvaluateConfig)
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +49,15 @@ def prepare(config: RunConfig) -> Prepared:
     """Check a composed training, by itself and against what lies in its run folder. Raises
     RequestError."""
     config = with_processes(config)
-    return prepare_folder(config, check_request(config))
+    return prepare_folder(config, check_request(config, look=check_data))
 
 
-def check_request(
-    config: RunConfig, *, shapes_of: Callable[[RunConfig], Shapes] = check_data
-) -> Shapes:
-    """Check a composed training by itself; the shapes of what it trains on. Raises RequestError."""
+def check_request(config: RunConfig, *, look: Callable[[RunConfig], Found]) -> Found:
+    """Check a composed training by itself; what a look at its data finds. Raises RequestError."""
     check_settings(config)
-    shapes = shapes_of(config)
+    found = look(config)
     check_initial(config)
-    return shapes
+    return found
 
 
 def prepare_folder(config: RunConfig, shapes: Shapes) -> Prepared:

@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import types
 import typing
+from functools import cache
 from typing import Annotated, Any, Literal, Optional, Union
 
 from omegaconf import MISSING, OmegaConf
@@ -34,6 +35,7 @@ BASES: dict[str, type[Component]] = {"dataset": Dataset, "metric": Metric}
 """What every component of a group has, with defaults: a user's file need not repeat it."""
 
 
+@cache
 def component_schema(group: str, target: str, component: Any) -> type[Component]:
     """The typed arguments of the class or function that `target` names, as a schema.
 

@@ -21,6 +21,7 @@ from dit_lab.config.axes import (
     sweep_overrides,
 )
 from dit_lab.config.checks.machine import with_processes
+from dit_lab.config.checks.training import check_data
 from dit_lab.config.compose import Composer, of_one_training, option
 from dit_lab.config.equivalence import SAME_MATHEMATICS, idea
 from dit_lab.config.identity import config_hash, run_folder
@@ -83,7 +84,7 @@ def compose_jobs(
             config = composer.compose([*fixed, *of_job])
             if not elsewhere:
                 with_processes(config)  # counted again by the job, on the devices of its slot
-            shapes.append(check_request(config))
+            shapes.append(check_request(config, look=check_data))
         except RequestError as refusal:
             if not left_out and not _skips(fixed, configs):
                 raise

@@ -76,7 +76,7 @@ LIBRARY_ONLY = {
         ("evaluation/features/statistics.py", "no such file of statistics"),
         ("evaluation/features/statistics.py", "unknown ending; use"),
     ),
-    "it needs a machine without a network, as in tests/unit": (
+    "it needs a machine without a network, as in tests/codecs/test_codecs.py": (
         ("codecs/facts.py", "config.json cannot be had"),
         ("data/torchvision_facts.py", "cannot be downloaded"),
     ),
