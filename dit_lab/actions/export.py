@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +17,8 @@ from dit_lab.build.parts import build_objective
 from dit_lab.build.trained import read_weights
 from dit_lab.codecs.facts import IDENTITY
 from dit_lab.codecs.loading import load_network, quiet
-from dit_lab.config.compose import read_recorded
 from dit_lab.config.objects import to_tree
+from dit_lab.config.recorded import read_recorded
 from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Linear
 from dit_lab.core.options import arguments_of, target_of
@@ -40,11 +40,9 @@ PIPELINE = "DiTLabPipeline"
 class Export:
     """A run, or one of its checkpoints, with the weights that are to leave the house."""
 
-    def __init__(
-        self, run: str, *, root: Path, weights: str = "ema", trusted_modules: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, run: str, *, root: Path, weights: str = "ema") -> None:
         self.folder, chosen = find_run(run, root=root)
-        self.config = read_recorded(self.folder, trusted_modules)
+        self.config = read_recorded(self.folder)
         self.shapes = recorded_shapes(self.folder)
         self.weights = read_weights(self.folder, chosen, weights, self.config.ema.decays)
 
@@ -71,7 +69,6 @@ class Export:
     def _kept_config(self) -> dict[str, Any]:
         """The configuration, for which there is one set of weights: what `ema` means then."""
         kept = to_tree(self.config)
-        del kept["trusted_modules"]
         return {**kept, "sample": {**kept["sample"], "weights": "ema"}}
 
     def to_original(self, out: Path, name: str) -> None:

@@ -21,7 +21,6 @@ def draw_into(out: Path, config: RunConfig, *, run: str, root: str, stop: StopSi
         run,
         root=root,
         weights=asked.weights,
-        trusted_modules=config.trusted_modules,
         device=context.accelerator.device,
     )
     groups = trained.images(

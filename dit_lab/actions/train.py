@@ -16,6 +16,7 @@ from dit_lab.config.identity import identity, parent_run, refuse_foreign, run_fo
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Hook, Shapes
@@ -31,6 +32,7 @@ from dit_lab.runs.metrics import trim_metrics
 from dit_lab.runs.provenance import provenance
 from dit_lab.runs.recorded import recorded_so_far
 from dit_lab.tracking.mlflow_run import MlflowRun
+from dit_lab.tracking.mlflow_store import not_contacted
 from dit_lab.tracking.parent import job_name
 from dit_lab.tracking.spool import MetricsFile
 from dit_lab.training.checkpoint import Checkpoint
@@ -99,7 +101,9 @@ def _lead(
         checkpoint, store = _take_up(config, folder, now, context)
         if config.tracking.backend == "mlflow":
             write_json(folder.tracking, _told_tracker(config, folder, now, told))
-            if config.tracking.send == "now":
+            if not trust.may_contact(config.tracking.uri):
+                log.warning("%s", not_contacted(config.tracking.uri))
+            elif config.tracking.send == "now":
                 status.tracker = _open_tracker(config, folder, checkpoint)
                 hooks.insert(0, status.tracker)
                 for file in folder.artifacts():  # a kill may have lost some

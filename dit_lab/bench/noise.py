@@ -9,11 +9,14 @@ from torch import Tensor
 
 from dit_lab.actions.describe import described_shapes
 from dit_lab.codecs.facts import IDENTITY
+from dit_lab.config.components import COMPONENTS
 from dit_lab.config.objects import to_component
 from dit_lab.config.schema import RunConfig
+from dit_lab.config.signature import component_schema
 from dit_lab.core.types import Shapes
 
 IMAGES, DRAWN = 10_000, 64
+NOISE = f"{__name__}.Noise"
 
 
 class Noise:
@@ -36,16 +39,16 @@ def with_data(config: RunConfig) -> tuple[RunConfig, Shapes, list[str]]:
     shapes, assumed = described_shapes(config)
     if not assumed:
         return config, shapes, []
+    COMPONENTS["dataset"].setdefault(NOISE, component_schema("dataset", NOISE, Noise))
     noise = {
-        "_target_": f"{__name__}.{Noise.__name__}",
+        "_target_": NOISE,
         "shape": shapes.latent,
         "num_classes": shapes.data.num_classes,
         "num_workers": config.dataset.num_workers if torch.cuda.is_available() else 0,
     }
-    trusted = config.trusted_modules
     replaced = replace(
         config,
-        dataset=to_component("dataset", noise, trusted),
-        codec=to_component("codec", {"_target_": IDENTITY}, trusted),
+        dataset=to_component("dataset", noise),
+        codec=to_component("codec", {"_target_": IDENTITY}),
     )
     return replaced, shapes, [*assumed, "noise is trained on"]

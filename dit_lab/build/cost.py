@@ -39,9 +39,9 @@ def model_cost(config: RunConfig, shapes: Shapes) -> Cost | None:
 
 def recorded_cost(config: Mapping[str, Any], shapes: Shapes) -> Cost | None:
     """The same of a configuration as a file holds it."""
-    if config["model"]["_target_"] not in COMPONENTS:
+    if config["model"]["_target_"] not in COMPONENTS["model"]:
         return None
-    model = to_component("model", config["model"], ())
+    model = to_component("model", config["model"])
     return _cost(model, shapes, config["objective"].get("learn_sigma", False))
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from dit_lab.build.parts import Parts, build_images
 from dit_lab.config.checks.metrics import asked, extractors_of
+from dit_lab.config.components import load_component
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.options import target_of
-from dit_lab.core.trust import load_component
 from dit_lab.data.facts import images_config
 from dit_lab.evaluation.features.classifier import classifier_fingerprint, trained_classifier
 from dit_lab.evaluation.features.extractors import Extractor, Pixels, pooled_size
@@ -30,11 +30,7 @@ def build_metrics(config: RunConfig) -> dict[str, Metric]:
     """The listed metrics, by name."""
     metrics = {}
     for name, options in config.metric.items():
-        component = load_component(
-            target_of(options),
-            trusted_modules=config.trusted_modules,
-            key=f"metric.{name}._target_",
-        )
+        component = load_component(target_of(options), key=f"metric.{name}._target_")
         metrics[name] = component(**asked(options))
     return metrics
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from dit_lab.config.compose import read_recorded
 from dit_lab.config.identity import initial_run
+from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.types import Shapes
 from dit_lab.runs.recorded import recorded_shapes
@@ -25,7 +25,7 @@ def begin_with(
     from dit_lab.models.transfer import transfer
 
     folder, checkpoint = initial_run(config)
-    before = read_recorded(folder, config.trusted_modules)
+    before = read_recorded(folder)
     weights = read_weights(folder, checkpoint, "ema", before.ema.decays)
     data = recorded_shapes(folder).data
     same_labels = data.num_classes == shapes.data.num_classes and (

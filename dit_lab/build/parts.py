@@ -17,12 +17,12 @@ from dit_lab.codecs.cached import Cached
 from dit_lab.codecs.identity import Identity
 from dit_lab.config import schema
 from dit_lab.config.checks.data import OfData, images_of
+from dit_lab.config.components import load_component
 from dit_lab.config.schema import EncodeConfig, RunConfig
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import accepted, arguments_of, target_of
 from dit_lab.core.team import ALONE
-from dit_lab.core.trust import load_component
 from dit_lab.core.types import Batch, Codec, Dataset, LabelledCall, Objective, Sampler, Shapes, Team
 from dit_lab.data.order import SampleOrder
 from dit_lab.data.pairs import Pairs
@@ -42,11 +42,7 @@ def build(config: RunConfig | EncodeConfig, group: str, **given: Any) -> Any:
 
 def component_class(config: OfData, group: str) -> Any:
     """The class or function that a group's `_target_` names."""
-    return load_component(
-        target_of(getattr(config, group)),
-        trusted_modules=config.trusted_modules,
-        key=f"{group}._target_",
-    )
+    return load_component(target_of(getattr(config, group)), key=f"{group}._target_")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dit_lab.build.parts import Parts, build_generator, build_model, build_parts, labelled_call
-from dit_lab.config.compose import read_recorded
+from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import changed
 from dit_lab.core.team import ALONE
@@ -128,8 +129,9 @@ def load(
     that width which `dit-lab ema` has made (of a chosen checkpoint: at its step). `codec_path`:
     where the codec lies now. `device` None takes a GPU where there is one. Raises RequestError.
     """
+    trust.trust_modules(trusted_modules)
     folder, chosen = find_run(str(run), root=Path(root))
-    config = read_recorded(folder, trusted_modules)
+    config = read_recorded(folder)
     if codec_path is not None:
         config = replace(config, codec=changed(config.codec, path=str(codec_path)))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -203,7 +205,6 @@ def load_weak(parts: Parts) -> Trained | None:
         name,
         root=parts.config.paths.root,
         weights="raw" if parts.config.sample.weights == "raw" else "ema",
-        trusted_modules=parts.config.trusted_modules,
         codec_path=getattr(parts.config.codec, "path", None),
         device=parts.device,
     )

@@ -29,6 +29,7 @@ from dit_lab.cli.tables import LONGEST_LINE, columns
 from dit_lab.config.checks.machine import check_parent
 from dit_lab.config.compose import compose_train
 from dit_lab.config.prepare import check_request
+from dit_lab.config.recorded import recorded_overrides
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.report.rounding import quantity
@@ -81,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
         return _beside_official(args)
     parts = _parts(args)
     record = _record(args)
-    overrides = args.overrides if record is None else [*record["overrides"], *args.overrides]
+    recorded = recorded_overrides(record["overrides"], str(args.check)) if record else []
+    overrides = [*recorded, *args.overrides]
     config = compose_train(overrides, config_dirs=args.config_dir)
     check_request(config, look=described_shapes)
     if args.vs:

@@ -2,6 +2,7 @@
 
   dit-lab doctor                       the runs below outputs/
   dit-lab doctor paths.root=FOLDER
+  dit-lab doctor tracking.uri=ADDRESS  also those that are tracked there
 
 Runs with a living writer are left alone, on this host by its lock, on others by its heartbeat.
 MLflow gets what it lacks: metrics, files and the status of runs that it lost sight of, and whole
@@ -14,6 +15,7 @@ import argparse
 
 from dit_lab.actions.doctor import examine
 from dit_lab.config.compose import root_option
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import FINISHED
 from dit_lab.runs.manifest import all_sweeps
@@ -25,12 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
+    unknown = [t for t in args.overrides if not t.startswith(("paths.root=", "tracking.uri="))]
     if unknown:
-        raise RequestError(f"{unknown[0]}: the doctor takes paths.root=FOLDER only")
+        raise RequestError(
+            f"{unknown[0]}: the doctor takes paths.root=FOLDER and tracking.uri=ADDRESS only"
+        )
     root = root_option(args.overrides).absolute()
     if not (root / "runs").is_dir():
         raise RequestError(f"paths.root={root}: holds no runs; give the folder that does")
+    trust.trust_own_store(root)
     for found in examine(root):
         place = found.folder.root.relative_to(root)
         print(f"{found.status:<9} step {found.step:>8,}  {place}  {found.remark}".rstrip())

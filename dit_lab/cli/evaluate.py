@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    # Says that the address which the run recorded may be contacted; nothing else of it is chosen.
+    args.overrides = [text for text in args.overrides if not text.startswith("tracking.uri=")]
     if args.compare:
         return _compare(*args.compare, overrides=args.overrides)
     if args.multirun:
@@ -163,7 +165,6 @@ def work(config: RunConfig, *, run: str, root: str, baselines: bool) -> int:
             run,
             root=root,
             weights=config.sample.weights,
-            trusted_modules=config.trusted_modules,
             codec_path=getattr(config.codec, "path", None),
             device=context.accelerator.device,
         )

@@ -17,6 +17,8 @@ import argparse
 from pathlib import Path
 
 from dit_lab.config.checks.machine import check_new
+from dit_lab.config.recorded import root_of
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import find_run
 from dit_lab.tracking.mlflow_store import check_uri, shown
@@ -47,24 +49,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--uri", metavar="URI", help="the MLflow store of --format mlflow, the run's if left out"
     )
-    parser.add_argument(
-        "--trusted", action="append", default=[], metavar="MODULE", help="a package of your own"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     out = args.out.expanduser().absolute()
     if args.uri is not None:
+        args.uri = trust.trust_store(args.uri)
         check_uri(args.uri)
         if args.format != "mlflow":
             raise RequestError(f"--uri {args.uri}: is for --format mlflow, not {args.format}")
     if args.format != "mlflow":
         _check_out(out, args.format)
-    find_run(args.run, root=args.root)
+    folder, _ = find_run(args.run, root=args.root)
+    trust.trust_own_store(root_of(folder))
 
     from dit_lab.actions.export import Export  # torch: seconds
 
-    export = Export(args.run, root=args.root, weights=args.weights, trusted_modules=args.trusted)
+    export = Export(args.run, root=args.root, weights=args.weights)
     if args.format == "mlflow":
         address = export.to_mlflow(str(args.out), uri=args.uri)
         uri = args.uri or export.config.tracking.uri

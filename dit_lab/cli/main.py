@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from dit_lab.config import search_path
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.processes import keep_freed_memory
 
@@ -121,7 +122,8 @@ def _dispatch(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    code: int = module.run(parser.parse_intermixed_args(rest))
+    with trust.this_command():
+        code: int = module.run(parser.parse_intermixed_args(trust.taken_from(rest)))
     return code
 
 

@@ -50,7 +50,6 @@ def run(args: argparse.Namespace) -> int:
     for_training = [text for text in args.overrides if not text.startswith((PAIRS, "run="))]
     of_pairs = [
         f"run='{run}'",
-        f"trusted_modules=[{','.join(recorded.trusted_modules)}]",
         f"sample.num_images={NUM_PAIRS}",
         f"sample.seed={recorded.sample.seed + 1}",
         *(text.removeprefix(PAIRS) for text in args.overrides if text.startswith(PAIRS)),
@@ -85,7 +84,7 @@ def _check(drawing: RunConfig, training: RunConfig) -> None:
 
 
 def _shapes_without_pairs(training: RunConfig) -> Shapes:
-    independent = to_component("coupling", {"_target_": INDEPENDENT}, training.trusted_modules)
+    independent = to_component("coupling", {"_target_": INDEPENDENT})
     return check_data(replace(training, coupling=independent))
 
 
@@ -97,7 +96,6 @@ def _draw(run: str, root: Path, drawing: RunConfig, training: RunConfig, shapes:
         run,
         root=root,
         weights=drawing.sample.weights,
-        trusted_modules=drawing.trusted_modules,
         codec_path=getattr(training.codec, "path", None),
     )
     facts = facts_of(trained, drawing)
@@ -134,7 +132,6 @@ def _measure(run: str, root: Path, drawing: RunConfig, training: RunConfig) -> N
             trained = load(
                 name,
                 root=root,
-                trusted_modules=drawing.trusted_modules,
                 codec_path=getattr(training.codec, "path", None),
             )
             found[when] = {

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dit_lab.cli.tables import LONGEST_LINE
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.report.question import report_on, report_on_sweep
 from dit_lab.report.runs import runs_of_folders, runs_of_sweeps
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     metric, baseline = options.get("report.metric"), _baseline(options)
     folders = [find_sweep(given, root=root) for given in sweeps]
     trouble = ""
+    for place in [root, *(folder.paths_root for folder in folders)]:
+        trust.trust_own_store(place)
     if len(folders) == 1:
         ablation, files, trouble = report_on_sweep(folders[0], metric=metric, baseline=baseline)
     else:
@@ -88,7 +91,7 @@ def _folders(options: Mapping[str, str], root: Path) -> list[RunFolder]:
     if "runs" in options:
         names = [name.strip() for name in options["runs"].split(",")]
         return list(dict.fromkeys(find_run(name, root=root)[0] for name in names))
-    uri = options.get("tracking.uri", f"sqlite:///{root}/mlflow.db")
+    uri = options.get("tracking.uri", trust.default_store(root))
     return [RunFolder(path) for path in find_folders(uri, options["filter"])]
 
 

@@ -5,6 +5,9 @@
   dit-lab sweep resume outputs/sweeps/NAME --only failed
   dit-lab sweep resume outputs/sweeps/NAME --only missing     not started, or interrupted
 
+A sweep is gone on with as it was recorded. What runs code or is contacted is said again:
+trusted_modules=[...], tracking.uri=..., hydra/launcher=... and its settings.
+
 A sweep is started by `dit-lab train -m`, and the same command goes on with it as well.
 """
 
@@ -17,14 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from dit_lab.build.cost import Pace, sweep_seconds
 from dit_lab.cli.sweep_table import print_status, watching
+from dit_lab.config.axes import check_extras, is_for_launcher
 from dit_lab.config.compose import root_option
 from dit_lab.config.objects import to_tree
 from dit_lab.config.yaml_files import to_yaml
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import FINISHED, KILLED
 from dit_lab.runs.manifest import find_sweep
 from dit_lab.sweeps.plan import plan_sweep, remarks
-from dit_lab.sweeps.run import ONLY, check_unchanged, run_sweep, take_up
+from dit_lab.sweeps.run import ONLY, resumed, run_sweep, take_up
 from dit_lab.sweeps.search import best_job
 from dit_lab.sweeps.slots import make_slots
 from dit_lab.tracking.console import duration
@@ -35,26 +40,33 @@ if TYPE_CHECKING:
     from dit_lab.sweeps.plan import Plan
 
 ACTIONS = ("status", "resume")
+TAKEN = ("paths.root=", "tracking.uri=")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("sweep", metavar="SWEEP", help="its folder, or its name below outputs")
-    parser.add_argument("overrides", nargs="*", metavar="paths.root=FOLDER")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="paths.root and others")
     parser.add_argument(
         "--only", default="failed,missing", metavar="failed|missing", help="which jobs to resume"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    unknown = [text for text in args.overrides if not text.startswith("paths.root=")]
+    launcher = [text for text in args.overrides if is_for_launcher(text)]
+    unknown = [t for t in args.overrides if not t.startswith(TAKEN) and t not in launcher]
     if unknown:
-        raise RequestError(f"{unknown[0]}: dit-lab sweep takes paths.root=FOLDER only")
+        raise RequestError(
+            f"{unknown[0]}: dit-lab sweep takes paths.root=FOLDER, trusted_modules=[...], "
+            "tracking.uri=ADDRESS and hydra/launcher=NAME only"
+        )
+    check_extras(launcher)
     folder = find_sweep(args.sweep, root=root_option(args.overrides))
+    trust.trust_own_store(folder.paths_root)
     if args.action == "status":
         print_status(folder)
         return 0
-    return _resume(folder, args.only.split(","))
+    return _resume(folder, args.only.split(","), launcher)
 
 
 def start(args: argparse.Namespace) -> int:
@@ -81,7 +93,7 @@ def start(args: argparse.Namespace) -> int:
     print(f"sweep of {len(manifest.jobs) + manifest.unmade} jobs: {folder.root}{known}")
     for line in [*remarks(plan), *_estimate(plan, manifest)]:
         print(line)
-    return _run(folder, settings=manifest.settings)
+    return _run(folder, manifest=plan.manifest)
 
 
 def _show_finished(folder: SweepFolder) -> int:
@@ -112,14 +124,13 @@ def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
     return [f"estimated time: {total} ({pace.source})"]
 
 
-def _resume(folder: SweepFolder, only: Sequence[str]) -> int:
+def _resume(folder: SweepFolder, only: Sequence[str], launcher: Sequence[str]) -> int:
     if wrong := [name for name in only if name not in ONLY]:
         raise RequestError(f"--only {wrong[0]}: expected {' or '.join(ONLY)}, or both with a comma")
     manifest = folder.read()
     if manifest.status == FINISHED and not manifest.unmade:
         return _show_finished(folder)
-    check_unchanged(folder)
-    return _run(folder, only=only)
+    return _run(folder, manifest=resumed(folder, launcher=launcher), only=only)
 
 
 def _run(folder: SweepFolder, **how: Any) -> int:

@@ -23,6 +23,7 @@ from dit_lab.config.help import with_help
 from dit_lab.config.prepare import Prepared, prepare
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.evaluation.card import last_evaluation
 from dit_lab.evaluation.table import is_row_key
@@ -137,5 +138,5 @@ def _page_of(config: Mapping[str, Any]) -> str:
     root, uri = config["paths"]["root"], config["tracking"]["uri"]
     if is_server(uri):
         return shown(uri)
-    where = "" if uri == f"sqlite:///{root}/mlflow.db" else f" tracking.uri={shown(uri)}"
+    where = "" if uri == trust.default_store(root) else f" tracking.uri={shown(uri)}"
     return f"dit-lab ui paths.root={root}{where}"

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from dit_lab.cli import train
 from dit_lab.config.objects import to_config
+from dit_lab.config.schema import RunConfig
+from dit_lab.core import trust
 from dit_lab.core.processes import end_with_the_parent
 from dit_lab.runs.folder import read_json
 from dit_lab.sweeps.job import measure, read_task
@@ -33,7 +35,10 @@ def run(args: argparse.Namespace) -> int:
         return _job(args.folder)
     task = read_json(args.folder / TASK)
     verb = importlib.import_module(f"dit_lab.cli.{task.pop('verb')}")
-    code: int = verb.work(to_config(verb.CONFIG, task.pop("config")), **task)
+    config = to_config(verb.CONFIG, task.pop("config"))
+    if isinstance(config, RunConfig):
+        trust.trust_own_store(config.paths.root)
+    code: int = verb.work(config, **task)
     return code
 
 

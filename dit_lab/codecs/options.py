@@ -21,7 +21,9 @@ class Autoencoder(Component):
     tiling: bool = option(False, help="true cuts large images into overlapping tiles, for memory")
 
 
-COMPONENTS = {
-    "dit_lab.codecs.identity.Identity": Component,
-    "dit_lab.codecs.autoencoder.Autoencoder": Autoencoder,
+COMPONENTS: dict[str, dict[str, type[Component]]] = {
+    "codec": {
+        "dit_lab.codecs.identity.Identity": Component,
+        "dit_lab.codecs.autoencoder.Autoencoder": Autoencoder,
+    }
 }

@@ -17,7 +17,7 @@ from dit_lab.config.hydra_compose import parse_override
 from dit_lab.config.yaml_files import read_recipe
 from dit_lab.core.errors import RequestError
 
-ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume", "trusted_modules")
+ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume")
 """What a sweep has once, and no axis can be."""
 
 LAUNCHER_EXTRAS = ("joblib", "submitit", "ray")

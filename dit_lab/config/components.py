@@ -1,9 +1,17 @@
-"""Which typed options a component has, by the class that its `_target_` names: the options classes
-of all parts, which each part keeps beside its components."""
+"""Which components there are, by group, and what typed options each has: what the parts register,
+each in its `options.py`, and classes and functions of the user's own in modules that are trusted.
+"""
 
 from __future__ import annotations
 
+import importlib
+import re
+from collections.abc import Iterable
+from typing import Any
+
 from dit_lab.codecs import options as codecs
+from dit_lab.core import trust
+from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component
 from dit_lab.data import options as data
 from dit_lab.evaluation import options as evaluation
@@ -14,9 +22,14 @@ from dit_lab.training import options as training
 
 PARTS = (models, objectives, training, samplers, data, codecs, evaluation)
 
-COMPONENTS: dict[str, type[Component]] = {
-    target: options for part in PARTS for target, options in part.COMPONENTS.items()
+COMPONENTS: dict[str, dict[str, type[Component]]] = {
+    group: dict(components) for part in PARTS for group, components in part.COMPONENTS.items()
 }
+"""Group -> the name of a class or function that it registers -> its options. Nothing else of this
+package can be named by a configuration."""
+
+TORCH_OPTIMIZERS = re.compile(r"torch\.optim\.[A-Z]\w*")
+"""Optimizers of torch, which are registered as well; their signatures are their options."""
 
 COMPONENT_GROUPS = (
     "model", "objective", "coupling", "sampler", "dataset", "codec", "optimizer", "schedule",
@@ -32,3 +45,49 @@ GIVEN_IN_CODE = {
     "optimizer": {"params"},
 }
 """Constructor arguments that the lab gives itself: they follow from the data and the run."""
+
+
+def is_registered(group: str, target: Any) -> bool:
+    """Whether a name is that of a component of the group."""
+    if group == "optimizer" and isinstance(target, str) and TORCH_OPTIMIZERS.fullmatch(target):
+        return True
+    return isinstance(target, str) and target in COMPONENTS.get(group, {})
+
+
+def refuse_unregistered(named: Iterable[tuple[str, Any]]) -> None:
+    """Raise RequestError for the first (dotted key, `_target_`) that names neither a registered
+    component nor one in a trusted module, with all modules that would have to be. Imports nothing.
+    """
+    unknown = [(key, target) for key, target in named if not _may_be_named(key, target)]
+    if not unknown:
+        return
+    key, target = unknown[0]
+    group = key.partition(".")[0]
+    packages = {str(target).partition(".")[0] for _, target in unknown if "." in str(target)}
+    own = sorted(name for name in packages if name.isidentifier() and name not in trust.NEVER)
+    hint = (
+        f"if you trust that code, add trusted_modules=[{','.join(own)}]"
+        if own and len(own) == len(packages)
+        else f"choose one with {group}=NAME"
+    )
+    raise RequestError(f"{key}={target}: no registered {group}; {hint}")
+
+
+def _may_be_named(key: str, target: Any) -> bool:
+    if is_registered(key.partition(".")[0], target):
+        return True
+    return isinstance(target, str) and trust.is_trusted(target)
+
+
+def load_component(target: str, *, key: str) -> Any:
+    """The class or function that `target` names; `key` is its dotted key, `objective._target_`.
+    Raises RequestError."""
+    refuse_unregistered([(key, target)])
+    group = key.partition(".")[0]
+    if not is_registered(group, target):
+        return trust.load_own(target, key=key)
+    module, _, name = target.rpartition(".")
+    component = getattr(importlib.import_module(module), name, None)
+    if not isinstance(component, type) and target not in COMPONENTS[group]:
+        raise RequestError(f"{key}={target}: torch has no such optimizer; torch.optim.AdamW is one")
+    return component

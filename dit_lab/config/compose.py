@@ -10,12 +10,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf.errors import OmegaConfBaseException
-
 from dit_lab.codecs.facts import HUB
 from dit_lab.config import search_path
 from dit_lab.config.hydra_compose import Chosen, Request, parse_override, plain, register
 from dit_lab.config.objects import to_config, to_tree
+from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import (
     CheckConfig,
     EncodeConfig,
@@ -25,12 +24,9 @@ from dit_lab.config.schema import (
     TrainConfig,
 )
 from dit_lab.config.validate import checked_types
-from dit_lab.config.yaml_files import read_yaml
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
-from dit_lab.core.trust import trusted_list
-from dit_lab.runs.exported import read_exported
 from dit_lab.runs.folder import RunFolder, find_run
-from dit_lab.runs.former_names import with_names_of_today
 
 Tree = dict[str, Any]
 ForRun = TypeVar("ForRun", SampleConfig, EvaluateConfig)
@@ -76,7 +72,7 @@ class Composer:
     def _tree(self, overrides: Sequence[str]) -> Tree:
         extended = _extended_run(overrides)
         if extended is not None:
-            recorded = read_recorded(extended, option(overrides, "trusted_modules") or [])
+            recorded = read_recorded(extended, root=typed_root(overrides))
             _register_recorded(to_tree(recorded))
             composed, choices = Request("extend", overrides, self._dirs).compose()
             choices = _filled(choices, recorded.choices)
@@ -92,7 +88,9 @@ class Composer:
             config["resume"] = f"{'force:' if forced else ''}{extended.root}"
         tracking = config["tracking"]
         config["name"] = config["name"] or _default_name(choices)
-        tracking["uri"] = tracking["uri"] or f"sqlite:///{config['paths']['root']}/mlflow.db"
+        own = trust.default_store(config["paths"]["root"])
+        tracking["uri"] = trust.without_password(tracking["uri"] or own)
+        trust.trust_own_store(config["paths"]["root"])
         tracking["experiment"] = tracking["experiment"] or config["name"]
         return config
 
@@ -179,25 +177,6 @@ def _filled(choices: dict[str, str], recorded: dict[str, str]) -> dict[str, str]
     return {**recorded, **{group: name for group, name in choices.items() if name != "recorded"}}
 
 
-def read_recorded(folder: RunFolder, trusted_modules: Sequence[str] = ()) -> RunConfig:
-    """The configuration that a run recorded: data only, nothing in it is run or resolved.
-
-    Which of the user's modules may be named is said by the caller, never by the record.
-    """
-    found = read_exported(folder.root)["config"] if folder.is_exported else read_yaml(folder.config)
-    recorded = {**with_names_of_today(found), "trusted_modules": trusted_list(trusted_modules)}
-    try:
-        choices = {str(group): str(name) for group, name in recorded.pop("choices").items()}
-        return to_config(RunConfig, {**checked_types("run", recorded), "choices": choices})
-    except RequestError as refusal:
-        raise RequestError(f"{folder.config}: {refusal}") from None
-    except (OmegaConfBaseException, AttributeError, KeyError) as error:
-        reason = f"lacks {error.args[0]}" if isinstance(error, KeyError) else str(error)
-        raise RequestError(
-            f"{folder.config}: not a run's configuration ({reason.splitlines()[0]})"
-        ) from None
-
-
 def over(recorded: RunConfig, chosen: SampleConfig | EvaluateConfig) -> RunConfig:
     """What a run recorded, with what was chosen anew in its place."""
     names = {field.name for field in fields(RunConfig)}
@@ -213,18 +192,21 @@ def given_run(overrides: Sequence[str]) -> tuple[str, Path, RunFolder, RunConfig
         raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
     root = root_option(overrides)
     folder, _ = find_run(str(wanted), root=root)
-    return (
-        str(wanted),
-        root,
-        folder,
-        read_recorded(folder, option(overrides, "trusted_modules") or []),
-    )
+    recorded = read_recorded(folder, root=typed_root(overrides))
+    trust.trust_own_store(recorded.paths.root)
+    return str(wanted), root, folder, recorded
 
 
 def option(overrides: Sequence[str], key: str) -> Any:
     """The value given for a key on the command line, the last one if there are several; or None."""
     found = [text for text in overrides if text.partition("=")[0] == key]
     return parse_override(found[-1]).value() if found else None
+
+
+def typed_root(overrides: Sequence[str]) -> Path | None:
+    """The `paths.root` that a command was given, absolute."""
+    given = option(overrides, "paths.root") is not None
+    return root_option(overrides).absolute() if given else None
 
 
 def root_option(overrides: Sequence[str]) -> Path:
@@ -276,7 +258,7 @@ def _weak_run(config: Tree, objective: Tree) -> Path:
         )
     except RequestError as error:
         raise RequestError(f"{given}: {str(error).partition(': ')[2]}") from None
-    weak = to_tree(read_recorded(folder, config["trusted_modules"]))["objective"]
+    weak = to_tree(read_recorded(folder))["objective"]
     other = [key for key in {**objective, **weak} if weak.get(key) != objective.get(key)]
     if other:
         raise RequestError(

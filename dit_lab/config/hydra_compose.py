@@ -24,12 +24,11 @@ from yaml import YAMLError
 
 from dit_lab.config import search_path
 from dit_lab.config.compatibility import samplers_for
-from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS
-from dit_lab.config.validate import no_target, to_plain, unknown_key
+from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS, load_component
+from dit_lab.config.validate import no_target, refuse_interpolations, to_plain, unknown_key
 from dit_lab.config.yaml_files import load_recipe, yaml_trouble
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import defaults
-from dit_lab.core.trust import load_component, trusted_list
 from dit_lab.runs.folder import flatten
 
 
@@ -67,7 +66,7 @@ class Request:
         self._dirs = dirs
         self._known = {} if chosen is None else chosen
         self._groups: dict[str, str] = {}  # group -> chosen member
-        self._early: list[str] = []  # groups taken away; trusted_modules, to read users' classes
+        self._early: list[str] = []  # groups taken away
         self._values: list[tuple[str, str]] = []  # (key, override text)
         known = search_path.groups(dirs)
         for text in overrides:
@@ -80,7 +79,7 @@ class Request:
         key, value = parsed.key_or_group, parsed.get_value_element_as_str()
         if key in groups and not parsed.is_delete():
             self._groups[key] = value.strip("'\"")
-        elif key in groups or key == "trusted_modules":
+        elif key in groups:
             self._early.append(text)
         elif key.partition(".")[0] in (*COMPONENT_GROUPS, *LISTS) and not parsed.is_delete():
             # The class says which keys there are: its file may leave out those with a default.
@@ -116,12 +115,7 @@ class Request:
         target = objective or (chosen.get("objective") or {}).get("_target_")
         if target is None:
             raise RequestError(no_target("objective"))
-        trusted = trusted_list(chosen.trusted_modules)
-
-        def load(name: str) -> Any:
-            return load_component(name, trusted_modules=trusted, key="objective._target_")
-
-        return samplers_for(target, load)[0]
+        return samplers_for(target, lambda name: load_component(name, key="objective._target_"))[0]
 
     def _sampler(self, name: str) -> DictConfig:
         """The options of a sampler, which is known only when the rest is composed."""
@@ -192,12 +186,15 @@ class Request:
 
 def _fill(composed: DictConfig) -> None:
     """Give the package's components their defaults: keys that may be set and referred to."""
-    places = [(composed, group) for group in COMPONENT_GROUPS]
-    places += [(composed[group], name) for group in LISTS for name in composed.get(group) or {}]
-    for parent, name in places:
+    places = [(composed, group, group) for group in COMPONENT_GROUPS]
+    places += [
+        (composed[group], name, group) for group in LISTS for name in composed.get(group) or {}
+    ]
+    for parent, name, group in places:
         options = parent.get(name)
-        if isinstance(options, DictConfig) and options.get("_target_") in COMPONENTS:
-            parent[name] = OmegaConf.merge(defaults(COMPONENTS[options["_target_"]]), options)
+        if isinstance(options, DictConfig) and options.get("_target_") in COMPONENTS[group]:
+            schema = COMPONENTS[group][options["_target_"]]
+            parent[name] = OmegaConf.merge(defaults(schema), options)
 
 
 def no_such_choice(group: str, member: str, allowed: Sequence[str]) -> str:
@@ -227,7 +224,9 @@ def register(path: str, node: Any, package: str | None = None) -> None:
 def plain(composed: DictConfig) -> dict[str, Any]:
     """Interpolations resolved, nothing of OmegaConf left."""
     try:
-        return to_plain(composed, resolve=True)
+        resolved = to_plain(composed, resolve=True)
+        refuse_interpolations(resolved)
+        return resolved
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise RequestError(f"{error.full_key}: cannot be resolved ({reason})") from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS
 from dit_lab.config.objects import sections, to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, without_neutral
-from dit_lab.core.trust import source_files
 from dit_lab.core.types import Shapes
 from dit_lab.data.pair_facts import read_pair_facts
 from dit_lab.runs.exported import read_exported
@@ -26,6 +26,7 @@ from dit_lab.runs.folder import (
     RunFolder,
     digest,
     find_run,
+    flatten,
     newest_checkpoint,
     step_of,
 )
@@ -40,9 +41,12 @@ from dit_lab.runs.recorded import (
     recorded_so_far,
     weights_name,
 )
-from dit_lab.runs.source_code import code_hash, deciding_code
+from dit_lab.runs.source_code import code_hash, deciding_code, imports_of
 
 Tree = Mapping[str, Any]
+
+NO_LONGER_THERE: dict[str, Any] = {"trusted_modules": []}
+"""Keys that configurations had when hashes of all that they say were first recorded."""
 
 
 def run_folder(config: RunConfig) -> RunFolder:
@@ -68,7 +72,12 @@ def train_hash(config: RunConfig) -> str:
 
 def config_hash(config: RunConfig) -> str:
     """12 hex digits of all that a configuration says."""
-    return digest(as_hashed(to_tree(config)))
+    return recorded_hash(to_tree(config))
+
+
+def recorded_hash(tree: Tree) -> str:
+    """The same of a configuration as a file holds it."""
+    return digest({**NO_LONGER_THERE, **as_hashed(tree)})
 
 
 def as_hashed(config: Tree) -> dict[str, Any]:
@@ -78,18 +87,20 @@ def as_hashed(config: Tree) -> dict[str, Any]:
     found = dict(without_neutral(RunConfig, config))
     for group in COMPONENT_GROUPS:
         if group in found:
-            found[group] = _as_hashed(found[group])
+            found[group] = _as_hashed(group, found[group])
     for group in LISTS:
         if group in found:
-            found[group] = {name: _as_hashed(options) for name, options in found[group].items()}
+            found[group] = {
+                name: _as_hashed(group, options) for name, options in found[group].items()
+            }
     for name, kind in sections(RunConfig).items():
         if name in found:
             found[name] = without_neutral(kind, found[name])
     return with_first_names(found)
 
 
-def _as_hashed(options: Tree) -> Tree:
-    return without_neutral(COMPONENTS.get(options.get("_target_", ""), Component), options)
+def _as_hashed(group: str, options: Tree) -> Tree:
+    return without_neutral(COMPONENTS[group].get(options.get("_target_", ""), Component), options)
 
 
 def initial_weights(config: RunConfig) -> str:
@@ -165,10 +176,32 @@ def identity(
 
 def source_now(config: RunConfig) -> dict[str, Any]:
     """What the source files that decide the weights mean now, and a hash of all of them."""
-    leaves = deciding(to_tree(config)).items()
-    targets = [value for key, value in leaves if key.endswith("_target_") and value is not None]
-    code = deciding_code(targets, source_files(config.trusted_modules))
+    targets = targets_in(deciding(to_tree(config)))
+    code = deciding_code(targets, own_code(targets))
     return {"code_hash": code_hash(code), "code_hash_of": CODE_HASH_OF, "code_files": code}
+
+
+def targets_in(tree: Tree) -> list[str]:
+    """The names of all components in a configuration or in a part of it."""
+    return [value for key, value in flatten(tree) if key.endswith("_target_") and value is not None]
+
+
+def own_code(targets: Iterable[str]) -> dict[str, Path]:
+    """The source files of the trusted modules that components lie in, and of other trusted ones
+    that these import, by their path within the package."""
+    trusted = trust.trusted_modules()
+    names, found = list(targets), dict[str, Path]()
+    used: set[str] = set()
+    while new := [m for m in trusted if m not in used and any(_lies_in(n, m) for n in names)]:
+        used |= set(new)
+        files = trust.source_files(new)
+        found |= files
+        names = [name for file in files.values() for name in imports_of(file.read_bytes())]
+    return dict(sorted(found.items()))
+
+
+def _lies_in(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
 
 
 def _pairs_fingerprint(config: RunConfig) -> str:

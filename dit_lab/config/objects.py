@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -17,25 +17,24 @@ Config = TypeVar("Config")
 
 def to_config(kind: type[Config], tree: Mapping[str, Any]) -> Config:
     """A typed configuration of what `checked_types` has checked."""
-    trusted = tree["trusted_modules"]
     values = dict(tree)
     for name, section in sections(cast(Any, kind)).items():
         values[name] = section(**tree[name])
     for group in COMPONENT_GROUPS:
         if group in tree:
-            values[group] = to_component(group, tree[group], trusted)
+            values[group] = to_component(group, tree[group])
     for group in LISTS:
         if group in tree:
             values[group] = {
-                name: to_component(f"{group}.{name}", options, trusted)
+                name: to_component(f"{group}.{name}", options)
                 for name, options in tree[group].items()
             }
     return kind(**values)
 
 
-def to_component(path: str, options: Mapping[str, Any], trusted: Sequence[str]) -> Component:
+def to_component(path: str, options: Mapping[str, Any]) -> Component:
     """A component's options as an object of its options class; `path` is its dotted key."""
-    return component_options(path, options, trusted)(**options)
+    return component_options(path, options)(**options)
 
 
 def to_tree(config: Any) -> dict[str, Any]:

@@ -126,7 +126,6 @@ class RunConfig:
     name: str = option(filled=True)
     resume: str = MISSING  # auto, never, force, RUN or force:RUN
     init_from: Optional[str] = None  # RUN
-    trusted_modules: list[str] = MISSING
     model: Component = MISSING
     objective: Component = MISSING
     coupling: Component = MISSING
@@ -161,7 +160,6 @@ class SampleConfig:
 
     run: str = MISSING
     out: str = MISSING
-    trusted_modules: list[str] = MISSING
     sampler: Component = MISSING
     guidance: Guidance = MISSING
     sample: Sample = MISSING
@@ -177,7 +175,6 @@ class EvaluateConfig:
 
     run: str = MISSING
     baselines: bool = MISSING
-    trusted_modules: list[str] = MISSING
     sampler: Component = MISSING
     dataset: Component = MISSING
     codec: Component = MISSING
@@ -199,7 +196,6 @@ class EncodeConfig:
     dtype: str = option(choices=("float16", "float32"))
     shard_images: int = option(at_least=1)
     num_processes: int = option(at_least=1)
-    trusted_modules: list[str] = MISSING
     dataset: Component = MISSING
     codec: Component = MISSING
     choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
@@ -211,7 +207,6 @@ class CheckConfig:
 
     out: Optional[str] = MISSING
     num_processes: Optional[int] = option(at_least=1)
-    trusted_modules: list[str] = MISSING
     dataset: Component = MISSING
     choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
 

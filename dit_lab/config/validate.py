@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from functools import cache
 from typing import Any, Optional, cast
@@ -14,13 +14,20 @@ from typing import Any, Optional, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS
+from dit_lab.config.components import (
+    COMPONENT_GROUPS,
+    COMPONENTS,
+    LISTS,
+    load_component,
+    refuse_unregistered,
+)
 from dit_lab.config.schema import ADDED, ROOTS
 from dit_lab.config.signature import component_schema
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import WORDS, Component
-from dit_lab.core.trust import load_component, refuse_untrusted
 from dit_lab.runs.folder import flatten
+
+INTERPOLATION = "${"
 
 
 def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,8 +37,13 @@ def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
     does.
     """
     checked = _typed(_as_typed_in(ROOTS[root]), config, "")
+    refuse_unregistered(
+        (f"{path}._target_", parent[name]["_target_"])
+        for parent, name, path in _components(checked)
+        if isinstance(parent[name], Mapping) and "_target_" in parent[name]
+    )
     for parent, name, path in _components(checked):
-        schema = component_options(path, parent[name], checked["trusted_modules"])
+        schema = component_options(path, parent[name])
         others = [key for key, _ in flatten(checked) if not key.startswith(f"{path}.")]
         parent[name] = _typed(schema, parent[name], f"{path}.", others)
         _check_together(path, schema(**parent[name]))
@@ -77,21 +89,40 @@ def _check_together(path: str, component: Component) -> None:
         raise RequestError(f"{path}.{refusal}") from None
 
 
+def refuse_interpolations(tree: Mapping[str, Any]) -> None:
+    """Raise RequestError for a value or key that would be resolved: of what a
+    file holds, nothing is, and of what is typed, everything was."""
+    for key, value in flatten(tree):
+        for text in (key, *_texts(value)):
+            if INTERPOLATION in text:
+                raise RequestError(f"{key}={text}: not a plain value; write the value itself")
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield str(key)
+            yield from _texts(part)
+
+
 def to_plain(node: Any, **options: Any) -> dict[str, Any]:
     """An OmegaConf mapping as plain dictionaries, lists and values."""
     return cast(dict[str, Any], OmegaConf.to_container(node, **options))
 
 
-def component_options(path: str, options: Any, trusted_modules: Sequence[str]) -> type[Component]:
+def component_options(path: str, options: Any) -> type[Component]:
     """The options class of the component at a dotted key, by its `_target_`."""
     if not isinstance(options, Mapping) or "_target_" not in options:
         raise RequestError(no_target(path))
-    target, key = options["_target_"], f"{path}._target_"
-    refuse_untrusted(target, trusted_modules=trusted_modules, key=key)
-    if target in COMPONENTS:
-        return COMPONENTS[target]
-    component = load_component(target, trusted_modules=trusted_modules, key=key)
-    return component_schema(path.partition(".")[0], target, component)
+    target, group = options["_target_"], path.partition(".")[0]
+    if isinstance(target, str) and target in COMPONENTS[group]:
+        return COMPONENTS[group][target]
+    return component_schema(group, target, load_component(target, key=f"{path}._target_"))
 
 
 def _typed(

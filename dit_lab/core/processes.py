@@ -15,12 +15,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from dit_lab.core import trust
+
 KEPT_BLOCK_BYTES = 256 * 2**20
 KEPT_BYTES = 2**31 - 1  # the most that can be asked for
 
 
 class Child:
-    """`python -m MODULE ARGUMENTS`, in a whole environment of its own.
+    """`python -m MODULE ARGUMENTS`, in a whole environment of its own, with what this command
+    trusts. The folder in which it is started is not searched for modules.
 
     Its standard input is a pipe that nothing is written to: it ends when this process does, however
     that happens, and tells the child to save and stop. What it prints is appended to `output`, or
@@ -42,7 +45,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT if log else None,
-            env=dict(environment),
+            env={**environment, **trust.environment(), "PYTHONSAFEPATH": "1"},
             start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
         )
         if log:

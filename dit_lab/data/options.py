@@ -76,12 +76,14 @@ class Latents(Dataset):
     )
 
 
-COMPONENTS = {
-    "dit_lab.data.digits.Digits": Dataset,
-    "dit_lab.data.labelled_list.LabelledList": LabelledList,
-    "dit_lab.data.image_folder.ImageFolder": ImageFolder,
-    "dit_lab.data.torchvision_sets.MNIST": TorchvisionSet,
-    "dit_lab.data.torchvision_sets.FashionMNIST": TorchvisionSet,
-    "dit_lab.data.torchvision_sets.CIFAR10": TorchvisionSet,
-    "dit_lab.data.latents.Latents": Latents,
+COMPONENTS: dict[str, dict[str, type[Component]]] = {
+    "dataset": {
+        "dit_lab.data.digits.Digits": Dataset,
+        "dit_lab.data.labelled_list.LabelledList": LabelledList,
+        "dit_lab.data.image_folder.ImageFolder": ImageFolder,
+        "dit_lab.data.torchvision_sets.MNIST": TorchvisionSet,
+        "dit_lab.data.torchvision_sets.FashionMNIST": TorchvisionSet,
+        "dit_lab.data.torchvision_sets.CIFAR10": TorchvisionSet,
+        "dit_lab.data.latents.Latents": Latents,
+    }
 }

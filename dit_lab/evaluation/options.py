@@ -50,13 +50,15 @@ class InceptionScore(Metric):
 
 METRICS = "dit_lab.evaluation.metrics.components"
 
-COMPONENTS = {
-    f"{METRICS}.TwoSample": FeatureMetric,
-    f"{METRICS}.PrecisionRecall": FeatureMetric,
-    f"{METRICS}.DensityCoverage": FeatureMetric,
-    f"{METRICS}.KernelDistance": KernelDistance,
-    f"{METRICS}.Memorisation": FeatureMetric,
-    f"{METRICS}.Frechet": Frechet,
-    f"{METRICS}.InceptionScore": InceptionScore,
-    f"{METRICS}.ClassAccuracy": Metric,
+COMPONENTS: dict[str, dict[str, type[Component]]] = {
+    "metric": {
+        f"{METRICS}.TwoSample": FeatureMetric,
+        f"{METRICS}.PrecisionRecall": FeatureMetric,
+        f"{METRICS}.DensityCoverage": FeatureMetric,
+        f"{METRICS}.KernelDistance": KernelDistance,
+        f"{METRICS}.Memorisation": FeatureMetric,
+        f"{METRICS}.Frechet": Frechet,
+        f"{METRICS}.InceptionScore": InceptionScore,
+        f"{METRICS}.ClassAccuracy": Metric,
+    }
 }

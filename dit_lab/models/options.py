@@ -36,7 +36,7 @@ class DiT(Component):
         check_activation_checkpointing(self.activation_checkpointing)
 
 
-COMPONENTS = {"dit_lab.models.dit.DiT": DiT}
+COMPONENTS: dict[str, dict[str, type[Component]]] = {"model": {"dit_lab.models.dit.DiT": DiT}}
 
 
 def check_layers(*, norm: str, mlp: str, rope: bool, head_size: int) -> None:

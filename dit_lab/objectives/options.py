@@ -83,10 +83,12 @@ class FlowMatching(Flow):
         check_flow_matching(path=self.path, sigma_min=self.sigma_min)
 
 
-COMPONENTS = {
-    "dit_lab.objectives.ddpm.DDPM": DDPM,
-    "dit_lab.objectives.rectified_flow.RectifiedFlow": RectifiedFlow,
-    "dit_lab.objectives.flow_matching.FlowMatching": FlowMatching,
+COMPONENTS: dict[str, dict[str, type[Component]]] = {
+    "objective": {
+        "dit_lab.objectives.ddpm.DDPM": DDPM,
+        "dit_lab.objectives.rectified_flow.RectifiedFlow": RectifiedFlow,
+        "dit_lab.objectives.flow_matching.FlowMatching": FlowMatching,
+    }
 }
 
 

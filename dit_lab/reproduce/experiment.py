@@ -12,9 +12,9 @@ from typing import Any
 from dit_lab.config import search_path
 from dit_lab.config.axes import label_of, product, settings_of, sweep_overrides
 from dit_lab.config.checks.machine import check_root
-from dit_lab.config.identity import train_hash
+from dit_lab.config.identity import own_code, targets_in, train_hash
+from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
-from dit_lab.core.trust import source_files
 from dit_lab.core.types import Shapes
 from dit_lab.report.runs import Run, measured, without_seeds
 from dit_lab.reproduce.expected import (
@@ -105,7 +105,7 @@ class Outcome:
 
 def circumstances(experiment: Experiment, *, device: Mapping[str, Any]) -> dict[str, Any]:
     """Where it was done and by which code; `device` are name, kind, threads and versions."""
-    trusted = source_files(experiment.config.trusted_modules)
+    trusted = own_code(targets_in(to_tree(experiment.config)))
     return {
         "date": time.strftime("%Y-%m-%d"),
         **device,

@@ -32,7 +32,6 @@ NOT_DECIDING = (
     "name",
     "resume",
     "init_from",  # what lies there is part of the hash
-    "trusted_modules",  # the code hash covers their content
     "paths",
     "tracking",
     "distributed",

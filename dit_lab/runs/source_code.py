@@ -107,6 +107,11 @@ def _parsed(source: bytes) -> Module:
     return Module(digest(said), tuple(_imports(tree)))
 
 
+def imports_of(source: bytes) -> tuple[str, ...]:
+    """The dotted names that a module imports, also inside its functions."""
+    return _parsed(source).imports
+
+
 # ---- what is imported ----------------------------------------------------------------------------
 
 

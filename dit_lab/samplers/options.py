@@ -98,17 +98,19 @@ class Dopri5(Component):
     atol: float = option(1e-5, above=0)
 
 
-COMPONENTS = {
-    "dit_lab.samplers.ancestral.DDPMSampler": Ancestral,
-    "dit_lab.samplers.ancestral.DDIMSampler": DDIM,
-    "dit_lab.samplers.ode.Euler": Euler,
-    "dit_lab.samplers.ode.Midpoint": FixedStep,
-    "dit_lab.samplers.ode.Heun": FixedStep,
-    "dit_lab.samplers.ode.RK4": RK4,
-    "dit_lab.samplers.adaptive.Dopri5": Dopri5,
-    "dit_lab.samplers.sde.EulerMaruyama": EulerMaruyama,
-    "dit_lab.samplers.multistep.DPMSolver": DPMSolver,
-    "dit_lab.samplers.multistep.UniPC": Multistep,
+COMPONENTS: dict[str, dict[str, type[Component]]] = {
+    "sampler": {
+        "dit_lab.samplers.ancestral.DDPMSampler": Ancestral,
+        "dit_lab.samplers.ancestral.DDIMSampler": DDIM,
+        "dit_lab.samplers.ode.Euler": Euler,
+        "dit_lab.samplers.ode.Midpoint": FixedStep,
+        "dit_lab.samplers.ode.Heun": FixedStep,
+        "dit_lab.samplers.ode.RK4": RK4,
+        "dit_lab.samplers.adaptive.Dopri5": Dopri5,
+        "dit_lab.samplers.sde.EulerMaruyama": EulerMaruyama,
+        "dit_lab.samplers.multistep.DPMSolver": DPMSolver,
+        "dit_lab.samplers.multistep.UniPC": Multistep,
+    }
 }
 
 

@@ -82,7 +82,6 @@ def _loaded(
                 wanted,
                 root=root,
                 weights=weights,
-                trusted_modules=config.trusted_modules,
                 codec_path=getattr(config.codec, "path", None),
                 device=device,
             )

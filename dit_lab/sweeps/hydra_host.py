@@ -17,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from dit_lab.core import trust
 from dit_lab.core.processes import end_with_the_parent
 from dit_lab.sweeps.hydra_launcher import run_job
 
@@ -24,6 +25,7 @@ CARRIER = {
     "sweep": "???",
     "job": "???",
     "typed_in": "???",
+    "trusted": {},
     "hydra": {
         "mode": "MULTIRUN",
         "output_subdir": None,  # everything that a job writes has its place
@@ -39,7 +41,8 @@ def task(carried: DictConfig) -> int:
     asked = HydraConfig.get().launcher.get("n_jobs") or 1
     here = asked if asked > 0 else len(os.sched_getaffinity(0))
     sweep, typed_in = Path(carried.sweep), Path(carried.typed_in)
-    return run_job(sweep, carried.job, typed_in=typed_in, side_by_side=here)
+    trusted = {str(name): str(value) for name, value in carried.trusted.items()}
+    return run_job(sweep, carried.job, typed_in=typed_in, side_by_side=here, trusted=trusted)
 
 
 def main(sweep: str, numbers: str, overrides: list[str]) -> None:
@@ -47,7 +50,8 @@ def main(sweep: str, numbers: str, overrides: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: os.killpg(0, signal.SIGKILL))
     end_with_the_parent()  # and the launcher's workers with this process
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # ray tells its makers otherwise
-    carried = {**CARRIER, "sweep": sweep, "typed_in": os.getcwd()}
+    trusted = {name: text for name, text in trust.environment().items() if name != trust.PASSWORD}
+    carried = {**CARRIER, "sweep": sweep, "typed_in": os.getcwd(), "trusted": trusted}
     ConfigStore.instance().store("jobs", carried)
     ours = [QUIET, RAY] if "hydra/launcher=ray" in overrides else [QUIET]
     sys.argv = ["dit-lab", "--multirun", f"job={numbers}", *ours, *overrides]

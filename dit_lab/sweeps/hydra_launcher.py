@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,15 +105,19 @@ class HydraLauncher:
         self.watcher.on_job_end(self.manifest, job)
 
 
-def run_job(sweep: Path, number: int, *, typed_in: Path, side_by_side: int) -> int:
+def run_job(
+    sweep: Path, number: int, *, typed_in: Path, side_by_side: int, trusted: Mapping[str, str]
+) -> int:
     """Run a job to its end, on whatever machine this is; its exit code.
 
     `typed_in`: the folder in which the command was typed. `side_by_side`: how many jobs compute on
-    this machine at once. A process stands between this worker and the job: ray kills the children
+    this machine at once. `trusted`: what the command trusts, as
+    environment variables. A process stands between this worker and the job: ray kills the children
     of a worker that ends, and the job is to notice, save and end.
     """
     kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     kept.setdefault("OMP_NUM_THREADS", str(threads_each(side_by_side)))
+    kept |= trusted
     arguments = [str(sweep), str(number), str(typed_in)]
     between = Child("dit_lab.sweeps.hydra_launcher", arguments, environment=kept)
     try:

@@ -6,9 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dit_lab.config.objects import to_config, to_tree
+from dit_lab.config.identity import recorded_hash
+from dit_lab.config.objects import to_tree
+from dit_lab.config.recorded import as_recorded, rebased
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
+from dit_lab.core import trust
+from dit_lab.core.errors import RequestError
 from dit_lab.evaluation.card import read_evaluation
 from dit_lab.runs.folder import RunFolder, read_json, write_json
 from dit_lab.runs.lock import Holder, read_holder
@@ -40,13 +44,27 @@ def read_task(folder: Path) -> Task:
     tags = {"dit_lab.sweep": sweep.root.name, "dit_lab.job": str(job.number)}
     if manifest.parent_run_id:
         tags[PARENT_TAG] = manifest.parent_run_id
-    config, holder = to_config(RunConfig, sweep.read_config(job)), read_holder(sweep.lease)
+    trust.trust_own_store(sweep.paths_root)
+    config, holder = job_config(sweep, job), read_holder(sweep.lease)
     tracking = config.tracking
     if tracking.backend == "mlflow" and is_local(tracking.uri) and not _is_here(holder):
         config = replace(
             config, tracking=replace(tracking, send="later")
         )  # a database file is written to by the machine that it lies on
     return Task(folder, job, sweep.run(job), config, tags)
+
+
+def job_config(sweep: SweepFolder, job: Job) -> RunConfig:
+    """What a job is to train, as its folder has it, below the folder in which the sweep lies.
+    Raises RequestError where that is no longer what the sweep was made with."""
+    file = sweep.job_config(job)
+    found = read_json(file)
+    if recorded_hash(found) != job.config_hash:
+        raise RequestError(
+            f"{file}: is not what job {job.number} was made with ({job.config_hash}); put it back, "
+            "or start a sweep of its own"
+        )
+    return rebased(as_recorded(found, file), sweep.paths_root)
 
 
 def _is_here(holder: Holder | None) -> bool:
@@ -98,7 +116,6 @@ def _evaluation(
         str(run.root),
         root=Path(config.paths.root),
         weights=config.sample.weights,
-        trusted_modules=config.trusted_modules,
         codec_path=getattr(config.codec, "path", None),
     )
     evaluation, _ = evaluate_run(trained, config, check_stop=check_stop, on_message=on_message)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from dit_lab.actions.doctor import close_run
-from dit_lab.config.identity import config_hash, run_folder, set_aside
+from dit_lab.config.identity import run_folder, set_aside
 from dit_lab.config.objects import to_tree
+from dit_lab.config.recorded import recorded_overrides
 from dit_lab.core.errors import RequestError
 from dit_lab.report.question import report_on_sweep
 from dit_lab.report.sentences import answer
-from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, flatten
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING
 from dit_lab.runs.lock import Lease, holder_of
 from dit_lab.runs.manifest import PENDING, Manifest, SweepFolder, all_sweeps, new_sweep
 from dit_lab.sweeps.hydra_launcher import HydraLauncher
+from dit_lab.sweeps.job import job_config
 from dit_lab.sweeps.launcher import Launcher, Watcher
-from dit_lab.sweeps.plan import Plan, plan_sweep
-from dit_lab.sweeps.search import next_jobs, recompose
+from dit_lab.sweeps.plan import Plan
+from dit_lab.sweeps.search import next_jobs
 from dit_lab.sweeps.slots import make_slots
 from dit_lab.sweeps.tracker import tell_end, tell_late, tell_start
 
@@ -34,7 +37,7 @@ def take_up(plan: Plan) -> SweepFolder:
             known = folder.read()
         except RequestError:  # another sweep's damage is no reason to refuse this one
             continue
-        if (known.name, known.identity) == (plan.manifest.name, plan.manifest.identity):
+        if _are_the_same(known, plan.manifest):
             return folder
     if plan.anew:
         for run in {run_folder(config) for config in plan.configs}:
@@ -43,10 +46,17 @@ def take_up(plan: Plan) -> SweepFolder:
     return new_sweep(root, plan.manifest, map(to_tree, plan.configs[: len(plan.manifest.jobs)]))
 
 
+def _are_the_same(known: Manifest, asked: Manifest) -> bool:
+    """Whether a sweep has the very jobs that are asked for, or searches the same space."""
+    hashes = [[job.config_hash for job in one.jobs] for one in (known, asked)]
+    same = (known.name, known.identity) == (asked.name, asked.identity)
+    return same and (asked.settings["search"] or hashes[0] == hashes[1])
+
+
 def run_sweep(
     folder: SweepFolder,
     *,
-    settings: Mapping[str, Any] | None = None,
+    manifest: Manifest,
     only: Sequence[str] = tuple(ONLY),
     watcher: Watcher,
     stopping: Callable[[], bool],
@@ -54,13 +64,18 @@ def run_sweep(
 ) -> Manifest:
     """Run the jobs that have not finished; the manifest as it is afterwards.
 
-    `settings` take the place of those that the sweep was started with. The parent run in the
-    tracker is one, however often a sweep is taken up again.
+    manifest: what is asked for now. How far the jobs have come stands in the folder. The parent run
+    in the tracker is one, however often a sweep is taken up again.
     """
     wanted = {status for name in only for status in ONLY[name]}
     with Lease(folder.lease, stopping=stopping, on_wait=on_message):
-        manifest = folder.read()
-        manifest.settings = dict(settings or manifest.settings)
+        manifest = replace(
+            folder.read(),
+            typed=manifest.typed,
+            config_dirs=manifest.config_dirs,
+            settings=dict(manifest.settings),
+            tracking=manifest.tracking,
+        )
         jobs = [job for job in manifest.jobs if job.status in wanted]
         for job in jobs:
             job.status = PENDING
@@ -148,27 +163,28 @@ def _report(folder: SweepFolder, on_message: Callable[[str], None]) -> None:
         on_message(f"MLflow did not take the report ({trouble})")
 
 
-def check_unchanged(folder: SweepFolder) -> None:
-    """Refuse to go on with a sweep whose configuration would be composed otherwise today."""
+def resumed(folder: SweepFolder, *, launcher: Sequence[str]) -> Manifest:
+    """What of a sweep is to be gone on with. Somebody else may have made it: its jobs are data, and
+    what runs or composes further ones is said by the command. Raises RequestError.
+
+    launcher: what the command says of Hydra's launchers.
+    """
     manifest = folder.read()
-    plan = plan_sweep(manifest.typed, config_dirs=[Path(path) for path in manifest.config_dirs])
-    configs = recompose(manifest) if manifest.settings["search"] else plan.configs
-    for job, config in zip(manifest.jobs, configs, strict=False):
-        if job.config_hash != config_hash(config):
-            before = dict(flatten(folder.read_config(job)))
-            after = dict(flatten(to_tree(config)))
-            changed = sorted(key for key in before | after if before.get(key) != after.get(key))
-            what = changed[0] if changed else "order"
-            raise RequestError(
-                f"{folder.root}: the configuration has changed since: job {job.number} had "
-                f"{what}={before.get(what)}, now {after.get(what)}; put it back, or start a sweep "
-                "of its own"
-            )
-    if not manifest.settings["search"] and len(manifest.jobs) != len(plan.manifest.jobs):
+    before = manifest.settings["launcher"]
+    if before != list(launcher):
         raise RequestError(
-            f"{folder.root}: had {len(manifest.jobs)} jobs, now {len(plan.manifest.jobs)}; start a "
-            "sweep of its own"
+            f"{folder.root}: its jobs ran through {shlex.join(before) or 'no launcher of Hydra'}; "
+            f"{'add that to this command' if before else 'leave it out'}, or start a sweep of its "
+            "own"
         )
+    if manifest.unmade:
+        again = shlex.join(["dit-lab", "train", "-m", *manifest.typed])
+        if manifest.config_dirs:
+            raise RequestError(f"{folder.root}: its trials are composed anew; type {again} again")
+        recorded_overrides(manifest.typed, str(folder.root))
+    for job in manifest.jobs:
+        job_config(folder, job)
+    return manifest
 
 
 def _outcome(manifest: Manifest, *, stopped: bool) -> str:

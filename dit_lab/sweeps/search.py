@@ -50,14 +50,6 @@ def next_jobs(folder: SweepFolder, manifest: Manifest) -> list[Job]:
     return jobs
 
 
-def recompose(manifest: Manifest) -> list[RunConfig]:
-    """The configurations of the jobs there are, composed anew."""
-    texts = [job.overrides for job in manifest.jobs]
-    if not texts:
-        return []
-    return _composed(sweep_overrides(manifest.typed), texts, manifest)
-
-
 def _composed(
     typed: Sequence[Override], texts: Iterable[Sequence[str]], manifest: Manifest
 ) -> list[RunConfig]:

@@ -13,6 +13,7 @@ from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.mlflow_store import (
     METRICS_PER_REQUEST,
     TAG_CHARACTERS,
+    StoreUnreachableError,
     as_params,
     as_tags,
     clean_key,
@@ -64,7 +65,7 @@ def find_folders(uri: str, filter_string: str) -> list[Path]:
         client = open_existing(uri)
         experiments = [one.experiment_id for one in client.search_experiments()]
         found = client.search_runs(experiments, filter_string=filter_string, max_results=MOST_RUNS)
-    except (MlflowException, OSError) as error:
+    except (MlflowException, OSError, StoreUnreachableError) as error:
         raise RequestError(f"filter={filter_string}: {root_cause(error)}") from None
     folders = [Path(run.data.tags.get("dit_lab.run_folder", "")) for run in found]
     here = dict.fromkeys(path for path in folders if (path / "config.yaml").is_file())

@@ -10,6 +10,7 @@ from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.tracking.mlflow_store import (
     StoreUnreachableError,
@@ -114,7 +115,7 @@ def _store_of(uri: str) -> Iterator[None]:
     import mlflow
 
     before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(trust.with_password(uri))
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import flatten
 
@@ -44,6 +45,24 @@ class StoreUnreachableError(Exception):
     """A remote store that does not answer now and may later: no reason to stop anything."""
 
 
+class NotTrustedError(StoreUnreachableError):
+    """A store that a file names and this command does not: nothing is sent to it."""
+
+
+def refuse_untrusted(uri: str) -> None:
+    """Raise NotTrustedError unless this command names the store."""
+    if not trust.may_contact(uri):
+        raise NotTrustedError(not_contacted(uri))
+
+
+def not_contacted(uri: str) -> str:
+    """Why nothing is sent to a store, and what to do."""
+    return (
+        f"{shown(uri)} is not contacted, since only a file names it; add "
+        f"tracking.uri={shown(uri)} to the command, or put it into {trust.user_file()}"
+    )
+
+
 def check_uri(uri: str) -> None:
     """Raise RequestError unless `uri` is a store that works from every process and folder."""
     scheme = _scheme(uri)
@@ -58,7 +77,7 @@ def check_uri(uri: str) -> None:
             f"tracking.uri={shown(uri)}: unknown kind of store {scheme!r}; give {example}, a "
             "postgresql:, mysql: or mssql: database, or the https: address of an MLflow server"
         )
-    if is_local(uri) and not _sqlite_path(uri).is_absolute():
+    if is_local(uri) and not trust.sqlite_path(uri).is_absolute():
         raise RequestError(
             f"tracking.uri={uri}: needs the absolute path of a file, or processes in different "
             f"folders would use different stores; give {example}"
@@ -73,12 +92,6 @@ def is_server(uri: str) -> bool:
 def is_local(uri: str) -> bool:
     """Whether the store is a file of this machine, so that a failure to open it will not pass."""
     return _scheme(uri) == "sqlite"
-
-
-def _sqlite_path(uri: str) -> Path:
-    """The file behind a sqlite URI: what follows the third slash, an empty path where nothing."""
-    found = re.match(r"[\w+]+:///([^?]*)", uri)
-    return Path(found[1] if found else "")
 
 
 def shown(uri: str) -> str:
@@ -117,11 +130,12 @@ def load_mlflow() -> None:
 
 def check_answers(uri: str) -> None:
     """Raise RequestError where a database does not answer now: mlflow would try for minutes."""
+    refuse_untrusted(uri)
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        create_engine(uri).connect().close()
+        create_engine(trust.with_password(uri)).connect().close()
     except (SQLAlchemyError, ImportError) as error:
         reason = root_cause(error)
         raise RequestError(f"tracking.uri={shown(uri)}: cannot be used: {reason}") from error
@@ -129,16 +143,18 @@ def check_answers(uri: str) -> None:
 
 def open_client(uri: str) -> MlflowClient:
     """A client with nothing global about it: no active run, no MLFLOW_* variable decides for it."""
+    refuse_untrusted(uri)
     load_mlflow()
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    address = trust.with_password(uri)
+    return MlflowClient(tracking_uri=address, registry_uri=address)
 
 
 def open_existing(uri: str) -> MlflowClient:
     """`open_client`, but a database file that is missing is said to be, and not made."""
-    if is_local(uri) and not _sqlite_path(uri).exists():
-        raise FileNotFoundError(f"{_sqlite_path(uri)} is missing")
+    if is_local(uri) and not trust.sqlite_path(uri).exists():
+        raise FileNotFoundError(f"{trust.sqlite_path(uri)} is missing")
     return open_client(uri)
 
 
@@ -150,6 +166,7 @@ def prepare_store(uri: str, *, experiment: str, artifact_root: Path) -> str:
     what the user must put right, StoreUnreachableError where a remote store does not answer.
     """
     check_uri(uri)
+    refuse_untrusted(uri)
     load_mlflow()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -163,8 +180,9 @@ def prepare_store(uri: str, *, experiment: str, artifact_root: Path) -> str:
         # a driver is missing, or the address names none that exists
         hopeless = isinstance(error, ImportError | ArgumentError)
         if is_local(uri) or denied or hopeless:
+            reason += trust.lacks_password(uri)
             raise RequestError(f"tracking.uri={shown(uri)}: cannot be used: {reason}") from error
-        raise StoreUnreachableError(reason) from error
+        raise StoreUnreachableError(reason + trust.lacks_password(uri)) from error
 
 
 @contextmanager
@@ -176,7 +194,7 @@ def _alone(uri: str, artifact_root: Path) -> Iterator[None]:
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - a second, better spent before
     from filelock import FileLock, Timeout
 
-    beside = _sqlite_path(uri) if is_local(uri) else artifact_root
+    beside = trust.sqlite_path(uri) if is_local(uri) else artifact_root
     beside.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(beside.with_name(f"{beside.name}.lock"), timeout=LOCK_SECONDS)
     try:
@@ -188,7 +206,7 @@ def _alone(uri: str, artifact_root: Path) -> Iterator[None]:
         ) from None
     try:
         if is_local(uri):
-            _check_writable(_sqlite_path(uri))
+            _check_writable(trust.sqlite_path(uri))
         yield
     finally:
         lock.release()
@@ -311,7 +329,7 @@ def ui_command(
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     command += ["--workers", "1", "--artifacts-destination", artifact_root.absolute().as_uri()]
     settings = {
-        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_BACKEND_STORE_URI": trust.with_password(uri),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONSAFEPATH": "1",  # `python -m` would import from the folder it is started in
     }

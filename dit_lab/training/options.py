@@ -44,11 +44,15 @@ class Cosine(Constant):
     final_factor: float = option(0.0, at_least=0, at_most=1, help="of lr, at the last step")
 
 
-COMPONENTS = {
-    "dit_lab.training.coupling.Independent": Component,
-    "dit_lab.training.coupling.OptimalTransport": OptimalTransport,
-    "dit_lab.training.coupling.Reflow": Reflow,
-    "torch.optim.AdamW": AdamW,
-    "dit_lab.training.schedules.Constant": Constant,
-    "dit_lab.training.schedules.Cosine": Cosine,
+COMPONENTS: dict[str, dict[str, type[Component]]] = {
+    "coupling": {
+        "dit_lab.training.coupling.Independent": Component,
+        "dit_lab.training.coupling.OptimalTransport": OptimalTransport,
+        "dit_lab.training.coupling.Reflow": Reflow,
+    },
+    "optimizer": {"torch.optim.AdamW": AdamW},
+    "schedule": {
+        "dit_lab.training.schedules.Constant": Constant,
+        "dit_lab.training.schedules.Cosine": Cosine,
+    },
 }

@@ -13,12 +13,14 @@ import pytest
 
 from dit_lab.actions.extension import take_over
 from dit_lab.config.checks.runs import check_extension, newest_checkpoint
-from dit_lab.config.compose import compose_train, read_recorded
+from dit_lab.config.compose import compose_train
 from dit_lab.config.identity import identity, run_folder
 from dit_lab.config.objects import to_config, to_tree
+from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
+from dit_lab.core.trust import trust_modules
 from dit_lab.core.types import Shapes
 from dit_lab.data.digits_facts import digits_facts
 from dit_lab.runs.folder import RunFolder, read_json, write_json
@@ -76,8 +78,7 @@ def make(composed: RunConfig, tmp_path: Path) -> Make:
 def check(parent: RunFolder, changes: Config, *, force: bool = False) -> RunConfig:
     """What `dit-lab train resume=RUN ...` asks before it builds anything; its configuration."""
     resume = f"{'force:' if force else ''}{parent.root}"
-    trusted = changes.get("trusted_modules", [])
-    config = changed(read_recorded(parent, trusted), {"resume": resume, **changes})
+    config = changed(read_recorded(parent), {"resume": resume, **changes})
     check_extension(config, identity(config, SHAPES, before={}))
     return config
 
@@ -178,14 +179,14 @@ def test_a_schedule_of_ones_own_has_to_say_that_it_can_be_extended(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "schedules_under_test.py").write_text(OWN_SCHEDULES)
-    trusted: Config = {"trusted_modules": ["schedules_under_test"]}
+    trust_modules(["schedules_under_test"])
     for name, refused in (("Silent", True), ("Honest", False)):
         own = {"schedule": {"_target_": f"schedules_under_test.{name}"}, "choices.schedule": name}
-        parent = make({**own, **trusted})
+        parent = make(own)
         if refused:
-            assert f"schedule={name} depends on" in refusal(parent, {END: 60, **trusted})
+            assert f"schedule={name} depends on" in refusal(parent, {END: 60})
         else:
-            check(parent, {END: 60, **trusted})
+            check(parent, {END: 60})
 
 
 # ---- what the new folder gets -------------------------------------------------------------------

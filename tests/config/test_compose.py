@@ -15,18 +15,19 @@ from packaging.requirements import Requirement
 
 from dit_lab.config import search_path
 from dit_lab.config.compatibility import SAMPLERS
-from dit_lab.config.components import COMPONENTS, GIVEN_IN_CODE, LISTS
+from dit_lab.config.components import COMPONENTS, GIVEN_IN_CODE, LISTS, load_component
 from dit_lab.config.compose import compose_train
 from dit_lab.config.objects import to_tree
 from dit_lab.config.validate import to_plain
 from dit_lab.config.yaml_files import to_yaml
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import defaults
-from dit_lab.core.trust import load_component
 from dit_lab.data.options import Dataset
 from dit_lab.evaluation.options import Metric
 
 CONF = search_path.packaged("conf")
+REGISTERED = [(group, target) for group, of_it in COMPONENTS.items() for target in of_it]
 HEADER = {"question", "command", "hardware", "time", "expected"}
 COMPONENT_FILES = [
     file
@@ -166,18 +167,18 @@ def test_a_users_component_is_typed_by_its_own_arguments(
     (tmp_path / "conf/objective").mkdir(parents=True)
     recipe = "_target_: mylab_objective.Mine\nstrength: 0.5\n"
     (tmp_path / "conf/objective/mine.yaml").write_text(recipe)
-    with pytest.raises(RequestError, match="not in a trusted module"):
+    with pytest.raises(RequestError, match=r"add trusted_modules=\[mylab_objective\]"):
         composed(["objective=mine"])
-    trusted = ["objective=mine", "trusted_modules=[mylab_objective]"]
-    config = composed(trusted)
+    trust.trust_modules(["mylab_objective"])
+    config = composed(["objective=mine"])
     assert config["objective"] == {
         "_target_": "mylab_objective.Mine", "strength": 0.5, "mode": "soft"
     }  # fmt: skip
     assert config["choices"]["sampler"] == "heun"
     with pytest.raises(RequestError, match=r"objective\.strength=much: expected a number"):
-        composed([*trusted, "objective.strength=much"])
+        composed(["objective=mine", "objective.strength=much"])
     with pytest.raises(RequestError, match=r"objective.strenth.*did you mean objective.strength"):
-        composed([*trusted, "+objective.strenth=1"])
+        composed(["objective=mine", "+objective.strenth=1"])
 
 
 # ---- extending a run ----------------------------------------------------------------------------
@@ -216,7 +217,8 @@ def test_what_is_given_anew_beats_what_was_recorded(
     assert longer["schedule"]["_target_"].endswith("Cosine")
     assert longer["choices"] == {**config["choices"], "schedule": "cosine", "sampler": "euler"}
     assert longer["paths"]["root"] == str(tmp_path / "elsewhere")
-    assert longer["tracking"] == config["tracking"]  # the store of the run that goes on
+    store = f"sqlite:///{tmp_path}/elsewhere/mlflow.db"  # where this command writes
+    assert longer["tracking"] == {**config["tracking"], "uri": store}
     for key in ("model", "objective", "optimizer", "dataset", "seed", "name"):
         assert longer[key] == config[key]
 
@@ -230,42 +232,44 @@ def test_what_a_run_trusted_is_not_trusted_by_extending_it(
     (tmp_path / "conf/objective/mine.yaml").write_text(
         "_target_: extended_objective.Mine\nstrength: 0.5\n"
     )
-    trusted = "trusted_modules=[extended_objective]"
-    config = composed([*DIGITS[:-1], "objective=mine", trusted])
+    with trust.this_command():
+        trust.trust_modules(["extended_objective"])
+        config = composed([*DIGITS[:-1], "objective=mine"])
     folder = tmp_path / "outputs/runs/mine/0123456789ab"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(config))
-    with pytest.raises(RequestError, match="not in a trusted module"):
+    recorded = (folder / "config.yaml").read_text() + "trusted_modules: [extended_objective]\n"
+    (folder / "config.yaml").write_text(recorded)
+    with pytest.raises(RequestError, match=r"add trusted_modules=\[extended_objective\]"):
         composed([f"resume={folder}"])
-    assert composed([f"resume={folder}", trusted])["objective"] == config["objective"]
+    trust.trust_modules(["extended_objective"])
+    assert composed([f"resume={folder}"])["objective"] == config["objective"]
 
 
 # ---- one home for each thing: types in the schema, values in conf/, arguments in the classes ----
 
 
-@pytest.mark.parametrize("target", COMPONENTS)
-def test_schema_mirrors_the_constructor(target: str) -> None:
-    component = load_component(target, trusted_modules=[], key="_target_")
+@pytest.mark.parametrize(("group", "target"), REGISTERED)
+def test_schema_mirrors_the_constructor(group: str, target: str) -> None:
+    component = load_component(target, key=f"{group}._target_")
     arguments = set(inspect.signature(component).parameters)
-    fields = {field.name for field in dataclasses.fields(COMPONENTS[target])} - {"_target_"}
+    fields = {field.name for field in dataclasses.fields(COMPONENTS[group][target])} - {"_target_"}
     given = set().union(*GIVEN_IN_CODE.values())
-    if issubclass(COMPONENTS[target], Metric):
+    if issubclass(COMPONENTS[group][target], Metric):
         fields -= {"every_steps"}
-    if issubclass(COMPONENTS[target], Dataset):
+    if issubclass(COMPONENTS[group][target], Dataset):
         fields -= {"num_workers", "num_classes", "image_size", "images_root"} - arguments
     assert fields <= arguments
     if target.startswith("dit_lab."):
         assert arguments - given == fields - given
 
 
-@pytest.mark.parametrize("target", COMPONENTS)
-def test_options_have_the_constructors_defaults(target: str) -> None:
+@pytest.mark.parametrize(("group", "target"), REGISTERED)
+def test_options_have_the_constructors_defaults(group: str, target: str) -> None:
     """Where a constructor has a default, that of its options differs by decision only."""
     decided = {"torch.optim.AdamW": ["lr", "weight_decay", "fused"]}.get(target, [])
-    parameters = inspect.signature(
-        load_component(target, trusted_modules=[], key="_target_")
-    ).parameters
-    for name, value in defaults(COMPONENTS[target]).items():
+    parameters = inspect.signature(load_component(target, key=f"{group}._target_")).parameters
+    for name, value in defaults(COMPONENTS[group][target]).items():
         default = parameters[name].default if name in parameters else inspect.Parameter.empty
         if default is not inspect.Parameter.empty and name not in decided:
             assert (tuple(value) if isinstance(value, list) else value) == default, name
@@ -274,7 +278,7 @@ def test_options_have_the_constructors_defaults(target: str) -> None:
 @pytest.mark.parametrize("file", COMPONENT_FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
 def test_conf_repeats_no_default(file: Path) -> None:
     options = to_plain(OmegaConf.load(file))
-    by_default = defaults(COMPONENTS[options.pop("_target_")])
+    by_default = defaults(COMPONENTS[file.parent.name][options.pop("_target_")])
     assert not [
         name for name in options if name in by_default and by_default[name] == options[name]
     ]

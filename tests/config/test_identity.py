@@ -26,6 +26,7 @@ from dit_lab.config.identity import (
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.trust import trust_modules
 from dit_lab.core.types import Shapes
 from dit_lab.data.digits_facts import digits_facts
 from dit_lab.runs.exported import HEADER_KEY
@@ -77,7 +78,6 @@ WATCHING = [
     "choices.model",
     "name",
     "resume",
-    "trusted_modules",
     "paths.root",
     "tracking.uri",
     "tracking.backend",
@@ -336,6 +336,12 @@ def test_an_empty_folder_is_not_foreign(config: RunConfig) -> None:
 # ---- the user's own code ------------------------------------------------------------------------
 
 
+def _own(config: RunConfig) -> RunConfig:
+    """With an objective of the user's own."""
+    name = "mylab_under_test.deep.objective.Own"
+    return replace(config, objective=replace(config.objective, _target_=name))
+
+
 @pytest.fixture
 def trust(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -345,11 +351,11 @@ def trust(
     (package / "deep").mkdir(parents=True)
     (package / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(package.parent)
+    trust_modules(["mylab_under_test"])
 
     def write(text: str) -> str:
         (package / "deep" / "objective.py").write_text(text)
-        trusting = replace(config, trusted_modules=["mylab_under_test"])
-        return identity(trusting)["code_hash"]
+        return identity(_own(config))["code_hash"]
 
     return write
 
@@ -365,7 +371,7 @@ def test_the_code_hash_covers_trusted_packages(
 def test_a_refusal_names_the_files_that_changed(
     config: RunConfig, trust: Callable[[str], str]
 ) -> None:
-    trusting = replace(config, trusted_modules=["mylab_under_test"])
+    trusting = _own(config)
     trust("a = 1\n")
     before = identity(trusting)
     folder = run_folder(trusting)

@@ -71,11 +71,11 @@ def test_an_option_added_later_counts_only_where_it_changes_something(
 ) -> None:
     """Neither does a sweep take its jobs for others."""
     before = compose_train(["experiment=quickstart"])
-    monkeypatch.setitem(components.COMPONENTS, "dit_lab.samplers.ode.Heun", Grown)
+    monkeypatch.setitem(components.COMPONENTS["sampler"], "dit_lab.samplers.ode.Heun", Grown)
 
     def grown(**options: Any) -> Any:
         tree = {**to_tree(before)["sampler"], **options}
-        return dataclasses.replace(before, sampler=to_component("sampler", tree, ()))
+        return dataclasses.replace(before, sampler=to_component("sampler", tree))
 
     assert grown().sampler.extrapolate is False
     assert config_hash(grown()) == config_hash(before)

@@ -330,7 +330,7 @@ CASES = (
     heavy("scaled times for SiT's code", "export RUN model.pt --format sit",
          "--format sit: SiT feeds time as it is, .* objective.time_scale=1000; --f", start="tiny"),
     heavy("a model for MLflow of what is no picture",
-         "export RUN noise --format mlflow --trusted mylab",
+         "export RUN noise --format mlflow trusted_modules=[mylab]",
          "--format mlflow: images of 2 channels are no pictures", start="own"),
     heavy("a model for a server that does not answer",
          "export RUN digits --format mlflow --uri http://127.0.0.1:1",

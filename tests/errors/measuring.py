@@ -83,7 +83,7 @@ CASES = (
     Case("a doctor without runs", "doctor paths.root=2026",
          "paths.root=FOLDER/2026: holds no runs; give the folder that does"),
     Case("a doctor asked for more", "doctor seed=3",
-         "seed=3: the doctor takes paths.root=FOLDER only"),
+         "seed=3: the doctor takes paths.root=FOLDER and tracking.uri=ADDRESS only"),
     Case("no MLflow page without runs", "ui", "no such file; train something first"),
     Case("a port that there cannot be", "ui --port 70000",
          "--port 70000: no port; give one from 1 to 65535", prepare=wrote("outputs/mlflow.db", "")),

@@ -23,7 +23,7 @@ EVALUATE = "evaluate run=RUN"
 
 SYSTEM = replaced("config.yaml", "dit_lab.models.dit.DiT", "os.system")
 LOAD = replaced("config.yaml", "dit_lab.codecs.identity.Identity", "torch.load")
-TRUSTING = replaced("config.yaml", "trusted_modules: []", "trusted_modules: [os]")
+TRUSTING = replaced("config.yaml", "init_from:", "trusted_modules: [os]\ninit_from:")
 STEPS = "  total_steps: 4\n"
 CUT_OFF, ZEROS = '{"step": ', b"\xff\xfe\x00"
 
@@ -37,14 +37,16 @@ def wrote_in_run(name: str, content: str | bytes) -> Callable[[Path], None]:
 CASES = (
     *(
         Case(f"`os.system` as the recorded model: {command.split()[0]}", command,
-             r"model._target_=os.system: not in a trusted module \(dit_lab, torch.optim\)",
+             "model._target_=os.system: no registered model; choose one with model=NAME",
              start="tiny", prepare=all_of(SYSTEM, TRUSTING))
         for command in (MORE, SAMPLE, EVALUATE)
     ),
     Case("`torch.load` as the recorded codec: evaluate", EVALUATE,
-         "codec._target_=torch.load: not in a trusted module", start="tiny", prepare=LOAD),
+         "codec._target_=torch.load: no registered codec; choose one with codec=NAME",
+         start="tiny", prepare=LOAD),
     Case("a module that the run trusted and you do not", SAMPLE,
-         "objective._target_=mylab.OwnFlow: not in a trusted module", start="own"),
+         r"objective._target_=mylab.OwnFlow: no registered .*, add trusted_modules=\[mylab\]",
+         start="own"),
     *(
         Case(f"config.yaml {what}", command, f"config.yaml: {says}", start="tiny", prepare=prepare)
         for what, command, prepare, says in (

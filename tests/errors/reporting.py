@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from dit_lab.core import trust
 from tests.errors.case import Case, heavy
 from tests.errors.starts import all_of, only_run, only_sweep, write
 
@@ -43,6 +44,7 @@ def empty_store(folder: Path) -> None:
     """A tracker's database without a run."""
     from dit_lab.tracking.mlflow_store import prepare_store
 
+    trust.trust_own_store(folder / "outputs")
     prepare_store(f"sqlite:///{folder}/outputs/mlflow.db", experiment="a", artifact_root=folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dit_lab.core import trust
 from tests.errors.case import Case, heavy
 from tests.errors.starts import wrote
 
@@ -15,7 +16,7 @@ def deleted_experiment(folder: Path) -> None:
     """A store whose experiment `tiny` was deleted."""
     from dit_lab.tracking.mlflow_store import open_client, prepare_store
 
-    uri = f"sqlite:///{folder}/outputs/mlflow.db"
+    uri = trust.trust_store(f"sqlite:///{folder}/outputs/mlflow.db")
     experiment = prepare_store(uri, experiment="tiny", artifact_root=folder / "outputs/mlartifacts")
     open_client(uri).delete_experiment(experiment)
 

@@ -86,6 +86,7 @@ def run(arguments: list[str], folder: Path) -> int:
     from dit_lab.cli.main import main
 
     os.chdir(folder)
+    os.environ["XDG_CONFIG_HOME"] = str(folder / ".config")  # where a user says what is trusted
     return main(arguments)
 
 

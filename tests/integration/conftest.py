@@ -57,7 +57,9 @@ IMPORTED = [
 
 MAKE_STORE = """
 from pathlib import Path
+from dit_lab.core import trust
 from dit_lab.tracking.mlflow_store import prepare_store
+trust.trust_own_store(folder)
 prepare_store(f"sqlite:///{folder}/mlflow.db", experiment="none", artifact_root=Path(folder))
 """
 COMMAND = """

@@ -142,8 +142,8 @@ def test_it_is_sampled_by_those_who_trust_it(straight: Path, forked_in: Command)
     assert (straight / "mine.png").exists()
     # what the run recorded as trusted is no word of whoever samples it
     untrusting = [text for text in arguments if not text.startswith("trusted_modules")]
-    assert "trusted_modules:\n- mylab" in (run_in(straight) / "config.yaml").read_text()
-    assert "not in a trusted module" in refusal(forked_in(straight, *untrusting))
+    assert "trusted_modules" not in (run_in(straight) / "config.yaml").read_text()
+    assert "add trusted_modules=[mylab]" in refusal(forked_in(straight, *untrusting))
 
 
 def test_it_is_measured_by_those_who_trust_it(straight: Path, forked_in: Command) -> None:
@@ -155,7 +155,7 @@ def test_it_is_measured_by_those_who_trust_it(straight: Path, forked_in: Command
     card = json.loads(written.read_text())["card"]
     assert card["objective"]["_target_"] == "mylab.objectives.DataPrediction"
     untrusting = [text for text in arguments if not text.startswith("trusted_modules")]
-    assert "not in a trusted module" in refusal(forked_in(straight, *untrusting))
+    assert "add trusted_modules=[mylab]" in refusal(forked_in(straight, *untrusting))
 
 
 def test_a_metric_of_ones_own_is_a_line_of_the_table(forked_in: Command, straight: Path) -> None:
@@ -255,7 +255,7 @@ def later(
     module.write_text(module.read_text().replace("square()", "abs()"))
     (folder / "experiments/own").mkdir(parents=True)
     (folder / "experiments/own/recipe.yaml").write_text(
-        "defaults:\n  - override /objective: mine\ntrusted_modules: [mylab]\n"
+        "defaults:\n  - override /objective: mine\n"
     )
     for name, (source, _) in OBJECTIVES.items():
         (folder / f"{name}.py").write_text(source)
@@ -264,7 +264,14 @@ def later(
         "changed source": train,
         "no data": [*train_dataset, "dataset.root=nowhere"],
         "declared classes": [*train_dataset, "dataset.num_classes=10"],
-        "--cfg job": ["train", "--cfg", "job", "experiment=own", *OPTIONS],
+        "--cfg job": [
+            "train",
+            "--cfg",
+            "job",
+            "experiment=own",
+            "trusted_modules=[mylab]",
+            *OPTIONS,
+        ],
         **{text: shlex.split(text)[1:] for text in IN_THE_PAGE},
         **{
             name: ["train", f"objective={name}", f"trusted_modules=[{name}]"] for name in OBJECTIVES

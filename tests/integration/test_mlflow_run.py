@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder
 from dit_lab.runs.metrics import MetricsRow, format_row
@@ -46,7 +47,7 @@ class Store:
     """A store and a run folder in it, with shorthands for what the tests look at."""
 
     def __init__(self, root: Path, uri: str, experiment: str) -> None:
-        self.root, self.uri, self.experiment = root, uri, experiment
+        self.root, self.uri, self.experiment = root, trust.trust_store(uri), experiment
         self.folder = RunFolder(root / experiment)
         self.folder.root.mkdir()
         self.folder.config.write_text("seed: 0\n")
@@ -171,6 +172,7 @@ def test_passwords_are_not_shown() -> None:
 PREPARE_EIGHT_TIMES = """
 import multiprocessing, os, sys
 from pathlib import Path
+from dit_lab.core import trust
 from dit_lab.tracking.mlflow_store import load_mlflow, open_client, prepare_store
 
 load_mlflow()  # once, before the processes part: imports take longer than all that they do
@@ -180,6 +182,7 @@ def work(root, k, together):
     (root / f"cwd{k}").mkdir()
     os.chdir(root / f"cwd{k}")
     uri = f"sqlite:///{root}/out/mlflow.db"
+    trust.trust_store(uri)
     together.wait()
     number = prepare_store(uri, experiment="x", artifact_root=root / "out/mlartifacts")
     open_client(uri).create_run(number)
@@ -204,7 +207,7 @@ def test_eight_processes_at_once_on_an_empty_folder(tmp_path: Path) -> None:
         check=True,
     )
     assert (done.stdout, done.stderr) == ("1\n" * 8, "")
-    client = open_client(f"sqlite:///{tmp_path}/out/mlflow.db")
+    client = open_client(trust.trust_store(f"sqlite:///{tmp_path}/out/mlflow.db"))
     assert len(client.search_runs(["1"])) == 8
     location = client.get_experiment("1").artifact_location
     assert location == (tmp_path / "out/mlartifacts").as_uri()
@@ -216,7 +219,9 @@ def test_nothing_is_printed_from_first_table_to_last_metric(tmp_path: Path) -> N
         "import sys; from pathlib import Path\n"
         "from dit_lab.runs.folder import RunFolder\n"
         "from dit_lab.tracking.mlflow_run import MlflowRun\n"
+        "from dit_lab.core import trust\n"
         "root = Path(sys.argv[1]); (root / 'config.yaml').write_text('')\n"
+        "trust.trust_own_store(root)\n"
         "run = MlflowRun(f'sqlite:///{root}/mlflow.db', experiment='x', artifact_root=root / 'a',\n"
         "                folder=RunFolder(root), name='n', config={'a': 'b' * 7000}, tags={})\n"
         "run.on_metrics(1, {'train/loss': 1.0})\n"
@@ -443,7 +448,7 @@ def test_what_the_store_does_not_take_is_said_in_one_line(store: Store, tmp_path
         (f"sqlite:///{gone}", str(run.run_id), f"{gone} is missing"),
         (f"http://127.0.0.1:{free_port()}", str(run.run_id), "Connection refused"),
     ):
-        trouble = late(store, run_id, uri, accuracy=0.75)
+        trouble = late(store, run_id, trust.trust_store(uri), accuracy=0.75)
         assert said in trouble
         assert "\n" not in trouble
     assert time.monotonic() - started < 30  # some seconds; mlflow alone retries for minutes
@@ -456,7 +461,9 @@ def test_what_the_store_does_not_take_is_said_in_one_line(store: Store, tmp_path
 
 def test_the_server_command() -> None:
     uri = "postgresql://me:secret@host/db"
-    command, environment = ui_command(uri, artifact_root=Path("/data/art"), port=5123)
+    plain = trust.trust_store(uri)
+    assert plain == "postgresql://me@host/db"
+    command, environment = ui_command(plain, artifact_root=Path("/data/art"), port=5123)
     assert command[:4] == [sys.executable, "-m", "mlflow", "server"]
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert not any("secret" in word for word in command)

@@ -140,4 +140,4 @@ def test_a_users_own_objective_trains_and_samples(
     assert forked("sample", f"run={own_run}", trusted).returncode == 0
     refused = forked("sample", f"run={own_run}")  # the record's word is not enough
     assert refused.returncode == 2
-    assert "not in a trusted module" in refused.stderr
+    assert "add trusted_modules=[mylab]" in refused.stderr

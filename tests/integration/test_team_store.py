@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from dit_lab.core import trust
 from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.mlflow_store import clean_key, open_client
@@ -122,7 +123,7 @@ def that_show_the_password(folder: Path) -> list[str]:
 
 def check_sweep(folder: Path, uri: str, artifacts: Path) -> None:
     """That the store has the whole of the only sweep there, which has two jobs."""
-    client, manifest = open_client(uri), manifest_in(folder)
+    client, manifest = open_client(trust.trust_store(uri)), manifest_in(folder)
     parent = client.get_run(manifest["parent_run_id"])
     runs = client.search_runs([parent.info.experiment_id])
     children = [run for run in runs if run.data.tags.get(PARENT_TAG) == parent.info.run_id]

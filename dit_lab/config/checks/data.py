@@ -6,11 +6,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from dit_lab.codecs.facts import IDENTITY, codec_facts
+from dit_lab.config.components import load_component
 from dit_lab.config.objects import to_component
 from dit_lab.config.schema import CheckConfig, EncodeConfig, RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, arguments_of, target_of
-from dit_lab.core.trust import load_component
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.facts import LATENTS, dataset_facts, images_config
 from dit_lab.data.image_facts import sides
@@ -27,15 +27,14 @@ OfData = RunConfig | EncodeConfig | CheckConfig
 def images_of(config: RunConfig) -> Component:
     """The dataset of a configuration's images: its own, or what cached latents were made of."""
     options = images_config(asdict(config.dataset))
-    return to_component("dataset", options, config.trusted_modules)
+    return to_component("dataset", options)
 
 
 def read_facts(config: OfData) -> DataFacts:
     """The facts of the configured dataset. Raises RequestError."""
-    trusted = config.trusted_modules
 
     def load(target: str) -> Any:
-        return load_component(target, trusted_modules=trusted, key="dataset._target_")
+        return load_component(target, key="dataset._target_")
 
     return dataset_facts(target_of(config.dataset), arguments_of(config.dataset), load=load)
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from dit_lab.config.compose import read_recorded
+from dit_lab.config.components import load_component
 from dit_lab.config.identity import initial_run, is_forced, parent_run
 from dit_lab.config.objects import to_tree
+from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
-from dit_lab.core.trust import load_component
 from dit_lab.runs.folder import RunFolder, newest_checkpoint, read_json, step_of
 from dit_lab.runs.recorded import deciding, difference, recorded
 from dit_lab.training.power import name_of
@@ -46,7 +46,7 @@ def check_extension(config: RunConfig, now: Mapping[str, Any]) -> None:
 
 def _other_training(config: RunConfig, parent: RunFolder, now: Mapping[str, Any]) -> str:
     """What makes this another training than the parent's, in words, or ""."""
-    before = deciding(to_tree(read_recorded(parent, config.trusted_modules)))
+    before = deciding(to_tree(read_recorded(parent)))
     after = deciding(to_tree(config))
     changed = sorted(
         key
@@ -60,9 +60,7 @@ def _other_training(config: RunConfig, parent: RunFolder, now: Mapping[str, Any]
     if why := difference(recorded(parent), now):
         return why
     schedule = target_of(config.schedule)
-    component = load_component(
-        schedule, trusted_modules=config.trusted_modules, key="schedule._target_"
-    )
+    component = load_component(schedule, key="schedule._target_")
     depends_on_end = getattr(component, "depends_on_end", True)  # a schedule of the user's own
     if depends_on_end and before[END] != after[END]:
         return (
@@ -102,7 +100,7 @@ def check_initial(config: RunConfig) -> None:
     if config.init_from is None:
         return
     folder, _ = initial_run(config)
-    before = asdict(read_recorded(folder, config.trusted_modules).model)
+    before = asdict(read_recorded(folder).model)
     for option in SAME:
         there, here = before.get(option), getattr(config.model, option, None)
         if there != here:

@@ -10,11 +10,11 @@ from dit_lab.config import search_path
 from dit_lab.config.checks.coupling import check_coupled_sampling
 from dit_lab.config.checks.machine import check_compiler
 from dit_lab.config.compatibility import samplers_for
+from dit_lab.config.components import load_component
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.validate import to_plain
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, target_of
-from dit_lab.core.trust import load_component
 from dit_lab.core.types import Shapes
 from dit_lab.runs.folder import RunFolder
 from dit_lab.samplers.respacing import visited
@@ -29,9 +29,7 @@ def check_sampling(config: RunConfig, *, trained: RunConfig, run: RunFolder | No
     sampler, objective = config.sampler, trained.objective
     names = samplers_for(
         target_of(objective),
-        lambda name: load_component(
-            name, trusted_modules=config.trusted_modules, key="objective._target_"
-        ),
+        lambda name: load_component(name, key="objective._target_"),
     )
     ours = target_of(sampler).startswith("dit_lab.")
     if ours and target_of(sampler) not in _sampler_targets(names):

@@ -1,0 +1,80 @@
+"""What runs, jobs of sweeps and benchmark records hold, as a typed configuration of this command.
+
+Somebody else may have made these files: their values are literals, in which nothing is resolved,
+and they do not say where this command writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
+
+from dit_lab.config.objects import to_config
+from dit_lab.config.schema import RunConfig
+from dit_lab.config.validate import INTERPOLATION, checked_types, refuse_interpolations
+from dit_lab.config.yaml_files import read_yaml
+from dit_lab.core import trust
+from dit_lab.core.errors import RequestError
+from dit_lab.runs.exported import read_exported
+from dit_lab.runs.folder import RunFolder
+from dit_lab.runs.former_names import with_names_of_today
+
+FORMER_KEYS = ("trusted_modules",)
+"""Keys of records that mean nothing any more: what is trusted is said by the command."""
+
+
+def read_recorded(folder: RunFolder, *, root: Path | None = None) -> RunConfig:
+    """The configuration that a run recorded, with the paths of this command: `paths.root` is
+    `root`, or else the folder below which the run lies. Raises RequestError."""
+    found = read_exported(folder.root)["config"] if folder.is_exported else read_yaml(folder.config)
+    return rebased(as_recorded(found, folder.config), root or root_of(folder))
+
+
+def as_recorded(tree: Mapping[str, Any], file: Path) -> RunConfig:
+    """The configuration in a file, as it stands there. Raises RequestError."""
+    kept = {key: value for key, value in tree.items() if key not in FORMER_KEYS}
+    try:
+        refuse_interpolations(kept)
+        recorded = with_names_of_today(kept)
+        choices = {str(group): str(name) for group, name in recorded.pop("choices").items()}
+        config = to_config(RunConfig, {**checked_types("run", recorded), "choices": choices})
+        uri = trust.without_password(config.tracking.uri)
+        return replace(config, tracking=replace(config.tracking, uri=uri))
+    except RequestError as refusal:
+        raise RequestError(f"{file}: {refusal}") from None
+    except (OmegaConfBaseException, AttributeError, KeyError) as error:
+        reason = f"lacks {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise RequestError(
+            f"{file}: not a run's configuration ({reason.splitlines()[0]})"
+        ) from None
+
+
+def rebased(config: RunConfig, root: Path) -> RunConfig:
+    """The configuration with what it writes below `root`; its store as well, where that was the
+    one of the folder that it wrote to before."""
+    tracking = config.tracking
+    if tracking.uri == trust.default_store(config.paths.root):
+        tracking = replace(tracking, uri=trust.default_store(root))
+    paths = replace(config.paths, root=str(root))
+    return replace(config, paths=paths, tracking=tracking)
+
+
+def root_of(folder: RunFolder) -> Path:
+    """The `paths.root` below which a run lies, or `outputs` where it lies outside of one."""
+    above = folder.root.absolute().parents
+    inside = not folder.is_exported and len(above) > 2 and above[1].name == "runs"
+    return above[2] if inside else Path("outputs").absolute()
+
+
+def recorded_overrides(texts: Iterable[str], where: str) -> list[str]:
+    """Overrides that a file holds, to be composed again. Raises RequestError where one would be
+    resolved."""
+    kept = list(texts)
+    for text in kept:
+        if INTERPOLATION in text:
+            raise RequestError(f"{where}: {text}: not a plain value; type the command itself again")
+    return kept
