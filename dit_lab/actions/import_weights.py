@@ -21,6 +21,7 @@ from dit_lab.config.checks.data import UNKNOWN_DATA, read_facts, refuse_other_im
 from dit_lab.config.compose import compose_train
 from dit_lab.config.identity import as_hashed, identity
 from dit_lab.config.objects import to_tree
+from dit_lab.config.recorded import as_recorded, rebased, root_of
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
@@ -226,7 +227,7 @@ def _unpacked(
     tensors = load_file(source)
     write_run(
         out,
-        config=known["config"],
+        config=rebased(as_recorded(known["config"], source), root_of(RunFolder(out))),
         identity={**known["identity"], "imported": {"format": "dit-lab", "file": str(source)}},
         step=known["step"],
         tensors={known["weights"]: tensors},

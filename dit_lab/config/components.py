@@ -47,11 +47,17 @@ GIVEN_IN_CODE = {
 """Constructor arguments that the lab gives itself: they follow from the data and the run."""
 
 
+def options_of(group: str, target: Any) -> type[Component] | None:
+    """The options of a component that the package registers, by its `_target_`."""
+    return COMPONENTS.get(group, {}).get(target) if isinstance(target, str) else None
+
+
 def is_registered(group: str, target: Any) -> bool:
     """Whether a name is that of a component of the group."""
-    if group == "optimizer" and isinstance(target, str) and TORCH_OPTIMIZERS.fullmatch(target):
+    if options_of(group, target):
         return True
-    return isinstance(target, str) and target in COMPONENTS.get(group, {})
+    is_text = isinstance(target, str)
+    return group == "optimizer" and is_text and TORCH_OPTIMIZERS.fullmatch(target) is not None
 
 
 def refuse_unregistered(named: Iterable[tuple[str, Any]]) -> None:

@@ -24,7 +24,7 @@ from yaml import YAMLError
 
 from dit_lab.config import search_path
 from dit_lab.config.compatibility import samplers_for
-from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS, load_component
+from dit_lab.config.components import COMPONENT_GROUPS, LISTS, load_component, options_of
 from dit_lab.config.validate import no_target, refuse_interpolations, to_plain, unknown_key
 from dit_lab.config.yaml_files import load_recipe, yaml_trouble
 from dit_lab.core.errors import RequestError
@@ -192,8 +192,9 @@ def _fill(composed: DictConfig) -> None:
     ]
     for parent, name, group in places:
         options = parent.get(name)
-        if isinstance(options, DictConfig) and options.get("_target_") in COMPONENTS[group]:
-            schema = COMPONENTS[group][options["_target_"]]
+        if isinstance(options, DictConfig) and (
+            schema := options_of(group, options.get("_target_"))
+        ):
             parent[name] = OmegaConf.merge(defaults(schema), options)
 
 

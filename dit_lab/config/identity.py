@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS
+from dit_lab.config.components import COMPONENT_GROUPS, LISTS, options_of
 from dit_lab.config.objects import sections, to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
@@ -100,7 +100,7 @@ def as_hashed(config: Tree) -> dict[str, Any]:
 
 
 def _as_hashed(group: str, options: Tree) -> Tree:
-    return without_neutral(COMPONENTS[group].get(options.get("_target_", ""), Component), options)
+    return without_neutral(options_of(group, options.get("_target_")) or Component, options)
 
 
 def initial_weights(config: RunConfig) -> str:

@@ -16,9 +16,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dit_lab.config.components import (
     COMPONENT_GROUPS,
-    COMPONENTS,
     LISTS,
     load_component,
+    options_of,
     refuse_unregistered,
 )
 from dit_lab.config.schema import ADDED, ROOTS
@@ -120,8 +120,8 @@ def component_options(path: str, options: Any) -> type[Component]:
     if not isinstance(options, Mapping) or "_target_" not in options:
         raise RequestError(no_target(path))
     target, group = options["_target_"], path.partition(".")[0]
-    if isinstance(target, str) and target in COMPONENTS[group]:
-        return COMPONENTS[group][target]
+    if known := options_of(group, target):
+        return known
     return component_schema(group, target, load_component(target, key=f"{path}._target_"))
 
 

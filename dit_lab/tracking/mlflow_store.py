@@ -142,13 +142,12 @@ def check_answers(uri: str) -> None:
 
 
 def open_client(uri: str) -> MlflowClient:
-    """A client with nothing global about it: no active run, no MLFLOW_* variable decides for it."""
+    """A client of a store that this command names; raises NotTrustedError for others."""
     refuse_untrusted(uri)
     load_mlflow()
-    from mlflow import MlflowClient
+    from dit_lab.tracking.client import Client
 
-    address = trust.with_password(uri)
-    return MlflowClient(tracking_uri=address, registry_uri=address)
+    return Client(uri)
 
 
 def open_existing(uri: str) -> MlflowClient:
@@ -223,6 +222,8 @@ def _check_writable(path: Path) -> None:
 def _experiment_id(uri: str, name: str, artifact_root: Path) -> str:
     from mlflow.exceptions import MlflowException
 
+    from dit_lab.tracking.client import refuse_elsewhere
+
     client = open_client(uri)
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -238,6 +239,7 @@ def _experiment_id(uri: str, name: str, artifact_root: Path) -> str:
             f"tracking.experiment={name}: was deleted from the store; `mlflow experiments restore "
             f"-x {found.experiment_id}` brings it back, or give another name"
         )
+    refuse_elsewhere(uri, found.artifact_location)
     return found.experiment_id
 
 
