@@ -45,7 +45,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT if log else None,
-            env={**environment, **trust.environment(), "PYTHONSAFEPATH": "1"},
+            env=trusting(environment),
             start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
         )
         if log:
@@ -78,6 +78,12 @@ class Child:
     def _kill_group(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def trusting(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that trusts what this command does, and that finds no module in
+    the folder where it is started before those of Python and of packages."""
+    return {**environment, **trust.environment(), "PYTHONSAFEPATH": "1"}
 
 
 def worker(folder: Path, *, environment: Mapping[str, str], output: Path | None = None) -> Child:

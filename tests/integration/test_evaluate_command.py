@@ -412,7 +412,7 @@ def test_mlflow_that_cannot_be_reached_costs_a_line(
     path, _ = only_evaluation(untracked)
     path.unlink()
     started = time.monotonic()
-    done = dit_lab("evaluate", f"run={untracked}")
+    done = dit_lab("evaluate", f"run={untracked}", f"tracking.uri=http://127.0.0.1:{port}")
     assert done.code == 0
     *_, written, trouble = done.out.splitlines()
     assert written == f"written: {path}"
@@ -450,7 +450,8 @@ def many(straight: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     run = only_run(copy)
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(straight.root), str(copy)))
-    return run, typed(copy, "evaluate", "-m", f"run={run}", "metric=[memorisation]", *WAYS)
+    store = f"tracking.uri=sqlite:///{copy}/outputs/mlflow.db"  # which says where artifacts lie
+    return run, typed(copy, "evaluate", "-m", f"run={run}", "metric=[memorisation]", store, *WAYS)
 
 
 def test_every_way_is_measured_and_reported(many: tuple[Path, Done]) -> None:

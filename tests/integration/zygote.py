@@ -53,7 +53,8 @@ class ForkedChild(processes.Child):
         self._started = time.monotonic()
         reading, self._lifeline = os.pipe()
         prints = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if output else os.dup(1)
-        request = {"module": module, "arguments": arguments, "environment": dict(environment)}
+        kept = processes.trusting(environment)
+        request = {"module": module, "arguments": arguments, "environment": kept}
         socket.send_fds(self.server, [json.dumps(request).encode()], [reading, prints])
         os.close(reading)
         os.close(prints)
