@@ -16,7 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS
 from dit_lab.config.schema import ADDED, ROOTS
-from dit_lab.config.signature import component_schema
+from dit_lab.config.signature import check_optimizer, component_schema
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import WORDS, Component
 from dit_lab.core.trust import load_component, refuse_untrusted
@@ -91,6 +91,8 @@ def component_options(path: str, options: Any, trusted_modules: Sequence[str]) -
     if target in COMPONENTS:
         return COMPONENTS[target]
     component = load_component(target, trusted_modules=trusted_modules, key=key)
+    if path == "optimizer" and isinstance(component, type):
+        check_optimizer(target, component)
     return component_schema(path.partition(".")[0], target, component)
 
 
