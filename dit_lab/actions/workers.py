@@ -2,14 +2,14 @@
 
 The process that was asked starts the workers and waits; each of them trains its part of every
 batch, or draws its part of the images. Worker 0 prints, writes and tracks. What torchrun sets is
-set here, so that a command which torchrun started is a worker as well.
+set here, so that a command which torchrun started is a worker as well. But workers find each other
+by a file in a private folder and talk over the loopback interface, so that none listens on another.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from typing import Any
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
-from dit_lab.core.processes import Child, threads_each, worker
+from dit_lab.core.processes import MEETING_FILE, Child, on_loopback, threads_each, worker
 from dit_lab.training.stop import StopSignal
 
 POLL_SECONDS = 0.05
@@ -50,12 +50,12 @@ def on_workers(verb: str, config: RunConfig, **given: Any) -> int:
     code of worker 0, or of the one that failed first. Raises StopRequested."""
     processes = config.distributed.num_processes
     with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, StopSignal() as stop:
-        folder, port = Path(place), _free_port()
+        folder = Path(place)
         task = {"verb": verb, "config": to_tree(config), **given}
         (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
         codes = run_together(
             folder,
-            environments=[_environment(rank, processes, port) for rank in range(processes)],
+            environments=[_environment(rank, processes, folder) for rank in range(processes)],
             outputs=[folder / f"worker-{rank}.log" if rank else None for rank in range(processes)],
             stopping=lambda: stop.requested,
         )
@@ -107,23 +107,17 @@ def _wait(workers: Sequence[Child], stopping: Callable[[], bool]) -> dict[int, i
     return codes
 
 
-def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
+def _environment(rank: int, processes: int, folder: Path) -> dict[str, str]:
     own = {
         "RANK": rank,
         "LOCAL_RANK": rank,
         "WORLD_SIZE": processes,
         "LOCAL_WORLD_SIZE": processes,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        MEETING_FILE: folder / "meeting",
     }
     threads = {"OMP_NUM_THREADS": str(threads_each(processes))}
-    return {**threads, **os.environ, **{name: str(value) for name, value in own.items()}}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    given = {name: str(value) for name, value in own.items()}
+    return {**threads, **os.environ, **on_loopback(), **given}
 
 
 def _last_line(log: Path, rank: int) -> str:

@@ -19,6 +19,7 @@ from dit_lab.config import schema
 from dit_lab.config.checks.data import OfData, images_of
 from dit_lab.config.components import load_component
 from dit_lab.config.schema import EncodeConfig, RunConfig
+from dit_lab.config.signature import check_optimizer
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import accepted, arguments_of, target_of
@@ -125,7 +126,9 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
     """The optimizer over the weights that learn."""
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     kind = without_compiler(component_class(config, "optimizer"))
-    return kind(params=trainable, **arguments_of(config.optimizer))
+    optimizer: Optimizer = kind(params=trainable, **arguments_of(config.optimizer))
+    check_optimizer(target_of(config.optimizer), type(optimizer))  # a function may have made it
+    return optimizer
 
 
 def build_examples(parts: Parts, split: str) -> tuple[Dataset, Codec]:

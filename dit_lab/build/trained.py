@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -24,12 +26,15 @@ from dit_lab.runs.exported import read_exported
 from dit_lab.runs.folder import RunFolder, find_run
 from dit_lab.runs.recorded import UNKNOWN_CODEC, recorded, recorded_shapes, weights_name
 from dit_lab.samplers.guidance import Guidance
+from dit_lab.sampling.labels import check_labels
 from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint, load_weights
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.post_hoc import PREFIX, made_average, read_average, width_in
 from dit_lab.training.power import name_of
 
 _log = logging.getLogger(__name__)
+
+Labels = Sequence[int] | Tensor | np.ndarray
 
 
 class Drawing(TypedDict, total=False):
@@ -65,7 +70,7 @@ class Trained:
 
     def sample(
         self,
-        labels: Sequence[int] | None = None,
+        labels: Labels | None = None,
         *,
         num_images: int | None = None,
         **how: Unpack[Drawing],
@@ -76,16 +81,23 @@ class Trained:
 
     def images(
         self,
-        labels: Sequence[int] | None = None,
+        labels: Labels | None = None,
         *,
         num_images: int | None = None,
         **how: Unpack[Drawing],
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Groups of images uint8 (n, H, W, c) and their labels (n,), N images in all.
 
-        `labels` are cycled through (all classes in turn where None); N is `num_images`, or one for
-        each label.
+        `labels` are classes from 0, as a list or as a tensor or array of integers of shape (L,).
+        They are cycled through (all classes in turn where None); N is `num_images`, or one for each
+        label. Raises RequestError.
         """
+        classes = self.parts.shapes.data.num_classes
+        chosen = None if labels is None else check_labels(labels, classes)
+        count = len(chosen or range(max(1, classes)))
+        if num_images is not None:
+            count = _whole("num_images", num_images, 1)
+        seed = _whole("seed", how.get("seed", 0), 0)
         parts = replace(self.parts, config=how.get("settings") or self.parts.config)
         weak = how.get("weak") or load_weak(parts)
         if weak is not None:
@@ -98,12 +110,11 @@ class Trained:
             guidance=how.get("guidance"),
             weak=weak.labelled(parts.config) if weak else None,
         )
-        classes = parts.shapes.data.num_classes
         return generator.images(
             self.labelled(parts.config),
-            num_images=num_images or (len(labels) if labels else max(1, classes)),
-            seed=how.get("seed", 0),
-            labels=labels,
+            num_images=count,
+            seed=seed,
+            labels=chosen,
             batch_size=parts.config.sample.batch_size,
             on_pass=how.get("on_pass", lambda images: None),
         )
@@ -111,6 +122,14 @@ class Trained:
     def labelled(self, settings: RunConfig) -> LabelledCall:
         """The model as a function, in the precision of `settings`; its output is float32."""
         return labelled_call(replace(self.parts, config=settings), self.model)
+
+
+def _whole(name: str, given: Any, least: int) -> int:
+    """A number for `Trained.sample`; RequestError where it is none."""
+    whole = isinstance(given, Integral) and not isinstance(given, bool)
+    if not whole or not least <= int(given) < 2**63:
+        raise RequestError(f"{name}={given}: expected a whole number at least {least}, below 2^63")
+    return int(given)
 
 
 def load(

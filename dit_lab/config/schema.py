@@ -17,6 +17,10 @@ from dit_lab.core.options import Component, option
 # Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
 # ruff: noqa: UP045
 
+MOST_IMAGES = 100_000_000  # to draw or to measure
+MOST_AT_ONCE = 10_000_000  # images of a batch
+MOST_PROCESSES = 1_024  # on one machine
+
 
 @dataclass
 class EMA:
@@ -38,10 +42,10 @@ class Guidance:
 
 @dataclass
 class Sample:
-    num_images: int = option(at_least=1)
+    num_images: int = option(at_least=1, at_most=MOST_IMAGES)
     labels: Optional[list[int]] = MISSING
-    batch_size: int = option(at_least=1)
-    seed: int = MISSING
+    batch_size: int = option(at_least=1, at_most=MOST_AT_ONCE)
+    seed: int = option(at_least=0)
     weights: str = MISSING
     compile: bool = False  # older runs recorded none
 
@@ -49,7 +53,7 @@ class Sample:
 @dataclass
 class Training:
     total_steps: int = option(at_least=1)
-    global_batch_size: int = option(at_least=1)
+    global_batch_size: int = option(at_least=1, at_most=MOST_AT_ONCE)
     accumulation: int = option(at_least=1)
     compile: bool = MISSING
     clip_norm: Optional[float] = option(above=0)
@@ -61,7 +65,7 @@ class Training:
     validate_every_steps: int = option(at_least=0)
     evaluate_every_steps: int = option(at_least=0)
     max_skipped_in_a_row: int = option(at_least=1)
-    hang_after_seconds: Optional[float] = option(above=0)
+    hang_after_seconds: Optional[float] = option(above=0, at_most=10**7)
 
 
 @dataclass
@@ -80,13 +84,13 @@ class Distributed:
 
 @dataclass
 class Evaluation:
-    loss_images: int = option(at_least=1)
-    num_images: int = option(at_least=0)
+    loss_images: int = option(at_least=1, at_most=MOST_IMAGES)
+    num_images: int = option(at_least=0, at_most=MOST_IMAGES)
     # what has a default was not there when older runs were recorded
-    num_seeds: int = option(1, at_least=1)
+    num_seeds: int = option(1, at_least=1, at_most=10_000)
     labels: str = option("training", choices=("training", "balanced", "random"))
-    reference_images: int = option(at_least=1)
-    likelihood_images: int = option(at_least=0)
+    reference_images: int = option(at_least=1, at_most=MOST_IMAGES)
+    likelihood_images: int = option(at_least=0, at_most=MOST_IMAGES)
     weights_path: Optional[str] = None
     seed: int = option(at_least=0)
 
@@ -107,7 +111,7 @@ class Sweep:
     on_failure: str = option(choices=("continue", "stop"))
     on_refusal: str = option(choices=("stop", "skip"))
     retries: int = option(at_least=0)
-    trials: int = option(at_least=1)
+    trials: int = option(at_least=1, at_most=1_000_000)
     trials_at_once: Optional[int] = option(at_least=1)
     metric: Optional[str] = MISSING
     failed_value: Optional[float] = MISSING
@@ -194,8 +198,8 @@ class EncodeConfig:
 
     out: str = MISSING
     dtype: str = option(choices=("float16", "float32"))
-    shard_images: int = option(at_least=1)
-    num_processes: int = option(at_least=1)
+    shard_images: int = option(at_least=1, at_most=MOST_IMAGES)
+    num_processes: int = option(at_least=1, at_most=MOST_PROCESSES)
     dataset: Component = MISSING
     codec: Component = MISSING
     choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
@@ -206,7 +210,7 @@ class CheckConfig:
     """`conf/check.yaml`: which images are looked at."""
 
     out: Optional[str] = MISSING
-    num_processes: Optional[int] = option(at_least=1)
+    num_processes: Optional[int] = option(at_least=1, at_most=MOST_PROCESSES)
     dataset: Component = MISSING
     choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
 

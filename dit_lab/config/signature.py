@@ -64,6 +64,34 @@ def component_schema(group: str, target: str, component: Any) -> type[Component]
     return schema
 
 
+def check_optimizer(target: str, kind: type[Any]) -> None:
+    """Raise RequestError for a class that the training loop cannot step: it gives one `step()` for
+    each gradient, and nothing else."""
+    step = inspect.unwrap(getattr(kind, "step", lambda optimizer: None))
+    asked = [
+        parameter.name
+        for parameter in list(inspect.signature(step).parameters.values())[1:]
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if ("torch.optim.optimizer", "Optimizer") not in [
+        (base.__module__, base.__qualname__) for base in kind.__mro__
+    ]:
+        problem = "is no torch.optim.Optimizer"
+    elif asked:
+        problem = f"its step() needs {', '.join(asked)}"
+    elif hasattr(kind, "first_step") or hasattr(kind, "second_step"):
+        problem = "has two steps for each batch"
+    elif hasattr(kind, "train") or hasattr(kind, "eval"):
+        problem = "has weights of its own for evaluation, which train() and eval() exchange"
+    else:
+        return
+    raise RequestError(
+        f"optimizer._target_={target}: {problem}; name an optimizer that takes one step() for each "
+        "gradient, such as torch.optim.AdamW"
+    )
+
+
 def _line(error: Exception) -> str:
     return str(error).splitlines()[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,12 +23,13 @@ from dit_lab.config.components import (
     refuse_unregistered,
 )
 from dit_lab.config.schema import ADDED, ROOTS
-from dit_lab.config.signature import component_schema
+from dit_lab.config.signature import check_optimizer, component_schema
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import WORDS, Component
 from dit_lab.runs.folder import flatten
 
 INTERPOLATION = "${"
+LIMIT = 2**63
 
 
 def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +124,10 @@ def component_options(path: str, options: Any) -> type[Component]:
     target, group = options["_target_"], path.partition(".")[0]
     if known := options_of(group, target):
         return known
-    return component_schema(group, target, load_component(target, key=f"{path}._target_"))
+    component = load_component(target, key=f"{path}._target_")
+    if group == "optimizer" and isinstance(component, type):
+        check_optimizer(target, component)
+    return component_schema(group, target, component)
 
 
 def _typed(
@@ -132,6 +137,7 @@ def _typed(
 
     `others` are keys elsewhere; one of them may have been meant.
     """
+    _check_lists(schema, values, prefix)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), values)
         plain = to_plain(merged, throw_on_missing=True)
@@ -178,25 +184,62 @@ def _field(schema: type, path: str) -> Any:
     return found
 
 
+def _check_lists(schema: type, values: Mapping[str, Any], prefix: str) -> None:
+    """Refuse what OmegaConf lets through or stumbles over: lists in lists and names in lists."""
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        value, kind = values.get(field.name), hints[field.name]
+        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+            _check_lists(cast(Any, kind), value, f"{prefix}{field.name}.")
+        kinds = _kinds(kind)
+        origins = {typing.get_origin(each) or each for each in kinds}
+        members = {a for each in kinds for a in typing.get_args(each)}
+        named = isinstance(value, Mapping) and origins <= {list, tuple, types.NoneType}
+        nested = isinstance(value, list) and members and members <= {bool, int, float, str}
+        if named or (nested and any(isinstance(member, list | Mapping) for member in value or ())):
+            raise _refusal(f"{prefix}{field.name}", value, kind, field.metadata)
+
+
 def _check_limits(schema: type, values: Mapping[str, Any], prefix: str) -> None:
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         value, kind = values[field.name], hints[field.name]
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             _check_limits(kind, value, f"{prefix}{field.name}.")
-        elif value is not None and field.metadata and not _within(value, field.metadata):
-            expected = _describe(types.SimpleNamespace(type=kind, metadata=field.metadata))
-            raise RequestError(f"{prefix}{field.name}={value}: expected {expected}")
+        elif value is not None and not _within(value, field.metadata):
+            raise _refusal(f"{prefix}{field.name}", value, kind, field.metadata)
+        elif kind is not Any and not _is_finite(value) and value != _default(field):
+            more = ", finite and below 2^63"
+            raise _refusal(f"{prefix}{field.name}", value, kind, field.metadata, more)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
+
+
+def _refusal(
+    key: str, value: Any, kind: Any, metadata: Mapping[str, Any], more: str = ""
+) -> RequestError:
+    expected = _describe(types.SimpleNamespace(type=kind, metadata=metadata))
+    return RequestError(f"{key}={value}: expected {expected}{more}")
 
 
 def _within(value: Any, limits: Mapping[str, Any]) -> bool:
     return (
-        value in limits.get("choices", [value])
-        and value >= limits.get("at_least", value)
-        and value <= limits.get("at_most", value)
+        ("choices" not in limits or value in limits["choices"])
+        and ("at_least" not in limits or value >= limits["at_least"])
+        and ("at_most" not in limits or value <= limits["at_most"])
         and ("above" not in limits or value > limits["above"])
         and ("below" not in limits or value < limits["below"])
     )
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a number, or each in a list, is one, and fits into torch's integers."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, int | float) or (math.isfinite(value) and abs(value) < LIMIT)
 
 
 _WORDS = {
@@ -211,15 +254,26 @@ _WORDS = {
 
 def _describe(field: Any) -> str:
     """What a field takes, in words."""
-    union = typing.get_origin(field.type) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(field.type) if union else (field.type,)
+    kinds = _kinds(field.type)
     null = " or null" if type(None) in kinds else ""
     if "choices" in field.metadata:
         return f"one of {', '.join(map(str, field.metadata['choices']))}{null}"
     words = " or ".join(_kind_in_words(kind) for kind in kinds if kind is not type(None))
     bounds = {name: bound for name, bound in field.metadata.items() if name not in WORDS}
-    limits = " and ".join(f"{name.replace('_', ' ')} {bound:g}" for name, bound in bounds.items())
+    limits = " and ".join(
+        f"{name.replace('_', ' ')} {_number(bound)}" for name, bound in bounds.items()
+    )
     return f"{words} {limits}".rstrip() + null
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _number(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def _kind_in_words(kind: Any) -> str:

@@ -7,6 +7,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,9 @@ from dit_lab.core import trust
 
 KEPT_BLOCK_BYTES = 256 * 2**20
 KEPT_BYTES = 2**31 - 1  # the most that can be asked for
+
+MEETING_FILE = "DIT_LAB_MEETING_FILE"
+"""The variable that names a file by which the processes of one machine find each other."""
 
 
 class Child:
@@ -100,6 +104,12 @@ def end_with_the_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def on_loopback() -> dict[str, str]:
+    """Variables that let gloo and NCCL talk over the loopback interface alone."""
+    loopback = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}  # Linux, macOS
+    return {f"{library}_SOCKET_IFNAME": name for library in ("GLOO", "NCCL") for name in loopback}
 
 
 def threads_each(places: int) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from dit_lab.core.errors import RequestError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_READ_BYTES = 64 * 2**20  # a larger folder is known by its file sizes, not by its contents
+MAX_DEPTH = 100  # folders in each other
+NOT_A_FILE = "is neither a file nor a link to one"
 
 _SPLITS = {"train", "val"}
 _SPLIT_NAMES = _SPLITS | {"valid", "validation", "test", "dev", "eval"}
@@ -218,6 +221,10 @@ def _walk(
         raise RequestError(
             f"{root / below}: a link to a folder that it lies in; take the link away"
         )
+    if len(above) == MAX_DEPTH:
+        raise RequestError(
+            f"{root / below}: lies in {MAX_DEPTH} folders; move the images to a higher one"
+        )
     images, folders = _level(root, below)
     for name in folders:
         images += _walk(root, f"{below}{name}/", above | {this})
@@ -235,7 +242,10 @@ def _level(root: Path, below: str) -> tuple[list[ImageFile], list[str]]:
                 if entry.is_dir():
                     folders.append(entry.name)
                 elif entry.name.lower().endswith(ENDINGS):
-                    images.append(ImageFile(below + entry.name, entry.stat().st_size))
+                    status = entry.stat()
+                    if not stat.S_ISREG(status.st_mode):
+                        raise RequestError(f"{entry.path}: {NOT_A_FILE}; take it away")
+                    images.append(ImageFile(below + entry.name, status.st_size))
     except OSError as error:
         raise _unreadable(error) from None
     return images, folders

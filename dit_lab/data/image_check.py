@@ -8,10 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from dit_lab.core.errors import RequestError
-from dit_lab.data.images import Transform
+from dit_lab.data.images import Transform, opened, regular_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +52,15 @@ class Report:
 def look(path: Path, label: int, transform: Transform) -> Look:
     """Read one image as training would."""
     try:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        with regular_file(path) as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        with opened(path) as image:
+            width, height = image.size
         transform.load(path)
-        with Image.open(path) as image:
-            return Look(str(path), label, "", *image.size, sha256)
+        return Look(str(path), label, "", width, height, sha256)
     except OSError as error:
         return Look(str(path), label, str(error.strerror or error))
-    except RequestError as error:
+    except ValueError as error:
         return Look(str(path), label, str(error).removeprefix(f"{path}: "))
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from dit_lab.core.errors import QUICKSTART, RequestError
 from dit_lab.core.types import DataFacts
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.folder_listing import digest, read_folder
-
-ImageSize = int | Sequence[int]
-"""Pixels of a square's side, or [height, width]."""
+from dit_lab.data.options import IMAGE_SIZE, ImageSize, is_image_size
 
 
 def labelled_list_facts(
@@ -120,10 +117,7 @@ def given_folder(root: str | Path | None) -> Path:
 
 def sides(image_size: ImageSize) -> tuple[int, int]:
     """(height, width) of `dataset.image_size`, which is one number or two."""
-    given = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
-    if len(given) != 2 or not all(isinstance(side, int) and side >= 1 for side in given):
-        raise RequestError(
-            f"dataset.image_size={image_size}: give the pixels of a square's side, or "
-            "[height,width]"
-        )
-    return given[0], given[1]
+    if not is_image_size(image_size):
+        raise RequestError(f"dataset.image_size={image_size}: {IMAGE_SIZE}")
+    height, width = [image_size] * 2 if isinstance(image_size, int) else image_size
+    return height, width

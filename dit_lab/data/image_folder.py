@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 
 from dit_lab.data.folder_listing import read_folder
-from dit_lab.data.image_facts import ImageSize, given_folder, sides
+from dit_lab.data.image_facts import given_folder, sides
 from dit_lab.data.image_files import ImageFiles, OnBadImage
 from dit_lab.data.images import Transform
+from dit_lab.data.options import ImageSize
 
 MAX_KEPT_BYTES = 256 * 2**20  # of cropped images per split and process; 87,000 at 32 pixels
 

@@ -6,21 +6,29 @@ Shapes: N images of H x W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+import stat
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.rng import uniform
+from dit_lab.data.folder_listing import NOT_A_FILE
 
 CROP_RANGE = (0.8, 1.0)  # of the image's shorter side, what a random crop shows
 DEEP_GREY = ("I;16", "I;16B", "I;16L", "I")  # Pillow's modes of 16-bit files
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # by content; another of Pillow's starts a program
+MAX_PIXELS = 178_956_970  # of one image, as Pillow limits what it decodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +58,15 @@ class Transform:
 
     def load(self, path: Path, crop: tuple[float, ...] | None = None) -> np.ndarray:
         """The pixels of a file as RGB, uint8 (H, W, 3); `RequestError` if unreadable."""
+        with opened(path) as image:
+            image.load()
+            rgb = to_rgb(ImageOps.exif_transpose(image) if self.exif == "apply" else image)
         try:
-            with Image.open(path) as image:
-                turned = ImageOps.exif_transpose(image) if self.exif == "apply" else image
-                rgb = to_rgb(turned)
-                if crop is None:
-                    return np.asarray(centre_crop(rgb, self.height, self.width))
-                return np.asarray(random_crop(rgb, self.height, self.width, crop))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RequestError(
-                f"{path}: cannot be read as an image ({reason}); replace or remove it"
-            ) from error
+            if crop is None:
+                return np.asarray(centre_crop(rgb, self.height, self.width))
+            return np.asarray(random_crop(rgb, self.height, self.width, crop))
+        except ValueError as error:
+            raise _unreadable(path, error) from None
 
     def flip(self, images: Tensor, counters: Tensor | None) -> Tensor:
         """Mirror half of the images (N, C, H, W), those that `is_flipped` names."""
@@ -69,6 +74,38 @@ class Transform:
             return images
         flipped = is_flipped(self.seed, counters)  # (N,)
         return torch.where(flipped[:, None, None, None], images.flip(-1), images)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The image in a file, one of `FORMATS`, decoded when its pixels are asked for. Whatever that
+    raises becomes a `RequestError`: a decoder may raise anything on bytes that are no image."""
+    try:
+        with regular_file(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what can be read in spite of a mistake is read
+            with Image.open(file, formats=FORMATS) as image:
+                yield image
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def regular_file(path: Path) -> BufferedReader:
+    """A file that is opened for reading; ValueError for a pipe or a device, which may never end."""
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise ValueError(NOT_A_FILE)
+    return open(number, "rb")
+
+
+def _unreadable(path: Path, error: Exception) -> RequestError:
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+    if isinstance(error, UnidentifiedImageError):
+        reason = f"not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    return RequestError(
+        f"{path}: cannot be read as an image ({reason or type(error).__name__}); replace or remove "
+        "it"
+    )
 
 
 def is_flipped(seed: int, counters: Tensor) -> Tensor:
@@ -82,10 +119,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises ValueError for 32-bit grey, whose black and white nothing says.
     """
     if image.mode in DEEP_GREY:
-        grey = np.asarray(image).astype(np.int64)
+        grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 0xFFFF:
             raise ValueError(f"{image.mode} pixels from {grey.min()} to {grey.max()}")
-        image = Image.fromarray(((grey * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
+        scaled = grey.astype(np.uint32)
+        scaled *= 255  # in place: of the largest images, this takes 716 MB
+        scaled += 0x7FFF
+        scaled //= 0xFFFF
+        image = Image.fromarray(scaled.astype(np.uint8))
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers, without a known range")
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -119,11 +160,13 @@ def random_crop(image: Image.Image, height: int, width: int, draws: Sequence[flo
 
 
 def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The image at the least size that covers H x W."""
+    """The image at the least size that covers H x W; ValueError where it is too long for that."""
     while image.height >= 2 * height and image.width >= 2 * width:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = max(height / image.height, width / image.width)
     size = round(image.width * scale), round(image.height * scale)
+    if math.prod(size) > max(MAX_PIXELS, 4 * height * width):
+        raise ValueError(f"{image.width} x {image.height} pixels, too long for {width} x {height}")
     return image.resize(size, Image.Resampling.BICUBIC)
 
 

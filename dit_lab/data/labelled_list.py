@@ -16,10 +16,11 @@ from typing import Literal
 import torch
 
 from dit_lab.core.errors import RequestError
-from dit_lab.data.image_facts import ImageSize, labelled_list_facts
+from dit_lab.data.image_facts import labelled_list_facts
 from dit_lab.data.image_files import ImageFiles, OnBadImage
 from dit_lab.data.images import Transform
 from dit_lab.data.list_file import IMAGES_FOLDER, TRAIN_LIST, VALIDATION_LIST, read_list
+from dit_lab.data.options import ImageSize
 
 
 class LabelledList(ImageFiles):

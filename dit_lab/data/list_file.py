@@ -23,6 +23,7 @@ TRAIN_LIST = "train_labels.txt"
 VALIDATION_LIST = "val_labels.txt"
 CLASS_NAMES = "class_names.txt"
 IMAGES_FOLDER = "images"
+MAX_LIST_BYTES = 16 * 2**30  # 200 million images
 
 _SHOWN_PROBLEMS = 10
 _MAX_DIGITS = 6  # of a class id; a million classes are a mistake in the list
@@ -131,6 +132,10 @@ _Stamp = tuple[str, int, int]  # path, size in bytes, modification time in nanos
 
 def _stamp(file: Path) -> _Stamp:
     status = file.stat()
+    if not (file.is_file() or file.is_dir()) or status.st_size > MAX_LIST_BYTES:
+        raise RequestError(
+            f"{file}: is not a file of at most {MAX_LIST_BYTES:,} bytes; write one image a line"
+        )
     return str(file), status.st_size, status.st_mtime_ns
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, option
 
 # Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
@@ -13,17 +15,38 @@ from dit_lab.core.options import Component, option
 CROP = ("centre", "random")
 EXIF = ("ignore", "apply")
 ON_BAD_IMAGE = ("error", "skip")
+MOST_WORKERS = 1_024
+MOST_PIXELS = 16_384  # of a side
+
+ImageSize = int | Sequence[int]
+"""Pixels of a square's side, or [height, width]."""
+
+IMAGE_SIZE = f"give the pixels of a square's side, 1 to {MOST_PIXELS:,}, or [height,width]"
+
+
+def is_image_size(size: Any) -> bool:
+    """Whether it is an `ImageSize`: a whole number or two of them."""
+    given = list(size) if isinstance(size, list | tuple) else [size, size]
+    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in given)
+    return len(given) == 2 and whole and all(1 <= side <= MOST_PIXELS for side in given)
 
 
 @dataclass
 class Dataset(Component):
     """What every dataset has: loader workers, and declarations to check against the data."""
 
-    num_workers: int = option(0, at_least=0, help="processes that decode images")
+    num_workers: int = option(
+        0, at_least=0, at_most=MOST_WORKERS, help="processes that decode images"
+    )
     num_classes: Optional[int] = option(
         None, at_least=0, help="declared and checked; 0 trains an unconditional model"
     )
     image_size: Any = option(None, help="a number, or [height,width]; declared and checked")
+
+    def check_together(self) -> None:
+        if not is_image_size(self.image_size) and self.image_size != type(self).image_size:
+            shown = "null" if self.image_size is None else self.image_size
+            raise RequestError(f"image_size={shown}: {IMAGE_SIZE}")
 
 
 @dataclass
@@ -48,7 +71,9 @@ class ImageFiles(Dataset):
 
 @dataclass
 class LabelledList(ImageFiles):
-    num_workers: int = option(4, at_least=0, help="processes that decode images")
+    num_workers: int = option(
+        4, at_least=0, at_most=MOST_WORKERS, help="processes that decode images"
+    )
     allow_outside: bool = option(False, help="true takes paths and links out of images/")
 
 
@@ -69,7 +94,7 @@ class TorchvisionSet(Dataset):
 
 @dataclass
 class Latents(Dataset):
-    num_workers: int = option(2, at_least=0)
+    num_workers: int = option(2, at_least=0, at_most=MOST_WORKERS)
     root: Optional[str] = option(None, help="give dataset.root=FOLDER")
     images_root: Optional[str] = option(
         None, help="where the encoded images lie now, for evaluation; as it was where null"

@@ -15,10 +15,10 @@ MLP_KIND = ("gelu", "swiglu")
 
 @dataclass
 class DiT(Component):
-    patch_size: int = option(at_least=1)
-    hidden_size: int = option(at_least=4)
-    depth: int = option(at_least=1)
-    num_heads: int = option(at_least=1)
+    patch_size: int = option(at_least=1, at_most=1_024)
+    hidden_size: int = option(at_least=4, at_most=65_536)
+    depth: int = option(at_least=1, at_most=1_000)
+    num_heads: int = option(at_least=1, at_most=65_536)
     mlp_ratio: float = option(4.0, above=0)
     class_dropout_prob: float = option(
         0.1, at_least=0, below=1, help="0 trains without the null label: no guidance"

@@ -23,7 +23,7 @@ WEIGHTING = ("none", "velocity", "likelihood")
 
 @dataclass
 class DDPM(Component):
-    num_timesteps: int = option(1000, at_least=21)
+    num_timesteps: int = option(1000, at_least=21, at_most=100_000)
     beta_schedule: str = option("linear", choices=BETA_SCHEDULE)
     zero_terminal_snr: bool = option(
         False, help="true: the last timestep is noise alone; for prediction=v or data"

@@ -87,11 +87,11 @@ def _embedded(file: Path) -> str:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
-            if image.format == "PNG" and max(image.size) <= GRID_PIXELS:
+        with Image.open(file, formats=["PNG"]) as image:
+            if max(image.size) <= GRID_PIXELS:
                 return _address("image/png", file.read_bytes())
             small = image.convert("RGB")
-    except OSError:
+    except Exception:  # whatever bytes that are no picture make a decoder raise
         return ""
     small.thumbnail((GRID_PIXELS, GRID_PIXELS))
     buffer = io.BytesIO()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import subprocess
 from importlib.metadata import version
 
@@ -16,6 +18,21 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
 )
+
+NOTHING_RUN = ("--no-pager", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+"""Switch off what git starts for a repository that configures it; filters are named one by one."""
+
+UNASKED = ("--untracked-files=normal", "--ignore-submodules=dirty", "--no-renames")
+"""Nothing runs in submodules, and no content is read to find renamed files."""
+
+NOTHING_FETCHED = {
+    "GIT_OPTIONAL_LOCKS": "0",  # nor written
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_TERMINAL_PROMPT": "0",
+}
+
+_FILTER = re.compile(r"(filter\..*)\.\w+", re.DOTALL)
 
 
 def provenance() -> dict[str, str]:
@@ -44,17 +61,42 @@ def device_name() -> str:
 
 
 def _git() -> dict[str, str]:
-    commit = _ask_git("rev-parse", "HEAD")
+    """Tags of the commit and of whether files differ from it; {} outside of a checkout."""
+    commit, filters = _ask_git("rev-parse", "HEAD"), _no_filters()
     if commit is None:
         return {}
-    return {"git.commit": commit, "git.dirty": str(bool(_ask_git("status", "--porcelain"))).lower()}
+    changes = None
+    if filters is not None:
+        changes = _ask_git(*filters, "status", "--porcelain", *UNASKED)
+    if changes is None:
+        return {"git.commit": commit}
+    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+
+
+def _no_filters() -> list[str] | None:
+    """Options that switch off every filter which the configuration names; None where that cannot
+    be done. A file that a filter changes counts as changed once it is touched."""
+    names = _ask_git("config", "--list", "--null", "--name-only")
+    if names is None:
+        return None
+    found = {match[1] for name in names.split("\0") if (match := _FILTER.fullmatch(name))}
+    if any("=" in name for name in found):
+        return None
+    off = [f"{name}.{key}=" for name in sorted(found) for key in ("clean", "smudge", "process")]
+    off += [f"{name}.required=false" for name in sorted(found)]
+    return [word for setting in off for word in ("-c", setting)]
 
 
 def _ask_git(*arguments: str) -> str | None:
+    """What git answers, None where it does not. Nothing that a repository configures is run."""
     try:
         done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, timeout=10, check=True
+            ["git", *NOTHING_RUN, *arguments],
+            env={**os.environ, **NOTHING_FETCHED},
+            capture_output=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return os.fsdecode(done.stdout).strip()

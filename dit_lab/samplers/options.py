@@ -18,6 +18,8 @@ DIFFUSION = ("constant", "sbdm", "sigma", "linear", "decreasing", "increasing_de
 LAST_STEP = ("mean", "tweedie", "euler", "none")
 SOLVER = ("ode", "sde")
 
+MOST_STEPS = 100_000
+
 CACHE_INTERVAL: Any = option(
     1,
     at_least=1,
@@ -27,7 +29,7 @@ CACHE_INTERVAL: Any = option(
 
 @dataclass
 class Ancestral(Component):
-    steps: int = option(250, at_least=1)
+    steps: int = option(250, at_least=1, at_most=MOST_STEPS)
     spacing: str = option("even", choices=SPACING)
     clip_data: bool = option(False)
     cache_interval: int = CACHE_INTERVAL
@@ -35,14 +37,14 @@ class Ancestral(Component):
 
 @dataclass
 class DDIM(Ancestral):
-    steps: int = option(50, at_least=1)
+    steps: int = option(50, at_least=1, at_most=MOST_STEPS)
     spacing: str = option("stride", choices=SPACING)
     eta: float = option(0.0, at_least=0, at_most=1)
 
 
 @dataclass
 class Stepped(Component):
-    steps: int = option(25, at_least=1)
+    steps: int = option(25, at_least=1, at_most=MOST_STEPS)
     time_shift: float = option(1.0, above=0, help="of time_grid=shifted")
     times: Optional[list[float]] = option(None, help="of time_grid=given")
 
@@ -57,17 +59,19 @@ class FixedStep(Stepped):
 
 @dataclass
 class Euler(FixedStep):
-    steps: int = option(50, at_least=1)
+    steps: int = option(50, at_least=1, at_most=MOST_STEPS)
 
 
 @dataclass
 class RK4(FixedStep):
-    steps: int = option(12, at_least=1)
+    steps: int = option(12, at_least=1, at_most=MOST_STEPS)
 
 
 @dataclass
 class EulerMaruyama(FixedStep):
-    steps: int = option(250, at_least=1, help="evaluations, the last of which draws no noise")
+    steps: int = option(
+        250, at_least=1, at_most=MOST_STEPS, help="evaluations, the last of which draws no noise"
+    )
     diffusion: str = option("sigma", choices=DIFFUSION)
     diffusion_norm: float = option(1.0, at_least=0)
     last_step: str = option("mean", choices=LAST_STEP)
@@ -80,7 +84,7 @@ class EulerMaruyama(FixedStep):
 
 @dataclass
 class Multistep(Stepped):
-    steps: int = option(20, at_least=1)
+    steps: int = option(20, at_least=1, at_most=MOST_STEPS)
     time_grid: str = option("log_snr", choices=MULTISTEP_GRID)
 
     def check_together(self) -> None:

@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType
 from torch import distributed, nn
 
 from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.processes import MEETING_FILE
 from dit_lab.core.team import ALONE, ProcessGroup
 from dit_lab.core.types import Team
 from dit_lab.training.float8 import in_float8
@@ -38,7 +39,8 @@ class DistributedContext:
         static_graph: bool = False,
         cpu_offload: bool = False,
     ) -> None:
-        """Joins the group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
+        """Joins the group that RANK, WORLD_SIZE, and MASTER_ADDR and MASTER_PORT (or the file of
+        `MEETING_FILE`, on one machine) describe.
 
         `mixed_precision`: "no", "bf16" or "fp8", which is bf16 but for what blocks multiply.
         `static_graph`: every backward pass sums gradients over the processes. `cpu_offload`:
@@ -49,14 +51,14 @@ class DistributedContext:
         torch.backends.cudnn.allow_tf32 = tf32
         several, on_gpus = int(os.environ.get("WORLD_SIZE", "1")) > 1, torch.cuda.is_available()
         self._float8 = mixed_precision == "fp8"
+        backend = "cpu:gloo,cuda:nccl" if cpu_offload and on_gpus else None
+        if several and MEETING_FILE in os.environ:
+            _meet(os.environ[MEETING_FILE], backend or ("nccl" if on_gpus else "gloo"))
         self.accelerator = Accelerator(
             mixed_precision="bf16" if self._float8 else mixed_precision,
             cpu=several and not on_gpus,  # not told so, each would train alone
             kwargs_handlers=[
-                InitProcessGroupKwargs(
-                    timeout=LONGEST_WAIT,
-                    backend="cpu:gloo,cuda:nccl" if cpu_offload and on_gpus else None,
-                ),
+                InitProcessGroupKwargs(timeout=LONGEST_WAIT, backend=backend),
                 DistributedDataParallelKwargs(
                     static_graph=static_graph, gradient_as_bucket_view=True
                 ),
@@ -112,6 +114,16 @@ class DistributedContext:
         """
         if number := self.team.largest(self.stop.number):
             raise StopRequested(number)
+
+
+def _meet(file: str, backend: str) -> None:
+    """Join the group by a file, before accelerate would by a port that all interfaces listen on."""
+    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = distributed.FileStore(file, processes)
+    store.set_timeout(LONGEST_WAIT)
+    distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=processes, timeout=LONGEST_WAIT
+    )
 
 
 def _gang() -> ProcessGroup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
@@ -11,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 
+from dit_lab.core.processes import on_loopback
 from dit_lab.core.types import LabelledCall
 from dit_lab.training.packed import pack
 from dit_lab.training.tensor_files import is_spread
@@ -180,6 +182,7 @@ def _mesh(
     device, processes = accelerator.device.type, accelerator.num_processes
     if not distributed.is_initialized():  # a process alone shards in a group of one
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        os.environ |= on_loopback()
         distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
     if processes_per_copy in (None, processes):
         return init_device_mesh(device, (processes,))

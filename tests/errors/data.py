@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,10 @@ CASES = (
     Case("a list in another encoding", LIST,
          "train_labels.txt: line 1: not UTF-8; save the list as UTF-8",
          prepare=all_of(lists, wrote("data/train_labels.txt", b"caf\xe9.png 0\n"))),
+    Case("a list that is no file", LIST,
+         "train_labels.txt: is not a file of at most .* bytes; write one image a line",
+         prepare=all_of(lists, deleted("data/train_labels.txt"),
+                        lambda folder: os.mkfifo(folder / "data/train_labels.txt"))),
     Case("a class without a name", LIST,
          r"line 1: class id 2 is not below 2 \(class_names.txt has 2 lines\)",
          prepare=all_of(lambda folder: lists(folder, train="a.png 2\n"),
@@ -125,6 +130,12 @@ CASES = (
          r"cannot be read \(No such file or directory\); repair it or take it away",
          prepare=all_of(class_folders,
                         lambda folder: (folder / "images/0/x.png").symlink_to("gone"))),
+    Case("a pipe among the images", OWN,
+         "images/0/x.png: is neither a file nor a link to one; take it away",
+         prepare=all_of(class_folders, lambda folder: os.mkfifo(folder / "images/0/x.png"))),
+    Case("folders in each other without end", OWN,
+         "lies in 100 folders; move the images to a higher one",
+         prepare=images("/".join(["a"] * 105) + "/a.png")),
     Case("fewer class folders than declared", f"{OWN} dataset.num_classes=5",
          r"dataset.num_classes=5: FOLDER/images has 2 classes \(0, 1\); leave",
          prepare=class_folders),

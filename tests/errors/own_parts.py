@@ -23,6 +23,8 @@ MODEL = """class Mine:
     ): ...
 """
 
+SGD = "from torch.optim import SGD\nclass Mine(SGD):\n    def __init__(self, params): ...\n"
+
 
 def own(group: str, source: str) -> Callable[[Path], None]:
     """The user's `mine.py`, whose `Mine` is a member of a group."""
@@ -80,6 +82,20 @@ CASES = (
     Case("an argument without a value", f"train objective=mine {TRUSTED}",
          "objective.a: missing; give it a value",
          prepare=own("objective", "class Mine:\n    def __init__(self, a: int): ...\n")),
+    heavy("an optimizer that needs a closure", f"{Q} optimizer._target_=torch.optim.LBFGS",
+         r"optimizer._target_=torch.optim.LBFGS: its step\(\) needs closure; name an optimizer"),
+    heavy("an optimizer of your own that needs a closure", f"{Q} optimizer=mine {TRUSTED}",
+         r"optimizer._target_=mine.Mine: its step\(\) needs again; name an optimizer",
+         prepare=own("optimizer", f"{SGD}    def step(self, again): ...\n")),
+    heavy("an optimizer of two steps", f"{Q} optimizer=mine {TRUSTED}",
+         "optimizer._target_=mine.Mine: has two steps for each batch; name an optimizer",
+         prepare=own("optimizer", f"{SGD}    def first_step(self): ...\n")),
+    heavy("an optimizer with modes", f"{Q} optimizer=mine {TRUSTED}",
+         "optimizer._target_=mine.Mine: has weights of its own for evaluation, which train",
+         prepare=own("optimizer", f"{SGD}    def eval(self): ...\n")),
+    Case("an optimizer that is none", f"{Q} optimizer=mine {TRUSTED}",
+         "optimizer._target_=mine.Mine: is no torch.optim.Optimizer; name an optimizer that takes",
+         prepare=own("optimizer", "class Mine:\n    def __init__(self, params): ...\n")),
     heavy("an option that the class does not take",
          f"{Q} objective=mine {TRUSTED} objective.logit_mena=1",
          r"objective.logit_mena: no such key; did you mean objective.logit_mean\?",

@@ -13,7 +13,9 @@ PACKAGE = ROOT / "dit_lab"
 LIBRARY_ONLY = {
     "commands check the same before they build anything": (
         ("codecs/facts.py", "codec.path is not set"),
+        ("build/trained.py", "expected a whole number at least"),
         ("data/folder_listing.py", "expected a number above 0 and below 1"),
+        ("data/image_facts.py", "IMAGE_SIZE"),
         ("data/order.py", "an order needs at least one image"),
         ("core/discrete_diffusion.py", "unknown {schedule!r}"),
         ("core/discrete_diffusion.py", "gives a beta >= 1; use 21 or more"),

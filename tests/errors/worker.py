@@ -139,7 +139,9 @@ def _files(folder: Path) -> dict[str, str]:
     def content(path: Path) -> str:
         if path.is_symlink():
             return f"link to {os.readlink(path)}"
-        return "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+        if not path.is_file():
+            return "folder" if path.is_dir() else "neither folder nor file"
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
     return {str(path.relative_to(folder)): content(path) for path in folder.rglob("*")}
 

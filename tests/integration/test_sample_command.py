@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 
 import dit_lab
+from dit_lab.core.errors import RequestError
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -106,6 +109,40 @@ def test_the_library_draws_what_the_command_draws(
     again, given = model.sample([2, 5], num_images=len(images))
     assert torch.equal(again, torch.from_numpy(images))
     assert given.tolist() == labels.tolist()
+
+
+UNUSABLE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "labels=[12]: 12 is no class; allowed: 0 to 9": ([12], {}),
+    "labels=[10]: 10 is no class": ([10], {}),  # the label of no class
+    "labels=[-1]: -1 is no class": (np.array([-1]), {}),
+    "num_images=0: expected a whole number at least 1": (None, {"num_images": 0}),
+    "num_images=2.0: expected a whole number": (None, {"num_images": 2.0}),
+    "seed=-1: expected a whole number at least 0": ([1], {"seed": -1}),
+    "seed=None: expected a whole number": ([1], {"seed": None}),
+    **{
+        f"labels={shown}: expected one or more whole numbers": (labels, {})
+        for shown, labels in {
+            "3": 3, "[]": [], "[1.5]": [1.5], "[True]": [True], "[[1]]": [[1]], "31": "31",
+            "{1: 2}": {1: 2}, "tensor([[1, 2]])": torch.tensor([[1, 2]]), "tensor(1)":
+            torch.tensor(1), "[1. 2.]": np.array([1.0, 2.0]), "[None]": [None],
+            "tensor([True])": torch.tensor([True]),
+        }.items()
+    },
+}  # fmt: skip
+
+
+def test_what_the_library_cannot_draw(run: Path) -> None:
+    model = dit_lab.load(str(run))
+    for says, (labels, how) in UNUSABLE.items():
+        with pytest.raises(RequestError, match=f"^{re.escape(says)}"):
+            model.sample(labels, **how)
+
+
+def test_labels_may_be_a_list_a_tensor_or_an_array(run: Path) -> None:
+    model = dit_lab.load(str(run))
+    expected, _ = model.sample([3, 1])
+    for labels in ((3, 1), torch.tensor([3, 1]), np.array([3, 1]), list(np.array([3, 1]))):
+        assert torch.equal(model.sample(labels)[0], expected)
 
 
 OWN_OBJECTIVE = """

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +98,14 @@ def test_stopped_together_and_resumed_alone(
 
 
 def test_a_worker_that_dies_ends_the_other(tmp_path: Path, start: Any, train: list[str]) -> None:
+    """And meanwhile, the two listen to each other alone: on the loopback interface."""
     process = start(*train, TWO, "training.total_steps=100000")
     while not (workers := _workers(process.pid)) or len(workers) < 2:
         assert process.poll() is None
     while "step 5/" not in process.stdout.readline():
         assert process.poll() is None
+    heard = [address for worker in workers for address in _listened_on(worker)]
+    assert heard and all(address.is_loopback for address in heard), heard
     os.kill(max(workers), signal.SIGKILL)
     process.wait()
     assert process.returncode == 128 + signal.SIGKILL
@@ -112,6 +117,19 @@ def _workers(parent: int) -> list[int]:
     """Processes that this one has started and that still run."""
     children = Path(f"/proc/{parent}/task/{parent}/children")
     return [int(number) for number in children.read_text().split()] if children.exists() else []
+
+
+def _listened_on(process: int) -> list[IPv4Address | IPv6Address]:
+    """The addresses on which a process waits for connections."""
+    own = {os.readlink(file) for file in Path(f"/proc/{process}/fd").iterdir()}
+    found: list[IPv4Address | IPv6Address] = []
+    for table, kind in (("tcp", IPv4Address), ("tcp6", IPv6Address)):
+        for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in own:
+                words = re.findall(".{8}", local.partition(":")[0])  # each in the machine's order
+                found.append(kind(b"".join(bytes.fromhex(word)[::-1] for word in words)))
+    return found
 
 
 POISONED = '''

@@ -18,6 +18,7 @@ from dit_lab.core.options import Component, target_of
 from dit_lab.core.types import Shapes
 from dit_lab.runs.folder import RunFolder
 from dit_lab.samplers.respacing import visited
+from dit_lab.sampling.labels import check_labels
 from dit_lab.training.post_hoc import PREFIX, made_average
 
 
@@ -71,17 +72,15 @@ def check_conditioning(config: RunConfig, shapes: Shapes, *, model: Component) -
             "model.class_dropout_prob > 0 (it is 0 here); use guidance.scale=1"
         )
     channels, allowed = guidance.channels, range(1, shapes.latent[0] + 1)
-    if channels != "all" and channels not in allowed:
+    if channels != "all" and (type(channels) is not int or channels not in allowed):
         raise RequestError(
             f"guidance.channels={channels}: expected all or a count from 1 to {shapes.latent[0]}"
         )
-    labels = config.sample.labels or []
-    wrong = [label for label in labels if not 0 <= label < max(1, num_classes)]
-    if wrong:
-        raise RequestError(
-            f"sample.labels={labels}: {wrong[0]} is no class; "
-            f"allowed: 0 to {max(1, num_classes) - 1}"
-        )
+    if config.sample.labels is not None:
+        try:
+            check_labels(config.sample.labels, num_classes)
+        except RequestError as refusal:
+            raise RequestError(f"sample.{refusal}") from None
 
 
 def _check_weights(weights: str, decays: Sequence[float], run: RunFolder | None) -> None:
