@@ -18,6 +18,7 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
 from dit_lab.core.team import ALONE
+from dit_lab.core.text import say
 from dit_lab.core.types import Hook, Shapes
 from dit_lab.runs.folder import (
     FAILED,
@@ -128,7 +129,7 @@ def _follow(
     store = None
     if config.distributed.sharded:
         store = open_checkpoints(folder, team=context.writers, warn=log.info)
-    with _watchdog(config, folder, context, print):
+    with _watchdog(config, folder, context, say):
         _train(parts, folder, context, store, *told, hooks=[])
 
 

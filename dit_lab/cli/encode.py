@@ -25,6 +25,7 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import EncodeConfig
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.processes import threads_each
+from dit_lab.core.text import say
 from dit_lab.data.latent_facts import FACTS, read_manifest
 from dit_lab.runs.folder import write_json
 from dit_lab.training.stop import StopSignal
@@ -61,14 +62,14 @@ def run(args: argparse.Namespace) -> int:
     try:
         code = _encode_together(config) if config.num_processes > 1 else _encode(config, facts)
     except StopRequested:
-        print("stopped: what is written is kept; the same command goes on from there")
+        say("stopped: what is written is kept; the same command goes on from there")
         raise
     if code == 0 and (out / FACTS).exists():
         manifest = read_manifest(out)
         size = sum(shard["bytes"] for shard in manifest.shards.values())
-        print(f"written: {out}, {size / 1e6:,.1f} MB, manifest {manifest.fingerprint[:12]}")
+        say(f"written: {out}, {size / 1e6:,.1f} MB, manifest {manifest.fingerprint[:12]}")
     elif code == 0:
-        print(f"{out}: others are at work on the rest; whoever is last says that it is whole")
+        say(f"{out}: others are at work on the rest; whoever is last says that it is whole")
     return code
 
 
@@ -81,7 +82,7 @@ def _encode(config: EncodeConfig, facts: DataFacts) -> int:
     from dit_lab.actions.encode import Encoding
 
     with StopSignal() as stop:
-        encoding = Encoding(config, facts, on_message=lambda text: print(text, flush=True))
+        encoding = Encoding(config, facts, on_message=say)
         encoding.run(stop.check)
         encoding.finish()
     return 0
@@ -108,5 +109,5 @@ def _encode_together(config: EncodeConfig) -> int:
 def _verify(folder: Path) -> int:
     from dit_lab.actions.encode import verify
 
-    print(f"{folder}: all {verify(folder)} shards are what was written")
+    say(f"{folder}: all {verify(folder)} shards are what was written")
     return 0

@@ -27,6 +27,7 @@ from dit_lab.config.prepare import PreparedForRun, prepare_for_run
 from dit_lab.config.schema import EvaluateConfig, RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
+from dit_lab.core.text import say
 from dit_lab.evaluation.card import Evaluation, find_evaluation
 from dit_lab.runs.folder import RunFolder, read_json
 from dit_lab.tracking.late import log_late
@@ -108,7 +109,7 @@ def _measure_all(args: argparse.Namespace) -> int:
             root=str(root),
             device=context.accelerator.device,
             check_stop=stop.check,
-            on_message=lambda text: print(text, flush=True),
+            on_message=say,
         )
     print_report(ablation, files)
     return 0
@@ -173,7 +174,7 @@ def work(config: RunConfig, *, run: str, root: str, baselines: bool) -> int:
             config,
             team=context.team,
             check_stop=stop.check,
-            on_message=lambda text: print(text, flush=True),
+            on_message=say,
         )
         if not context.leads:
             return 0
@@ -182,7 +183,7 @@ def work(config: RunConfig, *, run: str, root: str, baselines: bool) -> int:
             compared = evaluate_baselines(trained, config, check_stop=stop.check)
     print_evaluations([evaluation, *compared])
     path = trained.folder.evaluations / f"{evaluation.card.eval_hash}.json"
-    print(f"{'measured before' if stored else 'written'}: {path}")
+    say(f"{'measured before' if stored else 'written'}: {path}")
     if not stored:
         _track(config, trained, evaluation, path)
     return 0
@@ -203,4 +204,4 @@ def _track(config: RunConfig, trained: Trained, evaluation: Evaluation, path: Pa
         artifact=path,
     )
     if trouble:
-        print(f"MLflow did not take it ({trouble}); the file above has everything")
+        say(f"MLflow did not take it ({trouble}); the file above has everything")

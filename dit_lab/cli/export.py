@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dit_lab.config.checks.machine import check_new
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import say
 from dit_lab.runs.folder import find_run
 from dit_lab.tracking.mlflow_store import check_uri, shown
 
@@ -68,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "mlflow":
         address = export.to_mlflow(str(args.out), uri=args.uri)
         uri = args.uri or export.config.tracking.uri
-        print(f"registered {export.told}: {address}")
-        print(
+        say(f"registered {export.told}: {address}")
+        say(
             f"to serve it: MLFLOW_TRACKING_URI={shown(uri)} mlflow models serve -m {address} "
             "--env-manager local --host 127.0.0.1 --port 5001"
         )
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         export.to_diffusers(out)
     else:
         export.to_original(out, args.format)
-    print(f"exported {export.told}: {out}")
+    say(f"exported {export.told}: {out}")
     return 0
 
 

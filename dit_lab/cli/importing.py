@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dit_lab.config.checks.machine import check_new
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import say
 
 SHOWS_CHOICES = False
 FORMATS = ("auto", "dit", "sit", "repa", "lightningdit", "diffusers")
@@ -51,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     )
     width = max(len(item.key) for item in made.told)
     for item in made.told:
-        print(f"  {item.key:<{width}}  {item.value!s:<16} {item.source}")
+        say(f"  {item.key:<{width}}  {item.value!s:<16} {item.source}")
     if made.skipped:
-        print(f"  skipped: {', '.join(made.skipped)}")
-    print(f"imported {made.parameters / 1e6:,.1f} million numbers: {made.folder.root}")
+        say(f"  skipped: {', '.join(made.skipped)}")
+    say(f"imported {made.parameters / 1e6:,.1f} million numbers: {made.folder.root}")
     return 0

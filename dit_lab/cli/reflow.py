@@ -27,6 +27,7 @@ from dit_lab.config.prepare import check_request, prepare_for_run
 from dit_lab.config.schema import RunConfig, SampleConfig
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.options import changed
+from dit_lab.core.text import say
 from dit_lab.core.types import Shapes
 from dit_lab.runs.folder import read_json, write_json
 from dit_lab.training.stop import StopSignal
@@ -111,10 +112,10 @@ def _draw(run: str, root: Path, drawing: RunConfig, training: RunConfig, shapes:
                 facts,
                 drawing,
                 check_stop=stop.check,
-                on_message=lambda text: print(text, flush=True),
+                on_message=say,
             )
     except StopRequested:
-        print("stopped: the pairs that are drawn are kept; the same command goes on from there")
+        say("stopped: the pairs that are drawn are kept; the same command goes on from there")
         raise
 
 
@@ -148,4 +149,4 @@ def _measure(run: str, root: Path, drawing: RunConfig, training: RunConfig) -> N
 def _say(found: Mapping[str, Any]) -> None:
     before, after = (found[when]["straightness"] for when in ("before", "after"))
     paths = found["paths"]
-    print(f"straightness of {paths} paths: {before:.4f} before, {after:.4f} after (0 is straight)")
+    say(f"straightness of {paths} paths: {before:.4f} before, {after:.4f} after (0 is straight)")

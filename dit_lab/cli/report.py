@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dit_lab.cli.tables import LONGEST_LINE
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import say
 from dit_lab.report.question import report_on, report_on_sweep
 from dit_lab.report.runs import runs_of_folders, runs_of_sweeps
 from dit_lab.report.sentences import results, sections
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         ablation, files = report_on(runs, out, title=title, metric=metric, baseline=baseline)
     print_report(ablation, files)
     if trouble:
-        print(f"MLflow did not take it ({trouble}); the files above are whole")
+        say(f"MLflow did not take it ({trouble}); the files above are whole")
     return 0
 
 
@@ -94,23 +94,18 @@ def _folders(options: Mapping[str, str], root: Path) -> list[RunFolder]:
 
 def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
     """The answer, the table, and where the rest is."""
-    from rich.console import Console
-    from rich.table import Table
+    from dit_lab.tracking.screen import Screen, table
 
     answer, *rest = sections(ablation)
-    console = Console(soft_wrap=True, width=LONGEST_LINE, highlight=False, markup=False)
+    console = Screen()
     for line in answer.lines:
         console.print(line)
     found = results(ablation)
     shown = found.headings.index("verdict") + 1  # what follows is in the files
-    table = Table(box=None, pad_edge=False)
-    for heading, left in list(zip(found.headings, found.left, strict=True))[:shown]:
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    for row in found.rows:
-        table.add_row(*row[:shown])
-    console.print(table)
+    rows = [row[:shown] for row in found.rows]
+    console.print(table(found.headings[:shown], rows, left=found.left[:shown]))
     for section in rest:
         if section.title == "Careful":
             for line in section.lines:
                 console.print(f"careful: {line}")
-    print(f"written: {', '.join(path.name for path in files)} in {files[0].parent}")
+    say(f"written: {', '.join(path.name for path in files)} in {files[0].parent}")

@@ -16,6 +16,7 @@ from dit_lab.config.checks.machine import check_parent
 from dit_lab.config.prepare import prepare_for_run
 from dit_lab.config.schema import RunConfig, SampleConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import say
 from dit_lab.training.stop import StopSignal
 
 CONFIG = RunConfig
@@ -45,7 +46,7 @@ def work(config: RunConfig, *, run: str, root: str, out: str) -> int:
     with StopSignal() as stop:
         said = draw_into(Path(out), config, run=run, root=root, stop=stop)
     if said:
-        print(said)
+        say(said)
     return 0
 
 

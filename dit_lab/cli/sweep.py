@@ -21,6 +21,7 @@ from dit_lab.config.compose import root_option
 from dit_lab.config.objects import to_tree
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import say, say_lines
 from dit_lab.runs.folder import FINISHED, KILLED
 from dit_lab.runs.manifest import find_sweep
 from dit_lab.sweeps.plan import plan_sweep, remarks
@@ -69,7 +70,7 @@ def start(args: argparse.Namespace) -> int:
         )
     plan = plan_sweep(args.overrides, config_dirs=args.config_dir)
     if args.cfg:
-        print("---\n".join(to_yaml(to_tree(config)) for config in plan.configs), end="")
+        say_lines("---\n".join(to_yaml(to_tree(config)) for config in plan.configs))
         return 0
 
     folder = take_up(plan)
@@ -78,14 +79,14 @@ def start(args: argparse.Namespace) -> int:
     if manifest.status == FINISHED and not manifest.unmade:
         return _show_finished(folder)
     known = ", going on with it" if manifest.attempted else ""
-    print(f"sweep of {len(manifest.jobs) + manifest.unmade} jobs: {folder.root}{known}")
+    say(f"sweep of {len(manifest.jobs) + manifest.unmade} jobs: {folder.root}{known}")
     for line in [*remarks(plan), *_estimate(plan, manifest)]:
-        print(line)
+        say(line)
     return _run(folder, settings=manifest.settings)
 
 
 def _show_finished(folder: SweepFolder) -> int:
-    print(f"already finished: {folder.root} (resume=never trains anew)")
+    say(f"already finished: {folder.root} (resume=never trains anew)")
     print_status(folder)
     return 0
 
@@ -134,11 +135,11 @@ def _run(folder: SweepFolder, **how: Any) -> int:
         )
     print_status(folder)
     if best := best_job(manifest):
-        print(best)
+        say(best)
     if manifest.status == KILLED:
-        print(f"stopped: what ran is saved; go on with: dit-lab sweep resume {folder.root}")
+        say(f"stopped: what ran is saved; go on with: dit-lab sweep resume {folder.root}")
         stop.check()
     if manifest.status == FINISHED:
         return 0
-    print(f"not all jobs finished; try them again with: dit-lab sweep resume {folder.root}")
+    say(f"not all jobs finished; try them again with: dit-lab sweep resume {folder.root}")
     return 1

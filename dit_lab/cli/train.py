@@ -24,6 +24,7 @@ from dit_lab.config.prepare import Prepared, prepare
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.text import say, say_lines
 from dit_lab.evaluation.card import last_evaluation
 from dit_lab.evaluation.table import is_row_key
 from dit_lab.runs.folder import RunFolder, read_json
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
         return start(args)
     if args.cfg:
-        print(with_help(Composer(args.config_dir).compose(args.overrides)), end="")
+        say_lines(with_help(Composer(args.config_dir).compose(args.overrides)))
         return 0
     config = compose_train(args.overrides, config_dirs=args.config_dir)
     return work(config, overrides=args.overrides)
@@ -71,12 +72,12 @@ def work(
     prepared = prepare(config)
     folder, before = prepared.folder, prepared.before
     if before and not has_comparable_code(before):
-        print(
+        say(
             f"{folder.root}: was recorded before code was compared by its meaning, so nothing says "
             "whether it was made with the code of today"
         )
     if prepared.is_finished:
-        print(f"already finished: {folder.root} (resume=never trains anew)")
+        say(f"already finished: {folder.root} (resume=never trains anew)")
         show_results(folder)
         return 0
     if starts_workers(prepared.config):
@@ -95,15 +96,15 @@ def _train(prepared: Prepared, told: Mapping[str, str]) -> int:
     try:
         run_training(prepared.config, prepared.shapes, display=display, told=told)
     except StopRequested:
-        print(f"stopped and saved: {folder.root}; the same command goes on from there")
+        say(f"stopped and saved: {folder.root}; the same command goes on from there")
         raise
     except (RequestError, KeyboardInterrupt):
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        print(
+        say(
             f"dit-lab: failed: {type(error).__name__}: {reason} (traceback in {folder.log})",
-            file=sys.stderr,
+            sys.stderr,
         )
         return 1
     if leads():
@@ -123,13 +124,13 @@ def show_results(folder: RunFolder) -> None:
     losses = {k: value for k, value in status["results"].items() if not is_row_key(k)}
     results = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
     speed = f", {median(speeds):.3f} s a step" if speeds else ""
-    print(f"result: {results} after {status['step']} steps{speed}")
+    say(f"result: {results} after {status['step']} steps{speed}")
     if evaluation:
         print_evaluations([evaluation])
     if grids := sorted(folder.samples.glob("*.png")):
-        print(f"samples: {grids[-1]}")
+        say(f"samples: {grids[-1]}")
     if config["tracking"]["backend"] == "mlflow":
-        print(f"MLflow page: {_page_of(config)}")
+        say(f"MLflow page: {_page_of(config)}")
 
 
 def _page_of(config: Mapping[str, Any]) -> str:

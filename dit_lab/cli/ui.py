@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dit_lab.config.compose import compose_train
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import say
 from dit_lab.tracking.mlflow_store import check_answers, newest_pages, ui_command
 
 SHOWS_CHOICES = False
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             raise RequestError(f"--port {args.port}: taken; give another")
     check_answers(uri)
     address = f"http://{HOST}:{args.port}"
-    print(f"MLflow page: {address} (Ctrl-C ends it)", flush=True)
+    say(f"MLflow page: {address} (Ctrl-C ends it)")
     for experiment, page in newest_pages(uri, address=address).items():
-        print(f"  {experiment}: {page}", flush=True)
+        say(f"  {experiment}: {page}")
     os.execve(command[0], command, environment)
