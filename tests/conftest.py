@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.small_parts import (  # noqa: F401 - fixtures
     digits,
@@ -17,6 +18,9 @@ from tests.small_parts import (  # noqa: F401 - fixtures
     make_batches,
     make_model,
 )
+
+settings.register_profile("lab", deadline=None, database=None)
+settings.load_profile("lab")
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -19,13 +19,13 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.actions.describe import described_shapes
 from dit_lab.bench.record import SLOWER, checked, read_record
-from dit_lab.config.checks.machine import check_parent
+from dit_lab.cli.arguments import add_config_dir, path
+from dit_lab.config.checks.machine import check_file
 from dit_lab.config.compose import compose_train
 from dit_lab.config.prepare import check_request
 from dit_lab.config.schema import RunConfig
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="groups and keys to set; `official` first: beside the original implementation",
     )
     parser.add_argument(
-        "--official-path", type=Path, metavar="FOLDER", help="a checkout of facebookresearch/DiT"
+        "--official-path", type=path, metavar="FOLDER", help="a checkout of facebookresearch/DiT"
     )
     parser.add_argument(
         "--only", metavar=",".join(PARTS), help="parts of it, divided by commas; all if left out"
@@ -65,13 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="what is set besides in a second one, which trains in turn with the first",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write all of it there")
     parser.add_argument(
-        "--check", type=Path, metavar="FILE", help="compare with what --json wrote there"
+        "--check", type=path, metavar="FILE", help="compare with what --json wrote there"
     )
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -117,7 +115,7 @@ def _parts(args: argparse.Namespace) -> list[str]:
 
 def _record(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.json:
-        check_parent("--json ", args.json)
+        check_file("--json ", args.json)
     return None if args.check is None else read_record(args.check)
 
 

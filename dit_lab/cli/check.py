@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dit_lab.cli.arguments import add_overrides
 from dit_lab.config.checks.data import check_declarations, read_facts
-from dit_lab.config.checks.machine import check_writable
+from dit_lab.config.checks.machine import check_file
 from dit_lab.config.compose import compose_data
 from dit_lab.config.schema import CheckConfig
 from dit_lab.core.text import say
@@ -31,10 +32,7 @@ SHOWN = 10  # paths of each kind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     facts = read_facts(config)
     check_declarations(config.dataset, facts)
     if config.out:
-        check_writable("out", Path(config.out).parent)
+        check_file("out=", Path(config.out))
 
     from rich.progress import Progress
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 
 from dit_lab.actions.describe import described_shapes, different_trainings
 from dit_lab.build.cost import device_memory, in_bf16, model_cost, training_images
+from dit_lab.cli.arguments import add_config_dir, path
 from dit_lab.config.axes import asks_for_sweep
-from dit_lab.config.checks.machine import with_processes
+from dit_lab.config.checks.machine import check_file, with_processes
 from dit_lab.config.compose import compose_train
 from dit_lab.config.prepare import check_request
 from dit_lab.config.schema import RunConfig
@@ -64,11 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in any currency; shows what the training costs",
     )
     parser.add_argument(
-        "--picture", type=Path, metavar="FILE.png", help="write the first images of the training"
+        "--picture", type=path, metavar="FILE.png", help="write the first images of the training"
     )
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,6 +83,8 @@ def _describe(config: RunConfig, args: argparse.Namespace) -> int:
     from dit_lab.tracking.screen import Screen, pairs
 
     shapes, assumed = check_request(config, look=described_shapes)
+    if args.picture:
+        check_file("--picture ", args.picture)
     if args.picture and not shapes.data.train_images:
         raise RequestError(f"--picture: {assumed[0].partition(':')[0]}; give dataset.root=FOLDER")
     rows = [*(("assumed", said) for said in assumed), *_rows(config, shapes, args)]

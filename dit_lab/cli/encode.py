@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dit_lab.actions.workers import run_together
+from dit_lab.cli.arguments import add_config_dir, path
 from dit_lab.config.checks.data import check_encoding, read_facts
-from dit_lab.config.checks.machine import check_writable
+from dit_lab.config.checks.machine import check_folder
 from dit_lab.config.compose import compose_data
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import EncodeConfig
@@ -40,11 +41,9 @@ SHOWS_CHOICES = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
     parser.add_argument(
-        "--verify", type=Path, metavar="FOLDER", help="compare every byte with the manifest"
+        "--verify", type=path, metavar="FOLDER", help="compare every byte with the manifest"
     )
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(config.out)
     if (data := getattr(config.dataset, "root", None)) and out.is_relative_to(data):
         raise RequestError(f"out={out}: lies inside dataset.root={data}; choose another folder")
-    check_writable("out", out)
+    check_folder("out", out)
     try:
         code = _encode_together(config) if config.num_processes > 1 else _encode(config, facts)
     except StopRequested:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dit_lab.actions.workers import on_workers, starts_workers
+from dit_lab.cli.arguments import add_config_dir
 from dit_lab.cli.tables import print_comparison, print_evaluations
 from dit_lab.config.axes import combinations
 from dit_lab.config.compose import given_run, option, root_option
@@ -27,7 +28,7 @@ from dit_lab.config.prepare import PreparedForRun, prepare_for_run
 from dit_lab.config.schema import EvaluateConfig, RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
-from dit_lab.core.text import say
+from dit_lab.core.text import say, shell_line
 from dit_lab.evaluation.card import Evaluation, find_evaluation
 from dit_lab.runs.folder import RunFolder, read_json
 from dit_lab.tracking.late import log_late
@@ -48,9 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="once for each combination of KEY=A,B,..."
     )
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,8 +124,8 @@ def _prepared(
     run, _, folder, recorded = given = given or given_run(overrides)
     if folder.is_exported:
         raise RequestError(
-            f"run={run}: a file has no place for results; dit-lab import {run} --out RUN "
-            "makes a run folder of it"
+            f"run={run}: a file has no place for results; "
+            f"{shell_line('dit-lab', 'import', run, '--out', 'RUN')} makes a run folder of it"
         )
     found = prepare_for_run(EvaluateConfig, overrides, config_dirs=config_dirs, given=given)
     _check_chosen(overrides, found.config, recorded)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.cli import train
+from dit_lab.cli.arguments import add_overrides
 from dit_lab.config.checks.coupling import INDEPENDENT, check_pairs
 from dit_lab.config.checks.training import check_data
 from dit_lab.config.compatibility import draws_noise
@@ -27,7 +28,7 @@ from dit_lab.config.prepare import check_request, prepare_for_run
 from dit_lab.config.schema import RunConfig, SampleConfig
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.options import changed
-from dit_lab.core.text import say
+from dit_lab.core.text import key_value, say
 from dit_lab.core.types import Shapes
 from dit_lab.runs.folder import read_json, write_json
 from dit_lab.training.stop import StopSignal
@@ -39,10 +40,7 @@ PAIRS = "pairs."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     run, root, _, recorded = given
     for_training = [text for text in args.overrides if not text.startswith((PAIRS, "run="))]
     of_pairs = [
-        f"run='{run}'",
+        key_value("run", run),
         f"trusted_modules=[{','.join(recorded.trusted_modules)}]",
         f"sample.num_images={NUM_PAIRS}",
         f"sample.seed={recorded.sample.seed + 1}",

@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dit_lab.config.checks.machine import check_folder
 from dit_lab.core.errors import RequestError
-from dit_lab.core.text import say
+from dit_lab.core.text import local_path, say, store_uri
 from dit_lab.report.question import report_on, report_on_sweep
 from dit_lab.report.runs import runs_of_folders, runs_of_sweeps
 from dit_lab.report.sentences import results, sections
@@ -51,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
     options = dict(text.partition("=")[::2] for text in args.given if text not in sweeps)
     if bool(sweeps) + ("runs" in options) + ("filter" in options) != 1:
         raise RequestError("dit-lab report: give one of SWEEP, runs=RUN,RUN,... or filter=TEXT")
-    root = Path(options.get("paths.root", "outputs")).expanduser().absolute()
+    root = local_path(options.get("paths.root", "outputs"), "paths.root=").absolute()
+    if "out" in options:
+        check_folder("out", local_path(options["out"], "out=").absolute())
     metric, baseline = options.get("report.metric"), _baseline(options)
     folders = [find_sweep(given, root=root) for given in sweeps]
     trouble = ""
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             runs = runs_of_folders(_folders(options, root))
             title = f"{len(runs)} runs"
         key = digest({"runs": sorted(f"{run.folder.root} {run.name}" for run in runs)})
-        out = Path(options.get("out") or root / "reports" / key).absolute()
+        out = local_path(options.get("out") or root / "reports" / key, "out=").absolute()
         ablation, files = report_on(runs, out, title=title, metric=metric, baseline=baseline)
     print_report(ablation, files)
     if trouble:
@@ -88,7 +91,7 @@ def _folders(options: Mapping[str, str], root: Path) -> list[RunFolder]:
     if "runs" in options:
         names = [name.strip() for name in options["runs"].split(",")]
         return list(dict.fromkeys(find_run(name, root=root)[0] for name in names))
-    uri = options.get("tracking.uri", f"sqlite:///{root}/mlflow.db")
+    uri = options.get("tracking.uri", store_uri(root / "mlflow.db"))
     return [RunFolder(path) for path in find_folders(uri, options["filter"])]
 
 

@@ -24,7 +24,7 @@ from dit_lab.cli import train
 from dit_lab.cli.tables import print_judgement
 from dit_lab.config import search_path
 from dit_lab.core.errors import RequestError, StopRequested
-from dit_lab.core.text import say
+from dit_lab.core.text import key_value, say
 from dit_lab.reproduce.expected import read_expected, write_expected
 from dit_lab.reproduce.experiment import (
     Outcome,
@@ -118,9 +118,9 @@ def _folder(
 def _train(experiment: Experiment, args: argparse.Namespace, folder: ReproductionFolder) -> int:
     """Train everything in the folder; the exit code."""
     usual = [text for text in args.overrides if not text.startswith("paths.root=")]
-    places = [f"paths.root={folder.root}"]
+    places = [key_value("paths.root", folder.root)]
     if not any(text.startswith("tracking") for text in usual):
-        places.append(f"tracking.uri={experiment.config.tracking.uri}")
+        places.append(key_value("tracking.uri", experiment.config.tracking.uri))
     given = typed_for(experiment.name, [*usual, *places], args.seeds)
     several = experiment.num_jobs > 1
     typed = argparse.Namespace(overrides=given, multirun=several, cfg=None, config_dir=[])

@@ -12,7 +12,8 @@ import argparse
 from pathlib import Path
 
 from dit_lab.actions.workers import on_workers, starts_workers
-from dit_lab.config.checks.machine import check_parent
+from dit_lab.cli.arguments import add_overrides
+from dit_lab.config.checks.machine import check_folder, check_parent
 from dit_lab.config.prepare import prepare_for_run
 from dit_lab.config.schema import RunConfig, SampleConfig
 from dit_lab.core.errors import RequestError
@@ -24,10 +25,7 @@ SHOWS_CHOICES = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,4 +58,6 @@ def _check_output(out: Path) -> None:
     if out.exists() and out.is_dir() != (out.suffix == ""):
         what = "a folder" if out.is_dir() else "a file"
         raise RequestError(f"out={out}: is {what} already; choose another name, or move it away")
+    if out.suffix == "":
+        check_folder("out", out)
     check_parent("out=", out)

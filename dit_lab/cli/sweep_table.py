@@ -87,7 +87,7 @@ class LiveTable(Watcher):
 
 def _table(folder: SweepFolder, manifest: Manifest, jobs: Sequence[Job]) -> Table:
     headings = ("job", *manifest.axes, "status", "step", "loss", "time", "remark")
-    rows = []
+    rows: list[tuple[str | Text, ...]] = []
     for job in jobs:
         values = [text.partition("=")[2] for text in job.overrides]
         step, loss, time = _progress(job, folder.run(job))
@@ -113,4 +113,4 @@ def _progress(job: Job, run: RunFolder) -> tuple[str, str, str]:
 
 def _counts(manifest: Manifest) -> Text:
     counts = manifest.counts()
-    return Text(", ").join(styled(f"{n} {name}", COLOURS[name]) for name, n in counts.items())
+    return styled(", ").join(styled(f"{n} {name}", COLOURS[name]) for name, n in counts.items())

@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from dit_lab.actions.workers import leads, on_workers, starts_workers
+from dit_lab.cli.arguments import add_config_dir
 from dit_lab.cli.tables import print_evaluations
 from dit_lab.config.axes import asks_for_sweep
 from dit_lab.config.compose import Composer, compose_train
@@ -24,7 +24,7 @@ from dit_lab.config.prepare import Prepared, prepare
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core.errors import RequestError, StopRequested
-from dit_lab.core.text import say, say_lines
+from dit_lab.core.text import key_value, say, say_lines, shell_line, store_uri
 from dit_lab.evaluation.card import last_evaluation
 from dit_lab.evaluation.table import is_row_key
 from dit_lab.runs.folder import RunFolder, read_json
@@ -45,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
     )
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -138,5 +136,6 @@ def _page_of(config: Mapping[str, Any]) -> str:
     root, uri = config["paths"]["root"], config["tracking"]["uri"]
     if is_server(uri):
         return shown(uri)
-    where = "" if uri == f"sqlite:///{root}/mlflow.db" else f" tracking.uri={shown(uri)}"
-    return f"dit-lab ui paths.root={root}{where}"
+    usual = uri == store_uri(f"{root}/mlflow.db")
+    where = [] if usual else [key_value("tracking.uri", shown(uri))]
+    return shell_line("dit-lab", "ui", key_value("paths.root", root), *where)

@@ -14,7 +14,14 @@ from pathlib import Path
 from dit_lab.config.compose import compose_train
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import say
-from dit_lab.tracking.mlflow_store import check_answers, newest_pages, ui_command
+from dit_lab.tracking.mlflow_store import (
+    check_answers,
+    check_uri,
+    is_local,
+    newest_pages,
+    sqlite_path,
+    ui_command,
+)
 
 SHOWS_CHOICES = False
 HOST = "127.0.0.1"
@@ -30,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     config = compose_train(args.overrides)
     uri, root = config.tracking.uri, Path(config.paths.root)
-    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+    check_uri(uri)
+    if is_local(uri) and not sqlite_path(uri).exists():
         raise RequestError(f"tracking.uri={uri}: no such file; train something first")
     command, environment = ui_command(
         uri, artifact_root=root / "mlartifacts", host=HOST, port=args.port

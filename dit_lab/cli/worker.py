@@ -12,6 +12,7 @@ import importlib
 from pathlib import Path
 
 from dit_lab.cli import train
+from dit_lab.cli.arguments import path
 from dit_lab.config.objects import to_config
 from dit_lab.core.processes import end_with_the_parent
 from dit_lab.core.text import say
@@ -23,7 +24,7 @@ TASK = "task.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("folder", type=path, metavar="FOLDER")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from dit_lab.config.schema import (
 from dit_lab.config.validate import checked_types
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import checked_name, local_path, store_uri
 from dit_lab.core.trust import trusted_list
 from dit_lab.runs.exported import read_exported
 from dit_lab.runs.folder import RunFolder, find_run
@@ -85,14 +86,15 @@ class Composer:
         config = checked_types("train", plain(composed))
         config = _finish(config, objective=config["objective"])
         config["choices"] = choices
-        if (begin := config["init_from"]) is not None and Path(begin).expanduser().exists():
-            config["init_from"] = str(Path(begin).expanduser().absolute())  # else a tracking run id
+        if (begin := config["init_from"]) is not None:
+            path = local_path(begin, "init_from=").absolute()
+            config["init_from"] = str(path) if path.exists() else begin  # a tracking run id
         if extended is not None:
             forced = config["resume"].startswith("force:")
             config["resume"] = f"{'force:' if forced else ''}{extended.root}"
         tracking = config["tracking"]
-        config["name"] = config["name"] or _default_name(choices)
-        tracking["uri"] = tracking["uri"] or f"sqlite:///{config['paths']['root']}/mlflow.db"
+        config["name"] = checked_name("name", config["name"] or _default_name(choices))
+        tracking["uri"] = tracking["uri"] or store_uri(f"{config['paths']['root']}/mlflow.db")
         tracking["experiment"] = tracking["experiment"] or config["name"]
         return config
 
@@ -127,6 +129,7 @@ def compose_reflow(
     request = Request("reflow", overrides, search_path.user_config_dirs(config_dirs))
     composed, choices = request.compose(objective=before["objective"]["_target_"])
     config = checked_types("train", plain(composed))
+    checked_name("name", config["name"])
     config = _finish(config, objective=config["objective"])
     config["choices"] = _filled(choices, recorded.choices)
     return of_one_training(to_config(TrainConfig, config))
@@ -224,12 +227,20 @@ def given_run(overrides: Sequence[str]) -> tuple[str, Path, RunFolder, RunConfig
 def option(overrides: Sequence[str], key: str) -> Any:
     """The value given for a key on the command line, the last one if there are several; or None."""
     found = [text for text in overrides if text.partition("=")[0] == key]
-    return parse_override(found[-1]).value() if found else None
+    if not found:
+        return None
+    parsed = parse_override(found[-1])
+    if parsed.is_sweep_override():
+        raise RequestError(
+            f"{found[-1]}: several values at once; give one, and text with a comma as "
+            f"{key}=\\'a,b\\'"
+        )
+    return parsed.value()
 
 
 def root_option(overrides: Sequence[str]) -> Path:
     """The `paths.root` in which a run is looked up, before anything is composed."""
-    return Path(str(option(overrides, "paths.root") or "outputs")).expanduser()
+    return local_path(option(overrides, "paths.root") or "outputs", "paths.root=")
 
 
 # ---- finishing ----------------------------------------------------------------------------------
@@ -259,10 +270,11 @@ def _with_absolute_paths(config: Tree) -> Tree:
         for parent in parents:
             node = node.get(parent, {})
         if isinstance(node.get(leaf), str) and not node[leaf].startswith(HUB):
-            node[leaf] = str(Path(node[leaf]).expanduser().absolute())
-    for metric in config.get("metric", {}).values():
-        if metric.get("reference") is not None:
-            metric["reference"] = str(Path(metric["reference"]).expanduser().absolute())
+            node[leaf] = str(local_path(node[leaf], f"{path}=").absolute())
+    for name, metric in config.get("metric", {}).items():
+        if (reference := metric.get("reference")) is not None:
+            given = local_path(reference, f"metric.{name}.reference=")
+            metric["reference"] = str(given.absolute())
     return config
 
 

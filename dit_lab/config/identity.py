@@ -18,6 +18,7 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, without_neutral
+from dit_lab.core.text import checked_name
 from dit_lab.core.trust import source_files
 from dit_lab.core.types import Shapes
 from dit_lab.data.pair_facts import read_pair_facts
@@ -46,8 +47,9 @@ Tree = Mapping[str, Any]
 
 
 def run_folder(config: RunConfig) -> RunFolder:
-    """`<paths.root>/runs/<name>/<train hash>`; touches nothing."""
-    return RunFolder(Path(config.paths.root) / "runs" / config.name / train_hash(config))
+    """`<paths.root>/runs/<name>/<train hash>`; touches nothing. Raises RequestError."""
+    name = checked_name("name", config.name)
+    return RunFolder(Path(config.paths.root) / "runs" / name / train_hash(config))
 
 
 def train_hash(config: RunConfig) -> str:

@@ -13,7 +13,6 @@ import re
 import shlex
 import sys
 import unicodedata
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -81,9 +80,27 @@ def to_nowhere(stream: TextIO) -> None:
         os.close(nowhere)
 
 
-def shell_line(words: Iterable[object]) -> str:
+# ---- on the command line ------------------------------------------------------------------------
+
+PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z/][A-Za-z0-9_/.+:@-]*", re.IGNORECASE)
+
+
+def shell_line(*words: object) -> str:
     """A command as it can be pasted into a shell: paths with spaces and quotes are quoted."""
     return one_line(shlex.join(map(str, words)))
+
+
+def key_value(key: str, value: object) -> str:
+    """KEY=VALUE of a text as an override, in quotes where Hydra needs them."""
+    text = str(value)
+    return f"{key}={text if PLAIN.fullmatch(text) else quoted(text)}"
+
+
+def quoted(text: str) -> str:
+    """A text in quotes as Hydra reads it: a backslash counts only before a quote."""
+    escaped = re.sub(r"(\\*)(')", r"\1\1\\\2", text)
+    ends = len(escaped) - len(escaped.rstrip("\\"))
+    return f"'{escaped}{escaped[len(escaped) - ends :]}'"
 
 
 # ---- as a name ----------------------------------------------------------------------------------
@@ -132,6 +149,8 @@ def local_path(given: object, what: str) -> Path:
     """A path that somebody gave, with `~` and `~USER` expanded; `what` it was given as, such as
     "out=" or "--out ". Raises RequestError where no file system could have it."""
     text = str(given)
+    if not text:
+        raise RequestError(f"{what or repr(text)}: is empty; give a path")
     try:
         path = Path(text).expanduser()
     except RuntimeError:

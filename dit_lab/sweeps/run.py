@@ -127,7 +127,7 @@ def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:
                 job.status = KILLED if job.status == RUNNING else job.status
             manifest.status = KILLED
             folder.write(manifest)
-            remark = f"was killed outright; go on with: dit-lab sweep resume {folder.root}"
+            remark = f"was killed outright; go on with: {folder.command('resume')}"
         told = tell_late(folder, manifest)
     return manifest, "; ".join(filter(None, [remark, told]))
 

@@ -15,6 +15,7 @@ from dit_lab.tracking.mlflow_store import (
     TAG_CHARACTERS,
     as_params,
     as_tags,
+    check_uri,
     clean_key,
     last_steps,
     load_mlflow,
@@ -22,6 +23,7 @@ from dit_lab.tracking.mlflow_store import (
     open_existing,
     prepare_store,
     root_cause,
+    shown,
 )
 from dit_lab.tracking.spool import finite_metrics
 
@@ -57,15 +59,19 @@ def find_folders(uri: str, filter_string: str) -> list[Path]:
 
     https://mlflow.org/docs/latest/ml/search/search-runs
     """
+    check_uri(uri)
     load_mlflow()
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         client = open_existing(uri)
         experiments = [one.experiment_id for one in client.search_experiments()]
         found = client.search_runs(experiments, filter_string=filter_string, max_results=MOST_RUNS)
-    except (MlflowException, OSError) as error:
+    except MlflowException as error:
         raise RequestError(f"filter={filter_string}: {root_cause(error)}") from None
+    except (SQLAlchemyError, OSError, ImportError) as error:
+        raise RequestError(f"tracking.uri={shown(uri)}: {root_cause(error)}") from None
     folders = [Path(run.data.tags.get("dit_lab.run_folder", "")) for run in found]
     here = dict.fromkeys(path for path in folders if (path / "config.yaml").is_file())
     if not here:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import store_uri
 from dit_lab.runs.folder import flatten
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class StoreUnreachableError(Exception):
 def check_uri(uri: str) -> None:
     """Raise RequestError unless `uri` is a store that works from every process and folder."""
     scheme = _scheme(uri)
-    example = f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    example = store_uri(Path.cwd() / "mlflow.db")
     if scheme in ("", "file"):
         raise RequestError(
             f"tracking.uri={uri}: MLflow no longer keeps runs in plain folders; give {example}, "
@@ -58,11 +59,30 @@ def check_uri(uri: str) -> None:
             f"tracking.uri={shown(uri)}: unknown kind of store {scheme!r}; give {example}, a "
             "postgresql:, mysql: or mssql: database, or the https: address of an MLflow server"
         )
-    if is_local(uri) and not _sqlite_path(uri).is_absolute():
+    if is_local(uri) and not sqlite_path(uri).is_absolute():
         raise RequestError(
             f"tracking.uri={uri}: needs the absolute path of a file, or processes in different "
             f"folders would use different stores; give {example}"
         )
+
+    if is_local(uri) and re.search("%[0-9A-Fa-f]{2}", str(sqlite_path(uri))):
+        raise RequestError(
+            f"tracking.uri={uri}: MLflow keeps no database in a folder with ? or %20 and the like "
+            "in its name; give another paths.root or tracking.uri, or tracking=none"
+        )
+    if is_local(uri) and not _may_be_database(sqlite_path(uri)):
+        raise RequestError(f"tracking.uri={uri}: is no sqlite database; give {example}")
+
+
+def _may_be_database(path: Path) -> bool:
+    """Whether a file is a sqlite database, or is not there yet."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(16) in (b"", b"SQLite format 3\0")
+    except IsADirectoryError:
+        return False
+    except OSError:  # mlflow says why it cannot be opened
+        return True
 
 
 def is_server(uri: str) -> bool:
@@ -75,7 +95,7 @@ def is_local(uri: str) -> bool:
     return _scheme(uri) == "sqlite"
 
 
-def _sqlite_path(uri: str) -> Path:
+def sqlite_path(uri: str) -> Path:
     """The file behind a sqlite URI: what follows the third slash, an empty path where nothing."""
     found = re.match(r"[\w+]+:///([^?]*)", uri)
     return Path(found[1] if found else "")
@@ -137,8 +157,8 @@ def open_client(uri: str) -> MlflowClient:
 
 def open_existing(uri: str) -> MlflowClient:
     """`open_client`, but a database file that is missing is said to be, and not made."""
-    if is_local(uri) and not _sqlite_path(uri).exists():
-        raise FileNotFoundError(f"{_sqlite_path(uri)} is missing")
+    if is_local(uri) and not sqlite_path(uri).exists():
+        raise FileNotFoundError(f"{sqlite_path(uri)} is missing")
     return open_client(uri)
 
 
@@ -176,7 +196,7 @@ def _alone(uri: str, artifact_root: Path) -> Iterator[None]:
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - a second, better spent before
     from filelock import FileLock, Timeout
 
-    beside = _sqlite_path(uri) if is_local(uri) else artifact_root
+    beside = sqlite_path(uri) if is_local(uri) else artifact_root
     beside.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(beside.with_name(f"{beside.name}.lock"), timeout=LOCK_SECONDS)
     try:
@@ -188,7 +208,7 @@ def _alone(uri: str, artifact_root: Path) -> Iterator[None]:
         ) from None
     try:
         if is_local(uri):
-            _check_writable(_sqlite_path(uri))
+            _check_writable(sqlite_path(uri))
         yield
     finally:
         lock.release()

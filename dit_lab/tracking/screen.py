@@ -27,7 +27,7 @@ class Screen(Console):
             markup=False, highlight=False, emoji=False, soft_wrap=soft_wrap, width=width
         )
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         options.update(markup=False, highlight=False, emoji=False)
         return super().render_str(one_line(text), **options)
 
