@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from dit_lab.actions.describe import described_shapes
 from dit_lab.bench.record import SLOWER, checked, read_record
-from dit_lab.cli.arguments import add_config_dir, path
+from dit_lab.cli.arguments import add_config_dir, path, say_own_choices
 from dit_lab.config.checks.machine import check_file
 from dit_lab.config.compose import compose_train
 from dit_lab.config.prepare import check_request
@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     overrides = args.overrides if record is None else [*record["overrides"], *args.overrides]
     config = compose_train(overrides, config_dirs=args.config_dir)
     check_request(config, look=described_shapes)
+    say_own_choices(args)
     if args.vs:
         return _versus(args, config, parts[0])
 
@@ -146,6 +147,7 @@ def _beside_official(args: argparse.Namespace) -> int:
 
     config = compose_train(as_the_original(args.overrides[1:]), config_dirs=args.config_dir)
     check_request(config, look=described_shapes)
+    say_own_choices(args)
     found = beside_official(config, args.official_path, seconds=args.seconds)
     say(f"losses differ by {found.loss_difference:.1e} at most, relative to the original's")
     say(

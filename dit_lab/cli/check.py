@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dit_lab.cli.arguments import add_overrides
+from dit_lab.cli.arguments import add_overrides, say_own_choices
 from dit_lab.config.checks.data import check_declarations, read_facts
 from dit_lab.config.checks.machine import check_file
 from dit_lab.config.compose import compose_data
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     check_declarations(config.dataset, facts)
     if config.out:
         check_file("out=", Path(config.out))
+    say_own_choices(args)
 
     from rich.progress import Progress
 

@@ -16,7 +16,7 @@ import math
 
 from dit_lab.actions.describe import described_shapes, different_trainings
 from dit_lab.build.cost import device_memory, in_bf16, model_cost, training_images
-from dit_lab.cli.arguments import add_config_dir, path
+from dit_lab.cli.arguments import add_config_dir, path, say_own_choices
 from dit_lab.config.axes import asks_for_sweep
 from dit_lab.config.checks.machine import check_file, with_processes
 from dit_lab.config.compose import compose_train
@@ -87,6 +87,7 @@ def _describe(config: RunConfig, args: argparse.Namespace) -> int:
         check_file("--picture ", args.picture)
     if args.picture and not shapes.data.train_images:
         raise RequestError(f"--picture: {assumed[0].partition(':')[0]}; give dataset.root=FOLDER")
+    say_own_choices(args)
     rows = [*(("assumed", said) for said in assumed), *_rows(config, shapes, args)]
     Screen(width=None, soft_wrap=False).print(pairs(rows))
     if args.picture:
@@ -113,6 +114,7 @@ def _describe_sweep(args: argparse.Namespace) -> int:
             f"{size.forward_macs_per_image / 1e9:.4g}", f"{per_image / 1e9:.4g}",
             f"{per_image * training_images(config):.3g}",
         ))  # fmt: skip
+    say_own_choices(args)
     headings = ("trained", "parameters", "tokens", "forward, GMACs an image",
                 "training, GFLOP an image", "FLOP in all")  # fmt: skip
     Screen().print(table(headings, rows))

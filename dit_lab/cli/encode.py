@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dit_lab.actions.workers import run_together
-from dit_lab.cli.arguments import add_config_dir, path
+from dit_lab.cli.arguments import add_config_dir, path, say_own_choices
 from dit_lab.config.checks.data import check_encoding, read_facts
 from dit_lab.config.checks.machine import check_folder
 from dit_lab.config.compose import compose_data
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if (data := getattr(config.dataset, "root", None)) and out.is_relative_to(data):
         raise RequestError(f"out={out}: lies inside dataset.root={data}; choose another folder")
     check_folder("out", out)
+    say_own_choices(args)
     try:
         code = _encode_together(config) if config.num_processes > 1 else _encode(config, facts)
     except StopRequested:

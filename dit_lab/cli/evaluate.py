@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dit_lab.actions.workers import on_workers, starts_workers
-from dit_lab.cli.arguments import add_config_dir
+from dit_lab.cli.arguments import add_config_dir, say_own_choices
 from dit_lab.cli.tables import print_comparison, print_evaluations
 from dit_lab.config.axes import combinations
 from dit_lab.config.compose import given_run, option, root_option
@@ -71,6 +71,7 @@ def _compare(*given: str, overrides: Sequence[str]) -> int:
 
 def _measure(args: argparse.Namespace) -> int:
     found = _prepared(args.overrides, config_dirs=args.config_dir)
+    say_own_choices(args)
     run, root, baselines = found.run, str(found.root), found.chosen.baselines
     if starts_workers(found.config):
         return on_workers("evaluate", found.config, run=run, root=root, baselines=baselines)
@@ -94,6 +95,8 @@ def _measure_all(args: argparse.Namespace) -> int:
         raise RequestError(
             "precision: with tf32 and without at once; measure these one after the other"
         )
+
+    say_own_choices(args)
 
     from dit_lab.cli.report import print_report
     from dit_lab.sweeps.evaluations import measure_all  # torch: seconds

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 
-from dit_lab.cli.arguments import add_config_dir, path
+from dit_lab.cli.arguments import add_config_dir, path, say_own_choices
 from dit_lab.config.checks.machine import check_new
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import say
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     made = import_weights(
         source, out, asked=args.format, overrides=args.overrides, config_dirs=args.config_dir
     )
+    say_own_choices(args)
     width = max(len(item.key) for item in made.told)
     for item in made.told:
         say(f"  {item.key:<{width}}  {item.value!s:<16} {item.source}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.cli import train
-from dit_lab.cli.arguments import add_overrides
+from dit_lab.cli.arguments import add_overrides, say_own_choices
 from dit_lab.config.checks.coupling import INDEPENDENT, check_pairs
 from dit_lab.config.checks.training import check_data
 from dit_lab.config.compatibility import draws_noise
@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"{PAIRS}{refusal}") from None
     training = compose_reflow(for_training, recorded=recorded, config_dirs=args.config_dir)
     _check(found.config, training)
+    say_own_choices(args)
     pairs = _draw(run, root, found.config, training, found.shapes)
     training = replace(training, coupling=changed(training.coupling, pairs=str(pairs)))
     code = train.work(training, overrides=for_training)

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from dit_lab.actions.workers import on_workers, starts_workers
-from dit_lab.cli.arguments import add_overrides
+from dit_lab.cli.arguments import add_overrides, say_own_choices
 from dit_lab.config.checks.machine import check_folder, check_parent
 from dit_lab.config.prepare import prepare_for_run
 from dit_lab.config.schema import RunConfig, SampleConfig
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     found = prepare_for_run(SampleConfig, args.overrides, config_dirs=args.config_dir)
     _check_output(Path(found.chosen.out))
+    say_own_choices(args)
     given = {"run": found.run, "root": str(found.root), "out": found.chosen.out}
     if starts_workers(found.config):
         return on_workers("sample", found.config, **given)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.build.cost import Pace, sweep_seconds
+from dit_lab.cli.arguments import say_own_choices
 from dit_lab.cli.sweep_table import print_status, watching
 from dit_lab.config.compose import root_option
 from dit_lab.config.objects import to_tree
@@ -76,6 +77,7 @@ def start(args: argparse.Namespace) -> int:
         say_lines("---\n".join(to_yaml(to_tree(config)) for config in plan.configs))
         return 0
 
+    say_own_choices(args)
     folder = take_up(plan)
     manifest = folder.read()
     manifest.settings = plan.manifest.settings

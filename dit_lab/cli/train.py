@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
 from dit_lab.actions.workers import leads, on_workers, starts_workers
-from dit_lab.cli.arguments import add_config_dir
+from dit_lab.cli.arguments import add_config_dir, say_own_choices
 from dit_lab.cli.tables import print_evaluations
 from dit_lab.config.axes import asks_for_sweep
 from dit_lab.config.compose import Composer, compose_train
@@ -57,17 +58,22 @@ def run(args: argparse.Namespace) -> int:
         say_lines(with_help(Composer(args.config_dir).compose(args.overrides)))
         return 0
     config = compose_train(args.overrides, config_dirs=args.config_dir)
-    return work(config, overrides=args.overrides)
+    return work(config, overrides=args.overrides, on_start=partial(say_own_choices, args))
 
 
 def work(
-    config: RunConfig, *, overrides: Sequence[str], tags: Mapping[str, str] | None = None
+    config: RunConfig,
+    *,
+    overrides: Sequence[str],
+    tags: Mapping[str, str] | None = None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> int:
     """Train what is composed, or show its results where that is done; the exit code.
 
-    `tags` are further ones for the tracker.
+    `tags` are further ones for the tracker; `on_start` is called when all was found to be right.
     """
     prepared = prepare(config)
+    on_start()
     folder, before = prepared.folder, prepared.before
     if before and not has_comparable_code(before):
         say(

@@ -51,12 +51,11 @@ def own_choices(given: Iterable[Path] = ()) -> str:
         if said:
             place = "conf/ of this folder" if folder == Path("conf").resolve() else str(folder)
             found.append(f"using {place}: {'; '.join(said)}")
-    names = [
-        folder.name for folder in experiments().values() if folder.parent == Path("experiments")
-    ]
-    labs = [name for name in names if (packaged("experiments") / name / "recipe.yaml").exists()]
-    if labs and Path("experiments").resolve() != packaged("experiments").resolve():
-        found.append(f"experiments/ of this folder replaces {', '.join(labs)} of the lab")
+    own, labs = Path("experiments"), packaged("experiments")
+    chosen = [folder.name for folder in experiments().values() if folder.parent == own]
+    replaced = [name for name in chosen if (labs / name / "recipe.yaml").exists()]
+    if replaced and own.resolve() != labs.resolve():
+        found.append(f"experiments/ of this folder replaces {', '.join(replaced)} of the lab")
     return "; ".join(found)
 
 
@@ -65,13 +64,9 @@ def choices(group: str, config_dirs: Iterable[Path] = ()) -> list[str]:
     if group == "experiment":
         return sorted(experiments())
     folders = [packaged("conf"), *config_dirs]
-    files = {
-        path.stem
-        for folder in folders
-        for path in (folder / group).glob("*.yaml")
-        if path.is_file()
-    }
-    return sorted(name for name in files if not name.startswith("_"))
+    files = (path for folder in folders for path in (folder / group).glob("*.yaml"))
+    names = {path.stem for path in files if path.is_file()}
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def groups(config_dirs: Iterable[Path] = ()) -> list[str]:
