@@ -87,8 +87,8 @@ def _describe(config: RunConfig, args: argparse.Namespace) -> int:
         check_file("--picture ", args.picture)
     if args.picture and not shapes.data.train_images:
         raise RequestError(f"--picture: {assumed[0].partition(':')[0]}; give dataset.root=FOLDER")
-    say_own_choices(args)
     rows = [*(("assumed", said) for said in assumed), *_rows(config, shapes, args)]
+    say_own_choices(args)
     Screen(width=None, soft_wrap=False).print(pairs(rows))
     if args.picture:
         from dit_lab.actions.preview import write_preview  # torch: seconds

@@ -13,6 +13,7 @@ from tests.errors import (
     judging,
     measuring,
     methods,
+    naming,
     own_parts,
     places,
     recorded,
@@ -25,7 +26,7 @@ from tests.errors import (
 
 AREAS = (
     command_line, settings, methods, own_parts, data, encoding, resuming, recorded, checkpoints,
-    averages, measuring, judging, exchange, sweeping, reporting, tracking, benching, places,
+    averages, measuring, judging, exchange, sweeping, reporting, tracking, benching, places, naming,
 )  # fmt: skip
 CASES = {case.title: case for area in AREAS for case in area.CASES}
 assert len(CASES) == sum(len(area.CASES) for area in AREAS), "two cases of one title"
