@@ -16,7 +16,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 class Denies(BaseHTTPRequestHandler):
     """Answers everything with 401."""
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.send_response(401)
         self.send_header("Content-Length", "0")
@@ -38,21 +38,21 @@ def address() -> Iterator[str]:
 
 @pytest.mark.parametrize("axes", [(), ("-m", "seed=0,1")])
 def test_nothing_is_left(
-    axes: tuple[str, ...], address: str, folder: Path, forked: Command, tiny: list[str]
+    axes: tuple[str, ...], address: str, tmp_path: Path, forked_in: Command, tiny: list[str]
 ) -> None:
-    done = forked("train", *axes, *tiny, "tracking=mlflow", f"tracking.uri={address}")
+    done = forked_in(tmp_path, "train", *axes, *tiny, "tracking=mlflow", f"tracking.uri={address}")
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"dit-lab: tracking.uri={address}: cannot be used: ")
     assert "401" in line
-    assert list(folder.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_there_before_stays(
-    address: str, folder: Path, forked: Command, tiny: list[str]
+    address: str, tmp_path: Path, forked_in: Command, tiny: list[str]
 ) -> None:
-    (folder / "outputs").mkdir()
-    (folder / "outputs" / "notes.txt").write_text("mine")
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "notes.txt").write_text("mine")
     arguments = [*tiny, "tracking=mlflow", f"tracking.uri={address}"]
-    assert forked("train", "-m", "seed=0,1", *arguments).returncode == 2
-    assert [path.name for path in folder.rglob("*")] == ["outputs", "notes.txt"]
+    assert forked_in(tmp_path, "train", "-m", "seed=0,1", *arguments).returncode == 2
+    assert [path.name for path in tmp_path.rglob("*")] == ["outputs", "notes.txt"]
