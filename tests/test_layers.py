@@ -255,6 +255,16 @@ def test_foreign_text_is_printed_in_one_place() -> None:
                 assert place_of(file) == "core/text.py", f"{place_of(file)} makes an address"
 
 
+def test_every_verb_says_which_groups_it_reads() -> None:
+    """Each that takes --config-dir, and so the groups of the current folder."""
+    for file in MODULES:
+        calls = {ast.unparse(n.func) for n in ast.walk(tree_of(file)) if isinstance(n, ast.Call)}
+        if place_of(file).startswith("cli/") and calls & {"add_overrides", "add_config_dir"}:
+            names = {n.id for n in ast.walk(tree_of(file)) if isinstance(n, ast.Name)}
+            if place_of(file) != "cli/arguments.py":
+                assert "say_own_choices" in names, place_of(file)
+
+
 def test_no_eval_pickle_or_unsafe_load() -> None:
     for file in MODULES:
         for node in ast.walk(tree_of(file)):
