@@ -61,4 +61,6 @@ def _check_output(out: Path) -> None:
         raise RequestError(f"out={out}: is {what} already; choose another name, or move it away")
     if out.suffix == "":
         check_folder("out", out)
+    if out.is_dir() and any(path.suffix != ".png" for path in out.iterdir()):
+        raise RequestError(f"out={out}: holds other files than images; choose another name")
     check_parent("out=", out)

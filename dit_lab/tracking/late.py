@@ -68,10 +68,10 @@ def find_folders(uri: str, filter_string: str) -> list[Path]:
         client = open_existing(uri)
         experiments = [one.experiment_id for one in client.search_experiments()]
         found = client.search_runs(experiments, filter_string=filter_string, max_results=MOST_RUNS)
-    except MlflowException as error:
-        raise RequestError(f"filter={filter_string}: {root_cause(error)}") from None
-    except (SQLAlchemyError, OSError, ImportError) as error:
-        raise RequestError(f"tracking.uri={shown(uri)}: {root_cause(error)}") from None
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        raise RequestError(
+            f"filter={filter_string}: {root_cause(error)} (tracking.uri={shown(uri)})"
+        ) from None
     folders = [Path(run.data.tags.get("dit_lab.run_folder", "")) for run in found]
     here = dict.fromkeys(path for path in folders if (path / "config.yaml").is_file())
     if not here:

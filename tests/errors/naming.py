@@ -97,6 +97,8 @@ CASES = (
          "out=FOLDER: the current folder lies there", start="tiny"),
     Case("images in the root", "sample run=RUN out=/", "out=/: the current folder lies there",
          start="tiny"),
+    Case("images among the files of a run", "sample run=RUN out=RUN",
+         "out=FOLDER/.*: holds other files than images; choose another name", start="tiny"),
     Case("latents in the root", f"encode {IMAGES} codec.path=vae out=/",
          "out=/: the current folder lies there", start="latent"),
     Case("a report in the root", "report runs=RUN out=/", "out=/: the current folder lies there",
@@ -124,7 +126,7 @@ CASES = (
     Case("a report of a store that is a folder", "report filter=x tracking.uri=sqlite:///FOLDER",
          "tracking.uri=sqlite:///FOLDER: is no sqlite database"),
     heavy("a report of a damaged store", "report filter=x tracking.uri=sqlite:///FOLDER/runs.db",
-          "tracking.uri=sqlite:///FOLDER/runs.db: ", prepare=damaged_database),
+          r"filter=x: .+ \(tracking.uri=sqlite:///FOLDER/runs.db\)", prepare=damaged_database),
     # groups
     Case("a member that lies elsewhere", f"{Q} model=../model/s",
          r"model=../model/s: names no member; write model=NAME"),
