@@ -205,8 +205,6 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     except (ValueError, RecursionError) as error:  # no JSON, not even text, or nested too deeply
         raise RequestError(f"{path}: damaged ({error}); move it away to go on without it") from None
-    except IsADirectoryError:
-        raise RequestError(f"{path}: is a folder; give a file") from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

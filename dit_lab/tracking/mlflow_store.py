@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import store_uri
@@ -59,6 +60,11 @@ def check_uri(uri: str) -> None:
             f"tracking.uri={shown(uri)}: unknown kind of store {scheme!r}; give {example}, a "
             "postgresql:, mysql: or mssql: database, or the https: address of an MLflow server"
         )
+    if scheme in ("http", "https") and not _host(uri):
+        raise RequestError(
+            f"tracking.uri={shown(uri)}: names no server; give its address, such as "
+            "https://HOST:PORT"
+        )
     if is_local(uri) and not sqlite_path(uri).is_absolute():
         raise RequestError(
             f"tracking.uri={uri}: needs the absolute path of a file, or processes in different "
@@ -72,6 +78,14 @@ def check_uri(uri: str) -> None:
         )
     if is_local(uri) and not _may_be_database(sqlite_path(uri)):
         raise RequestError(f"tracking.uri={uri}: is no sqlite database; give {example}")
+
+
+def _host(uri: str) -> str | None:
+    try:
+        found = urlsplit(uri)
+        return found.hostname if found.port != 0 else None
+    except ValueError:  # half an IPv6 address, or a port that is no number
+        return None
 
 
 def _may_be_database(path: Path) -> bool:
