@@ -12,7 +12,7 @@ import re
 import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -61,10 +61,7 @@ def check_uri(uri: str) -> None:
             "postgresql:, mysql: or mssql: database, or the https: address of an MLflow server"
         )
     if scheme in ("http", "https") and not _host(uri):
-        raise RequestError(
-            f"tracking.uri={shown(uri)}: names no server; give its address, such as "
-            "https://HOST:PORT"
-        )
+        raise RequestError(f"tracking.uri={shown(uri)}: names no server; give https://HOST:PORT")
     if is_local(uri) and not sqlite_path(uri).is_absolute():
         raise RequestError(
             f"tracking.uri={uri}: needs the absolute path of a file, or processes in different "
@@ -81,11 +78,9 @@ def check_uri(uri: str) -> None:
 
 
 def _host(uri: str) -> str | None:
-    try:
-        found = urlsplit(uri)
-        return found.hostname if found.port != 0 else None
-    except ValueError:  # half an IPv6 address, or a port that is no number
-        return None
+    with suppress(ValueError):  # half an IPv6 address, or a port that is no number
+        return urlsplit(uri).hostname if urlsplit(uri).port != 0 else None
+    return None
 
 
 def _may_be_database(path: Path) -> bool:

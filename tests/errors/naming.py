@@ -112,7 +112,8 @@ CASES = (
          "--json .: is a folder; give the name of a file"),
     Case("a list of bad images in the place of a folder", f"check {IMAGES} out=taken",
          "out=FOLDER/taken: is a folder; give the name of a file", prepare=folder_of_a_file),
-    Case("a record of speed that is a folder", "bench --check .", "--check .: no record of a bench"),
+    Case("a record of speed that is a folder", "bench --check .",
+         "--check .: no record of a bench"),
     Case("an evaluation of a hundred thousand brackets", "evaluate --compare deep.json deep.json",
          r"deep.json: damaged \(.*recursion.*\)", prepare=deep_json),
     heavy("weights that are a folder", "import made.safetensors --out made",
@@ -128,7 +129,7 @@ CASES = (
     heavy("a report of a damaged store", "report filter=x tracking.uri=sqlite:///FOLDER/runs.db",
           r"filter=x: .+ \(tracking.uri=sqlite:///FOLDER/runs.db\)", prepare=damaged_database),
     Case("an address of no server", f"{Q} 'tracking.uri=\"http://[::1\"'",
-         r"tracking.uri=http://\[::1: names no server; give its address"),
+         r"tracking.uri=http://\[::1: names no server; give https"),
     Case("a port that is no number", f"{Q} tracking.uri=https://host:port", "names no server"),
     # groups
     Case("a member that lies elsewhere", f"{Q} model=../model/s",
