@@ -212,7 +212,7 @@ class Request:
 def _check_members(text: str, group: str, chosen: Any) -> None:
     """Refuse what is no name of a member of a group, or of a list no names, such as a path."""
     names = chosen if isinstance(chosen, list) and group in LISTS else [chosen]
-    if not names or not all(
+    if not all(
         isinstance(name, str | int | float | None) and MEMBER.fullmatch(str(name)) for name in names
     ):
         written = f"{group}=[NAME,...]" if group in LISTS else f"{group}=NAME"
