@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from dit_lab.core import trust
 from tests.small_parts import (  # noqa: F401 - fixtures
@@ -18,6 +19,9 @@ from tests.small_parts import (  # noqa: F401 - fixtures
     make_batches,
     make_model,
 )
+
+settings.register_profile("lab", deadline=None, database=None)
+settings.load_profile("lab")
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]

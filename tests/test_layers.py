@@ -39,7 +39,7 @@ FENCES = {
     "hydra": ("config/", "cli/", "sweeps/"),
     "omegaconf": ("core/options.py", "config/", "cli/", "sweeps/"),
     "mlflow": ("tracking/", "sweeps/"),
-    "rich": ("tracking/console.py", "cli/"),
+    "rich": ("tracking/console.py", "tracking/screen.py", "cli/"),
     "accelerate": ("training/", "actions/", "build/"),
     "diffusers": ("codecs/", "interop/", "samplers/multistep.py"),
     "torchdiffeq": ("samplers/adaptive.py", "evaluation/metrics/likelihood.py"),
@@ -232,6 +232,37 @@ def test_the_loop_is_one_function_under_200_lines() -> None:
     tree = tree_of(PACKAGE / "training/loop.py")
     (loop,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "train"]
     assert loop.end_lineno - loop.lineno < 200
+
+
+def test_foreign_text_is_printed_in_one_place() -> None:
+    """Nothing else prints or makes a console, a text, a table or an address of a store."""
+    homes = {
+        "print": (),
+        "Console": (),
+        "Table": ("tracking/screen.py", "report/sentences.py"),
+        "Text": ("tracking/screen.py",),
+        "escape": (),
+        "shlex.join": ("core/text.py",),
+        "shlex.quote": (),
+    }
+    for file in MODULES:
+        for node in ast.walk(tree_of(file)):
+            if isinstance(node, ast.Call) and (call := ast.unparse(node.func)) in homes:
+                assert place_of(file) in homes[call], f"{place_of(file)} calls {call}"
+            if isinstance(node, ast.Attribute) and node.attr == "expanduser":
+                assert place_of(file) == "core/text.py", f"{place_of(file)} expands a path"
+            if isinstance(node, ast.Constant) and str(node.value).startswith("sqlite:///"):
+                assert place_of(file) == "core/text.py", f"{place_of(file)} makes an address"
+
+
+def test_every_verb_says_which_groups_it_reads() -> None:
+    """Each that takes --config-dir, and so the groups of the current folder."""
+    for file in MODULES:
+        calls = {ast.unparse(n.func) for n in ast.walk(tree_of(file)) if isinstance(n, ast.Call)}
+        if place_of(file).startswith("cli/") and calls & {"add_overrides", "add_config_dir"}:
+            names = {n.id for n in ast.walk(tree_of(file)) if isinstance(n, ast.Name)}
+            if place_of(file) != "cli/arguments.py":
+                assert "say_own_choices" in names, place_of(file)
 
 
 def test_no_eval_pickle_or_unsafe_load() -> None:

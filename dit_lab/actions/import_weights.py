@@ -71,7 +71,8 @@ def import_weights(
     config_dirs: Iterable[Path] = (),
 ) -> Imported:
     """Make the run folder `out`, whole or not at all. Raises RequestError."""
-    if asked == "auto" and source.suffix == EXPORTED and (known := header_of(source)):
+    is_exported = source.suffix == EXPORTED and source.is_file()
+    if asked == "auto" and is_exported and (known := header_of(source)):
         return _unpacked(source, out, known, overrides)
     foreign = open_foreign(source, asked)
     told = [InferredOption("format", foreign.adapter.name, foreign.why)]

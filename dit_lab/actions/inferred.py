@@ -11,6 +11,7 @@ from typing import Any
 from dit_lab.config import search_path
 from dit_lab.config.yaml_files import read_recipe
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import key_value
 from dit_lab.interop.architecture import Architecture
 from dit_lab.interop.formats import Foreign
 
@@ -110,7 +111,7 @@ def as_overrides(chosen: list[InferredOption], out: Path, overrides: Sequence[st
             "model.num_heads: the weights do not tell, and no model of the lab has this width and "
             "depth; give model.num_heads=N"
         )
-    return [f"name='{out.name}'", *map(_override, kept), *overrides]
+    return [key_value("name", out.name), *map(_override, kept), *overrides]
 
 
 def _has(objective: str, key: str) -> bool:

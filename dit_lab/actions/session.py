@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.text import one_line
 from dit_lab.core.types import Hook
 from dit_lab.runs.folder import (
     FAILED,
@@ -135,7 +136,7 @@ def told_how_it_ends(hooks: Sequence[Hook], status: StatusFile) -> Iterator[None
 def _logging_to(path: Path, display: Hook) -> Iterator[None]:
     """Everything that is logged goes to train.log; warnings also to the person at the terminal."""
     file = _LogFile(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file.setFormatter(_LogLines("%(asctime)s %(levelname)s %(message)s"))
     handlers = [file, _ToDisplay(display)]
     log.setLevel(logging.INFO)
     for handler in handlers:
@@ -146,6 +147,13 @@ def _logging_to(path: Path, display: Hook) -> Iterator[None]:
         for handler in handlers:
             log.removeHandler(handler)
         file.close()
+
+
+class _LogLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """The lines of a record, such as those of a traceback; all but the first are indented, so
+        that no text within one looks like a record."""
+        return "\n  ".join(map(one_line, super().format(record).split("\n")))
 
 
 class _LogFile(logging.FileHandler):

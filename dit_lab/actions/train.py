@@ -19,6 +19,7 @@ from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.team import ALONE
+from dit_lab.core.text import say
 from dit_lab.core.types import Hook, Shapes
 from dit_lab.runs.folder import (
     FAILED,
@@ -31,8 +32,8 @@ from dit_lab.runs.folder import (
 from dit_lab.runs.metrics import trim_metrics
 from dit_lab.runs.provenance import provenance
 from dit_lab.runs.recorded import recorded_so_far
+from dit_lab.tracking.addresses import not_contacted
 from dit_lab.tracking.mlflow_run import MlflowRun
-from dit_lab.tracking.mlflow_store import not_contacted
 from dit_lab.tracking.parent import job_name
 from dit_lab.tracking.spool import MetricsFile
 from dit_lab.training.checkpoint import Checkpoint
@@ -132,7 +133,7 @@ def _follow(
     store = None
     if config.distributed.sharded:
         store = open_checkpoints(folder, team=context.writers, warn=log.info)
-    with _watchdog(config, folder, context, print):
+    with _watchdog(config, folder, context, say):
         _train(parts, folder, context, store, *told, hooks=[])
 
 

@@ -20,6 +20,7 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.processes import MEETING_FILE, Child, on_loopback, threads_each, worker
+from dit_lab.core.text import say
 from dit_lab.training.stop import StopSignal
 
 POLL_SECONDS = 0.05
@@ -63,7 +64,7 @@ def on_workers(verb: str, config: RunConfig, **given: Any) -> int:
         if codes[failed]:
             stop.check()
         if failed:
-            print(_last_line(folder / f"worker-{failed}.log", failed))
+            say(_last_line(folder / f"worker-{failed}.log", failed))
         return codes[failed]
 
 

@@ -74,11 +74,11 @@ class Checked:
 
 def read_record(file: Path) -> dict[str, Any]:
     """What a file has kept. Raises RequestError."""
-    record = read_json(file)
+    record = {} if file.is_dir() else read_json(file)
     costs = record.get("costs")
     if not isinstance(costs, dict) or not all(isinstance(cost, dict) for cost in costs.values()):
         raise RequestError(
-            f"--check {file}: {'no record of a bench' if record else 'does not exist'}; "
+            f"--check {file}: {'no record of a bench' if file.exists() else 'does not exist'}; "
             "`dit-lab bench --json FILE` writes one"
         )
     return record

@@ -19,19 +19,19 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.actions.describe import described_shapes
 from dit_lab.bench.record import SLOWER, checked, read_record
-from dit_lab.cli.tables import LONGEST_LINE, columns
-from dit_lab.config.checks.machine import check_parent
+from dit_lab.cli.arguments import add_config_dir, path, say_own_choices
+from dit_lab.config.checks.machine import check_file
 from dit_lab.config.compose import compose_train
 from dit_lab.config.prepare import check_request
 from dit_lab.config.recorded import recorded_overrides
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import say
 from dit_lab.report.rounding import quantity
 from dit_lab.runs.folder import write_json
 
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="groups and keys to set; `official` first: beside the original implementation",
     )
     parser.add_argument(
-        "--official-path", type=Path, metavar="FOLDER", help="a checkout of facebookresearch/DiT"
+        "--official-path", type=path, metavar="FOLDER", help="a checkout of facebookresearch/DiT"
     )
     parser.add_argument(
         "--only", metavar=",".join(PARTS), help="parts of it, divided by commas; all if left out"
@@ -66,13 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="what is set besides in a second one, which trains in turn with the first",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write all of it there")
     parser.add_argument(
-        "--check", type=Path, metavar="FILE", help="compare with what --json wrote there"
+        "--check", type=path, metavar="FILE", help="compare with what --json wrote there"
     )
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     overrides = [*recorded, *args.overrides]
     config = compose_train(overrides, config_dirs=args.config_dir)
     check_request(config, look=described_shapes)
+    say_own_choices(args)
     if args.vs:
         return _versus(args, config, parts[0])
 
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     _print(found)
     if args.json:
         write_json(args.json, found.to_json())
-        print(f"written: {args.json}")
+        say(f"written: {args.json}")
     return 0 if record is None else _check(record, found)
 
 
@@ -119,7 +118,7 @@ def _parts(args: argparse.Namespace) -> list[str]:
 
 def _record(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.json:
-        check_parent("--json ", args.json)
+        check_file("--json ", args.json)
     return None if args.check is None else read_record(args.check)
 
 
@@ -131,8 +130,8 @@ def _versus(args: argparse.Namespace, config: RunConfig, part: str) -> int:
     found = versus(config, other, part=part, seconds=args.seconds)
     what = "a training step" if part == "training" else "a chunk of images"
     for name, times in (("as given", found.first), (" ".join(args.vs), found.second)):
-        print(f"{name}: {what} takes {_spread(times)}")
-    print(f"the second takes {_ratio(found.ratio)} of the first's time")
+        say(f"{name}: {what} takes {_spread(times)}")
+    say(f"the second takes {_ratio(found.ratio)} of the first's time")
     return 0
 
 
@@ -150,15 +149,16 @@ def _beside_official(args: argparse.Namespace) -> int:
 
     config = compose_train(as_the_original(args.overrides[1:]), config_dirs=args.config_dir)
     check_request(config, look=described_shapes)
+    say_own_choices(args)
     found = beside_official(config, args.official_path, seconds=args.seconds)
-    print(f"losses differ by {found.loss_difference:.1e} at most, relative to the original's")
-    print(
+    say(f"losses differ by {found.loss_difference:.1e} at most, relative to the original's")
+    say(
         f"images after {found.drawn_steps} steps of the same noise differ by "
         f"{found.image_difference:.1e} of their root mean square at most"
     )
     for what, both in (("a training step", found.training), ("a sampling step", found.sampling)):
-        print(f"{what}: original {_spread(both.first)}, here {_spread(both.second)}")
-        print(f"{what} here takes {_ratio(both.ratio)} of the original's time")
+        say(f"{what}: original {_spread(both.first)}, here {_spread(both.second)}")
+        say(f"{what} here takes {_ratio(both.ratio)} of the original's time")
     return 0
 
 
@@ -172,15 +172,15 @@ def _ratio(ratio: Ratio) -> str:
 
 def _print(found: Bench) -> None:
     """A table: what takes how long, what that makes a second, and what of the device that is."""
-    from rich.console import Console
+    from dit_lab.tracking.screen import Screen, table
 
-    console = Console(soft_wrap=True, width=LONGEST_LINE, markup=False)
+    console = Screen()
     console.print(_device_line(found))
     for said in found.assumed:
         console.print(f"assumed: {said}")
     headings = ["", "takes", "spread", "images/s", "FLOP/s", "of the products' rate"]
     headings += ["of the data sheet's"] * (found.stated_rate is not None)
-    console.print(columns(headings, list(_rows(found))))
+    console.print(table(headings, _rows(found)))
     if found.training:
         console.print(f"peak memory {found.training.peak_memory_bytes / 2**30:.2f} GiB")
 
@@ -260,11 +260,9 @@ def _check(record: Mapping[str, Any], found: Bench) -> int:
         slower |= cost.is_slower
         word = "slower" if cost.is_slower else "as fast"
         now, recorded = _turns(cost.now), _turns(cost.recorded)
-        print(f"{cost.name}: {now} times its measure, recorded {recorded}: {word}")
+        say(f"{cost.name}: {now} times its measure, recorded {recorded}: {word}")
     verdict = "slower than" if slower else "as fast as"
-    print(
-        f"{verdict} recorded: slower is more than {SLOWER:g} times as much, and more at every turn"
-    )
+    say(f"{verdict} recorded: slower is more than {SLOWER:g} times as much, and more at every turn")
     return int(slower)
 
 

@@ -14,10 +14,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dit_lab.cli.arguments import add_overrides, say_own_choices
 from dit_lab.config.checks.data import check_declarations, read_facts
-from dit_lab.config.checks.machine import check_writable
+from dit_lab.config.checks.machine import check_file
 from dit_lab.config.compose import compose_data
 from dit_lab.config.schema import CheckConfig
+from dit_lab.core.text import say
 from dit_lab.runs.folder import write_json
 from dit_lab.training.stop import StopSignal
 
@@ -30,10 +32,7 @@ SHOWN = 10  # paths of each kind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,14 +40,17 @@ def run(args: argparse.Namespace) -> int:
     facts = read_facts(config)
     check_declarations(config.dataset, facts)
     if config.out:
-        check_writable("out", Path(config.out).parent)
+        check_file("out=", Path(config.out))
+    say_own_choices(args)
 
     from rich.progress import Progress
 
     from dit_lab.actions.check import check_images  # torch: seconds
+    from dit_lab.tracking.screen import Screen
 
     total = facts.train_images + facts.validation_images
-    with StopSignal() as stop, Progress(transient=True) as progress:
+    console = Screen(width=None, soft_wrap=False)
+    with StopSignal() as stop, Progress(transient=True, console=console) as progress:
         bar = progress.add_task("reading", total=total)
         report = check_images(
             config, facts, on_image=lambda: progress.advance(bar), check_stop=stop.check
@@ -56,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
     _print(report, facts)
     if config.out:
         write_json(Path(config.out), report.as_json())
-        print(f"written: {config.out}")
+        say(f"written: {config.out}")
     if report.unreadable:
         images = "image" if report.unreadable == 1 else "images"
-        print(f"dit-lab: {report.unreadable:,} {images} of {total:,} cannot be read",
+        say(f"dit-lab: {report.unreadable:,} {images} of {total:,} cannot be read",
               file=sys.stderr)  # fmt: skip
         return 1
     return 0
@@ -69,7 +71,7 @@ def _print(report: Report, facts: DataFacts) -> None:
     for name, split in report.splits.items():
         counts = split.class_counts
         classes = f", {min(counts):,} to {max(counts):,} in a class" if facts.num_classes else ""
-        print(f"{name}: {split.images:,} images in {facts.num_classes} classes{classes}")
+        say(f"{name}: {split.images:,} images in {facts.num_classes} classes{classes}")
         empty = [facts.class_names[at] for at, count in enumerate(counts) if not count]
         if facts.num_classes and empty:
             _list(f"{name}: classes without an image", empty)
@@ -82,8 +84,8 @@ def _print(report: Report, facts: DataFacts) -> None:
 
 def _list(title: str, lines: list[str]) -> None:
     if lines:
-        print(f"{title}: {len(lines):,}")
+        say(f"{title}: {len(lines):,}")
         for line in lines[:SHOWN]:
-            print(f"  {line}")
+            say(f"  {line}")
         if len(lines) > SHOWN:
-            print(f"  and {len(lines) - SHOWN:,} more")
+            say(f"  and {len(lines) - SHOWN:,} more")

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 
 from dit_lab.actions.describe import described_shapes, different_trainings
 from dit_lab.build.cost import device_memory, in_bf16, model_cost, training_images
-from dit_lab.cli.tables import LONGEST_LINE, columns
+from dit_lab.cli.arguments import add_config_dir, path, say_own_choices
 from dit_lab.config.axes import asks_for_sweep
-from dit_lab.config.checks.machine import with_processes
+from dit_lab.config.checks.machine import check_file, with_processes
 from dit_lab.config.compose import compose_train
 from dit_lab.config.prepare import check_request
 from dit_lab.config.schema import RunConfig
@@ -27,6 +26,7 @@ from dit_lab.core.communication_cost import traffic
 from dit_lab.core.cost import Cost
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
+from dit_lab.core.text import say
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.tracking.console import duration
 
@@ -64,11 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in any currency; shows what the training costs",
     )
     parser.add_argument(
-        "--picture", type=Path, metavar="FILE.png", help="write the first images of the training"
+        "--picture", type=path, metavar="FILE.png", help="write the first images of the training"
     )
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,27 +80,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe(config: RunConfig, args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
+    from dit_lab.tracking.screen import Screen, pairs
 
     shapes, assumed = check_request(config, look=described_shapes)
+    if args.picture:
+        check_file("--picture ", args.picture)
     if args.picture and not shapes.data.train_images:
         raise RequestError(f"--picture: {assumed[0].partition(':')[0]}; give dataset.root=FOLDER")
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in [*(("assumed", said) for said in assumed), *_rows(config, shapes, args)]:
-        table.add_row(name, value)
-    Console().print(table)
+    rows = [*(("assumed", said) for said in assumed), *_rows(config, shapes, args)]
+    say_own_choices(args)
+    Screen(width=None, soft_wrap=False).print(pairs(rows))
     if args.picture:
         from dit_lab.actions.preview import write_preview  # torch: seconds
 
         count = write_preview(config, shapes.data, args.picture)
-        print(f"picture: the first {count} images of the training in {args.picture}")
+        say(f"picture: the first {count} images of the training in {args.picture}")
     return 0
 
 
 def _describe_sweep(args: argparse.Namespace) -> int:
     """A line for each model that a named sweep trains."""
-    from rich.console import Console
+    from dit_lab.tracking.screen import Screen, table
 
     rows: list[tuple[str, ...]] = []
     remarks: dict[str, None] = {}
@@ -116,11 +114,12 @@ def _describe_sweep(args: argparse.Namespace) -> int:
             f"{size.forward_macs_per_image / 1e9:.4g}", f"{per_image / 1e9:.4g}",
             f"{per_image * training_images(config):.3g}",
         ))  # fmt: skip
+    say_own_choices(args)
     headings = ("trained", "parameters", "tokens", "forward, GMACs an image",
                 "training, GFLOP an image", "FLOP in all")  # fmt: skip
-    Console(soft_wrap=True, width=LONGEST_LINE).print(columns(headings, rows))
+    Screen().print(table(headings, rows))
     for remark in remarks:
-        print(f"assumed: {remark}")
+        say(f"assumed: {remark}")
     return 0
 
 

@@ -17,6 +17,7 @@ from dit_lab.actions.doctor import examine
 from dit_lab.config.compose import root_option
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import say
 from dit_lab.runs.folder import FINISHED
 from dit_lab.runs.manifest import all_sweeps
 from dit_lab.sweeps.run import close_stale
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     trust.trust_own_store(root)
     for found in examine(root):
         place = found.folder.root.relative_to(root)
-        print(f"{found.status:<9} step {found.step:>8,}  {place}  {found.remark}".rstrip())
+        say(f"{found.status:<9} step {found.step:>8,}  {place}  {found.remark}".rstrip())
     for folder in all_sweeps(root):
         try:
             manifest, remark = close_stale(folder)
@@ -46,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
             status = manifest.status
         except (RequestError, OSError) as trouble:  # of this one; the others are seen
             status, done, remark = "?", "", str(trouble)
-        print(f"{status:<9} {done:>13}  sweeps/{folder.root.name}  {remark}".rstrip())
+        say(f"{status:<9} {done:>13}  sweeps/{folder.root.name}  {remark}".rstrip())
     return 0

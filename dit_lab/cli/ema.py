@@ -14,6 +14,8 @@ import argparse
 from pathlib import Path
 
 from dit_lab.actions.ema import check_width, make_average
+from dit_lab.cli.arguments import path
+from dit_lab.core.text import say
 from dit_lab.runs.folder import find_run, step_of
 from dit_lab.training.power import name_of
 
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--step", type=int, metavar="N", help="of a snapshot; the newest if left out"
     )
     parser.add_argument(
-        "--root", type=Path, default=Path("outputs"), help="where a tracking run id is looked up"
+        "--root", type=path, default=Path("outputs"), help="where a tracking run id is looked up"
     )
 
 
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if step is None and checkpoint is not None:
         step = step_of(checkpoint)
     made = make_average(folder, args.std, step=step)
-    print(
+    say(
         f"{name_of(args.std)} at step {made.step} from {made.snapshots} "
         f"snapshot{'s' if made.snapshots > 1 else ''}, relative error of its profile "
         f"{made.relative_error:.2g}: {made.file}"

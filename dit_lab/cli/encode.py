@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dit_lab.actions.workers import run_together
+from dit_lab.cli.arguments import add_config_dir, path, say_own_choices
 from dit_lab.config.checks.data import check_encoding, read_facts
-from dit_lab.config.checks.machine import check_writable
+from dit_lab.config.checks.machine import check_folder
 from dit_lab.config.compose import compose_data
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import EncodeConfig
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.processes import threads_each
+from dit_lab.core.text import say
 from dit_lab.data.latent_facts import FACTS, read_manifest
 from dit_lab.runs.folder import write_json
 from dit_lab.training.stop import StopSignal
@@ -39,11 +41,9 @@ SHOWS_CHOICES = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
     parser.add_argument(
-        "--verify", type=Path, metavar="FOLDER", help="compare every byte with the manifest"
+        "--verify", type=path, metavar="FOLDER", help="compare every byte with the manifest"
     )
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,18 +57,19 @@ def run(args: argparse.Namespace) -> int:
     out = Path(config.out)
     if (data := getattr(config.dataset, "root", None)) and out.is_relative_to(data):
         raise RequestError(f"out={out}: lies inside dataset.root={data}; choose another folder")
-    check_writable("out", out)
+    check_folder("out", out)
+    say_own_choices(args)
     try:
         code = _encode_together(config) if config.num_processes > 1 else _encode(config, facts)
     except StopRequested:
-        print("stopped: what is written is kept; the same command goes on from there")
+        say("stopped: what is written is kept; the same command goes on from there")
         raise
     if code == 0 and (out / FACTS).exists():
         manifest = read_manifest(out)
         size = sum(shard["bytes"] for shard in manifest.shards.values())
-        print(f"written: {out}, {size / 1e6:,.1f} MB, manifest {manifest.fingerprint[:12]}")
+        say(f"written: {out}, {size / 1e6:,.1f} MB, manifest {manifest.fingerprint[:12]}")
     elif code == 0:
-        print(f"{out}: others are at work on the rest; whoever is last says that it is whole")
+        say(f"{out}: others are at work on the rest; whoever is last says that it is whole")
     return code
 
 
@@ -81,7 +82,7 @@ def _encode(config: EncodeConfig, facts: DataFacts) -> int:
     from dit_lab.actions.encode import Encoding
 
     with StopSignal() as stop:
-        encoding = Encoding(config, facts, on_message=lambda text: print(text, flush=True))
+        encoding = Encoding(config, facts, on_message=say)
         encoding.run(stop.check)
         encoding.finish()
     return 0
@@ -108,5 +109,5 @@ def _encode_together(config: EncodeConfig) -> int:
 def _verify(folder: Path) -> int:
     from dit_lab.actions.encode import verify
 
-    print(f"{folder}: all {verify(folder)} shards are what was written")
+    say(f"{folder}: all {verify(folder)} shards are what was written")
     return 0

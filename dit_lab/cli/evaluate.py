@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dit_lab.actions.workers import on_workers, starts_workers
+from dit_lab.cli.arguments import add_config_dir, say_own_choices
 from dit_lab.cli.tables import print_comparison, print_evaluations
 from dit_lab.config.axes import combinations
 from dit_lab.config.compose import given_run, option, root_option
@@ -27,6 +28,7 @@ from dit_lab.config.prepare import PreparedForRun, prepare_for_run
 from dit_lab.config.schema import EvaluateConfig, RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
+from dit_lab.core.text import say, shell_line
 from dit_lab.evaluation.card import Evaluation, find_evaluation
 from dit_lab.runs.folder import RunFolder, read_json
 from dit_lab.tracking.late import log_late
@@ -47,9 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="once for each combination of KEY=A,B,..."
     )
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,6 +73,7 @@ def _compare(*given: str, overrides: Sequence[str]) -> int:
 
 def _measure(args: argparse.Namespace) -> int:
     found = _prepared(args.overrides, config_dirs=args.config_dir)
+    say_own_choices(args)
     run, root, baselines = found.run, str(found.root), found.chosen.baselines
     if starts_workers(found.config):
         return on_workers("evaluate", found.config, run=run, root=root, baselines=baselines)
@@ -97,6 +98,8 @@ def _measure_all(args: argparse.Namespace) -> int:
             "precision: with tf32 and without at once; measure these one after the other"
         )
 
+    say_own_choices(args)
+
     from dit_lab.cli.report import print_report
     from dit_lab.sweeps.evaluations import measure_all  # torch: seconds
     from dit_lab.training.distributed import DistributedContext
@@ -110,7 +113,7 @@ def _measure_all(args: argparse.Namespace) -> int:
             root=str(root),
             device=context.accelerator.device,
             check_stop=stop.check,
-            on_message=lambda text: print(text, flush=True),
+            on_message=say,
         )
     print_report(ablation, files)
     return 0
@@ -126,8 +129,8 @@ def _prepared(
     run, _, folder, recorded = given = given or given_run(overrides)
     if folder.is_exported:
         raise RequestError(
-            f"run={run}: a file has no place for results; dit-lab import {run} --out RUN "
-            "makes a run folder of it"
+            f"run={run}: a file has no place for results; "
+            f"{shell_line('dit-lab', 'import', run, '--out', 'RUN')} makes a run folder of it"
         )
     found = prepare_for_run(EvaluateConfig, overrides, config_dirs=config_dirs, given=given)
     _check_chosen(overrides, found.config, recorded)
@@ -174,7 +177,7 @@ def work(config: RunConfig, *, run: str, root: str, baselines: bool) -> int:
             config,
             team=context.team,
             check_stop=stop.check,
-            on_message=lambda text: print(text, flush=True),
+            on_message=say,
         )
         if not context.leads:
             return 0
@@ -183,7 +186,7 @@ def work(config: RunConfig, *, run: str, root: str, baselines: bool) -> int:
             compared = evaluate_baselines(trained, config, check_stop=stop.check)
     print_evaluations([evaluation, *compared])
     path = trained.folder.evaluations / f"{evaluation.card.eval_hash}.json"
-    print(f"{'measured before' if stored else 'written'}: {path}")
+    say(f"{'measured before' if stored else 'written'}: {path}")
     if not stored:
         _track(config, trained, evaluation, path)
     return 0
@@ -204,4 +207,4 @@ def _track(config: RunConfig, trained: Trained, evaluation: Evaluation, path: Pa
         artifact=path,
     )
     if trouble:
-        print(f"MLflow did not take it ({trouble}); the file above has everything")
+        say(f"MLflow did not take it ({trouble}); the file above has everything")

@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dit_lab.cli.tables import LONGEST_LINE, columns
 from dit_lab.config import search_path
+from dit_lab.core.text import say
 from dit_lab.reproduce.catalogue import catalogue, entry
 from dit_lab.reproduce.expected import is_measured, read_expected, read_published
 
@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
     if args.experiment is None:
         for one in catalogue():
             _print_entry(one)
-        print("dit-lab experiments EXPERIMENT   all of its numbers")
-        print("dit-lab reproduce EXPERIMENT     does it again and compares")
+        say("dit-lab experiments EXPERIMENT   all of its numbers")
+        say("dit-lab reproduce EXPERIMENT     does it again and compares")
         return 0
     folder = search_path.experiment_folder(args.experiment)
     _print_entry(entry(args.experiment, folder))
@@ -45,13 +45,17 @@ def _print_entry(entry: Entry) -> None:
         "; ".join(filter(None, (entry.takes, known))),
         entry.header.get("command"),
     )
-    print(f"{entry.name:<16}", f"\n{'':<16}".join(filter(None, lines)), sep="", end="\n\n")
+    first, *others = list(filter(None, lines)) or [""]
+    say(f"{entry.name:<16}{first}")
+    for line in others:
+        say(f"{'':<16}{line}")
+    say()
 
 
 def _print_numbers(folder: Path) -> None:
-    from rich.console import Console
+    from dit_lab.tracking.screen import Screen, table
 
-    console = Console(soft_wrap=True, width=LONGEST_LINE, markup=False)
+    console = Screen()
     if is_measured(folder):
         measured = read_expected(folder)["measured"]
         console.print("measured here, mean ± standard deviation over the seeds")
@@ -60,8 +64,8 @@ def _print_numbers(folder: Path) -> None:
             for label, metrics in measured.items()
             for metric, number in metrics.items()
         ]
-        console.print(columns(("configuration", "metric", "value"), rows))
+        console.print(table(("configuration", "metric", "value"), rows))
     if published := read_published(folder):
         console.print("published by others, not measured here")
         told = [(one.configuration, one.metric, f"{one.value:g}", one.source) for one in published]
-        console.print(columns(("configuration", "metric", "value", "source"), told))
+        console.print(table(("configuration", "metric", "value", "source"), told))

@@ -16,12 +16,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dit_lab.cli.arguments import path
 from dit_lab.config.checks.machine import check_new
 from dit_lab.config.recorded import root_of
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import say, shell_line
 from dit_lab.runs.folder import find_run
-from dit_lab.tracking.mlflow_store import check_uri, shown
+from dit_lab.tracking.addresses import check_uri, shown
 
 ENDINGS = {
     "safetensors": (".safetensors",),
@@ -36,7 +38,7 @@ ENDINGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("out", type=path, metavar="OUT")
     parser.add_argument(
         "--format", choices=ENDINGS, default="safetensors", help="who is to read it"
     )
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", default="ema", metavar="W", help="ema, ema:0.9999, raw or power:0.1"
     )
     parser.add_argument(
-        "--root", type=Path, default=Path("outputs"), help="where a tracking run id is looked up"
+        "--root", type=path, default=Path("outputs"), help="where a tracking run id is looked up"
     )
     parser.add_argument(
         "--uri", metavar="URI", help="the MLflow store of --format mlflow, the run's if left out"
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    out = args.out.expanduser().absolute()
+    out = args.out.absolute()
     if args.uri is not None:
         args.uri = trust.trust_store(args.uri)
         check_uri(args.uri)
@@ -69,9 +71,10 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "mlflow":
         address = export.to_mlflow(str(args.out), uri=args.uri)
         uri = args.uri or export.config.tracking.uri
-        print(f"registered {export.told}: {address}")
-        print(
-            f"to serve it: MLFLOW_TRACKING_URI={shown(uri)} mlflow models serve -m {address} "
+        say(f"registered {export.told}: {address}")
+        say(
+            f"to serve it: MLFLOW_TRACKING_URI={shell_line(shown(uri))} "
+            f"{shell_line('mlflow', 'models', 'serve', '-m', address)} "
             "--env-manager local --host 127.0.0.1 --port 5001"
         )
         return 0
@@ -81,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         export.to_diffusers(out)
     else:
         export.to_original(out, args.format)
-    print(f"exported {export.told}: {out}")
+    say(f"exported {export.told}: {out}")
     return 0
 
 

@@ -13,29 +13,28 @@ shown, and every key can be given anew. Nothing that a pickled file asks for is 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from dit_lab.cli.arguments import add_config_dir, path, say_own_choices
 from dit_lab.config.checks.machine import check_new
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import say
 
 SHOWS_CHOICES = False
 FORMATS = ("auto", "dit", "sit", "repa", "lightningdit", "diffusers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="FILE_OR_FOLDER")
+    parser.add_argument("source", type=path, metavar="FILE_OR_FOLDER")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="RUN", help="the run folder to make"
+        "--out", type=path, required=True, metavar="RUN", help="the run folder to make"
     )
     parser.add_argument("--format", choices=FORMATS, default="auto", help="who wrote the weights")
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    source, out = args.source.expanduser(), args.out.expanduser().absolute()
+    source, out = args.source, args.out.absolute()
     check_new("--out ", out)
     if not source.exists():
         raise RequestError(
@@ -49,10 +48,11 @@ def run(args: argparse.Namespace) -> int:
     made = import_weights(
         source, out, asked=args.format, overrides=args.overrides, config_dirs=args.config_dir
     )
+    say_own_choices(args)
     width = max(len(item.key) for item in made.told)
     for item in made.told:
-        print(f"  {item.key:<{width}}  {item.value!s:<16} {item.source}")
+        say(f"  {item.key:<{width}}  {item.value!s:<16} {item.source}")
     if made.skipped:
-        print(f"  skipped: {', '.join(made.skipped)}")
-    print(f"imported {made.parameters / 1e6:,.1f} million numbers: {made.folder.root}")
+        say(f"  skipped: {', '.join(made.skipped)}")
+    say(f"imported {made.parameters / 1e6:,.1f} million numbers: {made.folder.root}")
     return 0

@@ -1,7 +1,9 @@
 """The command `dit-lab`: finds the verb, runs it, and turns refusals into one line and a code.
 
 Exit codes: 0 done, 1 failed while running, 2 the request was wrong, 128 + n stopped by signal n
-after saving (143 for SIGTERM). Nothing slow is imported here: help must answer at once.
+after saving (143 for SIGTERM). A reader that goes away (`dit-lab experiments | head -1`), or an
+output that was closed before, changes neither the work nor the code: a training whose terminal is
+lost goes on. Nothing slow is imported here: help must answer at once.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +22,7 @@ from dit_lab.config import search_path
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.processes import keep_freed_memory
+from dit_lab.core.text import say, say_lines
 
 VERBS = {
     "train": "train a model, or go on with the same command; -m: many of them",
@@ -53,6 +57,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}; see {self.prog} --help")
 
+    def print_help(self, file: object = None) -> None:
+        say_lines(self.format_help())
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `dit-lab VERB ...`; returns the exit code."""
@@ -60,16 +67,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return answered(lambda: _dispatch(given))
 
 
+def _refuse_other_bytes(arguments: Sequence[str]) -> None:
+    """Raise RequestError for what is no text: no file of the lab could hold it."""
+    for text in (*arguments, os.getcwd()):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise RequestError(f"{text}: is no UTF-8 text; give the file another name") from None
+
+
 def answered(command: Callable[[], int]) -> int:
     """The exit code of a command; what it refuses, or what stops it, is said in one line."""
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         return command()
     except RequestError as refusal:
-        print(f"dit-lab: {refusal}", file=sys.stderr)
+        say(f"dit-lab: {refusal}", sys.stderr)
         return 2
     except OSError as error:  # a full disk, or a folder that is no longer there
-        print(f"dit-lab: failed: {error}", file=sys.stderr)
+        say(f"dit-lab: failed: {error}", sys.stderr)
         return 1
     except StopRequested as stop:
         return 128 + stop.signal_number
@@ -86,10 +105,19 @@ def command(arguments: Sequence[str] | None = None) -> NoReturn:
     last exchange. Where such a thread asks for an interpreter that is going, the process is aborted
     (exit code 134) after all its work is done.
     """
+    _fill_closed_streams()
     codes: list[int] = []
     atexit.register(_leave, codes)
     codes.append(main(arguments))
     sys.exit(codes[0])
+
+
+def _fill_closed_streams() -> None:
+    """Let standard streams that were closed lead nowhere: a file that is opened would else take
+    their place, and what is printed would be written into it."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(opened, True)
+    os.close(opened)
 
 
 def _leave(codes: list[int]) -> None:
@@ -97,20 +125,21 @@ def _leave(codes: list[int]) -> None:
     if not codes:
         return
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # nobody reads it any more
+        with suppress(OSError, AttributeError):  # nobody reads it any more, or it was closed
             stream.flush()
     os._exit(codes[0])
 
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
+        say_lines(_overview())
         return 0
     if arguments[0] == "--version":
         from importlib.metadata import version
 
-        print(version("dit-lab"))
+        say(version("dit-lab"))
         return 0
+    _refuse_other_bytes(arguments)
     verb, *rest = arguments
     if verb not in VERBS and verb not in HIDDEN:
         raise RequestError(f"{verb}: no such verb; allowed: {', '.join(VERBS)}")

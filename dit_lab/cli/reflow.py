@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.cli import train
+from dit_lab.cli.arguments import add_overrides, say_own_choices
 from dit_lab.config.checks.coupling import INDEPENDENT, check_pairs
 from dit_lab.config.checks.training import check_data
 from dit_lab.config.compatibility import draws_noise
@@ -27,6 +28,7 @@ from dit_lab.config.prepare import check_request, prepare_for_run
 from dit_lab.config.schema import RunConfig, SampleConfig
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.options import changed
+from dit_lab.core.text import key_value, say
 from dit_lab.core.types import Shapes
 from dit_lab.runs.folder import read_json, write_json
 from dit_lab.training.stop import StopSignal
@@ -38,10 +40,7 @@ PAIRS = "pairs."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     run, root, _, recorded = given
     for_training = [text for text in args.overrides if not text.startswith((PAIRS, "run="))]
     of_pairs = [
-        f"run='{run}'",
+        key_value("run", run),
         f"sample.num_images={NUM_PAIRS}",
         f"sample.seed={recorded.sample.seed + 1}",
         *(text.removeprefix(PAIRS) for text in args.overrides if text.startswith(PAIRS)),
@@ -60,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"{PAIRS}{refusal}") from None
     training = compose_reflow(for_training, recorded=recorded, config_dirs=args.config_dir)
     _check(found.config, training)
+    say_own_choices(args)
     pairs = _draw(run, root, found.config, training, found.shapes)
     training = replace(training, coupling=changed(training.coupling, pairs=str(pairs)))
     code = train.work(training, overrides=for_training)
@@ -109,10 +109,10 @@ def _draw(run: str, root: Path, drawing: RunConfig, training: RunConfig, shapes:
                 facts,
                 drawing,
                 check_stop=stop.check,
-                on_message=lambda text: print(text, flush=True),
+                on_message=say,
             )
     except StopRequested:
-        print("stopped: the pairs that are drawn are kept; the same command goes on from there")
+        say("stopped: the pairs that are drawn are kept; the same command goes on from there")
         raise
 
 
@@ -145,4 +145,4 @@ def _measure(run: str, root: Path, drawing: RunConfig, training: RunConfig) -> N
 def _say(found: Mapping[str, Any]) -> None:
     before, after = (found[when]["straightness"] for when in ("before", "after"))
     paths = found["paths"]
-    print(f"straightness of {paths} paths: {before:.4f} before, {after:.4f} after (0 is straight)")
+    say(f"straightness of {paths} paths: {before:.4f} before, {after:.4f} after (0 is straight)")

@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dit_lab.cli.tables import LONGEST_LINE
+from dit_lab.config.checks.machine import check_folder
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import local_path, say
 from dit_lab.report.question import report_on, report_on_sweep
 from dit_lab.report.runs import runs_of_folders, runs_of_sweeps
 from dit_lab.report.sentences import results, sections
@@ -52,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     options = dict(text.partition("=")[::2] for text in args.given if text not in sweeps)
     if bool(sweeps) + ("runs" in options) + ("filter" in options) != 1:
         raise RequestError("dit-lab report: give one of SWEEP, runs=RUN,RUN,... or filter=TEXT")
-    root = Path(options.get("paths.root", "outputs")).expanduser().absolute()
+    root = local_path(options.get("paths.root", "outputs"), "paths.root=").absolute()
+    if "out" in options:
+        check_folder("out", local_path(options["out"], "out=").absolute())
     metric, baseline = options.get("report.metric"), _baseline(options)
     folders = [find_sweep(given, root=root) for given in sweeps]
     trouble = ""
@@ -67,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
             runs = runs_of_folders(_folders(options, root))
             title = f"{len(runs)} runs"
         key = digest({"runs": sorted(f"{run.folder.root} {run.name}" for run in runs)})
-        out = Path(options.get("out") or root / "reports" / key).absolute()
+        out = local_path(options.get("out") or root / "reports" / key, "out=").absolute()
         ablation, files = report_on(runs, out, title=title, metric=metric, baseline=baseline)
     print_report(ablation, files)
     if trouble:
-        print(f"MLflow did not take it ({trouble}); the files above are whole")
+        say(f"MLflow did not take it ({trouble}); the files above are whole")
     return 0
 
 
@@ -97,23 +100,18 @@ def _folders(options: Mapping[str, str], root: Path) -> list[RunFolder]:
 
 def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
     """The answer, the table, and where the rest is."""
-    from rich.console import Console
-    from rich.table import Table
+    from dit_lab.tracking.screen import Screen, table
 
     answer, *rest = sections(ablation)
-    console = Console(soft_wrap=True, width=LONGEST_LINE, highlight=False, markup=False)
+    console = Screen()
     for line in answer.lines:
         console.print(line)
     found = results(ablation)
     shown = found.headings.index("verdict") + 1  # what follows is in the files
-    table = Table(box=None, pad_edge=False)
-    for heading, left in list(zip(found.headings, found.left, strict=True))[:shown]:
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    for row in found.rows:
-        table.add_row(*row[:shown])
-    console.print(table)
+    rows = [row[:shown] for row in found.rows]
+    console.print(table(found.headings[:shown], rows, left=found.left[:shown]))
     for section in rest:
         if section.title == "Careful":
             for line in section.lines:
                 console.print(f"careful: {line}")
-    print(f"written: {', '.join(path.name for path in files)} in {files[0].parent}")
+    say(f"written: {', '.join(path.name for path in files)} in {files[0].parent}")

@@ -24,6 +24,7 @@ from dit_lab.cli import train
 from dit_lab.cli.tables import print_judgement
 from dit_lab.config import search_path
 from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.text import key_value, say
 from dit_lab.reproduce.expected import read_expected, write_expected
 from dit_lab.reproduce.experiment import (
     Outcome,
@@ -96,7 +97,7 @@ def _probes(
     found: dict[str, Mapping[str, Value]] = {}
     probed: set[str] = set()
     for label, trained in experiment.train_hashes().items():
-        print(f"probes of {label} ...", flush=True)
+        say(f"probes of {label} ...")
         config, shapes = experiment.configs[label], experiment.shapes[label]
         found[label] = probe(config, shapes, training=trained not in probed)
         probed.add(trained)
@@ -110,16 +111,16 @@ def _folder(
     typed = typed_for(experiment.name, args.overrides, args.seeds)
     folder, goes_on = reproduction_folder(places, experiment.name, typed, circumstances)
     if goes_on:
-        print(f"goes on with {folder.root}, which was interrupted", flush=True)
+        say(f"goes on with {folder.root}, which was interrupted")
     return folder
 
 
 def _train(experiment: Experiment, args: argparse.Namespace, folder: ReproductionFolder) -> int:
     """Train everything in the folder; the exit code."""
     usual = [text for text in args.overrides if not text.startswith("paths.root=")]
-    places = [f"paths.root={folder.root}"]
+    places = [key_value("paths.root", folder.root)]
     if not any(text.startswith("tracking") for text in usual):
-        places.append(f"tracking.uri={experiment.config.tracking.uri}")
+        places.append(key_value("tracking.uri", experiment.config.tracking.uri))
     given = typed_for(experiment.name, [*usual, *places], args.seeds)
     several = experiment.num_jobs > 1
     typed = argparse.Namespace(overrides=given, multirun=several, cfg=None, config_dir=[])
@@ -128,10 +129,10 @@ def _train(experiment: Experiment, args: argparse.Namespace, folder: Reproductio
         with folder.timed():
             code = train.run(typed)
     except StopRequested:
-        print(unfinished, file=sys.stderr)
+        say(unfinished, sys.stderr)
         raise
     if code:
-        print(unfinished, file=sys.stderr)
+        say(unfinished, sys.stderr)
     return code
 
 
@@ -142,7 +143,7 @@ def _record(experiment: Experiment, outcome: Outcome, folder: ReproductionFolder
         write_expected(experiment.folder, content),
     ]
     for file in written:
-        print(f"recorded: {file}")
+        say(f"recorded: {file}")
 
 
 def _judge(
@@ -153,7 +154,7 @@ def _judge(
     print_judgement(found)
     if folder is not None:
         folder.write_verdict(found)
-        print(f"written: {folder.verdict}")
+        say(f"written: {folder.verdict}")
         if trouble := folder.log_verdict():
-            print(f"MLflow did not take it ({trouble}); the file has everything")
+            say(f"MLflow did not take it ({trouble}); the file has everything")
     return 1 if found.wrong else 0

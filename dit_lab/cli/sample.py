@@ -12,10 +12,12 @@ import argparse
 from pathlib import Path
 
 from dit_lab.actions.workers import on_workers, starts_workers
-from dit_lab.config.checks.machine import check_parent
+from dit_lab.cli.arguments import add_overrides, say_own_choices
+from dit_lab.config.checks.machine import check_folder, check_parent
 from dit_lab.config.prepare import prepare_for_run
 from dit_lab.config.schema import RunConfig, SampleConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import say
 from dit_lab.training.stop import StopSignal
 
 CONFIG = RunConfig
@@ -23,15 +25,13 @@ SHOWS_CHOICES = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     found = prepare_for_run(SampleConfig, args.overrides, config_dirs=args.config_dir)
     _check_output(Path(found.chosen.out))
+    say_own_choices(args)
     given = {"run": found.run, "root": str(found.root), "out": found.chosen.out}
     if starts_workers(found.config):
         return on_workers("sample", found.config, **given)
@@ -45,7 +45,7 @@ def work(config: RunConfig, *, run: str, root: str, out: str) -> int:
     with StopSignal() as stop:
         said = draw_into(Path(out), config, run=run, root=root, stop=stop)
     if said:
-        print(said)
+        say(said)
     return 0
 
 
@@ -59,4 +59,8 @@ def _check_output(out: Path) -> None:
     if out.exists() and out.is_dir() != (out.suffix == ""):
         what = "a folder" if out.is_dir() else "a file"
         raise RequestError(f"out={out}: is {what} already; choose another name, or move it away")
+    if out.suffix == "":
+        check_folder("out", out)
+    if out.is_dir() and any(path.suffix != ".png" for path in out.iterdir()):
+        raise RequestError(f"out={out}: holds other files than images; choose another name")
     check_parent("out=", out)

@@ -14,11 +14,14 @@ A sweep is started by `dit-lab train -m`, and the same command goes on with it a
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.build.cost import Pace, sweep_seconds
+from dit_lab.cli.arguments import say_own_choices
 from dit_lab.cli.sweep_table import print_status, watching
 from dit_lab.config.axes import check_extras, is_for_launcher
 from dit_lab.config.compose import root_option
@@ -26,6 +29,7 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import say, say_lines, shell_line
 from dit_lab.runs.folder import FINISHED, KILLED
 from dit_lab.runs.manifest import find_sweep
 from dit_lab.sweeps.plan import plan_sweep, remarks
@@ -73,31 +77,46 @@ def start(args: argparse.Namespace) -> int:
     """What `dit-lab train -m` asks for: a new sweep, or the one of the same jobs."""
     import os
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        count = f"distributed.num_processes={processes}"
+        command = ("dit-lab", "train", "-m", *args.overrides, count)
         raise RequestError(
-            "-m: every process would start the whole sweep; run `dit-lab train -m "
-            f"{' '.join(args.overrides)} distributed.num_processes={os.environ['WORLD_SIZE']}` "
-            "without torchrun or accelerate"
+            f"-m: every process would start the whole sweep; run `{shell_line(*command)}` without "
+            "torchrun or accelerate"
         )
     plan = plan_sweep(args.overrides, config_dirs=args.config_dir)
     if args.cfg:
-        print("---\n".join(to_yaml(to_tree(config)) for config in plan.configs), end="")
+        say_lines("---\n".join(to_yaml(to_tree(config)) for config in plan.configs))
         return 0
 
+    say_own_choices(args)
     folder = take_up(plan)
     manifest = folder.read()
     manifest.settings = plan.manifest.settings
     if manifest.status == FINISHED and not manifest.unmade:
         return _show_finished(folder)
     known = ", going on with it" if manifest.attempted else ""
-    print(f"sweep of {len(manifest.jobs) + manifest.unmade} jobs: {folder.root}{known}")
+    say(f"sweep of {len(manifest.jobs) + manifest.unmade} jobs: {folder.root}{known}")
     for line in [*remarks(plan), *_estimate(plan, manifest)]:
-        print(line)
-    return _run(folder, manifest=plan.manifest)
+        say(line)
+    try:
+        return _run(folder, manifest=plan.manifest)
+    except RequestError:
+        if manifest.created == plan.manifest.created and not folder.read().attempted:
+            _remove(folder)
+        raise
+
+
+def _remove(folder: SweepFolder) -> None:
+    """Remove a new sweep of which nothing has run, and the folders above it that are empty then."""
+    shutil.rmtree(folder.root)
+    with suppress(OSError):
+        folder.root.parent.rmdir()
+        folder.paths_root.rmdir()
 
 
 def _show_finished(folder: SweepFolder) -> int:
-    print(f"already finished: {folder.root} (resume=never trains anew)")
+    say(f"already finished: {folder.root} (resume=never trains anew)")
     print_status(folder)
     return 0
 
@@ -145,11 +164,11 @@ def _run(folder: SweepFolder, **how: Any) -> int:
         )
     print_status(folder)
     if best := best_job(manifest):
-        print(best)
+        say(best)
     if manifest.status == KILLED:
-        print(f"stopped: what ran is saved; go on with: dit-lab sweep resume {folder.root}")
+        say(f"stopped: what ran is saved; go on with: {folder.command('resume')}")
         stop.check()
     if manifest.status == FINISHED:
         return 0
-    print(f"not all jobs finished; try them again with: dit-lab sweep resume {folder.root}")
+    say(f"not all jobs finished; try them again with: {folder.command('resume')}")
     return 1

@@ -6,25 +6,26 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from dit_lab.core.text import say
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.runs.metrics import last_metrics
 from dit_lab.tracking.console import duration
+from dit_lab.tracking.screen import LONGEST_LINE, Screen, styled, table
 
 COLOURS = {FINISHED: "green", FAILED: "red", KILLED: "yellow", RUNNING: "cyan", PENDING: "dim"}
-LONGEST_LINE = 240  # where it is no terminal
 ROWS_AROUND = 8  # of a live table: what is not for jobs
 
 
 def print_status(folder: SweepFolder) -> None:
     """Every job of a sweep, and how many there are of each kind."""
     manifest = folder.read()
-    console = Console(width=None if sys.stdout.isatty() else LONGEST_LINE, soft_wrap=True)
+    console = Screen(width=None if sys.stdout.isatty() else LONGEST_LINE)
     console.print(_table(folder, manifest, manifest.jobs))
     console.print(_counts(manifest))
 
@@ -35,7 +36,9 @@ def watching(folder: SweepFolder) -> Iterator[Watcher]:
     if not sys.stdout.isatty():
         yield Watcher()
         return
-    with Live(console=Console(), auto_refresh=False, transient=True) as live:
+    with Live(
+        console=Screen(width=None, soft_wrap=False), auto_refresh=False, transient=True
+    ) as live:
         yield LiveTable(folder, live)
 
 
@@ -43,7 +46,7 @@ class Watcher:
     """Prints a line when a job starts and ends, for files, pipes and batch systems."""
 
     def on_message(self, text: str) -> None:
-        print(text, flush=True)
+        say(text)
 
     def on_job_start(self, job: Job) -> None:
         self.on_message(f"job {job.number} ({' '.join(job.overrides)}): started")
@@ -66,7 +69,7 @@ class LiveTable(Watcher):
         self._folder, self._live = folder, live
 
     def on_message(self, text: str) -> None:
-        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._live.console.print(text, soft_wrap=True)
 
     def on_job_start(self, job: Job) -> None:
         return None
@@ -83,15 +86,15 @@ class LiveTable(Watcher):
 
 
 def _table(folder: SweepFolder, manifest: Manifest, jobs: Sequence[Job]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("job", *manifest.axes, "status", "step", "loss", "time", "remark"):
-        table.add_column(heading, justify="right" if heading in ("job", "step", "loss") else "left")
+    headings = ("job", *manifest.axes, "status", "step", "loss", "time", "remark")
+    rows: list[tuple[str | Text, ...]] = []
     for job in jobs:
-        values = [Text(text.partition("=")[2]) for text in job.overrides]
+        values = [text.partition("=")[2] for text in job.overrides]
         step, loss, time = _progress(job, folder.run(job))
-        status = Text(job.status, COLOURS[job.status])
-        table.add_row(str(job.number), *values, status, step, loss, time, Text(job.error or ""))
-    return table
+        status = styled(job.status, COLOURS[job.status])
+        rows.append((str(job.number), *values, status, step, loss, time, job.error or ""))
+    left = [heading not in ("job", "step", "loss") for heading in headings]
+    return table(headings, rows, left=left, wrap=True)
 
 
 def _progress(job: Job, run: RunFolder) -> tuple[str, str, str]:
@@ -110,4 +113,4 @@ def _progress(job: Job, run: RunFolder) -> tuple[str, str, str]:
 
 def _counts(manifest: Manifest) -> Text:
     counts = manifest.counts()
-    return Text(", ").join(Text(f"{n} {name}", COLOURS[name]) for name, n in counts.items())
+    return styled(", ").join(styled(f"{n} {name}", COLOURS[name]) for name, n in counts.items())

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
 from dit_lab.actions.workers import leads, on_workers, starts_workers
+from dit_lab.cli.arguments import add_config_dir, say_own_choices
 from dit_lab.cli.tables import print_evaluations
 from dit_lab.config.axes import asks_for_sweep
 from dit_lab.config.compose import Composer, compose_train
@@ -25,13 +26,14 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.text import key_value, say, say_lines, shell_line
 from dit_lab.evaluation.card import last_evaluation
 from dit_lab.evaluation.table import is_row_key
 from dit_lab.runs.folder import RunFolder, read_json
 from dit_lab.runs.metrics import read_metrics
 from dit_lab.runs.recorded import has_comparable_code
+from dit_lab.tracking.addresses import is_server, shown
 from dit_lab.tracking.console import make_display
-from dit_lab.tracking.mlflow_store import is_server, shown
 
 CONFIG = RunConfig
 SHOWS_CHOICES = True
@@ -45,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
     )
-    parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], help="a folder of your own groups"
-    )
+    add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,28 +56,33 @@ def run(args: argparse.Namespace) -> int:
 
         return start(args)
     if args.cfg:
-        print(with_help(Composer(args.config_dir).compose(args.overrides)), end="")
+        say_lines(with_help(Composer(args.config_dir).compose(args.overrides)))
         return 0
     config = compose_train(args.overrides, config_dirs=args.config_dir)
-    return work(config, overrides=args.overrides)
+    return work(config, overrides=args.overrides, on_start=partial(say_own_choices, args))
 
 
 def work(
-    config: RunConfig, *, overrides: Sequence[str], tags: Mapping[str, str] | None = None
+    config: RunConfig,
+    *,
+    overrides: Sequence[str],
+    tags: Mapping[str, str] | None = None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> int:
     """Train what is composed, or show its results where that is done; the exit code.
 
-    `tags` are further ones for the tracker.
+    `tags` are further ones for the tracker; `on_start` is called when all was found to be right.
     """
     prepared = prepare(config)
+    on_start()
     folder, before = prepared.folder, prepared.before
     if before and not has_comparable_code(before):
-        print(
+        say(
             f"{folder.root}: was recorded before code was compared by its meaning, so nothing says "
             "whether it was made with the code of today"
         )
     if prepared.is_finished:
-        print(f"already finished: {folder.root} (resume=never trains anew)")
+        say(f"already finished: {folder.root} (resume=never trains anew)")
         show_results(folder)
         return 0
     if starts_workers(prepared.config):
@@ -96,15 +101,15 @@ def _train(prepared: Prepared, told: Mapping[str, str]) -> int:
     try:
         run_training(prepared.config, prepared.shapes, display=display, told=told)
     except StopRequested:
-        print(f"stopped and saved: {folder.root}; the same command goes on from there")
+        say(f"stopped and saved: {folder.root}; the same command goes on from there")
         raise
     except (RequestError, KeyboardInterrupt):
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        print(
+        say(
             f"dit-lab: failed: {type(error).__name__}: {reason} (traceback in {folder.log})",
-            file=sys.stderr,
+            sys.stderr,
         )
         return 1
     if leads():
@@ -124,13 +129,13 @@ def show_results(folder: RunFolder) -> None:
     losses = {k: value for k, value in status["results"].items() if not is_row_key(k)}
     results = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
     speed = f", {median(speeds):.3f} s a step" if speeds else ""
-    print(f"result: {results} after {status['step']} steps{speed}")
+    say(f"result: {results} after {status['step']} steps{speed}")
     if evaluation:
         print_evaluations([evaluation])
     if grids := sorted(folder.samples.glob("*.png")):
-        print(f"samples: {grids[-1]}")
+        say(f"samples: {grids[-1]}")
     if config["tracking"]["backend"] == "mlflow":
-        print(f"MLflow page: {_page_of(config)}")
+        say(f"MLflow page: {_page_of(config)}")
 
 
 def _page_of(config: Mapping[str, Any]) -> str:
@@ -138,5 +143,6 @@ def _page_of(config: Mapping[str, Any]) -> str:
     root, uri = config["paths"]["root"], config["tracking"]["uri"]
     if is_server(uri):
         return shown(uri)
-    where = "" if uri == trust.default_store(root) else f" tracking.uri={shown(uri)}"
-    return f"dit-lab ui paths.root={root}{where}"
+    usual = uri == trust.default_store(root)
+    where = [] if usual else [key_value("tracking.uri", shown(uri))]
+    return shell_line("dit-lab", "ui", key_value("paths.root", root), *where)

@@ -14,7 +14,9 @@ from pathlib import Path
 from dit_lab.config.compose import compose_train
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
-from dit_lab.tracking.mlflow_store import check_answers, newest_pages, not_contacted, ui_command
+from dit_lab.core.text import say
+from dit_lab.tracking.addresses import check_uri, is_local, not_contacted
+from dit_lab.tracking.mlflow_store import check_answers, newest_pages, ui_command
 
 SHOWS_CHOICES = False
 HOST = "127.0.0.1"
@@ -30,9 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     config = compose_train(args.overrides)
     uri, root = config.tracking.uri, Path(config.paths.root)
+    check_uri(uri)
     if not trust.may_contact(uri):
         raise RequestError(f"tracking.uri={not_contacted(uri)}")
-    if uri.startswith("sqlite:") and not trust.sqlite_path(uri).exists():
+    if is_local(uri) and not trust.sqlite_path(uri).exists():
         raise RequestError(f"tracking.uri={uri}: no such file; train something first")
     command, environment = ui_command(
         uri, artifact_root=root / "mlartifacts", host=HOST, port=args.port
@@ -44,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             raise RequestError(f"--port {args.port}: taken; give another")
     check_answers(uri)
     address = f"http://{HOST}:{args.port}"
-    print(f"MLflow page: {address} (Ctrl-C ends it)", flush=True)
+    say(f"MLflow page: {address} (Ctrl-C ends it)")
     for experiment, page in newest_pages(uri, address=address).items():
-        print(f"  {experiment}: {page}", flush=True)
+        say(f"  {experiment}: {page}")
     os.execve(command[0], command, environment)

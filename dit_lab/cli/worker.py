@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from functools import partial
 from pathlib import Path
 
 from dit_lab.cli import train
+from dit_lab.cli.arguments import path
 from dit_lab.config.objects import to_config
 from dit_lab.config.schema import RunConfig
 from dit_lab.core import trust
 from dit_lab.core.processes import end_with_the_parent
+from dit_lab.core.text import say
 from dit_lab.runs.folder import read_json
 from dit_lab.sweeps.job import measure, read_task
 from dit_lab.training.stop import StopSignal
@@ -25,7 +26,7 @@ TASK = "task.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("folder", type=path, metavar="FOLDER")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,5 +48,5 @@ def _job(folder: Path) -> int:
     code = train.work(task.config, overrides=task.job.overrides, tags=task.tags)
     if code == 0:
         with StopSignal() as stop:
-            measure(task, check_stop=stop.check, on_message=partial(print, flush=True))
+            measure(task, check_stop=stop.check, on_message=say)
     return code

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import QUICKSTART, RequestError
+from dit_lab.core.text import local_path
 
 IDENTITY = "dit_lab.codecs.identity.Identity"
 AUTOENCODER = "dit_lab.codecs.autoencoder.Autoencoder"
@@ -91,7 +92,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 def config_file(path: str | Path) -> Path:
     """Where the config.json of `codec.path` lies; fetched where it names a repository."""
     if not str(path).startswith(HUB):
-        return Path(path).expanduser() / "config.json"
+        return local_path(path, "codec.path=") / "config.json"
     repository, subfolder = repository_of(str(path))
     from huggingface_hub import hf_hub_download  # half a second, for repositories only
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

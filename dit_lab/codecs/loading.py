@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dit_lab.codecs.facts import HUB, config_file, read_config, reason, repository_of
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import local_path
 
 
 def load_network(path: str | Path) -> Any:
@@ -21,7 +22,7 @@ def load_network(path: str | Path) -> Any:
     name = read_config(path)["_class_name"]
     import diffusers  # seconds to import, and only autoencoders need it
 
-    place: dict[str, Any] = {"pretrained_model_name_or_path": Path(path).expanduser()}
+    place: dict[str, Any] = {"pretrained_model_name_or_path": local_path(path, "codec.path=")}
     if str(path).startswith(HUB):
         repository, subfolder = repository_of(str(path))
         place = {"pretrained_model_name_or_path": repository, "subfolder": subfolder}

@@ -16,6 +16,7 @@ from dit_lab.config import search_path
 from dit_lab.config.hydra_compose import parse_override
 from dit_lab.config.yaml_files import read_recipe
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import LONGEST_NAME
 
 ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume")
 """What a sweep has once, and no axis can be."""
@@ -129,7 +130,9 @@ def _missing(package: str) -> bool:
 
 
 def name_of(axes: Iterable[str]) -> str:
-    return "-".join(key.rpartition(".")[2].replace("/", "-") for key in axes)
+    """The name of a sweep where none is given: its axes, as many as a name can hold."""
+    name = "-".join(key.rpartition(".")[2].replace("/", "-") for key in axes)
+    return name[:LONGEST_NAME].rstrip("-")
 
 
 def axes_of(typed: Sequence[Override], *, search: bool) -> dict[str, list[str]]:

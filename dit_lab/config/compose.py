@@ -26,6 +26,7 @@ from dit_lab.config.schema import (
 from dit_lab.config.validate import checked_types
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import checked_name, local_path
 from dit_lab.runs.folder import RunFolder, find_run
 
 Tree = dict[str, Any]
@@ -81,13 +82,14 @@ class Composer:
         config = checked_types("train", plain(composed))
         config = _finish(config, objective=config["objective"])
         config["choices"] = choices
-        if (begin := config["init_from"]) is not None and Path(begin).expanduser().exists():
-            config["init_from"] = str(Path(begin).expanduser().absolute())  # else a tracking run id
+        if (begin := config["init_from"]) is not None:
+            path = local_path(begin, "init_from=").absolute()
+            config["init_from"] = str(path) if path.exists() else begin  # a tracking run id
         if extended is not None:
             forced = config["resume"].startswith("force:")
             config["resume"] = f"{'force:' if forced else ''}{extended.root}"
         tracking = config["tracking"]
-        config["name"] = config["name"] or _default_name(choices)
+        config["name"] = checked_name("name", config["name"] or _default_name(choices))
         own = trust.default_store(config["paths"]["root"])
         tracking["uri"] = trust.without_password(tracking["uri"] or own)
         trust.trust_own_store(config["paths"]["root"])
@@ -125,6 +127,7 @@ def compose_reflow(
     request = Request("reflow", overrides, search_path.user_config_dirs(config_dirs))
     composed, choices = request.compose(objective=before["objective"]["_target_"])
     config = checked_types("train", plain(composed))
+    checked_name("name", config["name"])
     config = _finish(config, objective=config["objective"])
     config["choices"] = _filled(choices, recorded.choices)
     return of_one_training(to_config(TrainConfig, config))
@@ -200,7 +203,15 @@ def given_run(overrides: Sequence[str]) -> tuple[str, Path, RunFolder, RunConfig
 def option(overrides: Sequence[str], key: str) -> Any:
     """The value given for a key on the command line, the last one if there are several; or None."""
     found = [text for text in overrides if text.partition("=")[0] == key]
-    return parse_override(found[-1]).value() if found else None
+    if not found:
+        return None
+    parsed = parse_override(found[-1])
+    if parsed.is_sweep_override():
+        raise RequestError(
+            f"{found[-1]}: several values at once; give one, and text with a comma as "
+            f"{key}=\\'a,b\\'"
+        )
+    return parsed.value()
 
 
 def typed_root(overrides: Sequence[str]) -> Path | None:
@@ -211,7 +222,7 @@ def typed_root(overrides: Sequence[str]) -> Path | None:
 
 def root_option(overrides: Sequence[str]) -> Path:
     """The `paths.root` in which a run is looked up, before anything is composed."""
-    return Path(str(option(overrides, "paths.root") or "outputs")).expanduser()
+    return local_path(option(overrides, "paths.root") or "outputs", "paths.root=")
 
 
 # ---- finishing ----------------------------------------------------------------------------------
@@ -241,10 +252,11 @@ def _with_absolute_paths(config: Tree) -> Tree:
         for parent in parents:
             node = node.get(parent, {})
         if isinstance(node.get(leaf), str) and not node[leaf].startswith(HUB):
-            node[leaf] = str(Path(node[leaf]).expanduser().absolute())
-    for metric in config.get("metric", {}).values():
-        if metric.get("reference") is not None:
-            metric["reference"] = str(Path(metric["reference"]).expanduser().absolute())
+            node[leaf] = str(local_path(node[leaf], f"{path}=").absolute())
+    for name, metric in config.get("metric", {}).items():
+        if (reference := metric.get("reference")) is not None:
+            given = local_path(reference, f"metric.{name}.reference=")
+            metric["reference"] = str(given.absolute())
     return config
 
 

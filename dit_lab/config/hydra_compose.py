@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from dit_lab.config.validate import no_target, refuse_interpolations, to_plain, 
 from dit_lab.config.yaml_files import load_recipe, yaml_trouble
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import defaults
+from dit_lab.core.text import quoted
 from dit_lab.runs.folder import flatten
 
 
@@ -41,6 +43,9 @@ def parse_override(text: str) -> Override:
             "with special characters as KEY=\\'a b\\'"
         ) from None
 
+
+MEMBER = re.compile(r"[\w+-][\w .+-]*")
+"""The name of a member of a group, which is that of its file: nothing that leads elsewhere."""
 
 SAMPLER_ALONE = "sampler_alone"  # the name of a configuration of this group and no other
 
@@ -77,7 +82,10 @@ class Request:
         if parsed.is_sweep_override():
             raise RequestError(f"{text}: several values at once make a sweep, which needs -m")
         key, value = parsed.key_or_group, parsed.get_value_element_as_str()
+        if key in groups and parsed.package is not None:
+            raise RequestError(f"{text}: a group has one place; write {key}=NAME")
         if key in groups and not parsed.is_delete():
+            _check_members(text, key, parsed.value())
             self._groups[key] = value.strip("'\"")
         elif key in groups:
             self._early.append(text)
@@ -120,13 +128,13 @@ class Request:
     def _sampler(self, name: str) -> DictConfig:
         """The options of a sampler, which is known only when the rest is composed."""
         register(SAMPLER_ALONE, {"defaults": [{"sampler": "???"}]})
-        alone: DictConfig = self._composed(SAMPLER_ALONE, [f"sampler='{name}'"])[0].sampler
+        alone: DictConfig = self._composed(SAMPLER_ALONE, [f"sampler={quoted(name)}"])[0].sampler
         return alone
 
     def _choose(self) -> Chosen:
         overrides = [
             # Quoted, so that patch=2 names a member and not a number.
-            f"{group}={member}" if group in LISTS else f"{group}='{member}'"
+            f"{group}={member}" if group in LISTS else f"{group}={quoted(member)}"
             for group, member in self._groups.items()
         ]
         overrides += self._early
@@ -142,7 +150,7 @@ class Request:
         if (experiment := self._groups.get("experiment")) is not None:
             _register_recipe(experiment, search_path.experiments())
         if self._dirs:
-            places = ",".join(f"'file://{path}'" for path in self._dirs)
+            places = ",".join(quoted(f"file://{path}") for path in self._dirs)
             overrides = [*overrides, f"hydra.searchpath=[{places}]"]
         try:
             with initialize_config_dir(str(search_path.packaged("conf")), version_base="1.3"):
@@ -151,17 +159,28 @@ class Request:
             raise RequestError(self._no_such_member(error)) from None
         except YAMLError as error:
             raise RequestError(yaml_trouble(error)) from None
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+            self._refuse_other_files()
             raise RequestError(" ".join(str(error).split())) from None
         choices = {
             name: member
             for name, member in composed.hydra.runtime.choices.items()
             if member is not None and name not in LISTS and not name.startswith("hydra/")
         }
+        for group, member in choices.items():
+            if not MEMBER.fullmatch(member):
+                raise RequestError(f"{group}={member}: is no name of a member of {group}")
         with open_dict(composed):
             del composed["hydra"]
             _fill(composed)
         return composed, choices
+
+    def _refuse_other_files(self) -> None:
+        """Refuse a member's file of the user's own that holds no keys and values, by its name."""
+        chosen = [Path(group, f"{member}.yaml") for group, member in self._groups.items()]
+        for file in (folder / path for folder in self._dirs for path in chosen):
+            if file.is_file():
+                load_recipe(file)
 
     def _no_such_member(self, error: MissingConfigException) -> str:
         group, _, member = (error.missing_cfg_file or "").rpartition("/")
@@ -184,6 +203,16 @@ class Request:
                 raise RequestError(unknown_key(key, known, verb=self._config_name))
 
 
+def _check_members(text: str, group: str, chosen: Any) -> None:
+    """Refuse what is no name of a member of a group, or of a list no names, such as a path."""
+    names = chosen if isinstance(chosen, list) and group in LISTS else [chosen]
+    if not all(
+        isinstance(name, str | int | float | None) and MEMBER.fullmatch(str(name)) for name in names
+    ):
+        written = f"{group}=[NAME,...]" if group in LISTS else f"{group}=NAME"
+        raise RequestError(f"{text}: names no member; write {written}, see dit-lab --help")
+
+
 def _fill(composed: DictConfig) -> None:
     """Give the package's components their defaults: keys that may be set and referred to."""
     places = [(composed, group, group) for group in COMPONENT_GROUPS]
@@ -196,6 +225,19 @@ def _fill(composed: DictConfig) -> None:
             schema := options_of(group, options.get("_target_"))
         ):
             parent[name] = OmegaConf.merge(defaults(schema), options)
+
+
+def check_launcher(overrides: Sequence[str]) -> None:
+    """Compose a launcher of Hydra's with its settings, as the process that runs it will do. Raises
+    RequestError."""
+    try:
+        with initialize_config_dir(str(search_path.packaged("conf")), version_base="1.3"):
+            compose(None, overrides=list(overrides), return_hydra_config=True)
+    except MissingConfigException as error:
+        group, _, member = (error.missing_cfg_file or "").rpartition("/")
+        raise RequestError(no_such_choice(group, member, sorted(error.options or []))) from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise RequestError(" ".join(str(error).split())) from None
 
 
 def no_such_choice(group: str, member: str, allowed: Sequence[str]) -> str:

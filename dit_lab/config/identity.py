@@ -19,6 +19,7 @@ from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, without_neutral
+from dit_lab.core.text import checked_name
 from dit_lab.core.types import Shapes
 from dit_lab.data.pair_facts import read_pair_facts
 from dit_lab.runs.exported import read_exported
@@ -50,8 +51,9 @@ NO_LONGER_THERE: dict[str, Any] = {"trusted_modules": []}
 
 
 def run_folder(config: RunConfig) -> RunFolder:
-    """`<paths.root>/runs/<name>/<train hash>`; touches nothing."""
-    return RunFolder(Path(config.paths.root) / "runs" / config.name / train_hash(config))
+    """`<paths.root>/runs/<name>/<train hash>`; touches nothing. Raises RequestError."""
+    name = checked_name("name", config.name)
+    return RunFolder(Path(config.paths.root) / "runs" / name / train_hash(config))
 
 
 def train_hash(config: RunConfig) -> str:

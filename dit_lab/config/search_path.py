@@ -32,13 +32,41 @@ def user_config_dirs(given: Iterable[Path] = ()) -> list[Path]:
     return [path for path in candidates if path.is_dir() and path != packaged("conf").resolve()]
 
 
+def own_choices(given: Iterable[Path] = ()) -> str:
+    """What the user's own folders mean for a command, in one line; "" where there are none.
+
+    The lab's members come first: a file of the same name is not read. A recipe of the user's own
+    comes before the lab's.
+    """
+    found = []
+    for folder in user_config_dirs(given):
+        files = sorted(path for path in folder.glob("*/*.yaml") if not path.name.startswith("_"))
+        lab = [(packaged("conf") / path.relative_to(folder)).exists() for path in files]
+        names = [f"{path.parent.name}={path.stem}" for path in files]
+        added = [name for name, is_labs in zip(names, lab, strict=True) if not is_labs]
+        unread = [name for name, is_labs in zip(names, lab, strict=True) if is_labs]
+        said = [f"adds {', '.join(added)}"] if added else []
+        if unread:
+            said.append(f"does not replace {', '.join(unread)} of the lab; give yours other names")
+        if said:
+            place = "conf/ of this folder" if folder == Path("conf").resolve() else str(folder)
+            found.append(f"using {place}: {'; '.join(said)}")
+    own, labs = Path("experiments"), packaged("experiments")
+    chosen = [folder.name for folder in experiments().values() if folder.parent == own]
+    replaced = [name for name in chosen if (labs / name / "recipe.yaml").exists()]
+    if replaced and own.resolve() != labs.resolve():
+        found.append(f"experiments/ of this folder replaces {', '.join(replaced)} of the lab")
+    return "; ".join(found)
+
+
 def choices(group: str, config_dirs: Iterable[Path] = ()) -> list[str]:
     """The names that `group=NAME` accepts; files that start with _ are parts of others."""
     if group == "experiment":
         return sorted(experiments())
     folders = [packaged("conf"), *config_dirs]
-    files = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
-    return sorted(name for name in files if not name.startswith("_"))
+    files = (path for folder in folders for path in (folder / group).glob("*.yaml"))
+    names = {path.stem for path in files if path.is_file()}
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def groups(config_dirs: Iterable[Path] = ()) -> list[str]:
@@ -77,7 +105,11 @@ def experiment_folder(name: str) -> Path:
 def header(experiment: Path) -> dict[str, str]:
     """What the comments at the head of a recipe say: question, hardware, time, expected."""
     found = {}
-    for line in (experiment / "recipe.yaml").read_text(encoding="utf-8").splitlines():
+    try:
+        text = (experiment / "recipe.yaml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):  # who runs it is told why
+        return {}
+    for line in text.splitlines():
         if not line.startswith("# "):
             break
         key, _, text = line.removeprefix("# ").partition(": ")

@@ -49,7 +49,7 @@ def _reading(path: Path) -> Iterator[None]:
     except YAMLError as error:
         raise RequestError(yaml_trouble(error)) from None
     except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise RequestError(f"{path}: cannot be read ({reason})") from None
 
 

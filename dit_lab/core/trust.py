@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import store_uri
 
 MODULES, STORES, PASSWORD = (
     "DIT_LAB_TRUSTED_MODULES", "DIT_LAB_TRACKING_URIS", "DIT_LAB_TRACKING_PASSWORD",
@@ -242,7 +243,7 @@ def trust_store(uri: str) -> str:
 
 def default_store(root: Path | str) -> str:
     """The address of the store of the runs below `paths.root`, where no other is named."""
-    return f"sqlite:///{root}/mlflow.db"
+    return store_uri(Path(root) / "mlflow.db")
 
 
 def trust_own_store(root: Path | str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dit_lab.core.errors import QUICKSTART, RequestError
+from dit_lab.core.text import local_path
 from dit_lab.core.types import DataFacts
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.folder_listing import digest, read_folder
@@ -112,7 +113,7 @@ def given_folder(root: str | Path | None) -> Path:
     """The folder of a dataset, refused where it is not named; nothing is looked up."""
     if not root:
         raise RequestError(f"dataset.root is not set: give dataset.root=FOLDER, {QUICKSTART}")
-    return Path(root).expanduser()
+    return local_path(root, "dataset.root=")
 
 
 def sides(image_size: ImageSize) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import local_path
 from dit_lab.data.image_facts import labelled_list_facts
 from dit_lab.data.image_files import ImageFiles, OnBadImage
 from dit_lab.data.images import Transform
@@ -57,7 +58,7 @@ class LabelledList(ImageFiles):
             allow_outside=allow_outside,
             num_classes=num_classes,
         )
-        folder = Path(root).expanduser()
+        folder = local_path(root, "dataset.root=")
         file = folder / {"train": TRAIN_LIST, "validation": VALIDATION_LIST}[split]
         self._list = read_list(file, allow_outside=allow_outside)
         self._images = folder / IMAGES_FOLDER

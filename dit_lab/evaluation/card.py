@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import key_value, shell_line
 from dit_lab.evaluation.table import Row, findings
 from dit_lab.runs.folder import digest, find_run, read_json, step_of, write_json
 
@@ -109,7 +110,7 @@ def find_evaluation(given: str, *, root: Path) -> Evaluation:
     if found is None:
         raise RequestError(
             f"{given}: has no evaluation{'' if step is None else f' at step {step}'} yet; "
-            f"dit-lab evaluate run={given} makes one"
+            f"{shell_line('dit-lab', 'evaluate', key_value('run', given))} makes one"
         )
     return found
 

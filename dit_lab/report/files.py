@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from dit_lab.core.text import one_line
 from dit_lab.report.analysis import Ablation
 from dit_lab.report.columns import columns, rows
 from dit_lab.report.drawing import png
@@ -29,7 +30,8 @@ def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
         "report.tex": latex(results(ablation)),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+        safe = "\n".join(map(one_line, text.split("\n")))  # settings and names may hold anything
+        (folder / name).write_text(safe, encoding="utf-8", newline="\n")
     shown = list(pictures(ablation))
     for picture in shown:
         (folder / picture.name).write_bytes(png(picture.draw))

@@ -12,6 +12,7 @@ from typing import Any
 from dit_lab.build.cost import recorded_cost, training_seconds
 from dit_lab.config.axes import settings_of
 from dit_lab.config.yaml_files import read_yaml
+from dit_lab.core.text import one_line
 from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
 from dit_lab.report.metrics import LOSS
 from dit_lab.report.results import Compute, Result
@@ -30,7 +31,10 @@ CURVES = ("train/loss", "eval/loss")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run with what a report needs to know of it, before the records are made."""
+    """A run with what a report needs to know of it, before the records are made.
+
+    Its name and its settings are of one line, whatever was recorded.
+    """
 
     name: str
     folder: RunFolder
@@ -38,6 +42,11 @@ class Run:
     settings: Mapping[str, str]
     status: str
     evaluation: Evaluation | None
+
+    def __post_init__(self) -> None:
+        settings = {one_line(key): one_line(text) for key, text in self.settings.items()}
+        object.__setattr__(self, "name", one_line(self.name))
+        object.__setattr__(self, "settings", settings)
 
 
 # ---- which runs ---------------------------------------------------------------------------------

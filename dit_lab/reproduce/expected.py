@@ -22,6 +22,7 @@ import yaml
 
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import shell_line
 from dit_lab.reproduce.tolerance import tolerances
 from dit_lab.runs.folder import write_atomically
 
@@ -97,17 +98,21 @@ def read_expected(folder: Path) -> dict[str, Any]:
     if not file.exists():
         raise RequestError(
             f"{file}: does not exist, so nothing was recorded of this experiment yet; "
-            f"dit-lab reproduce {folder.name} --record --seeds 3 writes it"
+            f"{_recording(folder)} --seeds 3 writes it"
         )
     found = read_yaml(file)
     if list(found) == ["published"]:
         raise RequestError(
             f"{folder.name}: only numbers of others are known of it, and nothing is compared with "
-            f"these; dit-lab reproduce {folder.name} --record --seeds 3 adds its own"
+            f"these; {_recording(folder)} --seeds 3 adds its own"
         )
     if lacking := [part for part in PARTS if part not in found]:
         raise RequestError(f"{file}: lacks {', '.join(lacking)}; --record writes it anew")
     return found
+
+
+def _recording(folder: Path) -> str:
+    return shell_line("dit-lab", "reproduce", folder.name, "--record")
 
 
 def write_expected(folder: Path, content: Mapping[str, Any]) -> Path:
@@ -117,7 +122,7 @@ def write_expected(folder: Path, content: Mapping[str, Any]) -> Path:
     text = yaml.safe_dump(
         {**content, "published": published}, sort_keys=False, default_flow_style=None, width=100
     )
-    write_atomically(file, f"# Written by dit-lab reproduce {folder.name} --record.\n{text}")
+    write_atomically(file, f"# Written by {_recording(folder)}.\n{text}")
     return file
 
 

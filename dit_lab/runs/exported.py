@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import shell_line
 
 EXPORTED = ".safetensors"
 HEADER_KEY = "dit_lab"  # in the header: what is known of the run, as JSON
@@ -21,7 +22,8 @@ def read_exported(file: Path) -> dict[str, Any]:
     known = header_of(file)
     if known is None:
         raise RequestError(
-            f"{file}: not exported by the lab; dit-lab import {file} --out RUN makes a run of it"
+            f"{file}: not exported by the lab; "
+            f"{shell_line('dit-lab', 'import', file, '--out', 'RUN')} makes a run of it"
         )
     return known
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import local_path
 from dit_lab.runs.exported import EXPORTED, read_exported
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
@@ -73,7 +74,7 @@ class RunFolder:
     @property
     def is_exported(self) -> bool:
         """Whether it is no folder but a file that was exported of one."""
-        return self.root.suffix == EXPORTED
+        return self.root.suffix == EXPORTED and not self.root.is_dir()
 
     @property
     def config(self) -> Path:
@@ -201,7 +202,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return found
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except ValueError as error:  # no JSON, or not even text
+    except (ValueError, RecursionError) as error:  # no JSON, not even text, or nested too deeply
         raise RequestError(f"{path}: damaged ({error}); move it away to go on without it") from None
 
 
@@ -237,7 +238,7 @@ def find_run(run: str, *, root: Path) -> tuple[RunFolder, Path | None]:
     in one, a file that was exported of one, or a tracking run id, which is looked up in `root`
     (`paths.root`). Raises RequestError.
     """
-    path = Path(run).expanduser().resolve()
+    path = Path(os.path.realpath(local_path(run, "run=")))  # also of links in a circle
     if path.suffix == EXPORTED and path.is_file():
         read_exported(path)
         return RunFolder(path), None

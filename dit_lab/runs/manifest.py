@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import checked_name, local_path, shell_line
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json, write_json
 from dit_lab.runs.former_names import with_names_of_today
 
@@ -99,6 +100,10 @@ class SweepFolder:
     def paths_root(self) -> Path:
         return self.root.parents[1]
 
+    def command(self, action: str) -> str:
+        """`dit-lab sweep ACTION` of this sweep, as it can be pasted into a shell."""
+        return shell_line("dit-lab", "sweep", action, self.root)
+
     def run(self, job: Job) -> RunFolder:
         return RunFolder(self.paths_root / job.run)
 
@@ -163,7 +168,8 @@ def new_sweep(root: Path, manifest: Manifest, configs: Iterable[Mapping[str, Any
     Sweeps that are started in the same second get folders of their own.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(manifest.created))
-    folder = SweepFolder(root / "sweeps" / f"{manifest.name}-{stamp}-{secrets.token_hex(3)}")
+    name = checked_name("sweep.name", manifest.name)
+    folder = SweepFolder(root / "sweeps" / f"{name}-{stamp}-{secrets.token_hex(3)}")
     (folder.root / "jobs").mkdir(parents=True)
     for job, config in zip(manifest.jobs, configs, strict=True):
         folder.add(job, config)
@@ -181,7 +187,7 @@ def all_sweeps(root: Path) -> list[SweepFolder]:
 def find_sweep(given: str, *, root: Path) -> SweepFolder:
     """What a user calls a sweep: its folder, its name below `<paths.root>/sweeps`, or the id of its
     run in the tracker. Raises RequestError."""
-    for path in (Path(given).expanduser(), root / "sweeps" / given):
+    for path in (local_path(given, ""), root / "sweeps" / given):
         if (path / "manifest.json").is_file():
             return SweepFolder(path.resolve())
     for folder in all_sweeps(root):

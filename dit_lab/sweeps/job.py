@@ -18,7 +18,7 @@ from dit_lab.runs.folder import RunFolder, read_json, write_json
 from dit_lab.runs.lock import Holder, read_holder
 from dit_lab.runs.manifest import Job, SweepFolder
 from dit_lab.runs.recorded import recorded_shapes
-from dit_lab.tracking.mlflow_store import is_local
+from dit_lab.tracking.addresses import is_local
 from dit_lab.tracking.parent import PARENT_TAG, adopt, log_measured
 
 MEASURING = ("sampler", "guidance", "sample", "evaluation")

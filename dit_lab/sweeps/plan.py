@@ -24,6 +24,7 @@ from dit_lab.config.checks.machine import with_processes
 from dit_lab.config.checks.training import check_data
 from dit_lab.config.compose import Composer, of_one_training, option
 from dit_lab.config.equivalence import SAME_MATHEMATICS, idea
+from dit_lab.config.hydra_compose import check_launcher
 from dit_lab.config.identity import config_hash, run_folder
 from dit_lab.config.objects import to_tree
 from dit_lab.config.prepare import check_request, prepare_folder
@@ -31,8 +32,10 @@ from dit_lab.config.schema import RunConfig, Sweep, TrainConfig
 from dit_lab.config.yaml_files import read_recipe
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
+from dit_lab.core.text import checked_name
 from dit_lab.core.types import Shapes
-from dit_lab.report.metrics import LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
+from dit_lab.evaluation.table import is_row_key
+from dit_lab.report.metrics import LEADING, LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
 from dit_lab.runs.folder import digest
 from dit_lab.runs.manifest import Job, Manifest
 from dit_lab.sweeps.slots import make_slots
@@ -96,7 +99,8 @@ def compose_jobs(
         raise RequestError(f"all {left_out.total()} jobs are refused: {next(iter(left_out))}")
     first = configs[0]
     keys = [one.key_or_group for one in typed if one.is_sweep_override()]
-    name = first.sweep.name or first.choices.get("experiment") or name_of(keys)
+    given = first.sweep.name or first.choices.get("experiment") or name_of(keys)
+    name = checked_name("sweep.name", given)
     anew = first.resume == "never"
     jobs = [_of_a_job(config, name) for config in configs]
     return Composed(kept, jobs, shapes, dict(left_out), first.sweep, name, anew)
@@ -131,6 +135,8 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
     texts = corners(typed) if search else product(typed)
     dirs = [str(path.absolute()) for path in config_dirs]
     launcher = [text for text in overrides if is_for_launcher(text)]
+    if launcher:
+        check_launcher(launcher)
     composed = compose_jobs(typed, texts, dirs, elsewhere=bool(launcher))
     settings = {
         **asdict(composed.settings),
@@ -140,6 +146,7 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
     make_slots(settings["slots"], jobs_per_slot=settings["jobs_per_slot"])
     if search:
         _check_search(axes, composed)
+    _check_metric(composed)
     _check_runs(composed)
     pairs = zip(composed.texts, composed.configs, strict=True)
     jobs = [job_of(number, *pair) for number, pair in enumerate(pairs)]
@@ -179,6 +186,23 @@ def _check_search(axes: Mapping[str, Sequence[str]], composed: Composed) -> None
     target = target_of(first.objective)
     objectives = [loss_of(name, target, option) for name in names for option in options]
     refuse_incomparable(metric, objectives, key="sweep.metric")
+
+
+def _check_metric(composed: Composed) -> None:
+    """Refuse a `sweep.metric` that no job can measure, before the first has run."""
+    metric = composed.settings.metric
+    if metric is None or metric == LOSS:
+        return
+    if not is_row_key(metric):
+        raise RequestError(
+            f"sweep.metric={metric}: no such metric; give {LOSS} or one of the evaluation's table, "
+            f"such as {LEADING[0]}_n360"
+        )
+    if not all(config.evaluation.num_images for config in composed.configs):
+        raise RequestError(
+            f"sweep.metric={metric}: samples are not measured; give evaluation.num_images=N, or "
+            f"sweep.metric={LOSS}"
+        )
 
 
 def _check_runs(composed: Composed) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from dit_lab.config.identity import run_folder, set_aside
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import recorded_overrides
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import shell_line
 from dit_lab.report.question import report_on_sweep
 from dit_lab.report.sentences import answer
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING
@@ -142,7 +142,7 @@ def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:
                 job.status = KILLED if job.status == RUNNING else job.status
             manifest.status = KILLED
             folder.write(manifest)
-            remark = f"was killed outright; go on with: dit-lab sweep resume {folder.root}"
+            remark = f"was killed outright; go on with: {folder.command('resume')}"
         told = tell_late(folder, manifest)
     return manifest, "; ".join(filter(None, [remark, told]))
 
@@ -173,12 +173,12 @@ def resumed(folder: SweepFolder, *, launcher: Sequence[str]) -> Manifest:
     before = manifest.settings["launcher"]
     if before != list(launcher):
         raise RequestError(
-            f"{folder.root}: its jobs ran through {shlex.join(before) or 'no launcher of Hydra'}; "
+            f"{folder.root}: its jobs ran through {shell_line(*before) or 'no launcher of Hydra'}; "
             f"{'add that to this command' if before else 'leave it out'}, or start a sweep of its "
             "own"
         )
     if manifest.unmade:
-        again = shlex.join(["dit-lab", "train", "-m", *manifest.typed])
+        again = shell_line("dit-lab", "train", "-m", *manifest.typed)
         if manifest.config_dirs:
             raise RequestError(f"{folder.root}: its trials are composed anew; type {again} again")
         recorded_overrides(manifest.typed, str(folder.root))

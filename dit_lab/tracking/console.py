@@ -6,13 +6,13 @@ A display that goes away (a closed pipe, a lost terminal) never stops training.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dit_lab.core.text import one_line, say, to_nowhere
 from dit_lab.core.types import Hook
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class LineDisplay(_Display):
 
     def on_message(self, text: str) -> None:
         with _output_may_vanish():
-            print(text, flush=True)
+            say(text)
 
 
 class ProgressDisplay(_Display):
@@ -75,19 +75,20 @@ class ProgressDisplay(_Display):
 
     def on_start(self, *, first_step: int, total_steps: int) -> None:
         super().on_start(first_step=first_step, total_steps=total_steps)
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        from dit_lab.tracking.screen import Screen
 
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[facts]}", markup=False),
-            console=Console(),
+            console=Screen(width=None, soft_wrap=False),
             refresh_per_second=FRAMES_PER_SECOND,
         )
         self._task = self._progress.add_task(
-            self._name, completed=first_step, total=total_steps, facts=""
+            one_line(self._name), completed=first_step, total=total_steps, facts=""
         )
         with _output_may_vanish():
             self._progress.start()
@@ -105,9 +106,9 @@ class ProgressDisplay(_Display):
     def on_message(self, text: str) -> None:
         with _output_may_vanish():
             if self._progress is None:
-                print(text, flush=True)
+                say(text)
             else:
-                self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self._progress.console.print(text, soft_wrap=True)
 
     def on_end(self, *, status: str, step: int, error: str | None) -> None:
         """Give the terminal back, whatever state the run or the display is in."""
@@ -152,6 +153,4 @@ def _output_may_vanish() -> Iterator[Any]:
     try:
         yield
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.__stdout__.fileno() if sys.__stdout__ else 1)
-        os.close(nowhere)
+        to_nowhere(sys.__stdout__ or sys.stdout)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder, read_json, update_status
 from dit_lab.runs.metrics import read_metrics
+from dit_lab.tracking.addresses import check_uri, shown
 from dit_lab.tracking.mlflow_store import (
     METRICS_PER_REQUEST,
     TAG_CHARACTERS,
@@ -58,15 +59,19 @@ def find_folders(uri: str, filter_string: str) -> list[Path]:
 
     https://mlflow.org/docs/latest/ml/search/search-runs
     """
+    check_uri(uri)
     load_mlflow()
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         client = open_existing(uri)
         experiments = [one.experiment_id for one in client.search_experiments()]
         found = client.search_runs(experiments, filter_string=filter_string, max_results=MOST_RUNS)
-    except (MlflowException, OSError, StoreUnreachableError) as error:
-        raise RequestError(f"filter={filter_string}: {root_cause(error)}") from None
+    except (MlflowException, SQLAlchemyError, OSError, ImportError, StoreUnreachableError) as error:
+        raise RequestError(
+            f"filter={filter_string}: {root_cause(error)} (tracking.uri={shown(uri)})"
+        ) from None
     folders = [Path(run.data.tags.get("dit_lab.run_folder", "")) for run in found]
     here = dict.fromkeys(path for path in folders if (path / "config.yaml").is_file())
     if not here:

@@ -12,13 +12,13 @@ from typing import Any
 
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
+from dit_lab.tracking.addresses import shown
 from dit_lab.tracking.mlflow_store import (
     StoreUnreachableError,
     load_mlflow,
     open_client,
     prepare_store,
     root_cause,
-    shown,
 )
 
 CODE = Path(__file__).with_name("served_model.py")

@@ -19,22 +19,20 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.types import Hook
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder
 from dit_lab.runs.metrics import read_metrics
+from dit_lab.tracking.addresses import check_uri, is_local, shown
 from dit_lab.tracking.mlflow_store import (
     METRICS_PER_REQUEST,
     TAG_CHARACTERS,
     as_params,
     as_tags,
-    check_uri,
     clean_key,
     compare,
-    is_local,
     last_steps,
     load_mlflow,
     log_texts,
     open_client,
     prepare_store,
     root_cause,
-    shown,
 )
 from dit_lab.tracking.spool import finite_metrics
 

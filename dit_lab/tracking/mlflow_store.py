@@ -1,4 +1,4 @@
-"""The MLflow store: which addresses are allowed, making it exactly once, what it accepts, its page.
+"""The MLflow store: making it exactly once, what it accepts, its page.
 
 mlflow takes more than a second to import, so only the functions that talk to a store do it.
 """
@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import flatten
+from dit_lab.tracking.addresses import check_uri, is_local, is_server, not_contacted, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-SERVERS = ("http", "https", "databricks")
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its page shows training
 LOCK_SECONDS = 120.0  # making the tables takes seconds; a queue of jobs waits for the first one
 BUSY_SECONDS = 20.0  # how long sqlite waits for another writer, as mlflow does
@@ -55,51 +54,6 @@ def refuse_untrusted(uri: str) -> None:
         raise NotTrustedError(not_contacted(uri))
 
 
-def not_contacted(uri: str) -> str:
-    """Why nothing is sent to a store, and what to do."""
-    return (
-        f"{shown(uri)} is not contacted, since only a file names it; add "
-        f"tracking.uri={shown(uri)} to the command, or put it into {trust.user_file()}"
-    )
-
-
-def check_uri(uri: str) -> None:
-    """Raise RequestError unless `uri` is a store that works from every process and folder."""
-    scheme = _scheme(uri)
-    example = f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    if scheme in ("", "file"):
-        raise RequestError(
-            f"tracking.uri={uri}: MLflow no longer keeps runs in plain folders; give {example}, "
-            "and move an old store over with `mlflow migrate-filestore`"
-        )
-    if scheme not in DATABASES + SERVERS:
-        raise RequestError(
-            f"tracking.uri={shown(uri)}: unknown kind of store {scheme!r}; give {example}, a "
-            "postgresql:, mysql: or mssql: database, or the https: address of an MLflow server"
-        )
-    if is_local(uri) and not trust.sqlite_path(uri).is_absolute():
-        raise RequestError(
-            f"tracking.uri={uri}: needs the absolute path of a file, or processes in different "
-            f"folders would use different stores; give {example}"
-        )
-
-
-def is_server(uri: str) -> bool:
-    """Whether an MLflow server stands between us and the database, and owns the artifacts."""
-    return _scheme(uri) in SERVERS
-
-
-def is_local(uri: str) -> bool:
-    """Whether the store is a file of this machine, so that a failure to open it will not pass."""
-    return _scheme(uri) == "sqlite"
-
-
-def shown(uri: str) -> str:
-    """The URI without a user's password, for messages."""
-    uri = re.sub(r"://\S*@", "://***@", uri)
-    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", uri)
-
-
 def root_cause(error: BaseException) -> str:
     """One line: what the operating system or sqlite said, or else the error's own first words."""
     told, deeper = error, error.__cause__ or error.__context__
@@ -108,14 +62,6 @@ def root_cause(error: BaseException) -> str:
             told = deeper
         deeper = deeper.__cause__ or deeper.__context__
     return shown(next(iter(str(told).splitlines()), type(told).__name__))
-
-
-def _scheme(uri: str) -> str:
-    """The kind of store: "postgresql" of "postgresql+psycopg2://...", "" for a path."""
-    if uri == "databricks":
-        return uri
-    found = re.match(r"([A-Za-z][\w.-]+)(\+\w+)?:", uri)  # two letters at least: C:\ is a path
-    return found[1].lower() if found else ""
 
 
 def load_mlflow() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import shell_line
 from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.recorded import recorded
 from dit_lab.training.power import is_width, name_of
@@ -51,10 +52,9 @@ def made_average(folder: RunFolder, weights: str, *, step: int | None = None) ->
     files = {int(file.stem.rpartition("-")[2]): file for file in found}
     at = max(files, default=None) if step is None else step
     if at is None or at not in files:
-        option = f" --step {step}" if step is not None else ""
-        raise RequestError(
-            f"sample.weights={weights}: not made yet; dit-lab ema {folder.root} --std {std}{option}"
-        )
+        option = ["--step", step] if step is not None else []
+        command = shell_line("dit-lab", "ema", folder.root, "--std", std, *option)
+        raise RequestError(f"sample.weights={weights}: not made yet; {command}")
     return files[at], at
 
 

@@ -13,6 +13,7 @@ from tests.errors import (
     judging,
     measuring,
     methods,
+    naming,
     own_parts,
     places,
     recorded,
@@ -26,7 +27,7 @@ from tests.errors import (
 
 AREAS = (
     command_line, settings, methods, own_parts, data, encoding, resuming, recorded, checkpoints,
-    averages, measuring, judging, exchange, sweeping, reporting, tracking, benching, places,
+    averages, measuring, judging, exchange, sweeping, reporting, tracking, benching, places, naming,
     trusting,
 )  # fmt: skip
 CASES = {case.title: case for area in AREAS for case in area.CASES}

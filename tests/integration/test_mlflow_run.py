@@ -27,15 +27,14 @@ from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder
 from dit_lab.runs.metrics import MetricsRow, format_row
 from dit_lab.tracking import mlflow_run
+from dit_lab.tracking.addresses import check_uri, shown
 from dit_lab.tracking.late import log_late
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.tracking.mlflow_store import (
     as_params,
-    check_uri,
     clean_key,
     open_client,
     prepare_store,
-    shown,
     ui_command,
 )
 from tests.integration.server import fetch, free_port, listens, serving

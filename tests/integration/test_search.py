@@ -83,7 +83,9 @@ def test_a_metric_that_is_not_there_is_named(
     folder: Path, forked: Command, train: list[str]
 ) -> None:
     done = forked(*train, "optimizer.lr=interval(1e-4,1e-3)", "tracking=none", "sweep.trials=2",
-                  "training.total_steps=2", "sweep.metric=eval/los")  # fmt: skip
+                  "training.total_steps=2", "evaluation.num_images=10",
+                  "sweep.metric=eval/recall_pixels_n7")  # fmt: skip
     assert done.returncode == 2
-    assert "sweep.metric=eval/los: job 0 has no such metric; it has eval/loss" in done.stderr
+    wrong = "sweep.metric=eval/recall_pixels_n7: job 0 has no such metric; it has eval/loss"
+    assert wrong in done.stderr
     assert manifest_in(folder)["status"] == "FAILED"

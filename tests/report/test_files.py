@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dit_lab.core.text import one_line
 from dit_lab.report import drawing, files, page, plots, rounding
 from dit_lab.report.analysis import Ablation, analyse
 from dit_lab.report.evaluations_plot import against_evaluations, evaluations_vary
@@ -202,6 +203,19 @@ def test_settings_are_escaped_everywhere(tmp_path: Path) -> None:
     assert title in found.text
     assert "<script" not in (tmp_path / "report.md").read_text()
     assert "<" not in (tmp_path / "report.tex").read_text().replace("$<$", "")
+
+
+@pytest.mark.parametrize("text", ["\x1b[31mred", "a\nb", "\x9b1m\u202ex", "[/b]", "a|b\r"])
+def test_no_file_obeys_a_setting(text: str, tmp_path: Path) -> None:
+    """Nor a name, or the title."""
+    results = [replace(one, run=text) for one in sweep(model=[text, f"{text} 2"])]
+    files.write_report(analyse(results, QUESTION), tmp_path, title=text)
+    for name in ("report.html", "report.md", "report.csv", "report.tex"):
+        found = (tmp_path / name).read_text()
+        assert [c for c in found if c != "\n" and not c.isprintable() and c != "\xa0"] == []
+        assert all(line == one_line(line) for line in found.split("\n"))
+    rows = [len(row) for row in table_of_markdown(tmp_path / "report.md")]
+    assert len(set(rows[:4])) == 1 or "|" in text
 
 
 def test_formulas_in_settings_are_drawn_as_they_are(tmp_path: Path) -> None:

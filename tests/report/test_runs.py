@@ -15,8 +15,15 @@ from dit_lab.cli.main import main
 from dit_lab.core.errors import RequestError
 from dit_lab.report.metrics import leading_metric
 from dit_lab.report.question import report_on, report_on_sweep
-from dit_lab.report.runs import _pick, results, runs_of_folders, runs_of_sweep, runs_of_sweeps
-from dit_lab.runs.folder import write_json
+from dit_lab.report.runs import (
+    Run,
+    _pick,
+    results,
+    runs_of_folders,
+    runs_of_sweep,
+    runs_of_sweeps,
+)
+from dit_lab.runs.folder import RunFolder, write_json
 from dit_lab.runs.manifest import SweepFolder
 from tests.synthetic import HELD_OUT, STEPS, finished_sweep
 
@@ -304,3 +311,16 @@ def test_evaluations_are_plotted_where_they_differ_only(two: list[SweepFolder]) 
         report_on_sweep(folder)
         page = (folder.report / "report.html").read_text()
         assert ("Quality against evaluations" in page) is plotted
+
+
+def test_names_and_settings_are_of_one_line(tmp_path: Path) -> None:
+    """Also those that no drawing could show."""
+    run = Run(
+        name="a\nb",
+        folder=RunFolder(tmp_path),
+        config={},
+        settings={"mo\tdel": "\udcff\x1b[31m[/b]"},
+        status="FINISHED",
+        evaluation=None,
+    )
+    assert (run.name, run.settings) == ("a\\nb", {"mo\\tdel": "\\udcff\\x1b[31m[/b]"})

@@ -57,9 +57,9 @@ def test_a_job_is_what_the_command_alone_would_train() -> None:
 
 
 def test_values_with_commas_and_quotes() -> None:
-    plan = plan_sweep([*TINY, "ema.decays=[0.9],[0.9,0.99]", "name='a=b','c, d'"])
+    plan = plan_sweep([*TINY, "ema.decays=[0.9],[0.9,0.99]", "name='a b','c @d'"])
     assert [config.ema.decays for config in plan.configs] == [[0.9]] * 2 + [[0.9, 0.99]] * 2
-    assert [config.name for config in plan.configs] == ["a=b", "c, d"] * 2
+    assert [config.name for config in plan.configs] == ["a b", "c @d"] * 2
 
 
 def test_the_tracker_has_one_experiment() -> None:

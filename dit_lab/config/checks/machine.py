@@ -106,8 +106,26 @@ def check_new(what: str, out: Path) -> None:
     check_parent(what, out)
 
 
+def check_file(what: str, out: Path) -> None:
+    """Refuse a file where a folder is, or in a folder that cannot be written to."""
+    if out.is_dir():
+        raise RequestError(f"{what}{out}: is a folder; give the name of a file")
+    check_parent(what, out)
+
+
+def check_folder(key: str, out: Path) -> None:
+    """Refuse a folder of results that holds the current one, such as `.` or `/`, or that cannot be
+    written to."""
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise RequestError(
+            f"{key}={out}: the current folder lies there, and what is written would lie among its "
+            "files; name a folder of its own"
+        )
+    check_writable(key, out)
+
+
 def check_parent(what: str, out: Path) -> None:
-    """Refuse a file in a folder that does not exist or cannot be written to."""
+    """Refuse a path in a folder that does not exist or cannot be written to."""
     parent = out.absolute().parent
     if not parent.is_dir():
         raise RequestError(f"{what}{out}: the folder {parent} does not exist; create it first")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from dit_lab.codecs.facts import IDENTITY, codec_facts
 from dit_lab.config.checks.coupling import check_coupled_data, check_coupling
 from dit_lab.config.checks.data import check_declarations, check_images, read_facts
@@ -14,13 +12,12 @@ from dit_lab.config.schema import EMA, RunConfig, Training
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, arguments_of, target_of
 from dit_lab.core.types import Shapes
-from dit_lab.tracking.mlflow_store import check_uri
+from dit_lab.tracking.addresses import check_uri
 from dit_lab.training.power import is_width
 
 
 def check_settings(config: RunConfig) -> None:
     """What a training configuration shows without its data. Raises RequestError."""
-    _check_name(config.name)
     check_processes(config)
     check_float8(config)
     _check_batch(config)
@@ -59,13 +56,6 @@ def check_model(config: RunConfig, shapes: Shapes) -> None:
     _check_patch(config.model.patch_size, shapes.latent)
     _check_direction(config.objective, shapes.latent)
     check_conditioning(config, shapes, model=config.model)
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[\w+=@,-][\w .+=@,-]*", name):
-        raise RequestError(
-            f"name={name}: names a folder; use letters, digits, spaces and any of . _ + = @ , -"
-        )
 
 
 def _check_batch(config: RunConfig) -> None:

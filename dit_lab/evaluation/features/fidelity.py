@@ -10,7 +10,6 @@ import hashlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import local_path
 from dit_lab.evaluation.features.dinov2 import VisionTransformer
 from dit_lab.evaluation.features.extractors import Features, Probabilities
 
@@ -136,7 +136,7 @@ def _opened(weights_path: str | None, name: str, address: str) -> io.BufferedRea
             f"that from {address}, nothing is downloaded by itself"
         )
     try:
-        return open(Path(weights_path).expanduser() / file, "rb")
+        return open(local_path(weights_path, "evaluation.weights_path=") / file, "rb")
     except OSError as error:
         raise RequestError(
             f"evaluation.weights_path={weights_path}: {file} cannot be read there "

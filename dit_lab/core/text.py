@@ -1,0 +1,176 @@
+"""Text that others made: on a terminal, as a folder's name, as a path, a store's address or a word
+of a shell. Torch-free.
+
+Names of classes, files, runs and experiments come from folders and records of other people. Nothing
+else in the package prints, expands a path, or puts a name into a path, an address or a command.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any, TextIO
+
+from dit_lab.core.errors import RequestError
+
+# ---- on a terminal ------------------------------------------------------------------------------
+
+JOINERS = "\u200c\u200d"  # which several scripts and emoji need
+SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, of formats such as the overrides of the writing
+direction, of surrogates, and of line and paragraph separators."""
+
+
+def one_line(text: object) -> str:
+    """A text as one line that no terminal obeys: control characters, line breaks, changes of the
+    writing direction and surrogates as escapes such as `\\x1b`."""
+    found = str(text)
+    if found.isascii() and found.isprintable():
+        return found
+    return "".join(map(_shown, found))
+
+
+def _shown(letter: str) -> str:
+    if letter in JOINERS or unicodedata.category(letter) not in UNSAFE:
+        return letter
+    if letter in SHORT:
+        return SHORT[letter]
+    code = ord(letter)
+    return (
+        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 2**16 else f"\\U{code:08x}"
+    )
+
+
+def say(text: object = "", file: TextIO | None = None) -> None:
+    """Print one line, on standard output unless another file is given.
+
+    Where nobody reads any more (a closed pipe, a lost terminal), what follows goes nowhere, and the
+    command goes on: a display never stops the work. Raises OSError where a disk is full.
+    """
+    stream = file or sys.stdout
+    if stream is None:  # closed before the command was started
+        return
+    try:
+        stream.write(f"{one_line(text)}\n")
+        stream.flush()
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        to_nowhere(stream)
+
+
+def say_lines(text: str) -> None:
+    """Print the lines of a text of the lab's own, such as help or a configuration."""
+    for line in text.removesuffix("\n").split("\n"):
+        say(line)
+
+
+def to_nowhere(stream: TextIO) -> None:
+    """Let what is written to a stream of this process go nowhere from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, stream.fileno())
+    finally:
+        os.close(nowhere)
+
+
+# ---- on the command line ------------------------------------------------------------------------
+
+PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z/][A-Za-z0-9_/.+:@-]*", re.IGNORECASE)
+
+
+def shell_line(*words: object) -> str:
+    """A command as it can be pasted into a shell: paths with spaces and quotes are quoted."""
+    return one_line(shlex.join(map(str, words)))
+
+
+def key_value(key: str, value: object) -> str:
+    """KEY=VALUE of a text as an override, in quotes where Hydra needs them."""
+    text = str(value)
+    return f"{key}={text if PLAIN.fullmatch(text) else quoted(text)}"
+
+
+def quoted(text: str) -> str:
+    """A text in quotes as Hydra reads it: a backslash counts only before a quote."""
+    escaped = re.sub(r"(\\*)(')", r"\1\1\\\2", text)
+    ends = len(escaped) - len(escaped.rstrip("\\"))
+    return f"'{escaped}{escaped[len(escaped) - ends :]}'"
+
+
+# ---- as a name ----------------------------------------------------------------------------------
+
+LONGEST_NAME = 200  # bytes: the 255 of a file system, without the date and hash of a sweep's folder
+MARKS = " ._+@-"
+
+
+def checked_name(key: str, name: Any) -> str:
+    """A name that becomes a folder and a word on the command line. Raises RequestError.
+
+    It is made of letters, digits and `MARKS`, begins with a letter, a digit or `_`, and ends with
+    neither a space nor a dot.
+    """
+    text = str(name)
+    first, last = text[:1], text[-1:]
+    if (
+        not text
+        or not all(_is_letter(letter) or letter in MARKS for letter in text)
+        or not (_is_letter(first) or first == "_")
+        or last in " ."
+    ):
+        raise RequestError(
+            f"{key}={text}: names a folder; use letters, digits, spaces and any of . _ + @ -, "
+            "begin with a letter, a digit or _, and end with neither a space nor a dot"
+        )
+    if len(text.encode()) > LONGEST_NAME:
+        raise RequestError(
+            f"{key}={text}: names a folder, and has {len(text.encode())} bytes; use at most "
+            f"{LONGEST_NAME}"
+        )
+    return text
+
+
+def _is_letter(letter: str) -> bool:
+    """Whether it is a letter, a mark on one, or a digit, of any script."""
+    return unicodedata.category(letter)[0] in "LMN"
+
+
+# ---- as a path ----------------------------------------------------------------------------------
+
+LONGEST_PART, LONGEST_PATH = 255, 4095  # bytes
+
+
+def local_path(given: object, what: str) -> Path:
+    """A path that somebody gave, with `~` and `~USER` expanded; `what` it was given as, such as
+    "out=" or "--out ". Raises RequestError where no file system could have it."""
+    text = str(given)
+    if not text:
+        raise RequestError(f"{what or repr(text)}: is empty; give a path")
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        user = text.partition("/")[0]
+        raise RequestError(
+            f"{what}{text}: this machine has no home folder of {user}; write the path in full"
+        ) from None
+    try:
+        parts = [len(part.encode()) for part in path.parts]
+    except UnicodeEncodeError:
+        raise RequestError(f"{what}{text}: is no UTF-8 text; give the file another name") from None
+    if "\0" in text:
+        raise RequestError(f"{what}{text}: holds a zero byte, which no path can have")
+    if max(parts, default=0) > LONGEST_PART or sum(parts) + len(parts) > LONGEST_PATH:
+        raise RequestError(f"{what}{text}: is longer than a path can be; give a shorter one")
+    return path
+
+
+def store_uri(file: Path | str) -> str:
+    """The address of a sqlite database: an absolute path as SQLAlchemy reads it, which takes `?`
+    for the end of the path and `%41` for a letter."""
+    path = re.sub("%(?=[0-9A-Fa-f]{2})", "%25", str(file)).replace("?", "%3F")
+    return f"sqlite:///{path}"
