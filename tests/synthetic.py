@@ -27,7 +27,8 @@ from dit_lab.runs.manifest import Job, Manifest, SweepFolder, new_sweep
 HELD_OUT = "eval/two_sample_pixels_held_out_n360"
 STEPS = 1200
 SETTINGS = {"name": None, "slots": "auto", "jobs_per_slot": 1, "on_failure": "continue",
-            "retries": 0, "search": False, "launcher": []}  # fmt: skip
+            "retries": 0, "trials": 1, "trials_at_once": None, "metric": None,
+            "failed_value": None, "search": False, "launcher": []}  # fmt: skip
 
 Value = Callable[[Mapping[str, str]], float]
 """The overrides of a job, by key -> what was measured on it."""

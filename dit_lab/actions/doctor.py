@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dit_lab.config.yaml_files import read_yaml
+from dit_lab.config.yaml_files import read_config
 from dit_lab.core.errors import RequestError
-from dit_lab.runs.folder import KILLED, RUNNING, RunFolder, all_runs, read_json, update_status
+from dit_lab.runs.folder import KILLED, RUNNING, RunFolder, all_runs, read_status, update_status
 from dit_lab.runs.lock import Lease, holder_of
 from dit_lab.tracking.late import settle
 
@@ -36,7 +36,7 @@ def examine(root: Path) -> Iterator[Diagnosis]:
 
 def _examine(folder: RunFolder) -> Diagnosis:
     try:
-        found = read_json(folder.status)
+        found = read_status(folder)
         if found["status"] == RUNNING and (holder := holder_of(folder.lease)):
             return Diagnosis(folder, RUNNING, found["step"], str(holder))
         return close_run(folder)
@@ -52,12 +52,12 @@ def close_run(folder: RunFolder) -> Diagnosis:
 
 
 def _close(folder: RunFolder) -> Diagnosis:
-    found, remark = read_json(folder.status), ""
+    found, remark = read_status(folder), ""
     if found["status"] == RUNNING:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["updated"]))
         remark = f"was killed outright; last heard of at {since}"
         found = update_status(folder, status=KILLED, error=remark)
-    config, told = read_yaml(folder.config), ""
+    config, told = read_config(folder), ""
     if config["tracking"]["backend"] == "mlflow":
         told = settle(folder, config)
     return Diagnosis(

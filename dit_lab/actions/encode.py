@@ -52,7 +52,7 @@ class Encoding:
         codec: Codec = build(config, "codec")
         self._codec = codec.to(self._device)
         self.plan = _plan(config, facts, codec)
-        before, now = read_json(self.folder / PLAN), asdict(self.plan)
+        before, now = read_json(self.folder / PLAN), asdict(self.plan)  # only compared
         if before and before != now:
             other = sorted(key for key in now if before.get(key) != now[key])
             raise RequestError(

@@ -27,7 +27,7 @@ from dit_lab.interop.architecture import DIT, Architecture, configured
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_config
 from dit_lab.interop.formats import FORMATS
 from dit_lab.runs.exported import HEADER_KEY
-from dit_lab.runs.folder import find_run, read_json, written_at
+from dit_lab.runs.folder import find_run, read_status, written_at
 from dit_lab.runs.provenance import versions
 from dit_lab.runs.recorded import recorded, recorded_shapes
 from dit_lab.sampling.images import PICTURE_CHANNELS
@@ -123,9 +123,7 @@ class Export:
         tracking, codec = self.config.tracking, self.config.codec
         own = uri is None or uri == tracking.uri
         run_id = (
-            None
-            if self.folder.is_exported
-            else read_json(self.folder.status).get("tracking_run_id")
+            None if self.folder.is_exported else read_status(self.folder).get("tracking_run_id")
         )
         with tempfile.TemporaryDirectory(prefix="dit-lab-") as place:
             weights = Path(place) / "weights.safetensors"

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_lab.actions.inferred import InferredOption, as_overrides, corrected, inferred_keys, typed
@@ -36,7 +35,7 @@ from dit_lab.interop.architecture import (
     refuse_other_tensors,
     shapes_of,
 )
-from dit_lab.interop.files import Tensors
+from dit_lab.interop.files import Tensors, read_safetensors
 from dit_lab.interop.formats import Foreign, open_foreign
 from dit_lab.runs.exported import EXPORTED, header_of
 from dit_lab.runs.folder import (
@@ -225,7 +224,7 @@ def _unpacked(
         raise RequestError(
             f"{source}: holds {known['weights']}, which no checkpoint does; it is a RUN itself"
         )
-    tensors = load_file(source)
+    tensors = read_safetensors(source)
     write_run(
         out,
         config=rebased(as_recorded(known["config"], source), root_of(RunFolder(out))),

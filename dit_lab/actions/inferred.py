@@ -3,6 +3,7 @@ known from. Typed keys win."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,9 @@ def _has(objective: str, key: str) -> bool:
 
 
 def _override(item: InferredOption) -> str:
+    """As it would be typed. What a file says is a word or a number, never an expression."""
+    if isinstance(item.value, str) and not re.fullmatch(r"[\w.-]+", item.value):
+        raise RequestError(f"{item.key}: {item.source} says {item.value!a:.60}, which is no word")
     value = {"True": "true", "False": "false", "None": "null"}.get(str(item.value), item.value)
     return f"{item.key}={value}"
 

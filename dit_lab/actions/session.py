@@ -20,7 +20,7 @@ from dit_lab.runs.folder import (
     KILLED,
     RUNNING,
     RunFolder,
-    read_json,
+    read_status,
     update_status,
 )
 from dit_lab.runs.lock import Lease
@@ -64,7 +64,7 @@ class StatusFile(Hook):
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self.step = read_json(folder.status).get("step", 0)
+        self.step = read_status(folder).get("step", 0)
         self.tracker: MlflowRun | None = None
 
     @property
@@ -77,7 +77,7 @@ class StatusFile(Hook):
             changes["tracking_run_id"] = self.tracker.run_id
         try:
             update_status(self._folder, step=self.step, **changes)
-        except OSError as error:
+        except (OSError, RequestError) as error:  # RequestError: damaged by somebody else
             log.warning("%s: cannot be written (%s)", self._folder.status, error)
 
     def on_start(self, *, first_step: int, total_steps: int) -> None:

@@ -24,7 +24,8 @@ from dit_lab.core.types import Hook, Shapes
 from dit_lab.runs.folder import (
     FAILED,
     RunFolder,
-    read_json,
+    read_status,
+    read_tracked,
     update_status,
     write_atomically,
     write_json,
@@ -264,7 +265,7 @@ def _open_tracker(config: RunConfig, folder: RunFolder, checkpoint: Checkpoint |
         artifact_root=Path(config.paths.root) / "mlartifacts",
         folder=folder,
         config=to_tree(config),
-        run_id=read_json(folder.status).get("tracking_run_id"),
+        run_id=read_status(folder).get("tracking_run_id"),
         resume_step=checkpoint.step if checkpoint else 0,
-        **read_json(folder.tracking),
+        **read_tracked(folder),
     )

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from dit_lab.bench.figures import Turns
 from dit_lab.core.errors import RequestError
+from dit_lab.core.typed import read_as
 from dit_lab.runs.folder import read_json
 
 if TYPE_CHECKING:
@@ -72,23 +73,28 @@ class Checked:
         return much and self.now.least > self.recorded.most
 
 
-def read_record(file: Path) -> dict[str, Any]:
+class Record(TypedDict):
+    """What is read of a file that `bench --json` wrote."""
+
+    overrides: list[str]
+    costs: dict[str, Turns]
+
+
+def read_record(file: Path) -> Record:
     """What a file has kept. Raises RequestError."""
+    where, instead = f"--check {file}", "`dit-lab bench --json FILE` writes one"
     record = {} if file.is_dir() else read_json(file)
-    costs = record.get("costs")
-    if not isinstance(costs, dict) or not all(isinstance(cost, dict) for cost in costs.values()):
-        raise RequestError(
-            f"--check {file}: {'no record of a bench' if file.exists() else 'does not exist'}; "
-            "`dit-lab bench --json FILE` writes one"
-        )
-    return record
+    if not record:
+        missing = "no record of a bench" if file.exists() else "does not exist"
+        raise RequestError(f"{where}: {missing}; {instead}")
+    return read_as(Record, record, where=where, what="no record of a bench", instead=instead)
 
 
-def checked(record: Mapping[str, Any], now: Bench) -> list[Checked]:
+def checked(record: Record, now: Bench) -> list[Checked]:
     """Every cost that both know."""
     costs = now.costs()
     return [
-        Checked(name, Turns(**recorded), costs[name])
+        Checked(name, recorded, costs[name])
         for name, recorded in record["costs"].items()
         if name in costs
     ]

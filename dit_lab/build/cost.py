@@ -12,13 +12,13 @@ from typing import Any
 
 from dit_lab.config.objects import to_component
 from dit_lab.config.schema import RunConfig
-from dit_lab.config.yaml_files import read_yaml
+from dit_lab.config.yaml_files import read_config
 from dit_lab.core.cost import Cost, TrainingMemory, cost, training_memory
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component
 from dit_lab.core.types import Shapes
 from dit_lab.models.options import COMPONENTS, DiT
-from dit_lab.runs.folder import FINISHED, RunFolder, all_runs, read_json
+from dit_lab.runs.folder import FINISHED, RunFolder, all_runs, read_status
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.runs.recorded import recorded_shapes
 
@@ -102,7 +102,7 @@ def training_seconds(rows: Sequence[MetricsRow], *, batch: int) -> float:
     left out."""
     seconds, last = 0.0, 0
     for row in rows:
-        if "perf/images_per_second" in row.metrics:
+        if row.metrics.get("perf/images_per_second", 0) > 0:
             seconds += (row.step - last) * batch / row.metrics["perf/images_per_second"]
             last = row.step
     return seconds
@@ -150,8 +150,8 @@ class Pace:
 
 def _known(folder: RunFolder) -> _Known | None:
     try:
-        status = read_json(folder.status)
-        config, rows = read_yaml(folder.config), read_metrics(folder.metrics)
+        status = read_status(folder)
+        config, rows = read_config(folder), read_metrics(folder.metrics)
         size = recorded_cost(config, recorded_shapes(folder))
     except RequestError:
         return None

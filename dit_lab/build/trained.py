@@ -11,7 +11,6 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dit_lab.build.parts import Parts, build_generator, build_model, build_parts, labelled_call
@@ -22,6 +21,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.options import changed
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Codec, LabelledCall, Sampler, Shapes, Team
+from dit_lab.interop.files import read_safetensors
 from dit_lab.runs.exported import read_exported
 from dit_lab.runs.folder import RunFolder, find_run
 from dit_lab.runs.recorded import UNKNOWN_CODEC, recorded, recorded_shapes, weights_name
@@ -211,7 +211,7 @@ def _exported_weights(file: Path, weights: str, decays: Sequence[float]) -> Weig
         raise RequestError(
             f"sample.weights={weights}: {file} holds {known['weights']} alone; leave it out"
         )
-    return Weights(load_file(file), known["weights"], known["step"], file)
+    return Weights(read_safetensors(file), known["weights"], known["step"], file)
 
 
 def load_weak(parts: Parts) -> Trained | None:

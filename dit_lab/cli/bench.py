@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dit_lab.actions.describe import described_shapes
 from dit_lab.bench.record import SLOWER, checked, read_record
@@ -37,7 +37,7 @@ from dit_lab.runs.folder import write_json
 
 if TYPE_CHECKING:
     from dit_lab.bench.figures import Ratio, Spread, Turns
-    from dit_lab.bench.record import Bench
+    from dit_lab.bench.record import Bench, Record
 
 SHOWS_CHOICES = True
 OFFICIAL = "official"
@@ -116,7 +116,7 @@ def _parts(args: argparse.Namespace) -> list[str]:
     return list(chosen)
 
 
-def _record(args: argparse.Namespace) -> dict[str, Any] | None:
+def _record(args: argparse.Namespace) -> Record | None:
     if args.json:
         check_file("--json ", args.json)
     return None if args.check is None else read_record(args.check)
@@ -253,7 +253,7 @@ def time_text(seconds: float) -> str:
     return f"{seconds / 1e-6:.3g} µs"
 
 
-def _check(record: Mapping[str, Any], found: Bench) -> int:
+def _check(record: Record, found: Bench) -> int:
     """Say which costs have grown; 1 where one has."""
     slower = False
     for cost in checked(record, found):

@@ -30,7 +30,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
 from dit_lab.core.text import say, shell_line
 from dit_lab.evaluation.card import Evaluation, find_evaluation
-from dit_lab.runs.folder import RunFolder, read_json
+from dit_lab.runs.folder import RunFolder, read_status
 from dit_lab.tracking.late import log_late
 from dit_lab.training.stop import StopSignal
 
@@ -196,7 +196,7 @@ def _track(config: RunConfig, trained: Trained, evaluation: Evaluation, path: Pa
     """Add the numbers to the run's MLflow page; where that fails, say so and go on."""
     from dit_lab.actions.evaluate import tracked_metrics
 
-    run_id = read_json(trained.folder.status).get("tracking_run_id")
+    run_id = read_status(trained.folder).get("tracking_run_id")
     if config.tracking.backend != "mlflow" or run_id is None:
         return
     trouble = log_late(

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from dit_lab.cli import train
 from dit_lab.cli.arguments import add_overrides, say_own_choices
@@ -29,8 +29,9 @@ from dit_lab.config.schema import RunConfig, SampleConfig
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.options import changed
 from dit_lab.core.text import key_value, say
+from dit_lab.core.typed import read_as
 from dit_lab.core.types import Shapes
-from dit_lab.runs.folder import read_json, write_json
+from dit_lab.runs.folder import read_json, read_status, write_json
 from dit_lab.training.stop import StopSignal
 
 SHOWS_CHOICES = False
@@ -122,8 +123,8 @@ def _measure(run: str, root: Path, drawing: RunConfig, training: RunConfig) -> N
     from dit_lab.build.trained import load
 
     folder, found = run_folder(training), {}
-    file, step = folder.root / "straightness.json", read_json(folder.status)["step"]
-    known = read_json(file)
+    file, step = folder.root / "straightness.json", read_status(folder)["step"]
+    known = _read(file)
     if known and known["after"]["run"].startswith(f"{folder.root.name} at step {step},"):
         _say(known)
         return
@@ -139,7 +140,24 @@ def _measure(run: str, root: Path, drawing: RunConfig, training: RunConfig) -> N
                 "straightness": straightness(trained, training, check_stop=stop.check),
             }
     write_json(file, {"paths": PATHS, **found})
-    _say(read_json(file))
+    _say(_read(file))
+
+
+class _Side(TypedDict):
+    run: str
+    straightness: float
+
+
+class _Straightness(TypedDict):
+    paths: int
+    before: _Side
+    after: _Side
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    """straightness.json of a run, {} where there is none. Raises RequestError."""
+    found = read_json(file)
+    return dict(read_as(_Straightness, found, where=file)) if found else {}
 
 
 def _say(found: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from dit_lab.cli.tables import print_judgement
 from dit_lab.config import search_path
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.text import key_value, say
-from dit_lab.reproduce.expected import read_expected, write_expected
+from dit_lab.reproduce.expected import read_expected, read_published, write_expected
 from dit_lab.reproduce.experiment import (
     Outcome,
     as_recorded,
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
     named = search_path.experiment_folder(args.experiment)
+    read_published(named)  # a damaged file is refused before hours of training
     expected = None if args.record else read_expected(named)
     experiment = find_experiment(args.experiment, args.overrides, num_seeds=args.seeds)
     if args.record and len(experiment.seeds) < LEAST_SEEDS:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dit_lab.core.text import say
-from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_status
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.runs.metrics import last_metrics
 from dit_lab.tracking.console import duration
@@ -99,7 +99,7 @@ def _table(folder: SweepFolder, manifest: Manifest, jobs: Sequence[Job]) -> Tabl
 
 def _progress(job: Job, run: RunFolder) -> tuple[str, str, str]:
     """How far a job has come: step, loss, and the time that it took or has left."""
-    status = read_json(run.status) if job.attempts or job.status == FINISHED else {}
+    status = read_status(run) if job.attempts or job.status == FINISHED else {}
     if "step" not in status:
         return "", "", ""
     last = last_metrics(run.metrics)

@@ -23,13 +23,13 @@ from dit_lab.config.compose import Composer, compose_train
 from dit_lab.config.help import with_help
 from dit_lab.config.prepare import Prepared, prepare
 from dit_lab.config.schema import RunConfig
-from dit_lab.config.yaml_files import read_yaml
+from dit_lab.config.yaml_files import read_config
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.text import key_value, say, say_lines, shell_line
 from dit_lab.evaluation.card import last_evaluation
 from dit_lab.evaluation.table import is_row_key
-from dit_lab.runs.folder import RunFolder, read_json
+from dit_lab.runs.folder import RunFolder, read_status
 from dit_lab.runs.metrics import read_metrics
 from dit_lab.runs.recorded import has_comparable_code
 from dit_lab.tracking.addresses import is_server, shown
@@ -119,14 +119,14 @@ def _train(prepared: Prepared, told: Mapping[str, str]) -> int:
 
 def show_results(folder: RunFolder) -> None:
     """The losses, the table of the last evaluation, the newest grid, and the MLflow page."""
-    status, config = read_json(folder.status), read_yaml(folder.config)
+    status, config = read_status(folder), read_config(folder)
     speeds = [
         config["training"]["global_batch_size"] / row.metrics["perf/images_per_second"]
         for row in read_metrics(folder.metrics)
-        if "perf/images_per_second" in row.metrics
+        if row.metrics.get("perf/images_per_second", 0) > 0
     ]
     evaluation = last_evaluation(folder.evaluations, step=status["step"])
-    losses = {k: value for k, value in status["results"].items() if not is_row_key(k)}
+    losses = {k: value for k, value in (status.get("results") or {}).items() if not is_row_key(k)}
     results = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
     speed = f", {median(speeds):.3f} s a step" if speeds else ""
     say(f"result: {results} after {status['step']} steps{speed}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from dit_lab.core.errors import QUICKSTART, RequestError
+from dit_lab.core.files import parse_json, read_within
 from dit_lab.core.text import local_path
+from dit_lab.core.typed import read_as, within
 
 IDENTITY = "dit_lab.codecs.identity.Identity"
 AUTOENCODER = "dit_lab.codecs.autoencoder.Autoencoder"
@@ -63,30 +64,42 @@ def latent_shape(
     return config["latent_channels"], height // factor, width // factor
 
 
+def few_blocks(blocks: Sequence[Any]) -> str:
+    return "" if 1 <= len(blocks) <= 16 else "1 to 16 blocks"
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config.json of an autoencoder; `RequestError` where it is none that the lab knows."""
     file = config_file(path)
     try:
-        config = json.loads(file.read_bytes())
+        config = parse_json(read_within(file))
     except (FileNotFoundError, NotADirectoryError):
         raise RequestError(
             f"{file} is missing: give a folder in diffusers format with codec.path=FOLDER, "
             f"or a repository with codec.path={HUB}OWNER/NAME, {QUICKSTART}"
         ) from None
-    except OSError as error:
-        raise RequestError(f"{file}: cannot be read ({error.strerror}); repair it") from None
+    except RequestError:
+        raise
     except ValueError as error:
         raise RequestError(f"{file}: not JSON ({error}); save the autoencoder again") from None
     name = config.get("_class_name") if isinstance(config, dict) else None
-    if name not in BLOCKS:
+    if not isinstance(name, str) or name not in BLOCKS:
         raise RequestError(
             f"{file}: is not of one of diffusers' {', '.join(BLOCKS)} (_class_name is {name}); "
             "save one of these"
         )
+    again = "save the autoencoder again"
     lacking = [key for key in ("in_channels", "latent_channels", BLOCKS[name]) if key not in config]
     if lacking:
-        raise RequestError(f"{file}: lacks {', '.join(lacking)}; save the autoencoder again")
+        raise RequestError(f"{file}: lacks {', '.join(lacking)}; {again}")
+    read_as(_Autoencoder, {**config, "blocks": config[BLOCKS[name]]}, where=file, instead=again)
     return config
+
+
+class _Autoencoder(TypedDict):
+    in_channels: Annotated[int, within(1, 2**12)]
+    latent_channels: Annotated[int, within(1, 2**12)]
+    blocks: Annotated[list[Any], few_blocks]
 
 
 def config_file(path: str | Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 from dit_lab.config.components import COMPONENT_GROUPS, LISTS, options_of
 from dit_lab.config.objects import sections, to_tree
 from dit_lab.config.schema import RunConfig
-from dit_lab.config.yaml_files import read_yaml
+from dit_lab.config.yaml_files import read_config
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, without_neutral
@@ -117,7 +117,7 @@ def initial_weights(config: RunConfig) -> str:
         known = read_exported(folder.root)
         return weights_name(known["identity"], known["step"], known["weights"])
     assert checkpoint is not None
-    decays = read_yaml(folder.config)["ema"]["decays"]
+    decays = read_config(folder)["ema"]["decays"]
     return weights_name(recorded(folder), step_of(checkpoint), f"ema-{decays[0]}")
 
 

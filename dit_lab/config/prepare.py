@@ -21,7 +21,7 @@ from dit_lab.config.compose import compose_for_run, given_run, over
 from dit_lab.config.identity import identity, refuse_foreign, run_folder
 from dit_lab.config.schema import EvaluateConfig, RunConfig, SampleConfig
 from dit_lab.core.types import Shapes
-from dit_lab.runs.folder import FINISHED, RunFolder, read_json
+from dit_lab.runs.folder import FINISHED, RunFolder, read_status
 from dit_lab.runs.recorded import recorded_shapes, recorded_so_far
 
 Chosen = TypeVar("Chosen", SampleConfig, EvaluateConfig)
@@ -42,7 +42,7 @@ class Prepared:
     def is_finished(self) -> bool:
         """Whether there is nothing left to train."""
         anew = self.config.resume == "never"
-        return not anew and read_json(self.folder.status).get("status") == FINISHED
+        return not anew and read_status(self.folder).get("status") == FINISHED
 
 
 def prepare(config: RunConfig) -> Prepared:

@@ -1,7 +1,11 @@
-"""Files of YAML: those that this package writes, and those that people write."""
+"""Files of YAML: those that this package writes, and those that people write.
+
+Neither may hold aliases, of which a few lines make gigabytes.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +18,17 @@ from yaml import MarkedYAMLError, YAMLError
 
 from dit_lab.config.validate import to_plain
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import MOST_DEPTH, read_within, refuse_unplain
+from dit_lab.core.typed import read_as
+from dit_lab.runs import records
+from dit_lab.runs.folder import RunFolder
 
 Config = dict[str, Any]
 Tree = TypeVar("Tree")
+
+WRITTEN_BYTES = 2 * 2**20  # of what this package writes: ten times its longest
+RECIPE_BYTES = 2**18
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(path: Path) -> Config:
@@ -24,9 +36,16 @@ def read_yaml(path: Path) -> Config:
 
     OmegaConf's own reader, which people's files need, takes twenty times as long.
     """
-    with _reading(path), open(path, encoding="utf-8") as file:
-        loaded = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    with _reading(path):
+        loaded = yaml.load(_text(path, WRITTEN_BYTES), Loader=_Loader)
+        refuse_unplain(loaded)
     return _mapping({} if loaded is None else loaded, dict, path)  # an empty file has no keys
+
+
+def read_config(folder: RunFolder) -> Config:
+    """config.yaml of a run as plain values, of the types that `runs.records` declares. Raises
+    RequestError. What composes with it reads it by `config.compose.read_recorded`."""
+    return dict(read_as(records.Config, read_yaml(folder.config), where=folder.config))
 
 
 def read_recipe(path: Path) -> Config:
@@ -38,17 +57,35 @@ def load_recipe(path: Path) -> DictConfig:
     """The keys and values of a file that a person wrote; RequestError where it holds something
     else."""
     with _reading(path):
-        loaded = OmegaConf.load(path)
+        loaded = OmegaConf.load(_text(path, RECIPE_BYTES))
     return _mapping(loaded, DictConfig, path)
+
+
+def _text(path: Path, limit: int) -> io.StringIO:
+    """The text of a file without aliases and of little depth, which knows the file's name."""
+    text = io.StringIO(read_within(path, limit=limit).decode())
+    text.name = str(path)
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise ValueError("aliases, & and *, are not read; write out what they stand for")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            raise ValueError(f"nested deeper than {MOST_DEPTH}")
+    text.seek(0)
+    return text
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
+    except RequestError:
+        raise
     except YAMLError as error:
         raise RequestError(yaml_trouble(error)) from None
-    except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, OmegaConfBaseException) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise RequestError(f"{path}: cannot be read ({reason})") from None
 

@@ -12,15 +12,17 @@ looked up.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.typed import Count, FileName, Kind, read_as, spelled, within
 from dit_lab.core.types import DataFacts
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.image_facts import given_folder
 from dit_lab.runs.folder import read_json, write_json
+from dit_lab.runs.records import Data, ShapeList, few_pixels
 
 FACTS = "latents.json"
 SPLITS = ("train", "validation")
@@ -34,11 +36,12 @@ class Plan:
 
     data: Mapping[str, Any]  # the facts of the dataset
     codec: str  # fingerprint
-    mirrors: int  # 1, or 2 with every image's mirror
-    moments_shape: list[int]  # M, H, W
-    dtype: str  # of the moments
-    shard_images: int
-    chunk_images: int  # what the codec encodes at once, which the last bits depend on
+    mirrors: Annotated[int, within(1, 2)]  # 2 with every image's mirror
+    moments_shape: ShapeList  # M, H, W
+    dtype: Annotated[str, spelled("float16|float32", "float16 or float32")]  # of the moments
+    shard_images: Annotated[int, within(1)]
+    # what the codec encodes at once, which the last bits depend on
+    chunk_images: Annotated[int, within(1)]
 
     def images(self, split: str) -> int:
         return int(self.data[f"{split}_images"])
@@ -76,17 +79,31 @@ def read_manifest(root: str | Path | None) -> Manifest:
         raise RequestError(f"{file} is missing: {_INSTEAD}; what was interrupted goes on with it")
     found = read_json(file)
     stated = found.pop("fingerprint", None)
-    try:
-        known = {field.name for field in fields(Plan)}
-        if set(found["plan"]) != known:
-            raise KeyError("plan")
-        manifest = Manifest(**{**found, "plan": Plan(**found["plan"])})
-        whole = manifest.fingerprint == stated
-    except (KeyError, TypeError):
-        whole = False
-    if not whole:
+
+    def known(kind: type[Kind], values: Any) -> Kind:
+        return read_as(kind, values, where=file, what="is not what was written", instead=_INSTEAD)
+
+    manifest = known(Manifest, found)
+    plan = manifest.plan
+    known(Data, plan.data)
+    known(dict[FileName, _Shard], manifest.shards)
+    wrong = few_pixels(plan.data) or not _are_whole(plan, manifest.shards)
+    if wrong or manifest.fingerprint != stated:
         raise RequestError(f"{file}: is not what was written; {_INSTEAD}")
     return manifest
+
+
+class _Shard(TypedDict):
+    bytes: Count
+    sha256: str
+
+
+def _are_whole(plan: Plan, shards: Mapping[str, Any]) -> bool:
+    """Whether the files that are listed are those of the plan, which may have any number."""
+    needed = sum(-(-plan.images(split) // plan.shard_images) for split in SPLITS)
+    return needed == len(shards) and all(
+        name in shards for split in SPLITS for name in plan.shards(split)
+    )
 
 
 def latents_facts(*, root: str | Path | None) -> DataFacts:

@@ -5,7 +5,6 @@ Shapes: N images, moments of (M, H, W), see `codecs/autoencoder.py`.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -16,12 +15,14 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import parse_json
 from dit_lab.data.image_facts import given_folder
 from dit_lab.data.images import is_flipped
 from dit_lab.data.latent_facts import Plan, check_size, read_manifest
 
 OPEN_SHARDS = 512  # at once in each process; systems commonly allow 1,024 files
 
+HEADER_BYTES = 4096  # of a shard: two tensors
 _DTYPES = {"F16": "float16", "F32": "float32", "I64": "int64"}  # safetensors' names to numpy's
 
 
@@ -94,9 +95,9 @@ class Shard:
         try:
             self._file = open(file, "rb", buffering=0)  # noqa: SIM115 - closed with the shard
             header_bytes = int.from_bytes(self._file.read(8), "little")
-            if header_bytes > file.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(self._file.read(header_bytes))
+            if header_bytes > min(file.stat().st_size, HEADER_BYTES):
+                raise ValueError("its header is too long")
+            header = parse_json(self._file.read(header_bytes))
             moments = _start(header["moments"], plan.dtype, (plan.mirrors, *plan.moments_shape))
             labels = _start(header["labels"], "int64", ())
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -117,4 +118,7 @@ def _start(entry: Any, dtype: str, row_shape: tuple[int, ...]) -> int:
     """Where the bytes of a tensor of these rows begin after the header."""
     if _DTYPES[entry["dtype"]] != dtype or tuple(entry["shape"][1:]) != row_shape:
         raise ValueError(f"rows of {entry['dtype']} {entry['shape'][1:]}")
-    return int(entry["data_offsets"][0])
+    start = entry["data_offsets"][0]
+    if type(start) is not int or start < 0:
+        raise ValueError(f"rows from {start!r:.40} on")
+    return start

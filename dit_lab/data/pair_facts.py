@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.typed import Count, read_as, within
 from dit_lab.runs.folder import digest, read_json, write_json
+from dit_lab.runs.records import MOST_CLASSES, ShapeList
 
 FACTS = "pairs.json"
 SHARD_PAIRS = 4096
@@ -22,10 +24,10 @@ class PairFacts:
     sampler: Mapping[str, Any]
     guidance: Mapping[str, Any]
     seed: int
-    train_pairs: int
-    held_out_pairs: int  # the last ones
-    latent_shape: list[int]  # channels, height, width
-    num_classes: int
+    train_pairs: Count
+    held_out_pairs: Count  # the last ones
+    latent_shape: ShapeList  # channels, height, width
+    num_classes: Annotated[int, within(0, MOST_CLASSES)]
     codec: str  # fingerprint
     dtype: str
 
@@ -49,12 +51,13 @@ def read_pair_facts(folder: str | Path | None) -> PairFacts:
         raise RequestError(
             "coupling.pairs: not given; dit-lab reflow run=RUN draws pairs and trains on them"
         )
-    found = read_json(Path(folder) / FACTS)
-    if found.keys() != {field.name for field in fields(PairFacts)}:
-        raise RequestError(
-            f"coupling.pairs={folder}: holds no whole pairs; dit-lab reflow run=RUN draws some"
-        )
-    return PairFacts(**found)
+    return read_as(
+        PairFacts,
+        read_json(Path(folder) / FACTS),
+        where=f"coupling.pairs={folder}",
+        what="holds no whole pairs",
+        instead="dit-lab reflow run=RUN draws some",
+    )
 
 
 def shard(folder: Path, number: int) -> Path:

@@ -11,11 +11,29 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_lab.core import rng
-from dit_lab.data.pair_facts import SHARD_PAIRS, read_pair_facts, shard
+from dit_lab.core.errors import RequestError
+from dit_lab.data.pair_facts import SHARD_PAIRS, PairFacts, read_pair_facts, shard
+
+
+def _read(file: Path, facts: PairFacts) -> dict[str, Tensor]:
+    """The tensors of a shard. Raises RequestError where they are not of such pairs."""
+    try:
+        found = load_file(file)
+        data, labels = found["data"], found["labels"]
+    except (OSError, SafetensorError, KeyError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else f"{error}"
+        raise RequestError(f"{file}: is no shard of pairs ({reason}); draw them again") from None
+    if list(data.shape) != [len(labels), *facts.latent_shape] or labels.dtype != torch.int64:
+        raise RequestError(
+            f"{file}: holds data of shape {tuple(data.shape)} and labels of {tuple(labels.shape)}, "
+            "not the pairs that pairs.json says; draw them again"
+        )
+    return found
 
 
 class Pairs:
@@ -25,7 +43,7 @@ class Pairs:
     def __init__(self, folder: Path, *, split: str) -> None:
         self._facts = read_pair_facts(folder)
         shards = -(-self._facts.num_pairs // SHARD_PAIRS)
-        files = [load_file(shard(folder, number)) for number in range(shards)]
+        files = [_read(shard(folder, number), self._facts) for number in range(shards)]
         first, last = {
             "train": (0, self._facts.train_pairs),
             "validation": (self._facts.train_pairs, self._facts.num_pairs),

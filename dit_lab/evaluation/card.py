@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import key_value, shell_line
+from dit_lab.core.typed import Count, read_as
 from dit_lab.evaluation.table import Row, findings
 from dit_lab.runs.folder import digest, find_run, read_json, step_of, write_json
 
@@ -23,13 +24,13 @@ class Card:
 
     samples: str  # "generated", or the baseline's name
     run: str  # train hash
-    step: int
+    step: Count
     weights: str  # "model" or an average's name
     objective: Mapping[str, Any]
     sampler: Mapping[str, Any]  # with its steps
     evaluations_per_image: float  # images that pass through the model for one generated image
     guidance: Mapping[str, Any]
-    num_images: int  # for each seed
+    num_images: Count  # for each seed
     labels: str  # how the labels of generated images are chosen
     seed: int  # of the noise; the first one
     num_seeds: int  # of the noise, one after the other
@@ -89,14 +90,16 @@ class Evaluation:
         return path
 
 
+class _Written(TypedDict):
+    card: Card
+    rows: list[Row]
+
+
 def read_evaluation(path: Path) -> Evaluation:
     """What `Evaluation.write` wrote; RequestError where that is not what lies there."""
-    content = read_json(path)
-    try:
-        rows = [Row(**row) for row in content["rows"]]
-        return Evaluation(card=Card(**content["card"]), rows=rows)
-    except (KeyError, TypeError) as error:
-        raise RequestError(f"{path}: not an evaluation ({error}); move it away") from None
+    what, instead = "not an evaluation", "move it away"
+    found = read_as(_Written, read_json(path), where=path, what=what, instead=instead)
+    return Evaluation(card=found["card"], rows=found["rows"])
 
 
 def find_evaluation(given: str, *, root: Path) -> Evaluation:

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
+from dit_lab.core.typed import read_as
 from dit_lab.evaluation.features.extractors import Features
 from dit_lab.runs.folder import digest, read_json, write_json
 from dit_lab.runs.source_code import code_files, code_hash
@@ -22,6 +24,11 @@ Measure = Callable[[Features, Features], float]
 """(samples (N, D), real images (N, D)) -> the metric."""
 
 Pairs = Sequence[tuple[Features, Features]]
+
+
+class _Kept(TypedDict):
+    mean: float
+    deviation: float
 
 
 class RealBaseline:
@@ -54,7 +61,7 @@ class RealBaseline:
             mean, deviation = mean_and_deviation([measure(*pair) for pair in pairs])
             self._folder.mkdir(parents=True, exist_ok=True)
             write_json(file, {"metric": metric, "mean": mean, "deviation": deviation})
-        found = read_json(file)
+        found = read_as(_Kept, read_json(file), where=file)
         return found["mean"], found["deviation"]
 
 

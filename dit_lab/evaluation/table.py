@@ -10,6 +10,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dit_lab.core.typed import Count
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -18,7 +20,7 @@ class Row:
     metric: str  # two_sample, recall, distance_ratio, ...
     extractor: str  # of the features that are compared; "" where none is
     against: str  # "training" or "held-out" images
-    num_images: int  # of one draw
+    num_images: Count  # of one draw
     value: float  # mean over the draws and the sampling seeds
     deviation: float | None = None  # over the draws, or over sampling seeds where there are several
     minimum: float | None = None  # over sampling seeds where there are several

@@ -10,24 +10,27 @@ pipeline that sets both right.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import parse_json, read_within
+from dit_lab.core.typed import read_as, spelled, within
 from dit_lab.core.types import Objective
 from dit_lab.interop.adapter import Adapter
 from dit_lab.interop.architecture import DROPOUT, Architecture, Shape, Shapes, positions
 from dit_lab.interop.files import INDEX, Tensors, WeightsFile, open_weights
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.flow import FlowObjective
+from dit_lab.runs.records import MOST_CLASSES, few_cells
 
 CONFIG = "config.json"
+INDEX_OF_PIPELINE = "model_index.json"
 CLASS = "DiTTransformer2DModel"
 FILES = (
     "diffusion_pytorch_model.safetensors", f"diffusion_pytorch_model{INDEX}",
@@ -54,11 +57,41 @@ OUTSIDE = {
 KINDS = ("weight", "bias")
 OUR_TABLE = "y_embedder.embedding_table.weight"
 MLP_RATIO = 4.0  # of every block
-NEEDED = (
-    "in_channels", "sample_size", "num_embeds_ada_norm", "patch_size", "num_attention_heads",
-    "attention_head_dim", "num_layers",
-)  # fmt: skip
 PREDICTIONS = {"noise": "epsilon", "data": "sample", "v": "v_prediction"}
+
+
+Word = Annotated[str, spelled(r"\w{1,60}", "a word")]
+Sides = Annotated[int, within(1, 2**16)]
+Layers = Annotated[int, within(1, 2**12)]
+
+
+def few_positions(config: Mapping[str, int]) -> str:
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    side = config["sample_size"] // config["patch_size"]
+    return few_cells((width, side, side))
+
+
+class Transformer(TypedDict):
+    """What is read of the config of a CLASS."""
+
+    in_channels: Sides
+    sample_size: Sides
+    num_embeds_ada_norm: Annotated[int, within(0, MOST_CLASSES)]
+    patch_size: Sides
+    num_attention_heads: Layers
+    attention_head_dim: Sides
+    num_layers: Layers
+    out_channels: NotRequired[Sides | None]
+
+
+class Lab(TypedDict):
+    """What our pipeline keeps in its model_index.json."""
+
+    objective: NotRequired[dict[Word, Word | float | int | bool | None]]
+    num_classes: NotRequired[Annotated[int, within(0, MOST_CLASSES)]]
+    null_label: NotRequired[bool]
+    class_names: NotRequired[list[str]]
+    levels: NotRequired[Annotated[int, within(2, 2**16)]]
 
 
 def is_folder(path: Path) -> bool:
@@ -78,7 +111,7 @@ def open_folder(path: Path) -> WeightsFile:
     found = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if found is None:
         raise RequestError(f"{folder}: holds no weights; expected {FILES[0]}")
-    index = path / "model_index.json"
+    index = path / INDEX_OF_PIPELINE
     pipeline = _read_config(index) if index.is_file() else {}
     opened = open_weights(found)
     return replace(opened, args={**config, "pipeline": pipeline})
@@ -86,8 +119,10 @@ def open_folder(path: Path) -> WeightsFile:
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_bytes())
-    except ValueError as error:
+        config = parse_json(read_within(file))
+    except RequestError:
+        raise
+    except (OSError, ValueError) as error:
         raise RequestError(f"{file}: not JSON ({error}); fetch it again") from None
     if not isinstance(config, dict):
         raise RequestError(f"{file}: not the config of a model; fetch it again")
@@ -112,10 +147,9 @@ class DiffusersFormat(Adapter):
 
     def architecture(self, file: WeightsFile, shapes: Shapes) -> Architecture:
         """What the config and the shapes say. Raises RequestError."""
-        config, lab = file.args, _lab_facts(file)
-        lacking = [key for key in NEEDED if not isinstance(config.get(key), int)]
-        if lacking:
-            raise RequestError(f"{CONFIG}: lacks {', '.join(lacking)}")
+        lab = _lab_facts(file)
+        kind: Any = Annotated[Transformer, few_positions]
+        config = read_as(kind, file.args, where=CONFIG, instead="fetch it again")
         channels, side = config["in_channels"], config["sample_size"]
         labels = lab.get("num_classes", config["num_embeds_ada_norm"])
         return Architecture(
@@ -205,8 +239,8 @@ class DiffusersFormat(Adapter):
 
 def _lab_facts(file: WeightsFile) -> Mapping[str, Any]:
     """What our pipeline keeps in its model_index.json; {} of others."""
-    facts = file.args["pipeline"].get("lab")
-    return facts if isinstance(facts, Mapping) else {}
+    facts = file.args["pipeline"].get("lab", {})
+    return dict(read_as(Lab, facts, where=f"{INDEX_OF_PIPELINE}: lab", instead="fetch it again"))
 
 
 def _sources(architecture: Architecture) -> dict[str, tuple[str, int | None]]:

@@ -7,14 +7,13 @@ they release is one dictionary of tensors. Keys may carry the wrappers of the mo
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypedDict, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import parse_json, read_within
+from dit_lab.core.typed import FileName, read_as
 
 Tensors = Mapping[str, Tensor]
 
@@ -51,7 +52,7 @@ def open_weights(path: Path) -> WeightsFile:
     """Open a file by its ending. Raises RequestError in one line for everything that is no file of
     weights; nothing that a pickle asks for is ever called."""
     if path.suffix == ".safetensors":
-        return WeightsFile(path, {"ema": _plain_names(path, _read_safetensors(path))})
+        return WeightsFile(path, {"ema": _plain_names(path, read_safetensors(path))})
     if path.name.endswith(INDEX):
         return _read_cut(path)
     if path.suffix not in SAVED:
@@ -79,25 +80,34 @@ def _groups(path: Path, content: Mapping[str, Any]) -> dict[str, Tensors]:
     )
 
 
-def _read_safetensors(path: Path) -> Tensors:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, which are no larger than it. Raises RequestError."""
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise RequestError(f"{path}: no safetensors file ({error}); fetch it again") from None
+
+
+class _Index(TypedDict):
+    weight_map: dict[str, FileName]  # tensor -> the file that it is in
 
 
 def _read_cut(path: Path) -> WeightsFile:
     """All files that an index lists."""
+    what = "no index of safetensors files"
     try:
-        files = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
-        beside = [path.parent / Path(name).name for name in files]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise RequestError(f"{path}: no index of safetensors files; fetch it again") from None
+        found = parse_json(read_within(path))
+        listed = read_as(_Index, found, where=path, what=what, instead="fetch it again")
+    except RequestError:
+        raise
+    except (OSError, ValueError):
+        raise RequestError(f"{path}: {what}; fetch it again") from None
+    beside = [path.parent / name for name in sorted(set(listed["weight_map"].values()))]
     tensors: dict[str, Tensor] = {}
     for file in beside:
         if not file.is_file():
             raise RequestError(f"{file}: missing, and {path.name} lists it; fetch it")
-        tensors |= _read_safetensors(file)
+        tensors |= read_safetensors(file)
     return WeightsFile(path, {"ema": _plain_names(path, tensors)}, parts=tuple(beside))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from dit_lab.core.errors import RequestError
@@ -23,7 +24,7 @@ def leading_metric(names: Iterable[str]) -> str:
 def smallest_draw(names: Iterable[str], starts: Sequence[str]) -> str | None:
     """The metric of the smallest draw: the one whose spread is known."""
     for start in starts:
-        fitting = [name for name in names if name.startswith(f"{start}_n")]
+        fitting = [name for name in names if re.fullmatch(f"{start}_n[0-9]{{1,9}}", name)]
         if fitting:
             return min(fitting, key=lambda name: int(name.rpartition("_n")[2]))
     return None

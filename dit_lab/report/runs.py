@@ -11,12 +11,12 @@ from typing import Any
 
 from dit_lab.build.cost import recorded_cost, training_seconds
 from dit_lab.config.axes import settings_of
-from dit_lab.config.yaml_files import read_yaml
+from dit_lab.config.yaml_files import read_config
 from dit_lab.core.text import one_line
 from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
 from dit_lab.report.metrics import LOSS
 from dit_lab.report.results import Compute, Result
-from dit_lab.runs.folder import FINISHED, RunFolder, digest, flatten, read_json
+from dit_lab.runs.folder import FINISHED, RunFolder, digest, flatten, read_status
 from dit_lab.runs.manifest import SweepFolder
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.runs.recorded import has_comparable_code, recorded_shapes, recorded_so_far
@@ -61,7 +61,7 @@ def runs_of_sweep(folder: SweepFolder) -> list[Run]:
             config=folder.read_config(job),
             settings=settings_of(job.overrides),
             status=job.status,
-            evaluation=_read(run.evaluations, read_json(folder.job_result(job)).get("evaluation")),
+            evaluation=_read(run.evaluations, folder.read_result(job).get("evaluation")),
         )
         for job in folder.read().jobs
     ]
@@ -93,9 +93,9 @@ def runs_of_folders(folders: Iterable[RunFolder]) -> list[Run]:
         Run(
             name=str(folder.root),
             folder=folder,
-            config=read_yaml(folder.config),
+            config=read_config(folder),
             settings={},
-            status=(status := read_json(folder.status)).get("status", "?"),
+            status=(status := read_status(folder)).get("status", "?"),
             evaluation=last_evaluation(folder.evaluations, step=status.get("step", 0)),
         )
         for folder in folders
@@ -209,7 +209,7 @@ def _result(run: Run, *, code: str, data: str) -> Result:
 
 def measured(run: Run) -> dict[str, float]:
     """What a finished run is judged by: its loss, and what its samples were found to be."""
-    losses = read_json(run.folder.status).get("results") or {}
+    losses = read_status(run.folder).get("results") or {}
     known = {LOSS: losses[LOSS]} if LOSS in losses else {}
     rows = run.evaluation.rows if run.evaluation else ()
     return {**known, **{row.key: row.value for row in rows}}

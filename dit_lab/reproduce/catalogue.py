@@ -53,7 +53,10 @@ def _best(measured: Mapping[str, Mapping[str, Any]]) -> str:
     """The best configuration by the metric that experiments are judged by."""
     metric = leading_metric(next(iter(measured.values())))
     sign = 1 if is_lower_better(metric) else -1
-    best = min(measured, key=lambda label: sign * measured[label][metric]["mean"])
+    having = [label for label, found in measured.items() if metric in found]
+    if not having:
+        return ""
+    best = min(having, key=lambda label: sign * measured[label][metric]["mean"])
     number = measured[best][metric]
     of = "" if best == ONE else f"best of {len(measured)}, {best}: "
     return f"{of}{metric} {number['mean']:.3f} ± {number['deviation']:.3f}"

@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import yaml
 
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import shell_line
+from dit_lab.core.typed import Count, Duration, not_empty, read_as, within
 from dit_lab.reproduce.tolerance import tolerances
 from dit_lab.runs.folder import write_atomically
 
@@ -75,10 +76,70 @@ class Published:
     source: str
 
 
+class Recorded(TypedDict):
+    """When and how an experiment was recorded."""
+
+    date: str
+    device: str
+    num_threads: Count
+    versions: dict[str, str]
+    code: str
+    train_hashes: dict[str, str]
+    seeds: list[int]
+    minutes: Duration
+
+
+class Tolerance(TypedDict):
+    """By kind of device."""
+
+    cpu: NotRequired[Annotated[float, within(0)]]
+    cuda: NotRequired[Annotated[float, within(0)]]
+
+
+class Probe(TypedDict):
+    """One number, text or list of numbers that does not depend on chance."""
+
+    value: float | str | Annotated[list[float], not_empty]
+    tolerance: Tolerance
+
+
+class Measured(TypedDict):
+    """A metric by the recorded seeds."""
+
+    mean: float
+    deviation: float
+    tolerance: float
+    values: Annotated[list[float], not_empty]
+
+
+class Group(TypedDict):
+    """A metric that others measured, by configuration."""
+
+    source: str
+    metric: str
+    values: dict[str, float]
+
+
+class Expected(TypedDict):
+    """expected.yaml, of which one part may be all."""
+
+    recorded: NotRequired[Recorded]
+    probes: NotRequired[dict[str, dict[str, Probe]]]
+    measured: NotRequired[Annotated[dict[str, dict[str, Measured]], not_empty]]
+    published: NotRequired[list[Group]]
+
+
+def _read(folder: Path) -> Expected:
+    """The file of an experiment's folder, empty where there is none. Raises RequestError."""
+    file = folder / FILE
+    if not file.exists():
+        return {}
+    return read_as(Expected, read_yaml(file), where=file, instead="repair it or delete it")
+
+
 def read_published(folder: Path) -> list[Published]:
     """What others measured of an experiment, in the order of the file."""
-    file = folder / FILE
-    groups = read_yaml(file).get("published", []) if file.exists() else []
+    groups = _read(folder).get("published", [])
     return [
         Published(configuration, group["metric"], value, group["source"])
         for group in groups
@@ -88,8 +149,7 @@ def read_published(folder: Path) -> list[Published]:
 
 def is_measured(folder: Path) -> bool:
     """Whether anything of an experiment was recorded here."""
-    file = folder / FILE
-    return file.exists() and "measured" in read_yaml(file)
+    return "measured" in _read(folder)
 
 
 def read_expected(folder: Path) -> dict[str, Any]:
@@ -100,7 +160,7 @@ def read_expected(folder: Path) -> dict[str, Any]:
             f"{file}: does not exist, so nothing was recorded of this experiment yet; "
             f"{_recording(folder)} --seeds 3 writes it"
         )
-    found = read_yaml(file)
+    found = dict(_read(folder))
     if list(found) == ["published"]:
         raise RequestError(
             f"{folder.name}: only numbers of others are known of it, and nothing is compared with "
@@ -115,12 +175,21 @@ def _recording(folder: Path) -> str:
     return shell_line("dit-lab", "reproduce", folder.name, "--record")
 
 
+class _WithoutAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def write_expected(folder: Path, content: Mapping[str, Any]) -> Path:
     """Write the file, what is published being kept as it was."""
     file = folder / FILE
-    published = read_yaml(file).get("published", []) if file.exists() else []
-    text = yaml.safe_dump(
-        {**content, "published": published}, sort_keys=False, default_flow_style=None, width=100
+    published = _read(folder).get("published", [])
+    text = yaml.dump(
+        {**content, "published": published},
+        Dumper=_WithoutAliases,
+        sort_keys=False,
+        default_flow_style=None,
+        width=100,
     )
     write_atomically(file, f"# Written by {_recording(folder)}.\n{text}")
     return file
@@ -165,7 +234,7 @@ def _judge_probe(name: str, recorded: Any, obtained: Value | None, kind: str) ->
     if isinstance(before, str) or isinstance(obtained, str):
         return Verdict(name, str(before), str(obtained), None, 0.0, good=before == obtained)
     old, new = _listed(before), _listed(obtained)
-    tolerance = recorded["tolerance"][kind] * max(map(abs, old))
+    tolerance = recorded["tolerance"].get(kind, 0.0) * max(map(abs, old))
     if len(old) != len(new):
         return Verdict(name, f"{len(old)} numbers", f"{len(new)} numbers", None, tolerance, False)
     apart = [abs(a - b) if math.isfinite(b) else math.inf for a, b in zip(old, new, strict=True)]

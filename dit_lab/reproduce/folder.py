@@ -15,16 +15,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from dit_lab.config.yaml_files import read_yaml
+from dit_lab.config.yaml_files import read_config
+from dit_lab.core.typed import Duration, read_as
 from dit_lab.report.runs import Run, runs_of_folders, runs_of_sweep
 from dit_lab.reproduce.experiment import Judgement
-from dit_lab.runs.folder import all_runs, read_json, write_json
+from dit_lab.runs.folder import all_runs, read_json, read_status, write_json
 from dit_lab.runs.manifest import all_sweeps
 from dit_lab.tracking.late import log_late
 
 ASKED = "reproduction.json"
+
+
+class Asked(TypedDict):
+    """reproduction.json."""
+
+    typed: list[str]
+    circumstances: dict[str, Any]
+    seconds: Duration
+    finished: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,10 @@ class ReproductionFolder:
     @property
     def seconds(self) -> float:
         """What all of it took so far, however often it was interrupted."""
-        return float(read_json(self.asked)["seconds"])
+        return self._read()["seconds"]
+
+    def _read(self) -> Asked:
+        return read_as(Asked, read_json(self.asked), where=self.asked)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -60,7 +73,7 @@ class ReproductionFolder:
         self._note(finished=True)
 
     def _note(self, **changes: Any) -> None:
-        write_json(self.asked, {**read_json(self.asked), **changes})
+        write_json(self.asked, {**self._read(), **changes})
 
     def runs(self) -> list[Run]:
         """What was trained, all of it finished."""
@@ -75,12 +88,12 @@ class ReproductionFolder:
     def log_verdict(self) -> str:
         """Keep the verdict with the run in MLflow, or the sweep's; "" or why it did not take it."""
         sweeps, run = all_sweeps(self.root), all_runs(self.root)[0]
-        status = read_json(run.status)
+        status = read_status(run)
         run_id = sweeps[0].read().parent_run_id if sweeps else status.get("tracking_run_id")
         if run_id is None:
             return ""
-        uri = read_yaml(run.config)["tracking"]["uri"]
-        metrics = {"reproduced": float(read_json(self.verdict)["reproduced"])}
+        uri = read_config(run)["tracking"]["uri"]
+        metrics = {"reproduced": float(read_json(self.verdict)["reproduced"] is True)}
         return log_late(uri, run_id, metrics=metrics, step=status["step"], artifact=self.verdict)
 
 
@@ -92,8 +105,9 @@ def reproduction_folder(
     same = {key: value for key, value in circumstances.items() if key != "date"}
     asked = {"typed": list(typed), "circumstances": same}
     for file in sorted(places.glob(f"reproductions/{name}-*/{ASKED}"), reverse=True):
-        found = read_json(file)
-        if not found["finished"] and {key: found[key] for key in asked} == asked:
+        found = read_as(Asked, read_json(file), where=file)
+        before = {"typed": found["typed"], "circumstances": found["circumstances"]}
+        if not found["finished"] and before == asked:
             return ReproductionFolder(file.parent), True
     stamp = f"{time.strftime('%Y-%m-%d')}-{secrets.token_hex(3)}"
     folder = ReproductionFolder(places / "reproductions" / f"{name}-{stamp}")

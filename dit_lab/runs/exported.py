@@ -5,12 +5,15 @@ Torch-free, as `runs/folder.py` is.
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import RECORD_BYTES, open_regular, parse_json
 from dit_lab.core.text import shell_line
+from dit_lab.core.typed import read_as
+from dit_lab.runs.records import Header
 
 EXPORTED = ".safetensors"
 HEADER_KEY = "dit_lab"  # in the header: what is known of the run, as JSON
@@ -29,12 +32,19 @@ def read_exported(file: Path) -> dict[str, Any]:
 
 
 def header_of(file: Path) -> dict[str, Any] | None:
-    """The same, or None where another program wrote the file. RequestError where it is damaged."""
+    """The same, or None where another program wrote the file. RequestError where it is damaged, or
+    its header is longer than RECORD_BYTES."""
+    again = "fetch it again"
     try:
-        with open(file, "rb") as opened:
+        with open_regular(file) as opened:
             length = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(min(length, file.stat().st_size)))
+            if length > min(os.fstat(opened.fileno()).st_size, RECORD_BYTES):
+                raise ValueError("a header that is too long")
+            header = parse_json(opened.read(length))
         known = header.get("__metadata__", {}).get(HEADER_KEY)
-        return None if known is None else json.loads(known)
-    except (ValueError, AttributeError):
+        values = None if known is None else parse_json(known.encode())
+    except RequestError:
+        raise
+    except (ValueError, AttributeError, OSError):
         raise RequestError(f"{file}: no safetensors file, or damaged; fetch it again") from None
+    return None if values is None else dict(read_as(Header, values, where=file, instead=again))

@@ -14,17 +14,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import parse_json, read_within
 from dit_lab.core.text import local_path
+from dit_lab.core.typed import read_as
 from dit_lab.runs.exported import EXPORTED, read_exported
+from dit_lab.runs.records import Status, Tracked
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
@@ -194,16 +198,35 @@ def written_at(out: Path) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, {} where there is no such file."""
+    """The JSON object in a file within the limits of `core/files.py`, {} where there is no such
+    file. Raises RequestError. What its values have to be is said by who reads them."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = read_within(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    try:
+        found = parse_json(content)
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
         return found
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (ValueError, RecursionError) as error:  # no JSON, not even text, or nested too deeply
+    except ValueError as error:  # no JSON, or not even text
         raise RequestError(f"{path}: damaged ({error}); move it away to go on without it") from None
+
+
+def read_status(folder: RunFolder) -> dict[str, Any]:
+    """status.json, which is a `records.Status`; {} where there is none. Raises RequestError."""
+    return _known_or_empty(Status, folder.status)
+
+
+def read_tracked(folder: RunFolder) -> dict[str, Any]:
+    """tracking.json, which is a `records.Tracked`; {} where there is none. Raises RequestError."""
+    return _known_or_empty(Tracked, folder.tracking)
+
+
+def _known_or_empty(kind: type[Any], path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    known: dict[str, Any] = read_as(kind, found, where=path) if found else {}
+    return known
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -211,8 +234,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """1000 of checkpoints/step-00001000."""
-    return int(checkpoint.name.removeprefix("step-"))
+    """1000 of checkpoints/step-00001000. Raises RequestError where it has another name."""
+    number = checkpoint.name.removeprefix("step-")
+    if not re.fullmatch("[0-9]{1,18}", number):
+        raise RequestError(f"{checkpoint}: no checkpoint; those are named like step-00001000")
+    return int(number)
 
 
 def newest_checkpoint(folder: RunFolder) -> Path | None:
@@ -223,7 +249,7 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
 
 def update_status(folder: RunFolder, **changes: Any) -> dict[str, Any]:
     """Merge changes into status.json and return the whole."""
-    status = {**read_json(folder.status), **changes, "updated": time.time()}
+    status = {**read_status(folder), **changes, "updated": time.time()}
     write_json(folder.status, status)
     return status
 
@@ -250,8 +276,9 @@ def find_run(run: str, *, root: Path) -> tuple[RunFolder, Path | None]:
     if len(inside) == 1:
         return RunFolder(inside[0]), None
     for folder in all_runs(root):
-        if read_json(folder.status).get("tracking_run_id") == run:
-            return folder, None
+        with suppress(RequestError):  # a damaged one is another run, as far as is known
+            if read_status(folder).get("tracking_run_id") == run:
+                return folder, None
     raise RequestError(f"run={run}: {_no_run(path, inside, root)}")
 
 

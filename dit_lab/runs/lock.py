@@ -18,12 +18,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Annotated
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import parse_json, read_within
+from dit_lab.core.typed import FileName, Seconds, read_as, within
 
 HEARTBEAT_SECONDS = 5.0
 SILENT_SECONDS = 60.0  # without a heartbeat: a holder on another host may be dead
 HANDOVER_SECONDS = 120.0  # how long a start waits for a holder that is leaving
+LEASE_BYTES = 4096
 
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -32,10 +36,10 @@ _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 class Holder:
     """Who writes to a run folder, as its lease says."""
 
-    host: str
-    pid: int
-    started: float  # seconds since the epoch, like `heartbeat`
-    heartbeat: float
+    host: FileName
+    pid: Annotated[int, within(1, 2**31 - 1)]
+    started: Seconds  # since the epoch, like `heartbeat`
+    heartbeat: Seconds
     stopping: bool  # was asked to stop and is saving
 
     @property
@@ -82,7 +86,7 @@ class Lease:
         deadline = time.monotonic() + HANDOVER_SECONDS
         told = False
         while True:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._file = _opened(self._path, os.O_CREAT)
             if not (obstacle := _obstacle(self._file, self._path)):
                 return
             os.close(self._file)
@@ -132,7 +136,7 @@ class Lease:
 def holder_of(path: Path) -> str:
     """Who holds the lease at `path`, in words; "" where nobody does. Changes nothing."""
     try:
-        file = os.open(path, os.O_RDWR)
+        file = _opened(path)
     except FileNotFoundError:
         return ""
     try:
@@ -141,11 +145,18 @@ def holder_of(path: Path) -> str:
         os.close(file)
 
 
+def _opened(path: Path, flags: int = 0) -> int:
+    """The file of a lease; RequestError where a folder or a pipe is in its place."""
+    if path.exists() and not path.is_file():
+        raise RequestError(f"{path}: is no file, so nobody can hold it; move it away")
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | flags, 0o644)
+
+
 def read_holder(path: Path) -> Holder | None:
     """The holder that the file names; None where it names none (or is being written)."""
     try:
-        return Holder(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return read_as(Holder, parse_json(read_within(path, limit=LEASE_BYTES)), where=path)
+    except (OSError, ValueError):
         return None
 
 

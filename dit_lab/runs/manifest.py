@@ -14,31 +14,53 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import checked_name, local_path, shell_line
+from dit_lab.core.typed import (
+    Count,
+    Duration,
+    FileName,
+    Hash,
+    Kind,
+    PathBelow,
+    Seconds,
+    read_as,
+    spelled,
+    within,
+)
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json, write_json
 from dit_lab.runs.former_names import with_names_of_today
+from dit_lab.runs.records import Config, Tracking
 
 PENDING = "PENDING"
 STATUSES = (FINISHED, FAILED, KILLED, RUNNING, PENDING)
+State = Annotated[str, spelled("|".join(STATUSES), f"one of {', '.join(STATUSES)}")]
+MOST_JOBS = 10**6
+
+
+def run_path(path: str) -> str:
+    """Whether it is a run folder, seen from paths.root."""
+    return "" if path.startswith("runs/") else "a folder below runs/"
 
 
 @dataclass(slots=True, kw_only=True)
 class Job:
     """One point of a sweep."""
 
-    number: int
+    number: Count
     overrides: list[str]  # what tells it from the others, an axis each
-    config_hash: str
-    run: str  # its run folder below paths.root, shared by jobs that train the same weights
-    status: str = PENDING
-    attempts: int = 0
-    seconds: float = 0.0  # of all attempts
+    config_hash: Hash
+    # its run folder below paths.root, shared by jobs that train the same weights
+    run: Annotated[PathBelow, run_path]
+    status: State = PENDING
+    attempts: Count = 0
+    seconds: Duration = 0.0  # of all attempts
     error: str | None = None
     run_id: str | None = None  # in the tracker
     value: float | None = None  # of the metric that a search goes by
@@ -49,20 +71,56 @@ class Job:
         return f"{self.number:02d}-{self.config_hash}"
 
 
+class Settings(TypedDict):
+    """The configuration's `sweep`, `launcher` (for Hydra's) and `search`."""
+
+    slots: str | list[str | int]
+    jobs_per_slot: Annotated[int, within(1, MOST_JOBS)]
+    on_failure: Literal["continue", "stop"]
+    retries: Annotated[int, within(0, MOST_JOBS)]
+    trials: Annotated[int, within(1, MOST_JOBS)]
+    trials_at_once: Annotated[int, within(1, MOST_JOBS)] | None
+    metric: str | None
+    failed_value: float | None
+    launcher: list[str]
+    search: bool
+
+
+class Result(TypedDict):
+    """result.json of a job."""
+
+    evaluation: FileName | None  # of its run
+    tracking_run_id: str | None
+
+
+class Attempt(TypedDict):
+    """attempt.json of a job: how it ended, once it has."""
+
+    started: Seconds
+    code: NotRequired[Annotated[int, within(-255, 255)]]
+    seconds: NotRequired[Duration]
+
+
+def are_in_order(jobs: Sequence[Job]) -> str:
+    """Whether each job has the number of its place."""
+    good = [job.number for job in jobs] == list(range(len(jobs)))
+    return "" if good else "jobs numbered from 0 on"
+
+
 @dataclass(slots=True, kw_only=True)
 class Manifest:
     """What a sweep is, and what became of its jobs."""
 
-    name: str
+    name: FileName
     typed: list[str]  # the overrides of the command
     config_dirs: list[str]
-    identity: str  # a hash of what it was asked for
+    identity: Hash  # of what it was asked for
     axes: dict[str, list[str]]
-    settings: dict[str, Any]  # the configuration's `sweep`, `launcher` (for Hydra's) and `search`
-    tracking: dict[str, Any]
-    jobs: list[Job]
-    status: str = RUNNING
-    created: float = field(default_factory=time.time)
+    settings: dict[str, Any]  # Settings
+    tracking: dict[str, Any]  # Tracking
+    jobs: Annotated[list[Job], are_in_order]
+    status: State = RUNNING
+    created: Seconds = field(default_factory=time.time)
     parent_run_id: str | None = None
 
     @property
@@ -114,8 +172,9 @@ class SweepFolder:
         return self.job(job) / "config.json"
 
     def read_config(self, job: Job) -> dict[str, Any]:
-        """The configuration of a job, which the sweep composed."""
-        return with_names_of_today(read_json(self.job_config(job)))
+        """The configuration of a job, which the sweep composed. Raises RequestError."""
+        file = self.job_config(job)
+        return with_names_of_today(read_as(Config, read_json(file), where=file))
 
     def job_output(self, job: Job) -> Path:
         return self.job(job) / "output.log"
@@ -123,9 +182,19 @@ class SweepFolder:
     def job_result(self, job: Job) -> Path:
         return self.job(job) / "result.json"
 
+    def read_result(self, job: Job) -> dict[str, Any]:
+        """What a job has found; {} where it has not. Raises RequestError."""
+        found = read_json(self.job_result(job))
+        return dict(read_as(Result, found, where=self.job_result(job))) if found else {}
+
     def attempt(self, job: Job) -> Path:
         """Where a job that somebody else runs says that it was started, and how it ended."""
         return self.job(job) / "attempt.json"
+
+    def read_attempt(self, job: Job) -> dict[str, Any]:
+        """The same, {} before it was started. Raises RequestError."""
+        found = read_json(self.attempt(job))
+        return dict(read_as(Attempt, found, where=self.attempt(job))) if found else {}
 
     @property
     def launcher_log(self) -> Path:
@@ -150,11 +219,14 @@ class SweepFolder:
         content = read_json(self.manifest)
         if not content:
             raise RequestError(f"{self.root}: no sweep lies here (no {self.manifest.name})")
-        try:
-            jobs = [Job(**job) for job in content.pop("jobs")]
-            return Manifest(**content, jobs=jobs)
-        except (KeyError, TypeError):
-            raise RequestError(f"{self.manifest}: damaged; nothing of it is known") from None
+
+        def known(kind: type[Kind], values: Any) -> Kind:
+            return read_as(kind, values, where=self.manifest, instead="nothing of it is known")
+
+        manifest = known(Manifest, content)
+        manifest.settings = dict(known(Settings, manifest.settings))
+        manifest.tracking = dict(known(Tracking, manifest.tracking))
+        return manifest
 
 
 def _plain(record: Manifest | Job) -> dict[str, Any]:
@@ -191,8 +263,9 @@ def find_sweep(given: str, *, root: Path) -> SweepFolder:
         if (path / "manifest.json").is_file():
             return SweepFolder(path.resolve())
     for folder in all_sweeps(root):
-        if read_json(folder.manifest).get("parent_run_id") == given:
-            return SweepFolder(folder.root.resolve())
+        with suppress(RequestError):  # a damaged one is another sweep, as far as is known
+            if read_json(folder.manifest).get("parent_run_id") == given:
+                return SweepFolder(folder.root.resolve())
     known = [folder.root.name for folder in all_sweeps(root)[:3]]
     have = f"the newest are {', '.join(known)}" if known else "there is none yet"
     raise RequestError(f"{given}: no sweep; give a folder below {root / 'sweeps'} ({have})")

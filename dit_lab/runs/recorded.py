@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.typed import read_as
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.runs.exported import read_exported
 from dit_lab.runs.folder import RunFolder, flatten, is_deciding, read_json
+from dit_lab.runs.records import Identity
 
 Config = Mapping[str, Any]
 
@@ -30,9 +32,6 @@ nothing about the code of today."""
 UNKNOWN_CODEC = ""
 """The fingerprint of a codec that nobody has seen here: of weights that were imported."""
 
-RECORDED = ("train_hash", "ancestors", "code_files", *PARTS, "data", "latent_shape", "forced_over")
-"""What identity.json holds."""
-
 
 def recorded(folder: RunFolder) -> dict[str, Any]:
     """The identity.json of a run; RequestError where there is none."""
@@ -44,15 +43,10 @@ def recorded(folder: RunFolder) -> dict[str, Any]:
 
 def recorded_so_far(folder: RunFolder) -> dict[str, Any]:
     """The identity.json of a run, {} before there is one; RequestError where it is not whole."""
-    found = (
-        read_exported(folder.root)["identity"] if folder.is_exported else read_json(folder.identity)
-    )
-    lacking = [key for key in RECORDED if key not in found]
-    if found and lacking:
-        raise RequestError(
-            f"{folder.identity}: damaged (lacks {', '.join(lacking)}); resume=never trains anew"
-        )
-    return found
+    if folder.is_exported:
+        return dict(read_exported(folder.root)["identity"])
+    found, anew = read_json(folder.identity), "resume=never trains anew"
+    return dict(read_as(Identity, found, where=folder.identity, instead=anew)) if found else {}
 
 
 def recorded_shapes(folder: RunFolder) -> Shapes:

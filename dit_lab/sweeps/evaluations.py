@@ -18,7 +18,7 @@ from dit_lab.report.analysis import Ablation
 from dit_lab.report.metrics import LOSS, leading_metric
 from dit_lab.report.question import report_on
 from dit_lab.report.runs import Run
-from dit_lab.runs.folder import FINISHED, RunFolder, digest, read_json
+from dit_lab.runs.folder import FINISHED, RunFolder, digest, read_status
 from dit_lab.runs.provenance import provenance
 from dit_lab.tracking.parent import PARENT_TAG, log_measured
 
@@ -90,7 +90,7 @@ def _loaded(
 
 def _track(trained: Trained, config: RunConfig, settings: Settings, evaluation: Evaluation) -> str:
     """A child of the run in MLflow; "" or why it was not taken."""
-    run_id = read_json(trained.folder.status).get("tracking_run_id")
+    run_id = read_status(trained.folder).get("tracking_run_id")
     recorded = trained.parts.config
     if recorded.tracking.backend != "mlflow" or run_id is None:
         return ""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.processes import Child, end_with_the_parent, threads_each, worker
-from dit_lab.runs.folder import FAILED, RUNNING, RunFolder, read_json, write_json
+from dit_lab.runs.folder import FAILED, RUNNING, RunFolder, read_status, write_json
 from dit_lab.runs.lock import holder_of
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.sweeps.launcher import Watcher, record_end
@@ -75,7 +75,7 @@ class HydraLauncher:
         for job in jobs:
             if job.status not in (PENDING, RUNNING):
                 continue
-            attempt = read_json(self.folder.attempt(job))
+            attempt = self.folder.read_attempt(job)
             if attempt and job.status == PENDING:
                 job.status = RUNNING
                 job.attempts += 1
@@ -90,7 +90,7 @@ class HydraLauncher:
             deadline = time.monotonic() + ENDING_SECONDS
             while holder_of(self.folder.run(job).lease) and time.monotonic() < deadline:
                 time.sleep(LOOK_SECONDS)
-            stopped = read_json(self.folder.run(job).status).get("status") != RUNNING
+            stopped = read_status(self.folder.run(job)).get("status") != RUNNING
             code = 143 if stopped and self.stopping() else KILLED_WITH_ITS_WORKER
             self._end(job, code, 0.0)
         elif job.status == PENDING and not self.stopping():

@@ -10,11 +10,11 @@ from dit_lab.config.identity import recorded_hash
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import as_recorded, rebased
 from dit_lab.config.schema import RunConfig
-from dit_lab.config.yaml_files import read_yaml
+from dit_lab.config.yaml_files import read_config
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.evaluation.card import read_evaluation
-from dit_lab.runs.folder import RunFolder, read_json, write_json
+from dit_lab.runs.folder import RunFolder, read_json, read_status, write_json
 from dit_lab.runs.lock import Holder, read_holder
 from dit_lab.runs.manifest import Job, SweepFolder
 from dit_lab.runs.recorded import recorded_shapes
@@ -96,8 +96,8 @@ def track(task: Task, evaluation: str | None) -> tuple[str | None, str]:
 
     `evaluation`: the name of the file in the run folder with what was measured.
     """
-    trained_by, here = read_yaml(task.run.config), to_tree(task.config)
-    run_id = read_json(task.run.status).get("tracking_run_id")
+    trained_by, here = read_config(task.run), to_tree(task.config)
+    run_id = read_status(task.run).get("tracking_run_id")
     if evaluation and any(here[key] != trained_by[key] for key in MEASURING):
         return _child(task, task.run.evaluations / evaluation)
     return run_id, adopt(task.config.tracking.uri, run_id, tags=task.tags) if run_id else ""

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.processes import Child, worker
-from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_status
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.sweeps.slots import Slot
 
@@ -145,10 +145,10 @@ def record_end(
     job.error = _why(code, _last_line(folder.job_output(job))) if job.status == FAILED else None
     try:
         run = folder.run(job)
-        status = read_json(run.status)
+        status = read_status(run)
         if status.get("status") == RUNNING:
             close(run)
-        found = read_json(folder.job_result(job)) if code == 0 else status
+        found = folder.read_result(job) if code == 0 else status
         job.run_id = found.get("tracking_run_id")
     except RequestError as damage:  # of that job's files; the others go on
         job.status, job.error = FAILED, str(damage)

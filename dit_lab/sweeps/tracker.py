@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dit_lab.actions.doctor import close_run
 from dit_lab.core.errors import RequestError
-from dit_lab.runs.folder import FINISHED, read_json, write_json
+from dit_lab.runs.folder import FINISHED, read_status, write_json
 from dit_lab.runs.manifest import Job, Manifest, SweepFolder
 from dit_lab.sweeps.job import read_task, track
 from dit_lab.tracking.parent import close_parent, has_ended, log_report, open_parent
@@ -81,8 +81,8 @@ def _send(folder: SweepFolder, job: Job) -> bool:
     try:
         if run.status.exists():
             close_run(run)
-            job.run_id = read_json(run.status).get("tracking_run_id")
-        measured = read_json(folder.job_result(job))
+            job.run_id = read_status(run).get("tracking_run_id")
+        measured = folder.read_result(job)
         if job.status == FINISHED and measured:
             job.run_id, _ = track(read_task(folder.job(job)), measured["evaluation"])
             write_json(folder.job_result(job), {**measured, "tracking_run_id": job.run_id})

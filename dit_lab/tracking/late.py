@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder, read_json, update_status
+from dit_lab.runs.folder import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    RunFolder,
+    read_status,
+    read_tracked,
+    update_status,
+)
 from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.addresses import check_uri, shown
 from dit_lab.tracking.mlflow_store import (
@@ -87,15 +95,15 @@ def settle(folder: RunFolder, config: Mapping[str, Any]) -> str:
     A run that the store never saw is made, as of the time when it was trained. One whose status
     is final in the store is left as it is.
     """
-    found, tracking = read_json(folder.status), config["tracking"]
+    found, tracking = read_status(folder), config["tracking"]
     run_id = found.get("tracking_run_id")
-    told = read_json(folder.tracking)
+    told = read_tracked(folder)
     if run_id is None and not told:  # it ended before anybody was to be told of it
         return ""
     try:
         client = open_existing(tracking["uri"])
         if run_id is None:
-            run_id = _make(client, folder, config, **told)
+            run_id = _make(client, folder, config, name=told["name"], tags=told["tags"])
         elif client.get_run(run_id).info.status in (FINISHED, FAILED, KILLED):
             return ""
         missing = _missing(client, run_id, folder.metrics)

@@ -11,16 +11,18 @@ safetensors, scalars in JSON.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor, nn
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import parse_json, read_within
+from dit_lab.core.typed import Count, Duration, PathBelow, read_as
 from dit_lab.runs.folder import step_of
+from dit_lab.runs.records import WeightsName
 from dit_lab.training.tensor_files import TensorGroup
 
 MARKER = "COMPLETE"
@@ -28,6 +30,48 @@ MARKER = "COMPLETE"
 
 class DamagedCheckpoint(Exception):  # noqa: N818 - says what it found
     """A checkpoint folder that is incomplete, foreign, or does not hold what its marker says."""
+
+
+class Listed(TypedDict):
+    """What the marker says of a file."""
+
+    bytes: Count
+    blake2b: str
+
+
+class Averaged(TypedDict):
+    """What state.json says of an average."""
+
+    num_updates: Duration
+    std: NotRequired[float]
+
+
+class Position(TypedDict):
+    """Where a training stood: the fields of `state.TrainState`, of which an import has the step."""
+
+    step: Count
+    evaluated_step: NotRequired[Count]
+    skipped_steps: NotRequired[Count]
+    skipped_in_a_row: NotRequired[Count]
+    results: NotRequired[dict[str, float]]
+
+
+class Sums(TypedDict):
+    """What a `state.Window` has summed."""
+
+    steps: float
+    sums: dict[str, float]
+
+
+class Scalars(TypedDict):
+    """state.json, of a checkpoint or of a snapshot of averages."""
+
+    run: str
+    train: NotRequired[Position]
+    window: NotRequired[Sums]
+    emas: NotRequired[dict[WeightsName, Averaged]]
+    averages: NotRequired[dict[WeightsName, Averaged]]
+    num_threads: NotRequired[Count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +102,12 @@ class Checkpoint:
     def _listed(self) -> dict[Path, tuple[int, str]]:
         """What the marker says: file -> (bytes, hash)."""
         try:
-            listed = json.loads((self.path / MARKER).read_bytes())
+            found = parse_json(read_within(self.path / MARKER))
+            listed = read_as(dict[PathBelow, Listed], found, where=MARKER)
             return {self.path / name: (of["bytes"], of["blake2b"]) for name, of in listed.items()}
         except FileNotFoundError:
             raise DamagedCheckpoint(f"{self.path}: incomplete (no {MARKER})") from None
-        except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, or not of this form
+        except (OSError, ValueError):  # no JSON, or not of this form
             raise DamagedCheckpoint(f"{self.path}: damaged {MARKER}") from None
 
     def holds(self, name: str) -> bool:
@@ -79,8 +124,14 @@ class Checkpoint:
         return TensorGroup(self.path, name)
 
     def state(self) -> dict[str, Any]:
-        """The scalars."""
-        return json.loads((self.path / "state.json").read_text())
+        """The scalars. Raises DamagedCheckpoint where they are none."""
+        file = self.path / "state.json"
+        try:
+            return dict(read_as(Scalars, parse_json(read_within(file)), where=file))
+        except RequestError as damage:
+            raise DamagedCheckpoint(str(damage)) from None
+        except (OSError, ValueError) as error:
+            raise DamagedCheckpoint(f"{file}: damaged ({error})") from None
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> None:

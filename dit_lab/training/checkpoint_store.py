@@ -193,7 +193,7 @@ class CheckpointStore:
     def _is_ours(self, checkpoint: Checkpoint) -> bool:
         try:
             run = checkpoint.state().get("run")
-        except (OSError, ValueError, AttributeError):  # damaged: nobody knows
+        except DamagedCheckpoint:  # nobody knows
             return False
         return run == self._run or run in self._ancestors
 

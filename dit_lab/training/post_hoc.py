@@ -80,7 +80,7 @@ def read_average(folder: RunFolder, file: Path) -> dict[str, Tensor]:
         with safe_open(file, framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             run = (opened.metadata() or {}).get("run")
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         tensors, run = {}, str(error)
     if run != recorded(folder)["train_hash"]:
         raise RequestError(

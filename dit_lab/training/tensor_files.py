@@ -16,12 +16,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from dit_lab.core.errors import RequestError
+from dit_lab.core.files import parse_json
+from dit_lab.core.typed import Count, read_as
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -189,9 +193,17 @@ class _Piece:
         return self.file.get_tensor(self.name)
 
 
+class _Offsets(TypedDict):
+    saved_offsets: list[Count]  # of a number, none
+
+
 def _pieces_of(file: Path) -> Iterable[tuple[str, _Piece]]:
-    opened = safe_open(file, framework="pt")
-    offsets = json.loads((opened.metadata() or {}).get(SHARDING, "{}"))
+    try:
+        opened = safe_open(file, framework="pt")
+        said = parse_json((opened.metadata() or {}).get(SHARDING, "{}").encode())
+    except (OSError, ValueError, SafetensorError):
+        raise RequestError(f"{file}: no safetensors file, or damaged; copy it again") from None
+    offsets = read_as(dict[str, _Offsets], said, where=file, instead="copy it again")
     for name in opened.keys():  # noqa: SIM118 - a file, not a mapping
-        first = (offsets.get(name, {}).get("saved_offsets") or [0])[0]
+        first = (offsets[name]["saved_offsets"] or [0])[0] if name in offsets else 0
         yield name, _Piece(opened, name, first, tuple(opened.get_slice(name).get_shape()))

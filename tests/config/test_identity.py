@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, get_origin, get_type_hints
 
 import pytest
 
@@ -29,10 +28,11 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.trust import trust_modules
 from dit_lab.core.types import Shapes
 from dit_lab.data.digits_facts import digits_facts
-from dit_lab.runs.exported import HEADER_KEY
 from dit_lab.runs.folder import NOT_DECIDING, RunFolder, digest, flatten, read_json, write_json
 from dit_lab.runs.lock import Lease
-from dit_lab.runs.recorded import RECORDED, deciding, recorded_shapes
+from dit_lab.runs.recorded import deciding, recorded_shapes
+from dit_lab.runs.records import Identity
+from tests.records import HEADER, IDENTITY, write_header
 
 SHAPES = Shapes(digits_facts(), (1, 8, 8))
 Config = dict[str, Any]
@@ -171,10 +171,8 @@ def test_weights_to_begin_with_count_by_what_they_are(composed: RunConfig, tmp_p
     """The same weights at two places give one hash, other weights another."""
     hashes = []
     for place, run, step in (("a", "1", 4), ("b", "1", 4), ("c", "1", 8), ("d", "2", 4)):
-        known = {"identity": {"train_hash": run}, "step": step, "weights": "ema-0.9"}
-        header = json.dumps({"__metadata__": {HEADER_KEY: json.dumps(known)}}).encode()
         file = tmp_path / f"{place}.safetensors"
-        file.write_bytes(len(header).to_bytes(8, "little") + header)
+        write_header(file, {**HEADER, "identity": {**IDENTITY, "train_hash": run}, "step": step})
         hashes.append(train_hash(replace(composed, init_from=str(file))))
     assert hashes[0] == hashes[1]
     assert len({train_hash(composed), *hashes}) == 4
@@ -266,13 +264,20 @@ def test_a_run_whose_identity_is_lost_is_refused(
     assert "identity.json is missing" in refusal(folder, config, identity(config))
 
 
-@pytest.mark.parametrize("key", RECORDED)
+NEEDED = [
+    key
+    for key, kind in get_type_hints(Identity, include_extras=True).items()
+    if get_origin(kind) is not NotRequired
+]
+
+
+@pytest.mark.parametrize("key", NEEDED)
 def test_an_identity_that_lacks_something_is_refused(
     config: RunConfig, folder: RunFolder, key: str
 ) -> None:
     """Of an older version, or edited: in words, and not as a KeyError somewhere later."""
     found = read_json(folder.identity)
-    assert found.keys() == {*RECORDED, "code_hash_of"}
+    assert found.keys() == {*NEEDED, "code_hash_of"}
     del found[key]
     write_json(folder.identity, found)
     lacks = rf"identity\.json: damaged \(lacks {key}\); resume=never trains anew"

@@ -112,7 +112,16 @@ def test_a_metric_that_was_not_measured_is_not_reproduced() -> None:
 
 def content() -> dict[str, Any]:
     return {
-        "recorded": {"date": "2026-11-28", "train_hashes": {ONE: "0123456789ab"}},
+        "recorded": {
+            "date": "2026-11-28",
+            "device": "x86_64",
+            "num_threads": 1,
+            "versions": {},
+            "code": "0123456789ab",
+            "train_hashes": {ONE: "0123456789ab"},
+            "seeds": [0, 1, 2],
+            "minutes": 1.5,
+        },
         "probes": {ONE: recorded_probes(PROBES)},
         "measured": {ONE: recorded({"eval/loss": [0.5] * 3})},
     }
@@ -121,7 +130,7 @@ def content() -> dict[str, Any]:
 def test_what_is_written_is_read_and_what_is_published_stays(tmp_path: Path) -> None:
     file = write_expected(tmp_path, content())
     assert read_expected(tmp_path) == {**content(), "published": []}
-    known = [{"metric": "fid_inception_n50000", "value": 2.27, "source": "arXiv:2212.09748"}]
+    known = [{"metric": "fid_inception_n50000", "values": {ONE: 2.27}, "source": "arXiv"}]
     file.write_text(file.read_text().replace("published: []", f"published: {known}"))
     write_expected(tmp_path, content())
     assert read_expected(tmp_path)["published"] == known

@@ -189,7 +189,7 @@ def place(tmp_path: Path) -> Place:
         checkpoint.mkdir(parents=True)
         folder.config.write_text("seed: 0\n")
         (checkpoint / "state.json").write_text("{}")
-        update_status(folder, tracking_run_id=f"id-of-{name}")
+        update_status(folder, status="RUNNING", step=5, tracking_run_id=f"id-of-{name}")
         return folder
 
     return make
@@ -243,6 +243,12 @@ def test_the_only_run_of_a_name_is_meant_by_it(place: Place, tmp_path: Path) -> 
         RequestError, match=r"holds 2 runs \(0123456789ab, ba9876543210\); name one"
     ):
         find_run(str(name), root=tmp_path)
+
+
+def test_a_damaged_status_hides_no_other_run(place: Place, tmp_path: Path) -> None:
+    damaged, folder = place("one"), place("two")
+    damaged.status.write_text("[]")
+    assert find_run("id-of-two", root=tmp_path) == (folder, None)
 
 
 def test_all_runs_are_those_with_a_status(place: Place, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from dit_lab.core.errors import RequestError
 from dit_lab.runs.manifest import Job, Manifest, SweepFolder, all_sweeps, find_sweep, new_sweep
+from tests.synthetic import SETTINGS
 
 
 def manifest(**changes: object) -> Manifest:
@@ -25,8 +26,8 @@ def manifest(**changes: object) -> Manifest:
         "config_dirs": [],
         "identity": "0" * 12,
         "axes": {"seed": ["0", "1", "2"]},
-        "settings": {"slots": "auto", "search": False},
-        "tracking": {"backend": "none"},
+        "settings": SETTINGS,
+        "tracking": {"backend": "none", "uri": None, "experiment": "seeds"},
         "jobs": jobs,
     }
     return Manifest(**(given | changes))  # type: ignore[arg-type]

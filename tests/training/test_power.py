@@ -22,6 +22,7 @@ from dit_lab.training.ema import PowerAverage
 from dit_lab.training.post_hoc import made_average, open_averages, read_average
 from dit_lab.training.power import WIDEST, Fit, Profile, fit, gamma_of, inner_products
 from dit_lab.training.snapshots import Snapshots
+from tests.records import IDENTITY
 
 APPLIED, SKIPPED = torch.ones(()), torch.zeros(())
 STEPS, EVERY = 800, 20
@@ -204,12 +205,7 @@ def kept(seen: list[Tensor], tmp_path_factory: pytest.TempPathFactory) -> RunFol
 
 def recorded_run(root: Path) -> RunFolder:
     folder = RunFolder(root)
-    content = {
-        "train_hash": "0123456789ab", "ancestors": [], "code_files": {}, "code_hash": "",
-        "data_fingerprint": "", "pairs_fingerprint": "", "codec_fingerprint": "", "data": {},
-        "latent_shape": [], "forced_over": [],
-    }  # fmt: skip
-    write_json(folder.identity, content)
+    write_json(folder.identity, IDENTITY)
     return folder
 
 

@@ -1,0 +1,115 @@
+"""Files that somebody else may have made: read whole, within limits, and as plain values.
+
+A limit is compared with the size of the file before anything is read. Only regular files are read,
+and a FIFO is never waited for. Torch-free.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dit_lab.core.errors import RequestError
+
+RECORD_BYTES = 16 * 2**20
+"""Of one record, JSON or YAML. The largest that the lab writes, the manifest of a sweep of ten
+thousand jobs, has a third of it."""
+
+MOST_DEPTH = 64
+"""Of lists and mappings within each other. The lab's own records have eight."""
+
+MOST_BITS = 64
+"""Of a whole number."""
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; never waits.
+
+    Raises FileNotFoundError or NotADirectoryError where there is none, which mean something else
+    to each caller, and RequestError where something else is in its place or it cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RequestError(f"{path}: cannot be read ({reason}); repair it") from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+        raise RequestError(f"{path}: is {kind}, not a file; move it away")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_within(path: Path, *, limit: int = RECORD_BYTES) -> bytes:
+    """The bytes of a file that has at most `limit` of them. Raises as `open_regular` does."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            content = b"" if size > limit else file.read(limit + 1)
+        except OSError as error:
+            raise RequestError(f"{path}: cannot be read ({error.strerror}); repair it") from None
+    if max(size, len(content)) > limit:
+        raise RequestError(
+            f"{path}: has more than the {limit:,} bytes that such a file may have; move it away"
+        )
+    return content
+
+
+def parse_json(content: bytes) -> Any:
+    """The plain values of JSON in UTF-8. Raises ValueError, in a few words, where it is none or
+    `refuse_unplain` refuses them."""
+    try:
+        values = json.loads(content.decode())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except RecursionError:
+        raise ValueError(f"nested deeper than {MOST_DEPTH}") from None
+    except ValueError:  # Python converts no more than 4300 digits
+        raise ValueError("a whole number of thousands of digits") from None
+    refuse_unplain(values)
+    return values
+
+
+def refuse_unplain(values: Any) -> None:
+    """Raise ValueError for values that no record of the lab holds: other types than those of JSON,
+    keys that are no text, more depth than MOST_DEPTH, whole numbers beyond MOST_BITS, and text with
+    a NUL or with half a character, which can be neither a path nor written."""
+    level = [values]
+    for _ in range(MOST_DEPTH + 1):
+        below: list[Any] = []
+        for value in level:
+            kind = type(value)
+            if kind is dict:
+                if not all(type(key) is str for key in value):
+                    raise ValueError("a key that is not text")
+                below += value
+                below += value.values()
+            elif kind is list:
+                below += value
+            elif kind is str:
+                _refuse_unwritable(value)
+            elif kind is int:
+                if value.bit_length() > MOST_BITS:
+                    raise ValueError(f"a whole number beyond {MOST_BITS} bits")
+            elif kind not in (float, bool, type(None)):
+                raise ValueError(f"a {kind.__name__}, which is no plain value")
+        if not below:
+            return
+        level = below
+    raise ValueError(f"nested deeper than {MOST_DEPTH}")
+
+
+def _refuse_unwritable(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("text with a NUL character")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("text with half a character") from None

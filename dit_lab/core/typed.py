@@ -1,0 +1,266 @@
+"""Plain values of a file as what a dataclass declares, or one line that says what is wrong.
+
+    @dataclass(frozen=True)
+    class Holder:
+        host: FileName
+        pid: Annotated[int, within(1, 2**31 - 1)]
+
+    read_as(Holder, {"host": "here", "pid": 12}, where="lease")
+
+A dataclass says all fields of a record; another field is refused. A TypedDict says those that are
+used; other keys are left as they are. `Annotated` adds checks: functions that say what they expect
+of a value that they do not accept, and "" of others. Torch-free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+from dit_lab.core.errors import RequestError
+
+Kind = TypeVar("Kind")
+
+Check = Callable[[Any], str]
+"""A value -> what is expected in its place, "" where it is that."""
+
+WORDS: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+    list: "a list",
+    dict: "keys and values",
+}
+
+
+class Unfit(ValueError):  # noqa: N818 - says what it found
+    """A value that is not what was declared: where in the record, and why."""
+
+
+def read_as(
+    kind: type[Kind],
+    values: Any,
+    *,
+    where: object,
+    what: str = "damaged",
+    instead: str = "move it away to go on without it",
+) -> Kind:
+    """The plain values of a file as `kind`: a dataclass, a TypedDict, or any annotation made of
+    these, of the types of JSON, of tuples, Literal, Annotated, unions and Any.
+
+    A bool is no number, a float no whole number, and a whole number a float where one is declared.
+    Raises RequestError, `{where}: {what} (FIELD: why); {instead}`.
+    """
+    try:
+        found: Kind = _read(kind, values, "")
+    except Unfit as trouble:
+        raise RequestError(f"{where}: {what} ({trouble}); {instead}") from None
+    return found
+
+
+# ---- checks --------------------------------------------------------------------------------------
+
+
+def within(least: float, most: float = math.inf) -> Check:
+    """Of a number."""
+    words = f"at least {least:,}" if most == math.inf else f"from {least:,} to {most:,}"
+    return lambda value: "" if least <= value <= most else words
+
+
+def spelled(pattern: str, words: str) -> Check:
+    """Of a text that matches a regular expression as a whole."""
+    return lambda text: "" if re.fullmatch(pattern, text) else words
+
+
+def not_empty(found: Sequence[Any] | Mapping[str, Any]) -> str:
+    """Of a list or of keys and values."""
+    return "" if found else "at least one"
+
+
+def file_name(text: str) -> str:
+    """The name of a file or folder, which no path can be made of that leads elsewhere."""
+    good = text.isprintable() and "/" not in text and text not in ("", ".", "..")
+    return "" if good and len(text.encode(errors="replace")) <= 255 else "a name, not a path"
+
+
+def path_below(text: str) -> str:
+    """A relative path of names, to something below the folder that it is relative to."""
+    good = not any(map(file_name, text.split("/")))
+    return "" if good else "a relative path without .."
+
+
+FileName = Annotated[str, file_name]
+PathBelow = Annotated[str, path_below]
+Hash = Annotated[str, spelled("[0-9a-f]{1,128}", "hexadecimal digits")]
+Count = Annotated[int, within(0)]
+Duration = Annotated[float, within(0)]
+Seconds = Annotated[float, within(0, 253_402_300_799)]
+"""Since the epoch, up to the year 9999, the last that can be shown."""
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def _read(kind: Any, value: Any, at: str) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Annotated:
+        found = _read(inner[0], value, at)
+        for check in inner[1:]:
+            if expected := check(found):
+                raise _unfit(at, expected, value)
+        return found
+    if origin is NotRequired:
+        return _read(inner[0], value, at)
+    if origin is Literal:
+        if not any(type(one) is type(value) and one == value for one in inner):
+            raise _unfit(at, f"one of {', '.join(map(str, inner))}", value)
+        return value
+    if origin in (Union, types.UnionType):
+        return _read_one_of(inner, value, at)
+    if dataclasses.is_dataclass(kind):
+        return _read_record(kind, value, at)
+    if is_typeddict(kind):
+        return _read_keys(kind, value, at)
+    if kind in (dict, Mapping) or origin in (dict, Mapping):
+        _of_type(dict, value, at)
+        of_keys, of_values = inner or (Any, Any)
+        return {
+            _read(of_keys, key, at): _read(of_values, one, _below(at, key))
+            for key, one in value.items()
+        }
+    if kind in (list, tuple, Sequence) or origin in (list, tuple, Sequence):
+        return _read_list(origin or kind, inner, value, at)
+    return _read_scalar(kind, value, at)
+
+
+def _read_scalar(kind: Any, value: Any, at: str) -> Any:
+    if kind is None:
+        kind = type(None)
+    if kind not in WORDS:
+        raise TypeError(f"{kind}: no annotation that a record can have")
+    if kind is float and type(value) is int and abs(value) < 2**1000:
+        return float(value)
+    _of_type(kind, value, at)
+    if kind is int and value.bit_length() > 63:
+        raise _unfit(at, "a whole number of at most 63 bits", value)
+    return value
+
+
+def _read_one_of(kinds: Sequence[Any], value: Any, at: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    wanted = [kind for kind in kinds if kind is not type(None)]
+    troubles = []
+    for kind in wanted:
+        try:
+            return _read(kind, value, at)
+        except Unfit as trouble:
+            troubles.append(trouble)
+    if len(wanted) == 1:
+        raise troubles[0]
+    expected = (WORDS.get(get_origin(kind) or kind, "a record") for kind in kinds)
+    raise _unfit(at, " or ".join(expected), value)
+
+
+def _read_list(origin: Any, inner: tuple[Any, ...], value: Any, at: str) -> Any:
+    _of_type(list, list(value) if type(value) is tuple else value, at)
+    of_each = inner or (Any,)
+    if origin is tuple and inner and inner[-1] is not Ellipsis:
+        if len(value) != len(inner):
+            raise _unfit(at, f"a list of {len(inner)}", value)
+        pairs = list(zip(inner, value, strict=True))
+    else:
+        pairs = [(of_each[0], one) for one in value]
+    found = [_read(kind, one, _below(at, number)) for number, (kind, one) in enumerate(pairs)]
+    return tuple(found) if origin is tuple else found
+
+
+def _read_record(kind: Any, value: Any, at: str) -> Any:
+    _of_type(dict, value, at)
+    fields = [field for field in dataclasses.fields(kind) if field.init]
+    needed = [
+        field.name
+        for field in fields
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    _refuse_lacking(needed, value, at)
+    if unknown := sorted(value.keys() - {field.name for field in fields}):
+        raise Unfit(f"{_place(at)}has an unknown key {_shown(unknown[0])}")
+    hints = _hints(kind)
+    return kind(**{key: _read(hints[key], one, _below(at, key)) for key, one in value.items()})
+
+
+def _read_keys(kind: Any, value: Any, at: str) -> Any:
+    _of_type(dict, value, at)
+    hints = _hints(kind)
+    needed = [key for key, hint in hints.items() if get_origin(hint) is not NotRequired]
+    _refuse_lacking(needed, value, at)
+    return {
+        key: _read(hints[key], one, _below(at, key)) if key in hints else one
+        for key, one in value.items()
+    }
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _refuse_lacking(needed: Sequence[str], value: Mapping[str, Any], at: str) -> None:
+    if lacking := [key for key in needed if key not in value]:
+        raise Unfit(f"{_place(at)}lacks {', '.join(lacking)}")
+
+
+def _of_type(kind: type, value: Any, at: str) -> None:
+    if type(value) is not kind:
+        raise _unfit(at, WORDS[kind], value)
+
+
+# ---- words ---------------------------------------------------------------------------------------
+
+
+def _unfit(at: str, expected: str, value: Any) -> Unfit:
+    return Unfit(f"{_place(at)}expected {expected}, found {_shown(value)}")
+
+
+def _place(at: str) -> str:
+    return f"{at}: " if at else ""
+
+
+def _below(at: str, key: Any) -> str:
+    """jobs.3.status; keys come from the file."""
+    name = key if isinstance(key, int) or re.fullmatch(r"[\w./-]{1,80}", key) else _shown(key)
+    return f"{at}.{name}" if at else str(name)
+
+
+def _shown(value: Any) -> str:
+    """A value of a file in a message: short, and without what a terminal would act on."""
+    if isinstance(value, str):
+        return ascii(value if len(value) <= 60 else f"{value[:57]}...")
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a larger one"
+    if isinstance(value, int | float):
+        return f"{value}"
+    return WORDS.get(type(value), "something else")

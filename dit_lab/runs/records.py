@@ -1,0 +1,161 @@
+"""What the files of a run hold, as types that `core/typed.py` reads them by. Torch-free.
+
+Runs that earlier versions recorded lack what is NotRequired here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from dit_lab.core.typed import Count, FileName, Hash, Seconds, spelled, within
+
+MOST_CELLS = 2**28
+"""Of an image or of its latents, all channels together: 1 GB in float32."""
+
+MOST_CLASSES = 10**7
+
+Side = Annotated[int, within(1, MOST_CELLS)]
+
+
+def few_cells(shape: Sequence[int]) -> str:
+    """Whether there is memory for one image of such a shape."""
+    return "" if math.prod(shape) <= MOST_CELLS else f"a shape of at most {MOST_CELLS:,} numbers"
+
+
+LatentShape = Annotated[tuple[Side, Side, Side], few_cells]
+"""Channels, height, width."""
+
+
+def three_sides(shape: Sequence[int]) -> str:
+    return "" if len(shape) == 3 else "three sides"
+
+
+ShapeList = Annotated[list[Side], three_sides, few_cells]
+"""The same as a list, which JSON has it as."""
+
+WeightsName = Annotated[
+    str, spelled(r"model|(ema|power)-[\w.+-]{1,60}", "model, ema-DECAY or power-WIDTH")
+]
+"""What weights are called, and the file that they lie in."""
+
+
+class Data(TypedDict):
+    """The facts of a dataset: `core.types.DataFacts`."""
+
+    channels: Annotated[int, within(1, 2**12)]
+    height: Annotated[int, within(1, 2**16)]
+    width: Annotated[int, within(1, 2**16)]
+    num_classes: Annotated[int, within(0, MOST_CLASSES)]
+    class_names: list[str]
+    train_images: Count
+    validation_images: Count
+    fingerprint: str
+    levels: NotRequired[Annotated[int, within(2, 2**16)]]
+
+
+def few_pixels(data: Mapping[str, Any]) -> str:
+    return few_cells((data["channels"], data["height"], data["width"]))
+
+
+class Identity(TypedDict):
+    """identity.json, whole."""
+
+    train_hash: Hash
+    ancestors: list[Hash]
+    code_files: dict[str, str]
+    code_hash: str
+    data_fingerprint: str
+    pairs_fingerprint: str
+    codec_fingerprint: str
+    data: Annotated[Data, few_pixels]
+    latent_shape: LatentShape
+    forced_over: list[str]
+    code_hash_of: NotRequired[str]
+    initial_weights: NotRequired[str]
+    predates: NotRequired[str]
+    imported: NotRequired[dict[str, str]]
+
+
+class Header(TypedDict):
+    """What is known of a run, in the header of the file that was exported of it."""
+
+    config: dict[str, Any]  # checked where it is composed
+    identity: Identity
+    step: Count
+    weights: WeightsName
+
+
+class Status(TypedDict):
+    """status.json."""
+
+    status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+    step: Count
+    updated: Seconds
+    total_steps: NotRequired[Count]
+    results: NotRequired[dict[str, float] | None]
+    error: NotRequired[str | None]
+    tracking_run_id: NotRequired[str | None]
+
+
+class Tracked(TypedDict):
+    """tracking.json: what a tracker is told of the run besides its configuration."""
+
+    name: str
+    tags: dict[str, str]
+
+
+class Part(TypedDict):
+    """A component in a configuration; its options are checked where it is composed."""
+
+    _target_: str
+
+
+class Lengths(TypedDict):
+    """`training` of a configuration."""
+
+    total_steps: Annotated[int, within(1)]
+    global_batch_size: Annotated[int, within(1)]
+
+
+class Averages(TypedDict):
+    """`ema` of a configuration."""
+
+    decays: list[float]
+
+
+class Tracking(TypedDict):
+    """`tracking` of a configuration."""
+
+    backend: Literal["mlflow", "none"]
+    uri: str | None
+    experiment: str
+
+
+class Paths(TypedDict):
+    """`paths` of a configuration."""
+
+    root: str
+
+
+def chosen(choices: Mapping[str, str]) -> str:
+    return "" if {"model", "objective", "sampler"} <= choices.keys() else "the chosen members"
+
+
+class Config(TypedDict):
+    """What is read of config.yaml where nothing is composed of it: reports, doctor, results."""
+
+    seed: Count
+    name: FileName
+    model: Part
+    objective: Part
+    sampler: Part
+    training: Lengths
+    ema: Averages
+    tracking: Tracking
+    paths: Paths
+    choices: Annotated[dict[str, str], chosen]
+    guidance: dict[str, Any]
+    sample: dict[str, Any]
+    evaluation: dict[str, Any]
