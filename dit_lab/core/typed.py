@@ -170,6 +170,7 @@ def _read_one_of(kinds: Sequence[Any], value: Any, at: str) -> Any:
     if value is None and type(None) in kinds:
         return None
     wanted = [kind for kind in kinds if kind is not type(None)]
+    wanted.sort(key=lambda kind: kind is not type(value))  # a whole number stays one
     troubles = []
     for kind in wanted:
         try:

@@ -6,6 +6,7 @@ import json
 import random
 import time
 from dataclasses import astuple, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from dit_lab.bench.figures import Ratio, Spread, Turns, in_turn
 from dit_lab.bench.loading import Loading
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.parts import Stopwatch
-from dit_lab.bench.record import Bench, checked
+from dit_lab.bench.record import Bench, checked, read_record
 from dit_lab.bench.sampling import Drawing, Sampling
 from dit_lab.bench.training import Step, training_of
 from dit_lab.cli.bench import _rows
@@ -92,9 +93,12 @@ def test_costs_are_multiples_of_what_was_measured_beside_them() -> None:
         (Turns(3.0, 2.0, 4.0), 7.6, {"first step"}),
     ],
 )
-def test_slower_is_much_and_at_every_turn(now: Turns, startup: float, slower: set[str]) -> None:
-    record = json.loads(json.dumps(bench(cost=Turns(4.0, 3.5, 4.5)).to_json()))
-    found = checked(record, bench(cost=now, startup=startup))
+def test_slower_is_much_and_at_every_turn(
+    tmp_path: Path, now: Turns, startup: float, slower: set[str]
+) -> None:
+    file = tmp_path / "record.json"
+    file.write_text(json.dumps(bench(cost=Turns(4.0, 3.5, 4.5)).to_json()))
+    found = checked(read_record(file), bench(cost=now, startup=startup))
     assert {cost.name for cost in found if cost.is_slower} == slower
 
 

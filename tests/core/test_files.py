@@ -30,7 +30,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_limit_is_compared_before_anything_is_read(tmp_path: Path) -> None:
     path = tmp_path / "large.json"
     path.touch()
-    os.truncate(path, 2**44)
+    os.truncate(path, 2**33)
     with pytest.raises(RequestError, match="has more than the 16,777,216 bytes"):
         read_within(path)
     path.write_bytes(b"abc")
@@ -51,7 +51,7 @@ def test_a_limit_is_compared_before_anything_is_read(tmp_path: Path) -> None:
     ids=lambda text: repr(text)[:20],
 )  # fmt: skip
 def test_json_that_no_record_has(text: str | bytes) -> None:
-    with pytest.raises(ValueError, match=".") as refused:
+    with pytest.raises(ValueError, match=r".") as refused:
         parse_json(text.encode() if isinstance(text, str) else text)
     assert "\n" not in str(refused.value)
 
@@ -62,5 +62,5 @@ def test_plain_values_are_read_as_they_are() -> None:
         values["deep"] = [values["deep"]]
     assert parse_json(json.dumps(values).encode()) == values
     for value in ({1: 2}, {"a"}, b"x", {"a": (1,)}):
-        with pytest.raises(ValueError, match="plain value|not text"):
+        with pytest.raises(ValueError, match=r"plain value|not text"):
             refuse_unplain(value)

@@ -83,7 +83,7 @@ def test_what_is_declared_is_read() -> None:
         ({"pair": ["x", 1]}, "pair.0: expected a whole number"),
         ({"some": [None]}, "some.0: expected a whole number, found null"),
         ({"word": "\x1b[2J\u202e"}, r"word: expected one of yes, no, found '\\x1b\[2J\\u202e'"),
-        ({"word": "x" * 10**6}, r"found 'x{57}\.\.\.'"),
+        ({"word": "x" * 10**6}, r"word: expected one of yes, no, found 'x{57}\.\.\.'"),
         ({"open": {}}, "open: lacks step"),
         ({"open": {"step": 1, "note": 5}}, "open.note: expected text, found 5"),
     ],

@@ -31,7 +31,7 @@ CASES = (
     Case("a record of speed that is not there", "bench --check speed.json",
          "--check speed.json: does not exist; `dit-lab bench --json FILE` writes one"),
     Case("a file that is no record of speed", "bench --check some.json",
-         "--check some.json: no record of a bench; `dit-lab bench --json FILE` writes one",
+         r"--check some.json: no record of a bench \(lacks overrides, costs\); `dit-lab bench",
          prepare=wrote("some.json", '{"a": 1}\n')),
     heavy("the start of a training that cannot start", f"{QUICK} --only startup init_from=RUN",
          "init_from=.*: has model.hidden_size=16, here it is 64; choose the same model",

@@ -149,7 +149,7 @@ CASES = (
          "is not of one of diffusers' AutoencoderKL, AutoencoderTiny, AutoencoderDC",
          prepare=all_of(class_folders, wrote("vae/config.json", "{}"))),
     Case("a config.json that is a folder", VAE,
-         r"vae/config.json: cannot be read \(Is a directory\); repair it",
+         r"vae/config.json: is a folder, not a file; move it away",
          prepare=all_of(class_folders, wrote("vae/config.json/readme", ""))),
     Case("a config.json without some of its keys", VAE,
          "vae/config.json: lacks in_channels, latent_channels, encoder_block_out_channels",

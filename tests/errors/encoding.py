@@ -127,7 +127,7 @@ CASES = (
          "cifar-10-batches-py/data_batch_1 is missing: .*dataset.download=true"),
     Case("a size with three sides",
          "train experiment=own_images dataset.root=images dataset.image_size=[8,8,8]",
-         r"dataset.image_size=\[8, 8, 8\]: give the pixels of a square's side, or \[height",
+         r"dataset.image_size=\[8, 8, 8\]: give the pixels of a square's side, 1 to 16,384, or ",
          prepare=class_folders),
     heavy("a link that leads out of the images",
          "train experiment=tiny dataset=labelled_list dataset.root=data dataset.image_size=8 "

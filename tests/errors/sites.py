@@ -52,6 +52,24 @@ LIBRARY_ONLY = {
         ("objectives/flow.py", "needs latent_shape"),
         ("models/dit.py", "images are {tuple(x.shape[-2:])}"),  # images of the model's size
     ),
+    "a command checks its words, and a file its text, before": (
+        ("core/text.py", "is no UTF-8 text; give the file another name"),
+    ),
+    "it needs files of gigabytes, devices or other users' files, as in tests/core/test_files.py": (
+        ("core/files.py", "cannot be read ({reason}); repair it"),
+        ("core/files.py", "cannot be read ({error.strerror})"),
+        ("core/files.py", "bytes that such a file may have"),
+        ("runs/metrics.py", "has more than {MOST_BYTES:,} bytes"),
+        ("runs/metrics.py", "line {number} has more than"),
+    ),
+    "every reader of records is walked over in tests/integration/test_fuzz.py": (
+        ("actions/inferred.py", "which is no word"),
+        ("data/pairs.py", "is no shard of pairs"),
+        ("data/pairs.py", "holds data of shape"),
+        ("runs/folder.py", "those are named like step-"),
+        ("runs/lock.py", "so nobody can hold it"),
+        ("training/tensor_files.py", "no safetensors file, or damaged; copy"),
+    ),
     "the tests have it installed; see tests/evaluation/features/test_fidelity.py": (
         ("evaluation/features/fidelity.py", "needs torch-fidelity"),
     ),

@@ -60,7 +60,7 @@ CASES = (
     Case("a manifest that is empty", "sweep status seeds",
          "outputs/sweeps/seeds: no sweep lies here", prepare=wrote(MANIFEST, "{}")),
     Case("a manifest with a key too few", "sweep status seeds",
-         "outputs/sweeps/seeds/manifest.json: damaged; nothing of it is known",
+         r"outputs/sweeps/seeds/manifest.json: damaged \(lacks typed, .*\); nothing of it is known",
          prepare=wrote(MANIFEST, '{"jobs": [], "name": "seeds"}')),
     Case("no such kind of jobs", "sweep resume SWEEP --only broken",
          "--only broken: expected failed or missing, or both with a comma", start="grid"),

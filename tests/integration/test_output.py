@@ -147,11 +147,12 @@ def test_groups_of_the_current_folder_are_said(tmp_path: Path, command_in: Comma
 
 @pytest.mark.skipif(os.name != "posix", reason="names of files are bytes there")
 def test_mlflow_keeps_runs_in_folders_with_odd_names(tmp_path: Path) -> None:
+    from dit_lab.core import trust
     from dit_lab.core.text import store_uri
     from dit_lab.tracking.mlflow_store import open_client, prepare_store
 
     root = tmp_path / "a b#c;d@e'f\"g%h [ä]"
-    uri = store_uri(root / "mlflow.db")
+    uri = trust.trust_store(store_uri(root / "mlflow.db"))
     experiment = prepare_store(uri, experiment="e", artifact_root=root / "mlartifacts")
     client = open_client(uri)
     run = client.create_run(experiment).info.run_id

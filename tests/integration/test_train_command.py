@@ -231,7 +231,7 @@ def test_a_failure_is_one_line_and_a_traceback_in_the_log(
 ) -> None:
     store_in(tmp_path)
     # a learning rate at which AdamW overflows float32, so that every later step is not finite
-    done = forked("train", *tiny, "optimizer.lr=1e38", "training.clip_norm=null")
+    done = forked("train", *tiny, "optimizer.lr=1e18", "training.clip_norm=null")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "failed: NonFiniteStreak: loss or gradients were not finite" in line
