@@ -64,6 +64,7 @@ LIBRARY_ONLY = {
     ),
     "every reader of records is walked over in tests/integration/test_fuzz.py": (
         ("actions/inferred.py", "which is no word"),
+        ("interop/files.py", "{what}; fetch it again"),
         ("data/pairs.py", "is no shard of pairs"),
         ("data/pairs.py", "holds data of shape"),
         ("runs/folder.py", "those are named like step-"),
