@@ -42,7 +42,7 @@ def as_recorded(tree: Mapping[str, Any], file: Path) -> RunConfig:
         recorded = with_names_of_today(kept)
         choices = {str(group): str(name) for group, name in recorded.pop("choices").items()}
         config = to_config(RunConfig, {**checked_types("run", recorded), "choices": choices})
-        uri = trust.without_password(config.tracking.uri)
+        uri = trust.plain_address(config.tracking.uri)
         return replace(config, tracking=replace(config.tracking, uri=uri))
     except RequestError as refusal:
         raise RequestError(f"{file}: {refusal}") from None

@@ -287,6 +287,11 @@ def without_password(uri: str) -> str:
     return plain
 
 
+def plain_address(uri: str) -> str:
+    """The address that a file holds, without the password, which means nothing here."""
+    return _divided(uri)[0]
+
+
 def with_password(uri: str) -> str:
     """The address as its store takes it: with the password that the command line or the environment
     gave, where it names a user and none."""

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
-from dit_lab.core.text import store_uri
+from dit_lab.core.text import key_value, store_uri
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https", "databricks")
@@ -81,9 +81,10 @@ def shown(uri: str) -> str:
 
 def not_contacted(uri: str) -> str:
     """Why nothing is sent to a store, and what to do."""
+    plain = trust.plain_address(uri)
     return (
-        f"{shown(uri)} is not contacted, since only a file names it; add "
-        f"tracking.uri={shown(uri)} to the command, or put it into {trust.user_file()}"
+        f"{plain} is not contacted, since only a file names it; add "
+        f"{key_value('tracking.uri', plain)} to the command, or put it into {trust.user_file()}"
     )
 
 

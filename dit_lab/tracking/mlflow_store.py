@@ -56,6 +56,8 @@ def refuse_untrusted(uri: str) -> None:
 
 def root_cause(error: BaseException) -> str:
     """One line: what the operating system or sqlite said, or else the error's own first words."""
+    if isinstance(error, NotTrustedError):
+        return str(error)
     told, deeper = error, error.__cause__ or error.__context__
     while deeper is not None:
         if isinstance(deeper, OSError | sqlite3.Error):
