@@ -280,6 +280,7 @@ def _secret(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return iter([None])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_secret")
 @pytest.mark.parametrize("what", [*CODE, *VALUES, *PLACES])
 def test_nothing_of_it_is_run_resolved_or_contacted(what: str, made: Path, folder: Path) -> None:
