@@ -45,11 +45,18 @@ def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(parent[name], Mapping) and "_target_" in parent[name]
     )
     for parent, name, path in _components(checked):
-        schema = component_options(path, parent[name])
         others = [key for key, _ in flatten(checked) if not key.startswith(f"{path}.")]
-        parent[name] = _typed(schema, parent[name], f"{path}.", others)
-        _check_together(path, schema(**parent[name]))
+        parent[name] = checked_component(path, parent[name], others)
     return checked
+
+
+def checked_component(path: str, options: Any, others: Iterable[str] = ()) -> dict[str, Any]:
+    """The options of the component at a dotted key, typed and checked; raises RequestError.
+    `others` are keys elsewhere; one of them may have been meant."""
+    schema = component_options(path, options)
+    typed = _typed(schema, options, f"{path}.", others)
+    _check_together(path, schema(**typed))
+    return typed
 
 
 @cache

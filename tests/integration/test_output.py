@@ -43,7 +43,7 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
         (f"{LAB} experiments >&-", 0),
         (f"{LAB} experiments quickstart >&-", 0),
         (f"{LAB} --help >&-", 0),
-        (f"{LAB} trian 2>&- >&- <&-", 2),
+        (f"{LAB} trainn 2>&- >&- <&-", 2),
         (f"{LAB} experiments >/dev/full", 1),
     ],
 )

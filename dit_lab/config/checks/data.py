@@ -9,6 +9,7 @@ from dit_lab.codecs.facts import IDENTITY, codec_facts
 from dit_lab.config.components import load_component
 from dit_lab.config.objects import to_component
 from dit_lab.config.schema import CheckConfig, EncodeConfig, RunConfig
+from dit_lab.config.validate import checked_component
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, arguments_of, target_of
 from dit_lab.core.types import DataFacts, Shapes
@@ -26,7 +27,7 @@ OfData = RunConfig | EncodeConfig | CheckConfig
 
 def images_of(config: RunConfig) -> Component:
     """The dataset of a configuration's images: its own, or what cached latents were made of."""
-    options = images_config(asdict(config.dataset))
+    options = checked_component("dataset", images_config(asdict(config.dataset)))
     return to_component("dataset", options)
 
 
