@@ -398,3 +398,18 @@ def test_jobs_have_the_numbers_of_their_places(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=r"jobs\.0\.run: expected a"):
             sweep(tmp_path).read()
     assert isinstance(Manifest(**{**SWEEP, "jobs": [JOB]}), Manifest)
+
+
+@pytest.mark.parametrize(
+    "weights", ["../../x", "/tmp/dit-lab-escape", "a/b", "..", "", "model\n", "ema-\0", "state", 5]
+)
+def test_an_import_writes_where_it_was_told_to(weights: object, tmp_path: Path) -> None:
+    from dit_lab.actions.import_weights import import_weights
+
+    file = tmp_path / "in/a.safetensors"
+    file.parent.mkdir()
+    write_header(file, {**HEADER, "weights": weights})
+    with pytest.raises(RequestError, match=r"a\.safetensors: .*damaged.*; fetch it again"):
+        import_weights(file, tmp_path / "in/deep/made")
+    assert [path.name for path in tmp_path.rglob("*")] == ["in", "a.safetensors"]
+    assert not Path("/tmp/dit-lab-escape").exists()
