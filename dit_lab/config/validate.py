@@ -29,7 +29,10 @@ from dit_lab.core.options import WORDS, Component
 from dit_lab.runs.folder import flatten
 
 INTERPOLATION = "${"
+"""What OmegaConf would resolve."""
+
 LIMIT = 2**63
+"""Above every number, which has to fit into torch's integers."""
 
 
 def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,8 +102,8 @@ def _check_together(path: str, component: Component) -> None:
 
 
 def refuse_interpolations(tree: Mapping[str, Any]) -> None:
-    """Raise RequestError for a value or key that would be resolved: of what a
-    file holds, nothing is, and of what is typed, everything was."""
+    """Raise RequestError for a value or key that would be resolved: of what a file holds nothing
+    is, and of what is typed everything was."""
     for key, value in flatten(tree):
         for text in (key, *_texts(value)):
             if INTERPOLATION in text:

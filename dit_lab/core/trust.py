@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import store_uri
 
@@ -85,6 +83,8 @@ def taken_from(words: Sequence[str]) -> list[str]:
 
 
 def _as_list(value: str) -> Any:
+    import yaml  # only where there is something to read: help must answer at once
+
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:
@@ -109,10 +109,14 @@ def _said_by_user(key: str) -> list[str]:
     """A list in the user's own file. Raises RequestError where that says anything else."""
     file = user_file()
     try:
-        said = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
     except OSError:  # mostly there is none
         return []
-    except (yaml.YAMLError, UnicodeDecodeError):
+    import yaml
+
+    try:
+        said = yaml.safe_load(content)
+    except yaml.YAMLError:  # or no text
         said = None
     lists = said.values() if isinstance(said, Mapping) and set(said) <= set(FILE_KEYS) else [None]
     if not all(isinstance(found, list) and _are_texts(found) for found in lists):
@@ -138,7 +142,8 @@ def trust_modules(given: Any) -> None:
             f"trusted_modules={shown}: expected a list; write trusted_modules=[{name}]"
         )
     _refuse_no_modules(given, "trusted_modules")
-    _look_here_too()
+    if given:
+        _look_here_too()
     for module in given:
         if importlib.util.find_spec(module.partition(".")[0]) is None:
             raise RequestError(
@@ -304,7 +309,8 @@ def with_password(uri: str) -> str:
 
 
 def lacks_password(uri: str) -> str:
-    """What to do where a store that names a user refuses the login, ", ..." or ""."""
+    """The variable that is missing where a store refuses the login of a user, to be added to the
+    reason; "" where none is."""
     names_user = re.match(r"\w[\w+.-]*://[^/@]+@", uri) is not None
     return f"; {PASSWORD} is not set" if names_user and not _password() else ""
 

@@ -111,9 +111,9 @@ def run_job(
     """Run a job to its end, on whatever machine this is; its exit code.
 
     `typed_in`: the folder in which the command was typed. `side_by_side`: how many jobs compute on
-    this machine at once. `trusted`: what the command trusts, as
-    environment variables. A process stands between this worker and the job: ray kills the children
-    of a worker that ends, and the job is to notice, save and end.
+    this machine at once. `trusted`: what the command trusts, as environment variables. A process
+    stands between this worker and the job: ray kills the children of a worker that ends, and the
+    job is to notice, save and end.
     """
     kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     kept.setdefault("OMP_NUM_THREADS", str(threads_each(side_by_side)))

@@ -36,7 +36,6 @@ def check_uri(uri: str) -> None:
             f"tracking.uri={uri}: needs the absolute path of a file, or processes in different "
             f"folders would use different stores; give {example}"
         )
-
     if is_local(uri) and re.search("%[0-9A-Fa-f]{2}", str(trust.sqlite_path(uri))):
         raise RequestError(
             f"tracking.uri={uri}: MLflow keeps no database in a folder with ? or %20 and the like "

@@ -59,8 +59,10 @@ def test_a_module_here_does_not_take_another_ones_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").write_text("class Own: ...\n")
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     monkeypatch.chdir(tmp_path)
+    trust.trust_modules([])
+    assert str(tmp_path) not in sys.path  # nobody trusts anything here
     trust.trust_modules(["mine"])
     assert sys.path[-1] == str(tmp_path)
     assert trust.load_own("mine.Own", key="model._target_").__name__ == "Own"

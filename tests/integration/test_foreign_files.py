@@ -178,7 +178,7 @@ CODE: dict[str, Callable[[Config], None]] = {
 
 VALUES: dict[str, Callable[[Config], None]] = {
     "a secret in the name": set_to("name", "n-${oc.env:SECRET}"),
-    "a secret in the root": set_to("paths.root", "/tmp/${oc.env:SECRET}"),
+    "a secret in the root": set_to("paths.root", "ELSEWHERE/${oc.env:SECRET}"),
     "a secret in the address": set_to("tracking.uri", "http://127.0.0.1:9/${oc.env:SECRET}"),
     "a secret in a list": set_to("ema.decays", ["${oc.env:SECRET}"]),
     "a secret in a component": set_to("dataset.root", "${oc.env:SECRET}"),
@@ -188,11 +188,11 @@ VALUES: dict[str, Callable[[Config], None]] = {
 
 PLACES: dict[str, Callable[[Config], None]] = {
     "a name that climbs": set_to("name", "../../../../escape"),
-    "an absolute name": set_to("name", "/tmp/dit-lab-escape"),
-    "another root": set_to("paths.root", "/tmp/dit-lab-escape"),
+    "an absolute name": set_to("name", "ELSEWHERE"),
+    "another root": set_to("paths.root", "ELSEWHERE"),
     "a server": set_to("tracking.uri", "http://127.0.0.1:9"),
     "a server with a password": set_to("tracking.uri", "http://me:password@127.0.0.1:9"),
-    "a database elsewhere": set_to("tracking.uri", "sqlite:////tmp/dit-lab-escape/mlflow.db"),
+    "a database elsewhere": set_to("tracking.uri", "sqlite:///ELSEWHERE/mlflow.db"),
 }
 """Values that say where something is written or sent."""
 
@@ -232,11 +232,11 @@ def prepared(made: Path, folder: Path, change: Callable[[Config], None]) -> None
     run = run_in(folder)
     config = yaml.safe_load((run / "config.yaml").read_text().replace(str(made), str(folder)))
     change(config)
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "config.yaml").write_text(placed(yaml.safe_dump(config), folder))
     for job in folder.glob("outputs/sweeps/*/jobs/*/config.json"):
         of_job = json.loads(job.read_text().replace(str(made), str(folder)))
         change(of_job)
-        job.write_text(json.dumps(of_job))
+        job.write_text(placed(json.dumps(of_job), folder))
     (sweep,) = folder.glob("outputs/sweeps/*/manifest.json")
     sweep.write_text(sweep.read_text().replace('"FINISHED"', '"KILLED"'))
     exported = folder / "run.safetensors"
@@ -244,9 +244,21 @@ def prepared(made: Path, folder: Path, change: Callable[[Config], None]) -> None
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         header = json.loads(opened.metadata()[HEADER_KEY])
     change(header["config"])
-    save_file(tensors, exported, {"format": "pt", HEADER_KEY: json.dumps(header)})
+    known = placed(json.dumps(header), folder)
+    save_file(tensors, exported, {"format": "pt", HEADER_KEY: known})
     overrides = [f"{key}={value}" for key, value in flattened(config).items()]
-    (folder / "record.json").write_text(json.dumps({"costs": {}, "overrides": overrides}))
+    record = placed(json.dumps({"costs": {}, "overrides": overrides}), folder)
+    (folder / "record.json").write_text(record)
+
+
+def elsewhere(folder: Path) -> Path:
+    """A place that no command may write to."""
+    return folder.with_name("elsewhere")
+
+
+def placed(text: str, folder: Path) -> str:
+    """With the path of ELSEWHERE."""
+    return text.replace("ELSEWHERE", str(elsewhere(folder)))
 
 
 def flattened(config: Config, prefix: str = "") -> dict[str, Any]:
@@ -300,4 +312,4 @@ def test_nothing_of_it_is_run_resolved_or_contacted(what: str, made: Path, folde
     assert not (folder / "ran").exists()
     assert all(path.read_bytes() == content for path, content in before.items())
     assert not [path for path in folder.rglob("*") if SECRET in str(path)]
-    assert not Path("/tmp/dit-lab-escape").exists()
+    assert not elsewhere(folder).exists()

@@ -401,7 +401,7 @@ def test_jobs_have_the_numbers_of_their_places(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "weights", ["../../x", "/tmp/dit-lab-escape", "a/b", "..", "", "model\n", "ema-\0", "state", 5]
+    "weights", ["../../x", "/nowhere/escape", "a/b", "..", "", "model\n", "ema-\0", "state", 5]
 )
 def test_an_import_writes_where_it_was_told_to(weights: object, tmp_path: Path) -> None:
     from dit_lab.actions.import_weights import import_weights
@@ -412,4 +412,4 @@ def test_an_import_writes_where_it_was_told_to(weights: object, tmp_path: Path) 
     with pytest.raises(RequestError, match=r"a\.safetensors: .*damaged.*; fetch it again"):
         import_weights(file, tmp_path / "in/deep/made")
     assert [path.name for path in tmp_path.rglob("*")] == ["in", "a.safetensors"]
-    assert not Path("/tmp/dit-lab-escape").exists()
+    assert not Path("/nowhere").exists()
