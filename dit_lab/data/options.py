@@ -101,6 +101,11 @@ class Latents(Dataset):
     )
 
 
+@dataclass
+class Noise(Dataset):
+    shape: list[int] = option(help="channels, height and width of the latents")
+
+
 COMPONENTS: dict[str, dict[str, type[Component]]] = {
     "dataset": {
         "dit_lab.data.digits.Digits": Dataset,
@@ -110,5 +115,6 @@ COMPONENTS: dict[str, dict[str, type[Component]]] = {
         "dit_lab.data.torchvision_sets.FashionMNIST": TorchvisionSet,
         "dit_lab.data.torchvision_sets.CIFAR10": TorchvisionSet,
         "dit_lab.data.latents.Latents": Latents,
+        "dit_lab.data.noise.Noise": Noise,
     }
 }
