@@ -27,7 +27,7 @@ from dit_lab.data.folder_listing import NOT_A_FILE
 
 CROP_RANGE = (0.8, 1.0)  # of the image's shorter side, what a random crop shows
 DEEP_GREY = ("I;16", "I;16B", "I;16L", "I")  # Pillow's modes of 16-bit files
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # by content; another of Pillow's starts a program
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # by content; others start programs
 MAX_PIXELS = 178_956_970  # of one image, as Pillow limits what it decodes
 
 

@@ -52,6 +52,7 @@ WHOLE = {
     "jpg, progressive": lambda: whole("JPEG", progressive=True),
     "webp": lambda: whole("WEBP"),
     "bmp": lambda: whole("BMP"),
+    "gif": lambda: whole("GIF"),
     "tiff": lambda: whole("TIFF"),
     "tiff, lzw": lambda: whole("TIFF", compression="tiff_lzw"),
     "tiff, jpeg": lambda: whole("TIFF", compression="jpeg"),
@@ -102,7 +103,7 @@ def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not marker.exists()
 
 
-OTHER_FORMATS = ("GIF", "PPM", "TGA", "ICO", "PCX", "SGI", "JPEG2000", "DDS", "IM", "MSP", "XBM")
+OTHER_FORMATS = ("PPM", "TGA", "ICO", "PCX", "SGI", "JPEG2000", "DDS", "IM", "MSP", "XBM")
 
 
 @pytest.mark.parametrize("kind", OTHER_FORMATS)
@@ -112,7 +113,7 @@ def test_only_promised_formats_are_opened(tmp_path: Path, kind: str) -> None:
     Image.new(mode, (32, 32)).save(content, kind)
     file = tmp_path / "picture.png"
     file.write_bytes(content.getvalue())
-    with pytest.raises(RequestError, match=r"\(not PNG, JPEG, WEBP, BMP or TIFF\)"):
+    with pytest.raises(RequestError, match=r"\(not PNG, JPEG, WEBP, BMP, GIF or TIFF\)"):
         TRANSFORMS[0].load(file)
 
 

@@ -72,6 +72,10 @@ class Fragile(RectifiedFlow):
 WAYS = ("none", "raise", "exit", "kill", "memory", "other")
 
 
+OWN = "trusted_modules=[fragile]"
+"""What a command says that trains it, or goes on with a sweep of it."""
+
+
 def write_module(folder: Path) -> None:
     (folder / "fragile.py").write_text(MODULE)
     (folder / "conf/objective").mkdir(parents=True)
@@ -81,7 +85,7 @@ def write_module(folder: Path) -> None:
 def sweep_of(tiny: list[str]) -> list[str]:
     """The command that tests of sweeps type, but for its axes."""
     kept = [text for text in tiny if not text.startswith("objective=")]
-    return ["train", "-m", *kept, "objective=fragile", "trusted_modules=[fragile]"]
+    return ["train", "-m", *kept, "objective=fragile", OWN]
 
 
 def manifest_in(folder: Path) -> dict[str, Any]:

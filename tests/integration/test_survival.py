@@ -61,6 +61,10 @@ def write_module(folder: Path) -> None:
     (folder / "table").write_text("")
 
 
+USING = "dit-lab: using conf/ of this folder: adds objective=table"
+"""What a command says first where there is a conf/."""
+
+
 @pytest.fixture(scope="module")
 def train(tiny: list[str]) -> list[str]:
     """The command that every test types."""
@@ -253,7 +257,8 @@ def test_an_error_is_told_and_the_rerun_goes_on_once_it_is_gone(
     done = forked(*tracked_train)
     run = run_in(folder)
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    using, line = done.stderr.splitlines()
+    assert using == USING
     reason = "FileNotFoundError: [Errno 2] No such file or directory: 'table'"
     assert line == f"dit-lab: failed: {reason} (traceback in {run.root / 'train.log'})"
     assert "Traceback" not in done.stdout
@@ -352,7 +357,8 @@ def test_a_full_disk_ends_the_run_in_one_line_and_loses_nothing(
 ) -> None:
     done, kept = disk(name)
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    using, line = done.stderr.splitlines()
+    assert using == USING
     assert line.startswith("dit-lab: failed: ")
     assert "No space left on device" in line
     assert "Traceback" not in done.stdout
@@ -428,7 +434,8 @@ def test_a_folder_that_turns_read_only_loses_no_checkpoint(
         pytest.skip("nobody may mount anything here")
     printed, errors = ((folder / name).read_text() for name in ("stdout", "stderr"))
     assert process.exitcode == 1, errors
-    (line,) = errors.splitlines()
+    using, line = errors.splitlines()
+    assert using == USING
     assert line.startswith("dit-lab: failed: ")
     assert "Read-only file system" in line
     assert "Traceback" not in printed

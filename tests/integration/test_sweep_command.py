@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.integration.fragile import (
+    OWN,
     WAYS,
     jobs_alive,
     manifest_in,
@@ -121,10 +122,10 @@ def test_resume_runs_what_failed(mixed: Any, forked_in: Command) -> None:
     (folder / "healed").touch()
     finished = [files_of(folder, before["jobs"][number]["run"]) for number in (0, 5)]
     sweep = sweep_in(folder)
-    missing = forked_in(folder, "sweep", "resume", sweep, "--only", "missing")
+    missing = forked_in(folder, "sweep", "resume", sweep, OWN, "--only", "missing")
     assert missing.returncode == 1  # there are none, and the others have not finished
     assert manifest_in(folder)["jobs"] == before["jobs"]
-    done = forked_in(folder, "sweep", "resume", sweep)
+    done = forked_in(folder, "sweep", "resume", sweep, OWN)
     assert done.returncode == 0, done.stdout + done.stderr
     after = manifest_in(folder)
     assert statuses(folder) == ["FINISHED"] * 6
@@ -144,7 +145,7 @@ def test_resume_runs_what_failed(mixed: Any, forked_in: Command) -> None:
     assert report.returncode == 0, report.stderr
     assert "the baseline objective.way=exit has 1 measured seed" in report.stdout
     assert "report.html" in report.stdout
-    again = forked_in(folder, "sweep", "resume", sweep)
+    again = forked_in(folder, "sweep", "resume", sweep, OWN)
     assert again.returncode == 0
     assert "already finished" in again.stdout
 
@@ -167,7 +168,7 @@ def test_no_further_job_is_started_once_one_has_failed(
     assert done.returncode == 1
     assert statuses(folder) == ["FAILED", "PENDING"]
     assert manifest_in(folder)["status"] == "FAILED"
-    rest = forked("sweep", "resume", sweep_in(folder), "--only", "missing")
+    rest = forked("sweep", "resume", sweep_in(folder), OWN, "--only", "missing")
     assert rest.returncode == 1
     assert statuses(folder) == ["FAILED", "FINISHED"]  # what failed before holds up nothing
 
@@ -201,7 +202,7 @@ def test_killed_and_resumed(
     assert re.match(r"KILLED +0 of 2 jobs  sweeps/", found)
     assert statuses(folder) == ["KILLED", "PENDING"]
     assert tracked(folder)[manifest_in(folder)["parent_run_id"]][0] == "KILLED"
-    done = forked("sweep", "resume", sweep_in(folder))
+    done = forked("sweep", "resume", sweep_in(folder), OWN)
     assert done.returncode == 0, done.stdout + done.stderr
     check_whole(folder, 2)
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from dit_lab.runs.folder import RunFolder, read_json, write_json
+from dit_lab.core.trust import trust_modules
+from dit_lab.runs.folder import RunFolder, write_json
 from dit_lab.runs.metrics import read_metrics
-from tests.integration.fragile import manifest_in, sweep_in, sweep_of
+from tests.integration.fragile import OWN, manifest_in, sweep_in, sweep_of
 from tests.integration.server import free_port, serving
 
 pytestmark = pytest.mark.slow
@@ -68,6 +69,7 @@ def test_a_database_file_is_written_to_where_it_lies(
     from dit_lab.sweeps.job import read_task
 
     monkeypatch.syspath_prepend(folder)  # where the command is typed
+    trust_modules(["fragile"])
 
     done = forked(*train, "seed=0,1", "training.total_steps=1")
     assert done.returncode == 0, done.stderr
@@ -78,10 +80,13 @@ def test_a_database_file_is_written_to_where_it_lies(
     holder = {"pid": 1, "started": now, "heartbeat": now, "stopping": False}
     write_json(sweep / "lease", {**holder, "host": "a-host-far-away"})
     assert read_task(job).config.tracking.send == "later"
-    config = read_json(job / "config.json")
-    config["tracking"]["uri"] = "http://127.0.0.1:5000"
-    write_json(job / "config.json", config)
-    assert read_task(job).config.tracking.send == "now"
+    sweep_on_a_server = forked(
+        *train, "seed=2,3", "training.total_steps=1", "tracking.uri=http://127.0.0.1:9"
+    )
+    assert sweep_on_a_server.returncode == 0, sweep_on_a_server.stderr
+    other = next(one for one in (sweep.parent).iterdir() if one != sweep)
+    write_json(other / "lease", {**holder, "host": "a-host-far-away"})
+    assert read_task(next(iter(other.glob("jobs/*")))).config.tracking.send == "now"
 
 
 @pytest.mark.timeout(600)
@@ -96,9 +101,10 @@ def test_a_server_that_was_never_there_is_told_by_the_doctor(
     assert tracked_in(folder) == []
     uri, artifacts = f"sqlite:///{folder}/outputs/mlflow.db", folder / "outputs/mlartifacts"
     with serving(uri, artifacts, port, folder):
-        said = command("doctor").stdout
+        assert "MLflow was told" not in command("doctor").stdout  # a server that only files name
+        said = command("doctor", address, OWN).stdout
         assert said.count("MLflow was told") == 3, said  # two runs and their sweep
-        assert "MLflow was told" not in command("doctor").stdout
+        assert "MLflow was told" not in command("doctor", address, OWN).stdout
     check_told(folder, runs_in(folder), tracked_in(folder))
 
 
