@@ -62,7 +62,7 @@ def test_all_that_is_wrong_is_named(data: Path, forked_in: Command) -> None:
     assert (train["images"], validation["images"]) == (32, 8)
     problems = {Path(bad["path"]).name: bad["problem"] for bad in train["unreadable"]}
     assert problems.keys() == {"03.jpg", "04.jpg", "05.jpg", "06.jpg"}
-    assert "not PNG, JPEG, WEBP, BMP or TIFF" in problems["03.jpg"]
+    assert "not PNG, JPEG, WEBP, BMP, GIF or TIFF" in problems["03.jpg"]
     assert "truncated" in problems["04.jpg"].lower()
     assert problems["05.jpg"] == "No such file or directory"
     assert "link out of images/" in problems["06.jpg"]

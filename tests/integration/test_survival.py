@@ -264,7 +264,7 @@ def test_an_error_is_told_and_the_rerun_goes_on_once_it_is_gone(
     assert "Traceback" not in done.stdout
     assert (run.status["status"], run.status["step"]) == ("FAILED", 15)
     assert run.status["error"] == reason
-    assert "failed at step 15\nTraceback" in run.log
+    assert "failed at step 15\n  Traceback" in run.log
     (tracked,) = tracked_in(folder)
     assert (tracked.status, tracked.tags["error"]) == ("FAILED", reason)
     (kept,) = (folder / "outputs/mlartifacts").rglob("traceback.txt")
