@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import MISSING, OmegaConf
 
-WORDS = ("help", "later", "filled")
+WORDS = ("help", "later", "filled", "transfers")
 """What an option's metadata says besides its range."""
 
 
@@ -31,6 +31,7 @@ def option(
     help: str = "",
     later: bool = False,
     filled: bool = False,
+    transfers: bool = True,
 ) -> Any:
     """A field of an options class; in a user's own class, `Annotated[float, option(above=0)]`.
 
@@ -48,6 +49,8 @@ def option(
         said["later"] = True
     if filled:
         said["filled"] = True
+    if not transfers:
+        said["transfers"] = False
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: copy(default), metadata=said)
     return dataclasses.field(default=default, metadata=said)
