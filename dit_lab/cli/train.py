@@ -56,10 +56,14 @@ def run(args: argparse.Namespace) -> int:
 
         return start(args)
     if args.cfg:
-        say_lines(with_help(Composer(args.config_dir).compose(args.overrides)))
+        found = Composer(args.config_dir).compose(args.overrides)
+        say_lines("".join(f"# {note}\n" for note in found.notes) + with_help(found.config))
         return 0
-    config = compose_train(args.overrides, config_dirs=args.config_dir)
-    return work(config, overrides=args.overrides, on_start=partial(say_own_choices, args))
+    notes: list[str] = []
+    config = compose_train(args.overrides, config_dirs=args.config_dir, on_note=notes.append)
+    return work(
+        config, overrides=args.overrides, on_start=partial(say_own_choices, args, notes=notes)
+    )
 
 
 def work(

@@ -160,6 +160,18 @@ def _typed(
     return plain
 
 
+def why_refused(schema: type, name: str, value: Any) -> str:
+    """What an option takes, in words, where it does not take this value; "" where it does."""
+    (field,) = [field for field in dataclasses.fields(schema) if field.name == name]
+    kind = typing.get_type_hints(schema)[name]
+    alone = dataclasses.make_dataclass(schema.__name__, [(name, kind, copy(field))])
+    try:
+        _typed(alone, {name: value}, "")
+    except RequestError as refusal:
+        return str(refusal).partition(": ")[2].removeprefix("expected ")
+    return ""
+
+
 def _explain(
     schema: type, values: Mapping[str, Any], full_key: str, prefix: str, others: Iterable[str]
 ) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.config import search_path
-from dit_lab.config.axes import label_of, product, settings_of, sweep_overrides
+from dit_lab.config.axes import label_of, product, recipe_axes, settings_of, sweep_overrides
 from dit_lab.config.checks.machine import check_root
 from dit_lab.config.identity import own_code, targets_in, train_hash
 from dit_lab.config.objects import to_tree
@@ -62,7 +62,7 @@ def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | Non
     folder = search_path.experiment_folder(name)
     typed = typed_for(name, overrides, num_seeds)
     parsed = sweep_overrides(typed)
-    composed = compose_jobs(parsed, product(parsed), [])
+    composed = compose_jobs(parsed, product(parsed), [], of_recipe=recipe_axes(typed))
     configs: dict[Label, RunConfig] = {}
     shapes: dict[Label, Shapes] = {}
     for texts, config, of_it in zip(composed.texts, composed.configs, composed.shapes, strict=True):
