@@ -58,11 +58,16 @@ def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
     return kept + [parse_override(f"{k}={texts}") for k, texts in grid.items() if k not in keys]
 
 
+def recipe_grid(overrides: Sequence[str]) -> dict[str, str]:
+    """The axes of a named sweep, typed or not, with the values that its recipe gives them."""
+    return _grid([parse_override(t) for t in overrides if not is_for_launcher(t) and t != SEARCH])
+
+
 def recipe_axes(overrides: Sequence[str]) -> frozenset[str]:
     """The axes of a named sweep that were not typed: like other options of a recipe, they give way
     where the chosen members do not have them."""
-    typed = [parse_override(t) for t in overrides if not is_for_launcher(t) and t != SEARCH]
-    return frozenset(_grid(typed)) - {one.key_or_group for one in typed}
+    typed = {text.lstrip("+~").partition("=")[0] for text in overrides}
+    return frozenset(recipe_grid(overrides)) - typed
 
 
 def is_for_launcher(text: str) -> bool:
