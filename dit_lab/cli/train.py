@@ -4,6 +4,7 @@ stopped, and shows the results of what is finished.
 dit-lab train experiment=quickstart
 dit-lab train dataset=digits codec=identity model=pico objective=ddpm training.total_steps=500
 dit-lab train -m experiment=quickstart objective=ddpm,rectified_flow seed=0,1,2
+dit-lab train -m experiment=quickstart optimizer.lr=0.001,0.003 'ema.decays=[0.99],[0.999]'
 """
 
 from __future__ import annotations
