@@ -237,5 +237,7 @@ def test_arms_are_an_axis() -> None:
     assert overrides(plan) == [
         "arm=base seed=0", "arm=base seed=1", "arm=cosmap seed=0", "arm=cosmap seed=1",
     ]  # fmt: skip
+    searched = plan_sweep([*TINY, *arms, "arm=base,cosmap", "hydra/sweeper=optuna"])
+    assert searched.manifest.axes == {"arm": ["base", "cosmap"]}
     alone = plan_sweep([*TINY, "objective.time_sampling=uniform,cosmap", "seed=0,1"])
     assert [job.run for job in plan.manifest.jobs] == [job.run for job in alone.manifest.jobs]
