@@ -22,6 +22,7 @@ from dit_lab.config.checks.machine import check_folder
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import local_path, say
+from dit_lab.report.arm_sentences import STEPS
 from dit_lab.report.question import report_on, report_on_sweep
 from dit_lab.report.runs import runs_of_folders, runs_of_sweeps
 from dit_lab.report.sentences import results, sections
@@ -111,6 +112,9 @@ def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
     rows = [row[:shown] for row in found.rows]
     console.print(table(found.headings[:shown], rows, left=found.left[:shown]))
     for section in rest:
+        if section.title == STEPS:
+            for line in section.lines:
+                console.print(line)
         if section.title == "Careful":
             for line in section.lines:
                 console.print(f"careful: {line}")

@@ -15,9 +15,9 @@ from dit_lab.config.yaml_files import read_config
 from dit_lab.core.text import one_line
 from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
 from dit_lab.report.metrics import LOSS
-from dit_lab.report.results import Compute, Result
+from dit_lab.report.results import NOT_SET, Compute, Result
 from dit_lab.runs.folder import FINISHED, RunFolder, digest, flatten, read_status
-from dit_lab.runs.manifest import SweepFolder
+from dit_lab.runs.manifest import Job, SweepFolder
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.runs.recorded import has_comparable_code, recorded_shapes, recorded_so_far
 from dit_lab.runs.source_code import code_hash
@@ -54,17 +54,27 @@ class Run:
 
 def runs_of_sweep(folder: SweepFolder) -> list[Run]:
     """The jobs of a sweep, told apart by its axes."""
+    jobs = folder.read().jobs
     return [
         Run(
             name=f"job {job.number}",
             folder=(run := folder.run(job)),
             config=folder.read_config(job),
-            settings=settings_of(job.overrides),
+            settings=settings,
             status=job.status,
             evaluation=_read(run.evaluations, folder.read_result(job).get("evaluation")),
         )
-        for job in folder.read().jobs
+        for job, settings in zip(jobs, settings_of_jobs(jobs), strict=True)
     ]
+
+
+def settings_of_jobs(jobs: Sequence[Job]) -> list[dict[str, str]]:
+    """What is set for each job on the axes of all of them, `NOT_SET` where it has no such
+    setting."""
+    of_each = [settings_of(job.overrides) for job in jobs]
+    longest = max(of_each, key=len, default={})  # has the axes in their order, mostly all of them
+    columns = dict.fromkeys([*longest, *(axis for settings in of_each for axis in settings)])
+    return [{axis: settings.get(axis, NOT_SET) for axis in columns} for settings in of_each]
 
 
 def runs_of_sweeps(folders: Sequence[SweepFolder]) -> list[Run]:
@@ -131,14 +141,14 @@ def _differing(configs: Sequence[Config]) -> list[str]:
 
 
 def _pick_named(config: Config, names: Iterable[str]) -> dict[str, str]:
-    """Of a group the chosen member, of a key its value; "-" where there is no such key."""
+    """Of a group the chosen member, of a key its value; `NOT_SET` where there is no such key."""
     leaves = _texts(config)
-    return {name: leaves.get(f"choices.{name}", leaves.get(name, "-")) for name in names}
+    return {name: leaves.get(f"choices.{name}", leaves.get(name, NOT_SET)) for name in names}
 
 
 def _pick(config: Config, keys: Sequence[str]) -> dict[str, str]:
     leaves = _texts(config)
-    return {key.removeprefix("choices."): leaves.get(key, "-") for key in keys}
+    return {key.removeprefix("choices."): leaves.get(key, NOT_SET) for key in keys}
 
 
 def _texts(config: Config) -> dict[str, str]:
