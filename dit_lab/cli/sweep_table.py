@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dit_lab.core.text import say
-from dit_lab.report.runs import settings_of_jobs
+from dit_lab.report.selection import settings_of_jobs
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_status
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.runs.metrics import last_metrics

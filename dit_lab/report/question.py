@@ -20,7 +20,8 @@ from dit_lab.report.metrics import (
     smallest_draw,
 )
 from dit_lab.report.results import Arm, Expectation, Question, Result
-from dit_lab.report.runs import Run, configuration, results, runs_of_sweep
+from dit_lab.report.runs import Run, configuration, results
+from dit_lab.report.selection import runs_of_sweep
 from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.manifest import SweepFolder
 from dit_lab.tracking.parent import log_report

@@ -21,6 +21,9 @@ Settings = Mapping[str, str]
 NOT_SET = "-"
 """The value of a setting in a configuration that has no such setting."""
 
+NO_RUN = "no run"
+"""Why a seed is missing that other configurations have."""
+
 ARM = "arm"
 """The axis whose values are named arms."""
 
@@ -181,7 +184,7 @@ def _configuration(
 def _why_missing(run: Result | None, metric: str) -> str:
     """Empty if the run counts. A loss that is not a number is no number to average."""
     if run is None:
-        return "no run"
+        return NO_RUN
     if run.status != FINISHED:
         return run.status
     if metric not in run.metrics:

@@ -673,8 +673,11 @@ def test_runs_without_a_number_accuse_nobody_and_long_lists_are_cut() -> None:
 
 
 def test_missing_seeds_are_flagged() -> None:
-    (flag,) = analyse([*runs(A, model="pico"), *runs(B[:2], model="nano")], LOWER).flags
-    assert "1 of 2 configurations" in flag
+    two = [*runs(A, model="pico"), *runs(B[:2], model="nano")]
+    (flag,) = analyse(two, LOWER).flags
+    assert "1 of 2 configurations: there are no runs of them" in flag
+    (flag,) = analyse([*two, run(None, 2, "FAILED", model="nano")], LOWER).flags
+    assert "1 of 2 configurations: if they failed because of their settings" in flag
 
 
 # ---- many sweeps, and large ones ----------------------------------------------------------------

@@ -15,14 +15,8 @@ from dit_lab.cli.main import main
 from dit_lab.core.errors import RequestError
 from dit_lab.report.metrics import leading_metric
 from dit_lab.report.question import report_on, report_on_sweep
-from dit_lab.report.runs import (
-    Run,
-    _pick,
-    results,
-    runs_of_folders,
-    runs_of_sweep,
-    runs_of_sweeps,
-)
+from dit_lab.report.runs import Run, results
+from dit_lab.report.selection import _pick, runs_of, runs_of_folders, runs_of_sweep
 from dit_lab.runs.folder import RunFolder, write_json
 from dit_lab.runs.manifest import SweepFolder
 from tests.synthetic import HELD_OUT, STEPS, finished_sweep
@@ -286,7 +280,7 @@ def two(two_made: Path, tmp_path: Path) -> list[SweepFolder]:
 
 def test_sweeps_with_other_axes_are_told_apart_by_all_of_them(two: list[SweepFolder]) -> None:
     """An axis that a sweep does not have has one value there, and a run says whose job it is."""
-    runs = runs_of_sweeps(two)
+    runs = runs_of(two, [])
     assert len(runs) == 24
     axes = {"objective", "optimizer.lr", "seed", "sampler", "sampler.steps"}
     assert all(run.settings.keys() == axes for run in runs)
@@ -315,7 +309,7 @@ def test_a_run_among_the_settings_is_named_wherever_it_lies() -> None:
 def test_evaluations_are_those_of_the_card(two: list[SweepFolder]) -> None:
     found = {
         (result.settings["sampler"], result.settings["sampler.steps"]): result.compute
-        for result in results(runs_of_sweeps(two))
+        for result in results(runs_of(two, []))
     }
     taken = {key: compute and compute.evaluations for key, compute in found.items()}
     assert taken == {("heun", "25"): 50.0, ("euler", "10"): 10.0, ("euler", "20"): 20.0,
