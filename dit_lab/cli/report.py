@@ -26,7 +26,7 @@ from dit_lab.config.checks.machine import check_file, check_folder
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import local_path, say
-from dit_lab.report.arm_sentences import STEPS
+from dit_lab.report.arm_sentences import new_steps
 from dit_lab.report.arms import arms_of
 from dit_lab.report.frame import FORMATS, frame_of, write_frame
 from dit_lab.report.question import report_on, report_on_sweep
@@ -167,16 +167,13 @@ def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
     """The answer, the table, and where the rest is."""
     answer, *rest = sections(ablation)
     console = Screen()
-    for line in answer.lines:
+    for line in [*answer.lines, *new_steps(ablation)]:
         console.print(line)
     found = results(ablation)
     shown = found.headings.index("verdict") + 1  # what follows is in the files
     rows = [row[:shown] for row in found.rows]
     console.print(table(found.headings[:shown], rows, left=found.left[:shown]))
     for section in rest:
-        if section.title == STEPS:
-            for line in section.lines:
-                console.print(line)
         if section.title == "Careful":
             for line in section.lines:
                 console.print(f"careful: {line}")

@@ -16,9 +16,6 @@ from dit_lab.report.wording import (
     without_empty_columns,
 )
 
-STEPS = "Step by step"
-"""The section that compares each arm with the one that it stands on."""
-
 
 def arm_sections(ablation: Ablation) -> list[Section]:
     """What the arms are, and each against what it stands on and against the baseline's arm."""
@@ -27,10 +24,20 @@ def arm_sections(ablation: Ablation) -> list[Section]:
     return [
         Section(title="Arms", table=_arms(ablation)),
         Section(
-            title=STEPS,
+            title="Step by step",
             lines=[_step(ablation, step) for step in ablation.steps if step.stands_on_it],
             table=steps_table(ablation) if ablation.steps else None,
         ),
+    ]
+
+
+def new_steps(ablation: Ablation) -> list[str]:
+    """What the steps say that the comparisons with the baseline have not said."""
+    return [
+        _step(ablation, step)
+        for step in ablation.steps
+        if step.stands_on_it
+        and (len(ablation.axes) > 1 or step.reference != ablation.baseline.settings[ARM])
     ]
 
 
@@ -57,7 +64,10 @@ def _step(ablation: Ablation, step: Step) -> str:
             f"{size}. A difference above {detectable(tested)} would probably have been seen."
         )
     size = measured(ablation.question, tested, abs(tested.difference))
-    return f"{step.arm} is {step.verdict} than {step.reference}, on which it stands, by {size}."
+    over = f", averaged over {step.blocks} blocks" if step.blocks > 1 else ""
+    return (
+        f"{step.arm} is {step.verdict} than {step.reference}, on which it stands, by {size}{over}."
+    )
 
 
 def remarks_on(one: Effect | Step) -> list[str]:

@@ -12,6 +12,7 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import recorded_overrides
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import shell_line
+from dit_lab.report.arm_sentences import new_steps
 from dit_lab.report.question import report_on_sweep
 from dit_lab.report.sentences import answer
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING
@@ -176,7 +177,7 @@ def _report(folder: SweepFolder, on_message: Callable[[str], None]) -> None:
     except RequestError as refusal:  # such as a loss that cannot be compared
         on_message(f"no report: {refusal}")
         return
-    for line in answer(ablation):
+    for line in [*answer(ablation), *new_steps(ablation)]:
         on_message(line)
     on_message(f"report: {files[0]}")
     if trouble:

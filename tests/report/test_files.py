@@ -19,6 +19,7 @@ from PIL import Image
 from dit_lab.core.text import one_line
 from dit_lab.report import drawing, files, page, plots, rounding
 from dit_lab.report.analysis import Ablation, analyse
+from dit_lab.report.arm_sentences import new_steps
 from dit_lab.report.evaluations_plot import against_evaluations, evaluations_vary
 from dit_lab.report.results import Arm, Compute, Expectation, Question, Result
 from dit_lab.report.sentences import answer, sections
@@ -520,8 +521,8 @@ def test_arms_and_their_steps_in_words(tmp_path: Path) -> None:
     said = section.split("\n\n")[0].splitlines()
     number = r"0\.1\d* ± 0\.0\d+ \(simultaneous 95% interval, adjusted p \S+\)"
     wanted = [
-        rf"- logit_normal is better than base, on which it stands, by {number}\.",
-        r"- beta2 is better than logit_normal, on which it stands, by 0\.\d+ ± .*\.",
+        rf"- logit_normal is better than base, on which it stands, by {number}, av.*blocks\.",
+        r"- beta2 is better than logit_normal, on which it stands, by 0\.\d+ ± .* blocks\.",
         r"- No difference is shown between warm and base, on which it stands: .* been seen\.",
     ]
     assert len(said) == 3
@@ -539,6 +540,17 @@ def test_arms_and_their_steps_in_words(tmp_path: Path) -> None:
     assert f"{ablation.family} comparisons, effects and steps" in text
     page = (tmp_path / "report.html").read_text()
     assert "<h2>Step by step</h2>" in page and "optimizer.betas=[0.9,0.99]" in page
+
+
+def test_a_command_says_each_step_once() -> None:
+    """A step from the baseline is one of the comparisons with it, unless it is an average."""
+    alone = analyse(of_arms(), OF_ARMS)
+    (said,) = new_steps(alone)
+    assert said.startswith("beta2 is better than logit_normal, on which it stands, by 0.")
+    assert any(
+        line.startswith("arm=logit_normal is better than arm=base") for line in answer(alone)
+    )
+    assert len(new_steps(analyse(of_arms(model=["pico", "nano"]), OF_ARMS))) == 3
 
 
 def test_steps_are_in_files_of_their_own(tmp_path: Path) -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from dit_lab.build.cost import Pace
 from dit_lab.config.identity import targets_in
 from dit_lab.evaluation.card import read_evaluation
 from dit_lab.runs.folder import read_status, write_json
 from dit_lab.runs.manifest import PENDING, Job, SweepFolder, new_sweep
+from dit_lab.runs.recorded import recorded_shapes
 from dit_lab.sweeps.finished import evaluating_code, finished_before, settle
-from tests.synthetic import finished_sweep
+from dit_lab.sweeps.job import job_config
+from tests.synthetic import STEPS, finished_sweep
 
 AXES = {"optimizer.lr": ["0.001", "0.002"], "seed": ["0", "1"]}
 
@@ -112,3 +115,13 @@ def test_what_is_not_certain_is_left_to_a_process(
     later = again(sweep)
     change(sweep, sweep.read().jobs[2])
     assert list(finished_before(later, later.read().jobs)) == [0, 1, 3]
+
+
+def test_what_is_trained_takes_no_time_to_train(sweep: SweepFolder) -> None:
+    """Runs like these trained at 256 images a second."""
+    job = sweep.read().jobs[0]
+    config, shapes = job_config(sweep, job), recorded_shapes(sweep.run(job))
+    pace = Pace(sweep.paths_root)
+    whole, rest = (pace.seconds(config, shapes, trained=trained) for trained in (False, True))
+    assert whole is not None and rest is not None
+    assert whole - rest == pytest.approx(STEPS * 128 / 256)
