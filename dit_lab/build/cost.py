@@ -134,18 +134,20 @@ class Pace:
             return "from what finished runs took here"
         return "a rough guess, from a matrix product; what is drawn and measured comes on top"
 
-    def seconds(self, config: RunConfig, shapes: Shapes) -> float | None:
-        """Of one training, None for an architecture that cannot be counted."""
+    def seconds(self, config: RunConfig, shapes: Shapes, *, trained: bool = False) -> float | None:
+        """Of one training, None for an architecture that cannot be counted. `trained`: of what is
+        measured on it alone."""
         size = model_cost(config, shapes)
         if size is None:
             return None
         flops = float(size.training_flops_per_image)
+        images = 0 if trained else training_images(config)
         if not self._known:
-            return START_SECONDS + training_images(config) * flops / self._rate
+            return START_SECONDS + images * flops / self._rate
         near = min(self._known, key=lambda run: abs(math.log(run.flops_per_image / flops)))
         images_per_second = near.images_per_second * near.flops_per_image / flops
         measured = near.seconds_after if config.evaluation.num_images else 0.0
-        return START_SECONDS + training_images(config) / images_per_second + measured
+        return START_SECONDS + images / images_per_second + measured
 
 
 def _known(folder: RunFolder) -> _Known | None:

@@ -3,12 +3,15 @@
   dit-lab report outputs/sweeps/NAME
   dit-lab report NAME report.baseline=objective=ddpm,model=pico
   dit-lab report NAME report.metric=eval/recall_pixels_held_out_n360
-  dit-lab report SWEEP SWEEP ...   out=FOLDER
-  dit-lab report runs=RUN,RUN,...  out=FOLDER
+  dit-lab report NAME report.only=objective=ddpm,rectified_flow,seed=0,1     a part of the runs
+  dit-lab report SWEEP SWEEP RUN ...   out=FOLDER
+  dit-lab report runs=RUN,RUN,...      out=FOLDER
   dit-lab report filter="params.seed = '0'"     runs of the tracker, by its own filter
+  dit-lab report NAME --frame results.parquet   also every run as a table, or results.csv
 
-SWEEP is a sweep's folder, its name, or the id of its run in MLflow. The report is written into the
-sweep's folder, of several sweeps or runs into out=FOLDER, as a page, Markdown, CSV and LaTeX.
+SWEEP and RUN are folders, names below paths.root, or ids of runs in MLflow; all may be mixed, and
+what is given twice counts once. The report of one sweep is written into its folder; of a part of
+it, of several sweeps, or of runs into out=FOLDER, as a page, Markdown, CSV and LaTeX.
 """
 
 from __future__ import annotations
@@ -18,20 +21,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dit_lab.config.checks.machine import check_folder
+from dit_lab.cli.arguments import path
+from dit_lab.config.checks.machine import check_file, check_folder
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import local_path, say
+from dit_lab.report.arm_sentences import new_steps
+from dit_lab.report.arms import arms_of
+from dit_lab.report.frame import FORMATS, frame_of, write_frame
 from dit_lab.report.question import report_on, report_on_sweep
-from dit_lab.report.runs import runs_of_folders, runs_of_sweeps
+from dit_lab.report.selection import chosen, find, runs_of
 from dit_lab.report.sentences import results, sections
-from dit_lab.runs.folder import RunFolder, digest, find_run
-from dit_lab.runs.manifest import find_sweep
+from dit_lab.report.values import split
+from dit_lab.runs.folder import RunFolder, digest
+from dit_lab.runs.manifest import SweepFolder
 from dit_lab.tracking.late import find_folders
+from dit_lab.tracking.screen import Screen, table
 
 if TYPE_CHECKING:
     from dit_lab.report.analysis import Ablation
-    from dit_lab.runs.folder import RunFolder
 
 OPTIONS = (
     "runs",
@@ -39,72 +47,127 @@ OPTIONS = (
     "out",
     "report.metric",
     "report.baseline",
+    "report.only",
     "paths.root",
     "tracking.uri",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("given", nargs="*", metavar="SWEEP | KEY=VALUE")
+    parser.add_argument("given", nargs="*", metavar="SWEEP | RUN | KEY=VALUE")
+    parser.add_argument(
+        "--frame", type=path, metavar="FILE", help="also a table of every run: .parquet or .csv"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    sweeps = [text for text in args.given if text.partition("=")[0] not in OPTIONS]
-    options = dict(text.partition("=")[::2] for text in args.given if text not in sweeps)
-    if bool(sweeps) + ("runs" in options) + ("filter" in options) != 1:
-        raise RequestError("dit-lab report: give one of SWEEP, runs=RUN,RUN,... or filter=TEXT")
+    named, options = _taken_apart(args.given)
+    if not (named or "runs" in options or "filter" in options):
+        raise RequestError(
+            "dit-lab report: give a SWEEP, a RUN, runs=RUN,RUN,... or filter=TEXT, or several of "
+            "these"
+        )
     root = local_path(options.get("paths.root", "outputs"), "paths.root=").absolute()
     if "out" in options:
         check_folder("out", local_path(options["out"], "out=").absolute())
+    _check_frame(args.frame)
     metric, baseline = options.get("report.metric"), _baseline(options)
-    folders = [find_sweep(given, root=root) for given in sweeps]
-    trouble = ""
-    for place in [root, *(folder.paths_root for folder in folders)]:
+    only = _settings("report.only", options.get("report.only"))
+    names = [*named, *(split(options["runs"]) if "runs" in options else [])]
+    found = [find(name, root=root) for name in names]
+    sweeps = list(dict.fromkeys(one for one in found if isinstance(one, SweepFolder)))
+    folders = [one for one in found if isinstance(one, RunFolder)]
+    for place in [root, *(sweep.paths_root for sweep in sweeps)]:
         trust.trust_own_store(place)
-    if len(folders) == 1:
-        ablation, files, trouble = report_on_sweep(folders[0], metric=metric, baseline=baseline)
+    if "filter" in options:
+        uri = options.get("tracking.uri", trust.default_store(root))
+        folders += [RunFolder(path) for path in find_folders(uri, options["filter"])]
+
+    folders = list(dict.fromkeys(folders))
+    runs = chosen(runs_of(sweeps, folders), only)
+    if args.frame:
+        write_frame(frame_of(runs), args.frame)
+        say(f"written: {args.frame}, {len(runs)} rows")
+    trouble = ""
+    if len(sweeps) == 1 and not (folders or only or "out" in options):
+        ablation, files, trouble = report_on_sweep(sweeps[0], metric=metric, baseline=baseline)
     else:
-        if folders:
-            runs, title = runs_of_sweeps(folders), " and ".join(one.root.name for one in folders)
-        else:
-            runs = runs_of_folders(_folders(options, root))
-            title = f"{len(runs)} runs"
-        key = digest({"runs": sorted(f"{run.folder.root} {run.name}" for run in runs)})
-        out = local_path(options.get("out") or root / "reports" / key, "out=").absolute()
-        ablation, files = report_on(runs, out, title=title, metric=metric, baseline=baseline)
+        of_each = sorted(f"{run.folder.root} {run.name}" for run in runs)
+        default = root / "reports" / digest({"runs": of_each})
+        ablation, files = report_on(
+            runs,
+            local_path(options.get("out") or default, "out=").absolute(),
+            title=_title(sweeps, len(runs), alone=len(folders)),
+            metric=metric,
+            baseline=baseline,
+            arms=arms_of((sweep.root.name, sweep.read()) for sweep in sweeps),
+        )
     print_report(ablation, files)
     if trouble:
         say(f"MLflow did not take it ({trouble}); the files above are whole")
     return 0
 
 
+def _taken_apart(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """What is reported on, and the options. Raises RequestError for a key that is none."""
+    named, options = [], {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if key in OPTIONS:
+            options[key] = value
+        elif equals and not local_path(text, "").exists():
+            raise RequestError(f"{text}: no such option; allowed: {', '.join(OPTIONS)}")
+        else:
+            named.append(text)
+    return named, options
+
+
+def _check_frame(file: Path | None) -> None:
+    if file is None:
+        return
+    if file.suffix not in FORMATS:
+        raise RequestError(f"--frame {file}: give a name that ends in {' or '.join(FORMATS)}")
+    check_file("--frame ", file)
+
+
+def _title(sweeps: Sequence[SweepFolder], runs: int, *, alone: int) -> str:
+    if alone and sweeps:
+        return f"{' and '.join(one.root.name for one in sweeps)} and {alone} more"
+    return " and ".join(one.root.name for one in sweeps) or f"{runs} runs"
+
+
 def _baseline(options: Mapping[str, str]) -> dict[str, str] | None:
     given = options.get("report.baseline")
     if given is None:
         return None
-    parts = [part.strip() for part in given.split(",")]
-    if not all("=" in part for part in parts):
+    found = _settings("report.baseline", given)
+    if several := [key for key, values in found.items() if len(values) > 1]:
         raise RequestError(
-            f"report.baseline={given}: expected settings, such as objective=ddpm,model=pico"
+            f"report.baseline={given}: {several[0]} has several values; a baseline has one of each"
         )
-    return dict(part.partition("=")[::2] for part in parts)
+    return {key: values[0] for key, values in found.items()}
 
 
-def _folders(options: Mapping[str, str], root: Path) -> list[RunFolder]:
-    if "runs" in options:
-        names = [name.strip() for name in options["runs"].split(",")]
-        return list(dict.fromkeys(find_run(name, root=root)[0] for name in names))
-    uri = options.get("tracking.uri", trust.default_store(root))
-    return [RunFolder(path) for path in find_folders(uri, options["filter"])]
+def _settings(option: str, given: str | None) -> dict[str, list[str]]:
+    """`objective=ddpm,rectified_flow,seed=0`: the values of each key, divided by commas."""
+    found: dict[str, list[str]] = {}
+    key = ""
+    for part in split(given) if given is not None else []:
+        name, equals, value = part.partition("=")
+        key = name if equals else key
+        if not key or not (value if equals else part):
+            raise RequestError(
+                f"{option}={given}: expected settings, such as objective=ddpm,model=pico"
+            )
+        found.setdefault(key, []).append(value if equals else part)
+    return found
 
 
 def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
     """The answer, the table, and where the rest is."""
-    from dit_lab.tracking.screen import Screen, table
-
     answer, *rest = sections(ablation)
     console = Screen()
-    for line in answer.lines:
+    for line in [*answer.lines, *new_steps(ablation)]:
         console.print(line)
     found = results(ablation)
     shown = found.headings.index("verdict") + 1  # what follows is in the files

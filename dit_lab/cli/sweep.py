@@ -25,6 +25,7 @@ from dit_lab.cli.arguments import say_own_choices
 from dit_lab.cli.sweep_table import print_status, watching
 from dit_lab.config.axes import check_extras, is_for_launcher
 from dit_lab.config.compose import root_option
+from dit_lab.config.identity import run_folder
 from dit_lab.config.objects import to_tree
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core import trust
@@ -32,6 +33,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.text import say, say_lines, shell_line
 from dit_lab.runs.folder import FINISHED, KILLED
 from dit_lab.runs.manifest import find_sweep
+from dit_lab.sweeps.finished import finished_before, is_finished
 from dit_lab.sweeps.plan import plan_sweep, remarks
 from dit_lab.sweeps.run import ONLY, resumed, run_sweep, take_up
 from dit_lab.sweeps.search import best_job
@@ -96,8 +98,13 @@ def start(args: argparse.Namespace) -> int:
     manifest.settings = plan.manifest.settings
     if manifest.status == FINISHED and not manifest.unmade:
         return _show_finished(folder)
+    before = finished_before(folder, [job for job in manifest.jobs if job.status != FINISHED])
+    for job in manifest.jobs:
+        job.status = FINISHED if job.number in before else job.status
+    done = sum(job.status == FINISHED for job in manifest.jobs)
+    finished = f", {done} already finished" if done else ""
     known = ", going on with it" if manifest.attempted else ""
-    say(f"sweep of {len(manifest.jobs) + manifest.unmade} jobs: {folder.root}{known}")
+    say(f"sweep of {len(manifest.jobs) + manifest.unmade} jobs{finished}: {folder.root}{known}")
     for line in [*remarks(plan), *_estimate(plan, manifest)]:
         say(line)
     try:
@@ -127,7 +134,10 @@ def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
     from statistics import fmean
 
     pace = Pace(Path(plan.configs[0].paths.root))
-    each = [pace.seconds(*one) for one in zip(plan.configs, plan.shapes, strict=True)]
+    each = [
+        pace.seconds(config, shapes, trained=is_finished(run_folder(config)))
+        for config, shapes in zip(plan.configs, plan.shapes, strict=True)
+    ]
     known = [seconds for seconds in each if seconds is not None]
     if len(known) < len(each):
         return []

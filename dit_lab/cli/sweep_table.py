@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dit_lab.core.text import say
+from dit_lab.report.selection import settings_of_jobs
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_status
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.runs.metrics import last_metrics
@@ -86,10 +87,12 @@ class LiveTable(Watcher):
 
 
 def _table(folder: SweepFolder, manifest: Manifest, jobs: Sequence[Job]) -> Table:
-    headings = ("job", *manifest.axes, "status", "step", "loss", "time", "remark")
     rows: list[tuple[str | Text, ...]] = []
+    settings = settings_of_jobs(manifest.jobs)
+    headings = ("job", *(settings[0] if settings else manifest.axes), "status", "step", "loss",
+                "time", "remark")  # fmt: skip
     for job in jobs:
-        values = [text.partition("=")[2] for text in job.overrides]
+        values = settings[job.number].values()
         step, loss, time = _progress(job, folder.run(job))
         status = styled(job.status, COLOURS[job.status])
         rows.append((str(job.number), *values, status, step, loss, time, job.error or ""))

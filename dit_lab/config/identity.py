@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,11 @@ def identity(
 
 def source_now(config: RunConfig) -> dict[str, Any]:
     """What the source files that decide the weights mean now, and a hash of all of them."""
-    targets = targets_in(deciding(to_tree(config)))
+    return source_of(targets_in(deciding(to_tree(config))))
+
+
+def source_of(targets: Sequence[str]) -> dict[str, Any]:
+    """The same for the components that decide the weights, by their names."""
     code = deciding_code(targets, own_code(targets))
     return {"code_hash": code_hash(code), "code_hash_of": CODE_HASH_OF, "code_files": code}
 

@@ -9,10 +9,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
+from dit_lab.report.arms import stands_on, steps_of
 from dit_lab.report.flags import flags
-from dit_lab.report.grid import Cell, Grid, Tested, judge
+from dit_lab.report.grid import Asked, Blocks, Cell, Grid, Tested, hypotheses, judge
 from dit_lab.report.results import (
+    ARM,
     Configuration,
     Question,
     Result,
@@ -21,9 +24,6 @@ from dit_lab.report.results import (
     group,
 )
 from dit_lab.statistics.contrasts import Weights
-
-Asked = tuple[Weights, int, int]
-"""A contrast over blocks (empty: none is complete), complete blocks, all blocks."""
 
 
 class Verdict(StrEnum):
@@ -56,6 +56,22 @@ class Effect:
     blocks: int  # complete: enough seeds at every level of the axis
     of_blocks: int
     depends_on: tuple[str, ...] = ()  # axes that it interacts with: the average hides something
+    nested: tuple[str, ...] = ()  # axes that some levels have: each level is averaged over them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One named arm against the arm that it stands on, or against the baseline's."""
+
+    arm: str
+    reference: str
+    stands_on_it: bool
+    verdict: Verdict
+    tested: Tested | None
+    blocks: int
+    of_blocks: int
+    depends_on: tuple[str, ...] = ()
+    nested: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,29 +108,45 @@ class Ablation:
     baseline: Configuration
     comparisons: tuple[Comparison, ...]
     effects: tuple[Effect, ...]  # none where there is one axis: they would repeat the comparisons
+    steps: tuple[Step, ...]  # of named arms, which have no effects
     interactions: tuple[Interaction, ...]
     untested_pairs: tuple[tuple[str, str], ...]  # of axes, for want of a complete block
     agreements: tuple[Agreement, ...]
-    family: int  # comparisons and effects that are corrected together
+    family: int  # comparisons, effects and steps that are corrected together
     flags: tuple[str, ...]  # what is wrong with the comparison as a whole
 
 
 def analyse(results: Sequence[Result], question: Question) -> Ablation:
     """Every configuration against the baseline, and every axis over the others.
 
-    All claims against the baseline and along axes are one family, each hypothesis once: the chance
-    of any false one is alpha. Interactions are a family of their own, and so are agreements.
+    All claims against the baseline, along axes and of arms are one family, each hypothesis once:
+    the chance of any false one is alpha. Interactions are a family of their own, and so are
+    agreements.
     RequestError for a metric or baseline that is not there, and for seeds that are twice.
     """
     configurations = group(results, question)
     axes = differing(configurations)
-    baseline = find_baseline(configurations, question.baseline, axes)
+    baseline = find_baseline(configurations, question, axes)
     grid = Grid(configurations, axes, baseline, question.metric)
 
     rows = [grid.difference(index, baseline) for index in range(len(configurations))]
-    along = _axis_contrasts(grid) if len(axes) > 1 else {}
-    family = judge((*rows, *(weights for weights, _, _ in along.values())), grid, question)
+    steps = steps_of(grid, question.arms)
+    along = _axis_contrasts(grid, without=ARM if steps else "") if len(axes) > 1 else {}
+    over_blocks = (asked.weights for of in (along, steps) for asked in of.values())
+    family = judge((*rows, *over_blocks), grid, question)
     interactions, untested = _interactions(grid, question)
+
+    def found(asked: Asked, axis: str) -> dict[str, Any]:
+        tested = family.get(asked.weights)
+        return {
+            "verdict": _verdict(tested, question) if asked.weights else Verdict.FEW_SEEDS,
+            "tested": tested,
+            "blocks": asked.blocks,
+            "of_blocks": asked.of_blocks,
+            "depends_on": _partners(axis, interactions),
+            "nested": asked.nested,
+        }
+
     return Ablation(
         question=question,
         axes=axes,
@@ -125,13 +157,22 @@ def analyse(results: Sequence[Result], question: Question) -> Ablation:
             for index in range(len(configurations))
         ),
         effects=tuple(
-            _effect(grid, axis, level, asked, family, interactions, question)
-            for (axis, level), asked in along.items()
+            Effect(axis=axis, level=level, reference=reference, **found(asked, axis))
+            for (axis, level, reference), asked in along.items()
+        ),
+        steps=tuple(
+            Step(
+                arm=arm,
+                reference=other,
+                stands_on_it=other == stands_on(question.arms, arm),
+                **found(asked, ARM),
+            )
+            for (arm, other), asked in steps.items()
         ),
         interactions=interactions,
         untested_pairs=untested,
         agreements=_agreements(grid, question),
-        family=len(family),
+        family=hypotheses(family),
         flags=flags(configurations, axes),
     )
 
@@ -171,74 +212,65 @@ def _comparison(
 # ---- along axes ---------------------------------------------------------------------------------
 
 
-def _axis_contrasts(grid: Grid) -> dict[tuple[str, str], Asked]:
-    """(axis, level) -> its mean difference to the reference level."""
+def _axis_contrasts(grid: Grid, *, without: str) -> dict[tuple[str, str, str], Asked]:
+    """(axis, level, reference level) -> their mean difference."""
     asked = {}
     for axis in grid.axes:
-        blocks, total = grid.blocks(axis)
-        for level in grid.others(axis):
-            weights = grid.mean_over(blocks, {(level,): 1, (grid.reference[axis],): -1})
-            asked[axis, level] = weights, len(blocks), total
+        if axis == without:
+            continue
+        blocks = grid.blocks(axis)
+        for level in blocks.others(0):
+            (reference,) = blocks.references
+            asked[axis, level, reference] = Asked(
+                weights=grid.mean_over(blocks.complete, {(level,): 1, (reference,): -1}),
+                blocks=len(blocks.complete),
+                of_blocks=blocks.total,
+                nested=blocks.nested,
+            )
     return asked
 
 
-def _effect(
-    grid: Grid,
-    axis: str,
-    level: str,
-    asked: Asked,
-    family: Mapping[Weights, Tested],
-    interactions: Sequence[Interaction],
-    question: Question,
-) -> Effect:
-    weights, blocks, total = asked
-    tested = family.get(weights)
-    partners = (set(one.axes) - {axis} for one in interactions if one.flagged and axis in one.axes)
-    return Effect(
-        axis=axis,
-        level=level,
-        reference=grid.reference[axis],
-        verdict=_verdict(tested, question) if weights else Verdict.FEW_SEEDS,
-        tested=tested,
-        blocks=blocks,
-        of_blocks=total,
-        depends_on=tuple(sorted(set().union(*partners))),
-    )
+def _partners(axis: str, interactions: Sequence[Interaction]) -> tuple[str, ...]:
+    """The axes that its effects depend on."""
+    with_it = (set(one.axes) - {axis} for one in interactions if one.flagged and axis in one.axes)
+    return tuple(sorted(set().union(*with_it)))
 
 
 def _interactions(
     grid: Grid, question: Question
 ) -> tuple[tuple[Interaction, ...], tuple[tuple[str, str], ...]]:
     """Contrasts of contrasts of every pair of axes, and the pairs without a complete block."""
-    asked: dict[tuple[tuple[str, str], tuple[str, str]], Asked] = {}
+    asked: dict[tuple[tuple[str, str], tuple[str, str]], tuple[Weights, Blocks]] = {}
     untested = []
     for one, other in itertools.combinations(grid.axes, 2):
-        blocks, total = grid.blocks(one, other)
-        if not blocks:
+        blocks = grid.blocks(one, other)
+        if min(map(len, blocks.levels)) < 2:
+            continue  # one of them is set for a single value of the other
+        if not blocks.complete:
             untested.append((one, other))
             continue
-        a, b = grid.reference[one], grid.reference[other]
-        for level, beside in itertools.product(grid.others(one), grid.others(other)):
+        a, b = blocks.references
+        for level, beside in itertools.product(blocks.others(0), blocks.others(1)):
             signs: dict[Cell, int] = {
                 (level, beside): 1,
                 (a, beside): -1,
                 (level, b): -1,
                 (a, b): 1,
             }
-            weights = grid.mean_over(blocks, signs)
-            asked[(one, other), (level, beside)] = weights, len(blocks), total
-    family = judge((weights for weights, _, _ in asked.values()), grid, question)
+            weights = grid.mean_over(blocks.complete, signs)
+            asked[(one, other), (level, beside)] = weights, blocks
+    family = judge((weights for weights, _ in asked.values()), grid, question)
     found = tuple(
         Interaction(
             axes=axes,
             levels=levels,
-            references=(grid.reference[axes[0]], grid.reference[axes[1]]),
+            references=(blocks.references[0], blocks.references[1]),
             tested=family[weights],
             flagged=family[weights].adjusted_p < question.alpha,
-            blocks=blocks,
-            of_blocks=total,
+            blocks=len(blocks.complete),
+            of_blocks=blocks.total,
         )
-        for (axes, levels), (weights, blocks, total) in asked.items()
+        for (axes, levels), (weights, blocks) in asked.items()
         if weights in family
     )
     return found, tuple(untested)

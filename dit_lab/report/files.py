@@ -10,15 +10,18 @@ from pathlib import Path
 
 from dit_lab.core.text import one_line
 from dit_lab.report.analysis import Ablation
+from dit_lab.report.arm_sentences import steps_csv, steps_table
 from dit_lab.report.columns import columns, rows
 from dit_lab.report.drawing import png
 from dit_lab.report.page import page
 from dit_lab.report.plots import pictures
-from dit_lab.report.sentences import Section, Table, results, sections
+from dit_lab.report.sentences import results, sections
+from dit_lab.report.wording import Section, Table
 
 
 def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
-    """Write report.html, .md, .csv, .tex and the pictures of .md into `folder`, which is made.
+    """Write report.html, .md, .csv, .tex and the pictures of .md into `folder`, which is made, and
+    steps.csv and .tex where there are named arms.
 
     report.html stands alone. The same answer gives the same bytes. Returns the files.
     """
@@ -29,6 +32,9 @@ def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
         "report.csv": csv_table(ablation),
         "report.tex": latex(results(ablation)),
     }
+    if ablation.steps:
+        texts["steps.csv"] = steps_csv(ablation)
+        texts["steps.tex"] = latex(steps_table(ablation))
     for name, text in texts.items():
         safe = "\n".join(map(one_line, text.split("\n")))  # settings and names may hold anything
         (folder / name).write_text(safe, encoding="utf-8", newline="\n")

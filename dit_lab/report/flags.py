@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from dit_lab.report.results import Configuration, Result
+from dit_lab.report.results import NO_RUN, Configuration, Result
 
 MOST_NAMED = 6  # configurations in one sentence
 
@@ -56,9 +56,11 @@ def _missing(configurations: Sequence[Configuration]) -> str:
     incomplete = sum(bool(c.missing) for c in configurations)
     if not incomplete:
         return ""
+    said = f"seeds are missing in {incomplete} of {len(configurations)} configurations"
+    if {why for c in configurations for why in c.missing.values()} == {NO_RUN}:
+        return f"{said}: there are no runs of them, so that these means are less certain"
     return (
-        f"seeds are missing in {incomplete} of {len(configurations)} configurations: if they "
-        "failed because of their settings, the means of the others flatter these"
+        f"{said}: if they failed because of their settings, the means of the others flatter these"
     )
 
 

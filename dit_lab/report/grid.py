@@ -1,18 +1,23 @@
 """Configurations as cells of a factorial design, perhaps with holes, and contrasts of them.
 
-Words: an axis is a setting with several values, its levels; a cell is one configuration; a block
-is one combination of the levels of all other axes, complete if every cell in it has enough seeds.
+Words: an axis is a setting with several values, its levels; a cell is one combination of levels; a
+block is one combination of the levels of all other axes, complete if every cell in it has enough
+seeds.
+
+An axis may be set in some configurations only: objective.min_snr_gamma with objective=ddpm. It has
+blocks where it is set. It is nested in an axis of which some levels have it and others have not:
+there a cell is the mean over its values. Cells that there cannot be are not missing.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dit_lab.report.results import Configuration, Question, Settings
+from dit_lab.report.results import NOT_SET, Configuration, Question, Settings
 from dit_lab.statistics.contrasts import Array, Family, Weights, common_seeds, estimate, split
 from dit_lab.statistics.correction import null_distribution
 from dit_lab.statistics.power import detectable_difference
@@ -21,6 +26,24 @@ ENOUGH_SEEDS = 3  # two leave one degree of freedom, and an interval 13 standard
 
 Cell = tuple[str, ...]
 """The levels of some axes in one configuration."""
+
+Block = Mapping[Cell, Sequence[int]]
+"""Each cell -> the configurations whose mean it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """Where some axes can be compared."""
+
+    complete: Sequence[Block]
+    total: int
+    levels: tuple[list[str], ...]  # of each of the axes, where all of them are set
+    references: Cell  # the baseline's levels; the first ones where it has none of these
+    nested: tuple[str, ...]  # other axes, over whose values each cell is averaged
+
+    def others(self, axis: int) -> list[str]:
+        """Levels of one of the axes but the reference."""
+        return [level for level in self.levels[axis] if level != self.references[axis]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +55,21 @@ class Tested:
     high: float
     adjusted_p: float  # for all differences of its family
     detectable: float  # smallest true difference that would probably have been found
+
+    @property
+    def reversed(self) -> Tested:
+        """The same with the sides exchanged."""
+        return replace(self, difference=-self.difference, low=-self.high, high=-self.low)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A contrast over blocks."""
+
+    weights: Weights  # empty: no block is complete
+    blocks: int  # complete
+    of_blocks: int
+    nested: tuple[str, ...]  # axes over whose values each side is averaged
 
 
 class Grid:
@@ -50,14 +88,6 @@ class Grid:
         self.samples = [configuration.sample for configuration in configurations]
         self.values, self.measured = _values(configurations, metric)
         self.trained = _shared_models(configurations)
-        self.reference = configurations[baseline].settings
-        self.levels = {
-            axis: list(dict.fromkeys(c.settings[axis] for c in configurations)) for axis in axes
-        }
-
-    def others(self, axis: str) -> list[str]:
-        """Levels of an axis but the baseline's."""
-        return [level for level in self.levels[axis] if level != self.reference[axis]]
 
     def enough(self, index: int) -> bool:
         return self.samples[index].n >= ENOUGH_SEEDS
@@ -75,32 +105,73 @@ class Grid:
         enough = all(sum(common_seeds(part, self.measured)) >= ENOUGH_SEEDS for part in parts)
         return contrast if enough else ()
 
-    def mean_over(self, blocks: Sequence[Mapping[Cell, int]], signs: Mapping[Cell, int]) -> Weights:
+    def mean_over(self, blocks: Sequence[Block], signs: Mapping[Cell, int]) -> Weights:
         """The contrast of cells, averaged over blocks; empty if it cannot be tested."""
         return self.testable(
             tuple(
                 sorted(
-                    (block[cell], sign / len(blocks))
+                    (member, sign / len(blocks) / len(block[cell]))
                     for block in blocks
                     for cell, sign in signs.items()
+                    for member in block[cell]
                 )
             )
         )
 
-    def blocks(self, *varied: str) -> tuple[list[dict[Cell, int]], int]:
-        """Complete blocks, each cell -> index, and how many blocks there are in all."""
-        blocks: dict[Cell, dict[Cell, int]] = {}
+    def blocks(self, *varied: str) -> Blocks:
+        """The blocks of some axes: all combinations of the levels of the others."""
+        of_cells: dict[Cell, list[int]] = {}
         for index, configuration in enumerate(self.configurations):
-            rest = tuple(configuration.settings[axis] for axis in self.axes if axis not in varied)
             cell = tuple(configuration.settings[axis] for axis in varied)
-            blocks.setdefault(rest, {})[cell] = index
-        wanted = list(itertools.product(*(self.levels[axis] for axis in varied)))
+            if NOT_SET not in cell:
+                of_cells.setdefault(cell, []).append(index)
+        levels = tuple(list(dict.fromkeys(of)) for of in zip(*of_cells, strict=True))
+        others = [axis for axis in self.axes if axis not in varied]
+        nested = [axis for axis in others if self._is_nested(axis, of_cells.values())]
+        around = [axis for axis in others if axis not in nested]
+        within = {
+            cell: {self._cell(index, nested) for index in members}
+            for cell, members in of_cells.items()
+        }
+        blocks: dict[Cell, dict[Cell, list[int]]] = {}
+        for cell, members in of_cells.items():
+            for index in members:
+                blocks.setdefault(self._cell(index, around), {}).setdefault(cell, []).append(index)
+        wanted = list(itertools.product(*levels))
         complete = [
-            cells
-            for cells in blocks.values()
-            if all(cell in cells and self.enough(cells[cell]) for cell in wanted)
+            block
+            for block in blocks.values()
+            if all(
+                cell in block
+                and len(block[cell]) == len(within[cell])
+                and all(map(self.enough, block[cell]))
+                for cell in wanted
+            )
         ]
-        return complete, len(blocks)
+        settings = self.configurations[self.baseline].settings
+        references = tuple(
+            settings[axis] if settings[axis] in known else known[0]
+            for axis, known in zip(varied, levels, strict=False)
+        )
+        return Blocks(
+            complete=complete,
+            total=len(blocks),
+            levels=levels or tuple([] for _ in varied),
+            references=references,
+            nested=tuple(nested),
+        )
+
+    def _cell(self, index: int, axes: Sequence[str]) -> Cell:
+        settings = self.configurations[index].settings
+        return tuple(settings[axis] for axis in axes)
+
+    def _is_nested(self, axis: str, cells: Iterable[Sequence[int]]) -> bool:
+        """Whether the configurations of some cells have the axis, and none of some others."""
+        has = {
+            any(self.configurations[index].settings[axis] != NOT_SET for index in members)
+            for members in cells
+        }
+        return len(has) == 2
 
     def find(self, members: Sequence[Settings]) -> list[int]:
         """Those of some settings that are in the report, in its order."""
@@ -139,15 +210,37 @@ def _shared_models(configurations: Sequence[Configuration]) -> tuple[int, ...]:
 def judge(claims: Iterable[Weights], grid: Grid, question: Question) -> dict[Weights, Tested]:
     """Distinct contrasts as one family: the chance that any of them is falsely claimed is alpha.
 
-    Contrasts without any spread are left out: they cannot be tested.
+    Contrasts without any spread are left out: they cannot be tested. A contrast and the same with
+    its sides exchanged are one hypothesis.
     """
-    asked = tuple(dict.fromkeys(filter(None, claims)))
+    asked = dict.fromkeys(filter(None, claims))
+    once: dict[Weights, None] = {}
+    for weights in asked:
+        if reverse(weights) not in once:
+            once[weights] = None
+    tested = _judged(tuple(once), grid, question)
+    turned = {w: tested[reverse(w)].reversed for w in asked if reverse(w) in tested}
+    return {**turned, **tested}
+
+
+def reverse(contrast: Weights) -> Weights:
+    """The contrast with its sides exchanged."""
+    return tuple((index, -weight) for index, weight in contrast)
+
+
+def hypotheses(family: Iterable[Weights]) -> int:
+    """How many there are, each once whichever side is first."""
+    return len({min(weights, reverse(weights)) for weights in family})
+
+
+def _judged(asked: tuple[Weights, ...], grid: Grid, question: Question) -> dict[Weights, Tested]:
     if not asked:
         return {}
     family = Family(asked, grid.measured, grid.trained)
     found = estimate(family, grid.values)
     if not found.standard_error.all():
-        return judge(itertools.compress(asked, found.standard_error), grid, question)
+        with_spread = tuple(itertools.compress(asked, found.standard_error))
+        return _judged(with_spread, grid, question)
     null = null_distribution(family)
     critical = null.critical(question.alpha)
     tested = {}

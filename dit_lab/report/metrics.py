@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dit_lab.core.errors import RequestError
 from dit_lab.evaluation.table import AIMED_AT, HIGHER_IS_BETTER
+from dit_lab.report.results import NOT_SET
 
 LOSS = "eval/loss"
 OF_OBJECTIVE = "objective."  # keys that are options of the objective
@@ -44,7 +45,7 @@ def loss_of(objective: str, target: str, settings: Mapping[str, str]) -> str:
     own = (
         f"{key}={text}".removeprefix(OF_OBJECTIVE)
         for key, text in settings.items()
-        if key.startswith(OF_OBJECTIVE) and target.startswith("dit_lab.")
+        if key.startswith(OF_OBJECTIVE) and text != NOT_SET and target.startswith("dit_lab.")
     )
     return " ".join([objective, *own])
 

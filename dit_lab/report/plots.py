@@ -23,7 +23,7 @@ from dit_lab.report.drawing import (
 )
 from dit_lab.report.evaluations_plot import against_evaluations, evaluations_vary
 from dit_lab.report.grid import ENOUGH_SEEDS
-from dit_lab.report.results import Configuration
+from dit_lab.report.results import NOT_SET, Configuration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,7 +172,9 @@ def _by_axis(ablation: Ablation, names: Sequence[str]) -> Figure:
     for panel, axis in zip(panels, names, strict=False):
         levels: dict[str, list[float]] = {}
         for c in ablation.configurations:
-            levels.setdefault(c.settings[axis], []).extend(values_of(c, ablation.question.metric))
+            if c.settings[axis] != NOT_SET:
+                values = values_of(c, ablation.question.metric)
+                levels.setdefault(c.settings[axis], []).extend(values)
         for x, values in enumerate(levels.values()):
             if not values:
                 continue  # no run of this level has finished

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dit_lab.config.equivalence import SAME_MATHEMATICS, idea
 from dit_lab.report.analysis import Ablation, analyse
+from dit_lab.report.arms import arms_of
 from dit_lab.report.files import write_report
 from dit_lab.report.metrics import (
     LOSS,
@@ -17,8 +19,9 @@ from dit_lab.report.metrics import (
     refuse_incomparable,
     smallest_draw,
 )
-from dit_lab.report.results import Expectation, Question, Result
-from dit_lab.report.runs import Run, configuration, results, runs_of_sweep
+from dit_lab.report.results import Arm, Expectation, Question, Result
+from dit_lab.report.runs import Run, configuration, results
+from dit_lab.report.selection import runs_of_sweep
 from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.manifest import SweepFolder
 from dit_lab.tracking.parent import log_report
@@ -38,13 +41,15 @@ def report_on(
     title: str,
     metric: str | None = None,
     baseline: Mapping[str, str] | None = None,
+    arms: Mapping[str, Arm] | None = None,
 ) -> tuple[Ablation, list[Path]]:
     """Analyse the runs and write the report into `folder`; the answer and the files.
 
     Raises RequestError for a metric or a baseline that they do not have.
     """
     found = results(runs)
-    ablation = analyse(found, _question(runs, found, metric=metric, baseline=baseline))
+    asked = _question(runs, found, metric=metric, baseline=baseline)
+    ablation = analyse(found, replace(asked, arms=arms or {}))
     return ablation, write_report(ablation, folder, title=title)
 
 
@@ -63,6 +68,7 @@ def report_on_sweep(
         title=manifest.name,
         metric=metric,
         baseline=baseline,
+        arms=arms_of([(manifest.name, manifest)]),
     )
     trouble = ""
     if manifest.parent_run_id is not None:

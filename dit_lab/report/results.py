@@ -18,6 +18,15 @@ from dit_lab.statistics.samples import Sample
 
 Settings = Mapping[str, str]
 
+NOT_SET = "-"
+"""The value of a setting in a configuration that has no such setting."""
+
+NO_RUN = "no run"
+"""Why a seed is missing that other configurations have."""
+
+ARM = "arm"
+"""The axis whose values are named arms."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
@@ -58,17 +67,31 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """A named arm: the arm that it stands on (None: on none), and what it changes there."""
+
+    stands_on: str | None
+    changes: Sequence[str]  # overrides: `optimizer.betas=[0.9,0.99]`
+
+    @property
+    def changed(self) -> str:
+        return " ".join(self.changes) or "nothing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """What is asked of the runs."""
 
     metric: str
     lower_is_better: bool
-    baseline: Settings | None = None  # enough of it to match one; None: the first configuration
+    baseline: Settings | None = None  # enough of it to match one; None: the first configuration,
+    # where there are arms the first whose arm stands on none
     alpha: float = 0.05
     power: float = 0.8
     expected_equal: Sequence[Expectation] = ()
     secondary: Sequence[str] = ()  # metrics that are shown and not tested
     remarks: Sequence[str] = ()  # sentences that a reader needs to judge the metric
+    arms: Mapping[str, Arm] = field(default_factory=dict)  # by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +108,11 @@ class Configuration:
     compute: Compute  # means over the measured runs
 
     def label(self, axes: Iterable[str]) -> str:
-        """What tells it apart: `objective=ddpm, model=pico`."""
-        return ", ".join(f"{axis}={self.settings[axis]}" for axis in axes) or "all runs"
+        """What tells it apart: `objective=ddpm, model=pico`; settings that it does not have are
+        named only where it has none of them."""
+        every = {axis: self.settings[axis] for axis in axes}
+        shown = {axis: value for axis, value in every.items() if value != NOT_SET} or every
+        return ", ".join(f"{axis}={value}" for axis, value in shown.items()) or "all runs"
 
 
 def group(results: Sequence[Result], question: Question) -> tuple[Configuration, ...]:
@@ -158,7 +184,7 @@ def _configuration(
 def _why_missing(run: Result | None, metric: str) -> str:
     """Empty if the run counts. A loss that is not a number is no number to average."""
     if run is None:
-        return "no run"
+        return NO_RUN
     if run.status != FINISHED:
         return run.status
     if metric not in run.metrics:
@@ -200,11 +226,14 @@ def differing(configurations: Sequence[Configuration]) -> tuple[str, ...]:
 
 
 def find_baseline(
-    configurations: Sequence[Configuration], wanted: Settings | None, axes: Sequence[str]
+    configurations: Sequence[Configuration], question: Question, axes: Sequence[str]
 ) -> int:
     """Index of the one configuration with the wanted settings; RequestError if not exactly one."""
+    wanted = question.baseline
     if wanted is None:
-        return 0
+        roots = [name for name, arm in question.arms.items() if arm.stands_on is None]
+        standing_alone = (n for n, c in enumerate(configurations) if c.settings.get(ARM) in roots)
+        return next(standing_alone, 0)
     for column, value in wanted.items():
         if column not in configurations[0].settings:
             listed = ", ".join(axes) or "nothing"
@@ -226,7 +255,9 @@ def find_baseline(
     asked = ", ".join(f"{column}={value}" for column, value in wanted.items())
     if not found:
         raise RequestError(f"no configuration has all of {asked}, the baseline")
-    open_axes = [axis for axis in axes if axis not in wanted]
+    open_axes = [
+        axis for axis in axes if len({configurations[n].settings[axis] for n in found}) > 1
+    ]
     raise RequestError(
         f"{len(found)} configurations have {asked}, and a baseline is one: "
         f"say also {', '.join(open_axes)}"

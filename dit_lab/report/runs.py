@@ -1,23 +1,19 @@
-"""From runs on disk to the records of a report: which they are, what was measured, what it took."""
+"""From runs on disk to the records of a report: what was measured, and what it took."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from dit_lab.build.cost import recorded_cost, training_seconds
-from dit_lab.config.axes import settings_of
-from dit_lab.config.yaml_files import read_config
 from dit_lab.core.text import one_line
-from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
+from dit_lab.evaluation.card import Evaluation
 from dit_lab.report.metrics import LOSS
 from dit_lab.report.results import Compute, Result
-from dit_lab.runs.folder import FINISHED, RunFolder, digest, flatten, read_status
-from dit_lab.runs.manifest import SweepFolder
+from dit_lab.runs.folder import FINISHED, RunFolder, digest, read_status
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.runs.recorded import has_comparable_code, recorded_shapes, recorded_so_far
 from dit_lab.runs.source_code import code_hash
@@ -42,109 +38,12 @@ class Run:
     settings: Mapping[str, str]
     status: str
     evaluation: Evaluation | None
+    tracked: str | None = None  # its run in the tracker
 
     def __post_init__(self) -> None:
         settings = {one_line(key): one_line(text) for key, text in self.settings.items()}
         object.__setattr__(self, "name", one_line(self.name))
         object.__setattr__(self, "settings", settings)
-
-
-# ---- which runs ---------------------------------------------------------------------------------
-
-
-def runs_of_sweep(folder: SweepFolder) -> list[Run]:
-    """The jobs of a sweep, told apart by its axes."""
-    return [
-        Run(
-            name=f"job {job.number}",
-            folder=(run := folder.run(job)),
-            config=folder.read_config(job),
-            settings=settings_of(job.overrides),
-            status=job.status,
-            evaluation=_read(run.evaluations, folder.read_result(job).get("evaluation")),
-        )
-        for job in folder.read().jobs
-    ]
-
-
-def runs_of_sweeps(folders: Sequence[SweepFolder]) -> list[Run]:
-    """The jobs of several sweeps, told apart by the axes of all of them, and by what is the same
-    throughout each sweep and different in another."""
-    of_each = [runs_of_sweep(folder) for folder in folders]
-    axes = dict.fromkeys(axis for runs in of_each for run in runs for axis in run.settings)
-    keys = _differing([run.config for runs in of_each for run in runs])
-    among = [set(_differing([run.config for run in runs])) for runs in of_each]
-    between = [key for key in keys if not any(key in varied for varied in among)]
-    columns = dict.fromkeys([*(key.removeprefix("choices.") for key in between), *axes])
-    return [
-        replace(
-            run,
-            name=f"{run.name} of {folder.root.name}",
-            settings={**_pick_named(run.config, columns), **run.settings},
-        )
-        for folder, runs in zip(folders, of_each, strict=True)
-        for run in runs
-    ]
-
-
-def runs_of_folders(folders: Iterable[RunFolder]) -> list[Run]:
-    """Any runs, told apart by the members of groups and the keys in which they differ."""
-    runs = [
-        Run(
-            name=str(folder.root),
-            folder=folder,
-            config=read_config(folder),
-            settings={},
-            status=(status := read_status(folder)).get("status", "?"),
-            evaluation=last_evaluation(folder.evaluations, step=status.get("step", 0)),
-        )
-        for folder in folders
-    ]
-    columns = _differing([run.config for run in runs])
-    return [replace(run, settings=_pick(run.config, columns)) for run in runs]
-
-
-def _read(folder: Path, name: str | None) -> Evaluation | None:
-    return read_evaluation(folder / name) if name else None
-
-
-def _differing(configs: Sequence[Config]) -> list[str]:
-    """Groups and keys with more than one value; a key that only follows its group is left out."""
-    leaves = [dict(flatten(config)) for config in configs]
-    every = dict.fromkeys(key for of_run in leaves for key in of_run)
-    found = [key for key in every if len({str(of_run.get(key)) for of_run in leaves}) > 1]
-    chosen = {key for key in found if key.startswith("choices.")}
-
-    def follows(key: str) -> bool:
-        group = f"choices.{key.partition('.')[0]}"
-        values: dict[Any, set[str]] = defaultdict(set)
-        for of_run in leaves:
-            values[of_run.get(group)].add(str(of_run.get(key)))
-        return group in chosen and all(len(of_member) == 1 for of_member in values.values())
-
-    places = ("paths.", "tracking.", "name", "resume")
-    return [
-        key
-        for key in found
-        if not follows(key) and not key.startswith(places) and key != "choices.experiment"
-    ]
-
-
-def _pick_named(config: Config, names: Iterable[str]) -> dict[str, str]:
-    """Of a group the chosen member, of a key its value; "-" where there is no such key."""
-    leaves = _texts(config)
-    return {name: leaves.get(f"choices.{name}", leaves.get(name, "-")) for name in names}
-
-
-def _pick(config: Config, keys: Sequence[str]) -> dict[str, str]:
-    leaves = _texts(config)
-    return {key.removeprefix("choices."): leaves.get(key, "-") for key in keys}
-
-
-def _texts(config: Config) -> dict[str, str]:
-    """Every value as text; a run as NAME/HASH, wherever it lies."""
-    runs = f"{config['paths']['root']}/runs/"
-    return {key: str(value).removeprefix(runs) for key, value in flatten(config)}
 
 
 # ---- records ------------------------------------------------------------------------------------
@@ -154,13 +53,20 @@ def results(runs: Sequence[Run]) -> list[Result]:
     """One record a run; evaluations of one run with several seeds are one record, with their
     spread."""
     together: dict[tuple[Any, ...], list[Result]] = defaultdict(list)
+    for result in records(runs):
+        together[(tuple(result.settings.items()), result.seed, result.training)].append(result)
+    return [_merged(same) for same in together.values()]
+
+
+def records(runs: Sequence[Run]) -> list[Result]:
+    """One record of each run and evaluation."""
     identities = [
         recorded_so_far(run.folder) if run.folder.identity.exists() else {} for run in runs
     ]
-    for run, identity, code in zip(runs, identities, _code(identities), strict=True):
-        result = _result(run, code=code, data=identity.get("data_fingerprint", ""))
-        together[(tuple(result.settings.items()), result.seed, run.folder.root)].append(result)
-    return [_merged(same) for same in together.values()]
+    return [
+        _result(run, code=code, data=identity.get("data_fingerprint", ""))
+        for run, identity, code in zip(runs, identities, _code(identities), strict=True)
+    ]
 
 
 def _code(identities: Iterable[Mapping[str, Any]]) -> list[str]:

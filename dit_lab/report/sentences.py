@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from dit_lab.report.analysis import Ablation, Agreement, Comparison, Interaction, Verdict
+from dit_lab.report.arm_sentences import arm_sections, remarks_on
 from dit_lab.report.columns import columns, rows
 from dit_lab.report.flags import name_seeds
-from dit_lab.report.grid import ENOUGH_SEEDS, Tested
+from dit_lab.report.grid import ENOUGH_SEEDS
 from dit_lab.report.power_law import losses, power_law
-from dit_lab.report.results import Configuration
-from dit_lab.report.rounding import between, p_value, plus_minus, quantity, rounded
+from dit_lab.report.results import NOT_SET, Configuration
+from dit_lab.report.rounding import between, plus_minus, quantity
+from dit_lab.report.wording import (
+    Section,
+    Table,
+    as_sentence,
+    counted,
+    detectable,
+    measured,
+    tested_cells,
+    without_empty_columns,
+)
 
 MOST_CLAIMS = 5  # sentences of one kind in the answer; the table has all
 MOST_INTERACTIONS = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left: Sequence[bool]  # which columns are words
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
-    title: str
-    lines: Sequence[str] = ()
-    table: Table | None = None
 
 
 def sections(ablation: Ablation) -> list[Section]:
     """Everything but plots and pictures; sections with nothing to say are left out."""
     every = [
         Section(title="Answer", lines=answer(ablation)),
-        Section(title="Careful", lines=[_sentence(flag) for flag in ablation.flags]),
+        Section(title="Careful", lines=[as_sentence(flag) for flag in ablation.flags]),
         Section(title="Configurations", lines=[circumstances(ablation)], table=results(ablation)),
+        *arm_sections(ablation),
         Section(title="Axis by axis", table=_effects(ablation)),
         _interactions(ablation),
         Section(
@@ -44,18 +39,10 @@ def sections(ablation: Ablation) -> list[Section]:
             lines=[_agreement(ablation, agreement) for agreement in ablation.agreements],
         ),
         Section(title="Compute", lines=_laws(ablation)),
-        Section(title="Remarks", lines=[_sentence(text) for text in ablation.question.remarks]),
+        Section(title="Remarks", lines=[as_sentence(text) for text in ablation.question.remarks]),
         Section(title="How to read this", lines=_how_to_read(ablation)),
     ]
     return [section for section in every if section.lines or section.table]
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 # ---- the answer ---------------------------------------------------------------------------------
@@ -66,13 +53,13 @@ def answer(ablation: Ablation) -> list[str]:
     base = ablation.baseline
     if len(ablation.configurations) == 1:
         sample = base.sample
-        count = _count(sample.n, "seed")
+        count = counted(sample.n, "seed")
         mean = plus_minus(sample.mean, sample.sd)
         return [f"There is one configuration: {ablation.question.metric} is {mean} over {count}."]
     if base.sample.n < ENOUGH_SEEDS:
         return [
             f"Nothing is claimed: the baseline {base.label(ablation.axes)} has "
-            f"{_count(base.sample.n, 'measured seed')}, and a comparison takes {ENOUGH_SEEDS}."
+            f"{counted(base.sample.n, 'measured seed')}, and a comparison takes {ENOUGH_SEEDS}."
         ]
     return [
         *_claims(ablation, Verdict.BETTER),
@@ -99,24 +86,12 @@ def _claim(ablation: Ablation, configuration: Configuration, comparison: Compari
     if comparison.verdict == Verdict.NOT_SHOWN:
         return (
             f"No difference is shown between {one} and {base}: "
-            f"{_measured(ablation, tested, tested.difference)}. "
-            f"A difference above {_detectable(tested)} would probably have been seen "
+            f"{measured(ablation.question, tested, tested.difference)}. "
+            f"A difference above {detectable(tested)} would probably have been seen "
             f"(power about {ablation.question.power:.0%})."
         )
-    size = _measured(ablation, tested, abs(tested.difference))
+    size = measured(ablation.question, tested, abs(tested.difference))
     return f"{one} is {comparison.verdict} than {base} by {size}."
-
-
-def _detectable(tested: Tested) -> str:
-    return rounded(tested.detectable, tested.detectable)
-
-
-def _measured(ablation: Ablation, tested: Tested, difference: float) -> str:
-    reach = (tested.high - tested.low) / 2
-    return (
-        f"{plus_minus(difference, reach)} (simultaneous {1 - ablation.question.alpha:.0%} "
-        f"interval, adjusted p {p_value(tested.adjusted_p)})"
-    )
 
 
 def _unjudged(ablation: Ablation, verdict: Verdict, why: str) -> list[str]:
@@ -161,15 +136,6 @@ def results(ablation: Ablation) -> Table:
     )
 
 
-def _without_empty_columns(table: Table) -> Table:
-    kept = [n for n in range(len(table.headings)) if any(row[n] for row in table.rows)]
-    return Table(
-        headings=[table.headings[n] for n in kept],
-        rows=[[row[n] for n in kept] for row in table.rows],
-        left=[table.left[n] for n in kept],
-    )
-
-
 def _effects(ablation: Ablation) -> Table | None:
     if not ablation.effects:
         return None
@@ -178,23 +144,23 @@ def _effects(ablation: Ablation) -> Table | None:
                   "detectable difference", "complete blocks", "remark"],
         rows=[
             [
-                effect.axis, effect.level, effect.reference, *_tested(effect.tested),
+                effect.axis, effect.level, effect.reference, *tested_cells(effect.tested),
                 str(effect.verdict),
-                _detectable(effect.tested) if effect.tested else "",
+                detectable(effect.tested) if effect.tested else "",
                 f"{effect.blocks} of {effect.of_blocks}",
-                f"depends on {', '.join(effect.depends_on)}" if effect.depends_on else "",
+                "; ".join([*_where_set(ablation, effect.axis), *remarks_on(effect)]),
             ]
             for effect in ablation.effects
         ],
         left=[True, True, True, False, False, True, False, False, True],
     )  # fmt: skip
-    return _without_empty_columns(table)
+    return without_empty_columns(table)
 
 
-def _tested(tested: Tested | None) -> list[str]:
-    if tested is None:
-        return ["", ""]
-    return [between(tested.difference, tested.low, tested.high), p_value(tested.adjusted_p)]
+def _where_set(ablation: Ablation, axis: str) -> list[str]:
+    """Say so where some configurations have no such setting."""
+    having = [c.settings[axis] != NOT_SET for c in ablation.configurations]
+    return [] if all(having) else [f"in the {sum(having)} of {len(having)} that have it"]
 
 
 def _interactions(ablation: Ablation) -> Section:
@@ -214,7 +180,7 @@ def _interactions(ablation: Ablation) -> Section:
         rows=[
             [
                 f"{one.axes[0]}: {one.references[0]} to {one.levels[0]}",
-                f"{one.axes[1]}={one.levels[1]}", one.references[1], *_tested(one.tested),
+                f"{one.axes[1]}={one.levels[1]}", one.references[1], *tested_cells(one.tested),
                 f"{one.blocks} of {one.of_blocks}",
             ]
             for one in shown
@@ -227,9 +193,10 @@ def _interactions(ablation: Ablation) -> Section:
 def _interaction(ablation: Ablation, one: Interaction) -> str:
     (axis, other), (level, beside), (reference, usual) = one.axes, one.levels, one.references
     direction = "lower" if one.tested.difference < 0 else "higher"
+    size = measured(ablation.question, one.tested, abs(one.tested.difference))
     return (
         f"The effect of {axis} depends on {other}: going from {reference} to {level} takes "
-        f"{ablation.question.metric} {_measured(ablation, one.tested, abs(one.tested.difference))} "
+        f"{ablation.question.metric} {size} "
         f"{direction} with {other}={beside} than with {other}={usual}."
     )
 
@@ -245,7 +212,7 @@ def _agreement(ablation: Ablation, one: Agreement) -> str:
     if one.agrees:
         return (
             f"{first} and {second} agree as expected ({one.reason}): difference {difference} "
-            f"contains 0; a difference above {_detectable(one.tested)} would probably have been "
+            f"contains 0; a difference above {detectable(one.tested)} would probably have been "
             "seen."
         )
     return (
@@ -268,9 +235,10 @@ def _laws(ablation: Ablation) -> list[str]:
 def _how_to_read(ablation: Ablation) -> list[str]:
     question = ablation.question
     level, alpha = f"{1 - question.alpha:.0%}", f"{question.alpha:.0%}"
+    tested = "comparisons, effects and steps" if ablation.steps else "comparisons and effects"
     claims = [
         f"Differences are configuration less baseline. Their {level} intervals are simultaneous: "
-        f"they allow for all {ablation.family} comparisons and effects of this report. Better and "
+        f"they allow for all {ablation.family} {tested} of this report. Better and "
         f"worse are said where the interval excludes 0, that is, where the adjusted p-value is "
         f"below {question.alpha:g}.",
         f"Where nothing differs, at most {alpha} of sweeps lead to any such claim, and at most "

@@ -19,7 +19,8 @@ from typing import Any, TypedDict
 
 from dit_lab.config.yaml_files import read_config
 from dit_lab.core.typed import Duration, read_as
-from dit_lab.report.runs import Run, runs_of_folders, runs_of_sweep
+from dit_lab.report.runs import Run
+from dit_lab.report.selection import runs_of_folders, runs_of_sweep
 from dit_lab.reproduce.experiment import Judgement
 from dit_lab.runs.folder import all_runs, read_json, read_status, write_json
 from dit_lab.runs.manifest import all_sweeps

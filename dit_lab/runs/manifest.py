@@ -86,6 +86,10 @@ class Settings(TypedDict):
     search: bool
 
 
+Arm = TypedDict("Arm", {"from": str | None, "overrides": list[str]})
+"""What a named arm stands on, another arm or nothing, and what it changes there."""
+
+
 class Result(TypedDict):
     """result.json of a job."""
 
@@ -116,6 +120,7 @@ class Manifest:
     config_dirs: list[str]
     identity: Hash  # of what it was asked for
     axes: dict[str, list[str]]
+    arms: dict[str, Arm] = field(default_factory=dict)  # by name: the values of the axis `arm`
     settings: dict[str, Any]  # Settings
     tracking: dict[str, Any]  # Tracking
     jobs: Annotated[list[Job], are_in_order]

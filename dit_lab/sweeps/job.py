@@ -84,8 +84,12 @@ def measure(
     What was measured while they were trained is taken as it is. Weights that another job has
     trained get a child run of their own in the tracker.
     """
+    keep_result(task, _evaluation(task, check_stop, on_message), on_message)
+
+
+def keep_result(task: Task, name: str | None, on_message: Callable[[str], None]) -> None:
+    """Record the evaluation of this name, and tell the tracker of it."""
     tracking, run_id = task.config.tracking, None
-    name = _evaluation(task, check_stop, on_message)
     if tracking.backend == "mlflow" and tracking.send == "now":
         run_id, trouble = track(task, name)
         if trouble:

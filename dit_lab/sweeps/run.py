@@ -12,14 +12,16 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import recorded_overrides
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import shell_line
+from dit_lab.report.arm_sentences import new_steps
 from dit_lab.report.question import report_on_sweep
 from dit_lab.report.sentences import answer
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING
 from dit_lab.runs.lock import Lease, holder_of
-from dit_lab.runs.manifest import PENDING, Manifest, SweepFolder, all_sweeps, new_sweep
+from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder, all_sweeps, new_sweep
+from dit_lab.sweeps.finished import finished_before, settle
 from dit_lab.sweeps.hydra_launcher import HydraLauncher
 from dit_lab.sweeps.job import job_config
-from dit_lab.sweeps.launcher import Launcher, Watcher
+from dit_lab.sweeps.launcher import Launcher, Watcher, record_end
 from dit_lab.sweeps.plan import Plan
 from dit_lab.sweeps.search import next_jobs
 from dit_lab.sweeps.slots import make_slots
@@ -85,11 +87,11 @@ def run_sweep(
         folder.write(manifest)
         launcher = _launcher(folder, manifest, watcher, stopping)
         try:
-            launcher.run(jobs)
+            launcher.run(_unsettled(folder, manifest, jobs, watcher, on_message))
             while not (stopping() or _is_careful(manifest)):
                 if not (jobs := next_jobs(folder, manifest)):
                     break
-                launcher.run(jobs)
+                launcher.run(_unsettled(folder, manifest, jobs, watcher, on_message))
         finally:
             manifest.status = _outcome(manifest, stopped=stopping())
             folder.write(manifest)
@@ -97,6 +99,25 @@ def run_sweep(
                 on_message(f"MLflow was not told how the sweep ended ({trouble})")
         _report(folder, on_message)
     return manifest
+
+
+def _unsettled(
+    folder: SweepFolder,
+    manifest: Manifest,
+    jobs: Sequence[Job],
+    watcher: Watcher,
+    on_message: Callable[[str], None],
+) -> list[Job]:
+    """The jobs that need a process; the others were finished by an earlier sweep, and are now."""
+    found = finished_before(folder, jobs)
+    for job in jobs:
+        if job.number in found:
+            settle(folder, job, found[job.number], on_message=on_message)
+            record_end(folder, job, 0, close=close_run)
+            watcher.on_job_end(manifest, job)
+    if found:
+        folder.write(manifest)
+    return [job for job in jobs if job.number not in found]
 
 
 def _is_careful(manifest: Manifest) -> bool:
@@ -156,7 +177,7 @@ def _report(folder: SweepFolder, on_message: Callable[[str], None]) -> None:
     except RequestError as refusal:  # such as a loss that cannot be compared
         on_message(f"no report: {refusal}")
         return
-    for line in answer(ablation):
+    for line in [*answer(ablation), *new_steps(ablation)]:
         on_message(line)
     on_message(f"report: {files[0]}")
     if trouble:

@@ -11,7 +11,8 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.report.metrics import is_lower_better, leading_metric
-from dit_lab.report.runs import measured, runs_of_sweep
+from dit_lab.report.runs import measured
+from dit_lab.report.selection import runs_of_sweep
 from dit_lab.runs.folder import FAILED, FINISHED
 from dit_lab.runs.manifest import Job, Manifest, SweepFolder
 from dit_lab.sweeps.plan import compose_jobs, job_of

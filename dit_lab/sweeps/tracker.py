@@ -71,8 +71,10 @@ def tell_late(folder: SweepFolder, manifest: Manifest) -> str:
 
 
 def _untold(manifest: Manifest) -> list[Job]:
-    """Jobs that have run, and whose runs the tracker has never seen."""
-    return [job for job in manifest.jobs if job.attempts and not job.run_id]
+    """Jobs that have run, here or in an earlier sweep, and whose runs the tracker has never
+    seen."""
+    ran = (job for job in manifest.jobs if job.attempts or job.status == FINISHED)
+    return [job for job in ran if not job.run_id]
 
 
 def _send(folder: SweepFolder, job: Job) -> bool:

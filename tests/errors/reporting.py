@@ -40,6 +40,20 @@ def links(folder: Path) -> None:
         (folder / name).symlink_to(job.resolve())
 
 
+def two_meanings(folder: Path) -> None:
+    """`first` and `second`, copies of the sweep in which the arm `b` is not the same."""
+    import json
+
+    sweep = only_sweep(folder)
+    for name, rate in (("first", "0.002"), ("second", "0.1")):
+        copy = sweep.with_name(name)
+        shutil.copytree(sweep, copy, symlinks=True)
+        manifest = json.loads((copy / "manifest.json").read_text())
+        arms = {"a": {"from": None, "overrides": []},
+                "b": {"from": "a", "overrides": [f"optimizer.lr={rate}"]}}  # fmt: skip
+        write(copy / "manifest.json", json.dumps({**manifest, "arms": arms}))
+
+
 def empty_store(folder: Path) -> None:
     """A tracker's database without a run."""
     from dit_lab.tracking.mlflow_store import prepare_store
@@ -51,7 +65,34 @@ def empty_store(folder: Path) -> None:
 # fmt: off
 CASES = (
     Case("no runs to report on", "report",
-         "dit-lab report: give one of SWEEP, runs=RUN,RUN,... or filter=TEXT"),
+         "dit-lab report: give a SWEEP, a RUN, runs=RUN,RUN,... or filter=TEXT, or several of"),
+    Case("neither a sweep nor a run", "report seeds",
+         "seeds: no sweep and no run; give a folder below FOLDER/outputs/sweeps or FOLDER/out"),
+    Case("several runs of one name", "report tiny",
+         r"tiny: holds 4 runs \(.*\); name one of them", start="swept"),
+    Case("an option that there is not", f"{SWEEP} report.metrics=eval/loss",
+         "report.metrics=eval/loss: no such option; allowed: runs, filter, out, report.metric, rep",
+         start="swept"),
+    Case("arms of one name that are not the same", "report first second",
+         "arm=b: is optimizer.lr=0.002 on a in first and optimizer.lr=0.1 on a in second; report",
+         start="swept", prepare=two_meanings),
+    Case("a part by what no run has", f"{SWEEP} report.only=lr=0.1",
+         "report.only=lr=0.1: no setting of these runs; they have seed, optimizer.lr, training.",
+         start="swept"),
+    Case("a part by a value that no run has", f"{SWEEP} report.only=optimizer.lr=0.1,0.002",
+         "report.only=optimizer.lr=0.1,0.002: no run has 0.1; optimizer.lr is 0.001, 0.002",
+         start="swept"),
+    Case("a part that no run is in",
+         "report runs=a,b,c report.only=optimizer.lr=0.002,training.global_batch_size=4",
+         "report.only=optimizer.lr=0.002,training.global_batch_size=4: no run has all of these",
+         start="swept", prepare=links),
+    Case("a part of another form", f"{SWEEP} report.only=first",
+         "report.only=first: expected settings, such as objective=ddpm,model=pico", start="swept"),
+    Case("a table of another format", f"{SWEEP} --frame results.xlsx",
+         "--frame results.xlsx: give a name that ends in .parquet or .csv", start="swept"),
+    Case("a table in a folder that there is not", f"{SWEEP} --frame there/results.csv",
+         "--frame there/results.csv: the folder FOLDER/there does not exist; create it first",
+         start="swept"),
     Case("a sweep without a job", SWEEP, "there is nothing to report: the sweep has no runs",
          start="grid", prepare=without_jobs),
     Case("a sweep of which nothing has finished", SWEEP,
@@ -67,6 +108,9 @@ CASES = (
          start="swept", prepare=other_objective),
     Case("a baseline of another form", f"{SWEEP} report.baseline=first",
          "report.baseline=first: expected settings, such as objective=ddpm,model=pico",
+         start="swept"),
+    Case("a baseline of two values", f"{SWEEP} report.baseline=optimizer.lr=0.001,0.002",
+         "report.baseline=optimizer.lr=0.001,0.002: optimizer.lr has several values; a baseline ha",
          start="swept"),
     Case("a baseline by what does not vary", f"{SWEEP} report.baseline=model=nano",
          "the baseline model=nano names no setting of the sweep: it varies optimizer.lr, ",

@@ -45,6 +45,7 @@ LIBRARY_ONLY = {
         ("training/coupling.py", "is not at least 2"),
         ("samplers/respacing.py", "use even or stride"),
         ("bench/startup.py", "removeprefix('dit-lab: ')"),
+        ("report/frame.py", "give at least one sweep or run"),
     ),
     "commands always give what is asked for": (
         ("data/facts.py", "unknown; the lab has"),  # a way to import a user's dataset

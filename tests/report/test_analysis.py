@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dit_lab.report.analysis import Ablation, Comparison, Effect, Verdict, analyse
-from dit_lab.report.results import Compute, Expectation, Question, Result, Settings
+from dit_lab.report.analysis import Ablation, Comparison, Effect, Step, Verdict, analyse
+from dit_lab.report.results import Arm, Compute, Expectation, Question, Result, Settings
 from dit_lab.statistics.contrasts import Family, estimate
 from dit_lab.statistics.correction import null_distribution
 from dit_lab.statistics.samples import Sample
@@ -407,6 +407,186 @@ def test_interactions_of_three_axes_are_averaged_over_the_third() -> None:
     assert [one.flagged for one in ablation.interactions] == [True] + [False] * 4
 
 
+# ---- settings that some configurations do not have -----------------------------------------------
+
+NESTED = {
+    ("ddpm", "1"): [0.60, 0.62, 0.61],
+    ("ddpm", "5"): [0.50, 0.51, 0.53],
+    ("rectified_flow", "-"): [0.40, 0.42, 0.43],
+}
+
+
+def nested(*models: str, shift: float = 0.2) -> list[Result]:
+    """`gamma` is an option of ddpm; `-` says that rectified_flow has none."""
+    return [
+        one
+        for place, model in enumerate(models or ["pico"])
+        for (objective, gamma), values in NESTED.items()
+        for one in runs(
+            [value - shift * place for value in values],
+            objective=objective, gamma=gamma, model=model,
+        )
+    ]  # fmt: skip
+
+
+def test_an_option_of_one_objective_has_blocks_where_it_is_set() -> None:
+    ablation = analyse(nested("pico", "nano"), LOWER)
+    found = effect(ablation, "gamma", "5")
+    assert (found.reference, found.blocks, found.of_blocks) == ("1", 2, 2)
+    assert found.tested is not None
+    assert found.tested.difference == pytest.approx(np.mean([0.50, 0.51, 0.53]) - 0.61)
+    assert found.nested == ()
+    assert {one.level for one in ablation.effects if one.axis == "gamma"} == {"5"}  # and not "-"
+    assert not any("missing" in flag for flag in ablation.flags)
+
+
+def test_an_objective_is_averaged_over_its_own_option() -> None:
+    """(ddpm at 1 + ddpm at 5) / 2 against rectified_flow, at each model."""
+    ablation = analyse(nested("pico", "nano"), LOWER)
+    found = effect(ablation, "objective", "rectified_flow")
+    assert (found.blocks, found.of_blocks, found.nested) == (2, 2, ("gamma",))
+    assert found.tested is not None
+    of_ddpm = (np.mean(NESTED["ddpm", "1"]) + np.mean(NESTED["ddpm", "5"])) / 2
+    wanted = np.mean(NESTED["rectified_flow", "-"]) - of_ddpm
+    assert found.tested.difference == pytest.approx(wanted)
+    assert found.verdict == Verdict.BETTER
+    model = effect(ablation, "model", "nano")  # a block is one objective with one of its options
+    assert (model.blocks, model.of_blocks, model.nested) == (3, 3, ())
+
+
+def test_a_missing_seed_of_one_option_leaves_its_block_out() -> None:
+    lost = {"objective": "ddpm", "gamma": "5", "model": "nano"}
+    results = [r for r in nested("pico", "nano") if (r.settings, r.seed) != (lost, 2)]
+    found = effect(analyse(results, LOWER), "objective", "rectified_flow")
+    assert (found.blocks, found.of_blocks) == (1, 2)
+
+
+def test_an_option_interacts_where_it_is_set_only() -> None:
+    """gamma with model, over ddpm; gamma with objective is no question, and so not untested."""
+    ablation = analyse(nested("pico", "nano"), LOWER)
+    assert ablation.untested_pairs == ()
+    pairs = {one.axes: (one.blocks, one.of_blocks) for one in ablation.interactions}
+    assert pairs == {("objective", "model"): (1, 1), ("gamma", "model"): (1, 1)}
+
+
+def test_the_baseline_may_lack_an_option_that_others_have() -> None:
+    question = baseline(objective="rectified_flow")
+    ablation = analyse(nested(), question)
+    assert effect(ablation, "gamma", "5").reference == "1"
+    assert ablation.baseline.label(ablation.axes) == "objective=rectified_flow"
+    assert ablation.configurations[0].label(ablation.axes) == "objective=ddpm, gamma=1"
+    assert ablation.family == 2 + 1 + 1  # rows, ddpm over its options, gamma
+
+
+# ---- named arms ---------------------------------------------------------------------------------
+
+ARMS = {
+    "base": Arm(stands_on=None, changes=()),
+    "logit": Arm(stands_on="base", changes=("objective.time_sampling=logit_normal",)),
+    "beta": Arm(stands_on="logit", changes=("optimizer.betas=[0.9,0.99]",)),
+    "warm": Arm(stands_on="base", changes=("schedule=warmup",)),
+}
+WORTH = {"base": 0.0, "logit": -1.0, "beta": -3.0, "warm": 0.5}
+
+
+def of_arms(question: Question = LOWER, **axes: Sequence[str]) -> Ablation:
+    rng = np.random.default_rng(0)
+    design = {"arm": list(ARMS), **axes}
+    results = factorial(lambda arm, *_: WORTH[arm] + rng.normal(0, 0.01), **design)
+    return analyse(results, replace(question, arms=ARMS))
+
+
+def step(ablation: Ablation, arm: str, reference: str) -> Step:
+    (found,) = (one for one in ablation.steps if (one.arm, one.reference) == (arm, reference))
+    return found
+
+
+def test_each_arm_is_held_against_what_it_stands_on_and_the_base() -> None:
+    ablation = of_arms()
+    pairs = [(one.arm, one.reference, one.stands_on_it) for one in ablation.steps]
+    assert pairs == [
+        ("logit", "base", True), ("beta", "logit", True), ("beta", "base", False),
+        ("warm", "base", True),
+    ]  # fmt: skip
+    means = {c.settings["arm"]: c.sample.mean for c in ablation.configurations}
+    for one in ablation.steps:
+        assert one.tested is not None
+        wanted = means[one.arm] - means[one.reference]
+        assert one.tested.difference == pytest.approx(wanted)
+        assert one.verdict == (Verdict.WORSE if one.arm == "warm" else Verdict.BETTER)
+    assert ablation.effects == ()
+    assert ablation.family == 4  # three rows, which three of the steps repeat, and beta on logit
+    for arm in ("logit", "beta", "warm"):
+        assert step(ablation, arm, "base").tested == of(ablation, arm=arm).tested
+
+
+def test_steps_are_averaged_over_complete_blocks_and_add_up() -> None:
+    rng = np.random.default_rng(0)
+    results = factorial(
+        lambda arm, model: WORTH[arm] + (model == "nano") + rng.normal(0, 0.01),
+        arm=list(ARMS), model=["pico", "nano", "micro"],
+    )  # fmt: skip
+    lost = {"arm": "warm", "model": "micro"}
+    results = [r for r in results if (r.settings, r.seed) != (lost, 0)]
+    ablation = analyse(results, replace(LOWER, arms=ARMS))
+    assert {(one.blocks, one.of_blocks) for one in ablation.steps} == {(2, 3)}
+    means = {tuple(c.settings.values()): c.sample.mean for c in ablation.configurations}
+    wanted = np.mean([means["beta", m] - means["logit", m] for m in ("pico", "nano")])
+    found = [step(ablation, *pair).tested for pair in
+             (("beta", "logit"), ("logit", "base"), ("beta", "base"))]  # fmt: skip
+    differences = [one.difference for one in found if one]
+    assert differences[0] == pytest.approx(wanted)
+    assert differences[0] + differences[1] == pytest.approx(differences[2])
+    assert {one.axis for one in ablation.effects} == {"model"}
+    assert ablation.family == 10 + 4 + 2  # rows that can be tested, steps, models
+
+
+def test_steps_and_rows_are_corrected_as_one_family() -> None:
+    """The p-values of the contrasts base, base to logit, logit to beta, base to warm by hand."""
+    ablation = of_arms()
+    rows = tuple(((0, -1.0), (n, 1.0)) for n in (1, 2, 3))
+    family = Family((*rows, ((1, -1.0), (2, 1.0))), ((True,) * 3,) * 4, tuple(range(4)))
+    values = np.array([[r.metrics[METRIC] for r in c.measured] for c in ablation.configurations])
+    null, ratios = null_distribution(family), estimate(family, values).ratio
+    pairs = [("logit", "base"), ("beta", "base"), ("warm", "base"), ("beta", "logit")]
+    for pair, ratio in zip(pairs, ratios, strict=True):
+        tested = step(ablation, *pair).tested
+        assert tested is not None
+        assert tested.adjusted_p == null.adjusted_p(ratio)
+
+
+def test_the_baseline_is_the_arm_that_stands_on_none() -> None:
+    rng = np.random.default_rng(0)
+    results = factorial(lambda _: rng.normal(), arm=["beta", "warm", "base", "logit"])
+    ablation = analyse(results, replace(LOWER, arms=ARMS))
+    assert ablation.baseline.settings == {"arm": "base"}
+
+
+def test_another_baseline_is_the_base_and_no_hypothesis_is_asked_twice() -> None:
+    """base against logit is logit against base: one hypothesis, shown from both sides."""
+    ablation = of_arms(baseline(arm="logit"))
+    pairs = [(one.arm, one.reference) for one in ablation.steps]
+    assert pairs == [
+        ("base", "logit"), ("logit", "base"), ("beta", "logit"), ("warm", "base"),
+        ("warm", "logit"),
+    ]  # fmt: skip
+    one, other = (step(ablation, *pair).tested for pair in pairs[:2])
+    assert one is not None and other is not None
+    assert (one.difference, one.low, one.high) == (-other.difference, -other.high, -other.low)
+    assert one.adjusted_p == other.adjusted_p
+    assert ablation.family == 3 + 1
+
+
+def test_an_arm_whose_parent_is_not_in_the_report() -> None:
+    rng = np.random.default_rng(0)
+    results = factorial(lambda _: rng.normal(), arm=["base", "beta"])
+    ablation = analyse(results, replace(LOWER, arms=ARMS))
+    assert [(one.arm, one.reference, one.stands_on_it) for one in ablation.steps] == [
+        ("beta", "base", False)
+    ]
+    assert ablation.family == 1
+
+
 # ---- expected agreements ------------------------------------------------------------------------
 
 
@@ -493,8 +673,11 @@ def test_runs_without_a_number_accuse_nobody_and_long_lists_are_cut() -> None:
 
 
 def test_missing_seeds_are_flagged() -> None:
-    (flag,) = analyse([*runs(A, model="pico"), *runs(B[:2], model="nano")], LOWER).flags
-    assert "1 of 2 configurations" in flag
+    two = [*runs(A, model="pico"), *runs(B[:2], model="nano")]
+    (flag,) = analyse(two, LOWER).flags
+    assert "1 of 2 configurations: there are no runs of them" in flag
+    (flag,) = analyse([*two, run(None, 2, "FAILED", model="nano")], LOWER).flags
+    assert "1 of 2 configurations: if they failed because of their settings" in flag
 
 
 # ---- many sweeps, and large ones ----------------------------------------------------------------

@@ -19,8 +19,9 @@ from PIL import Image
 from dit_lab.core.text import one_line
 from dit_lab.report import drawing, files, page, plots, rounding
 from dit_lab.report.analysis import Ablation, analyse
+from dit_lab.report.arm_sentences import new_steps
 from dit_lab.report.evaluations_plot import against_evaluations, evaluations_vary
-from dit_lab.report.results import Compute, Expectation, Question, Result
+from dit_lab.report.results import Arm, Compute, Expectation, Question, Result
 from dit_lab.report.sentences import answer, sections
 
 METRIC, RECALL = "eval/two_sample_pixels_held_out_n360", "eval/recall_pixels_held_out_n360"
@@ -476,6 +477,96 @@ def test_rounding() -> None:
     assert [rounding.quantity(x) for x in (512, 300_000, 2_014_000, 1.3e13, 1.2e18)] == [
         "512", "300 k", "2.01 M", "13 T", "1.20e+18",
     ]  # fmt: skip
+
+
+# ---- named arms ---------------------------------------------------------------------------------
+
+ARMS = {
+    "base": Arm(stands_on=None, changes=()),
+    "logit_normal": Arm(stands_on="base", changes=("objective.time_sampling=logit_normal",)),
+    "beta2": Arm(
+        stands_on="logit_normal", changes=("optimizer.betas=[0.9,0.99]", "ema.decays=[0]")
+    ),
+    "warm": Arm(stands_on="base", changes=("schedule.warmup_steps=100",)),
+}
+OF_ARMS = replace(QUESTION, arms=ARMS)
+
+
+def of_arms(**axes: Sequence[str]) -> list[Result]:
+    """Each step is worth 0.1 but that of `warm`, which does nothing."""
+    rng = np.random.default_rng(0)
+    worth = {"base": 0.6, "logit_normal": 0.5, "beta2": 0.4, "warm": 0.6}
+    design = {"arm": [*ARMS], **axes}
+    return [
+        Result(
+            run="-".join(cell), settings=dict(zip(design, cell, strict=True)), seed=seed,
+            status="FINISHED", metrics={METRIC: worth[cell[0]] + rng.normal(0, 0.004)},
+        )
+        for cell in itertools.product(*design.values())
+        for seed in range(3)
+    ]  # fmt: skip
+
+
+def test_arms_and_their_steps_in_words(tmp_path: Path) -> None:
+    ablation = written(of_arms(model=["pico", "nano"]), tmp_path, OF_ARMS)
+    text = (tmp_path / "report.md").read_text()
+    arms = text.split("## Arms\n\n")[1].split("\n\n")[0].splitlines()
+    assert arms[2:] == [
+        "| base |  | nothing |",
+        "| logit_normal | base | objective.time_sampling=logit_normal |",
+        "| beta2 | logit_normal | optimizer.betas=[0.9,0.99] ema.decays=[0] |",
+        "| warm | base | schedule.warmup_steps=100 |",
+    ]
+    section = text.split("## Step by step\n\n")[1]
+    said = section.split("\n\n")[0].splitlines()
+    number = r"0\.1\d* ± 0\.0\d+ \(simultaneous 95% interval, adjusted p \S+\)"
+    wanted = [
+        rf"- logit_normal is better than base, on which it stands, by {number}, av.*blocks\.",
+        r"- beta2 is better than logit_normal, on which it stands, by 0\.\d+ ± .* blocks\.",
+        r"- No difference is shown between warm and base, on which it stands: .* been seen\.",
+    ]
+    assert len(said) == 3
+    assert all(re.fullmatch(*pair) for pair in zip(wanted, said, strict=True)), said
+    rows = [line.strip("| ").split(" | ") for line in section.split("\n\n")[1].splitlines()]
+    assert rows[0] == ["arm", "instead of", "which is", "mean difference", "adjusted p", "verdict",
+                       "detectable difference", "complete blocks"]  # fmt: skip
+    assert [row[:3] for row in rows[2:]] == [
+        ["logit_normal", "base", "what it stands on and the baseline"],
+        ["beta2", "logit_normal", "what it stands on"],
+        ["beta2", "base", "the baseline"],
+        ["warm", "base", "what it stands on and the baseline"],
+    ]
+    assert "| arm |" not in text.split("## Axis by axis")[1].split("##")[0]  # they are above
+    assert f"{ablation.family} comparisons, effects and steps" in text
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Step by step</h2>" in page and "optimizer.betas=[0.9,0.99]" in page
+
+
+def test_a_command_says_each_step_once() -> None:
+    """A step from the baseline is one of the comparisons with it, unless it is an average."""
+    alone = analyse(of_arms(), OF_ARMS)
+    (said,) = new_steps(alone)
+    assert said.startswith("beta2 is better than logit_normal, on which it stands, by 0.")
+    assert any(
+        line.startswith("arm=logit_normal is better than arm=base") for line in answer(alone)
+    )
+    assert len(new_steps(analyse(of_arms(model=["pico", "nano"]), OF_ARMS))) == 3
+
+
+def test_steps_are_in_files_of_their_own(tmp_path: Path) -> None:
+    ablation = written(of_arms(), tmp_path, OF_ARMS)
+    with (tmp_path / "steps.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    for line, step in zip(lines, ablation.steps, strict=True):
+        assert step.tested is not None
+        assert (line["arm"], line["instead_of"]) == (step.arm, step.reference)
+        assert float(line["difference"]) == step.tested.difference
+        assert float(line["adjusted_p"]) == step.tested.adjusted_p
+        assert line["stands_on_it"] == str(step.stands_on_it).lower()
+        assert line["changes"] == ARMS[step.arm].changed
+    assert (tmp_path / "steps.tex").read_text().count(r"\\") == 1 + len(ablation.steps)
+    written(sweep(**AXES), tmp_path / "without")
+    assert not list((tmp_path / "without").glob("steps.*"))
 
 
 # ---- pictures and limits ------------------------------------------------------------------------

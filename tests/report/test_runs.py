@@ -15,14 +15,8 @@ from dit_lab.cli.main import main
 from dit_lab.core.errors import RequestError
 from dit_lab.report.metrics import leading_metric
 from dit_lab.report.question import report_on, report_on_sweep
-from dit_lab.report.runs import (
-    Run,
-    _pick,
-    results,
-    runs_of_folders,
-    runs_of_sweep,
-    runs_of_sweeps,
-)
+from dit_lab.report.runs import Run, results
+from dit_lab.report.selection import _pick, runs_of, runs_of_folders, runs_of_sweep
 from dit_lab.runs.folder import RunFolder, write_json
 from dit_lab.runs.manifest import SweepFolder
 from tests.synthetic import HELD_OUT, STEPS, finished_sweep
@@ -206,6 +200,50 @@ def test_losses_of_different_objectives_are_refused(sweep: SweepFolder) -> None:
         report_on_sweep(sweep, metric="eval/loss")
 
 
+def drop_option(sweep: SweepFolder) -> None:
+    """As a sweep leaves out an option that some objectives do not have: the jobs of flow_matching
+    have no rate, and each is there once."""
+    manifest = sweep.read()
+    kept = [
+        job for job in manifest.jobs
+        if {"objective=rectified_flow", "optimizer.lr=0.001"} & {*job.overrides}
+    ]  # fmt: skip
+    for number, job in enumerate(kept):
+        (sweep.root / "jobs" / job.label).rename(sweep.root / "jobs" / f"moved-{number}")
+        job.number = number
+        (sweep.root / "jobs" / f"moved-{number}").rename(sweep.root / "jobs" / job.label)
+        if "objective=flow_matching" in job.overrides:
+            job.overrides.remove("optimizer.lr=0.001")
+    manifest.jobs = kept
+    sweep.write(manifest)
+
+
+def test_an_axis_that_some_jobs_do_not_have(
+    sweep: SweepFolder, capsys: pytest.CaptureFixture
+) -> None:
+    drop_option(sweep)
+    runs = runs_of_sweep(sweep)
+    assert all(list(run.settings) == list(AXES) for run in runs)
+    ablation, files, _ = report_on_sweep(sweep)
+    labels = [c.label(ablation.axes) for c in ablation.configurations]
+    assert labels == [
+        "objective=rectified_flow, optimizer.lr=0.001",
+        "objective=rectified_flow, optimizer.lr=0.002", "objective=flow_matching",
+    ]  # fmt: skip
+    assert ablation.flags == ()
+    written = next(file for file in files if file.name == "report.md").read_text()
+    assert "| flow_matching | - | 3 |" in written
+    rows = [line.split(" | ") for line in written.splitlines() if line.startswith("| o")]
+    assert [(row[0], row[1], row[-2], row[-1]) for row in rows[-2:]] == [
+        ("| objective", "flow_matching", "1 of 1", "each averaged over its optimizer.lr |"),
+        ("| optimizer.lr", "0.002", "1 of 1", "in the 2 of 3 that have it |"),
+    ]
+    assert "## Interactions" not in written
+    assert main(["sweep", "status", str(sweep.root)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["8", "flow_matching", "-", "2", "FINISHED"] in [words[:5] for words in lines]
+
+
 # ---- several sweeps -----------------------------------------------------------------------------
 
 BUDGETS = {"sampler": ["euler", "heun"], "sampler.steps": ["10", "20"], "seed": ["0", "1", "2"]}
@@ -242,7 +280,7 @@ def two(two_made: Path, tmp_path: Path) -> list[SweepFolder]:
 
 def test_sweeps_with_other_axes_are_told_apart_by_all_of_them(two: list[SweepFolder]) -> None:
     """An axis that a sweep does not have has one value there, and a run says whose job it is."""
-    runs = runs_of_sweeps(two)
+    runs = runs_of(two, [])
     assert len(runs) == 24
     axes = {"objective", "optimizer.lr", "seed", "sampler", "sampler.steps"}
     assert all(run.settings.keys() == axes for run in runs)
@@ -271,7 +309,7 @@ def test_a_run_among_the_settings_is_named_wherever_it_lies() -> None:
 def test_evaluations_are_those_of_the_card(two: list[SweepFolder]) -> None:
     found = {
         (result.settings["sampler"], result.settings["sampler.steps"]): result.compute
-        for result in results(runs_of_sweeps(two))
+        for result in results(runs_of(two, []))
     }
     taken = {key: compute and compute.evaluations for key, compute in found.items()}
     assert taken == {("heun", "25"): 50.0, ("euler", "10"): 10.0, ("euler", "20"): 20.0,

@@ -47,6 +47,35 @@ def test_read_as_it_was_written(tmp_path: Path) -> None:
     assert changed.counts() == {"FAILED": 1, "PENDING": 2}
 
 
+ARMS = {"base": {"from": None, "overrides": []},
+        "wide": {"from": "base", "overrides": ["model=nano", "optimizer.lr=0.1"]}}  # fmt: skip
+
+
+def test_arms_are_read_as_they_were_written(tmp_path: Path) -> None:
+    assert made(tmp_path, arms=ARMS).read().arms == ARMS
+
+
+def test_a_manifest_of_before_there_were_arms(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    content = json.loads(folder.manifest.read_text())
+    assert content.pop("arms") == {}
+    folder.manifest.write_text(json.dumps(content))
+    assert folder.read().arms == {}
+
+
+@pytest.mark.parametrize(
+    ("arm", "why"),
+    [
+        ({"from": 1, "overrides": []}, r"arms\.base\.from: expected text, found 1"),
+        ({"from": None}, r"arms\.base: lacks overrides"),
+    ],
+)
+def test_arms_of_another_form(tmp_path: Path, arm: object, why: str) -> None:
+    folder = made(tmp_path, arms={"base": arm})
+    with pytest.raises(RequestError, match=why):
+        folder.read()
+
+
 def test_what_a_job_is_lies_in_its_folder(tmp_path: Path) -> None:
     folder = made(tmp_path)
     job = folder.read().jobs[2]

@@ -1,0 +1,124 @@
+"""Named arms in a report: what each changes, and what each step is worth."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from dit_lab.report.analysis import Ablation, Effect, Step, Verdict
+from dit_lab.report.results import ARM
+from dit_lab.report.wording import (
+    Section,
+    Table,
+    detectable,
+    measured,
+    tested_cells,
+    without_empty_columns,
+)
+
+
+def arm_sections(ablation: Ablation) -> list[Section]:
+    """What the arms are, and each against what it stands on and against the baseline's arm."""
+    if not ablation.question.arms or ARM not in ablation.configurations[0].settings:
+        return []
+    return [
+        Section(title="Arms", table=_arms(ablation)),
+        Section(
+            title="Step by step",
+            lines=[_step(ablation, step) for step in ablation.steps if step.stands_on_it],
+            table=steps_table(ablation) if ablation.steps else None,
+        ),
+    ]
+
+
+def new_steps(ablation: Ablation) -> list[str]:
+    """What the steps say that the comparisons with the baseline have not said."""
+    return [
+        _step(ablation, step)
+        for step in ablation.steps
+        if step.stands_on_it
+        and (len(ablation.axes) > 1 or step.reference != ablation.baseline.settings[ARM])
+    ]
+
+
+def _arms(ablation: Ablation) -> Table:
+    arms = ablation.question.arms
+    shown = dict.fromkeys(c.settings[ARM] for c in ablation.configurations)
+    return Table(
+        headings=["arm", "stands on", "changes"],
+        rows=[[name, arms[name].stands_on or "", arms[name].changed]
+              for name in shown if name in arms],
+        left=[True, True, True],
+    )  # fmt: skip
+
+
+def _step(ablation: Ablation, step: Step) -> str:
+    """`beta2 is better than logit_normal, on which it stands, by 0.05 ± 0.01`."""
+    tested = step.tested
+    if tested is None:
+        return f"{step.arm} against {step.reference}, on which it stands: {step.verdict}."
+    if step.verdict == Verdict.NOT_SHOWN:
+        size = measured(ablation.question, tested, tested.difference)
+        return (
+            f"No difference is shown between {step.arm} and {step.reference}, on which it stands: "
+            f"{size}. A difference above {detectable(tested)} would probably have been seen."
+        )
+    size = measured(ablation.question, tested, abs(tested.difference))
+    over = f", averaged over {step.blocks} blocks" if step.blocks > 1 else ""
+    return (
+        f"{step.arm} is {step.verdict} than {step.reference}, on which it stands, by {size}{over}."
+    )
+
+
+def remarks_on(one: Effect | Step) -> list[str]:
+    """What its average hides."""
+    found = []
+    if one.nested:
+        found.append(f"each averaged over its {', '.join(one.nested)}")
+    if one.depends_on:
+        found.append(f"depends on {', '.join(one.depends_on)}")
+    return found
+
+
+def steps_table(ablation: Ablation) -> Table:
+    """One row for each comparison of arms."""
+    table = Table(
+        headings=["arm", "instead of", "which is", "mean difference", "adjusted p", "verdict",
+                  "detectable difference", "complete blocks", "remark"],
+        rows=[
+            [
+                step.arm, step.reference, _which_is(ablation, step), *tested_cells(step.tested),
+                str(step.verdict), detectable(step.tested) if step.tested else "",
+                f"{step.blocks} of {step.of_blocks}" if len(ablation.axes) > 1 else "",
+                "; ".join(remarks_on(step)),
+            ]
+            for step in ablation.steps
+        ],
+        left=[True, True, True, False, False, True, False, False, True],
+    )  # fmt: skip
+    return without_empty_columns(table)
+
+
+def _which_is(ablation: Ablation, step: Step) -> str:
+    base = step.reference == ablation.baseline.settings[ARM]
+    roles = ["what it stands on"] * step.stands_on_it + ["the baseline"] * base
+    return " and ".join(roles)
+
+
+def steps_csv(ablation: Ablation) -> str:
+    """The same table, numbers to the last digit, with what each arm changes."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["arm", "changes", "instead_of", "stands_on_it", "difference", "low", "high",
+                     "adjusted_p", "verdict", "detectable_difference", "complete_blocks",
+                     "blocks"])  # fmt: skip
+    arms = ablation.question.arms
+    for step in ablation.steps:
+        one = step.tested
+        numbers = (one.difference, one.low, one.high, one.adjusted_p) if one else ("",) * 4
+        writer.writerow([
+            step.arm, arms[step.arm].changed if step.arm in arms else "", step.reference,
+            str(step.stands_on_it).lower(), *numbers, str(step.verdict),
+            one.detectable if one else "", step.blocks, step.of_blocks,
+        ])  # fmt: skip
+    return file.getvalue()

@@ -1,0 +1,122 @@
+"""The runs of a report as a table for pandas: one row for each run and evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_lab.core.errors import RequestError
+from dit_lab.report.results import NOT_SET, Compute
+from dit_lab.report.runs import Run, records
+from dit_lab.report.selection import chosen, find, runs_of
+from dit_lab.report.values import value_of
+from dit_lab.runs.folder import RunFolder, read_status, written_at
+from dit_lab.runs.manifest import SweepFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMATS = (".parquet", ".csv")
+
+Only = Mapping[str, Any]
+"""Key -> the value, or the values, of the runs that are wanted."""
+
+
+def results(
+    *given: str | Path, root: str | Path = "outputs", only: Only | None = None
+) -> pd.DataFrame:
+    """The runs of sweeps and single runs as a pandas.DataFrame, as a report of them counts them.
+
+    Args:
+        given: sweeps and runs, each by its folder, its name below `root`, or the id of its run in
+            MLflow.
+        root: `paths.root` of what is given by name or id.
+        only: settings of the runs that are wanted, such as
+            `{"objective": ["ddpm", "rectified_flow"], "seed": 0}`.
+
+    Returns:
+        One row for each run and evaluation; see docs/sweeps.md for its columns.
+
+    Raises RequestError for what is not there.
+    """
+    if not given:
+        raise RequestError("dit_lab.results(): give at least one sweep or run")
+    base = Path(root).absolute()
+    found = [find(str(one), root=base) for one in given]
+    runs = runs_of(
+        [one for one in found if isinstance(one, SweepFolder)],
+        [one for one in found if isinstance(one, RunFolder)],
+    )
+    return frame_of(chosen(runs, {key: _texts(values) for key, values in (only or {}).items()}))
+
+
+def _texts(values: Any) -> list[str]:
+    several = isinstance(values, Iterable) and not isinstance(values, str)
+    return [str(value) for value in (values if several else [values])]
+
+
+def frame_of(runs: Sequence[Run]) -> pd.DataFrame:
+    """The table of some runs. Numbers are numbers; what is missing is NaN."""
+    import pandas as pd
+
+    found = records(runs)
+    settings = dict.fromkeys(key for run in runs for key in run.settings if key != "seed")
+    metrics = sorted({name for one in found for name in one.metrics})
+    deviations = [one.deviations if one.metrics else {} for one in found]
+    spreads = sorted({name for of_run in deviations for name in of_run})
+    costs = [one.compute or Compute() for one in found]
+    columns = {
+        "run": [run.name for run in runs],
+        "folder": [str(run.folder.root) for run in runs],
+        **{key: _typed([run.settings.get(key, NOT_SET) for run in runs]) for key in settings},
+        "seed": [run.config["seed"] for run in runs],
+        "status": [run.status for run in runs],
+        "step": _numbers(map(_step, runs)),
+        **{name: _numbers(one.metrics.get(name) for one in found) for name in metrics},
+        **{f"{name} sd": _numbers(of.get(name) for of in deviations) for name in spreads},
+        **{name: _numbers(map(read, costs)) for name, read in COSTS.items()},
+        "code_hash": [one.code or None for one in found],
+        "data_hash": [one.data or None for one in found],
+        "mlflow_run_id": [run.tracked for run in runs],
+    }  # fmt: skip
+    return pd.DataFrame({name: pd.Series(values) for name, values in columns.items()})
+
+
+COSTS: Mapping[str, Callable[[Compute], float | None]] = {
+    "parameters": lambda one: one.parameters,
+    "training_flops": lambda one: one.training_flops,
+    "seconds": lambda one: one.seconds,
+    "images": lambda one: one.images,
+    "evaluations_per_image": lambda one: one.evaluations,
+}
+
+
+def _step(run: Run) -> float | None:
+    """At which it was measured, or that it has come to."""
+    if run.evaluation:
+        return run.evaluation.card.step
+    return read_status(run.folder).get("step")
+
+
+def _numbers(values: Iterable[float | None]) -> list[float]:
+    return [math.nan if value is None else float(value) for value in values]
+
+
+def _typed(texts: Sequence[str]) -> list[Any]:
+    """Settings as numbers or as truth values where all are, and else as they are written."""
+    values = [value_of(text) for text in texts if text != NOT_SET]
+    for kinds in ((int,), (int, float), (bool,)):
+        if values and all(type(value) in kinds for value in values):
+            return [None if text == NOT_SET else value_of(text) for text in texts]
+    return [None if text == NOT_SET else text for text in texts]
+
+
+def write_frame(table: pd.DataFrame, file: Path) -> None:
+    """As the ending of the file says, one of `FORMATS`."""
+    with written_at(file) as beside:
+        if file.suffix == ".csv":
+            table.to_csv(beside, index=False)
+        else:
+            table.to_parquet(beside, index=False)

@@ -1,0 +1,295 @@
+"""Which runs a report is about, from sweeps and single runs, and what tells them apart."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dit_lab.config.axes import settings_of
+from dit_lab.config.yaml_files import read_config
+from dit_lab.core.errors import RequestError
+from dit_lab.core.text import local_path
+from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
+from dit_lab.report.results import ARM, NOT_SET
+from dit_lab.report.runs import REPEATS, Run, without_seeds
+from dit_lab.report.values import is_same, key_of
+from dit_lab.runs.folder import (
+    FINISHED,
+    RunFolder,
+    digest,
+    find_run,
+    flatten,
+    is_deciding,
+    read_status,
+)
+from dit_lab.runs.manifest import Job, SweepFolder, find_sweep
+
+Config = Mapping[str, Any]
+
+DRAWING = ("sampler", "guidance")
+"""What decides how images are drawn, and not what the weights are."""
+
+
+def find(given: str, *, root: Path) -> SweepFolder | RunFolder:
+    """What a user calls a sweep or a run: its folder, its name below `<paths.root>/sweeps` or
+    `<paths.root>/runs`, or the id of its run in the tracker. Raises RequestError."""
+    local_path(given, "")  # refuses what is no path
+    with suppress(RequestError):
+        return find_sweep(given, root=root)
+    for place in (given, root / "runs" / given):
+        try:
+            return find_run(str(place), root=root)[0]
+        except RequestError as refusal:
+            if Path(place).is_dir():
+                raise RequestError(f"{given}: {str(refusal).partition(': ')[2]}") from None
+    raise RequestError(
+        f"{given}: no sweep and no run; give a folder below {root / 'sweeps'} or {root / 'runs'}, "
+        "its name there, or the id of its run in MLflow"
+    )
+
+
+# ---- one sweep ----------------------------------------------------------------------------------
+
+
+def runs_of_sweep(folder: SweepFolder) -> list[Run]:
+    """The jobs of a sweep, told apart by its axes."""
+    jobs = folder.read().jobs
+    return [
+        Run(
+            name=f"job {job.number}",
+            folder=(run := folder.run(job)),
+            config=folder.read_config(job),
+            settings=settings,
+            status=job.status,
+            evaluation=_read(run.evaluations, folder.read_result(job).get("evaluation")),
+            tracked=job.run_id,
+        )
+        for job, settings in zip(jobs, settings_of_jobs(jobs), strict=True)
+    ]
+
+
+def settings_of_jobs(jobs: Sequence[Job]) -> list[dict[str, str]]:
+    """What is set for each job on the axes of all of them, `NOT_SET` where it has no such
+    setting."""
+    of_each = [settings_of(job.overrides) for job in jobs]
+    longest = max(of_each, key=len, default={})  # has the axes in their order, mostly all of them
+    columns = dict.fromkeys([*longest, *(axis for settings in of_each for axis in settings)])
+    return [{axis: settings.get(axis, NOT_SET) for axis in columns} for settings in of_each]
+
+
+def _read(folder: Path, name: str | None) -> Evaluation | None:
+    return read_evaluation(folder / name) if name else None
+
+
+# ---- several sweeps, and single runs ------------------------------------------------------------
+
+
+def runs_of(sweeps: Sequence[SweepFolder], folders: Iterable[RunFolder]) -> list[Run]:
+    """The jobs of sweeps and single runs, each once, told apart by the axes of all sweeps and by
+    what is the same throughout each sweep and different in another, or in a single run.
+
+    What several sweeps have, or a sweep and a single run, counts once: the same run folder with the
+    same evaluation, or with the same request for one.
+    """
+    if len(sweeps) == 1 and not (folders := list(folders)):
+        return runs_of_sweep(sweeps[0])
+    of_each = [
+        [replace(run, name=f"{run.name} of {folder.root.name}") for run in runs_of_sweep(folder)]
+        for folder in sweeps
+    ]
+    jobs = _once(of_each)
+    known = {run.folder.root.resolve() for run in jobs}
+    alone = [_alone(folder) for folder in folders if folder.root.resolve() not in known]
+    runs = [*jobs, *alone]
+    among = [set(_differing([run.config for run in of_sweep])) for of_sweep in of_each]
+    between = [
+        key
+        for key in _differing([run.config for run in runs])
+        if not any(key in varied for varied in among)
+    ]
+    axes = [axis for run in jobs for axis in run.settings]
+    return _completed(_named(runs, [*between, *axes]))
+
+
+def runs_of_folders(folders: Iterable[RunFolder]) -> list[Run]:
+    """Any runs, told apart by the members of groups and the keys in which they differ."""
+    return runs_of([], folders)
+
+
+def _alone(folder: RunFolder) -> Run:
+    """A single run, as it was measured last."""
+    status = read_status(folder)
+    return Run(
+        name=str(folder.root),
+        folder=folder,
+        config=read_config(folder),
+        settings={},
+        status=status.get("status", "?"),
+        evaluation=last_evaluation(folder.evaluations, step=status.get("step", 0)),
+        tracked=status.get("tracking_run_id"),
+    )
+
+
+def _once(of_each: Sequence[Sequence[Run]]) -> list[Run]:
+    """The jobs of some sweeps. What a later one has as well is left out, and its settings are
+    added to those of the earlier one, whose place it takes where only it has finished."""
+    kept: list[Run] = []
+    known: dict[object, int] = {}
+    for runs in of_each:
+        new: dict[object, int] = {}
+        for run in runs:
+            keys = _request(run)
+            place = next((known[key] for key in keys if key in known), len(kept))
+            new.update(dict.fromkeys(keys, place))
+            if place == len(kept):
+                kept.append(run)
+                continue
+            before = kept[place]
+            settings = dict(before.settings)
+            for axis, text in run.settings.items():
+                if settings.get(axis, NOT_SET) == NOT_SET:
+                    settings[axis] = text
+            counts = run if before.status != FINISHED and run.status == FINISHED else before
+            kept[place] = replace(counts, settings=settings)
+        known.update(new)
+    return kept
+
+
+def _request(run: Run) -> list[object]:
+    """What makes a job the same as one of another sweep, each by itself."""
+    groups = (*DRAWING, "sample", "evaluation", "metric")
+    asked = digest({group: run.config.get(group) for group in groups})
+    measured = [(run.folder.root, run.evaluation.card.eval_hash)] if run.evaluation else []
+    return [(run.folder.root, f"asked {asked}"), *measured]
+
+
+def _named(runs: Sequence[Run], columns: Iterable[str]) -> list[Run]:
+    """The runs with a setting for each column, whatever is not set yet from their configurations;
+    one value has one text."""
+    names = dict.fromkeys(column.removeprefix("choices.") for column in columns)
+    arms = {_idea(run): arm for run in runs if (arm := run.settings.get(ARM, NOT_SET)) != NOT_SET}
+    texts: dict[object, str] = {}
+    found = []
+    for run in runs:
+        settings = {**_pick(run.config, names), **run.settings}
+        if settings.get(ARM) == NOT_SET:  # a single run, or a sweep without arms
+            settings[ARM] = arms.get(_idea(run), NOT_SET)
+        spelled = {
+            key: texts.setdefault((key, key_of(text)), text) for key, text in settings.items()
+        }
+        found.append(replace(run, settings=spelled))
+    return found
+
+
+def _completed(runs: Sequence[Run]) -> list[Run]:
+    """The runs with further columns where two configurations would look like one.
+
+    Among named arms, runs of no arm get columns that say what they are. Those are not set for the
+    arms, whose names say it.
+    """
+    has_arm = [run.settings.get(ARM, NOT_SET) != NOT_SET for run in runs]
+    armed = list(itertools.compress(runs, has_arm))
+    others = [run for run, has in zip(runs, has_arm, strict=True) if not has] if armed else []
+    of_no_arm = _unsaid([armed[0], *others]) if others else {}
+    alike: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in armed or runs:
+        alike[tuple(without_seeds(run.settings).values())].append(run)
+    further = {key: None for of_one in alike.values() for key in _unsaid(of_one)}
+    if not further and not of_no_arm:
+        return list(runs)
+    named = _named(runs, [*runs[0].settings, *further, *of_no_arm])
+    left_out = dict.fromkeys(of_no_arm, NOT_SET)
+    return [
+        replace(run, settings={**run.settings, **left_out}) if has else run
+        for has, run in zip(has_arm, named, strict=True)
+    ]
+
+
+def _unsaid(runs: Sequence[Run]) -> dict[str, None]:
+    """What makes runs different configurations and is no column yet."""
+    names = (
+        key.removeprefix("choices.")
+        for key in _differing([run.config for run in runs])
+        if _matters(key)
+    )
+    return dict.fromkeys(name for name in names if name not in runs[0].settings)
+
+
+def _matters(key: str) -> bool:
+    """Whether a key makes another configuration, not another seed or place of it."""
+    name = key.removeprefix("choices.")
+    if name in ("seed", *REPEATS):
+        return False
+    return is_deciding(name) or name.partition(".")[0] in DRAWING or name == "sample.weights"
+
+
+def _idea(run: Run) -> str:
+    """Equal for runs that differ in their seeds and in places alone."""
+    return digest(
+        {
+            key: str(value)
+            for key, value in flatten(run.config)
+            if _matters(key) and not key.startswith("choices.")
+        }
+    )
+
+
+def _differing(configs: Sequence[Config]) -> list[str]:
+    """Groups and keys with more than one value; a key that only follows its group is left out."""
+    leaves = [dict(flatten(config)) for config in configs]
+    every = dict.fromkeys(key for of_run in leaves for key in of_run)
+    found = [key for key in every if len({str(of_run.get(key)) for of_run in leaves}) > 1]
+    chosen = {key for key in found if key.startswith("choices.")}
+
+    def follows(key: str) -> bool:
+        group = f"choices.{key.partition('.')[0]}"
+        values: dict[Any, set[str]] = defaultdict(set)
+        for of_run in leaves:
+            values[of_run.get(group)].add(str(of_run.get(key)))
+        return group in chosen and all(len(of_member) == 1 for of_member in values.values())
+
+    places = ("paths", "tracking", "name", "resume", "experiment")
+    return [
+        key
+        for key in found
+        if not follows(key) and not key.removeprefix("choices.").startswith(places)
+    ]
+
+
+def _pick(config: Config, names: Iterable[str]) -> dict[str, str]:
+    """Of a group the chosen member, of a key its value; `NOT_SET` where there is no such key."""
+    runs = f"{config['paths']['root']}/runs/"  # a run is NAME/HASH, wherever it lies
+    leaves = {key: str(value).removeprefix(runs) for key, value in flatten(config)}
+    return {name: leaves.get(f"choices.{name}", leaves.get(name, NOT_SET)) for name in names}
+
+
+# ---- a part of the runs -------------------------------------------------------------------------
+
+
+def chosen(runs: Sequence[Run], only: Mapping[str, Sequence[str]]) -> list[Run]:
+    """The runs that have one of the values of every key. Raises RequestError for a key or a value
+    that no run has, and where none has all of them."""
+    kept = list(runs)
+    for key, values in only.items():
+        found = dict.fromkeys(text for run in runs if (text := _setting(run, key)) is not None)
+        asked = f"report.only={key}={','.join(values)}"
+        if not found:
+            have = ", ".join(dict.fromkeys(["seed", *(k for run in runs for k in run.settings)]))
+            raise RequestError(f"{asked}: no setting of these runs; they have {have}")
+        for value in values:
+            if not any(is_same(value, text) for text in found):
+                raise RequestError(f"{asked}: no run has {value}; {key} is {', '.join(found)}")
+        kept = [run for run in kept if any(is_same(v, str(_setting(run, key))) for v in values)]
+    if only and not kept:
+        all_of_them = ",".join(f"{key}={','.join(values)}" for key, values in only.items())
+        raise RequestError(f"report.only={all_of_them}: no run has all of these; ask for less")
+    return kept
+
+
+def _setting(run: Run, key: str) -> str | None:
+    return run.settings.get(key, str(run.config["seed"]) if key == "seed" else None)

@@ -1,0 +1,131 @@
+"""Comparisons that grow: what an earlier sweep has trained and measured is taken as it is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.fragile import sweep_of, tracked, write_module
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+MEASURED = ("evaluation.num_images=30", "sweep.name=growing")
+
+
+@pytest.fixture(scope="module")
+def train(tiny: list[str]) -> list[str]:
+    return [*sweep_of(tiny), *MEASURED, "training.total_steps=4"]
+
+
+def manifests(folder: Path) -> list[dict[str, Any]]:
+    """Of all sweeps, the oldest first."""
+    found = [json.loads(path.read_text()) for path in folder.glob("outputs/sweeps/*/manifest.json")]
+    return sorted(found, key=lambda manifest: manifest["created"])
+
+
+def trainings(folder: Path) -> int:
+    """How many processes have trained: the objective leaves a note for each."""
+    return len(list(folder.glob("seen-*")))
+
+
+def files_of(folder: Path, manifest: dict[str, Any]) -> dict[Path, int]:
+    """What its runs have trained and measured, with the times of the last change."""
+    return {
+        path: path.stat().st_mtime_ns
+        for job in manifest["jobs"]
+        for path in (folder / "outputs" / job["run"]).rglob("*")
+        if path.is_file() and path.name != "lease"
+    }
+
+
+@pytest.fixture(scope="module")
+def grown(
+    tmp_path_factory: pytest.TempPathFactory,
+    forked_in: Command,
+    train: list[str],
+    store_in: Callable[[Path], None],
+) -> tuple[Path, dict[Path, int], Any]:
+    """A sweep of two seeds, and then one of three in two ways of sampling; what was there before,
+    and what the second command said."""
+    folder = tmp_path_factory.mktemp("growing")
+    write_module(folder)
+    store_in(folder)
+    first = forked_in(folder, *train, "seed=0,1")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert trainings(folder) == 2
+    before = files_of(folder, manifests(folder)[0])
+    done = forked_in(folder, *train, "seed=0,1,2")
+    return folder, before, done
+
+
+def test_what_is_there_is_neither_trained_nor_measured_again(grown: Any) -> None:
+    folder, before, done = grown
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = manifests(folder)
+    assert trainings(folder) == 2 + 1
+    assert [job["status"] for job in second["jobs"]] == ["FINISHED"] * 3
+    assert [job["attempts"] for job in second["jobs"]] == [0, 0, 1]  # processes that were started
+    assert files_of(folder, first) == before
+    assert [job["run"] for job in second["jobs"][:2]] == [job["run"] for job in first["jobs"]]
+
+
+def test_the_plan_says_what_is_there(grown: Any) -> None:
+    folder, _, done = grown
+    lines = done.stdout.splitlines()
+    (sweep,) = (text for text in lines if text.startswith("sweep of "))
+    assert sweep.startswith("sweep of 3 jobs, 2 already finished: ")
+    assert "job 0 (seed=0): FINISHED after 0 s (1/3)" in done.stdout
+    assert "job 0 (seed=0): started" not in done.stdout
+    assert "job 2 (seed=2): started" in done.stdout
+    newest = max(folder.glob("outputs/sweeps/*"), key=lambda path: path.stat().st_mtime)
+    output = (next(newest.glob("jobs/00-*")) / "output.log").read_text()
+    assert output.startswith("already finished: job 0 of growing-")
+
+
+def test_the_report_has_all_of_them(grown: Any) -> None:
+    folder, _, done = grown
+    assert "3 seeds" in done.stdout
+    results = [
+        [
+            json.loads(path.read_text())["evaluation"]
+            for path in sorted(sweep.glob("jobs/*/result.json"))
+        ]
+        for sweep in sorted(folder.glob("outputs/sweeps/*"), key=lambda path: path.stat().st_mtime)
+    ]
+    assert all(results[-1]) and len(set(results[-1])) == 3
+    assert results[-1][:2] == results[0]
+
+
+def test_the_store_knows_each_run_once(grown: Any) -> None:
+    folder, _, _ = grown
+    runs, (first, second) = tracked(folder), manifests(folder)
+    assert len(runs) == 2 + 3  # two sweeps, three trainings
+    assert [job["run_id"] for job in second["jobs"][:2]] == [job["run_id"] for job in first["jobs"]]
+    assert runs[second["parent_run_id"]][1]["dit_lab.jobs_finished"] == "3"
+
+
+@pytest.mark.slow
+def test_a_smaller_sweep_and_another_evaluation(
+    grown: Any, forked_in: Command, train: list[str]
+) -> None:
+    """A part of it is there as a whole; of another sampler the weights are, and no measurement."""
+    folder = grown[0]
+    part = forked_in(folder, *train, "seed=1,2")
+    assert part.returncode == 0, part.stdout + part.stderr
+    assert "sweep of 2 jobs, 2 already finished: " in part.stdout
+    assert "estimated time" not in part.stdout
+    assert "report: " in part.stdout
+    assert trainings(folder) == 3
+    other = forked_in(folder, *train, "seed=1,2", "sampler.steps=1")
+    assert other.returncode == 0, other.stdout + other.stderr
+    assert "sweep of 2 jobs: " in other.stdout
+    assert trainings(folder) == 3
+    assert [job["attempts"] for job in manifests(folder)[-1]["jobs"]] == [1, 1]
+    anew = forked_in(folder, *train, "seed=1,2", "resume=never")
+    assert anew.returncode == 0, anew.stdout + anew.stderr
+    assert "sweep of 2 jobs: " in anew.stdout
+    assert trainings(folder) == 5
