@@ -10,6 +10,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from dit_lab.config import search_path
+from dit_lab.config.arms import arms_of, lineage
 from dit_lab.config.axes import (
     SEARCH,
     axes_of,
@@ -40,7 +41,7 @@ from dit_lab.core.types import Shapes
 from dit_lab.evaluation.table import is_row_key
 from dit_lab.report.metrics import LEADING, LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
 from dit_lab.runs.folder import digest
-from dit_lab.runs.manifest import Job, Manifest
+from dit_lab.runs.manifest import Arm, Job, Manifest
 from dit_lab.sweeps.slots import make_slots
 
 
@@ -187,6 +188,7 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
         config_dirs=dirs,
         identity=digest({"jobs": [job.config_hash for job in jobs]}),
         axes=axes,
+        arms=_arms(overrides, axes),
         settings=settings,
         tracking=asdict(composed.configs[0].tracking),
         jobs=[] if search else jobs,
@@ -199,6 +201,16 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
         left_out=composed.left_out,
         notes=composed.notes,
     )
+
+
+def _arms(overrides: Sequence[str], axes: Mapping[str, Sequence[str]]) -> dict[str, Arm]:
+    """The arms that the jobs are of, and those that these stand on."""
+    if "arm" not in axes:
+        return {}
+    return {
+        name: {"from": arm.stands_on, "overrides": list(arm.overrides)}
+        for name, arm in lineage(axes["arm"], arms_of(overrides)).items()
+    }
 
 
 def job_of(number: int, texts: Sequence[str], config: RunConfig) -> Job:

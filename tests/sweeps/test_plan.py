@@ -237,6 +237,10 @@ def test_arms_are_an_axis() -> None:
     assert overrides(plan) == [
         "arm=base seed=0", "arm=base seed=1", "arm=cosmap seed=0", "arm=cosmap seed=1",
     ]  # fmt: skip
+    assert plan.manifest.arms == {
+        "base": {"from": None, "overrides": []},
+        "cosmap": {"from": "base", "overrides": ["objective.time_sampling=cosmap"]},
+    }
     searched = plan_sweep([*TINY, *arms, "arm=base,cosmap", "hydra/sweeper=optuna"])
     assert searched.manifest.axes == {"arm": ["base", "cosmap"]}
     alone = plan_sweep([*TINY, "objective.time_sampling=uniform,cosmap", "seed=0,1"])
