@@ -35,7 +35,7 @@ from dit_lab.reproduce.expected import (
     recorded_probes,
 )
 from dit_lab.runs.source_code import EVALUATING_CODE, code_files, code_hash
-from dit_lab.sweeps.plan import compose_jobs
+from dit_lab.sweeps.compose import compose_jobs
 
 PROBED_SEED = 0
 """Of probes, which depend on it: those of a reproduction by other seeds are comparable."""

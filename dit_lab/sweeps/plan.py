@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hydra.core.override_parser.types import Override
-
-from dit_lab.config import search_path
 from dit_lab.config.arms import arms_of, lineage
 from dit_lab.config.axes import (
     SEARCH,
@@ -17,31 +14,25 @@ from dit_lab.config.axes import (
     check_extras,
     corners,
     is_for_launcher,
-    name_of,
     product,
     recipe_axes,
     settings_of,
     sweep_overrides,
 )
-from dit_lab.config.checks.machine import with_processes
-from dit_lab.config.checks.training import check_data
-from dit_lab.config.compose import Composer, of_one_training
 from dit_lab.config.equivalence import SAME_MATHEMATICS, idea
 from dit_lab.config.hydra_compose import check_launcher
 from dit_lab.config.identity import config_hash, run_folder
 from dit_lab.config.objects import to_tree
-from dit_lab.config.overrides import option
-from dit_lab.config.prepare import check_request, prepare_folder
-from dit_lab.config.schema import RunConfig, Sweep, TrainConfig
-from dit_lab.config.yaml_files import read_recipe
+from dit_lab.config.prepare import prepare_folder
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
-from dit_lab.core.text import checked_name
 from dit_lab.core.types import Shapes
 from dit_lab.evaluation.table import is_row_key
 from dit_lab.report.metrics import LEADING, LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
 from dit_lab.runs.folder import digest
 from dit_lab.runs.manifest import Arm, Job, Manifest
+from dit_lab.sweeps.compose import ComposedJobs, compose_jobs
 from dit_lab.sweeps.slots import make_slots
 
 
@@ -56,102 +47,6 @@ class Plan:
     anew: bool  # resume=never: the runs that lie there are set aside
     left_out: dict[str, int]  # why jobs were refused, with sweep.on_refusal=skip -> how many
     notes: list[str]  # what of a recipe, an arm or an axis does not apply, and why
-
-
-@dataclass(frozen=True, slots=True)
-class Composed:
-    """Jobs' configurations, and what the sweep has once: its `sweep` group and its name."""
-
-    texts: list[Sequence[str]]  # of each job
-    configs: list[RunConfig]
-    shapes: list[Shapes]
-    left_out: dict[str, int]
-    notes: list[str]
-    settings: Sweep
-    name: str
-    anew: bool
-
-
-def compose_jobs(
-    typed: Sequence[Override],
-    texts: Iterable[Sequence[str]],
-    config_dirs: Iterable[str],
-    *,
-    of_recipe: Collection[str] = (),
-    elsewhere: bool = False,
-) -> Composed:
-    """The configuration of each job, whose axes have the values in `texts` (`seed=0`), checked as
-    `dit-lab train` would; raises RequestError, or leaves out what is refused.
-
-    of_recipe: the axes that are not typed, but the recipe's.
-    elsewhere: jobs may run on machines that have other devices than this one.
-    """
-    composer = Composer([Path(path) for path in config_dirs])
-    fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
-    kept: list[Sequence[str]] = []
-    configs: list[TrainConfig] = []
-    shapes: list[Shapes] = []
-    left_out: Counter[str] = Counter()
-    notes: dict[str, None] = {}
-    unread: set[str] | None = None  # typed keys that no job has
-    first_texts: Sequence[str] = ()
-    for of_job in texts:
-        try:
-            found = composer.compose([*fixed, *of_job], recipe_axes=of_recipe, of_sweep=True)
-            if not elsewhere:
-                with_processes(found.config)  # again by the job, on the devices of its slot
-            of_data = check_request(found.config, look=check_data)
-        except RequestError as refusal:
-            if not left_out and not _skips(fixed, configs):
-                raise RequestError(f"{refusal}{_blamed(refusal, of_recipe)}") from None
-            left_out[str(refusal)] += 1
-            continue
-        notes |= dict.fromkeys(found.notes)
-        first_texts = first_texts or of_job
-        unread = set(found.dropped) & (set(found.dropped) if unread is None else unread)
-        own = [text for text in of_job if text.partition("=")[0].lstrip("+") not in found.dropped]
-        if len(own) == len(of_job) or own not in kept:  # else it is one that is there
-            kept.append(own)
-            configs.append(found.config)
-            shapes.append(of_data)
-    if unread and set(unread) - set(of_recipe):  # refused as where nothing is dropped
-        composer.compose([*fixed, *first_texts], recipe_axes=of_recipe)
-    if not configs:
-        raise RequestError(f"all {left_out.total()} jobs are refused: {next(iter(left_out))}")
-    first = configs[0]
-    keys = [one.key_or_group for one in typed if one.is_sweep_override()]
-    given = first.sweep.name or first.choices.get("experiment") or name_of(keys)
-    name = checked_name("sweep.name", given)
-    anew = first.resume == "never"
-    jobs = [_of_a_job(config, name) for config in configs]
-    return Composed(kept, jobs, shapes, dict(left_out), list(notes), first.sweep, name, anew)
-
-
-def _blamed(refusal: RequestError, of_recipe: Collection[str]) -> str:
-    """Whose axis has the value that is refused, where it was not typed."""
-    key = str(refusal).partition("=")[0]
-    return f"; {key} is an axis of the recipe" if key in of_recipe else ""
-
-
-def _of_a_job(config: TrainConfig, sweep: str) -> RunConfig:
-    """The configuration of a job: without `sweep`, and in the sweep's experiment of the tracker
-    where nothing else was asked for."""
-    job = of_one_training(config)
-    if config.tracking.experiment == config.name:
-        job = replace(job, tracking=replace(job.tracking, experiment=sweep))
-    # old runs are set aside once, before the first job
-    return replace(job, resume="auto") if job.resume == "never" else job
-
-
-def _skips(fixed: Sequence[str], configs: Sequence[TrainConfig]) -> bool:
-    """Whether jobs that are refused are left out: what a job says that was not refused, or else the
-    command or its recipe."""
-    if configs:
-        return configs[0].sweep.on_refusal == "skip"
-    given = option(fixed, "sweep.on_refusal")
-    folder = search_path.experiments().get(str(option(fixed, "experiment")))
-    recipe = read_recipe(folder / "recipe.yaml") if folder else {}
-    return bool((given or recipe.get("sweep", {}).get("on_refusal")) == "skip")
 
 
 def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Plan:
@@ -223,7 +118,7 @@ def job_of(number: int, texts: Sequence[str], config: RunConfig) -> Job:
     )
 
 
-def _check_search(axes: Mapping[str, Sequence[str]], composed: Composed) -> None:
+def _check_search(axes: Mapping[str, Sequence[str]], composed: ComposedJobs) -> None:
     if composed.anew:
         raise RequestError(f"resume=never: not with {SEARCH}; give another name or sweep.name")
     measured = composed.configs[0].evaluation.num_images > 0
@@ -237,7 +132,7 @@ def _check_search(axes: Mapping[str, Sequence[str]], composed: Composed) -> None
     refuse_incomparable(metric, objectives, key="sweep.metric")
 
 
-def _check_metric(composed: Composed) -> None:
+def _check_metric(composed: ComposedJobs) -> None:
     """Refuse a `sweep.metric` that no job can measure, before the first has run."""
     metric = composed.settings.metric
     if metric is None or metric == LOSS:
@@ -254,7 +149,7 @@ def _check_metric(composed: Composed) -> None:
         )
 
 
-def _check_runs(composed: Composed) -> None:
+def _check_runs(composed: ComposedJobs) -> None:
     """Refuse results that cannot be written, or that are other runs', before the first job."""
     for config, shapes in zip(composed.configs, composed.shapes, strict=True):
         prepare_folder(replace(config, resume="never") if composed.anew else config, shapes)

@@ -15,7 +15,8 @@ from dit_lab.report.runs import measured
 from dit_lab.report.selection import runs_of_sweep
 from dit_lab.runs.folder import FAILED, FINISHED
 from dit_lab.runs.manifest import Job, Manifest, SweepFolder
-from dit_lab.sweeps.plan import compose_jobs, job_of
+from dit_lab.sweeps.compose import compose_jobs
+from dit_lab.sweeps.plan import job_of
 from dit_lab.sweeps.proposals import Trial, propose
 from dit_lab.sweeps.slots import make_slots
 
