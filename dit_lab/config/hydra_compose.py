@@ -73,7 +73,7 @@ class Request:
         self._groups: dict[str, str] = {}  # group -> chosen member
         self._early: list[str] = []  # groups taken away
         self._values: list[tuple[str, str]] = []  # (key, override text)
-        known = search_path.groups(dirs)
+        known = search_path.groups()
         for text in overrides:
             self._add(text, known)
 
@@ -149,6 +149,7 @@ class Request:
     def _compose(self, config_name: str, overrides: list[str]) -> Chosen:
         if (experiment := self._groups.get("experiment")) is not None:
             _register_recipe(experiment, search_path.experiments())
+        register("hook/_none", {})  # else Hydra takes an empty list for a value
         if self._dirs:
             places = ",".join(quoted(f"file://{path}") for path in self._dirs)
             overrides = [*overrides, f"hydra.searchpath=[{places}]"]
@@ -185,6 +186,11 @@ class Request:
     def _no_such_member(self, error: MissingConfigException) -> str:
         group, _, member = (error.missing_cfg_file or "").rpartition("/")
         allowed = search_path.choices(group, self._dirs) if group else []
+        if group in LISTS and not allowed:
+            return (
+                f"{group}={member}: there is none yet; write your own as conf/{group}/NAME.yaml, "
+                "as docs/extend.md shows"
+            )
         if not allowed:
             return " ".join(str(error).split("Config search path")[0].split())
         return no_such_choice(group, member, allowed)
