@@ -23,7 +23,7 @@ from dit_lab.config.schema import (
     SampleConfig,
     TrainConfig,
 )
-from dit_lab.config.validate import checked_types
+from dit_lab.config.validate import checked_types, without_patches
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import checked_name, local_path
@@ -73,13 +73,16 @@ class Composer:
     def _tree(self, overrides: Sequence[str]) -> Tree:
         extended = _extended_run(overrides)
         if extended is not None:
-            recorded = read_recorded(extended, root=typed_root(overrides))
+            recorded = read_recorded(extended, root=typed_root(overrides), hooks=True)
             _register_recorded(to_tree(recorded))
             composed, choices = Request("extend", overrides, self._dirs).compose()
             choices = _filled(choices, recorded.choices)
         else:
             composed, choices = Request("train", overrides, self._dirs, self._chosen).compose()
-        config = checked_types("train", plain(composed))
+        tree = plain(composed)
+        if not any(option(overrides, key) for key in ("patch", "model.patch_size")):
+            choices = without_patches(tree, choices)
+        config = checked_types("train", tree)
         config = _finish(config, objective=config["objective"])
         config["choices"] = choices
         if (begin := config["init_from"]) is not None:
@@ -283,4 +286,4 @@ def _weak_run(config: Tree, objective: Tree) -> Path:
 def _default_name(choices: dict[str, str]) -> str:
     """The run's name where none is given: the experiment, or what was chosen."""
     parts = (choices.get(group, "") for group in ("dataset", "model", "patch", "objective"))
-    return choices.get("experiment") or "-".join(parts)
+    return choices.get("experiment") or "-".join(filter(None, parts))
