@@ -26,6 +26,7 @@ from yaml import YAMLError
 from dit_lab.config import search_path
 from dit_lab.config.compatibility import samplers_for
 from dit_lab.config.components import COMPONENT_GROUPS, LISTS, load_component, options_of
+from dit_lab.config.spelling import names_option, takes_list
 from dit_lab.config.validate import no_target, refuse_interpolations, to_plain, unknown_key
 from dit_lab.config.yaml_files import load_recipe, yaml_trouble
 from dit_lab.core.errors import RequestError
@@ -80,7 +81,9 @@ class Request:
     def _add(self, text: str, groups: Sequence[str]) -> None:
         parsed = parse_override(text)
         if parsed.is_sweep_override():
-            raise RequestError(f"{text}: several values at once make a sweep, which needs -m")
+            key, _, values = text.partition("=")
+            one = f"; for one list write {key}=[{values}]" if takes_list(key) else ""
+            raise RequestError(f"{text}: several values at once make a sweep, which needs -m{one}")
         key, value = parsed.key_or_group, parsed.get_value_element_as_str()
         if key in groups and parsed.package is not None:
             raise RequestError(f"{text}: a group has one place; write {key}=NAME")
@@ -201,7 +204,8 @@ class Request:
         for key, _ in self._values:
             if key and key not in known and not any(name.startswith(f"{key}.") for name in known):
                 groups = search_path.groups_to_choose(self._dirs)
-                close = difflib.get_close_matches(key, groups, n=1) if "." not in key else []
+                is_group = "." not in key and not names_option(key, known)
+                close = difflib.get_close_matches(key, groups, n=1) if is_group else []
                 if close:
                     raise RequestError(
                         f"{key}: no such group or key; did you mean {close[0]}=NAME?"

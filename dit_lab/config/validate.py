@@ -25,6 +25,7 @@ from dit_lab.config.components import (
 from dit_lab.config.contracts import check_contract
 from dit_lab.config.schema import ADDED, ROOTS
 from dit_lab.config.signature import check_optimizer, component_schema
+from dit_lab.config.spelling import holds_lists, lacking, meant
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import WORDS, Component, default_of
@@ -194,7 +195,11 @@ def _explain(
             prefix + full_key + below, [*(start + name for name in siblings), *others]
         )
     shown = "null" if given is None else given
-    return f"{prefix}{full_key}={shown}: expected {_describe(field)}"
+    brackets = ""
+    if holds_lists(field.type) and type(given) in (int, float):
+        key = f"{prefix}{full_key}"
+        brackets = f"; write {key}=[{given}], and in a sweep {key}=[{given}],[...]"
+    return f"{prefix}{full_key}={shown}: expected {_describe(field)}{brackets}"
 
 
 def _field(schema: type, path: str) -> Any:
@@ -321,6 +326,11 @@ def unknown_key(key: str, candidates: Iterable[str], *, verb: str = "train") -> 
     """The message for a key that nothing reads; `verb` is the command that it was given to."""
     names = sorted(name for name in candidates if not name.endswith("._target_"))
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.51)  # more than half
+    if known := meant(key, names):
+        return f"{key}: no such key; did you mean {known}?"
+    if verb == "train" and (option := lacking(key)):
+        group = option.partition(".")[0]
+        return f"{key}: no such key; the lab calls it {option}, which the chosen {group} has not"
     leaf = key.rpartition(".")[2]
     same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
     if same_leaf or close:
