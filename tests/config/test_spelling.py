@@ -90,7 +90,7 @@ def test_an_option_of_another_component_is_named() -> None:
 
 def test_other_words_are_guessed_as_before() -> None:
     assert "did you mean model.patch_size?" in refusal("patch_size=2")
-    assert "did you mean patch=NAME?" in refusal("patchs=2")
+    assert "did you mean patch=NAME?" in refusal("pattch=2")
     assert "did you mean seed?" in refusal("sed=2")
     assert meant("nothing.of.the.kind", ["seed"]) == "" == lacking("nothing")
     assert lacking("batch_size") == ""  # no option of a component
