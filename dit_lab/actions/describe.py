@@ -7,13 +7,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dit_lab.codecs.facts import AUTOENCODER, HUB
-from dit_lab.config.axes import label_of, product, settings_of, sweep_overrides, values_of
+from dit_lab.config.axes import (
+    label_of,
+    product,
+    recipe_axes,
+    settings_of,
+    sweep_overrides,
+    values_of,
+)
 from dit_lab.config.checks.data import UNKNOWN_DATA, read_facts
 from dit_lab.config.checks.own import check_own_parts, latents_of
 from dit_lab.config.checks.training import check_data, check_model
-from dit_lab.config.compose import Composer
-from dit_lab.config.hydra_compose import parse_override
+from dit_lab.config.compose import Composer, of_one_training
 from dit_lab.config.identity import train_hash
+from dit_lab.config.overrides import parse_override
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.options import Component, target_of
 from dit_lab.core.types import DataFacts, Shapes
@@ -67,10 +74,10 @@ def different_trainings(
         for one in typed
     ]  # fmt: skip
     fixed = [str(one.input_line) for one in first if not one.is_sweep_override()]
-    composer = Composer(config_dirs)
+    composer, of_recipe = Composer(config_dirs), recipe_axes(overrides)
     found: dict[str, tuple[Sequence[str], RunConfig]] = {}
     for texts in product(first):
-        config = composer.compose([*fixed, *texts])
+        config = of_one_training(composer.compose([*fixed, *texts], recipe_axes=of_recipe).config)
         found.setdefault(train_hash(config), (texts, config))
     chosen = [settings_of(texts) for texts, _ in found.values()]
     apart = [key for key in chosen[0] if len({settings[key] for settings in chosen}) > 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from dit_lab.config.search_path import own_choices
@@ -25,11 +26,13 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     add_config_dir(parser)
 
 
-def say_own_choices(args: argparse.Namespace) -> None:
-    """Say on standard error what the user's own groups and experiments mean for the command. It is
-    called when the request was found to be right: a refusal is one line."""
-    if said := own_choices(args.config_dir):
-        say(f"dit-lab: {said}", sys.stderr)
+def say_own_choices(args: argparse.Namespace, notes: Iterable[str] = ()) -> None:
+    """Say on standard error what the user's own groups and experiments mean for the command, and
+    what of a recipe does not apply (`notes`). It is called when the request was found to be right:
+    a refusal is one line."""
+    own = own_choices(args.config_dir)
+    for line in (*([own] if own else []), *notes):
+        say(f"dit-lab: {line}", sys.stderr)
 
 
 def add_config_dir(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Iterator
 from statistics import median
 from typing import TYPE_CHECKING
@@ -82,9 +83,10 @@ def run(args: argparse.Namespace) -> int:
     record = _record(args)
     recorded = recorded_overrides(record["overrides"], str(args.check)) if record else []
     overrides = [*recorded, *args.overrides]
-    config = compose_train(overrides, config_dirs=args.config_dir)
+    notes: list[str] = []
+    config = compose_train(overrides, config_dirs=args.config_dir, on_note=notes.append)
     check_request(config, look=described_shapes)
-    say_own_choices(args)
+    say_own_choices(args, notes)
     if args.vs:
         return _versus(args, config, parts[0])
 
@@ -125,8 +127,12 @@ def _record(args: argparse.Namespace) -> Record | None:
 def _versus(args: argparse.Namespace, config: RunConfig, part: str) -> int:
     from dit_lab.bench.versus import versus  # torch: seconds
 
-    other = compose_train([*args.overrides, *args.vs], config_dirs=args.config_dir)
+    notes: list[str] = []
+    typed = [*args.overrides, *args.vs]
+    other = compose_train(typed, config_dirs=args.config_dir, on_note=notes.append)
     check_request(other, look=described_shapes)
+    for note in notes:
+        say(f"dit-lab: {note}", sys.stderr)
     found = versus(config, other, part=part, seconds=args.seconds)
     what = "a training step" if part == "training" else "a chunk of images"
     for name, times in (("as given", found.first), (" ".join(args.vs), found.second)):
@@ -147,9 +153,11 @@ def _beside_official(args: argparse.Namespace) -> int:
 
     from dit_lab.bench.beside_official import as_the_original, beside_official  # torch: seconds
 
-    config = compose_train(as_the_original(args.overrides[1:]), config_dirs=args.config_dir)
+    notes: list[str] = []
+    typed = as_the_original(args.overrides[1:])
+    config = compose_train(typed, config_dirs=args.config_dir, on_note=notes.append)
     check_request(config, look=described_shapes)
-    say_own_choices(args)
+    say_own_choices(args, notes)
     found = beside_official(config, args.official_path, seconds=args.seconds)
     say(f"losses differ by {found.loss_difference:.1e} at most, relative to the original's")
     say(

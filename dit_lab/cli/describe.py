@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dit_lab.actions.describe import described_shapes, different_trainings
@@ -78,13 +79,14 @@ def run(args: argparse.Namespace) -> int:
     _check_options(args)
     if asks_for_sweep(args.overrides):
         return _describe_sweep(args)
-    config = compose_train(args.overrides, config_dirs=args.config_dir)
+    notes: list[str] = []
+    config = compose_train(args.overrides, config_dirs=args.config_dir, on_note=notes.append)
     if args.devices is None:
         config = with_processes(config)
-    return _describe(config, args)
+    return _describe(config, args, notes)
 
 
-def _describe(config: RunConfig, args: argparse.Namespace) -> int:
+def _describe(config: RunConfig, args: argparse.Namespace, notes: Sequence[str]) -> int:
     from dit_lab.tracking.screen import Screen, pairs
 
     shapes, assumed = check_request(config, look=described_shapes)
@@ -93,7 +95,7 @@ def _describe(config: RunConfig, args: argparse.Namespace) -> int:
     if args.picture and not shapes.data.train_images:
         raise RequestError(f"--picture: {assumed[0].partition(':')[0]}; give dataset.root=FOLDER")
     rows = [*(("assumed", said) for said in assumed), *_rows(config, shapes, args)]
-    say_own_choices(args)
+    say_own_choices(args, notes)
     Screen(width=None, soft_wrap=False).print(pairs(rows))
     if args.picture:
         from dit_lab.actions.preview import write_preview  # torch: seconds

@@ -23,7 +23,8 @@ from dit_lab.actions.workers import on_workers, starts_workers
 from dit_lab.cli.arguments import add_config_dir, say_own_choices
 from dit_lab.cli.tables import print_comparison, print_evaluations
 from dit_lab.config.axes import combinations
-from dit_lab.config.compose import given_run, option, root_option
+from dit_lab.config.compose import given_run, root_option
+from dit_lab.config.overrides import option
 from dit_lab.config.prepare import PreparedForRun, prepare_for_run
 from dit_lab.config.schema import EvaluateConfig, RunConfig
 from dit_lab.core.errors import RequestError

@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dit_lab.config import search_path
 from dit_lab.core import trust
@@ -143,7 +143,20 @@ def _dispatch(arguments: list[str]) -> int:
     verb, *rest = arguments
     if verb not in VERBS and verb not in HIDDEN:
         raise RequestError(f"{verb}: no such verb; allowed: {', '.join(VERBS)}")
-    module = importlib.import_module(f"dit_lab.cli.{MODULES.get(verb, verb)}")
+    module = module_of(verb)
+    with trust.this_command():
+        code: int = module.run(parser_of(verb).parse_intermixed_args(trust.taken_from(rest)))
+    return code
+
+
+def module_of(verb: str) -> Any:
+    """The module of a verb, which has `add_arguments` and `run`."""
+    return importlib.import_module(f"dit_lab.cli.{MODULES.get(verb, verb)}")
+
+
+def parser_of(verb: str) -> Parser:
+    """What reads the arguments of a verb, and prints its help."""
+    module = module_of(verb)
     parser = Parser(
         prog=f"dit-lab {verb}",
         description=module.__doc__,
@@ -151,9 +164,7 @@ def _dispatch(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    with trust.this_command():
-        code: int = module.run(parser.parse_intermixed_args(trust.taken_from(rest)))
-    return code
+    return parser
 
 
 def _overview() -> str:

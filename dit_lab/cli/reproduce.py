@@ -3,6 +3,7 @@
   dit-lab reproduce quickstart                        probes, training, metrics; exit code 0 or 1
   dit-lab reproduce quickstart --quick                probes alone: a minute
   dit-lab reproduce quickstart --seeds 3              the mean of three seeds is compared
+  dit-lab reproduce times objective.time_sampling=uniform seed=0    a part of it
   dit-lab reproduce quickstart --record --seeds 3     write experiments/quickstart/expected.yaml
 
 Probes are what must not depend on chance: losses of the first 50 steps, order, noise and dropped
@@ -60,6 +61,11 @@ def run(args: argparse.Namespace) -> int:
     read_published(named)  # a damaged file is refused before hours of training
     expected = None if args.record else read_expected(named)
     experiment = find_experiment(args.experiment, args.overrides, num_seeds=args.seeds)
+    if args.record and experiment.is_part:
+        raise RequestError(
+            "--record: a part of the experiment; leave out the values of its axes, which are in "
+            "recipe.yaml"
+        )
     if args.record and len(experiment.seeds) < LEAST_SEEDS:
         raise RequestError(
             f"--record: {len(experiment.seeds)} are too few seeds for a spread; give --seeds "
@@ -68,16 +74,16 @@ def run(args: argparse.Namespace) -> int:
     probes, circumstances = _probes(experiment)
     if args.quick:
         assert expected is not None  # _check refuses to record probes alone
-        return _judge(expected, Outcome(probes, {}, circumstances))
+        return _judge(experiment, expected, Outcome(probes, {}, circumstances))
     folder = _folder(experiment, args, circumstances)
     if code := _train(experiment, args, folder):
         return code
-    outcome = Outcome(probes, metrics_by_label(folder.runs()), circumstances)
+    outcome = Outcome(probes, metrics_by_label(experiment, folder.runs()), circumstances)
     if expected is None:
         _record(experiment, outcome, folder)
         code = 0
     else:
-        code = _judge(expected, outcome, folder)
+        code = _judge(experiment, expected, outcome, folder)
     folder.finish()
     return code
 
@@ -148,10 +154,13 @@ def _record(experiment: Experiment, outcome: Outcome, folder: ReproductionFolder
 
 
 def _judge(
-    expected: Mapping[str, Any], outcome: Outcome, folder: ReproductionFolder | None = None
+    experiment: Experiment,
+    expected: Mapping[str, Any],
+    outcome: Outcome,
+    folder: ReproductionFolder | None = None,
 ) -> int:
     """Print what came back, and keep it with the runs where there are any; the exit code."""
-    found = judge(expected, outcome)
+    found = judge(expected, outcome, is_part=experiment.is_part)
     print_judgement(found)
     if folder is not None:
         folder.write_verdict(found)

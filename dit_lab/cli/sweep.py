@@ -86,6 +86,7 @@ def start(args: argparse.Namespace) -> int:
         )
     plan = plan_sweep(args.overrides, config_dirs=args.config_dir)
     if args.cfg:
+        say_lines("".join(f"# {note}\n" for note in plan.notes))
         say_lines("---\n".join(to_yaml(to_tree(config)) for config in plan.configs))
         return 0
 

@@ -4,6 +4,7 @@ stopped, and shows the results of what is finished.
 dit-lab train experiment=quickstart
 dit-lab train dataset=digits codec=identity model=pico objective=ddpm training.total_steps=500
 dit-lab train -m experiment=quickstart objective=ddpm,rectified_flow seed=0,1,2
+dit-lab train -m experiment=quickstart optimizer.lr=0.001,0.003 'ema.decays=[0.99],[0.999]'
 """
 
 from __future__ import annotations
@@ -56,10 +57,14 @@ def run(args: argparse.Namespace) -> int:
 
         return start(args)
     if args.cfg:
-        say_lines(with_help(Composer(args.config_dir).compose(args.overrides)))
+        found = Composer(args.config_dir).compose(args.overrides)
+        say_lines("".join(f"# {note}\n" for note in found.notes) + with_help(found.config))
         return 0
-    config = compose_train(args.overrides, config_dirs=args.config_dir)
-    return work(config, overrides=args.overrides, on_start=partial(say_own_choices, args))
+    notes: list[str] = []
+    config = compose_train(args.overrides, config_dirs=args.config_dir, on_note=notes.append)
+    return work(
+        config, overrides=args.overrides, on_start=partial(say_own_choices, args, notes=notes)
+    )
 
 
 def work(

@@ -13,13 +13,11 @@ from pathlib import Path
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, ValueType
 
 from dit_lab.config import search_path
-from dit_lab.config.hydra_compose import parse_override
+from dit_lab.config.arms import ONE_FOR_ALL
+from dit_lab.config.overrides import parse_override
 from dit_lab.config.yaml_files import read_recipe
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import LONGEST_NAME
-
-ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume")
-"""What a sweep has once, and no axis can be."""
 
 LAUNCHER_EXTRAS = ("joblib", "submitit", "ray")
 """Extras of this package that bring launchers of Hydra's, which are named after them."""
@@ -58,6 +56,18 @@ def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
     grid = _grid(typed)
     kept = [one for one in typed if not (one.is_delete() and one.key_or_group in grid)]
     return kept + [parse_override(f"{k}={texts}") for k, texts in grid.items() if k not in keys]
+
+
+def recipe_grid(overrides: Sequence[str]) -> dict[str, str]:
+    """The axes of a named sweep, typed or not, with the values that its recipe gives them."""
+    return _grid([parse_override(t) for t in overrides if not is_for_launcher(t) and t != SEARCH])
+
+
+def recipe_axes(overrides: Sequence[str]) -> frozenset[str]:
+    """The axes of a named sweep that were not typed: like other options of a recipe, they give way
+    where the chosen members do not have them."""
+    typed = {text.lstrip("+~").partition("=")[0] for text in overrides}
+    return frozenset(recipe_grid(overrides)) - typed
 
 
 def is_for_launcher(text: str) -> bool:

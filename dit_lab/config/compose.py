@@ -1,19 +1,24 @@
 """From what was typed to a typed configuration: composed once, before torch is imported.
 
-`compose_train` and `compose_for_run` tell the story; `hydra_compose.py` is where Hydra composes.
+`compose_train` and `compose_for_run` tell the story; `hydra_compose.py` is where Hydra composes,
+and `layers.py` says what goes over what.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dit_lab.codecs.facts import HUB
 from dit_lab.config import search_path
-from dit_lab.config.hydra_compose import Chosen, Request, parse_override, plain, register
+from dit_lab.config.arms import with_arm
+from dit_lab.config.hydra_compose import Chosen, Request, plain
+from dit_lab.config.layers import Composition, composition
 from dit_lab.config.objects import to_config, to_tree
+from dit_lab.config.overrides import option
+from dit_lab.config.recipes import register
 from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import (
     CheckConfig,
@@ -42,18 +47,36 @@ PATHS = (
 RESUME_WORDS = ("auto", "never", "force")
 
 
-def compose_train(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> RunConfig:
+def compose_train(
+    overrides: Sequence[str],
+    *,
+    config_dirs: Iterable[Path] = (),
+    on_note: Callable[[str], None] = lambda note: None,
+) -> RunConfig:
     """`conf/train.yaml` with overrides: resolved, typed, checked one by one; raises RequestError.
 
     With `resume=RUN`, what RUN recorded takes the place of the defaults. The result names the
-    chosen groups under `choices`, and its paths are absolute.
+    chosen groups under `choices`, and its paths are absolute. `on_note` is told what of a recipe
+    or an arm does not apply.
     """
-    return of_one_training(Composer(config_dirs).compose(overrides))
+    found = Composer(config_dirs).compose(overrides)
+    for note in found.notes:
+        on_note(note)
+    return of_one_training(found.config)
 
 
 def of_one_training(config: TrainConfig) -> RunConfig:
     """The configuration without `sweep`, which no run records."""
     return RunConfig(**{field.name: getattr(config, field.name) for field in fields(RunConfig)})
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A training configuration, and how it came to be."""
+
+    config: TrainConfig
+    notes: Sequence[str]  # what of a recipe or an arm does not apply, and why
+    dropped: Mapping[str, str]  # options that the members do not have -> how it is said
 
 
 class Composer:
@@ -66,38 +89,58 @@ class Composer:
         self._dirs = search_path.user_config_dirs(config_dirs)
         self._chosen: dict[tuple[str, ...], Chosen] = {}
 
-    def compose(self, overrides: Sequence[str]) -> TrainConfig:
-        """As `compose_train`, with `sweep`, which concerns `-m` alone and which no run records."""
-        return to_config(TrainConfig, self._tree(overrides))
+    def compose(
+        self, overrides: Sequence[str], *, recipe_axes: Collection[str] = (), of_sweep: bool = False
+    ) -> Composed:
+        """As `compose_train`, with `sweep`, which concerns `-m` alone and which no run records.
 
-    def _tree(self, overrides: Sequence[str]) -> Tree:
-        extended = _extended_run(overrides)
+        recipe_axes: options that are axes of the recipe; the members that do not have them do
+        without.
+        of_sweep: the same for all options, where `sweep.on_refusal=drop_option`.
+        """
+        typed, of_arm = with_arm(overrides)
+        extended = _extended_run(typed)
         if extended is not None:
-            recorded = read_recorded(extended, root=typed_root(overrides), hooks=True)
+            recorded = read_recorded(extended, root=typed_root(typed), hooks=True)
             _register_recorded(to_tree(recorded))
-            composed, choices = Request("extend", overrides, self._dirs).compose()
-            choices = _filled(choices, recorded.choices)
+            found = composition(Request("extend", typed, self._dirs))
+            found.choices = _filled(found.choices, recorded.choices)
         else:
-            composed, choices = Request("train", overrides, self._dirs, self._chosen).compose()
-        tree = plain(composed)
-        if not any(option(overrides, key) for key in ("patch", "model.patch_size")):
-            choices = without_patches(tree, choices)
+            request = Request("train", typed, self._dirs, self._chosen)
+            found = composition(request, recipe_axes=recipe_axes, of_sweep=of_sweep)
+        given = any(option(typed, key) for key in ("patch", "model.patch_size"))
+        config = _finished(found, extended, patches=given)
+        notes = dict.fromkeys([*of_arm, *found.notes, *found.dropped.values()])
+        return Composed(to_config(TrainConfig, config), list(notes), found.dropped)
+
+
+def _finished(found: Composition, extended: RunFolder | None, *, patches: bool) -> Tree:
+    """What was composed, checked and with all that follows from it. Raises RequestError.
+
+    patches: the command gives the size of patches.
+    """
+    try:
+        tree = plain(found.config)
+        if not patches:
+            found.choices = without_patches(tree, found.choices)
         config = checked_types("train", tree)
-        config = _finish(config, objective=config["objective"])
-        config["choices"] = choices
-        if (begin := config["init_from"]) is not None:
-            path = local_path(begin, "init_from=").absolute()
-            config["init_from"] = str(path) if path.exists() else begin  # a tracking run id
-        if extended is not None:
-            forced = config["resume"].startswith("force:")
-            config["resume"] = f"{'force:' if forced else ''}{extended.root}"
-        tracking = config["tracking"]
-        config["name"] = checked_name("name", config["name"] or _default_name(choices))
-        own = trust.default_store(config["paths"]["root"])
-        tracking["uri"] = trust.without_password(tracking["uri"] or own)
-        trust.trust_own_store(config["paths"]["root"])
-        tracking["experiment"] = tracking["experiment"] or config["name"]
-        return config
+    except RequestError as refusal:
+        raise RequestError(f"{refusal}{found.blamed(str(refusal))}") from None
+    config = _finish(config, objective=config["objective"])
+    config["choices"] = found.choices
+    if (begin := config["init_from"]) is not None:
+        path = local_path(begin, "init_from=").absolute()
+        config["init_from"] = str(path) if path.exists() else begin  # a tracking run id
+    if extended is not None:
+        forced = config["resume"].startswith("force:")
+        config["resume"] = f"{'force:' if forced else ''}{extended.root}"
+    tracking = config["tracking"]
+    config["name"] = checked_name("name", config["name"] or _default_name(found.choices))
+    own = trust.default_store(config["paths"]["root"])
+    tracking["uri"] = trust.without_password(tracking["uri"] or own)
+    trust.trust_own_store(config["paths"]["root"])
+    tracking["experiment"] = tracking["experiment"] or config["name"]
+    return config
 
 
 def compose_for_run(
@@ -113,9 +156,9 @@ def compose_for_run(
         before["guidance"]["scale"] = None  # the recorded scale gives way to the other convention
     _register_recorded(before, only=("guidance", "sample", "paths"))
     request = Request(verb, overrides, search_path.user_config_dirs(config_dirs))
-    composed, choices = request.compose(objective=before["objective"]["_target_"])
-    config = _finish(checked_types(verb, plain(composed)), objective=before["objective"])
-    config["choices"] = _filled(choices, recorded.choices)
+    found = composition(request, objective=before["objective"]["_target_"])
+    config = _finish(checked_types(verb, plain(found.config)), objective=before["objective"])
+    config["choices"] = _filled(found.choices, recorded.choices)
     return to_config(kind, config)
 
 
@@ -128,11 +171,11 @@ def compose_reflow(
     before = {**to_tree(recorded), "name": name, "resume": "auto", "init_from": None}
     _register_recorded(before)
     request = Request("reflow", overrides, search_path.user_config_dirs(config_dirs))
-    composed, choices = request.compose(objective=before["objective"]["_target_"])
-    config = checked_types("train", plain(composed))
+    found = composition(request, objective=before["objective"]["_target_"])
+    config = checked_types("train", plain(found.config))
     checked_name("name", config["name"])
     config = _finish(config, objective=config["objective"])
-    config["choices"] = _filled(choices, recorded.choices)
+    config["choices"] = _filled(found.choices, recorded.choices)
     return of_one_training(to_config(TrainConfig, config))
 
 
@@ -141,11 +184,9 @@ def compose_data(
 ) -> OfData:
     """`conf/encode.yaml` or `conf/check.yaml`, which concern a dataset alone."""
     verb = "encode" if kind is EncodeConfig else "check"
-    composed, choices = Request(
-        verb, overrides, search_path.user_config_dirs(config_dirs)
-    ).compose()
-    config = _with_absolute_paths(checked_types(verb, plain(composed)))
-    config["choices"] = choices
+    found = composition(Request(verb, overrides, search_path.user_config_dirs(config_dirs)))
+    config = _with_absolute_paths(checked_types(verb, plain(found.config)))
+    config["choices"] = found.choices
     return to_config(kind, config)
 
 
@@ -201,20 +242,6 @@ def given_run(overrides: Sequence[str]) -> tuple[str, Path, RunFolder, RunConfig
     recorded = read_recorded(folder, root=typed_root(overrides))
     trust.trust_own_store(recorded.paths.root)
     return str(wanted), root, folder, recorded
-
-
-def option(overrides: Sequence[str], key: str) -> Any:
-    """The value given for a key on the command line, the last one if there are several; or None."""
-    found = [text for text in overrides if text.partition("=")[0] == key]
-    if not found:
-        return None
-    parsed = parse_override(found[-1])
-    if parsed.is_sweep_override():
-        raise RequestError(
-            f"{found[-1]}: several values at once; give one, and text with a comma as "
-            f"{key}=\\'a,b\\'"
-        )
-    return parsed.value()
 
 
 def typed_root(overrides: Sequence[str]) -> Path | None:

@@ -21,6 +21,9 @@ MOST_IMAGES = 100_000_000  # to draw or to measure
 MOST_AT_ONCE = 10_000_000  # images of a batch
 MOST_PROCESSES = 1_024  # on one machine
 
+DROP_OPTION = "drop_option"
+"""`sweep.on_refusal` where jobs leave out the typed options that their members do not have."""
+
 
 @dataclass
 class EMA:
@@ -109,7 +112,7 @@ class Sweep:
     slots: Any = MISSING  # "auto" or a list of device sets
     jobs_per_slot: int = option(at_least=1)
     on_failure: str = option(choices=("continue", "stop"))
-    on_refusal: str = option(choices=("stop", "skip"))
+    on_refusal: str = option(choices=("stop", "skip", DROP_OPTION))
     retries: int = option(at_least=0)
     trials: int = option(at_least=1, at_most=1_000_000)
     trials_at_once: Optional[int] = option(at_least=1)

@@ -54,6 +54,8 @@ def component_schema(group: str, target: str, component: Any) -> type[Component]
                 f"{group}.{name}: {target} says {inspect.formatannotation(parameter.annotation)}, "
                 f"which no key can hold; {HINT}"
             ) from None
+        if group == "optimizer":  # no two of them mean the same by a rate
+            limits = {**limits, "transfers": False}
         fields.append((name, *_field(kind, limits, parameter.default)))
     base = BASES.get(group, Component)
     schema = dataclasses.make_dataclass(target, fields, bases=(base,))

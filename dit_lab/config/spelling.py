@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS
-from dit_lab.config.schema import ROOTS
+from dit_lab.config.schema import ADDED, ROOTS
 
 KEYS_OF_OTHERS = {
     "training.global_batch_size": "batch_size train_batch_size global_batch batch bs "
@@ -91,6 +92,27 @@ def names_option(key: str, known: Iterable[str]) -> bool:
     """Whether a word without a section is an option, here or for users of other tools."""
     leaves = {name.rpartition(".")[2] for name in known}
     return key in leaves or bool(meant(key, known) or lacking(key))
+
+
+def unknown_key(key: str, candidates: Iterable[str], *, verb: str = "train") -> str:
+    """The message for a key that nothing reads; `verb` is the command that it was given to."""
+    names = sorted(name for name in candidates if not name.endswith("._target_"))
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.51)  # more than half
+    if known := meant(key, names):
+        return f"{key}: no such key; did you mean {known}?"
+    if verb == "train" and (option := lacking(key)):
+        group = option.partition(".")[0]
+        return f"{key}: no such key; the lab calls it {option}, which the chosen {group} has not"
+    leaf = key.rpartition(".")[2]
+    same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
+    if same_leaf or close:
+        return f"{key}: no such key; did you mean {(same_leaf or close)[0]}?"
+    if verb in ("sample", "evaluate"):
+        taken = ", ".join(
+            field.name for field in dataclasses.fields(ROOTS[verb]) if field.name != ADDED
+        )
+        return f"{key}: no such key; dit-lab {verb} takes {taken}"
+    return f"{key}: no such key; dit-lab train --cfg job prints them all"
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -25,7 +24,7 @@ from dit_lab.config.components import (
 from dit_lab.config.contracts import check_contract
 from dit_lab.config.schema import ADDED, ROOTS
 from dit_lab.config.signature import check_optimizer, component_schema
-from dit_lab.config.spelling import holds_lists, lacking, meant
+from dit_lab.config.spelling import holds_lists, unknown_key
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import WORDS, Component, default_of
@@ -177,6 +176,18 @@ def _typed(
     return plain
 
 
+def why_refused(schema: type, name: str, value: Any) -> str:
+    """What an option takes, in words, where it does not take this value; "" where it does."""
+    (field,) = [field for field in dataclasses.fields(schema) if field.name == name]
+    kind = typing.get_type_hints(schema)[name]
+    alone = dataclasses.make_dataclass(schema.__name__, [(name, kind, copy(field))])
+    try:
+        _typed(alone, {name: value}, "")
+    except RequestError as refusal:
+        return str(refusal).partition(": ")[2].removeprefix("expected ")
+    return ""
+
+
 def _explain(
     schema: type, values: Mapping[str, Any], full_key: str, prefix: str, others: Iterable[str]
 ) -> str:
@@ -320,22 +331,3 @@ def no_target(path: str) -> str:
     if name:
         return f"{path}: not in the list; choose with {group}=[NAME,...], {name} among them"
     return f"{group}: names no _target_; choose one with {group}=NAME"
-
-
-def unknown_key(key: str, candidates: Iterable[str], *, verb: str = "train") -> str:
-    """The message for a key that nothing reads; `verb` is the command that it was given to."""
-    names = sorted(name for name in candidates if not name.endswith("._target_"))
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.51)  # more than half
-    if known := meant(key, names):
-        return f"{key}: no such key; did you mean {known}?"
-    if verb == "train" and (option := lacking(key)):
-        group = option.partition(".")[0]
-        return f"{key}: no such key; the lab calls it {option}, which the chosen {group} has not"
-    leaf = key.rpartition(".")[2]
-    same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
-    if same_leaf or close:
-        return f"{key}: no such key; did you mean {(same_leaf or close)[0]}?"
-    if verb in ("sample", "evaluate"):
-        taken = ", ".join(field.name for field in dataclasses.fields(_as_typed_in(ROOTS[verb])))
-        return f"{key}: no such key; dit-lab {verb} takes {taken}"
-    return f"{key}: no such key; dit-lab train --cfg job prints them all"

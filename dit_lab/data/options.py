@@ -39,9 +39,14 @@ class Dataset(Component):
         0, at_least=0, at_most=MOST_WORKERS, help="processes that decode images"
     )
     num_classes: Optional[int] = option(
-        None, at_least=0, help="declared and checked; 0 trains an unconditional model"
+        None,
+        at_least=0,
+        help="declared and checked; 0 trains an unconditional model",
+        transfers=False,
     )
-    image_size: Any = option(None, help="a number, or [height,width]; declared and checked")
+    image_size: Any = option(
+        None, help="a number, or [height,width]; declared and checked", transfers=False
+    )
 
     def check_together(self) -> None:
         if not is_image_size(self.image_size) and self.image_size != type(self).image_size:
@@ -51,7 +56,7 @@ class Dataset(Component):
 
 @dataclass
 class ImageFiles(Dataset):
-    root: Optional[str] = option(None, help="give dataset.root=FOLDER")
+    root: Optional[str] = option(None, help="give dataset.root=FOLDER", transfers=False)
     image_size: Any = option(
         256, help="images are cropped to their central part and scaled to this; or [height,width]"
     )
@@ -87,7 +92,9 @@ class ImageFolder(ImageFiles):
 
 @dataclass
 class TorchvisionSet(Dataset):
-    root: Optional[str] = option(None, help="give dataset.root=FOLDER, where the files lie")
+    root: Optional[str] = option(
+        None, help="give dataset.root=FOLDER, where the files lie", transfers=False
+    )
     download: bool = option(False, help="true gets them through torchvision")
     horizontal_flip: bool = option(False, help="true mirrors half of the training images")
 
@@ -95,9 +102,11 @@ class TorchvisionSet(Dataset):
 @dataclass
 class Latents(Dataset):
     num_workers: int = option(2, at_least=0, at_most=MOST_WORKERS)
-    root: Optional[str] = option(None, help="give dataset.root=FOLDER")
+    root: Optional[str] = option(None, help="give dataset.root=FOLDER", transfers=False)
     images_root: Optional[str] = option(
-        None, help="where the encoded images lie now, for evaluation; as it was where null"
+        None,
+        help="where the encoded images lie now, for evaluation; as it was where null",
+        transfers=False,
     )
 
 

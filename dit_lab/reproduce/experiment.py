@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.config import search_path
-from dit_lab.config.axes import label_of, product, settings_of, sweep_overrides
+from dit_lab.config.axes import (
+    label_of,
+    product,
+    recipe_axes,
+    recipe_grid,
+    settings_of,
+    sweep_overrides,
+    values_of,
+)
 from dit_lab.config.checks.machine import check_root
 from dit_lab.config.identity import evaluating_targets, own_code, train_hash
 from dit_lab.config.schema import RunConfig
@@ -31,6 +39,8 @@ from dit_lab.sweeps.plan import compose_jobs
 PROBED_SEED = 0
 """Of probes, which depend on it: those of a reproduction by other seeds are comparable."""
 
+Settings = Mapping[str, str]
+
 Label = str
 """The axes of a configuration without the seed, as typed: `objective=ddpm model=pico`."""
 
@@ -45,6 +55,14 @@ class Experiment:
     shapes: Mapping[Label, Shapes]
     seeds: Sequence[int]
     num_jobs: int
+    axes: Sequence[str]  # of its recipe
+    fixed: Settings  # the axes of its recipe of which one value was typed
+    is_part: bool  # of what its recipe has: values of its axes were typed
+
+    def label(self, settings: Settings) -> Label:
+        """What tells a configuration apart, the recipe's axes in its order."""
+        found = {**self.fixed, **without_seeds(settings)}
+        return label_of({key: found[key] for key in (*self.axes, *found) if key in found}) or ONE
 
     @property
     def config(self) -> RunConfig:
@@ -57,19 +75,32 @@ class Experiment:
 
 def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | None) -> Experiment:
     """The experiment of that name, by the first `num_seeds` seeds, or by those that are typed or
-    that its recipe has. Raises RequestError."""
+    that its recipe has; a part of it where values of its axes are typed. Raises RequestError."""
     folder = search_path.experiment_folder(name)
     typed = typed_for(name, overrides, num_seeds)
     parsed = sweep_overrides(typed)
-    composed = compose_jobs(parsed, product(parsed), [])
+    composed = compose_jobs(parsed, product(parsed), [], of_recipe=recipe_axes(typed))
+    check_root(composed.configs[0])
+    axes = [axis for axis in recipe_grid(typed) if axis != "seed"]
+    chosen = {one.key_or_group: one for one in parsed if not one.is_sweep_override()}
+    experiment = Experiment(
+        name,
+        folder,
+        configs={},
+        shapes={},
+        seeds=sorted({config.seed for config in composed.configs}),
+        num_jobs=len(composed.configs),
+        axes=axes,
+        fixed={axis: values_of(chosen[axis])[0] for axis in axes if axis in chosen},
+        is_part=any(axis not in recipe_axes(typed) for axis in axes),
+    )
     configs: dict[Label, RunConfig] = {}
     shapes: dict[Label, Shapes] = {}
     for texts, config, of_it in zip(composed.texts, composed.configs, composed.shapes, strict=True):
-        configs.setdefault(_label(settings_of(texts)), replace(config, seed=PROBED_SEED))
-        shapes.setdefault(_label(settings_of(texts)), of_it)
-    check_root(composed.configs[0])
-    seeds = sorted({config.seed for config in composed.configs})
-    return Experiment(name, folder, configs, shapes, seeds, len(composed.configs))
+        label = experiment.label(settings_of(texts))
+        configs.setdefault(label, replace(config, seed=PROBED_SEED))
+        shapes.setdefault(label, of_it)
+    return replace(experiment, configs=configs, shapes=shapes)
 
 
 def typed_for(name: str, overrides: Sequence[str], num_seeds: int | None) -> list[str]:
@@ -78,18 +109,16 @@ def typed_for(name: str, overrides: Sequence[str], num_seeds: int | None) -> lis
     return [f"experiment={name}", *seeds, *overrides]
 
 
-def _label(settings: Mapping[str, str]) -> Label:
-    return label_of(without_seeds(settings)) or ONE
-
-
 # ---- what came out -------------------------------------------------------------------------------
 
 
-def metrics_by_label(runs: Sequence[Run]) -> dict[Label, list[dict[str, float]]]:
+def metrics_by_label(
+    experiment: Experiment, runs: Sequence[Run]
+) -> dict[Label, list[dict[str, float]]]:
     """What each configuration was found to be, by its runs in the order of their seeds."""
     found: dict[Label, list[dict[str, float]]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.config["seed"]):
-        found[_label(run.settings)].append(measured(run))
+        found[experiment.label(run.settings)].append(measured(run))
     return dict(found)
 
 
@@ -146,8 +175,31 @@ class Judgement:
         ]
 
 
-def judge(expected: Mapping[str, Any], outcome: Outcome) -> Judgement:
-    """Every number of every configuration that was recorded or came out."""
+def _part_of(expected: Mapping[str, Any], outcome: Outcome) -> tuple[dict[str, Any], Outcome]:
+    """What was recorded of the configurations that came out, and of these what was recorded: of a
+    training that several share, the first alone has all probes."""
+    hashes, known = expected["recorded"]["train_hashes"], expected["probes"]
+    labels = outcome.probes.keys()
+    of_part = {
+        **expected,
+        "recorded": {
+            **expected["recorded"],
+            "train_hashes": {label: of for label, of in hashes.items() if label in labels},
+        },
+        "probes": {label: of for label, of in known.items() if label in labels},
+    }
+    probes = {
+        label: {name: value for name, value in found.items() if name in known.get(label, found)}
+        for label, found in outcome.probes.items()
+    }
+    return of_part, replace(outcome, probes=probes)
+
+
+def judge(expected: Mapping[str, Any], outcome: Outcome, *, is_part: bool = False) -> Judgement:
+    """Every number of every configuration that was recorded or came out; of those that came out
+    where a part was repeated."""
+    if is_part:
+        expected, outcome = _part_of(expected, outcome)
     kind = outcome.circumstances["kind"]
     numbers: dict[Label, list[Verdict]] = {}
     for label in dict.fromkeys((*expected["probes"], *outcome.probes)):

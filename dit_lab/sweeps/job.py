@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dit_lab.config.axes import settings_of
 from dit_lab.config.identity import recorded_hash
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import as_recorded, rebased
@@ -42,6 +43,8 @@ def read_task(folder: Path) -> Task:
     manifest = sweep.read()
     job = manifest.jobs[int(folder.name.partition("-")[0])]
     tags = {"dit_lab.sweep": sweep.root.name, "dit_lab.job": str(job.number)}
+    if (arm := settings_of(job.overrides).get("arm")) is not None:
+        tags["dit_lab.arm"] = arm
     if manifest.parent_run_id:
         tags[PARENT_TAG] = manifest.parent_run_id
     trust.trust_own_store(sweep.paths_root)

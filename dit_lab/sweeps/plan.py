@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,15 +18,18 @@ from dit_lab.config.axes import (
     is_for_launcher,
     name_of,
     product,
+    recipe_axes,
+    settings_of,
     sweep_overrides,
 )
 from dit_lab.config.checks.machine import with_processes
 from dit_lab.config.checks.training import check_data
-from dit_lab.config.compose import Composer, of_one_training, option
+from dit_lab.config.compose import Composer, of_one_training
 from dit_lab.config.equivalence import SAME_MATHEMATICS, idea
 from dit_lab.config.hydra_compose import check_launcher
 from dit_lab.config.identity import config_hash, run_folder
 from dit_lab.config.objects import to_tree
+from dit_lab.config.overrides import option
 from dit_lab.config.prepare import check_request, prepare_folder
 from dit_lab.config.schema import RunConfig, Sweep, TrainConfig
 from dit_lab.config.yaml_files import read_recipe
@@ -51,6 +54,7 @@ class Plan:
     shapes: list[Shapes]
     anew: bool  # resume=never: the runs that lie there are set aside
     left_out: dict[str, int]  # why jobs were refused, with sweep.on_refusal=skip -> how many
+    notes: list[str]  # what of a recipe, an arm or an axis does not apply, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Composed:
     configs: list[RunConfig]
     shapes: list[Shapes]
     left_out: dict[str, int]
+    notes: list[str]
     settings: Sweep
     name: str
     anew: bool
@@ -71,30 +76,45 @@ def compose_jobs(
     texts: Iterable[Sequence[str]],
     config_dirs: Iterable[str],
     *,
+    of_recipe: Collection[str] = (),
     elsewhere: bool = False,
 ) -> Composed:
     """The configuration of each job, whose axes have the values in `texts` (`seed=0`), checked as
-    `dit-lab train` would; raises RequestError, or leaves out what is refused. `elsewhere`: jobs may
-    run on machines that have other devices than this one."""
+    `dit-lab train` would; raises RequestError, or leaves out what is refused.
+
+    of_recipe: the axes that are not typed, but the recipe's.
+    elsewhere: jobs may run on machines that have other devices than this one.
+    """
     composer = Composer([Path(path) for path in config_dirs])
     fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
     kept: list[Sequence[str]] = []
     configs: list[TrainConfig] = []
     shapes: list[Shapes] = []
     left_out: Counter[str] = Counter()
+    notes: dict[str, None] = {}
+    unread: set[str] | None = None  # typed keys that no job has
+    first_texts: Sequence[str] = ()
     for of_job in texts:
         try:
-            config = composer.compose([*fixed, *of_job])
+            found = composer.compose([*fixed, *of_job], recipe_axes=of_recipe, of_sweep=True)
             if not elsewhere:
-                with_processes(config)  # counted again by the job, on the devices of its slot
-            shapes.append(check_request(config, look=check_data))
+                with_processes(found.config)  # again by the job, on the devices of its slot
+            of_data = check_request(found.config, look=check_data)
         except RequestError as refusal:
             if not left_out and not _skips(fixed, configs):
-                raise
+                raise RequestError(f"{refusal}{_blamed(refusal, of_recipe)}") from None
             left_out[str(refusal)] += 1
-        else:
-            kept.append(of_job)
-            configs.append(config)
+            continue
+        notes |= dict.fromkeys(found.notes)
+        first_texts = first_texts or of_job
+        unread = set(found.dropped) & (set(found.dropped) if unread is None else unread)
+        own = [text for text in of_job if text.partition("=")[0].lstrip("+") not in found.dropped]
+        if len(own) == len(of_job) or own not in kept:  # else it is one that is there
+            kept.append(own)
+            configs.append(found.config)
+            shapes.append(of_data)
+    if unread and set(unread) - set(of_recipe):  # refused as where nothing is dropped
+        composer.compose([*fixed, *first_texts], recipe_axes=of_recipe)
     if not configs:
         raise RequestError(f"all {left_out.total()} jobs are refused: {next(iter(left_out))}")
     first = configs[0]
@@ -103,7 +123,13 @@ def compose_jobs(
     name = checked_name("sweep.name", given)
     anew = first.resume == "never"
     jobs = [_of_a_job(config, name) for config in configs]
-    return Composed(kept, jobs, shapes, dict(left_out), first.sweep, name, anew)
+    return Composed(kept, jobs, shapes, dict(left_out), list(notes), first.sweep, name, anew)
+
+
+def _blamed(refusal: RequestError, of_recipe: Collection[str]) -> str:
+    """Whose axis has the value that is refused, where it was not typed."""
+    key = str(refusal).partition("=")[0]
+    return f"; {key} is an axis of the recipe" if key in of_recipe else ""
 
 
 def _of_a_job(config: TrainConfig, sweep: str) -> RunConfig:
@@ -137,7 +163,11 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
     launcher = [text for text in overrides if is_for_launcher(text)]
     if launcher:
         check_launcher(launcher)
-    composed = compose_jobs(typed, texts, dirs, elsewhere=bool(launcher))
+    of_recipe = recipe_axes(overrides)
+    composed = compose_jobs(typed, texts, dirs, of_recipe=of_recipe, elsewhere=bool(launcher))
+    if not search:  # an axis of which no job has a value is none
+        left = settings_of(text for of_job in composed.texts for text in of_job)
+        axes = {key: values for key, values in axes.items() if key in left}
     settings = {
         **asdict(composed.settings),
         "launcher": launcher,
@@ -161,7 +191,14 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
         tracking=asdict(composed.configs[0].tracking),
         jobs=[] if search else jobs,
     )
-    return Plan(manifest, composed.configs, composed.shapes, composed.anew, composed.left_out)
+    return Plan(
+        manifest,
+        composed.configs,
+        composed.shapes,
+        anew=composed.anew,
+        left_out=composed.left_out,
+        notes=composed.notes,
+    )
 
 
 def job_of(number: int, texts: Sequence[str], config: RunConfig) -> Job:
@@ -226,9 +263,10 @@ def _refuse_twins(jobs: Sequence[Job]) -> None:
 
 
 def remarks(plan: Plan) -> list[str]:
-    """Jobs that were refused, that are one training, or that are expected to agree, in words."""
+    """What does not apply, jobs that were refused, that are one training, or that are expected to
+    agree, in words."""
     if plan.manifest.settings["search"]:
-        return []
+        return plan.notes
     once = _alike(plan, lambda config: run_folder(config).root)
     agreeing = [
         group
@@ -243,11 +281,15 @@ def remarks(plan: Plan) -> list[str]:
         f"left out {count} job{'s' if count > 1 else ''}: {why}"
         for why, count in plan.left_out.items()
     ]
-    return refused + [
-        f"jobs {'; '.join(map(_numbers, groups))}: {what}"
-        for what, groups in said.items()
-        if groups
-    ]
+    return (
+        plan.notes
+        + refused
+        + [
+            f"jobs {'; '.join(map(_numbers, groups))}: {what}"
+            for what, groups in said.items()
+            if groups
+        ]
+    )
 
 
 def _alike(plan: Plan, key: Callable[[RunConfig], object]) -> list[list[Job]]:

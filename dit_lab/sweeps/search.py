@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from hydra.core.override_parser.types import Override
 
-from dit_lab.config.axes import space_of, sweep_overrides
+from dit_lab.config.axes import recipe_axes, space_of, sweep_overrides
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
@@ -54,7 +54,13 @@ def _composed(
     typed: Sequence[Override], texts: Iterable[Sequence[str]], manifest: Manifest
 ) -> list[RunConfig]:
     elsewhere = bool(manifest.settings["launcher"])
-    return compose_jobs(typed, texts, manifest.config_dirs, elsewhere=elsewhere).configs
+    return compose_jobs(
+        typed,
+        texts,
+        manifest.config_dirs,
+        of_recipe=recipe_axes(manifest.typed),
+        elsewhere=elsewhere,
+    ).configs
 
 
 def best_job(manifest: Manifest) -> str:

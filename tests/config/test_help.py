@@ -16,7 +16,7 @@ def test_comments_stand_beside_their_options(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = Composer().compose(["experiment=quickstart", "metric=[fid,two_sample]"])
+    config = Composer().compose(["experiment=quickstart", "metric=[fid,two_sample]"]).config
     text = with_help(config)
     assert yaml.safe_load(text) == to_tree(config)
     lines = {line.split("  # ")[0]: line.partition("  # ")[2] for line in text.splitlines()}

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dit_lab.config.axes import name_of
-from dit_lab.config.hydra_compose import parse_override
+from dit_lab.config.overrides import parse_override
 from dit_lab.core import text as text_module
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import (

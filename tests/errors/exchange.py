@@ -170,8 +170,12 @@ def own_model(folder: Path) -> None:
     options = "patch_size: int, hidden_size: int, depth: int, num_heads: int, mlp_ratio: float"
     more = "class_dropout_prob: float, activation_checkpointing: str"
     layers = "norm: str, mlp: str, rope: bool, qk_norm: bool"
+    given = "input_size, in_channels, num_classes, learn_sigma, generator"
     (folder / "mylab.py").write_text(
-        f"class Model:\n    def __init__(self, *, {options}, {more}, {layers}): ...\n"
+        "from torch import nn\n"
+        "class Model(nn.Module):\n"
+        f"    def __init__(self, *, {given}, {options}, {more}, {layers}): ...\n"
+        "    def forward(self, x, time, labels): ...\n"
     )
 
 

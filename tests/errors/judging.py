@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.errors.case import Case, heavy
-from tests.errors.starts import image, wrote
+from tests.errors.starts import RECIPE, image, wrote
+from tests.errors.sweeping import STEPS
 
 PUBLISHED = (
     "metric=[frechet] metric.frechet.extractor=pixels metric.frechet.reference=imagenet.npz "
@@ -92,6 +93,10 @@ CASES = (
     Case("no seed", "reproduce tiny --seeds 0", "--seeds 0: give 1 or more", start="recipe"),
     Case("probes that are to be recorded alone", "reproduce tiny --record --quick",
          "--record --quick: what is recorded are metrics too; leave out --quick", start="recipe"),
+    Case("a part of a sweep that is to be recorded",
+         "reproduce grid sampler.steps=1 --record",
+         "--record: a part of the experiment; leave out the values of its axes",
+         prepare=wrote("experiments/grid/recipe.yaml", RECIPE + STEPS)),
     Case("a spread of the recipe's one seed", "reproduce tiny --record",
          "--record: 1 are too few seeds for a spread; give --seeds 3 or more", start="recipe"),
 )

@@ -113,7 +113,7 @@ def test_tables_interpret_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_printed_command_can_be_pasted(tmp_path: Path) -> None:
     """From a folder whose name a shell and Hydra both read otherwise."""
-    from dit_lab.config.compose import option
+    from dit_lab.config.overrides import option
     from dit_lab.core.text import key_value, shell_line
 
     root = tmp_path / "bob's lab, [1] $(x)"

@@ -231,6 +231,10 @@ def test_a_grid_comes_back(forked_in: Fork, store_in: Callable[[Path], None], la
     with Image.open(recipe.parent / "samples.png") as sheet:
         assert sheet.width < sheet.height  # there is one model to see, in two ways
 
+    done = forked_in(lab, "reproduce", "grid", "sampler.steps=3", "seed=0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(f"probes of {three}") == 1 and two not in done.stdout
+
     content["probes"][three]["evaluations"]["value"] = 9.0
     (recipe.parent / "expected.yaml").write_text(yaml.safe_dump(content))
     done = forked_in(lab, "reproduce", "grid", "--seeds", "1")

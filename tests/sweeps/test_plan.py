@@ -184,3 +184,60 @@ def test_hashes_do_not_depend_on_how_a_sweep_is_run() -> None:
 def test_what_a_sweep_has_once_is_no_axis(key: str) -> None:
     with pytest.raises(RequestError, match="one for the whole sweep"):
         plan_sweep([*TINY, key])
+
+
+# ---- options that some members do not have -------------------------------------------------------
+
+
+def test_jobs_leave_out_options_that_their_members_do_not_have() -> None:
+    given = [*TINY, "objective=ddpm,rectified_flow", "objective.min_snr_gamma=1,5", "seed=0,1"]
+    with pytest.raises(RequestError, match=r"objective\.min_snr_gamma: no such key"):
+        plan_sweep(given)
+    plan = plan_sweep([*given, "sweep.on_refusal=drop_option"])
+    assert overrides(plan) == [
+        "objective=ddpm objective.min_snr_gamma=1 seed=0",
+        "objective=ddpm objective.min_snr_gamma=1 seed=1",
+        "objective=ddpm objective.min_snr_gamma=5 seed=0",
+        "objective=ddpm objective.min_snr_gamma=5 seed=1",
+        "objective=rectified_flow seed=0",
+        "objective=rectified_flow seed=1",
+    ]
+    assert remarks(plan)[0] == "objective.min_snr_gamma: rectified_flow has none"
+    with pytest.raises(RequestError, match=r"objective\.min_snr_gama: no such key; did you mean"):
+        plan_sweep(
+            [*TINY, "objective=ddpm,rectified_flow", "objective.min_snr_gama=1,5",
+             "sweep.on_refusal=drop_option"]
+        )  # fmt: skip
+
+
+def test_a_recipes_axis_gives_way_to_a_member_without_it(folder: Path) -> None:
+    (folder / "experiments/grid").mkdir(parents=True)
+    axes = "{objective.time_sampling: 'uniform,cosmap', seed: '0,1'}"
+    (folder / "experiments/grid/recipe.yaml").write_text(
+        GRID.replace("{model: 'pico,nano', seed: 'range(2)'}", axes)
+    )
+    plan = plan_sweep(["experiment=grid", "objective=ddpm"])
+    assert overrides(plan) == ["seed=0", "seed=1"]
+    assert plan.manifest.axes == {"seed": ["0", "1"]}
+    assert remarks(plan) == ["experiment=grid sets objective.time_sampling; ddpm has none"]
+    plan = plan_sweep(["experiment=grid", "objective=ddpm,rectified_flow"])
+    assert overrides(plan) == [
+        "objective=ddpm seed=0",
+        "objective=ddpm seed=1",
+        "objective=rectified_flow objective.time_sampling=uniform seed=0",
+        "objective=rectified_flow objective.time_sampling=uniform seed=1",
+        "objective=rectified_flow objective.time_sampling=cosmap seed=0",
+        "objective=rectified_flow objective.time_sampling=cosmap seed=1",
+    ]
+
+
+def test_arms_are_an_axis() -> None:
+    arms = ["arms.base=", "arms.cosmap=objective.time_sampling=cosmap"]
+    plan = plan_sweep([*TINY, *arms, "arm=base,cosmap", "seed=0,1"])
+    assert overrides(plan) == [
+        "arm=base seed=0", "arm=base seed=1", "arm=cosmap seed=0", "arm=cosmap seed=1",
+    ]  # fmt: skip
+    searched = plan_sweep([*TINY, *arms, "arm=base,cosmap", "hydra/sweeper=optuna"])
+    assert searched.manifest.axes == {"arm": ["base", "cosmap"]}
+    alone = plan_sweep([*TINY, "objective.time_sampling=uniform,cosmap", "seed=0,1"])
+    assert [job.run for job in plan.manifest.jobs] == [job.run for job in alone.manifest.jobs]

@@ -1,0 +1,151 @@
+"""Named arms of a comparison: sets of overrides, each on top of the arm that it stands on.
+
+    arms:
+      base: []
+      logit_normal: [objective.time_sampling=logit_normal]
+      beta2: {from: logit_normal, overrides: ["optimizer.betas=[0.9,0.95]"]}
+
+A recipe defines them under `arms`, a command as `arms.NAME=OVERRIDE` or with several overrides in a
+list; `arm=NAME` chooses one, and several make an axis. An arm stands on `base`, where there is an
+arm of that name, unless `from` says otherwise. What is chosen is replaced by its overrides before
+anything is composed, so that an arm is no part of a configuration or of its hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from dit_lab.config import search_path
+from dit_lab.config.overrides import ARM, MEMBER, no_such_choice, parse_override
+from dit_lab.config.recipes import ARMS, recipes_of
+from dit_lab.config.validate import to_plain
+from dit_lab.core.errors import RequestError
+
+BASE = "base"
+"""The arm that others stand on unless they say otherwise."""
+
+ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume")
+"""What a sweep has once, and no axis or arm can be."""
+
+NOT_IN_ARMS = (*ONE_FOR_ALL, "arm", "arms", "experiment", "hydra")
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What an arm sets, and the arm that it stands on."""
+
+    stands_on: str | None
+    overrides: tuple[str, ...]
+
+
+def arms_of(overrides: Sequence[str]) -> dict[str, Arm]:
+    """The arms that a recipe and a command define, by name. Raises RequestError."""
+    given: dict[str, Any] = {}
+    names = [
+        text.partition("=")[2].strip("'\"") for text in overrides if text.startswith("experiment=")
+    ]
+    known = search_path.experiments()
+    if names and names[-1] in known:
+        for _, recipe in reversed(list(recipes_of(names[-1], known))):
+            of_it = to_plain(recipe).get(ARMS) or {}
+            if not isinstance(of_it, Mapping):
+                raise RequestError(f"experiment={names[-1]}: arms: expected overrides by name")
+            given |= {str(name): value for name, value in of_it.items()}
+    for text in overrides:
+        if text.startswith(ARM) and "=" in text:
+            key, _, value = text.partition("=")
+            given[key.removeprefix(ARM)] = _typed(key, value)
+    arms = {name: _arm(name, value, has_base=BASE in given) for name, value in given.items()}
+    for name in arms:
+        _lineage(name, arms)
+    return arms
+
+
+def lineage(names: Sequence[str], arms: Mapping[str, Arm]) -> dict[str, Arm]:
+    """Arms with all that they stand on, those first that others stand on. Raises RequestError."""
+    return {one: arm for name in names for one, arm in _lineage(name, arms).items()}
+
+
+def with_arm(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides with `arm=NAME` replaced by what that arm sets, and which of it does not apply,
+    in words: what is typed beside it comes after it. Raises RequestError."""
+    chosen = [text.partition("=")[2].strip("'\"") for text in overrides if _chooses(text)]
+    rest = [text for text in overrides if not _chooses(text) and not text.startswith(ARM)]
+    if not chosen:
+        return rest, []
+    name = chosen[-1]
+    typed = {parse_override(text).key_or_group: text for text in rest}
+    of_arm: dict[str, str] = {}
+    for one in _lineage(name, arms_of(overrides)).values():
+        of_arm |= {parse_override(text).key_or_group: text for text in one.overrides}
+    notes = [
+        f"{typed[key]} takes the place of {text} of arm={name}"
+        for key, text in of_arm.items()
+        if key in typed and typed[key] != text
+    ]
+    return [*of_arm.values(), *rest], notes
+
+
+def _chooses(text: str) -> bool:
+    return text.startswith("arm=")
+
+
+def _lineage(name: str, arms: Mapping[str, Arm]) -> dict[str, Arm]:
+    """An arm and all that it stands on, itself last."""
+    if not arms:
+        raise RequestError(
+            f"arm={name}: no arms are defined; give arms.{name}=OVERRIDE, or a recipe with arms"
+        )
+    found: dict[str, Arm] = {}
+    above: str | None = name
+    while above is not None:
+        if above not in arms:
+            message = no_such_choice("arm", above, list(arms))
+            raise RequestError(message if above == name else f"arms.{[*found][-1]}.from: {message}")
+        if above in found:
+            raise RequestError(f"arms.{above}.from: stands on itself, by {', '.join(found)}")
+        found[above] = arms[above]
+        above = arms[above].stands_on
+    return dict(reversed(found.items()))
+
+
+def _typed(key: str, value: str) -> Any:
+    """What a command sets an arm to: one override, or in brackets several, or a mapping."""
+    if not value.startswith(("[", "{")):
+        return [value] if value else []
+    with suppress(RequestError):  # as Hydra writes lists and mappings
+        return parse_override(f"value={value}").value()
+    with suppress(yaml.YAMLError):  # or as a recipe does, which takes A=B without quotes
+        return yaml.safe_load(value)
+    raise RequestError(
+        f"{key}={value}: not understood; write {key}=OVERRIDE, or several as "
+        f"{key}=\"['optimizer.lr=0.1','optimizer.betas=[0.9,0.95]']\""
+    )
+
+
+def _arm(name: str, value: Any, *, has_base: bool) -> Arm:
+    """The arm that a recipe or a command means. Raises RequestError."""
+    key = f"{ARM}{name}"
+    if not MEMBER.fullmatch(name):
+        raise RequestError(f"{key}: is no name; use letters, digits, spaces and . _ + -")
+    stands_on = BASE if has_base and name != BASE else None
+    if isinstance(value, Mapping):
+        unknown = [str(one) for one in value if one not in ("from", "overrides")]
+        if unknown:
+            raise RequestError(f"{key}.{unknown[0]}: an arm has from and overrides")
+        stands_on, value = value.get("from", stands_on), value.get("overrides")
+    overrides = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(overrides, list) or not all(isinstance(one, str) for one in overrides):
+        raise RequestError(f"{key}={value}: expected a list of overrides, as [optimizer.lr=0.1]")
+    for text in overrides:
+        one = parse_override(text)
+        if one.is_sweep_override():
+            raise RequestError(f"{key}: {text}: several values; an arm has one of each")
+        if one.key_or_group.replace("/", ".").partition(".")[0] in NOT_IN_ARMS:
+            raise RequestError(f"{key}: {text}: not of an arm; give it to the whole command")
+    return Arm(None if stands_on is None else str(stands_on), tuple(overrides))

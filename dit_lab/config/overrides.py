@@ -1,0 +1,55 @@
+"""Overrides as they are typed: parsed one by one, and looked up. Torch-free."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
+from hydra.errors import HydraException
+
+from dit_lab.core.errors import RequestError
+
+MEMBER = re.compile(r"[\w+-][\w .+-]*")
+"""The name of a member of a group, which is that of its file: nothing that leads elsewhere."""
+
+ARM = "arms."
+"""`arms.NAME=OVERRIDE` defines an arm; what it is set to is no value of Hydra's grammar."""
+
+
+def parse_override(text: str) -> Override:
+    """What was typed, as Hydra understands it. Raises RequestError."""
+    if text.startswith(ARM) and "=" in text:
+        key, _, value = text.partition("=")
+        return Override(OverrideType.CHANGE, key, ValueType.ELEMENT, value, None, input_line=text)
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise RequestError(
+            f"{text}: not understood; write KEY=VALUE, lists as KEY=[1,2], and quote text "
+            "with special characters as KEY=\\'a b\\'"
+        ) from None
+
+
+def option(overrides: Sequence[str], key: str) -> Any:
+    """The value given for a key on the command line, the last one if there are several; or None."""
+    found = [text for text in overrides if text.partition("=")[0] == key]
+    if not found:
+        return None
+    parsed = parse_override(found[-1])
+    if parsed.is_sweep_override():
+        raise RequestError(
+            f"{found[-1]}: several values at once; give one, and text with a comma as "
+            f"{key}=\\'a,b\\'"
+        )
+    return parsed.value()
+
+
+def no_such_choice(group: str, member: str, allowed: Sequence[str]) -> str:
+    """The message for a member that a group does not have."""
+    close = difflib.get_close_matches(member, allowed, n=1)
+    hint = f"; did you mean {group}={close[0]}?" if close else ""
+    return f"{group}={member}: no such choice; allowed: {', '.join(allowed)}{hint}"
