@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dit_lab.codecs.facts import AUTOENCODER, HUB, codec_facts
+from dit_lab.codecs.facts import AUTOENCODER, HUB
 from dit_lab.config.axes import (
     label_of,
     product,
@@ -16,12 +16,13 @@ from dit_lab.config.axes import (
     values_of,
 )
 from dit_lab.config.checks.data import UNKNOWN_DATA, read_facts
+from dit_lab.config.checks.own import check_own_parts, latents_of
 from dit_lab.config.checks.training import check_data, check_model
 from dit_lab.config.compose import Composer, of_one_training
 from dit_lab.config.identity import train_hash
 from dit_lab.config.overrides import parse_override
 from dit_lab.config.schema import RunConfig
-from dit_lab.core.options import Component, arguments_of, target_of
+from dit_lab.core.options import Component, target_of
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.image_facts import sides
 from dit_lab.runs.folder import is_deciding
@@ -54,9 +55,9 @@ def described_shapes(config: RunConfig) -> tuple[Shapes, list[str]]:
         latent = (LATENT_CHANNELS, facts.height // SIDE_FACTOR, facts.width // SIDE_FACTOR)
         said.append(f"{codec.path} is not here: latents as of Stable Diffusion's autoencoders")
     else:
-        sizes = {"channels": facts.channels, "height": facts.height, "width": facts.width}
-        latent = codec_facts(target_of(codec), arguments_of(codec), **sizes)
+        latent = latents_of(codec, facts)
     shapes = Shapes(facts, latent)
+    check_own_parts(config, shapes)
     check_model(config, shapes)
     return shapes, said
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from dit_lab.actions.inferred import InferredOption, as_overrides, corrected, inferred_keys, typed
 from dit_lab.build.trained import open_checkpoints
-from dit_lab.codecs.facts import IDENTITY, codec_facts, config_file
+from dit_lab.codecs.facts import IDENTITY, config_file
 from dit_lab.config.checks.data import UNKNOWN_DATA, read_facts, refuse_other_images
+from dit_lab.config.checks.own import latents_of
 from dit_lab.config.compose import compose_train
 from dit_lab.config.identity import as_hashed, identity
 from dit_lab.config.objects import to_tree
@@ -174,8 +175,7 @@ def _shapes(
 
 def _refuse_other_latents(config: RunConfig, data: DataFacts, latent: tuple[int, int, int]) -> None:
     """Raise RequestError where the codec makes latents of such images that are not the model's."""
-    codec, size = config.codec, {"height": data.height, "width": data.width}
-    made = codec_facts(target_of(codec), arguments_of(codec), channels=data.channels, **size)
+    made = latents_of(config.codec, data)
     if made != latent:
         raise RequestError(
             f"codec={config.choices['codec']}: makes {_by(made)} of images of {data.height} x "

@@ -1,14 +1,21 @@
-"""A picture of what training will see first."""
+"""What `dit-lab describe` has to build: a picture of what training will see first, and a model of
+the user's own."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from dit_lab.build.parts import build_images
+from dit_lab.build.parts import Parts, build_images, build_model, build_objective
+from dit_lab.codecs.identity import Identity
 from dit_lab.config.schema import RunConfig
-from dit_lab.core.types import DataFacts
+from dit_lab.core import trust
+from dit_lab.core.errors import RequestError
+from dit_lab.core.options import target_of
+from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.order import SampleOrder
 from dit_lab.sampling.images import grid_columns, to_uint8, write_grid
 
@@ -24,3 +31,46 @@ def write_preview(config: RunConfig, facts: DataFacts, out: Path) -> int:
     images, _ = dataset.fetch(indices, counters)
     write_grid(out, to_uint8(images, facts.levels), columns=grid_columns(len(counters), 0))
     return len(counters)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Numbers of a model's parameters."""
+
+    total: int
+    trainable: int
+    of_modules: dict[str, int]  # of the model's own children; "" is what lies in none of them
+
+
+def count_parameters(config: RunConfig, shapes: Shapes) -> Parameters:
+    """Build the configured model and count; a parameter that modules share counts in the first.
+    Raises RequestError where it cannot be built."""
+    parts = Parts(
+        config=config,
+        shapes=shapes,
+        objective=build_objective(config, shapes),
+        codec=Identity(),
+        device=torch.device("cpu"),
+    )
+    try:
+        model = build_model(parts)
+    except RequestError:
+        raise
+    except Exception as error:  # whatever the user's constructor does
+        target = target_of(config.model)
+        raise RequestError(
+            f"model._target_={target}: cannot be made ({trust.reason(error)})"
+        ) from error
+    return Parameters(
+        total=sum(weight.numel() for weight in model.parameters()),
+        trainable=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        of_modules=_of_modules(model),
+    )
+
+
+def _of_modules(model: nn.Module) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, weight in model.named_parameters():
+        child = name.partition(".")[0] if "." in name else ""
+        found[child] = found.get(child, 0) + weight.numel()
+    return found

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.errors import HookError, RequestError, StopRequested
 from dit_lab.core.text import one_line
 from dit_lab.core.types import Hook
 from dit_lab.runs.folder import (
@@ -102,8 +102,10 @@ def tell_end(
     for hook in hooks:
         try:
             hook.on_end(status=outcome, step=status.step, error=error)
-        except Exception:  # the others still have to hear of it
+        except Exception as trouble:  # the others still have to hear of it
             log.exception("while telling how it ended")
+            if isinstance(trouble, HookError):
+                log.warning("%s", trouble)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from dit_lab.actions.evaluate import training_evaluators, why_unmeasured
 from dit_lab.actions.extension import take_over
+from dit_lab.actions.hooks import build_hooks, refuse_failed
 from dit_lab.actions.session import StatusFile, log, tell_end, told_how_it_ends, writing_to
 from dit_lab.build.parts import Parts, build_parts
 from dit_lab.build.trained import open_checkpoints
@@ -17,7 +18,7 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core import trust
-from dit_lab.core.errors import RequestError
+from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.team import ALONE
 from dit_lab.core.text import say
 from dit_lab.core.types import Hook, Shapes
@@ -32,7 +33,7 @@ from dit_lab.runs.folder import (
 )
 from dit_lab.runs.metrics import trim_metrics
 from dit_lab.runs.provenance import provenance
-from dit_lab.runs.recorded import recorded_so_far
+from dit_lab.runs.recorded import recorded_training
 from dit_lab.tracking.addresses import not_contacted
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.tracking.parent import job_name
@@ -87,7 +88,7 @@ def _lead(
 ) -> None:
     """Train as the process that writes, shows and tracks."""
     parts = build_parts(config, shapes, context.accelerator.device)
-    before = recorded_so_far(folder)
+    before = recorded_training(folder)
     now = identity(config, shapes, before=before, codec=parts.codec.fingerprint)
     refuse_foreign(folder, config, now)
     status = StatusFile(folder)
@@ -111,12 +112,18 @@ def _lead(
                 for file in folder.artifacts():  # a kill may have lost some
                     status.tracker.on_artifact(status.step, file)
         hooks.insert(0, MetricsFile(folder.metrics))
+        own = build_hooks(config, folder, on_failure=context.stop.ask)
+        hooks.extend(own)
         if why := why_unmeasured(config, shapes):
             log.info("samples are not measured: %s", why)
         told_all = context.team.first(lambda: (checkpoint, now))  # all of it lies in its place
         try:
             with _watchdog(config, folder, context, hung):
                 results = _train(parts, folder, context, store, *told_all, hooks=hooks)
+            refuse_failed(own)
+        except StopRequested:
+            refuse_failed(own)  # what asked to stop
+            raise
         except NonFiniteStreak as streak:
             write_json(folder.nonfinite, streak.diagnosis)
             for hook in hooks:

@@ -60,7 +60,8 @@ def on_workers(verb: str, config: RunConfig, **given: Any) -> int:
             outputs=[folder / f"worker-{rank}.log" if rank else None for rank in range(processes)],
             stopping=lambda: stop.requested,
         )
-        failed = next((rank for rank, code in codes.items() if code), 0)
+        stopped_last = sorted(codes, key=lambda rank: codes[rank] > 128)  # by one that failed
+        failed = next((rank for rank in stopped_last if codes[rank]), 0)
         if codes[failed]:
             stop.check()
         if failed:

@@ -12,7 +12,7 @@ from dit_lab.build.cost import arithmetic
 from dit_lab.build.evaluation import Extractors
 from dit_lab.build.parts import Parts
 from dit_lab.build.trained import Trained
-from dit_lab.config.identity import as_hashed, own_code, targets_in
+from dit_lab.config.identity import as_hashed, evaluating_targets, own_code
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.types import Shapes
@@ -35,7 +35,7 @@ def evaluation_card(
     """The circumstances of an evaluation as far as they are known before it."""
     config, data, hashed = parts.config, parts.shapes.data, as_hashed(to_tree(parts.config))
     train, held_out = counts_compared(config, parts.shapes)
-    evaluating = code_files(EVALUATING_CODE, own_code(targets_in(to_tree(config))))
+    evaluating = code_files(EVALUATING_CODE, own_code(evaluating_targets(config)))
     return Card(
         samples="generated",
         run=identity["train_hash"],

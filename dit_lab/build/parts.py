@@ -27,6 +27,7 @@ from dit_lab.core.team import ALONE
 from dit_lab.core.types import Batch, Codec, Dataset, LabelledCall, Objective, Sampler, Shapes, Team
 from dit_lab.data.order import SampleOrder
 from dit_lab.data.pairs import Pairs
+from dit_lab.models.options import class_dropout
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.sampling.generate import Generator
 from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
@@ -110,7 +111,7 @@ def labelled_call(parts: Parts, model: nn.Module) -> LabelledCall:
 def null_label(parts: Parts) -> int | None:
     """What stands for "no label": the row after the classes, where training drops labels."""
     num_classes = parts.shapes.data.num_classes
-    drops = num_classes > 0 and parts.config.model.class_dropout_prob > 0
+    drops = num_classes > 0 and class_dropout(parts.config.model) > 0
     return num_classes if drops else None
 
 
@@ -210,7 +211,7 @@ def _draws(parts: Parts, codec: Codec, purpose: str) -> Draws:
         purpose=purpose,
         latent_shape=parts.shapes.latent,
         time_from_uniform=parts.objective.time_from_uniform,
-        label_drop_prob=config.model.class_dropout_prob if drops else 0.0,
+        label_drop_prob=class_dropout(config.model) if drops else 0.0,
         posterior=codec.draws,
     )
 

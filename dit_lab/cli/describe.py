@@ -1,4 +1,5 @@
 """Size, compute and memory of a configuration, from numbers alone: nothing is built or trained.
+Of a model of your own, its parameters: it is built, and not trained.
 
 dit-lab describe experiment=quickstart
 dit-lab describe model=xl patch=2 dataset=digits codec=identity
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dit_lab.actions.describe import described_shapes, different_trainings
 from dit_lab.build.cost import device_memory, in_bf16, model_cost, training_images
@@ -26,13 +28,16 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.core.communication_cost import traffic
 from dit_lab.core.cost import Cost
 from dit_lab.core.errors import RequestError
-from dit_lab.core.options import target_of
 from dit_lab.core.text import say
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.tracking.console import duration
 
+if TYPE_CHECKING:
+    from dit_lab.actions.preview import Parameters
+
 SHOWS_CHOICES = True
 SHOWN_CLASSES = 10
+NOT_COUNTED = "not counted: the formulas of FLOPs and memory are those of the lab's DiT"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,8 +113,13 @@ def _describe_sweep(args: argparse.Namespace) -> int:
     remarks: dict[str, None] = {}
     for label, config in different_trainings(args.overrides, args.config_dir).items():
         shapes, assumed = described_shapes(config)
-        remarks.update(dict.fromkeys(assumed))
-        size = _cost(config, shapes)
+        remarks.update(dict.fromkeys(f"assumed: {said}" for said in assumed))
+        size = model_cost(config, shapes)
+        if size is None:
+            count = _own_parameters(config, shapes).total
+            rows.append((label or "the one model", f"{count:,}", *["-"] * 4))
+            remarks[f"compute {NOT_COUNTED}"] = None
+            continue
         per_image = size.training_flops_per_image
         rows.append((
             label or "the one model", f"{size.parameters:,}", f"{size.tokens:,}",
@@ -121,7 +131,7 @@ def _describe_sweep(args: argparse.Namespace) -> int:
                 "training, GFLOP an image", "FLOP in all")  # fmt: skip
     Screen().print(table(headings, rows))
     for remark in remarks:
-        say(f"assumed: {remark}")
+        say(remark)
     return 0
 
 
@@ -144,35 +154,59 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _rows(config: RunConfig, shapes: Shapes, args: argparse.Namespace) -> list[tuple[str, str]]:
-    training, data = config.training, shapes.data
-    channels, height, width = shapes.latent
-    size = _cost(config, shapes)
-    devices = args.devices or config.distributed.num_processes
-    images = training_images(config)
-    total_flops = images * size.training_flops_per_image
+    data = shapes.data
+    size = model_cost(config, shapes)
     shape = f"images of {data.channels} x {data.height} x {data.width}"
     counts = f"{data.train_images:,} training and {data.validation_images:,} held-out "
-    epochs = f"{images / data.train_images:.1f} epochs, " if data.train_images else ""
-    return [
+    seen = " x ".join(map(str, shapes.latent))
+    of_data = [
         ("data", f"{counts}{shape}" if data.train_images else shape),
         ("classes", _classes(data)),
-        ("model sees", f"{channels} x {height} x {width}, {size.tokens} tokens"),
+        ("model sees", f"{seen}, {size.tokens} tokens" if size else seen),
+    ]
+    of_model = _own_rows(config, shapes) if size is None else _dit_rows(config, data, size, args)
+    return of_data + of_model
+
+
+def _own_rows(config: RunConfig, shapes: Shapes) -> list[tuple[str, str]]:
+    """Of a model of the user's own: its parameters, all in all and by module."""
+    size = _own_parameters(config, shapes)
+    return [
+        ("parameters", f"{size.total:,} ({size.trainable:,} trainable)"),
+        *((f"  {name or '(outside of modules)'}", f"{n:,}") for name, n in size.of_modules.items()),
+        ("budget", _budget(config, shapes.data)),
+        ("compute", NOT_COUNTED),
+    ]
+
+
+def _own_parameters(config: RunConfig, shapes: Shapes) -> Parameters:
+    from dit_lab.actions.preview import count_parameters  # torch: seconds
+
+    return count_parameters(config, shapes)
+
+
+def _budget(config: RunConfig, data: DataFacts) -> str:
+    images = training_images(config)
+    epochs = f", {images / data.train_images:.1f} epochs" if data.train_images else ""
+    return (
+        f"{config.training.total_steps:,} steps of {config.training.global_batch_size} "
+        f"images{epochs}"
+    )
+
+
+def _dit_rows(
+    config: RunConfig, data: DataFacts, size: Cost, args: argparse.Namespace
+) -> list[tuple[str, str]]:
+    devices = args.devices or config.distributed.num_processes
+    total_flops = training_images(config) * size.training_flops_per_image
+    return [
         ("parameters", f"{size.parameters:,} ({size.trainable_parameters:,} trainable)"),
         ("forward", f"{size.forward_macs_per_image / 1e9:.4g} GMACs per image"),
         ("training", f"{size.training_flops_per_image / 1e9:.4g} GFLOP per image"),
-        ("budget", f"{training.total_steps:,} steps of {training.global_batch_size} images, "
-                   f"{epochs}{total_flops:.3g} FLOP"),
+        ("budget", f"{_budget(config, data)}, {total_flops:.3g} FLOP"),
         *_memory_rows(config, size, devices),
         *_time_rows(config, total_flops, devices, args),
     ]  # fmt: skip
-
-
-def _cost(config: RunConfig, shapes: Shapes) -> Cost:
-    size = model_cost(config, shapes)
-    if size is None:
-        target = target_of(config.model)
-        raise RequestError(f"model._target_={target}: only a DiT of the lab is counted")
-    return size
 
 
 def _memory_rows(config: RunConfig, size: Cost, devices: int) -> list[tuple[str, str]]:

@@ -31,14 +31,13 @@ _REPOSITORY = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:/([\w./-]+))?")
 def codec_facts(
     target: str, options: Mapping[str, Any], *, channels: int, height: int, width: int
 ) -> tuple[int, int, int]:
-    """(channels, height, width) of the latents of such images; equals `Codec.latent_shape`.
+    """(channels, height, width) of the latents of such images by a codec of the lab; equals
+    `Codec.latent_shape`.
 
     An autoencoder is known by the config.json of its folder, `options["path"]`.
     """
     if target == IDENTITY:
         return channels, height, width
-    if target != AUTOENCODER:
-        raise RequestError(f"codec {target}: unknown; use {IDENTITY} or {AUTOENCODER}")
     path = options.get("path")
     if not path:
         raise RequestError(f"codec.path is not set: give codec.path=FOLDER, {QUICKSTART}")

@@ -35,16 +35,8 @@ COMPONENT_GROUPS = (
     "model", "objective", "coupling", "sampler", "dataset", "codec", "optimizer", "schedule",
 )  # fmt: skip
 
-LISTS = ("metric",)
+LISTS = ("metric", "hook")
 """Groups of which several members are chosen, each a component under its own name."""
-
-GIVEN_IN_CODE = {
-    "objective": {"latent_shape"},
-    "model": {"input_size", "in_channels", "num_classes", "learn_sigma", "generator"},
-    "dataset": {"split", "seed"},
-    "optimizer": {"params"},
-}
-"""Constructor arguments that the lab gives itself: they follow from the data and the run."""
 
 
 def options_of(group: str, target: Any) -> type[Component] | None:

@@ -28,7 +28,7 @@ from dit_lab.config.schema import (
     SampleConfig,
     TrainConfig,
 )
-from dit_lab.config.validate import checked_types
+from dit_lab.config.validate import checked_types, without_patches
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import checked_name, local_path
@@ -101,22 +101,29 @@ class Composer:
         typed, of_arm = with_arm(overrides)
         extended = _extended_run(typed)
         if extended is not None:
-            recorded = read_recorded(extended, root=typed_root(typed))
+            recorded = read_recorded(extended, root=typed_root(typed), hooks=True)
             _register_recorded(to_tree(recorded))
             found = composition(Request("extend", typed, self._dirs))
             found.choices = _filled(found.choices, recorded.choices)
         else:
             request = Request("train", typed, self._dirs, self._chosen)
             found = composition(request, recipe_axes=recipe_axes, of_sweep=of_sweep)
-        config = _finished(found, extended)
+        given = any(option(typed, key) for key in ("patch", "model.patch_size"))
+        config = _finished(found, extended, patches=given)
         notes = dict.fromkeys([*of_arm, *found.notes, *found.dropped.values()])
         return Composed(to_config(TrainConfig, config), list(notes), found.dropped)
 
 
-def _finished(found: Composition, extended: RunFolder | None) -> Tree:
-    """What was composed, checked and with all that follows from it. Raises RequestError."""
+def _finished(found: Composition, extended: RunFolder | None, *, patches: bool) -> Tree:
+    """What was composed, checked and with all that follows from it. Raises RequestError.
+
+    patches: the command gives the size of patches.
+    """
     try:
-        config = checked_types("train", plain(found.config))
+        tree = plain(found.config)
+        if not patches:
+            found.choices = without_patches(tree, found.choices)
+        config = checked_types("train", tree)
     except RequestError as refusal:
         raise RequestError(f"{refusal}{found.blamed(str(refusal))}") from None
     config = _finish(config, objective=config["objective"])
@@ -306,4 +313,4 @@ def _weak_run(config: Tree, objective: Tree) -> Path:
 def _default_name(choices: dict[str, str]) -> str:
     """The run's name where none is given: the experiment, or what was chosen."""
     parts = (choices.get(group, "") for group in ("dataset", "model", "patch", "objective"))
-    return choices.get("experiment") or "-".join(parts)
+    return choices.get("experiment") or "-".join(filter(None, parts))

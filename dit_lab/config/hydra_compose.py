@@ -23,7 +23,8 @@ from dit_lab.config import search_path
 from dit_lab.config.components import COMPONENT_GROUPS, LISTS
 from dit_lab.config.overrides import MEMBER, no_such_choice, parse_override
 from dit_lab.config.recipes import PER_MEMBER, register, register_recipe
-from dit_lab.config.validate import refuse_interpolations, to_plain, unknown_key
+from dit_lab.config.spelling import names_option, takes_list, unknown_key
+from dit_lab.config.validate import refuse_interpolations, to_plain
 from dit_lab.config.yaml_files import load_recipe, yaml_trouble
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import quoted
@@ -53,14 +54,16 @@ class Request:
         self.groups: dict[str, str] = {}  # group -> chosen member
         self._early: list[str] = []  # groups taken away
         self._values: list[tuple[str, str]] = []  # (key, override text)
-        known = search_path.groups(dirs)
+        known = search_path.groups()
         for text in overrides:
             self._add(text, known)
 
     def _add(self, text: str, groups: Sequence[str]) -> None:
         parsed = parse_override(text)
         if parsed.is_sweep_override():
-            raise RequestError(f"{text}: several values at once make a sweep, which needs -m")
+            key, _, values = text.partition("=")
+            one = f"; for one list write {key}=[{values}]" if takes_list(key) else ""
+            raise RequestError(f"{text}: several values at once make a sweep, which needs -m{one}")
         key, value = parsed.key_or_group, parsed.get_value_element_as_str()
         if key in groups and parsed.package is not None:
             raise RequestError(f"{text}: a group has one place; write {key}=NAME")
@@ -147,6 +150,7 @@ class Request:
     def _compose(self, config_name: str, overrides: list[str]) -> Chosen:
         if (experiment := self.groups.get("experiment")) is not None:
             register_recipe(experiment, search_path.experiments())
+        register("hook/_none", {})  # else Hydra takes an empty list for a value
         if self.dirs:
             places = ",".join(quoted(f"file://{path}") for path in self.dirs)
             overrides = [*overrides, f"hydra.searchpath=[{places}]"]
@@ -182,6 +186,11 @@ class Request:
     def _no_such_member(self, error: MissingConfigException) -> str:
         group, _, member = (error.missing_cfg_file or "").rpartition("/")
         allowed = search_path.choices(group, self.dirs) if group else []
+        if group in LISTS and not allowed:
+            return (
+                f"{group}={member}: there is none yet; write your own as conf/{group}/NAME.yaml, "
+                "as docs/extend.md shows"
+            )
         if not allowed:
             return " ".join(str(error).split("Config search path")[0].split())
         return no_such_choice(group, member, allowed)
@@ -194,7 +203,8 @@ class Request:
                 continue
             if not any(name.startswith(f"{key}.") for name in known):
                 groups = search_path.groups_to_choose(self.dirs)
-                close = difflib.get_close_matches(key, groups, n=1) if "." not in key else []
+                is_group = "." not in key and not names_option(key, known)
+                close = difflib.get_close_matches(key, groups, n=1) if is_group else []
                 if close:
                     raise RequestError(
                         f"{key}: no such group or key; did you mean {close[0]}=NAME?"

@@ -38,11 +38,12 @@ from dit_lab.runs.recorded import (
     deciding,
     difference,
     has_comparable_code,
+    has_trained,
     recorded,
-    recorded_so_far,
+    recorded_training,
     weights_name,
 )
-from dit_lab.runs.source_code import code_hash, deciding_code, imports_of
+from dit_lab.runs.source_code import code_hash, deciding_code, own_closure
 
 Tree = Mapping[str, Any]
 
@@ -192,22 +193,15 @@ def targets_in(tree: Tree) -> list[str]:
     return [value for key, value in flatten(tree) if key.endswith("_target_") and value is not None]
 
 
+def evaluating_targets(config: RunConfig) -> list[str]:
+    """The names of the components that decide what is measured: all but hooks."""
+    return targets_in({key: value for key, value in to_tree(config).items() if key != "hook"})
+
+
 def own_code(targets: Iterable[str]) -> dict[str, Path]:
-    """The source files of the trusted modules that components lie in, and of other trusted ones
-    that these import, by their path within the package."""
-    trusted = trust.trusted_modules()
-    names, found = list(targets), dict[str, Path]()
-    used: set[str] = set()
-    while new := [m for m in trusted if m not in used and any(_lies_in(n, m) for n in names)]:
-        used |= set(new)
-        files = trust.source_files(new)
-        found |= files
-        names = [name for file in files.values() for name in imports_of(file.read_bytes())]
-    return dict(sorted(found.items()))
-
-
-def _lies_in(name: str, module: str) -> bool:
-    return name == module or name.startswith(f"{module}.")
+    """The source files of trusted modules that components lie in, and of those that these import,
+    by their path within the package."""
+    return own_closure(targets, trust.source_files(trust.trusted_modules()))
 
 
 def _pairs_fingerprint(config: RunConfig) -> str:
@@ -232,14 +226,15 @@ def _inherited(config: RunConfig) -> dict[str, list[str]]:
 def refuse_foreign(folder: RunFolder, config: RunConfig, now: Mapping[str, Any]) -> None:
     """Raise RequestError where the run that lies there was made by other code or data.
 
-    `resume=never` and `resume=force` answer the question that the message asks.
+    `resume=never` and `resume=force` answer the question that the message asks. Where nothing was
+    trained yet there is nothing to ask about.
     """
     if config.resume == "never" or is_forced(config):
         return
-    before = recorded_so_far(folder)
+    before = recorded_training(folder)
     if before:
         why = difference(before, now)
-    elif folder.status.exists() or any(folder.checkpoints.glob("step-*")):
+    elif has_trained(folder):
         why = f"{folder.identity.name} is missing, so nothing says what made this run"
     else:
         return

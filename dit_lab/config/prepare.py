@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from dit_lab.config.checks.data import check_images, check_same_data
 from dit_lab.config.checks.machine import check_copies, check_root, with_processes
 from dit_lab.config.checks.metrics import check_metrics
+from dit_lab.config.checks.own import check_own_parts
 from dit_lab.config.checks.runs import check_averages, check_extension, check_initial
 from dit_lab.config.checks.sampling import check_conditioning, check_sampling
 from dit_lab.config.checks.training import check_data, check_likelihood, check_settings
@@ -22,7 +23,7 @@ from dit_lab.config.identity import identity, refuse_foreign, run_folder
 from dit_lab.config.schema import EvaluateConfig, RunConfig, SampleConfig
 from dit_lab.core.types import Shapes
 from dit_lab.runs.folder import FINISHED, RunFolder, read_status
-from dit_lab.runs.recorded import recorded_shapes, recorded_so_far
+from dit_lab.runs.recorded import recorded_shapes, recorded_training
 
 Chosen = TypeVar("Chosen", SampleConfig, EvaluateConfig)
 Found = TypeVar("Found")
@@ -64,7 +65,7 @@ def prepare_folder(config: RunConfig, shapes: Shapes) -> Prepared:
     """Check a training against what lies in its run folder. Raises RequestError."""
     check_root(config)
     folder = run_folder(config)
-    before = {} if config.resume == "never" else recorded_so_far(folder)
+    before = {} if config.resume == "never" else recorded_training(folder)
     prepared = Prepared(
         config=config,
         shapes=shapes,
@@ -110,6 +111,7 @@ def prepare_for_run(
     check_copies(config)
     shapes = recorded_shapes(folder)
     check_sampling(config, trained=recorded, run=folder)
+    check_own_parts(config, shapes)
     check_conditioning(config, shapes, model=recorded.model)
     if isinstance(chosen, EvaluateConfig):
         check_likelihood(config)

@@ -27,16 +27,21 @@ FORMER_KEYS = ("trusted_modules",)
 """Keys of records that mean nothing any more: what is trusted is said by the command."""
 
 
-def read_recorded(folder: RunFolder, *, root: Path | None = None) -> RunConfig:
+def read_recorded(folder: RunFolder, *, root: Path | None = None, hooks: bool = False) -> RunConfig:
     """The configuration that a run recorded, with the paths of this command: `paths.root` is
     `root`, or else the folder below which the run lies. Raises RequestError."""
     found = read_exported(folder.root)["config"] if folder.is_exported else read_yaml(folder.config)
-    return rebased(as_recorded(found, folder.config), root or root_of(folder))
+    recorded = as_recorded(found, folder.config, hooks=hooks)
+    return rebased(recorded, root or root_of(folder))
 
 
-def as_recorded(tree: Mapping[str, Any], file: Path) -> RunConfig:
-    """The configuration in a file, as it stands there. Raises RequestError."""
-    kept = {key: value for key, value in tree.items() if key not in FORMER_KEYS}
+def as_recorded(tree: Mapping[str, Any], file: Path, *, hooks: bool = False) -> RunConfig:
+    """The configuration in a file, as it stands there. Raises RequestError.
+
+    hooks: those of its training as well, which only a training needs to trust and to find.
+    """
+    left_out = FORMER_KEYS if hooks else (*FORMER_KEYS, "hook")
+    kept = {key: value for key, value in tree.items() if key not in left_out}
     try:
         refuse_interpolations(kept)
         recorded = with_names_of_today(kept)

@@ -149,6 +149,7 @@ class RunConfig:
     distributed: Distributed = MISSING
     evaluation: Evaluation = MISSING
     metric: dict[str, Component] = dataclasses.field(default_factory=dict)
+    hook: dict[str, Component] = option({}, later=True)
     tracking: Tracking = MISSING
     paths: Paths = MISSING
     choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member

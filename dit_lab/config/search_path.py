@@ -11,6 +11,9 @@ from pathlib import Path
 
 from dit_lab.core.errors import RequestError
 
+OF_USERS = ("experiment", "hook")
+"""Groups to which users add, whether or not the package has members of them in conf/."""
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -40,7 +43,9 @@ def own_choices(given: Iterable[Path] = ()) -> str:
     """
     found = []
     for folder in user_config_dirs(given):
-        files = sorted(path for path in folder.glob("*/*.yaml") if not path.name.startswith("_"))
+        every = sorted(path for path in folder.glob("*/*.yaml") if not path.name.startswith("_"))
+        files = [path for path in every if path.parent.name in groups()]
+        foreign = {path.parent.name: None for path in every if path not in files}
         lab = [(packaged("conf") / path.relative_to(folder)).exists() for path in files]
         names = [f"{path.parent.name}={path.stem}" for path in files]
         added = [name for name, is_labs in zip(names, lab, strict=True) if not is_labs]
@@ -48,6 +53,8 @@ def own_choices(given: Iterable[Path] = ()) -> str:
         said = [f"adds {', '.join(added)}"] if added else []
         if unread:
             said.append(f"does not replace {', '.join(unread)} of the lab; give yours other names")
+        if foreign:
+            said.append(f"ignores {', '.join(foreign)} (no such group)")
         if said:
             place = "conf/ of this folder" if folder == Path("conf").resolve() else str(folder)
             found.append(f"using {place}: {'; '.join(said)}")
@@ -69,18 +76,20 @@ def choices(group: str, config_dirs: Iterable[Path] = ()) -> list[str]:
     return sorted(name for name in names if not name.startswith("_"))
 
 
-def groups(config_dirs: Iterable[Path] = ()) -> list[str]:
-    """The configuration groups, `experiment` included."""
-    folders = [packaged("conf"), *config_dirs]
-    found = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
-    return sorted(found | {"experiment"})
+def groups() -> list[str]:
+    """The configuration groups, those of users included."""
+    found = {path.name for path in packaged("conf").iterdir() if path.is_dir()}
+    return sorted({*found, *OF_USERS})
 
 
 def groups_to_choose(config_dirs: Iterable[Path] = ()) -> list[str]:
-    """Those with more than one member, and `experiment`, to which users add theirs."""
+    """Those with more than one member or with one of the user's own, and `experiment`."""
     dirs = list(config_dirs)
+    least = {group: 1 if group in OF_USERS else 2 for group in groups()}
     return [
-        group for group in groups(dirs) if group == "experiment" or len(choices(group, dirs)) > 1
+        group
+        for group in groups()
+        if group == "experiment" or len(choices(group, dirs)) >= least[group]
     ]
 
 

@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, Optional, Union
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dit_lab.config.components import GIVEN_IN_CODE
+from dit_lab.config.contracts import given_in_code
 from dit_lab.core.errors import RequestError
-from dit_lab.core.options import Component
+from dit_lab.core.options import Component, parameters_of
 from dit_lab.data.options import Dataset
 from dit_lab.evaluation.options import Metric
 
@@ -43,9 +43,9 @@ def component_schema(group: str, target: str, component: Any) -> type[Component]
     """
     annotations = _annotations(group, target, component)
     fields = []
-    for name, parameter in inspect.signature(component).parameters.items():
+    for name, parameter in parameters_of(component).items():
         open_ended = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if open_ended or name in GIVEN_IN_CODE.get(group, set()):
+        if open_ended or name in given_in_code(group):
             continue
         try:
             kind, limits = _checkable(annotations.get(name, Any))

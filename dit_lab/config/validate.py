@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -22,10 +21,13 @@ from dit_lab.config.components import (
     options_of,
     refuse_unregistered,
 )
+from dit_lab.config.contracts import check_contract
 from dit_lab.config.schema import ADDED, ROOTS
 from dit_lab.config.signature import check_optimizer, component_schema
+from dit_lab.config.spelling import holds_lists, unknown_key
+from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
-from dit_lab.core.options import WORDS, Component
+from dit_lab.core.options import WORDS, Component, default_of
 from dit_lab.runs.folder import flatten
 
 INTERPOLATION = "${"
@@ -51,6 +53,19 @@ def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
         others = [key for key, _ in flatten(checked) if not key.startswith(f"{path}.")]
         parent[name] = checked_component(path, parent[name], others)
     return checked
+
+
+def without_patches(tree: dict[str, Any], choices: dict[str, str]) -> dict[str, str]:
+    """Take the patch size that a recipe or the defaults chose out of a configuration where the
+    model is of the user's own and has none; what is then chosen. Raises RequestError."""
+    model = tree.get("model")
+    if not isinstance(model, Mapping) or not trust.is_trusted(str(model.get("_target_"))):
+        return choices
+    known = {field.name for field in dataclasses.fields(component_options("model", model))}
+    if "patch_size" in known:
+        return choices
+    tree["model"] = {key: value for key, value in model.items() if key != "patch_size"}
+    return {group: name for group, name in choices.items() if group != "patch"}
 
 
 def checked_component(path: str, options: Any, others: Iterable[str] = ()) -> dict[str, Any]:
@@ -135,6 +150,7 @@ def component_options(path: str, options: Any) -> type[Component]:
     if known := options_of(group, target):
         return known
     component = load_component(target, key=f"{path}._target_")
+    check_contract(path, target, component)
     if group == "optimizer" and isinstance(component, type):
         check_optimizer(target, component)
     return component_schema(group, target, component)
@@ -190,7 +206,11 @@ def _explain(
             prefix + full_key + below, [*(start + name for name in siblings), *others]
         )
     shown = "null" if given is None else given
-    return f"{prefix}{full_key}={shown}: expected {_describe(field)}"
+    brackets = ""
+    if holds_lists(field.type) and type(given) in (int, float):
+        key = f"{prefix}{full_key}"
+        brackets = f"; write {key}=[{given}], and in a sweep {key}=[{given}],[...]"
+    return f"{prefix}{full_key}={shown}: expected {_describe(field)}{brackets}"
 
 
 def _field(schema: type, path: str) -> Any:
@@ -207,7 +227,8 @@ def _field(schema: type, path: str) -> Any:
 
 
 def _check_lists(schema: type, values: Mapping[str, Any], prefix: str) -> None:
-    """Refuse what OmegaConf lets through or stumbles over: lists in lists and names in lists."""
+    """Refuse what OmegaConf lets through or stumbles over: lists in lists, and names where a list
+    belongs, or the other way about."""
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         value, kind = values.get(field.name), hints[field.name]
@@ -218,7 +239,9 @@ def _check_lists(schema: type, values: Mapping[str, Any], prefix: str) -> None:
         members = {a for each in kinds for a in typing.get_args(each)}
         named = isinstance(value, Mapping) and origins <= {list, tuple, types.NoneType}
         nested = isinstance(value, list) and members and members <= {bool, int, float, str}
-        if named or (nested and any(isinstance(member, list | Mapping) for member in value or ())):
+        listed = isinstance(value, list) and origins <= {dict, types.NoneType}
+        deep = nested and any(isinstance(member, list | Mapping) for member in value or ())
+        if named or listed or deep:
             raise _refusal(f"{prefix}{field.name}", value, kind, field.metadata)
 
 
@@ -230,14 +253,9 @@ def _check_limits(schema: type, values: Mapping[str, Any], prefix: str) -> None:
             _check_limits(kind, value, f"{prefix}{field.name}.")
         elif value is not None and not _within(value, field.metadata):
             raise _refusal(f"{prefix}{field.name}", value, kind, field.metadata)
-        elif kind is not Any and not _is_finite(value) and value != _default(field):
+        elif kind is not Any and not _is_finite(value) and value != default_of(field):
             more = ", finite and below 2^63"
             raise _refusal(f"{prefix}{field.name}", value, kind, field.metadata, more)
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    factory = field.default_factory
-    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def _refusal(
@@ -313,17 +331,3 @@ def no_target(path: str) -> str:
     if name:
         return f"{path}: not in the list; choose with {group}=[NAME,...], {name} among them"
     return f"{group}: names no _target_; choose one with {group}=NAME"
-
-
-def unknown_key(key: str, candidates: Iterable[str], *, verb: str = "train") -> str:
-    """The message for a key that nothing reads; `verb` is the command that it was given to."""
-    names = sorted(candidates)
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.51)  # more than half
-    leaf = key.rpartition(".")[2]
-    same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
-    if same_leaf or close:
-        return f"{key}: no such key; did you mean {(same_leaf or close)[0]}?"
-    if verb in ("sample", "evaluate"):
-        taken = ", ".join(field.name for field in dataclasses.fields(_as_typed_in(ROOTS[verb])))
-        return f"{key}: no such key; dit-lab {verb} takes {taken}"
-    return f"{key}: no such key; dit-lab train --cfg job prints them all"

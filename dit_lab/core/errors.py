@@ -14,6 +14,15 @@ QUICKSTART = "or run `dit-lab train experiment=quickstart`, which needs no files
 """What a message says to who has no data or weights yet."""
 
 
+class HookError(RuntimeError):
+    """A hook of the user's own raised something, which is the cause of this."""
+
+    def __init__(self, name: str, method: str, error: Exception) -> None:
+        said = " ".join(str(error).split())
+        reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        super().__init__(f"hook.{name}: {method} raised {reason}")
+
+
 class StopRequested(Exception):  # noqa: N818 - a request, not an error
     """Somebody (SIGTERM, Ctrl-C) asked the process to save and stop. Carries the signal number."""
 

@@ -97,10 +97,16 @@ def defaults(schema: type[Component]) -> dict[str, Any]:
 
 def without_neutral(schema: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Options without those that were added later and are at their default."""
-    later = {f.name: f.default for f in dataclasses.fields(schema) if f.metadata.get("later")}
+    later = {f.name: default_of(f) for f in dataclasses.fields(schema) if f.metadata.get("later")}
     return {
         name: value for name, value in values.items() if name not in later or value != later[name]
     }
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a field."""
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def accepted(call: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +115,16 @@ def accepted(call: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, 
     Every dataset has `num_workers` and may declare `num_classes` and `image_size`; those that it
     does not take itself are the loader's, or were only there to be checked.
     """
-    taken = inspect.signature(call).parameters
+    taken = parameters_of(call)
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return dict(options)
     return {key: value for key, value in options.items() if key in taken}
+
+
+def parameters_of(component: Any) -> Mapping[str, inspect.Parameter]:
+    """What a class or function takes, by name; nothing where `typing.Protocol` stands in for a
+    constructor that nobody wrote."""
+    constructor = component.__init__ if inspect.isclass(component) else None
+    if getattr(constructor, "__module__", "") == "typing":
+        return {}
+    return inspect.signature(component).parameters

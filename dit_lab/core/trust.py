@@ -32,6 +32,8 @@ of the store."""
 FILE_KEYS = ("trusted_modules", "tracking_uris")
 """What trust.yaml may say: two lists."""
 
+PACKAGE = Path(__file__).resolve().parent.parent
+
 LIBRARIES = (
     "dit_lab", "torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "yaml", "omegaconf",
     "hydra", "accelerate", "diffusers", "safetensors", "mlflow", "rich",
@@ -186,7 +188,7 @@ def load_own(target: str, *, key: str) -> Any:
     try:
         component = getattr(importlib.import_module(module_name), name)
     except Exception as error:  # whatever the user's module does when it is imported
-        raise RequestError(f"{key}={target}: cannot be imported ({_reason(error)})") from error
+        raise RequestError(f"{key}={target}: cannot be imported ({reason(error)})") from error
     if not callable(component):
         kind = type(component).__name__
         raise RequestError(f"{key}={target}: is of type {kind}; name a class or a function")
@@ -220,10 +222,10 @@ def source_files(modules: Iterable[str]) -> dict[str, Path]:
     return files
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong while importing, and in which line of a module, as one line."""
+def reason(error: Exception) -> str:
+    """What went wrong in the user's code, and in which line of a module, as one line."""
     text = " ".join(str(error).split())
-    machinery = (__file__, importlib.__file__, "<frozen")
+    machinery = (str(PACKAGE), importlib.__file__, "<frozen")
     calls = traceback.extract_tb(error.__traceback__)
     lines = [call for call in calls if not call.filename.startswith(machinery)]
     at = f", {lines[-1].filename} line {lines[-1].lineno}" if lines else ""

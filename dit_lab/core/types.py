@@ -105,10 +105,22 @@ DrawNoise = Callable[[int], "Tensor"]
 """step index -> fresh standard normal noise (N, C, H, W), reproducible per image."""
 
 
+class Model(Protocol):
+    """What is trained: a `torch.nn.Module`, built for the shapes of the data.
+
+    With an option `class_dropout_prob` above 0, its labels go up to `num_classes`, which stands for
+    no label; without that option no label is dropped.
+    """
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        """x (N, C, H, W), time (N,) in the objective's unit, labels (N,) int64 -> (N, C, H, W), or
+        (N, 2C, H, W) with `learn_sigma`."""
+
+
 class Objective(Protocol):
     """What is learned: a target on an interpolant, and how a raw output is read."""
 
-    learn_sigma: bool  # the model has 2C output channels
+    learn_sigma: bool = False  # the model has 2C output channels
 
     @property
     def interpolant(self) -> Interpolant:
@@ -147,13 +159,15 @@ class Codec(Protocol):
 
     In between stand moments, which depend on the image alone and can be kept: the mean and
     log-variance of a posterior, from which each use draws latents, or the latents themselves.
+    What has a body here is for codecs without weights whose moments are the latents.
     """
 
     fingerprint: str
-    draws: bool  # latents are drawn, so that `latents` needs noise
+    draws: bool = False  # latents are drawn, so that `latents` needs noise
 
     def to(self, device: torch.device) -> Codec:
         """The codec with its weights, if it has any, on the device."""
+        return self
 
     def latent_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
         """(channels, height, width) of pixels to those of latents."""
@@ -163,9 +177,11 @@ class Codec(Protocol):
 
     def latents(self, moments: Tensor, noise: Tensor | None) -> Tensor:
         """moments (N, M, H, W) and, where it draws, noise (N, C, H, W) -> latents (N, C, H, W)."""
+        return moments
 
     def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
         """images (N, c, h, w) to their latents (N, C, H, W): both steps."""
+        return self.latents(self.moments(images), noise)
 
     def decode(self, latents: Tensor) -> Tensor:
         """latents (N, C, H, W) -> images (N, c, h, w) in [-1, 1]."""
@@ -196,6 +212,15 @@ class Coupling(Protocol):
 
     def couple(self, batch: Batch) -> Batch:
         """The batch, its data encoded, with its noise as it should be."""
+
+
+class Schedule(Protocol):
+    """A factor on the base learning rate, a function of the step alone (nothing to save)."""
+
+    depends_on_end: bool = True  # the factor of a step changes with `total_steps`
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """Factor for the step after `step` finished ones."""
 
 
 class Team(Protocol):
@@ -234,22 +259,28 @@ class Hook(Protocol):
     """
 
     def on_start(self, *, first_step: int, total_steps: int) -> None:
-        return None
+        """Training begins, or goes on after `first_step` finished steps."""
+        return
 
     def on_step(self, step: int) -> None:
-        return None
+        """The optimizer has finished `step` steps."""
+        return
 
     def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        return None
+        """Numbers by name: of training every `training.log_every_steps`, and of each evaluation."""
+        return
 
     def on_artifact(self, step: int, path: Path) -> None:
-        return None
+        """An evaluation wrote a file into the run folder, such as a picture of samples."""
+        return
 
     def on_message(self, text: str) -> None:
-        return None
+        """A line for whoever watches."""
+        return
 
     def on_end(self, *, status: str, step: int, error: str | None) -> None:
-        return None
+        """It ended: FINISHED, KILLED (stopped and saved) or FAILED with a traceback as `error`."""
+        return
 
 
 def is_due(step: int, *, every_steps: int, total_steps: int) -> bool:

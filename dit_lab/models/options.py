@@ -36,6 +36,12 @@ class DiT(Component):
         check_activation_checkpointing(self.activation_checkpointing)
 
 
+def class_dropout(model: Component) -> float:
+    """The share of labels that training drops: 0 of a model of the user's own without the option,
+    whose labels are all known."""
+    return float(getattr(model, "class_dropout_prob", 0.0))
+
+
 COMPONENTS: dict[str, dict[str, type[Component]]] = {"model": {"dit_lab.models.dit.DiT": DiT}}
 
 

@@ -11,6 +11,7 @@ Shapes: N images, C channels, H x W pixels or latent cells, T timesteps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Shares
 from dit_lab.core.types import Batch, ModelCall, Prediction
 from dit_lab.objectives.bound import bound_in_bits
-from dit_lab.objectives.options import check_ddpm
+from dit_lab.objectives.elementwise import cost
+from dit_lab.objectives.options import check_ddpm, check_loss
 
 
 class DDPM:
@@ -38,6 +40,7 @@ class DDPM:
         (beta); Ho et al. 2020, section 3.2.
     min_snr_gamma: no timestep weighs more than this in units of the data's error (Hang et al.
         2023, "Efficient Diffusion Training via Min-SNR", gamma 5); None: every one as it is.
+    loss, huber_c: what errors of the prediction cost, see `elementwise.cost`; not of the bound.
     """
 
     def __init__(
@@ -51,7 +54,10 @@ class DDPM:
         rescale_bound: bool = False,
         fixed_variance: str | None = None,
         min_snr_gamma: float | None = None,
+        loss: str = "squared",
+        huber_c: float | None = None,
     ) -> None:
+        check_loss(loss=loss, huber_c=huber_c)
         check_ddpm(
             prediction=prediction,
             learn_sigma=learn_sigma,
@@ -71,6 +77,8 @@ class DDPM:
         self.kind = prediction
         self.learn_sigma = learn_sigma
         self.min_snr_gamma = min_snr_gamma
+        self._squares = loss == "squared"
+        self._cost = partial(cost, loss=loss, huber_c=huber_c)
         self._bound_weight = num_timesteps / 1000 if rescale_bound else 1.0
         self._fixed_fraction = 1.0 if fixed_variance == "large" else 0.0
 
@@ -81,7 +89,8 @@ class DDPM:
     def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
         """Per-image terms, each (N,) float32.
 
-        "mse" is the squared error of what is predicted, before its weight. With `learn_sigma`, "vb"
+        "mse" is the squared error of what is predicted, before its weight; with loss=huber the loss
+        has the Huber loss in its place. With `learn_sigma`, "vb"
         is the bound's term at this timestep in bits per dimension, and "loss" is the sum: the
         hybrid loss of Nichol & Dhariwal 2021, eq. 16.
         """
@@ -89,8 +98,10 @@ class DDPM:
         x = shares.mix(batch.data, batch.noise)
         value, variance = self._split(predict(x, batch.time.float()).float())
         target = shares.target(self.kind, batch.data, batch.noise)
-        mse = (value - target).square().flatten(1).mean(1)
-        weighted = mse if self.min_snr_gamma is None else self._weight(shares) * mse
+        error = value - target
+        mse = error.square().flatten(1).mean(1)
+        charged = mse if self._squares else self._cost(error).flatten(1).mean(1)
+        weighted = charged if self.min_snr_gamma is None else self._weight(shares) * charged
         if variance is None:
             return {"loss": weighted, "mse": mse}
         data, _ = shares.ends(self.kind, value.detach(), x)

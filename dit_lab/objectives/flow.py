@@ -11,6 +11,7 @@ Shapes: N images, C channels, H x W pixels or latent cells.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ from torch.nn.functional import cosine_similarity
 from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant, shift_time
 from dit_lab.core.types import Batch, ModelCall, Prediction
-from dit_lab.objectives.options import check_time_shift
+from dit_lab.objectives.elementwise import cost
+from dit_lab.objectives.options import check_loss, check_time_shift, check_weighting
 from dit_lab.objectives.time_sampling import automatic_shift, quantile_function
 
 EDGE = 1e-3
@@ -52,12 +54,16 @@ def span(prediction: str, weighting: str) -> dict[str, float]:
 
 
 class FlowObjective:
-    """Squared error of a prediction on an interpolant.
+    """Error of a prediction on an interpolant.
 
     prediction: "velocity", "noise", "data" or "score"; of the score, sigma times its error counts.
     weighting: "none"; "velocity", as if the error had been made in the velocity; "likelihood",
         g^2 / 2 times the squared error of the score (Song et al. 2021, "Maximum Likelihood
         Training of Score-Based Diffusion Models", eq. 7; both as in Ma et al. 2024, SiT).
+    min_snr_gamma: as if the error had been made in the data and counted min(SNR, gamma) times, SNR
+        (alpha / sigma)^2, as for DDPM (Hang et al. 2023, "Efficient Diffusion Training via
+        Min-SNR", gamma 5): on the straight path min(t^2, gamma (1 - t)^2) times that of a velocity.
+    loss, huber_c: what errors cost, see `elementwise.cost`; of the score, sigma times its error.
     direction_weight: adds this times 1 - cos(velocity, target) over the channels of each cell (Yao
         et al. 2024, "FasterDiT", section 3.3); with one channel that is a sign and teaches nothing.
     time_sampling: "uniform", "logit_normal" with `logit_mean` and `logit_std`, or "cosmap".
@@ -74,6 +80,9 @@ class FlowObjective:
         *,
         prediction: str = "velocity",
         weighting: str = "none",
+        min_snr_gamma: float | None = None,
+        loss: str = "squared",
+        huber_c: float | None = None,
         direction_weight: float = 0.0,
         time_sampling: str,
         logit_mean: float,
@@ -85,9 +94,14 @@ class FlowObjective:
     ) -> None:
         _known("prediction", prediction, SQUARED_IN_NOISE)
         _known("weighting", weighting, ("none", *SQUARED_OF_NOISE))
+        check_weighting(weighting=weighting, min_snr_gamma=min_snr_gamma)
+        check_loss(loss=loss, huber_c=huber_c)
         self.interpolant = interpolant
         self.kind = prediction
         self.weighting = weighting
+        self.min_snr_gamma = min_snr_gamma
+        self._squares = loss == "squared"
+        self._cost = partial(cost, loss=loss, huber_c=huber_c)
         self.direction_weight = direction_weight
         self.time_shift = _shift(time_shift, latent_shape)
         self.time_scale = time_scale
@@ -103,23 +117,38 @@ class FlowObjective:
         return (low + (high - low) * t).to(torch.float32)
 
     def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
-        """Per-image terms, each (N,) float32; "loss" is the mean squared error with its weight.
+        """Per-image terms, each (N,) float32; "loss" is the mean error with its weight.
 
-        With a direction term, "mse" and "direction" are the two that it is made of.
+        With a direction term, "mse" (the weighted error, whatever `loss` is) and "direction" are
+        the two that it is made of.
         """
         path = self.interpolant
         x = path.interpolate(batch.data, batch.noise, batch.time)
         target = path.target(self.kind, batch.data, batch.noise, batch.time)
         value = self._value(predict(x, self.time_scale * batch.time)).float()
-        loss = self._weight(batch.time) * (value - target).square().flatten(1).mean(1)
+        if self._squares:
+            loss = self._weight(batch.time) * (value - target).square().flatten(1).mean(1)
+        else:
+            loss = self._charged(value - target, batch.time)
         if not self.direction_weight:
             return {"loss": loss}
         direction = (1 - cosine_similarity(value, target, dim=1)).flatten(1).mean(1)
         total = loss + self.direction_weight * direction
         return {"loss": total, "mse": loss, "direction": direction}
 
+    def _charged(self, error: Tensor, t: Tensor) -> Tensor:
+        """What the errors of what is predicted cost where that is not their square, (N,)."""
+        weight = self._weight(t)
+        if self.kind == "score":  # whose error has no bound where sigma has none below
+            sigma = self.interpolant.sigma(t)
+            error = sigma.reshape(-1, *[1] * (error.dim() - 1)) * error
+            weight = weight / sigma.square()
+        return weight * self._cost(error).flatten(1).mean(1)
+
     def _weight(self, t: Tensor) -> Tensor | float:
         """(N,), or 1: of the squared error of what is predicted."""
+        if self.min_snr_gamma is not None:
+            return self._min_snr(t, self.min_snr_gamma)
         if self.weighting == "none":
             return self.interpolant.sigma(t).square() if self.kind == "score" else 1.0
         if self.weighting == self.kind:
@@ -132,6 +161,18 @@ class FlowObjective:
             for share, power in zip((path.diffusion, path.sigma, path.alpha), powers, strict=True)
         )
         return diffusion * sigma * alpha
+
+    def _min_snr(self, t: Tensor, gamma: float) -> Tensor:
+        """(N,): min(SNR, gamma) as a weight of the data's error, given in what is predicted."""
+        path = self.interpolant
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        if self.kind == "data":
+            return (alpha / sigma).square().clamp(max=gamma)
+        if self.kind == "velocity":  # its error is (alpha_dot - sigma_dot alpha / sigma) the data's
+            turn = path.alpha_dot(t) * sigma - path.sigma_dot(t) * alpha
+            return torch.minimum(alpha.square(), gamma * sigma.square()) / turn.square()
+        of_noise = (gamma * (sigma / alpha).square()).clamp(max=1.0)
+        return of_noise if self.kind == "noise" else of_noise * sigma.square()
 
     def model_time(self, t: float) -> float:
         """Flow time t to what the model receives."""

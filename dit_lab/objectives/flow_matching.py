@@ -37,6 +37,9 @@ class FlowMatching(FlowObjective):
         time_shift: float | str = 1.0,
         time_scale: float = 1000.0,
         learn_sigma: bool = False,
+        min_snr_gamma: float | None = None,
+        loss: str = "squared",
+        huber_c: float | None = None,
         latent_shape: tuple[int, int, int] | None = None,
     ) -> None:
         check_flow_matching(path=path, sigma_min=sigma_min)
@@ -50,6 +53,9 @@ class FlowMatching(FlowObjective):
             time_shift=time_shift,
             time_scale=time_scale,
             learn_sigma=learn_sigma,
+            min_snr_gamma=min_snr_gamma,
+            loss=loss,
+            huber_c=huber_c,
             latent_shape=latent_shape,
         )
 

@@ -19,10 +19,27 @@ FIXED_VARIANCE = ("small", "large")
 PATH = ("linear", "trigonometric", "vp")
 FLOW_PREDICTION = ("velocity", "noise", "data", "score")
 WEIGHTING = ("none", "velocity", "likelihood")
+LOSS = ("squared", "huber")
 
 
 @dataclass
-class DDPM(Component):
+class Learned(Component):
+    """What every objective has: what errors cost."""
+
+    loss: str = option(
+        "squared", choices=LOSS, help="of the error; huber counts outliers less", later=True
+    )
+    huber_c: Optional[float] = option(
+        None, above=0, help="of loss=huber: the error where it turns linear; 0.1 where null",
+        later=True,
+    )  # fmt: skip
+
+    def check_together(self) -> None:
+        check_loss(loss=self.loss, huber_c=self.huber_c)
+
+
+@dataclass
+class DDPM(Learned):
     num_timesteps: int = option(1000, at_least=21, at_most=100_000)
     beta_schedule: str = option("linear", choices=BETA_SCHEDULE)
     zero_terminal_snr: bool = option(
@@ -37,6 +54,7 @@ class DDPM(Component):
     min_snr_gamma: Optional[float] = option(None, above=0, help="5 in the paper")
 
     def check_together(self) -> None:
+        super().check_together()
         check_ddpm(
             prediction=self.prediction,
             learn_sigma=self.learn_sigma,
@@ -48,7 +66,7 @@ class DDPM(Component):
 
 
 @dataclass
-class Flow(Component):
+class Flow(Learned):
     time_sampling: str = option("uniform", choices=TIME_SAMPLING)
     logit_mean: float = option(0.0)
     logit_std: float = option(1.0, above=0)
@@ -57,8 +75,10 @@ class Flow(Component):
     )
     time_scale: float = option(1000.0, above=0)
     learn_sigma: bool = option(False)
+    min_snr_gamma: Optional[float] = option(None, above=0, help="5 in the paper", later=True)
 
     def check_together(self) -> None:
+        super().check_together()
         check_time_shift(self.time_shift)
 
 
@@ -81,6 +101,7 @@ class FlowMatching(Flow):
     def check_together(self) -> None:
         super().check_together()
         check_flow_matching(path=self.path, sigma_min=self.sigma_min)
+        check_weighting(weighting=self.weighting, min_snr_gamma=self.min_snr_gamma)
 
 
 COMPONENTS: dict[str, dict[str, type[Component]]] = {
@@ -130,6 +151,23 @@ def check_flow_matching(*, path: str, sigma_min: float | None) -> None:
         raise RequestError(
             f"sigma_min={sigma_min:g}: belongs to path=linear; path={path} has none, leave it null"
         )
+
+
+def check_weighting(*, weighting: str, min_snr_gamma: float | None) -> None:
+    """Raises RequestError."""
+    if weighting != "none" and min_snr_gamma is not None:
+        raise RequestError(
+            f"min_snr_gamma={min_snr_gamma:g}: is a weighting itself; use it or "
+            f"weighting={weighting}"
+        )
+
+
+def check_loss(*, loss: str, huber_c: float | None) -> None:
+    """Raises RequestError."""
+    if loss not in LOSS:
+        raise RequestError(f"loss={loss}: expected {' or '.join(LOSS)}")
+    if loss == "squared" and huber_c is not None:
+        raise RequestError(f"huber_c={huber_c:g}: belongs to loss=huber; give both, or neither")
 
 
 def check_time_shift(shift: float | str) -> None:

@@ -23,6 +23,9 @@ class RectifiedFlow(FlowObjective):
         time_shift: float | str = 1.0,
         time_scale: float = 1000.0,
         learn_sigma: bool = False,
+        min_snr_gamma: float | None = None,
+        loss: str = "squared",
+        huber_c: float | None = None,
         latent_shape: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__(
@@ -34,5 +37,8 @@ class RectifiedFlow(FlowObjective):
             time_shift=time_shift,
             time_scale=time_scale,
             learn_sigma=learn_sigma,
+            min_snr_gamma=min_snr_gamma,
+            loss=loss,
+            huber_c=huber_c,
             latent_shape=latent_shape,
         )

@@ -20,8 +20,7 @@ from dit_lab.config.axes import (
     values_of,
 )
 from dit_lab.config.checks.machine import check_root
-from dit_lab.config.identity import own_code, targets_in, train_hash
-from dit_lab.config.objects import to_tree
+from dit_lab.config.identity import evaluating_targets, own_code, train_hash
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.types import Shapes
 from dit_lab.report.runs import Run, measured, without_seeds
@@ -134,7 +133,7 @@ class Outcome:
 
 def circumstances(experiment: Experiment, *, device: Mapping[str, Any]) -> dict[str, Any]:
     """Where it was done and by which code; `device` are name, kind, threads and versions."""
-    trusted = own_code(targets_in(to_tree(experiment.config)))
+    trusted = own_code(evaluating_targets(experiment.config))
     return {
         "date": time.strftime("%Y-%m-%d"),
         **device,

@@ -45,6 +45,7 @@ NOT_DECIDING = (
     "sample",
     "evaluation",
     "metric",
+    "hook",
     "dataset.root",  # the data fingerprint covers what lies there
     "dataset.images_root",
     "dataset.num_workers",

@@ -12,7 +12,14 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.typed import read_as
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.runs.exported import read_exported
-from dit_lab.runs.folder import RunFolder, flatten, is_deciding, read_json
+from dit_lab.runs.folder import (
+    FINISHED,
+    RunFolder,
+    flatten,
+    is_deciding,
+    read_json,
+    read_status,
+)
 from dit_lab.runs.records import Identity
 
 Config = Mapping[str, Any]
@@ -49,6 +56,17 @@ def recorded_so_far(folder: RunFolder) -> dict[str, Any]:
     return dict(read_as(Identity, found, where=folder.identity, instead=anew)) if found else {}
 
 
+def recorded_training(folder: RunFolder) -> dict[str, Any]:
+    """The same of what was trained: {} where no checkpoint was begun, so that nothing is lost."""
+    return recorded_so_far(folder) if has_trained(folder) else {}
+
+
+def has_trained(folder: RunFolder) -> bool:
+    """Whether a run has weights, or says that it had."""
+    finished = read_status(folder).get("status") == FINISHED
+    return folder.is_exported or finished or any(folder.checkpoints.glob("step-*"))
+
+
 def recorded_shapes(folder: RunFolder) -> Shapes:
     """The shapes that a run was trained with, without its data."""
     found = recorded(folder)
@@ -77,10 +95,21 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if key == "code_hash" and not has_comparable_code(before):
             continue
         if key in before and key in now and before[key] != now[key]:
+            if key == "code_hash" and _recorded_more(before, now):
+                continue
             changed = _changed_files(before, now) if key == "code_hash" else ""
             hashes = f"{before[key][:12]}, now {now[key][:12]}"
             return f"this run was made with other {what} ({changed or hashes})"
     return ""
+
+
+def _recorded_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a run was made with all the code of now. Earlier versions recorded every file of the
+    user's packages; those that nothing imports decided nothing."""
+    old, new = before.get("code_files", {}), now["code_files"]
+    more = old.keys() - new.keys()
+    users = all(not name.startswith("dit_lab/") for name in more)
+    return bool(more) and users and all(old.get(name) == meaning for name, meaning in new.items())
 
 
 def _changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

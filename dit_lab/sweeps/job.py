@@ -62,7 +62,7 @@ def job_config(sweep: SweepFolder, job: Job) -> RunConfig:
     Raises RequestError where that is no longer what the sweep was made with."""
     file = sweep.job_config(job)
     found = read_json(file)
-    config = as_recorded(found, file)
+    config = as_recorded(found, file, hooks=True)
     if recorded_hash(found) != job.config_hash:
         raise RequestError(
             f"{file}: is not what job {job.number} was made with ({job.config_hash}); put it back, "

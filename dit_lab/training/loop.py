@@ -13,7 +13,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dit_lab.core.errors import StopRequested
-from dit_lab.core.types import Batch, Evaluator, Hook, ModelCall, Objective, Team, is_due
+from dit_lab.core.types import (
+    Batch,
+    Evaluator,
+    Hook,
+    ModelCall,
+    Objective,
+    Schedule,
+    Team,
+    is_due,
+)
 from dit_lab.training.background import BackgroundSaver
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.checkpoint import Checkpoint
@@ -22,7 +31,6 @@ from dit_lab.training.ema import Average
 from dit_lab.training.nonfinite import NonFiniteGuard, explain
 from dit_lab.training.optim import gradient_norm, guarded_step, set_learning_rate
 from dit_lab.training.parallel import ParallelModel
-from dit_lab.training.schedules import Schedule
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.state import Clock, Snapshot, TrainState, Window
 

@@ -6,16 +6,6 @@ Torch-free: whether a run can be extended is known before anything is built.
 from __future__ import annotations
 
 import math
-from typing import Protocol
-
-
-class Schedule(Protocol):
-    """A factor on the base learning rate, a function of the step alone (nothing to save)."""
-
-    depends_on_end: bool  # the factor of a step changes with `total_steps`
-
-    def factor(self, step: int, total_steps: int) -> float:
-        """Factor for the step after `step` finished ones."""
 
 
 class Constant:

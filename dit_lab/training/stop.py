@@ -40,6 +40,10 @@ class StopSignal:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def ask(self) -> None:
+        """Ask to stop, as SIGTERM does."""
+        self._received = self._received or signal.SIGTERM
+
     @property
     def requested(self) -> bool:
         """Whether somebody asked to stop."""

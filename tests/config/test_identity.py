@@ -25,12 +25,13 @@ from dit_lab.config.identity import (
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component
 from dit_lab.core.trust import trust_modules
 from dit_lab.core.types import Shapes
 from dit_lab.data.digits_facts import digits_facts
 from dit_lab.runs.folder import NOT_DECIDING, RunFolder, digest, flatten, read_json, write_json
 from dit_lab.runs.lock import Lease
-from dit_lab.runs.recorded import deciding, recorded_shapes
+from dit_lab.runs.recorded import deciding, difference, recorded_shapes, recorded_training
 from dit_lab.runs.records import Identity
 from tests.records import HEADER, IDENTITY, write_header
 
@@ -90,6 +91,8 @@ WATCHING = [
     "evaluation.num_images",
     "metric.two_sample._target_",
     "metric.two_sample.every_steps",
+    "hook.mine._target_",
+    "hook.mine.every_steps",
     "dataset.root",
     "dataset.images_root",
     "dataset.num_workers",
@@ -111,7 +114,7 @@ WATCHING = [
     "training.hang_after_seconds",
 ]
 LACKING = ("dataset.root", "dataset.images_root", "codec.path", "codec.chunk_images",
-           "coupling.pairs")  # fmt: skip
+           "coupling.pairs", "hook")  # fmt: skip
 """What a training of digits does not have."""
 
 DECIDING = [
@@ -260,7 +263,7 @@ def test_a_run_whose_identity_is_lost_is_refused(
     folder.identity.unlink()
     if left == "status":
         (folder.checkpoints / "step-00000005").rename(folder.root / "elsewhere")
-        write_json(folder.status, {"status": "RUNNING"})
+        write_json(folder.status, {"status": "FINISHED", "step": 5, "updated": 0.0})
     assert "identity.json is missing" in refusal(folder, config, identity(config))
 
 
@@ -334,6 +337,17 @@ def test_who_has_answered_the_question_is_not_asked(
         refuse_foreign(folder, replace(config, resume=resume), changed_identity(config, key))
 
 
+def test_what_was_never_trained_with_may_change(config: RunConfig, folder: RunFolder) -> None:
+    """No weights came of it, whatever the status says that its start has left."""
+    (folder.checkpoints / "step-00000005").rename(folder.root / "elsewhere")
+    write_json(folder.status, {"status": "FAILED", "step": 0, "updated": 0.0})
+    for key in ("code_hash", "data_fingerprint"):
+        refuse_foreign(folder, config, changed_identity(config, key))
+    folder.identity.unlink()
+    refuse_foreign(folder, config, identity(config))
+    assert recorded_training(folder) == {}
+
+
 def test_an_empty_folder_is_not_foreign(config: RunConfig) -> None:
     refuse_foreign(run_folder(config), config, identity(config))
 
@@ -365,6 +379,42 @@ def trust(
     return write
 
 
+def test_what_decides_no_weights_is_not_in_the_code_hash(
+    config: RunConfig, trust: Callable[[str], str], tmp_path: Path
+) -> None:
+    """A hook, a metric and a sampler beside the objective; what the objective imports counts."""
+    package = tmp_path / "code/mylab_under_test"
+    first = trust("from . import helper\nfrom ..shared.sums import total\n")
+    (package / "metrics.py").write_text("a = 1\n")
+    (package / "deep/helper.py").write_text("a = 1\n")
+    watched = Component(_target_="mylab_under_test.metrics.Mine")
+    own = replace(_own(config), hook={"mine": watched}, metric={"mine": watched}, sampler=watched)
+    files = identity(own)["code_files"]
+    assert "mylab_under_test/deep/helper.py" in files
+    assert "mylab_under_test/metrics.py" not in files
+    assert identity(own)["code_hash"] != first
+    (package / "shared").mkdir()
+    for name in ("__init__", "sums"):
+        (package / f"shared/{name}.py").write_text("a = 1\n")
+    reached = {"mylab_under_test/shared/__init__.py", "mylab_under_test/shared/sums.py"}
+    assert identity(own)["code_files"].keys() - files.keys() == reached
+
+
+def test_a_run_that_recorded_every_file_of_a_package_is_the_same_run(
+    config: RunConfig, trust: Callable[[str], str]
+) -> None:
+    """As earlier versions did."""
+    trust("a = 1\n")
+    now = identity(_own(config))
+    files = now["code_files"]
+    before = {**now, "code_hash": "of more", "code_files": {**files, "mylab_under_test/m.py": "0"}}
+    assert difference(before, now) == ""
+    other = {**before["code_files"], "mylab_under_test/deep/objective.py": "0"}
+    assert "deep/objective.py" in difference({**before, "code_files": other}, now)
+    of_the_lab = {**files, "dit_lab/training/gone.py": "0"}
+    assert "gone.py" in difference({**before, "code_files": of_the_lab}, now)
+
+
 def test_the_code_hash_covers_trusted_packages(
     config: RunConfig, trust: Callable[[str], str]
 ) -> None:
@@ -380,7 +430,7 @@ def test_a_refusal_names_the_files_that_changed(
     trust("a = 1\n")
     before = identity(trusting)
     folder = run_folder(trusting)
-    folder.root.mkdir(parents=True)
+    (folder.checkpoints / "step-00000005").mkdir(parents=True)
     write_json(folder.identity, before)
     trust("a = 2\n")
     text = refusal(folder, trusting, identity(trusting))

@@ -187,7 +187,8 @@ def test_what_is_typed_is_never_dropped() -> None:
 
 def test_an_own_class_without_the_option(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "ownlab.py").write_text(
-        "class Flow:\n"
+        "from dit_lab.objectives.flow import FlowObjective\n"
+        "class Flow(FlowObjective):\n"
         "    def __init__(self, *, latent_shape, learn_sigma: bool = False) -> None: ...\n"
     )
     (folder / "conf/objective").mkdir(parents=True)

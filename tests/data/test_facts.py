@@ -198,11 +198,6 @@ def test_the_latent_shape_is_in_the_config(tmp_path: Path) -> None:
     assert latent(small, 1, 10, 12) == (16, 5, 6)
 
 
-def test_other_codecs_are_unknown() -> None:
-    with pytest.raises(RequestError, match=r"codec mylab\.Codec: unknown; use"):
-        codec_facts("mylab.Codec", {}, channels=3, height=8, width=8)
-
-
 def test_what_no_command_asks_for() -> None:
     with pytest.raises(RequestError, match=r"mylab\.Mine: unknown; the lab has dit_lab\.data"):
         dataset_facts("mylab.Mine", {})

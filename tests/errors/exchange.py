@@ -167,11 +167,15 @@ def no_safetensors(folder: Path) -> None:
 def own_model(folder: Path) -> None:
     """Weights of a DiT, and a model of the user's own with the same options."""
     saved()(folder)
-    options = "patch_size: int, hidden_size: int, depth: int, num_heads: int, mlp_ratio: float"
-    more = "class_dropout_prob: float, activation_checkpointing: str"
-    layers = "norm: str, mlp: str, rope: bool, qk_norm: bool"
+    options = "patch_size: int, hidden_size: int, depth: int, num_heads: int, mlp_ratio: float = 4"
+    more = "class_dropout_prob: float = 0.1, activation_checkpointing: str = 'none'"
+    layers = "norm: str = 'layer', mlp: str = 'gelu', rope: bool = False, qk_norm: bool = False"
+    given = "input_size, in_channels, num_classes, learn_sigma, generator"
     (folder / "mylab.py").write_text(
-        f"class Model:\n    def __init__(self, *, {options}, {more}, {layers}): ...\n"
+        "from torch import nn\n"
+        "class Model(nn.Module):\n"
+        f"    def __init__(self, *, {given}, {options}, {more}, {layers}): ...\n"
+        "    def forward(self, x, time, labels): ...\n"
     )
 
 

@@ -43,7 +43,10 @@ TYPED = {
     name: shlex.split(text.replace("\\\n", ""))[1:] for kind, name, text in MARKED if kind == "run"
 }
 (REFUSED,) = re.findall(r"<!-- refused -->\n```\n(.*?)```", PAGE, flags=re.DOTALL)
-CHOSEN_BY_THE_PAGE = ("objective=", "sampler=", "dataset=", "codec=", "name=")
+CHOSEN_BY_THE_PAGE = (
+    "objective=", "sampler=", "dataset=", "codec=", "name=", "model=", "patch=", "schedule=",
+    "optimizer=",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +96,9 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def final_files(folder: Path) -> dict[str, bytes]:
+def final_files(folder: Path, name: str = "mine") -> dict[str, bytes]:
     """Everything that the run's last checkpoint holds, and its last picture."""
-    run = run_in(folder)
+    run = run_in(folder, name)
     last = max((run / "checkpoints").glob("step-*"))
     files = {str(p.relative_to(last)): p.read_bytes() for p in last.rglob("*") if p.is_file()}
     return {**files, "picture": max((run / "samples").glob("*.png")).read_bytes()}
@@ -201,6 +204,20 @@ def everything(straight: Path, forked_in: Command, train_dataset: list[str]) -> 
     return straight
 
 
+OTHERS = ("model", "optimizer", "codec", "hook", "tracker")
+"""The page's other trainings, each with the name of its run."""
+
+
+@pytest.fixture(scope="module")
+def others(straight: Path, forked_in: Command, sizes: list[str]) -> Path:
+    """The same folder when those were typed, of few steps."""
+    short = ["training.total_steps=10", "training.validate_every_steps=5"]
+    for name in OTHERS:
+        done = forked_in(straight, *TYPED[name], *sizes, *short)
+        assert done.returncode == 0, done.stderr
+    return straight
+
+
 @pytest.fixture(scope="module")
 def train_dataset(sizes: list[str]) -> list[str]:
     return [*TYPED["dataset"], *sizes, "training.total_steps=4"]
@@ -220,6 +237,195 @@ def test_the_dataset_is_trained_on(everything: Path) -> None:
     assert [facts[name] for name in counts] == [3, 400, 137, 1, 8, 8]
 
 
+# ---- a model, an optimizer, a schedule, a codec, hooks ------------------------------------------
+
+
+def recorded(folder: Path, name: str) -> dict[str, Any]:
+    return yaml.safe_load((run_in(folder, name) / "config.yaml").read_text())
+
+
+def logged(folder: Path, name: str, metric: str) -> dict[int, float]:
+    """Step -> value, as the lab's own file has it."""
+    rows = [json.loads(line) for line in (run_in(folder, name) / "metrics.jsonl").open()]
+    return {row["step"]: row["metrics"][metric] for row in rows if metric in row["metrics"]}
+
+
+def test_the_model_is_trained_and_has_no_patches(others: Path, forked_in: Command) -> None:
+    config = recorded(others, "convnet")
+    assert config["model"] == {
+        "_target_": "mylab.models.ConvNet", "width": 32, "depth": 1, "class_dropout_prob": 0.1
+    }  # fmt: skip
+    assert "patch" not in config["choices"]
+    assert logged(others, "convnet", "eval/loss").keys() == {5, 10}
+    draw = [*for_run(TYPED["sample"], others), "guidance.scale=2", "sampler.steps=2", "out=c.npz"]
+    run = [f"run={run_in(others, 'convnet')}" if text.startswith("run=") else text for text in draw]
+    done = forked_in(others, *run)
+    assert done.returncode == 0, done.stderr
+    assert np.load(others / "c.npz")["arr_0"].shape[1:] == (8, 8, 1)
+
+
+def test_the_model_is_described_by_its_parameters(straight: Path, forked_in: Command) -> None:
+    done = forked_in(straight, *TYPED["describe"])
+    assert done.returncode == 0, done.stderr
+    said = dict(
+        re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in done.stdout.splitlines()[:10]
+    )
+    # of width 32 and depth 4: 3 x 3 convolutions with biases, eleven labels
+    counts = {"label": 11 * 32, "enter": 9 * 32 + 32, "blocks": 4 * (9 * 32 * 32 + 32),
+              "leave": 9 * 32 + 1, "(outside of modules)": 16}  # fmt: skip
+    assert {name: said[name].replace(",", "") for name in counts} == {
+        name: str(count) for name, count in counts.items()
+    }
+    assert (
+        said["parameters"] == f"{sum(counts.values()):,} ({sum(counts.values()) - 16:,} trainable)"
+    )
+    assert "not counted" in done.stdout
+    assert "FLOP" not in done.stdout.partition("not counted")[0]
+
+
+def test_the_optimizer_and_the_schedule_are_used(others: Path) -> None:
+    config = recorded(others, "lion")
+    assert config["optimizer"] == {
+        "_target_": "mylab.optimizers.Lion", "lr": 3e-4, "betas": [0.9, 0.99]
+    }  # fmt: skip
+    rates = logged(others, "lion", "train/lr")
+    assert rates == {step: pytest.approx(3e-4 * step / 50) for step in (5, 10)}
+    last = run_in(others, "lion") / "checkpoints/step-00000010"
+    assert any(
+        "momentum" in file.read_bytes()[:100_000].decode("latin1")
+        for file in last.rglob("*.safetensors")
+    )
+
+
+def test_the_codec_is_what_the_model_sees(others: Path) -> None:
+    identity = json.loads((run_in(others, "fold") / "identity.json").read_text())
+    assert identity["latent_shape"] == [4, 4, 4]
+    assert identity["codec_fingerprint"] == "fold-2"
+    assert {"mylab/__init__.py", "mylab/codecs.py"} <= identity["code_files"].keys()
+    assert "mylab/objectives.py" not in identity["code_files"]  # decides nothing here
+
+
+def test_the_hook_listens_and_changes_nothing(others: Path) -> None:
+    config = recorded(others, "hooked")
+    assert config["hook"] == {"lowest": {"_target_": "mylab.hooks.Lowest", "name": "train/loss"}}
+    losses = logged(others, "hooked", "train/loss")
+    assert float((run_in(others, "hooked") / "lowest.txt").read_text()) == min(losses.values())
+    assert run_in(others, "hooked").name == run_in(others, "tracked").name  # one hash
+    files = [final_files(others, name) for name in ("hooked", "tracked")]
+    assert files[0] == files[1]
+    assert not any(
+        name.startswith("mylab")
+        for name in json.loads((run_in(others, "hooked") / "identity.json").read_text())[
+            "code_files"
+        ]
+    )
+
+
+def test_the_tracker_has_every_number(others: Path) -> None:
+    rows = [line.split(",") for line in (others / "all_runs.csv").read_text().splitlines()]
+    assert {row[0] for row in rows} == {"tracked"}
+    assert rows[-1][1:] == ["10", "status", "FINISHED"]
+    losses = {int(step): float(value) for _, step, name, value in rows if name == "train/loss"}
+    assert losses == logged(others, "tracked", "train/loss")
+    assert {int(step) for _, step, name, _ in rows if name == "eval/loss"} == {5, 10}
+
+
+FAILS = """
+from dit_lab.core.types import Hook
+
+class Fails(Hook):
+    def __init__(self, *, method: str, log: str = "fails.txt"):
+        self.method, self.log = method, log
+
+    def on_start(self, *, first_step, total_steps):
+        if self.method == "on_start":
+            raise ValueError("at the start")
+
+    def on_step(self, step):
+        if self.method == "on_step" and step == 3:
+            raise ValueError("at step three")
+
+    def on_end(self, *, status, step, error):
+        with open(self.log, "a") as log:
+            print(self.method, status, step, error is not None, file=log)
+        if self.method == "on_end":
+            raise ValueError("at the end")
+"""
+
+
+def test_a_hook_that_raises_loses_nothing(
+    straight: Path, forked_in: Command, sizes: list[str], tmp_path: Path
+) -> None:
+    """Where all processes of a training have to save, too; without the hook it goes on."""
+    write_files(tmp_path)
+    (tmp_path / "mylab/fails.py").write_text(FAILS)
+    (tmp_path / "conf/hook/fails.yaml").write_text("fails:\n  _target_: mylab.fails.Fails\n")
+    base = ["train", "experiment=quickstart", "trusted_modules=[mylab]", *sizes]
+    base += ["training.total_steps=5", "training.checkpoint_every_steps=0"]
+
+    def typed(method: str, *more: str) -> subprocess.CompletedProcess[str]:
+        hook = ["hook=[fails]", f"hook.fails.method={method}"] if method else []
+        return forked_in(tmp_path, *base, *hook, *more)
+
+    def checkpoints(name: str) -> list[str]:
+        return sorted(p.name for p in run_in(tmp_path, name).glob("checkpoints/step-*"))
+
+    straight_through = typed("", "name=whole")
+    assert straight_through.returncode == 0
+    several = ["distributed=ddp", "distributed.num_processes=2"]
+    for name, more in (("one", []), ("two", several)):
+        done = typed("on_step", f"name={name}", *more)
+        assert done.returncode == 1, done.stdout
+        log = run_in(tmp_path, name) / "train.log"
+        said = [
+            *done.stdout.splitlines(),
+            *done.stderr.splitlines(),
+        ]  # a worker's comes by another way
+        assert (
+            "dit-lab: failed: HookError: hook.fails: on_step raised ValueError: at step three "
+            f"(traceback in {log})"
+        ) in said
+        assert "mylab/fails.py" in log.read_text()
+        assert checkpoints(name) == ["step-00000003"]
+        assert typed("", f"name={name}", *more).returncode == 0
+    whole, one = (final_files(tmp_path, name) for name in ("whole", "one"))
+    assert whole == one
+
+    done = typed("on_start", "name=start")
+    assert done.returncode == 1 and "hook.fails: on_start raised" in done.stderr
+    assert checkpoints("start") == []
+    done = typed("on_end", "name=end")
+    assert done.returncode == 0
+    assert "hook.fails: on_end raised ValueError: at the end" in done.stdout.splitlines()
+    assert (tmp_path / "fails.txt").read_text().splitlines() == [
+        "on_step FAILED 3 True", "on_step FAILED 3 True", "on_start FAILED 0 True",
+        "on_end FINISHED 5 False",
+    ]  # fmt: skip
+
+
+def test_what_has_no_weights_yet_may_change(
+    straight: Path, forked_in: Command, train: list[str], tmp_path: Path
+) -> None:
+    """An objective that failed at its first step is mended and goes on; once there is a
+    checkpoint, what the objective does not import may change."""
+    write_files(tmp_path)
+    module = tmp_path / "mylab/objectives.py"
+    written = module.read_text()
+    module.write_text(written.replace("batch.data).square()", "batch.dato).square()"))
+    short = [*train, "training.total_steps=2"]
+    failed = forked_in(tmp_path, *short)
+    assert failed.returncode == 1 and "dato" in failed.stderr
+    module.write_text(written)
+    done = forked_in(tmp_path, *short)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run_in(tmp_path) / "identity.json").read_text())["forced_over"] == []
+    for name in ("metrics", "samplers", "hooks", "models"):
+        (tmp_path / f"mylab/{name}.py").write_text("changed = 1\n")
+    assert "already finished" in forked_in(tmp_path, *short).stdout
+    (tmp_path / "mylab/__init__.py").write_text("changed = 1\n")  # runs with the objective
+    assert "other source code (mylab/__init__.py changed)" in refusal(forked_in(tmp_path, *short))
+
+
 # ---- refusals -----------------------------------------------------------------------------------
 
 IN_THE_PAGE = dict(re.findall(r"\$ (.*)\n(.*)\n", REFUSED))
@@ -228,7 +434,8 @@ OBJECTIVES = {  # name -> source, what is said to `dit-lab train objective=NAME`
     "missing": ("import nowhere_at_all", "No module named 'nowhere_at_all', {file} line 1"),
     # nothing is wrong with these two but the sampler, or the data that is not there
     "first_ralston": (
-        "class Mine:\n samplers = ('ralston', 'euler')",
+        "from dit_lab.objectives.rectified_flow import RectifiedFlow\n"
+        "class Mine(RectifiedFlow):\n samplers = ('ralston', 'euler')",
         "sampler=heun: does not fit objective=first_ralston; allowed: auto, ralston, euler",
     ),
     "short_chain": (
@@ -473,6 +680,33 @@ def test_samplers_of_an_own_objective() -> None:
     assert samplers_for("mylab.mine", lambda name: lambda: None) == ANY_PATH
     with pytest.raises(RequestError, match="samplers = 'euler'; expected the names"):
         samplers_for("mylab.Mine", lambda name: OneName)
+
+
+def test_lion_is_the_papers() -> None:
+    """One weight, by hand: the update's sign is of the mean that looks back less far."""
+    lion = page_class("mylab/optimizers.py", "Lion")
+    weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+    optimizer = lion([weight], lr=0.1, betas=[0.9, 0.5])
+    for gradient in ([2.0, -2.0], [-8.0, 8.0], [7.0, 8.0]):
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+    # momentum before each step: 0, (1, -1), (-3.5, 3.5)
+    # signs: (+, -), (0.9 - 0.8 > 0, < 0), (-3.15 + 0.7 < 0, > 0)
+    torch.testing.assert_close(weight.detach(), torch.tensor([0.9, 1.1]))
+
+
+def test_the_schedule_warms_up_and_falls() -> None:
+    schedule = page_class("mylab/schedules.py", "InverseSqrt")(warmup_steps=4)
+    factors = [schedule.factor(step, 100) for step in (0, 3, 15)]
+    assert factors == [0.25, 1.0, 0.5]
+
+
+def test_the_codec_loses_nothing() -> None:
+    codec = page_class("mylab/codecs.py", "Fold")()
+    images = torch.randn(2, 3, 4, 6)
+    latents = codec.encode(images, None)
+    assert latents.shape[1:] == codec.latent_shape(3, 4, 6)
+    assert torch.equal(codec.decode(latents), images)
 
 
 def test_a_library_call_is_told_of_a_missing_list(straight: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dit_lab.cli.main import main
+from dit_lab.config.search_path import own_choices
 from tests.conftest import ENVIRONMENT, Command
 from tests.errors.lab import ROOT
 from tests.errors.starts import class_folders, write
@@ -143,6 +145,34 @@ def test_groups_of_the_current_folder_are_said(tmp_path: Path, command_in: Comma
     assert command_in(ROOT, *describe).stderr == ""
     refused = command_in(tmp_path, *describe, "model=mine", "seed=-1")
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
+
+
+def test_help_lists_what_can_be_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Groups with two members or one of the user's own; folders that are no group are not."""
+
+    def listed() -> dict[str, str]:
+        assert main(["--help"]) == 0
+        _, _, text = capsys.readouterr().out.partition("choices:\n")
+        lines = text.partition("\n\n")[0].splitlines()
+        return {
+            group.strip(): names.strip() for group, _, names in (t.partition("=") for t in lines)
+        }
+
+    monkeypatch.chdir(tmp_path)
+    labs = listed()
+    assert "hook" not in labs and "evaluation" not in labs
+    for group in ("hook", "evaluation", "samplers"):
+        write(f"conf/{group}/mine.yaml", "_target_: mylab.Mine\n", tmp_path)
+    found = listed()
+    assert found == {**labs, "hook": "mine", "evaluation": "default, mine"}
+    assert own_choices() == (
+        "using conf/ of this folder: adds evaluation=mine, hook=mine; ignores samplers (no such "
+        "group)"
+    )
+    assert main(["train", "samplers=mine"]) == 2
+    assert "no such group or key; did you mean sampler=NAME?" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of files are bytes there")

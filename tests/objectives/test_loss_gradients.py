@@ -307,6 +307,56 @@ def test_flow_matching(path: str, kind: str, weighting: str) -> None:
     assert_unbiased(objective, at, 1000.0, loss)
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", ["velocity", "noise", "data", "score"])
+def test_flow_matching_by_snr(path: str, kind: str) -> None:
+    """min(SNR, gamma) times the squared error of the data."""
+    objective = FlowMatching(path=path, prediction=kind, min_snr_gamma=2.0)
+    interpolant = objective.interpolant
+    at = grid(*times("uniform", 1.0, interpolant.t_min, interpolant.t_max))
+    alpha, sigma = interpolant.alpha(at.time), interpolant.sigma(at.time)
+    rate, decay = interpolant.alpha_dot(at.time), interpolant.sigma_dot(at.time)
+    x = alpha * at.data + sigma * at.noise
+
+    def loss(weights: Tensor) -> Tensor:
+        said = model(x, at.time, weights)
+        data = {
+            "velocity": (sigma * said - decay * x) / (rate * sigma - decay * alpha),
+            "noise": (x - sigma * said) / alpha,
+            "data": said,
+            "score": (x + sigma.square() * said) / alpha,
+        }[kind]
+        return (alpha / sigma).square().clamp(max=2.0) * (data - at.data).square()
+
+    assert_unbiased(objective, at, 1000.0, loss)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "rectified_flow", "flow_matching"])
+def test_huber_losses(name: str) -> None:
+    """Of errors of the noise, the velocity and the data. More nodes: it is no polynomial."""
+    chain = name == "ddpm"
+    objective: Any = {
+        "ddpm": DDPM(learn_sigma=False, loss="huber", huber_c=1.0),
+        "rectified_flow": RectifiedFlow(loss="huber", huber_c=1.0),
+        "flow_matching": FlowMatching(prediction="data", loss="huber", huber_c=1.0),
+    }[name]
+    path = objective.interpolant
+    at = grid(*(timesteps() if chain else times("uniform", 1.0, path.t_min, path.t_max)), nodes=24)
+    if chain:
+        bar = path.alphas_cumprod[at.time]
+        alpha, sigma = bar.sqrt(), (1 - bar).sqrt()
+    else:
+        alpha, sigma = path.alpha(at.time), path.sigma(at.time)
+    x = alpha * at.data + sigma * at.noise
+    target = {"ddpm": at.noise, "rectified_flow": at.data - at.noise, "flow_matching": at.data}
+
+    def loss(weights: Tensor) -> Tensor:
+        error = model(x, at.time / 1000 if chain else at.time, weights) - target[name]
+        return 2 * ((error.square() + 1).sqrt() - 1)
+
+    assert_unbiased(objective, at, 1000.0, loss)
+
+
 def test_direction_term() -> None:
     """With two channels the integral is over five numbers: by as many independent draws, whose
     own standard error is added."""

@@ -14,6 +14,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant, shift_time
 from dit_lab.core.types import Batch
 from dit_lab.objectives.ddpm import DDPM
+from dit_lab.objectives.elementwise import cost
 from dit_lab.objectives.flow import SQUARED_IN_NOISE
 from dit_lab.objectives.flow_matching import FlowMatching
 from dit_lab.objectives.options import check_flow_matching, check_time_shift
@@ -274,6 +275,144 @@ def test_every_loss_is_finite_at_every_time(kind: str, path: str, weighting: str
     assert bool(objective.loss(lambda x, t: output(6), batch)["loss"].isfinite().all())
     target = interpolant.target(kind, batch.data, batch.noise, time)
     assert not objective.loss(lambda x, t: target, batch)["loss"].any()
+
+
+# Flows: weights by SNR
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gamma", [5.0, 0.5])
+def test_min_snr_of_a_flow_is_of_the_datas_error(gamma: float, kind: str, path: str) -> None:
+    """min(SNR, gamma) times the data's squared error, whatever is predicted, as for DDPM."""
+    objective = FlowMatching(path=path, prediction=kind, min_snr_gamma=gamma)
+    interpolant = objective.interpolant
+    time = torch.tensor([0.05, 0.2, 0.4, 0.6, 0.8, 0.95])
+    batch, said = batch_at(time), output(6)
+    data = converted(kind, "data", said, batch, interpolant)
+    snr = (interpolant.alpha(time.double()) / interpolant.sigma(time.double())).square()
+    assert snr.min() < gamma < snr.max()
+    expected = snr.clamp(max=gamma) * per_image((data - batch.data).square())
+    ours = objective.loss(lambda x, t: said, batch)["loss"].double()
+    torch.testing.assert_close(ours, expected, rtol=2e-4, atol=0)
+
+
+def test_min_snr_on_the_straight_path() -> None:
+    """Weights of a velocity's error by hand: min(t^2, 5 (1 - t)^2); the data's own SNR is 5 at
+    t = sqrt(5) / (1 + sqrt(5))."""
+    time = torch.tensor([0.0, 0.25, 0.5, 0.75, 0.9, 1.0])
+    batch, said = batch_at(time), output(6)
+    plain, weighted = (
+        RectifiedFlow(min_snr_gamma=gamma).loss(lambda x, t: said, batch)["loss"]
+        for gamma in (None, 5.0)
+    )
+    expected = torch.tensor([0.0, 0.0625, 0.25, 0.3125, 0.05, 0.0])
+    torch.testing.assert_close(weighted / plain, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss", ["squared", "huber"])
+def test_min_snr_is_finite_at_every_time(loss: str, kind: str, path: str) -> None:
+    objective = FlowMatching(path=path, prediction=kind, min_snr_gamma=5.0, loss=loss)
+    batch, said = batch_at(times_of(objective)), output(6).requires_grad_()
+    terms = objective.loss(lambda x, t: said, batch)["loss"]
+    assert bool(terms.isfinite().all())
+    (gradient,) = torch.autograd.grad(terms.sum(), said)
+    assert bool(gradient.isfinite().all())
+    target = objective.interpolant.target(kind, batch.data, batch.noise, batch.time)
+    assert not objective.loss(lambda x, t: target, batch)["loss"].any()
+
+
+# Losses
+
+
+OBJECTIVES: list[tuple[Any, dict[str, Any]]] = [
+    *((DDPM, {"prediction": kind, "learn_sigma": False}) for kind in ("noise", "data", "v")),
+    (RectifiedFlow, {}),
+    *((FlowMatching, {"path": path, "prediction": kind}) for path in PATHS for kind in KINDS),
+]
+
+
+def test_the_pseudo_huber_loss_in_closed_form() -> None:
+    """2 c (sqrt(e^2 + c^2) - c): the square near zero, 2 c |e| far from it."""
+    error = torch.tensor([0.0, 1e-3, 0.1, 0.75, 100.0], dtype=torch.float64)
+    for c in (0.1, 1.0):
+        expected = 2 * c * ((error**2 + c**2).sqrt() - c)
+        torch.testing.assert_close(cost(error, "huber", c), expected, rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(cost(error[3:4], "huber", 1.0).item(), 0.5)  # of 3, 4 and 5
+    assert torch.equal(cost(error, "huber", None), cost(error, "huber", 0.1))
+    assert cost(error[-1:], "huber", 0.1).item() == pytest.approx(2 * 0.1 * (100 - 0.1), rel=1e-6)
+    assert torch.equal(cost(error, "squared", None), error.square())
+    # no difference of large numbers: float32 at a large c
+    tiny = torch.tensor([1e-4])
+    torch.testing.assert_close(cost(tiny, "huber", 1e4), tiny.square(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("kind", "options"), OBJECTIVES)
+def test_a_huber_loss_of_a_large_constant_is_the_squared_one(
+    kind: Any, options: dict[str, Any]
+) -> None:
+    time = TIMESTEPS if kind is DDPM else torch.tensor([0.05, 0.2, 0.4, 0.6, 0.8, 0.95])
+    batch, said = batch_at(time), output(6)
+    squared, large, small = (
+        kind(**options, **how).loss(lambda x, t: said, batch)["loss"]
+        for how in ({}, {"loss": "huber", "huber_c": 1e4}, {"loss": "huber"})
+    )
+    torch.testing.assert_close(large, squared, rtol=1e-5, atol=0)
+    assert bool((small < squared).all())
+
+
+@pytest.mark.parametrize("kind", ["noise", "data", "v"])
+def test_ddpm_huber_loss(kind: str) -> None:
+    """Weighted by SNR like the squared one; "mse" and the bound stay what they are."""
+    objective = DDPM(prediction=kind, loss="huber", huber_c=0.5, min_snr_gamma=5.0)
+    squared = DDPM(prediction=kind, min_snr_gamma=5.0)
+    batch, said = batch_at(TIMESTEPS), output(6, channels=4)
+    terms, before = (one.loss(lambda x, t: said, batch) for one in (objective, squared))
+    assert torch.equal(terms["mse"], before["mse"]) and torch.equal(terms["vb"], before["vb"])
+    weight = (before["loss"] - before["vb"]).double() / before["mse"].double()
+    error = said[:, :2].double() - ddpm_target(kind, batch, objective.interpolant)
+    charged = per_image(2 * 0.5 * ((error.square() + 0.25).sqrt() - 0.5))
+    ours = (terms["loss"] - terms["vb"]).double()
+    torch.testing.assert_close(ours, weight * charged, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_flow_huber_loss(kind: str, weighting: str) -> None:
+    """The weight is that of the squared error; of the score sigma times the error counts."""
+    squared = FlowMatching(prediction=kind, weighting=weighting)
+    objective = FlowMatching(prediction=kind, weighting=weighting, loss="huber", huber_c=0.5)
+    time = torch.tensor([0.05, 0.2, 0.4, 0.6, 0.8, 0.95])
+    batch, said = batch_at(time), output(6)
+    path = objective.interpolant
+    error = said.double() - path.target(
+        kind, batch.data.double(), batch.noise.double(), time.double()
+    )
+    scale = column(path.sigma(time.double())) if kind == "score" else torch.ones(())
+    weight = squared.loss(lambda x, t: said, batch)["loss"] / per_image((scale * error).square())
+    charged = per_image(2 * 0.5 * (((scale * error).square() + 0.25).sqrt() - 0.5))
+    ours = objective.loss(lambda x, t: said, batch)["loss"].double()
+    torch.testing.assert_close(ours, weight.double() * charged, rtol=2e-4, atol=0)
+
+
+@pytest.mark.parametrize("kind", [DDPM, RectifiedFlow, FlowMatching])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "l1"}, "loss=l1: expected squared or huber"),
+        ({"huber_c": 0.5}, "huber_c=0.5: belongs to loss=huber"),
+    ],
+)
+def test_losses_that_are_refused(kind: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        kind(**options)
+
+
+def test_two_weightings_are_refused() -> None:
+    with pytest.raises(RequestError, match="min_snr_gamma=5: is a weighting itself; use it or wei"):
+        FlowMatching(min_snr_gamma=5, weighting="velocity")
 
 
 # Flows: direction

@@ -190,22 +190,27 @@ def test_what_a_sweep_has_once_is_no_axis(key: str) -> None:
 
 
 def test_jobs_leave_out_options_that_their_members_do_not_have() -> None:
-    given = [*TINY, "objective=ddpm,rectified_flow", "objective.min_snr_gamma=1,5", "seed=0,1"]
-    with pytest.raises(RequestError, match=r"objective\.min_snr_gamma: no such key"):
+    given = [
+        *TINY,
+        "objective=ddpm,rectified_flow",
+        "objective.beta_schedule=linear,cosine",
+        "seed=0,1",
+    ]
+    with pytest.raises(RequestError, match=r"objective\.beta_schedule: no such key"):
         plan_sweep(given)
     plan = plan_sweep([*given, "sweep.on_refusal=drop_option"])
     assert overrides(plan) == [
-        "objective=ddpm objective.min_snr_gamma=1 seed=0",
-        "objective=ddpm objective.min_snr_gamma=1 seed=1",
-        "objective=ddpm objective.min_snr_gamma=5 seed=0",
-        "objective=ddpm objective.min_snr_gamma=5 seed=1",
+        "objective=ddpm objective.beta_schedule=linear seed=0",
+        "objective=ddpm objective.beta_schedule=linear seed=1",
+        "objective=ddpm objective.beta_schedule=cosine seed=0",
+        "objective=ddpm objective.beta_schedule=cosine seed=1",
         "objective=rectified_flow seed=0",
         "objective=rectified_flow seed=1",
     ]
-    assert remarks(plan)[0] == "objective.min_snr_gamma: rectified_flow has none"
-    with pytest.raises(RequestError, match=r"objective\.min_snr_gama: no such key; did you mean"):
+    assert remarks(plan)[0] == "objective.beta_schedule: rectified_flow has none"
+    with pytest.raises(RequestError, match=r"objective\.beta_shedule: no such key; did you mean"):
         plan_sweep(
-            [*TINY, "objective=ddpm,rectified_flow", "objective.min_snr_gama=1,5",
+            [*TINY, "objective=ddpm,rectified_flow", "objective.beta_shedule=linear,cosine",
              "sweep.on_refusal=drop_option"]
         )  # fmt: skip
 

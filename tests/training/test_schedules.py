@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from dit_lab.training.schedules import Constant, Cosine, Schedule
+from dit_lab.core.types import Schedule
+from dit_lab.training.schedules import Constant, Cosine
 
 
 def factors(schedule: Schedule, steps: list[int], total_steps: int) -> list[float]:

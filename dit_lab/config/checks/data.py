@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from dit_lab.codecs.facts import IDENTITY, codec_facts
+from dit_lab.codecs.facts import IDENTITY
+from dit_lab.config.checks.own import latents_of
 from dit_lab.config.components import load_component
 from dit_lab.config.objects import to_component
 from dit_lab.config.schema import CheckConfig, EncodeConfig, RunConfig
@@ -115,11 +116,5 @@ def check_encoding(config: EncodeConfig) -> DataFacts:
         )
     facts = read_facts(config)
     check_declarations(dataset, facts)
-    codec_facts(
-        target_of(codec),
-        arguments_of(codec),
-        channels=facts.channels,
-        height=facts.height,
-        width=facts.width,
-    )
+    latents_of(codec, facts)
     return facts

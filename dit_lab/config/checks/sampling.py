@@ -16,6 +16,7 @@ from dit_lab.config.validate import to_plain
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, target_of
 from dit_lab.core.types import Shapes
+from dit_lab.models.options import class_dropout
 from dit_lab.runs.folder import RunFolder
 from dit_lab.samplers.respacing import visited
 from dit_lab.sampling.labels import check_labels
@@ -66,10 +67,11 @@ def check_conditioning(config: RunConfig, shapes: Shapes, *, model: Component) -
             f"guidance.scale={guidance.scale:g}: the model is unconditional (num_classes=0), so "
             "there is nothing to guide towards; use guidance.scale=1 or guidance.weak_run=RUN"
         )
-    if away_from_null and model.class_dropout_prob == 0:
+    if away_from_null and class_dropout(model) == 0:
+        here = "it is 0 here" if hasattr(model, "class_dropout_prob") else "this one has none"
         raise RequestError(
             f"guidance.scale={guidance.scale:g}: needs a model trained with "
-            "model.class_dropout_prob > 0 (it is 0 here); use guidance.scale=1"
+            f"model.class_dropout_prob > 0 ({here}); use guidance.scale=1"
         )
     channels, allowed = guidance.channels, range(1, shapes.latent[0] + 1)
     if channels != "all" and (type(channels) is not int or channels not in allowed):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dit_lab.codecs.facts import IDENTITY, codec_facts
+from dit_lab.codecs.facts import IDENTITY
 from dit_lab.config.checks.coupling import check_coupled_data, check_coupling
 from dit_lab.config.checks.data import check_declarations, check_images, read_facts
 from dit_lab.config.checks.machine import AUTO, check_float8, check_processes
 from dit_lab.config.checks.metrics import check_metrics
+from dit_lab.config.checks.own import check_own_parts, latents_of
 from dit_lab.config.checks.sampling import check_conditioning, check_sampling
 from dit_lab.config.schema import EMA, RunConfig, Training
 from dit_lab.core.errors import RequestError
-from dit_lab.core.options import Component, arguments_of, target_of
+from dit_lab.core.options import Component, target_of
 from dit_lab.core.types import Shapes
 from dit_lab.tracking.addresses import check_uri
 from dit_lab.training.power import is_width
@@ -35,14 +36,8 @@ def check_data(config: RunConfig) -> Shapes:
     """Look at the data's facts and check the model against them. Raises RequestError."""
     facts = read_facts(config)
     check_declarations(config.dataset, facts)
-    latent = codec_facts(
-        target_of(config.codec),
-        arguments_of(config.codec),
-        channels=facts.channels,
-        height=facts.height,
-        width=facts.width,
-    )
-    shapes = Shapes(facts, latent)
+    shapes = Shapes(facts, latents_of(config.codec, facts))
+    check_own_parts(config, shapes)
     check_model(config, shapes)
     check_likelihood(config)
     check_metrics(config, facts)
@@ -53,7 +48,8 @@ def check_data(config: RunConfig) -> Shapes:
 
 def check_model(config: RunConfig, shapes: Shapes) -> None:
     """The model, the objective and the guidance against the shapes. Raises RequestError."""
-    _check_patch(config.model.patch_size, shapes.latent)
+    if (patch := getattr(config.model, "patch_size", None)) is not None:
+        _check_patch(patch, shapes.latent)
     _check_direction(config.objective, shapes.latent)
     check_conditioning(config, shapes, model=config.model)
 
