@@ -30,7 +30,7 @@ from dit_lab.data.pairs import Pairs
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.sampling.generate import Generator
 from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
-from dit_lab.training.optim import without_compiler
+from dit_lab.training.optimizers.uncompiled import without_compiler
 from dit_lab.training.parallel import compile_blocks, for_sampling, with_weights
 
 VALIDATION_BATCH = 128

@@ -13,15 +13,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from dit_lab.training.checkpoint_store import CheckpointStore
-from dit_lab.training.optim import (
-    WRAPPED,
-    gradient_norm,
-    guarded_step,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    set_learning_rate,
-    without_compiler,
-)
+from dit_lab.training.optimizers.state import load_optimizer, optimizer_tensors
+from dit_lab.training.optimizers.step import gradient_norm, guarded_step, set_learning_rate
+from dit_lab.training.optimizers.uncompiled import WRAPPED, without_compiler
 
 Make = Callable[[list[nn.Parameter]], Optimizer]
 
@@ -210,7 +204,7 @@ def test_a_restored_optimizer_goes_on_bit_by_bit(make: Make, tmp_path: Path) -> 
     for name, tensor in saved.tensors("weights").items():
         resumed[name].data.copy_(tensor)
     names = {weight: name for name, weight in resumed.items()}
-    load_optimizer_tensors(fresh, names, saved.tensors("optimizer/state"))
+    load_optimizer(fresh, names, saved.tensors("optimizer/state"))
     assert_same(everything(resumed, fresh), everything(straight, optimizer))
     for seed in (10, 11):
         for w, o in ((straight, optimizer), (resumed, fresh)):
@@ -231,7 +225,7 @@ def test_state_is_filed_by_name_not_by_place() -> None:
     assert saved.keys() == {f"{n}/{s}" for n in "ab" for s in ("step", "exp_avg", "exp_avg_sq")}
 
     backwards = AdamW([idle, weights["b"], weights["a"]], lr=0.5)
-    load_optimizer_tensors(backwards, names, saved)
+    load_optimizer(backwards, names, saved)
     for name in "ab":
         assert torch.equal(backwards.state[weights[name]]["exp_avg"], saved[f"{name}/exp_avg"])
     assert not backwards.state[idle]
