@@ -42,7 +42,7 @@ GIVEN_IN_CODE = {
     "objective": {"latent_shape"},
     "model": {"input_size", "in_channels", "num_classes", "learn_sigma", "generator"},
     "dataset": {"split", "seed"},
-    "optimizer": {"params"},
+    "optimizer": {"params", "parameter_names"},
 }
 """Constructor arguments that the lab gives itself: they follow from the data and the run."""
 

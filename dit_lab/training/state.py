@@ -113,7 +113,7 @@ class Snapshot:
     def _names(self) -> dict[Tensor, str]:
         return {parameter: name for name, parameter in self.model.named_parameters()}
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         """File name (without ending) -> tensors by name."""
         return {
             "model": self.model.state_dict(),

@@ -1,0 +1,204 @@
+"""Muon: the momentum of each hidden matrix, orthogonalised (Jordan et al. 2024).
+
+Muon takes the matrices of the blocks, and AdamW all else: embeddings, the final layer, biases,
+scales of norms, and the adaLN modulations unless the options say otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from dit_lab.core.errors import RequestError
+from dit_lab.training.optimizers.combined import Combined
+from dit_lab.training.optimizers.uncompiled import Uncompiled, without_compiler
+from dit_lab.training.parallel import whole_of
+from dit_lab.training.tensor_files import is_spread
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the polynomial of an iteration, by Jordan et al.: the steepest at 0."""
+
+EPS = 1e-7
+"""The least norm that a matrix is divided by."""
+
+FUSED = {"qkv": 3, "w12": 2, "adaLN_modulation": 6}
+"""Modules whose weight is several matrices in one, below each other."""
+
+MODULATION = "adaLN_modulation"
+
+
+def muon(
+    params: Sequence[Any],
+    *,
+    parameter_names: Mapping[Tensor, str],
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    matrices: str,
+    modulation: str,
+    split: bool,
+    scale: str,
+    iterations: int,
+    dtype: str,
+    adamw_lr: float | None,
+    betas: Sequence[float],
+    eps: float,
+) -> Optimizer:
+    """Muon for the weights of two dimensions whose names `matrices` matches as a whole, AdamW for
+    the others. Raises RequestError where there is none."""
+    groups = params if isinstance(params[0], dict) else [{"params": params}]
+
+    hidden = hidden_matrices(parameter_names, matrices=matrices, modulation=modulation)
+
+    def those(of_muon: bool) -> list[dict[str, Any]]:
+        kept = [(g, [w for w in g["params"] if (w in hidden) == of_muon]) for g in groups]
+        return [{**group, "params": weights} for group, weights in kept if weights]
+
+    by_muon, by_adamw = those(True), those(False)
+    pieces = {
+        weight: _pieces(parameter_names[weight], len(weight)) if split else 1
+        for group in by_muon
+        for weight in group["params"]
+    }
+    optimizer = Muon(
+        by_muon,
+        lr=lr,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        scale=scale,
+        iterations=iterations,
+        dtype=getattr(torch, dtype),
+        pieces=pieces,
+    )
+    if not by_adamw:
+        return optimizer
+    rest = without_compiler(AdamW)(
+        by_adamw,
+        lr=lr if adamw_lr is None else adamw_lr,
+        betas=tuple(betas),
+        eps=eps,
+        weight_decay=weight_decay,
+        fused=True,
+    )  # type: ignore[call-arg]
+    return Combined([optimizer, rest])
+
+
+def hidden_matrices(names: Mapping[Tensor, str], *, matrices: str, modulation: str) -> set[Tensor]:
+    """The weights that Muon steps. Raises RequestError where there is none."""
+    found = {
+        weight
+        for weight, name in names.items()
+        if weight.ndim == 2
+        and re.fullmatch(matrices, name)
+        and not (modulation == "adamw" and MODULATION in name.split("."))
+    }
+    if not found:
+        raise RequestError(
+            f"optimizer.matrices={matrices}: matches no parameter of two dimensions; give an "
+            "expression for the whole names of the hidden matrices, as there is "
+            f"{next(iter(names.values()))}"
+        )
+    return found
+
+
+def _pieces(name: str, rows: int) -> int:
+    """As how many matrices a weight of this name is orthogonalised."""
+    pieces = math.prod(FUSED.get(part, 1) for part in name.split("."))
+    return pieces if rows % pieces == 0 else 1
+
+
+class Muon(Uncompiled):
+    """Matrices step along their orthogonalised momentum.
+
+    In bfloat16, without pieces, this is `torch.optim.Muon` bit by bit. Shards of a matrix are
+    gathered for the iterations, which every process then makes for itself; momenta stay in shards.
+    """
+
+    _step_supports_amp_scaling = True  # takes found_inf and grad_scale
+    found_inf: Tensor | None = None
+    grad_scale: Tensor | None = None
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        lr: float,
+        momentum: float,
+        nesterov: bool,
+        weight_decay: float,
+        scale: str,
+        iterations: int,
+        dtype: torch.dtype,
+        pieces: Mapping[Tensor, int],
+    ) -> None:
+        """`pieces`: as how many matrices, below each other, a weight is orthogonalised."""
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+        self._nesterov, self._scale = nesterov, scale
+        self._iterations, self._dtype, self._pieces = iterations, dtype, pieces
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        assert closure is None
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._step(weight, weight.grad, group)
+
+    def _step(self, weight: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> None:
+        state, momentum = self.state[weight], group["momentum"]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        if self.grad_scale is not None:
+            gradient = gradient / self.grad_scale
+        average = state["momentum_buffer"]
+        moved = average.lerp(gradient, 1 - momentum)
+        update = gradient.lerp(moved, momentum) if self._nesterov else moved
+        change, rate = self._orthogonalised(update, self._pieces[weight])
+        stepped = weight * (1 - group["lr"] * group["weight_decay"])
+        stepped.add_(change, alpha=-group["lr"] * rate)
+        average.copy_(self._unless_skipped(moved, average))
+        weight.copy_(self._unless_skipped(stepped, weight))
+
+    def _orthogonalised(self, update: Tensor, pieces: int) -> tuple[Tensor, float]:
+        """The update, spread as it is, and how large a step of it is."""
+        parts = whole_of(update).chunk(pieces)
+        done = [orthogonalised(p, iterations=self._iterations, dtype=self._dtype) for p in parts]
+        rows, columns = parts[0].shape
+        by_rms = self._scale == "match_rms_adamw"
+        rate = 0.2 * math.sqrt(max(rows, columns)) if by_rms else math.sqrt(max(1, rows / columns))
+        whole = done[0] if pieces == 1 else torch.cat(done)
+        return _spread_as(update, whole), rate
+
+    def _unless_skipped(self, new: Tensor, old: Tensor) -> Tensor:
+        return new if self.found_inf is None else torch.where(self.found_inf > 0, old, new)
+
+
+def orthogonalised(matrix: Tensor, *, iterations: int, dtype: torch.dtype) -> Tensor:
+    """A matrix (m, n) with its singular values brought near 1 (0.7 to 1.2) by Newton-Schulz."""
+    a, b, c = COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).to(dtype)
+    x = x / x.norm().clamp(min=EPS)
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
+
+
+def _spread_as(like: Tensor, whole: Tensor) -> Tensor:
+    """This process's rows of a whole tensor."""
+    if not is_spread(like):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = like.device_mesh, like.placements
+    return distribute_tensor(whole.to(like.dtype), mesh, placements, src_data_rank=None)
