@@ -39,15 +39,15 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
         else:
             defaults = arguments_of(COMPONENTS[target](_target_=target))
             del defaults["groups"]
-            others.append(_optimizer(target, weights, names, {**defaults, **changes}))
+            others.append(single_optimizer(target, weights, names, {**defaults, **changes}))
     if not of_own:
         return Combined(others)
     params = of_own if entries else list(names)
-    optimizer = _optimizer(own, params, names, options)
+    optimizer = single_optimizer(own, params, names, options)
     return Combined([optimizer, *others]) if others else optimizer
 
 
-def _optimizer(
+def single_optimizer(
     target: str, params: Sequence[Any], names: Mapping[Tensor, str], options: Mapping[str, Any]
 ) -> Optimizer:
     """An optimizer over weights, or over groups of them."""
