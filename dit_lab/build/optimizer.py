@@ -19,7 +19,7 @@ from dit_lab.config.signature import check_optimizer
 from dit_lab.core.options import arguments_of, target_of
 from dit_lab.core.types import Shapes
 from dit_lab.training.optimizers.combined import Combined
-from dit_lab.training.optimizers.groups import by_pattern
+from dit_lab.training.optimizers.groups import by_pattern, hidden_matrices
 from dit_lab.training.optimizers.options import COMPONENTS, MEMBERS, Muon
 from dit_lab.training.optimizers.uncompiled import without_compiler
 
@@ -73,8 +73,6 @@ def check_patterns(config: RunConfig, shapes: Shapes) -> None:
         names = _names(build_model(parts))
         by_pattern(names, optimizer.groups)
         if isinstance(optimizer, Muon):
-            from dit_lab.training.optimizers.muon import hidden_matrices
-
             hidden_matrices(names, matrices=optimizer.matrices, modulation=optimizer.modulation)
 
 

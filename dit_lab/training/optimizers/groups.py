@@ -1,4 +1,4 @@
-"""Which entry of `optimizer.groups` decides about which parameter."""
+"""Which parameters an option means: patterns over their names."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from dit_lab.core.errors import RequestError
 
-Weight = TypeVar("Weight")
+Weight = TypeVar("Weight", bound=Tensor)
 Entry = Mapping[str, Any]
+
+MODULATION = "adaLN_modulation"
 
 
 def by_pattern(
@@ -35,3 +39,21 @@ def by_pattern(
             )
     decided = list(zip(entries, found, strict=True))
     return [({}, others), *decided] if others else decided
+
+
+def hidden_matrices(names: Mapping[Weight, str], *, matrices: str, modulation: str) -> set[Weight]:
+    """The weights that Muon steps. Raises RequestError where there is none."""
+    found = {
+        weight
+        for weight, name in names.items()
+        if weight.ndim == 2
+        and re.fullmatch(matrices, name)
+        and not (modulation == "adamw" and MODULATION in name.split("."))
+    }
+    if not found:
+        raise RequestError(
+            f"optimizer.matrices={matrices}: matches no parameter of two dimensions; give an "
+            "expression for the whole names of the hidden matrices, as there is "
+            f"{next(iter(names.values()))}"
+        )
+    return found

@@ -7,7 +7,6 @@ scales of norms, and the adaLN modulations unless the options say otherwise.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from dit_lab.core.errors import RequestError
 from dit_lab.training.optimizers.combined import Combined
+from dit_lab.training.optimizers.groups import hidden_matrices
 from dit_lab.training.optimizers.uncompiled import Uncompiled, without_compiler
 from dit_lab.training.parallel import whole_of
 from dit_lab.training.tensor_files import is_spread
@@ -29,8 +28,6 @@ EPS = 1e-7
 
 FUSED = {"qkv": 3, "w12": 2, "adaLN_modulation": 6}
 """Modules whose weight is several matrices in one, below each other."""
-
-MODULATION = "adaLN_modulation"
 
 
 def muon(
@@ -89,24 +86,6 @@ def muon(
         fused=True,
     )  # type: ignore[call-arg]
     return Combined([optimizer, rest])
-
-
-def hidden_matrices(names: Mapping[Tensor, str], *, matrices: str, modulation: str) -> set[Tensor]:
-    """The weights that Muon steps. Raises RequestError where there is none."""
-    found = {
-        weight
-        for weight, name in names.items()
-        if weight.ndim == 2
-        and re.fullmatch(matrices, name)
-        and not (modulation == "adamw" and MODULATION in name.split("."))
-    }
-    if not found:
-        raise RequestError(
-            f"optimizer.matrices={matrices}: matches no parameter of two dimensions; give an "
-            "expression for the whole names of the hidden matrices, as there is "
-            f"{next(iter(names.values()))}"
-        )
-    return found
 
 
 def _pieces(name: str, rows: int) -> int:
