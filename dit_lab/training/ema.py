@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,21 +144,25 @@ class ScheduleFree(Average):
     @torch.no_grad()
     def shadow(self) -> Mapping[str, Tensor]:  # type: ignore[override]
         """Computed anew whenever it is asked for."""
-        state, groups = self._optimizer.state, self._optimizer.param_groups
-        beta = {weight: group["betas"][0] for group in groups for weight in group["params"]}
+        state = self._optimizer.state
+        beta = {w: group["betas"][0] for group in self._groups for w in group["params"]}
 
-        def averaged(y: Tensor) -> Tensor:
-            z = state.get(y, {}).get("z")
-            return y.detach() if z is None else y.detach().lerp(z, 1 - 1 / beta[y])
+        def averaged(weight: Tensor) -> Tensor:
+            y, z = weight.detach(), state.get(weight, {}).get("z")
+            return y if z is None or weight not in beta else y.lerp(z, 1 - 1 / beta[weight])
 
         return {name: averaged(weight).float() for name, weight in self._weights.items()}
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        """Those of schedule-free; other groups may have another optimizer."""
+        return [group for group in self._optimizer.param_groups if "weight_sum" in group]
 
     def update(self, weights: Mapping[str, Tensor], applied: Tensor) -> None:
         """Nothing to do: it has stepped with the optimizer."""
 
     def scalars(self) -> dict[str, float]:
-        groups = [group["k"] for group in self._optimizer.param_groups if "weight_sum" in group]
-        return {"num_updates": float(max(groups))}
+        return {"num_updates": float(max((group["k"] for group in self._groups), default=0))}
 
     def load(self, shadow: Mapping[str, Tensor], scalars: Mapping[str, float]) -> None:
         """Nothing to do: it comes back with the weights and the optimizer."""
