@@ -7,7 +7,7 @@ scales of norms, and the adaLN modulations unless the options say otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 EPS = 1e-7
 """The least norm that a matrix is divided by."""
+
+AT_ONCE = 2**26
+"""The most numbers that are orthogonalised at once: 256 MB, and three times that for products."""
 
 FUSED = {"qkv": 3, "w12": 2, "adaLN_modulation": 6}
 """Modules whose weight is several matrices in one, below each other."""
@@ -128,49 +131,80 @@ class Muon(Uncompiled):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         assert closure is None
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._step(weight, weight.grad, group)
+            for weights in _batches([w for w in group["params"] if w.grad is not None]):
+                updates = [self._moved(weight, group["momentum"]) for weight in weights]
+                for weight, (change, size) in zip(
+                    weights, self._orthogonalised(weights, updates), strict=True
+                ):
+                    stepped = weight * (1 - group["lr"] * group["weight_decay"])
+                    stepped.add_(change, alpha=-group["lr"] * size)
+                    weight.copy_(self._unless_skipped(stepped, weight))
 
-    def _step(self, weight: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> None:
-        state, momentum = self.state[weight], group["momentum"]
+    def _moved(self, weight: Tensor, momentum: float) -> Tensor:
+        """Move the momentum of a weight; along what it is to step, before that is orthogonal."""
+        state, gradient = self.state[weight], weight.grad
+        assert gradient is not None
         if not state:
             state["momentum_buffer"] = torch.zeros_like(weight)
         if self.grad_scale is not None:
             gradient = gradient / self.grad_scale
         average = state["momentum_buffer"]
         moved = average.lerp(gradient, 1 - momentum)
-        update = gradient.lerp(moved, momentum) if self._nesterov else moved
-        change, rate = self._orthogonalised(update, self._pieces[weight])
-        stepped = weight * (1 - group["lr"] * group["weight_decay"])
-        stepped.add_(change, alpha=-group["lr"] * rate)
         average.copy_(self._unless_skipped(moved, average))
-        weight.copy_(self._unless_skipped(stepped, weight))
+        return gradient.lerp(moved, momentum) if self._nesterov else moved
 
-    def _orthogonalised(self, update: Tensor, pieces: int) -> tuple[Tensor, float]:
-        """The update, spread as it is, and how large a step of it is."""
-        parts = whole_of(update).chunk(pieces)
-        done = [orthogonalised(p, iterations=self._iterations, dtype=self._dtype) for p in parts]
-        rows, columns = parts[0].shape
-        by_rms = self._scale == "match_rms_adamw"
-        rate = 0.2 * math.sqrt(max(rows, columns)) if by_rms else math.sqrt(max(1, rows / columns))
-        whole = done[0] if pieces == 1 else torch.cat(done)
-        return _spread_as(update, whole), rate
+    def _orthogonalised(
+        self, weights: Sequence[Tensor], updates: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, float]]:
+        """Each update orthogonalised, spread as it was, and how large a step of it is. Matrices of
+        one shape go together through the iterations."""
+        parts = [
+            whole_of(update).chunk(self._pieces[weight])
+            for weight, update in zip(weights, updates, strict=True)
+        ]
+        alike: dict[tuple[int, ...], list[Tensor]] = {}
+        for part in (part for several in parts for part in several):
+            alike.setdefault(part.shape, []).append(part)
+        done = {
+            shape: iter(
+                orthogonalised(torch.stack(of_it), iterations=self._iterations, dtype=self._dtype)
+            )
+            for shape, of_it in alike.items()
+        }
+        for several, update in zip(parts, updates, strict=True):
+            rows, columns = several[0].shape
+            found = [next(done[part.shape]) for part in several]
+            by_rms = self._scale == "match_rms_adamw"
+            size = 0.2 * max(rows, columns) ** 0.5 if by_rms else max(1, rows / columns) ** 0.5
+            yield _spread_as(update, found[0] if len(found) == 1 else torch.cat(found)), size
 
     def _unless_skipped(self, new: Tensor, old: Tensor) -> Tensor:
         return new if self.found_inf is None else torch.where(self.found_inf > 0, old, new)
 
 
-def orthogonalised(matrix: Tensor, *, iterations: int, dtype: torch.dtype) -> Tensor:
-    """A matrix (m, n) with its singular values brought near 1 (0.7 to 1.2) by Newton-Schulz."""
+def orthogonalised(matrices: Tensor, *, iterations: int, dtype: torch.dtype) -> Tensor:
+    """Matrices (k, m, n) with their singular values brought near 1 (0.7 to 1.2) by Newton-Schulz,
+    five iterations of which multiply what is small by up to 485."""
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).to(dtype)
-    x = x / x.norm().clamp(min=EPS)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).to(dtype)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)
     for _ in range(iterations):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def _batches(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Weights that are gathered and orthogonalised at once."""
+    batch: list[Tensor] = []
+    for weight in weights:
+        if batch and sum(w.numel() for w in batch) + weight.numel() > AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(weight)
+    if batch:
+        yield batch
 
 
 def _spread_as(like: Tensor, whole: Tensor) -> Tensor:

@@ -103,14 +103,14 @@ def test_the_average_is_what_the_package_evaluates_and_gradients_are_taken_elsew
 @pytest.mark.parametrize(("rows", "columns"), [(24, 24), (12, 40), (40, 12)])
 def test_singular_values_come_near_one(rows: int, columns: int) -> None:
     matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
-    found = orthogonalised(matrix, iterations=5, dtype=torch.float32)
+    (found,) = orthogonalised(matrix[None], iterations=5, dtype=torch.float32)
     assert found.shape == matrix.shape and found.dtype == torch.float32
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.3 and values.max() < 1.3
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     turned = left.T @ found @ right.T  # the same directions: what is left is diagonal
     torch.testing.assert_close(turned, torch.diag(turned.diagonal()), rtol=0, atol=1e-4)
-    coarse = orthogonalised(matrix, iterations=5, dtype=torch.bfloat16)
+    (coarse,) = orthogonalised(matrix[None], iterations=5, dtype=torch.bfloat16)
     assert coarse.dtype == torch.bfloat16
     assert 1e-4 < ((coarse - found).norm() / found.norm()).item() < 0.05
 
@@ -152,9 +152,9 @@ def test_fused_matrices_are_orthogonalised_by_themselves(make_model: Callable[..
             gradient = weights[names].grad
             assert gradient is not None
             parts = (0.05 * gradient).chunk(pieces.get(part, 1))
-            steps = [orthogonalised(p, iterations=5, dtype=torch.float32) for p in parts]
+            steps = orthogonalised(torch.stack(parts), iterations=5, dtype=torch.float32)
             size = 0.2 * max(parts[0].shape) ** 0.5
-            expected = before[names] - 0.01 * size * torch.cat(steps)
+            expected = before[names] - 0.01 * size * steps.flatten(0, 1)
             torch.testing.assert_close(weights[names].detach(), expected, rtol=0, atol=1e-6)
 
 
@@ -169,6 +169,6 @@ def test_a_rate_of_its_own_for_adamw_and_the_other_scale(make_model: Callable[..
     gradient = weights[name].grad
     assert gradient is not None
     optimizer.step()
-    step = orthogonalised(0.05 * gradient, iterations=5, dtype=torch.float32)
+    (step,) = orthogonalised(0.05 * gradient[None], iterations=5, dtype=torch.float32)
     expected = before - 0.01 * (rows / columns) ** 0.5 * step
     torch.testing.assert_close(weights[name].detach(), expected, rtol=0, atol=1e-6)
