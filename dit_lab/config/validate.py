@@ -25,7 +25,7 @@ from dit_lab.config.components import (
 from dit_lab.config.schema import ADDED, ROOTS
 from dit_lab.config.signature import check_optimizer, component_schema
 from dit_lab.core.errors import RequestError
-from dit_lab.core.options import WORDS, Component
+from dit_lab.core.options import WORDS, Component, default_of
 from dit_lab.runs.folder import flatten
 
 INTERPOLATION = "${"
@@ -230,14 +230,9 @@ def _check_limits(schema: type, values: Mapping[str, Any], prefix: str) -> None:
             _check_limits(kind, value, f"{prefix}{field.name}.")
         elif value is not None and not _within(value, field.metadata):
             raise _refusal(f"{prefix}{field.name}", value, kind, field.metadata)
-        elif kind is not Any and not _is_finite(value) and value != _default(field):
+        elif kind is not Any and not _is_finite(value) and value != default_of(field):
             more = ", finite and below 2^63"
             raise _refusal(f"{prefix}{field.name}", value, kind, field.metadata, more)
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    factory = field.default_factory
-    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def _refusal(

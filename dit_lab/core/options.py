@@ -97,13 +97,14 @@ def defaults(schema: type[Component]) -> dict[str, Any]:
 
 def without_neutral(schema: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Options without those that were added later and are at their default."""
-    later = {f.name: _default(f) for f in dataclasses.fields(schema) if f.metadata.get("later")}
+    later = {f.name: default_of(f) for f in dataclasses.fields(schema) if f.metadata.get("later")}
     return {
         name: value for name, value in values.items() if name not in later or value != later[name]
     }
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of an option, made anew where it is a list."""
     factory = field.default_factory
     return field.default if factory is dataclasses.MISSING else factory()
 

@@ -54,8 +54,8 @@ def muon(
     """Muon for the weights of two dimensions whose names `matrices` matches as a whole, AdamW for
     the others. Raises RequestError where there is none."""
     groups = params if isinstance(params[0], dict) else [{"params": params}]
-
-    hidden = hidden_matrices(parameter_names, matrices=matrices, modulation=modulation)
+    names = {weight: parameter_names[weight] for group in groups for weight in group["params"]}
+    hidden = hidden_matrices(names, matrices=matrices, modulation=modulation)
 
     def those(of_muon: bool) -> list[dict[str, Any]]:
         kept = [(g, [w for w in g["params"] if (w in hidden) == of_muon]) for g in groups]
@@ -63,7 +63,7 @@ def muon(
 
     by_muon, by_adamw = those(True), those(False)
     pieces = {
-        weight: _pieces(parameter_names[weight], len(weight)) if split else 1
+        weight: _pieces(names[weight], len(weight)) if split else 1
         for group in by_muon
         for weight in group["params"]
     }

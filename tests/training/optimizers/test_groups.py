@@ -139,6 +139,19 @@ def test_muon_takes_groups_through_both_its_parts(make_model: Make) -> None:
     assert not any(name.startswith("blocks") for name in groups[1])
 
 
+def test_muon_for_some_blocks(make_model: Make) -> None:
+    """It has nothing to do with the matrices of other groups."""
+    model = make_model(depth=2)
+    entry = "{match: 'blocks\\.1\\..*', optimizer: muon, lr: 0.1}"
+    optimizer = built(model, f"optimizer.groups=[{entry}]")
+    outer, by_muon, beside = names_in(optimizer, model)
+    assert [type(part).__name__ for part in parts_of(optimizer)] == ["AdamW", "Muon", "AdamW"]
+    assert len(by_muon) == 4 and all(name.startswith("blocks.1.") for name in [*by_muon, *beside])
+    assert not any(name.startswith("blocks.1.") for name in outer)
+    set_gradients(model)
+    take_step(optimizer)
+
+
 def test_an_average_for_weights_that_have_none(make_model: Make) -> None:
     """In a group of another optimizer, the average is the weight."""
     model = make_model()

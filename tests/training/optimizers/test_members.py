@@ -15,7 +15,7 @@ from dit_lab.models.dit import DiT
 from dit_lab.training.ema import ScheduleFree
 from dit_lab.training.optimizers.combined import parts_of as optimizers_of
 from dit_lab.training.optimizers.muon import Muon, orthogonalised
-from dit_lab.training.optimizers.options import MEMBERS
+from dit_lab.training.optimizers.options import COMPONENTS, MEMBERS
 from dit_lab.training.optimizers.step import gradient_norm, guarded_step, set_learning_rate
 from dit_lab.training.schedules import Constant
 from tests.training.optimizers.kinds import make, plain
@@ -62,6 +62,20 @@ def test_the_same_steps_as_in_a_plain_loop(member: str, make_model: Callable[...
                 assert torch.equal(
                     torch.as_tensor(optimizer.state[ours[name]][key]), torch.as_tensor(value)
                 ), (name, key)
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_the_state_is_as_large_as_memory_estimates_count(
+    member: str, make_model: Callable[..., DiT]
+) -> None:
+    weights = weights_of(make_model(hidden_size=64, depth=6, perturbed=True))
+    optimizer = make(member, weights)
+    set_gradients(weights, 0)
+    optimizer.step()
+    held = [value for state in optimizer.state.values() for value in state.values()]
+    numbers = sum(value.numel() for value in held if isinstance(value, torch.Tensor))
+    copies = numbers / sum(weight.numel() for weight in weights.values())
+    assert copies == pytest.approx(COMPONENTS[MEMBERS[member]].copies, abs=0.1)
 
 
 # ---- schedule-free -------------------------------------------------------------------------------
