@@ -104,7 +104,7 @@ def without_neutral(schema: type[Any], values: Mapping[str, Any]) -> dict[str, A
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
-    """The default of an option, made anew where it is a list."""
+    """The default of a field."""
     factory = field.default_factory
     return field.default if factory is dataclasses.MISSING else factory()
 
