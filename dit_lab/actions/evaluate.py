@@ -23,6 +23,7 @@ from dit_lab.config.checks.metrics import cadences
 from dit_lab.config.identity import source_now
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.options import target_of
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Evaluator, Shapes, Team
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
@@ -34,6 +35,7 @@ from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.recorded import difference
 from dit_lab.sampling.images import PICTURE_CHANNELS
+from dit_lab.training.average_names import averages_of
 
 
 def training_evaluators(
@@ -92,7 +94,7 @@ def training_evaluators(
 
 def _watched_weights(config: RunConfig) -> str:
     """The average that is looked at while a model trains."""
-    return f"ema-{config.ema.decays[0]}"
+    return averages_of(target_of(config.optimizer), config.ema.decays)[0]
 
 
 def why_unmeasured(config: RunConfig, shapes: Shapes) -> str:

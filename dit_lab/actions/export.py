@@ -44,7 +44,7 @@ class Export:
         self.folder, chosen = find_run(run, root=root)
         self.config = read_recorded(self.folder)
         self.shapes = recorded_shapes(self.folder)
-        self.weights = read_weights(self.folder, chosen, weights, self.config.ema.decays)
+        self.weights = read_weights(self.folder, chosen, weights, self.config)
 
     @property
     def told(self) -> str:

@@ -10,6 +10,7 @@ from dit_lab.actions.evaluate import training_evaluators, why_unmeasured
 from dit_lab.actions.extension import take_over
 from dit_lab.actions.hooks import build_hooks, refuse_failed
 from dit_lab.actions.session import StatusFile, log, tell_end, told_how_it_ends, writing_to
+from dit_lab.build.optimizer import check_patterns
 from dit_lab.build.parts import Parts, build_parts
 from dit_lab.build.trained import open_checkpoints
 from dit_lab.build.training import loop_settings, training_objects
@@ -58,6 +59,7 @@ def run_training(
     `told` are tags for the tracker, besides what the lab itself knows of the run.
     StopRequested goes through once everything is saved; other exceptions leave the run FAILED.
     """
+    check_patterns(config, shapes)
     folder = run_folder(config)
     with StopSignal() as stop:
         context = DistributedContext(

@@ -73,6 +73,7 @@ def device_memory(
         batch_size=training.global_batch_size // (training.accumulation * devices),
         accumulation=training.accumulation,
         ema_copies=len(config.ema.decays) + len(config.ema.power_stds),
+        optimizer_copies=config.optimizer.copies,
         bf16=in_bf16(config),
         activation_checkpointing=activation_checkpointing,
         num_devices=devices,

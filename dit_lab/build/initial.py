@@ -26,7 +26,7 @@ def begin_with(
 
     folder, checkpoint = initial_run(config)
     before = read_recorded(folder)
-    weights = read_weights(folder, checkpoint, "ema", before.ema.decays)
+    weights = read_weights(folder, checkpoint, "ema", before)
     data = recorded_shapes(folder).data
     same_labels = data.num_classes == shapes.data.num_classes and (
         not data.class_names or data.class_names == shapes.data.class_names

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from dit_lab.build.cost import in_bf16
 from dit_lab.codecs.cached import Cached
@@ -19,7 +18,6 @@ from dit_lab.config import schema
 from dit_lab.config.checks.data import OfData, images_of
 from dit_lab.config.components import load_component
 from dit_lab.config.schema import EncodeConfig, RunConfig
-from dit_lab.config.signature import check_optimizer
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import accepted, arguments_of, target_of
@@ -31,7 +29,6 @@ from dit_lab.models.options import class_dropout
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.sampling.generate import Generator
 from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
-from dit_lab.training.optim import without_compiler
 from dit_lab.training.parallel import compile_blocks, for_sampling, with_weights
 
 VALIDATION_BATCH = 128
@@ -121,15 +118,6 @@ def build_dataset(config: OfData, split: str, *, seed: int = 0) -> Dataset:
     options = {**arguments_of(config.dataset), "split": split, "seed": seed}
     dataset: Dataset = kind(**accepted(kind, options))
     return dataset
-
-
-def build_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
-    """The optimizer over the weights that learn."""
-    trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    kind = without_compiler(component_class(config, "optimizer"))
-    optimizer: Optimizer = kind(params=trainable, **arguments_of(config.optimizer))
-    check_optimizer(target_of(config.optimizer), type(optimizer))  # a function may have made it
-    return optimizer
 
 
 def build_examples(parts: Parts, split: str) -> tuple[Dataset, Codec]:

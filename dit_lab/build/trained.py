@@ -18,7 +18,7 @@ from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
-from dit_lab.core.options import changed
+from dit_lab.core.options import changed, target_of
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Codec, LabelledCall, Sampler, Shapes, Team
 from dit_lab.interop.files import read_safetensors
@@ -27,6 +27,7 @@ from dit_lab.runs.folder import RunFolder, find_run
 from dit_lab.runs.recorded import UNKNOWN_CODEC, recorded, recorded_shapes, weights_name
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.sampling.labels import check_labels
+from dit_lab.training.average_names import averages_of
 from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint, load_weights
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.post_hoc import PREFIX, made_average, read_average, width_in
@@ -60,7 +61,7 @@ class Trained:
     folder: RunFolder
     identity: Mapping[str, Any]  # what its identity.json says
     step: int
-    weights: str  # "model", or the average's name: "ema-0.9999", "power-0.1"
+    weights: str  # "model", or the average's name: "ema-0.9999", "power-0.1", "schedule_free"
     model: nn.Module
 
     @property
@@ -144,8 +145,9 @@ def load(
     """The model of a run folder, a checkpoint folder, an exported file or a tracking run id (looked
     up in `root`).
 
-    weights: "ema" (the first average), "ema:0.9999", "raw", or "power:0.1", the newest average of
-    that width which `dit-lab ema` has made (of a chosen checkpoint: at its step). `codec_path`:
+    weights: "ema" (the first average), "ema:0.9999", "schedule_free" (where the optimizer keeps
+    it), "raw", or "power:0.1", the newest average of that width which `dit-lab ema` has made (of a
+    chosen checkpoint: at its step). `codec_path`:
     where the codec lies now. `device` None takes a GPU where there is one. Raises RequestError.
     """
     trust.trust_modules(trusted_modules)
@@ -156,7 +158,7 @@ def load(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     parts = build_parts(config, recorded_shapes(folder), device)
     _refuse_other_codec(parts.codec, folder)
-    found = read_weights(folder, chosen, weights, config.ema.decays)
+    found = read_weights(folder, chosen, weights, config)
     model = build_model(parts)
     load_weights(model, found.tensors, source=found.source)
     return Trained(
@@ -174,19 +176,19 @@ class Weights:
     """The tensors of a model, and what they are."""
 
     tensors: dict[str, Tensor]
-    name: str  # "model", "ema-0.9999", "power-0.1"
+    name: str  # "model", "ema-0.9999", "power-0.1", "schedule_free"
     step: int
     source: Path
 
 
 def read_weights(
-    folder: RunFolder, chosen: Path | None, weights: str, decays: Sequence[float]
+    folder: RunFolder, chosen: Path | None, weights: str, config: RunConfig
 ) -> Weights:
     """What `sample.weights` means of a run, of one of its checkpoints, or of an exported file.
     Raises RequestError."""
     if folder.is_exported:
-        return _exported_weights(folder.root, weights, decays)
-    checkpoint, name = _checkpoint(folder, chosen), _file_of(weights, decays)
+        return _exported_weights(folder.root, weights, config)
+    checkpoint, name = _checkpoint(folder, chosen), _file_of(weights, config)
     step, source = checkpoint.step, checkpoint.path
     if weights.startswith(PREFIX):
         source, step = made_average(folder, weights, step=step if chosen else None)
@@ -205,9 +207,9 @@ def read_weights(
     return Weights(tensors, name, step, source)
 
 
-def _exported_weights(file: Path, weights: str, decays: Sequence[float]) -> Weights:
+def _exported_weights(file: Path, weights: str, config: RunConfig) -> Weights:
     known = read_exported(file)
-    if weights != "ema" and _file_of(weights, decays) != known["weights"]:
+    if weights != "ema" and _file_of(weights, config) != known["weights"]:
         raise RequestError(
             f"sample.weights={weights}: {file} holds {known['weights']} alone; leave it out"
         )
@@ -290,11 +292,12 @@ def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
     return latest
 
 
-def _file_of(weights: str, decays: Sequence[float]) -> str:
+def _file_of(weights: str, config: RunConfig) -> str:
     """The name of what `sample.weights` means: of a checkpoint, the file without its ending."""
     if weights == "raw":
         return "model"
     if weights.startswith(PREFIX):
         return name_of(width_in(weights))
-    decay = str(decays[0]) if weights == "ema" else weights.removeprefix("ema:")
-    return f"ema-{decay}"
+    if weights == "ema":
+        return averages_of(target_of(config.optimizer), config.ema.decays)[0]
+    return weights.replace(":", "-")

@@ -7,24 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from dit_lab.build.initial import begin_with
+from dit_lab.build.optimizer import build_optimizer
 from dit_lab.build.parts import (
     Parts,
     build,
     build_batches,
     build_examples,
     build_model,
-    build_optimizer,
     null_label,
 )
 from dit_lab.config.schema import RunConfig
+from dit_lab.core.options import target_of
 from dit_lab.core.types import Hook
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.distributed import DistributedContext
-from dit_lab.training.ema import EMA, Average, PowerAverage
+from dit_lab.training.ema import EMA, Average, PowerAverage, ScheduleFree
 from dit_lab.training.float8 import multiplies_float8
 from dit_lab.training.loop import LoopSettings, train
+from dit_lab.training.optimizers.options import SCHEDULE_FREE
 from dit_lab.training.snapshots import Snapshots
 
 
@@ -48,6 +51,10 @@ def training_objects(
         compiled=config.training.compile,
     )
     dataset, codec = build_examples(parts, "train")
+    optimizer, weights = (
+        build_optimizer(config, model.module),
+        dict(model.module.named_parameters()),
+    )
     return {
         "accelerator": context.accelerator,
         "team": context.team,
@@ -61,17 +68,25 @@ def training_objects(
             process_index=context.team.index,
             num_processes=context.team.size,
         ),
-        "optimizer": build_optimizer(config, model.module),
+        "optimizer": optimizer,
         "schedule": build(config, "schedule"),
-        "emas": averages(config, dict(model.module.named_parameters())),
+        "emas": [*_of_optimizer(config, weights, optimizer), *averages(config, weights)],
     }
 
 
 def averages(config: RunConfig, weights: Mapping[str, Tensor]) -> list[Average]:
-    """The averages of these weights that are kept; evaluations look at the first."""
+    """The averages of these weights that follow them; evaluations look at the first, unless the
+    optimizer keeps one."""
     options = config.ema
     emas = [EMA(weights, decay=decay, warmup=options.warmup) for decay in options.decays]
     return [*emas, *(PowerAverage(weights, std=std) for std in options.power_stds)]
+
+
+def _of_optimizer(
+    config: RunConfig, weights: Mapping[str, Tensor], optimizer: Optimizer
+) -> list[Average]:
+    schedule_free = target_of(config.optimizer) == SCHEDULE_FREE
+    return [ScheduleFree(weights, optimizer)] if schedule_free else []
 
 
 def loop_settings(

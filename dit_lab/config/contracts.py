@@ -73,7 +73,9 @@ CONTRACTS = {
         },
         has=("fingerprint", "draws"),
     ),
-    "optimizer": Contract(stated="torch.optim.Optimizer", given=("params",)),
+    "optimizer": Contract(
+        stated="torch.optim.Optimizer", given=("params",), offered=("parameter_names",)
+    ),
     "schedule": Contract(
         stated="dit_lab.core.types.Schedule", calls={"factor": "step, total_steps"}
     ),

@@ -15,6 +15,7 @@ from typing import Any
 from dit_lab.config.components import COMPONENT_GROUPS, LISTS, options_of
 from dit_lab.config.objects import sections, to_tree
 from dit_lab.config.schema import RunConfig
+from dit_lab.config.signature import BASES
 from dit_lab.config.yaml_files import read_config
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
@@ -44,6 +45,8 @@ from dit_lab.runs.recorded import (
     weights_name,
 )
 from dit_lab.runs.source_code import code_hash, deciding_code, own_closure
+from dit_lab.training.average_names import averages_of
+from dit_lab.training.optimizers.options import kinds_in
 
 Tree = Mapping[str, Any]
 
@@ -103,7 +106,8 @@ def as_hashed(config: Tree) -> dict[str, Any]:
 
 
 def _as_hashed(group: str, options: Tree) -> Tree:
-    return without_neutral(options_of(group, options.get("_target_")) or Component, options)
+    known = options_of(group, options.get("_target_")) or BASES.get(group, Component)
+    return without_neutral(known, options)
 
 
 def initial_weights(config: RunConfig) -> str:
@@ -118,8 +122,9 @@ def initial_weights(config: RunConfig) -> str:
         known = read_exported(folder.root)
         return weights_name(known["identity"], known["step"], known["weights"])
     assert checkpoint is not None
-    decays = read_config(folder)["ema"]["decays"]
-    return weights_name(recorded(folder), step_of(checkpoint), f"ema-{decays[0]}")
+    before = read_config(folder)
+    first, *_ = averages_of(before["optimizer"]["_target_"], before["ema"]["decays"])
+    return weights_name(recorded(folder), step_of(checkpoint), first)
 
 
 def initial_run(config: RunConfig) -> tuple[RunFolder, Path | None]:
@@ -190,7 +195,13 @@ def source_of(targets: Sequence[str]) -> dict[str, Any]:
 
 def targets_in(tree: Tree) -> list[str]:
     """The names of all components in a configuration or in a part of it."""
-    return [value for key, value in flatten(tree) if key.endswith("_target_") and value is not None]
+    found: list[str] = []
+    for key, value in flatten(tree):
+        if key == "optimizer.groups":
+            found += kinds_in(value)
+        elif key.endswith("_target_") and value is not None:
+            found.append(value)
+    return found
 
 
 def evaluating_targets(config: RunConfig) -> list[str]:

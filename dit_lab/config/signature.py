@@ -23,6 +23,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, parameters_of
 from dit_lab.data.options import Dataset
 from dit_lab.evaluation.options import Metric
+from dit_lab.training.optimizers.options import Optimizer
 
 # Types are put together here at run time, which Optional[...] and Union[...] are for.
 # ruff: noqa: UP007, UP045
@@ -31,7 +32,11 @@ PLAIN = (bool, int, float, str, list, tuple, dict, type(None), Any)
 HINT = "annotate it with bool, int, float, str, Literal[...], a list or dict of these, or X | None"
 
 
-BASES: dict[str, type[Component]] = {"dataset": Dataset, "metric": Metric}
+BASES: dict[str, type[Component]] = {
+    "dataset": Dataset,
+    "metric": Metric,
+    "optimizer": Optimizer,
+}
 """What every component of a group has, with defaults: a user's file need not repeat it."""
 
 

@@ -74,7 +74,7 @@ class TrainingMemory:
 
     weights_bytes: int  # float32, plus the copies that bf16 autocast keeps until the backward pass
     gradients_bytes: int
-    optimizer_bytes: int  # AdamW's two moments
+    optimizer_bytes: int  # AdamW: two moments
     ema_bytes: int
     activations_bytes: int
     gathered_bytes: int  # what FSDP has put together of other processes' shards, else 0
@@ -168,6 +168,7 @@ def training_memory(
     batch_size: int,
     accumulation: int = 1,
     ema_copies: int = 1,
+    optimizer_copies: float = 2,
     bf16: bool = False,
     activation_checkpointing: int | str = "none",
     num_devices: int = 1,
@@ -175,6 +176,7 @@ def training_memory(
 ) -> TrainingMemory:
     """Memory of one of `num_devices` training processes, `batch_size` images per forward pass.
 
+    optimizer_copies: of the trainable weights, what the optimizer's state takes.
     activation_checkpointing: "none", k to recompute every k-th block (1: all of them), or
         "selective" to recompute all but the outputs of matrix products and of attention.
     num_devices, sharded: one process; several with everything on each (DDP); or several that
@@ -205,7 +207,7 @@ def training_memory(
     return TrainingMemory(
         weights_bytes=held * FLOAT32_BYTES + copies,
         gradients_bytes=(learned + whole_gradients) * FLOAT32_BYTES,
-        optimizer_bytes=2 * learned * FLOAT32_BYTES,
+        optimizer_bytes=round(optimizer_copies * learned) * FLOAT32_BYTES,
         ema_bytes=ema_copies * held * FLOAT32_BYTES,
         activations_bytes=batch_size * model.tokens * activations,
         gathered_bytes=gathered,

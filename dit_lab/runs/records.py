@@ -36,7 +36,11 @@ ShapeList = Annotated[list[Side], three_sides, few_cells]
 """The same as a list, which JSON has it as."""
 
 WeightsName = Annotated[
-    str, spelled(r"model|(ema|power)-[\w.+-]{1,60}", "model, ema-DECAY or power-WIDTH")
+    str,
+    spelled(
+        r"model|schedule_free|(ema|power)-[\w.+-]{1,60}",
+        "model, ema-DECAY, power-WIDTH or schedule_free",
+    ),
 ]
 """What weights are called, and the file that they lie in."""
 

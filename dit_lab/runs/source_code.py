@@ -17,7 +17,9 @@ from dit_lab.runs.folder import digest
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
-BUILDERS = ("build/parts.py", "build/training.py", "actions/train.py")
+BUILDERS = (
+    "build/parts.py", "build/optimizer.py", "build/training.py", "actions/train.py",
+)  # fmt: skip
 """What makes and runs a training, whatever its components."""
 
 DECIDING_CODE = (

@@ -23,6 +23,7 @@ from dit_lab.core.files import parse_json, read_within
 from dit_lab.core.typed import Count, Duration, PathBelow, read_as
 from dit_lab.runs.folder import step_of
 from dit_lab.runs.records import WeightsName
+from dit_lab.training.optimizers.state import Numbers
 from dit_lab.training.tensor_files import TensorGroup
 
 MARKER = "COMPLETE"
@@ -71,6 +72,7 @@ class Scalars(TypedDict):
     window: NotRequired[Sums]
     emas: NotRequired[dict[WeightsName, Averaged]]
     averages: NotRequired[dict[WeightsName, Averaged]]
+    optimizer: NotRequired[Numbers]
     num_threads: NotRequired[Count]
 
 

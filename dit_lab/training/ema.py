@@ -1,17 +1,44 @@
-"""Running averages of the weights, in float32, updated once per optimizer step."""
+"""Averages of the weights, in float32, updated once per optimizer step."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
+from dit_lab.training.average_names import SCHEDULE_FREE
 from dit_lab.training.power import gamma_of, name_of
 
 
 class Average(ABC):
+    """Weights to sample with, besides those that learn."""
+
+    shadow: Mapping[str, Tensor]
+    """By the names of the weights, in float32."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """How files and options call this average."""
+
+    @abstractmethod
+    def update(self, weights: Mapping[str, Tensor], applied: Tensor) -> None:
+        """Follow the weights; `applied` () is 1, or 0 where the optimizer step was skipped."""
+
+    @abstractmethod
+    def scalars(self) -> dict[str, float]:
+        """What belongs in state.json beside the tensors of `shadow`."""
+
+    @abstractmethod
+    def load(self, shadow: Mapping[str, Tensor], scalars: Mapping[str, float]) -> None:
+        """Restore in place, exactly."""
+
+
+class Running(Average):
     """shadow <- shadow + (1 - d) * (weights - shadow), where d may depend on the update.
 
     The counter of updates is part of the state: losing it on resume would start the average anew.
@@ -22,24 +49,13 @@ class Average(ABC):
         device = next(iter(self.shadow.values())).device
         self.num_updates = torch.zeros((), dtype=torch.float64, device=device)
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """How files and options call this average."""
-
     @abstractmethod
     def _current_decay(self) -> Tensor:
         """d () of the next update, float64."""
 
-    @abstractmethod
-    def scalars(self) -> dict[str, float]:
-        """What belongs in state.json beside the tensors of `shadow`."""
-
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], applied: Tensor) -> None:
-        """Follow the weights; `applied` () is 1, or 0 where the optimizer step was skipped.
-
-        On a GPU nothing waits for the host, which is why the step's size stays a tensor; on the
+        """On a GPU nothing waits for the host, which is why the step's size stays a tensor; on the
         host there is nothing to wait for, and a number lets one pass over memory do for three.
         """
         applied = applied.to(self.num_updates.device)  # offloaded averages are on the host
@@ -55,13 +71,12 @@ class Average(ABC):
         self.num_updates += applied
 
     def load(self, shadow: Mapping[str, Tensor], scalars: Mapping[str, float]) -> None:
-        """Restore in place, exactly."""
         for name, tensor in self.shadow.items():
             tensor.copy_(shadow[name])
         self.num_updates.fill_(scalars["num_updates"])
 
 
-class EMA(Average):
+class EMA(Running):
     """The exponential average: d = decay.
 
     With `warmup`, d = min(decay, (1 + n) / (10 + n)) at the n-th update, so that short runs do not
@@ -88,7 +103,7 @@ class EMA(Average):
         return {"decay": self.decay, "num_updates": self.num_updates.item()}
 
 
-class PowerAverage(Average):
+class PowerAverage(Running):
     """The average of `power.py`: d = (1 - 1/t) ** (gamma + 1) at the t-th update, from 1.
 
     (Karras et al. 2024, equation 2.) The first update takes the weights over, so that nothing is
@@ -111,3 +126,43 @@ class PowerAverage(Average):
 
     def scalars(self) -> dict[str, float]:
         return {"std": self.std, "num_updates": self.num_updates.item()}
+
+
+class ScheduleFree(Average):
+    """The average x that schedule-free AdamW keeps with its state: y = (1 - beta) z + beta x.
+
+    The weights are y, and z is in the optimizer's state, so that x takes no memory, follows by
+    itself and is restored with these two.
+    """
+
+    name = SCHEDULE_FREE
+
+    def __init__(self, weights: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+        self._weights, self._optimizer = weights, optimizer
+
+    @property
+    @torch.no_grad()
+    def shadow(self) -> Mapping[str, Tensor]:  # type: ignore[override]
+        """Computed anew whenever it is asked for."""
+        state = self._optimizer.state
+        beta = {w: group["betas"][0] for group in self._groups for w in group["params"]}
+
+        def averaged(weight: Tensor) -> Tensor:
+            y, z = weight.detach(), state.get(weight, {}).get("z")
+            return y if z is None or weight not in beta else y.lerp(z, 1 - 1 / beta[weight])
+
+        return {name: averaged(weight).float() for name, weight in self._weights.items()}
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        """Those of schedule-free; other groups may have another optimizer."""
+        return [group for group in self._optimizer.param_groups if "weight_sum" in group]
+
+    def update(self, weights: Mapping[str, Tensor], applied: Tensor) -> None:
+        """Nothing to do: it has stepped with the optimizer."""
+
+    def scalars(self) -> dict[str, float]:
+        return {"num_updates": float(max((group["k"] for group in self._groups), default=0))}
+
+    def load(self, shadow: Mapping[str, Tensor], scalars: Mapping[str, float]) -> None:
+        """Nothing to do: it comes back with the weights and the optimizer."""

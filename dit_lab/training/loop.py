@@ -29,7 +29,7 @@ from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import Average
 from dit_lab.training.nonfinite import NonFiniteGuard, explain
-from dit_lab.training.optim import gradient_norm, guarded_step, set_learning_rate
+from dit_lab.training.optimizers.step import gradient_norm, guarded_step, set_learning_rate
 from dit_lab.training.parallel import ParallelModel
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.state import Clock, Snapshot, TrainState, Window

@@ -1,4 +1,4 @@
-"""The options of couplings, optimizers and schedules. Torch-free."""
+"""The options of couplings and schedules; those of optimizers are theirs. Torch-free."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from dit_lab.core.options import Component, option
+from dit_lab.training.optimizers import options as optimizers
 
 # Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
 # ruff: noqa: UP045
@@ -26,15 +27,6 @@ class Reflow(Component):
 
 
 @dataclass
-class AdamW(Component):
-    lr: float = option(1e-4, above=0)
-    betas: list[float] = option([0.9, 0.999])
-    eps: float = option(1e-8, above=0)
-    weight_decay: float = option(0.0, at_least=0)
-    fused: bool = option(True)
-
-
-@dataclass
 class Constant(Component):
     warmup_steps: int = option(0, at_least=0)
 
@@ -50,7 +42,7 @@ COMPONENTS: dict[str, dict[str, type[Component]]] = {
         "dit_lab.training.coupling.OptimalTransport": OptimalTransport,
         "dit_lab.training.coupling.Reflow": Reflow,
     },
-    "optimizer": {"torch.optim.AdamW": AdamW},
+    "optimizer": {**optimizers.COMPONENTS},
     "schedule": {
         "dit_lab.training.schedules.Constant": Constant,
         "dit_lab.training.schedules.Cosine": Cosine,

@@ -14,7 +14,11 @@ from torch.optim import Optimizer
 
 from dit_lab.training.checkpoint import Checkpoint, load_weights
 from dit_lab.training.ema import Average
-from dit_lab.training.optim import load_optimizer_tensors, optimizer_tensors
+from dit_lab.training.optimizers.state import (
+    load_optimizer,
+    optimizer_numbers,
+    optimizer_tensors,
+)
 
 
 @dataclass(kw_only=True)
@@ -109,7 +113,7 @@ class Snapshot:
     def _names(self) -> dict[Tensor, str]:
         return {parameter: name for name, parameter in self.model.named_parameters()}
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         """File name (without ending) -> tensors by name."""
         return {
             "model": self.model.state_dict(),
@@ -122,6 +126,7 @@ class Snapshot:
             "train": asdict(self.state),
             "window": self.window.scalars(),
             "emas": {ema.name: ema.scalars() for ema in self.emas},
+            "optimizer": optimizer_numbers(self.optimizer, self._names),
             "num_threads": torch.get_num_threads(),
         }
 
@@ -140,11 +145,17 @@ class Snapshot:
         load_weights(self.model, held("model"), source=checkpoint.path)
         for ema in self.emas:
             ema.load(held(ema.name), scalars["emas"][ema.name])
-        load_optimizer_tensors(self.optimizer, self._names, held("optimizer/state"))
+        moments = held("optimizer/state") if checkpoint.holds("optimizer/state") else {}
+        same_groups = load_optimizer(self.optimizer, self._names, moments, scalars.get("optimizer"))
         for name, value in scalars["train"].items():
             setattr(self.state, name, value)
         self.window.load(scalars["window"])
         notes = [f"resumed at step {self.state.step}"]
+        if not same_groups:
+            notes.append(
+                "the optimizer has other groups than the checkpoint: numbers that it keeps for a "
+                "group begin anew"
+            )
         if scalars["num_threads"] != torch.get_num_threads():
             notes.append(
                 f"the checkpoint was written with {scalars['num_threads']} threads, this process "

@@ -206,6 +206,8 @@ def test_memory_of_the_states() -> None:
     assert memory.weights_bytes == 4 * XL.parameters
     assert memory.gradients_bytes == 4 * XL.trainable_parameters
     assert memory.optimizer_bytes == 8 * XL.trainable_parameters
+    one = training_memory(XL, batch_size=1, optimizer_copies=1)
+    assert one.optimizer_bytes == 4 * XL.trainable_parameters
     assert memory.ema_bytes == 2 * 4 * XL.parameters
     assert memory.gathered_bytes == 0
     assert memory.total_bytes == memory.activations_bytes + 4 * (

@@ -14,6 +14,7 @@ from tests.errors import (
     measuring,
     methods,
     naming,
+    optimizers,
     own_parts,
     places,
     recorded,
@@ -28,7 +29,7 @@ from tests.errors import (
 AREAS = (
     command_line, settings, methods, own_parts, data, encoding, resuming, recorded, checkpoints,
     averages, measuring, judging, exchange, sweeping, reporting, tracking, benching, places, naming,
-    trusting,
+    trusting, optimizers,
 )  # fmt: skip
 CASES = {case.title: case for area in AREAS for case in area.CASES}
 assert len(CASES) == sum(len(area.CASES) for area in AREAS), "two cases of one title"

@@ -106,6 +106,7 @@ LIBRARY_ONLY = {
     "it needs an installation without one of the extras": (
         ("config/axes.py", "not installed; pip install"),
         ("config/checks/machine.py", "needs torchao, which is not installed"),
+        ("config/checks/optimizers.py", "which is not installed; pip install"),
     ),
     "it needs a training whose steps were all skipped, as in tests/training/test_power.py": (
         ("actions/ema.py", "no step of the training was applied"),

@@ -10,8 +10,9 @@ import json
 import os
 import socket
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.integration import small_training
 small_training.enter(function, rank, processes, port, options)
 """
 STEPS, GLOBAL_BATCH = 20, 16
+ADAMW = {"member": "adamw", "lr": 1e-4}
 
 
 def in_processes(
@@ -94,13 +96,14 @@ def build(
     dtype: str = "float32",
     bf16: bool = False,
     accumulation: int = 1,
+    optimizer: Mapping[str, Any] = ADAMW,
     **changes: Any,
 ) -> Parts:
     import torch
 
     from dit_lab.models.dit import DiT
     from dit_lab.training.distributed import DistributedContext
-    from dit_lab.training.ema import EMA
+    from dit_lab.training.ema import EMA, ScheduleFree
     from dit_lab.training.stop import StopSignal
 
     draw = torch.Generator().manual_seed(0)
@@ -122,10 +125,23 @@ def build(
     }
     parallel = context.parallel_model(model.to(getattr(torch, dtype)), **how)
     weights = dict(parallel.module.named_parameters())
-    trainable = [weight for weight in weights.values() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=1e-4, fused=True)
-    emas = [EMA(weights, decay=decay, warmup=True) for decay in (0.9, 0.5)]
-    return Parts(context, parallel, optimizer, emas)
+    made = _optimizer(parallel.module, **optimizer)
+    emas: list[Any] = [EMA(weights, decay=decay, warmup=True) for decay in (0.9, 0.5)]
+    if optimizer["member"] == "schedule_free_adamw":
+        emas.insert(0, ScheduleFree(weights, made))
+    return Parts(context, parallel, made, emas)
+
+
+def _optimizer(model: Any, *, member: str, **options: Any) -> Any:
+    """A member of the group, with its defaults but for these options."""
+    from types import SimpleNamespace
+
+    from dit_lab.build.optimizer import build_optimizer
+    from dit_lab.training.optimizers.options import COMPONENTS, MEMBERS
+
+    target = MEMBERS[member]
+    chosen = COMPONENTS[target](_target_=target, **options)
+    return build_optimizer(SimpleNamespace(optimizer=chosen), model)  # type: ignore[arg-type]
 
 
 def train(
@@ -238,6 +254,72 @@ def train(
         )
     if parts.context.leads:
         Path(folder, "rows.json").write_text(json.dumps(rows))
+
+
+def train_each(
+    folder: str,
+    *,
+    optimizers: Mapping[str, Mapping[str, Any]],
+    stops: Sequence[int],
+    **options: Any,
+) -> None:
+    """Train by one optimizer after the other, each in a folder of its name, and begin again from
+    its checkpoint at each of the steps `stops`."""
+    for name, optimizer in optimizers.items():
+        for steps in stops:
+            train(str(Path(folder, name)), steps=steps, optimizer=optimizer, **options)
+
+
+def step_shards(folder: str) -> None:
+    """Step shards of a weight by every optimizer; those that raise, to FOLDER/RANK.json."""
+    import inspect
+
+    import torch
+    from torch import nn
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    from dit_lab.training.distributed import DistributedContext
+    from dit_lab.training.optimizers.options import MEMBERS
+    from dit_lab.training.stop import StopSignal
+
+    context = DistributedContext(StopSignal())
+    mesh = init_device_mesh("cpu", (context.team.size,))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Linear(7, 9)])
+
+        def forward(self, x: Any) -> Any:
+            return self.blocks[0](x)
+
+    def raises(make: Callable[[nn.Module], Any]) -> bool:
+        model = fully_shard(Model(), mesh=mesh)
+        optimizer = make(model)
+        model(torch.ones(3, 7)).square().sum().backward()
+        try:
+            optimizer.step()
+        except (RuntimeError, NotImplementedError):
+            return True
+        return False
+
+    found = [name for name in MEMBERS if raises(partial(_optimizer, member=name))]
+    for name, kind in inspect.getmembers(torch.optim, inspect.isclass):
+        if not issubclass(kind, torch.optim.Optimizer) or name in NOT_FOR_SHARDS:
+            continue
+        for options in ({}, {"fused": True}):
+            if options and "fused" not in inspect.signature(kind).parameters:
+                continue
+            made = partial(kind, **options)
+            if raises(lambda model, made=made: made(model.parameters())):
+                found.append(f"torch.optim.{name}{' fused' if options else ''}")
+    Path(folder, f"{context.team.index}.json").write_text(json.dumps(found))
+    context.team.first(lambda: None)
+
+
+NOT_FOR_SHARDS = ("Optimizer", "LBFGS", "Muon", "SparseAdam")
+"""The base, and those that cannot train a model at all."""
 
 
 def copy_checkpoint(source: str, target: str, *, sharded: bool = False, **options: Any) -> None:

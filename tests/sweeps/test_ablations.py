@@ -20,6 +20,8 @@ ABLATED = {
     "noise schedule": ("objective.beta_schedule=linear,scaled_linear,cosine", 3, 1, 1),
     "path": ("objective.path=linear,trigonometric,vp", 1, 1, 3),
     "learned sigma": ("objective.learn_sigma=true,false", 2, 2, 2),
+    "loss": ("objective.loss=squared,huber", 2, 2, 2),
+    "weighting by SNR": ("objective.min_snr_gamma=null,5", 2, 2, 2),
     "EMA decays": ("ema.decays=[0.99],[0.999]", 2, 2, 2),
     "guidance": ("guidance.scale=1,1.5,2", 3, 3, 3),
     "patch": ("patch=1,2", 2, 2, 2),
@@ -28,6 +30,7 @@ ABLATED = {
     "width": ("model.hidden_size=64,96", 2, 2, 2),
     "heads": ("model.num_heads=2,4", 2, 2, 2),
     "class dropout": ("model.class_dropout_prob=0.1,0.2", 2, 2, 2),
+    "optimizer": ("optimizer=adamw,muon,sgd,schedule_free_adamw schedule=constant", 4, 4, 4),
     "rate": ("optimizer.lr=0.001,0.003", 2, 2, 2),
     "betas": ("optimizer.betas=[0.9,0.95],[0.9,0.999]", 2, 2, 2),
     "weight decay": ("optimizer.weight_decay=0,0.01", 2, 2, 2),
@@ -46,6 +49,6 @@ def test_an_ablation_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     axis, *expected = ABLATED[what]
-    plan = plan_sweep([*LINE, axis])
+    plan = plan_sweep([*LINE, *axis.split()])
     jobs = Counter(job.overrides[0] for job in plan.manifest.jobs)
     assert list(jobs.values()) == expected

@@ -28,7 +28,7 @@ from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import EMA
 from dit_lab.training.loop import LoopSettings, train
-from dit_lab.training.optim import optimizer_tensors
+from dit_lab.training.optimizers.state import optimizer_tensors
 from dit_lab.training.parallel import Whole
 from dit_lab.training.schedules import Constant, Cosine, Schedule
 from dit_lab.training.snapshots import Snapshots

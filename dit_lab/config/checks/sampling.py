@@ -20,6 +20,7 @@ from dit_lab.models.options import class_dropout
 from dit_lab.runs.folder import RunFolder
 from dit_lab.samplers.respacing import visited
 from dit_lab.sampling.labels import check_labels
+from dit_lab.training.average_names import averages_of
 from dit_lab.training.post_hoc import PREFIX, made_average
 
 
@@ -49,7 +50,7 @@ def check_sampling(config: RunConfig, *, trained: RunConfig, run: RunFolder | No
             f"guidance.interval={interval}: expected [from, to] with 0 <= from < to <= 1 "
             "(0 is noise, 1 is data)"
         )
-    _check_weights(config.sample.weights, trained.ema.decays, run)
+    _check_weights(config.sample.weights, trained, run)
     check_compiler(config)
 
 
@@ -85,11 +86,12 @@ def check_conditioning(config: RunConfig, shapes: Shapes, *, model: Component) -
             raise RequestError(f"sample.{refusal}") from None
 
 
-def _check_weights(weights: str, decays: Sequence[float], run: RunFolder | None) -> None:
+def _check_weights(weights: str, trained: RunConfig, run: RunFolder | None) -> None:
     if run is not None and weights.startswith(PREFIX):
         made_average(run, weights)
         return
-    choices = ["raw", "ema", *(f"ema:{decay}" for decay in decays)]
+    names = averages_of(target_of(trained.optimizer), trained.ema.decays)
+    choices = ["raw", "ema", *(name.replace("ema-", "ema:", 1) for name in names)]
     if weights not in choices:
         after = ", or power:S, which dit-lab ema makes" if run is not None else ""
         raise RequestError(

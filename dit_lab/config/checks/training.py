@@ -7,6 +7,7 @@ from dit_lab.config.checks.coupling import check_coupled_data, check_coupling
 from dit_lab.config.checks.data import check_declarations, check_images, read_facts
 from dit_lab.config.checks.machine import AUTO, check_float8, check_processes
 from dit_lab.config.checks.metrics import check_metrics
+from dit_lab.config.checks.optimizers import check_optimizer_settings
 from dit_lab.config.checks.own import check_own_parts, latents_of
 from dit_lab.config.checks.sampling import check_conditioning, check_sampling
 from dit_lab.config.schema import EMA, RunConfig, Training
@@ -14,6 +15,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, target_of
 from dit_lab.core.types import Shapes
 from dit_lab.tracking.addresses import check_uri
+from dit_lab.training.average_names import averages_of
 from dit_lab.training.power import is_width
 
 
@@ -23,8 +25,8 @@ def check_settings(config: RunConfig) -> None:
     check_float8(config)
     _check_batch(config)
     _check_checkpoints(config.training)
-    _check_optimizer(config)
-    _check_averages(config.ema)
+    check_optimizer_settings(config)
+    _check_averages(config.ema, config.optimizer)
     _check_heads(config.model)
     check_coupling(config)
     check_sampling(config, trained=config)
@@ -80,15 +82,10 @@ def _check_checkpoints(training: Training) -> None:
         )
 
 
-def _check_optimizer(config: RunConfig) -> None:
-    betas = getattr(config.optimizer, "betas", None)
-    if betas is not None and (len(betas) != 2 or not all(0 <= beta < 1 for beta in betas)):
-        raise RequestError(f"optimizer.betas={betas}: expected two numbers from 0 to below 1")
-
-
-def _check_averages(ema: EMA) -> None:
+def _check_averages(ema: EMA, optimizer: Component) -> None:
     decays, stds, every = ema.decays, ema.power_stds, ema.snapshot_every_steps
-    if not decays or not all(0 <= decay < 1 for decay in decays):
+    kept = averages_of(target_of(optimizer), decays)
+    if not kept or not all(0 <= decay < 1 for decay in decays):
         raise RequestError(f"ema.decays={decays}: expected one or more numbers from 0 to below 1")
     if stds and (len(stds) < 2 or len(set(stds)) < len(stds) or not all(map(is_width, stds))):
         raise RequestError(

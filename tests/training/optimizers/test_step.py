@@ -1,10 +1,9 @@
-"""The rate of each group, the guarded step, and an optimizer state that goes on exactly."""
+"""The rate of each group, and the guarded step."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,23 +11,33 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from dit_lab.training.checkpoint_store import CheckpointStore
-from dit_lab.training.optim import (
-    WRAPPED,
-    gradient_norm,
-    guarded_step,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    set_learning_rate,
-    without_compiler,
-)
+from dit_lab.training.optimizers.combined import Combined
+from dit_lab.training.optimizers.options import MEMBERS
+from dit_lab.training.optimizers.state import optimizer_numbers, optimizer_tensors
+from dit_lab.training.optimizers.step import gradient_norm, guarded_step, set_learning_rate
+from dit_lab.training.optimizers.uncompiled import WRAPPED, without_compiler
+from tests.training.optimizers.kinds import make
 
 Make = Callable[[list[nn.Parameter]], Optimizer]
+
+
+def member(name: str) -> Make:
+    """An optimizer of the group, for two weights."""
+    options = {"matrices": "a"} if name == "muon" else {}
+    return lambda weights: make(name, dict(zip("ab", weights, strict=True)), **options)
+
 
 OPTIMIZERS: dict[str, Make] = {
     "fused adamw": lambda weights: AdamW(weights, lr=0.01, weight_decay=0.1, fused=True),
     "adamw": lambda weights: AdamW(weights, lr=0.01, weight_decay=0.1),
     "sgd": lambda weights: SGD(weights, lr=0.01, momentum=0.9, weight_decay=0.1),
+    "two": lambda weights: Combined(
+        [AdamW(weights[:1], lr=0.01, fused=True), SGD(weights[1:], lr=0.01, momentum=0.9)]
+    ),
+    "two fused": lambda weights: Combined(
+        [AdamW(weights[:1], lr=0.01, fused=True), AdamW(weights[1:], lr=0.1, fused=True)]
+    ),
+    **{f"member {name}": member(name) for name in MEMBERS},
 }
 GOOD, BAD = torch.zeros(()), torch.ones(())
 
@@ -67,8 +76,15 @@ def set_gradients(weights: dict[str, nn.Parameter], seed: int) -> None:
 
 def everything(weights: dict[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Tensor]:
     """Copies of the weights and of the optimizer's state."""
-    state = optimizer_tensors(optimizer, {weight: name for name, weight in weights.items()})
-    return {name: tensor.detach().clone() for name, tensor in {**weights, **state}.items()}
+    names: dict[Tensor, str] = {weight: name for name, weight in weights.items()}
+    numbers = optimizer_numbers(optimizer, names)
+    kept = {
+        f"{index} {key}": torch.tensor(value, dtype=torch.float64)
+        for index, held in enumerate([*numbers["groups"], numbers["state"]])
+        for key, value in held.items()
+    }
+    found = {**weights, **optimizer_tensors(optimizer, names), **kept}
+    return {name: tensor.detach().clone() for name, tensor in found.items()}
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -190,49 +206,3 @@ def test_an_optimizer_of_the_users_own_stays_as_it_is() -> None:
         pass
 
     assert without_compiler(Own) is Own
-
-
-# ---- saving -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_restored_optimizer_goes_on_bit_by_bit(make: Make, tmp_path: Path) -> None:
-    straight, optimizer = weights_and_optimizer(make)
-    for seed in range(3):
-        set_gradients(straight, seed)
-        optimizer.step()
-    names = {weight: name for name, weight in straight.items()}
-    store = CheckpointStore(tmp_path, run="here", warn=pytest.fail)
-    tensors = {"weights": straight, "optimizer/state": optimizer_tensors(optimizer, names)}
-    saved = store.save(3, tensors=tensors, state={})
-
-    resumed, fresh = weights_and_optimizer(make)
-    for name, tensor in saved.tensors("weights").items():
-        resumed[name].data.copy_(tensor)
-    names = {weight: name for name, weight in resumed.items()}
-    load_optimizer_tensors(fresh, names, saved.tensors("optimizer/state"))
-    assert_same(everything(resumed, fresh), everything(straight, optimizer))
-    for seed in (10, 11):
-        for w, o in ((straight, optimizer), (resumed, fresh)):
-            set_gradients(w, seed)
-            o.step()
-    assert_same(everything(resumed, fresh), everything(straight, optimizer))
-
-
-def test_state_is_filed_by_name_not_by_place() -> None:
-    """Groups in another order, a weight that never got a gradient: each still gets its own."""
-    weights, optimizer = weights_and_optimizer(OPTIMIZERS["adamw"])
-    idle = nn.Parameter(torch.zeros(2))
-    optimizer.add_param_group({"params": [idle]})
-    set_gradients(weights, 0)
-    optimizer.step()
-    names = {weights["a"]: "a", weights["b"]: "b", idle: "idle"}
-    saved = {key: tensor.clone() for key, tensor in optimizer_tensors(optimizer, names).items()}
-    assert saved.keys() == {f"{n}/{s}" for n in "ab" for s in ("step", "exp_avg", "exp_avg_sq")}
-
-    backwards = AdamW([idle, weights["b"], weights["a"]], lr=0.5)
-    load_optimizer_tensors(backwards, names, saved)
-    for name in "ab":
-        assert torch.equal(backwards.state[weights[name]]["exp_avg"], saved[f"{name}/exp_avg"])
-    assert not backwards.state[idle]
-    assert backwards.param_groups[0]["lr"] == 0.5  # the rate is the configuration's to say

@@ -1,0 +1,48 @@
+"""Optimizers of torch, with what suits this training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.optim import SGD, Adafactor, Optimizer
+
+from dit_lab.training.optimizers.uncompiled import without_compiler
+from dit_lab.training.tensor_files import is_spread
+
+
+def sgd(
+    params: Any, *, lr: float, momentum: float, nesterov: bool, weight_decay: float
+) -> Optimizer:
+    """`torch.optim.SGD`, fused where weights are whole: torch has no fused step for shards."""
+    first = params[0]["params"][0] if isinstance(params[0], dict) else params[0]
+    fused = not is_spread(first)
+    optimizer = without_compiler(SGD)(
+        params,
+        lr=lr,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        fused=fused,
+    )  # type: ignore[call-arg]
+    if fused and momentum:
+        # Torch begins with memory that nothing was written to where its first step is skipped.
+        for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
+            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return optimizer
+
+
+def adafactor(
+    params: Any,
+    *,
+    lr: float,
+    beta2_decay: float,
+    eps: Sequence[float | None],
+    d: float,
+    weight_decay: float,
+) -> Optimizer:
+    """`torch.optim.Adafactor` (Shazeer & Stern 2018)."""
+    return without_compiler(Adafactor)(
+        params, lr=lr, beta2_decay=beta2_decay, eps=tuple(eps), d=d, weight_decay=weight_decay
+    )  # type: ignore[call-arg]
