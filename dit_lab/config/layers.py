@@ -20,6 +20,7 @@ from dit_lab.config.schema import DROP_OPTION
 from dit_lab.config.validate import no_target, to_plain
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import defaults
+from dit_lab.training.optimizers.options import SCHEDULE_FREE
 
 Tree = dict[str, Any]
 
@@ -60,6 +61,7 @@ def composition(
     )
     layers = Layers(request, found)
     layers.choose_sampler(objective)
+    layers.choose_schedule()
     layers.lay_recipe()
     layers.lay_per_member()
     layers.lay_defaults()
@@ -135,12 +137,28 @@ class Layers:
         if target is None:
             raise RequestError(no_target("objective"))
         fit = samplers_for(target, lambda name: load_component(name, key="objective._target_"))
-        if named in fit:
+        if named not in fit:
+            self._take("sampler", fit[0])
+            if not is_auto:
+                self._note([f"sampler={named}"], f"{self._now('objective').name} takes {fit[0]}")
+
+    def choose_schedule(self) -> None:
+        """A constant rate in the place of a recipe's that falls, for an optimizer without one that
+        the command has chosen."""
+        if "schedule" in self._request.groups or not self._is_anew("optimizer"):
             return
-        self._config.sampler = self._request.alone("sampler", fit[0]).sampler
-        self._found.choices["sampler"] = fit[0]
-        if not is_auto:
-            self._note([f"sampler={named}"], f"{self._now('objective').name} takes {fit[0]}")
+        optimizer, target = self._now("optimizer"), self._now("schedule").target
+        if optimizer.target != SCHEDULE_FREE or target is None:
+            return
+        if getattr(load_component(target, key="schedule._target_"), "depends_on_end", True):
+            named = self._found.choices.get("schedule", "schedule")
+            self._take("schedule", "constant")
+            self._note([f"schedule={named}"], f"{optimizer.name} takes constant")
+
+    def _take(self, group: str, member: str) -> None:
+        """Choose a member in the place of the one that is chosen."""
+        self._config[group] = self._request.alone(group, member)[group]
+        self._found.choices[group] = member
 
     def lay_recipe(self) -> None:
         """Set what of the recipe reaches the chosen members, and note what does not."""

@@ -121,6 +121,16 @@ def test_a_sampler_that_does_not_fit_gives_way() -> None:
         )
 
 
+def test_a_falling_rate_gives_way_to_schedule_free() -> None:
+    config, notes = composed("experiment=quickstart", "optimizer=schedule_free_adamw")
+    assert config["choices"]["schedule"] == "constant"
+    assert config["schedule"]["warmup_steps"] == 50
+    assert "experiment=quickstart sets schedule=cosine; schedule_free_adamw takes constant" in notes
+    typed = ["experiment=quickstart", "optimizer=schedule_free_adamw", "schedule=cosine"]
+    with pytest.raises(RequestError, match="schedule=cosine: optimizer=schedule_free_adamw"):
+        check_settings(Composer().compose(typed).config)
+
+
 def test_metrics_that_are_not_chosen() -> None:
     config, notes = composed("experiment=dit_xl", "metric=[kid]")
     assert list(config["metric"]) == ["kid"]
