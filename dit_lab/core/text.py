@@ -82,7 +82,7 @@ def to_nowhere(stream: TextIO) -> None:
 
 # ---- on the command line ------------------------------------------------------------------------
 
-PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z/][A-Za-z0-9_/.+:@-]*", re.IGNORECASE)
+PLAIN = re.compile(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z/][A-Za-z0-9_/.+:@-]*")
 
 
 def shell_line(*words: object) -> str:

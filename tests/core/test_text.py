@@ -107,6 +107,7 @@ def test_a_shell_reads_the_words_of_a_line(words: list[str]) -> None:
 # `\${` stands for `${` in Hydra's quotes; what is printed of it is not read back.
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc"))).filter(lambda t: "${" not in t))
 @example("\\")
+@example("İ")  # a small i and a dot for who ignores case
 @example("a\\'b\\\\'")
 @example("~/bob's lab, [x]=ä")
 def test_the_command_line_reads_what_is_quoted(text: str) -> None:

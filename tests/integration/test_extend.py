@@ -284,13 +284,13 @@ def test_the_model_is_described_by_its_parameters(straight: Path, forked_in: Com
 
 
 def test_the_optimizer_and_the_schedule_are_used(others: Path) -> None:
-    config = recorded(others, "lion")
+    config = recorded(others, "signum")
     assert config["optimizer"] == {
-        "_target_": "mylab.optimizers.Lion", "lr": 3e-4, "betas": [0.9, 0.99]
+        "_target_": "mylab.optimizers.Signum", "lr": 3e-4, "beta": 0.9, "groups": []
     }  # fmt: skip
-    rates = logged(others, "lion", "train/lr")
+    rates = logged(others, "signum", "train/lr")
     assert rates == {step: pytest.approx(3e-4 * step / 50) for step in (5, 10)}
-    last = run_in(others, "lion") / "checkpoints/step-00000010"
+    last = run_in(others, "signum") / "checkpoints/step-00000010"
     assert any(
         "momentum" in file.read_bytes()[:100_000].decode("latin1")
         for file in last.rglob("*.safetensors")
@@ -682,17 +682,16 @@ def test_samplers_of_an_own_objective() -> None:
         samplers_for("mylab.Mine", lambda name: OneName)
 
 
-def test_lion_is_the_papers() -> None:
-    """One weight, by hand: the update's sign is of the mean that looks back less far."""
-    lion = page_class("mylab/optimizers.py", "Lion")
+def test_signum_is_the_papers() -> None:
+    """Two weights, by hand: each goes against the sign of its momentum."""
+    signum = page_class("mylab/optimizers.py", "Signum")
     weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
-    optimizer = lion([weight], lr=0.1, betas=[0.9, 0.5])
+    optimizer = signum([weight], lr=0.1, beta=0.5)
     for gradient in ([2.0, -2.0], [-8.0, 8.0], [7.0, 8.0]):
         weight.grad = torch.tensor(gradient)
         optimizer.step()
-    # momentum before each step: 0, (1, -1), (-3.5, 3.5)
-    # signs: (+, -), (0.9 - 0.8 > 0, < 0), (-3.15 + 0.7 < 0, > 0)
-    torch.testing.assert_close(weight.detach(), torch.tensor([0.9, 1.1]))
+    # momentum after each step: (1, -1), (-3.5, 3.5), (1.75, 5.75)
+    torch.testing.assert_close(weight.detach(), torch.tensor([0.9, 0.9]))
 
 
 def test_the_schedule_warms_up_and_falls() -> None:

@@ -21,7 +21,15 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from dit_lab.core.errors import StopRequested
 from dit_lab.core.team import ALONE
-from dit_lab.core.types import Batch, EvaluationResult, Hook, LabelledCall, ModelCall, Objective
+from dit_lab.core.types import (
+    Batch,
+    EvaluationResult,
+    Hook,
+    LabelledCall,
+    ModelCall,
+    Objective,
+    Schedule,
+)
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.training.batches import TrainingBatches
@@ -30,7 +38,7 @@ from dit_lab.training.ema import EMA
 from dit_lab.training.loop import LoopSettings, train
 from dit_lab.training.optimizers.state import optimizer_tensors
 from dit_lab.training.parallel import Whole
-from dit_lab.training.schedules import Constant, Cosine, Schedule
+from dit_lab.training.schedules import Constant, Cosine
 from dit_lab.training.snapshots import Snapshots
 
 TOTAL_STEPS = 8
