@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from dit_lab.core.text import say
 from dit_lab.training.stop import StopSignal
 
 POLL_SECONDS = 0.05
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of workers that saved first
 GRACE_SECONDS = 10.0  # for the others to end by themselves once one has failed
 
 
@@ -60,7 +62,7 @@ def on_workers(verb: str, config: RunConfig, **given: Any) -> int:
             outputs=[folder / f"worker-{rank}.log" if rank else None for rank in range(processes)],
             stopping=lambda: stop.requested,
         )
-        stopped_last = sorted(codes, key=lambda rank: codes[rank] > 128)  # by one that failed
+        stopped_last = sorted(codes, key=lambda rank: codes[rank] in STOPPED)  # by one that failed
         failed = next((rank for rank in stopped_last if codes[rank]), 0)
         if codes[failed]:
             stop.check()

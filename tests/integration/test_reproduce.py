@@ -251,7 +251,7 @@ MUTATIONS = {
     ),
     "label dropout off": (
         "build/parts.py",
-        "config.model.class_dropout_prob if drops else 0.0",
+        "class_dropout(config.model) if drops else 0.0",
         "0.0",
         {"order", "dropped"},
     ),
