@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dit_lab.config.arms import arms_of
 from dit_lab.config.equivalence import SAME_MATHEMATICS
 from dit_lab.report.analysis import Ablation, analyse
 from dit_lab.report.columns import COMPUTE
@@ -18,7 +19,7 @@ from dit_lab.report.drawing import png
 from dit_lab.report.files import markdown
 from dit_lab.report.metrics import is_lower_better
 from dit_lab.report.plots import pictures
-from dit_lab.report.results import Compute, Expectation, Question, Result
+from dit_lab.report.results import Arm, Compute, Expectation, Question, Result
 from dit_lab.report.rounding import PREFIXES
 from dit_lab.reproduce.expected import FILE, ONE, is_measured, read_expected
 from dit_lab.reproduce.report import RESULTS
@@ -45,6 +46,10 @@ def report_of(
         baseline=baseline,
         secondary=[name for name in shown if name != chosen],
         expected_equal=_expected_equal(results),
+        arms={
+            name: Arm(stands_on=arm.stands_on, changes=list(arm.overrides))
+            for name, arm in arms_of([f"experiment={folder.name}"]).items()
+        },
     )
     return analyse(results, question)
 

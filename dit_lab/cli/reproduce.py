@@ -146,7 +146,7 @@ def _train(experiment: Experiment, args: argparse.Namespace, folder: Reproductio
 def _record(experiment: Experiment, outcome: Outcome, folder: ReproductionFolder) -> None:
     content = as_recorded(experiment, outcome, seconds=folder.seconds)
     written = [
-        *write_results(folder.runs(), experiment.folder),
+        *write_results(folder.runs(), experiment.folder, arms=folder.arms()),
         write_expected(experiment.folder, content),
     ]
     for file in written:

@@ -19,6 +19,8 @@ from typing import Any, TypedDict
 
 from dit_lab.config.yaml_files import read_config
 from dit_lab.core.typed import Duration, read_as
+from dit_lab.report.arms import arms_of
+from dit_lab.report.results import Arm
 from dit_lab.report.runs import Run
 from dit_lab.report.selection import runs_of_folders, runs_of_sweep
 from dit_lab.reproduce.experiment import Judgement
@@ -80,6 +82,10 @@ class ReproductionFolder:
         """What was trained, all of it finished."""
         sweeps = all_sweeps(self.root)
         return runs_of_sweep(sweeps[0]) if sweeps else runs_of_folders(all_runs(self.root))
+
+    def arms(self) -> dict[str, Arm]:
+        """The named arms that were trained."""
+        return arms_of((one.root.name, one.read()) for one in all_sweeps(self.root)[:1])
 
     def write_verdict(self, found: Judgement) -> None:
         numbers = {label: [asdict(one) for one in of] for label, of in found.numbers.items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dit_lab.config.axes import label_of
 from dit_lab.report.drawing import png
 from dit_lab.report.question import report_on
+from dit_lab.report.results import Arm
 from dit_lab.report.runs import Run, configuration
 from dit_lab.runs.folder import is_deciding
 
@@ -24,11 +25,13 @@ SAMPLES = "samples.png"
 COLUMNS = 4
 
 
-def write_results(runs: Sequence[Run], experiment: Path) -> list[Path]:
+def write_results(
+    runs: Sequence[Run], experiment: Path, *, arms: Mapping[str, Arm] | None = None
+) -> list[Path]:
     """Write what the runs of a recording say into the experiment's folder; the files."""
     written = []
     with tempfile.TemporaryDirectory() as place:
-        _, files = report_on(runs, Path(place), title=experiment.name)
+        _, files = report_on(runs, Path(place), title=experiment.name, arms=arms)
         for file in files:
             if file.suffix in (".md", ".png"):
                 name = RESULTS if file.suffix == ".md" else file.name
