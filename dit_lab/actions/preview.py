@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dit_lab.build.parts import Parts, build_images, build_model, build_objective
-from dit_lab.codecs.identity import Identity
+from dit_lab.build.parts import build_images, build_model, parts_of_model
 from dit_lab.config.schema import RunConfig
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
@@ -45,13 +44,7 @@ class Parameters:
 def count_parameters(config: RunConfig, shapes: Shapes) -> Parameters:
     """Build the configured model and count; a parameter that modules share counts in the first.
     Raises RequestError where it cannot be built."""
-    parts = Parts(
-        config=config,
-        shapes=shapes,
-        objective=build_objective(config, shapes),
-        codec=Identity(),
-        device=torch.device("cpu"),
-    )
+    parts = parts_of_model(config, shapes, torch.device("cpu"))
     try:
         model = build_model(parts)
     except RequestError:

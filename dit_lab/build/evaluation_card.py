@@ -12,7 +12,7 @@ from dit_lab.build.cost import arithmetic
 from dit_lab.build.evaluation import Extractors
 from dit_lab.build.parts import Parts
 from dit_lab.build.trained import Trained
-from dit_lab.config.identity import as_hashed, evaluating_targets, own_code
+from dit_lab.config.identity import as_hashed, evaluating_code, evaluating_targets
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.types import Shapes
@@ -20,7 +20,6 @@ from dit_lab.evaluation.card import Card
 from dit_lab.evaluation.metrics.likelihood import EXACT_DIMENSIONS, TOLERANCE
 from dit_lab.evaluation.quality import LABEL_RULES
 from dit_lab.runs.provenance import device_name, versions
-from dit_lab.runs.source_code import EVALUATING_CODE, code_files, code_hash
 from dit_lab.sampling.generate import CHUNK_IMAGES
 
 
@@ -35,7 +34,6 @@ def evaluation_card(
     """The circumstances of an evaluation as far as they are known before it."""
     config, data, hashed = parts.config, parts.shapes.data, as_hashed(to_tree(parts.config))
     train, held_out = counts_compared(config, parts.shapes)
-    evaluating = code_files(EVALUATING_CODE, own_code(evaluating_targets(config)))
     return Card(
         samples="generated",
         run=identity["train_hash"],
@@ -69,7 +67,7 @@ def evaluation_card(
         num_threads=torch.get_num_threads(),
         code={
             "trained": identity["code_hash"],
-            "evaluated": code_hash(evaluating),
+            "evaluated": evaluating_code(evaluating_targets(to_tree(config))),
             "trained_before": "; ".join(identity["forced_over"]),
         },
         versions=versions(),

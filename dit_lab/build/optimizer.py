@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dit_lab.build.parts import Parts, build_model, build_objective
-from dit_lab.codecs.identity import Identity
+from dit_lab.build.parts import build_model, parts_of_model
 from dit_lab.config.components import load_component
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.signature import check_optimizer
@@ -67,8 +66,7 @@ def check_patterns(config: RunConfig, shapes: Shapes) -> None:
     if not optimizer.groups and not isinstance(optimizer, Muon):
         return
     meta = torch.device("meta")
-    objective = build_objective(config, shapes)
-    parts = Parts(config=config, shapes=shapes, objective=objective, codec=Identity(), device=meta)
+    parts = parts_of_model(config, shapes, meta)
     with contextlib.suppress(NotImplementedError, RuntimeError), meta:
         names = _names(build_model(parts))
         by_pattern(names, optimizer.groups)

@@ -72,6 +72,12 @@ def build_objective(config: RunConfig, shapes: Shapes) -> Objective:
     return objective
 
 
+def parts_of_model(config: RunConfig, shapes: Shapes, device: torch.device) -> Parts:
+    """What a model alone is built from: no codec is loaded."""
+    objective = build_objective(config, shapes)
+    return Parts(config=config, shapes=shapes, objective=objective, codec=Identity(), device=device)
+
+
 def build_model(parts: Parts) -> nn.Module:
     """The model for the data's shapes, initialised from the seed, on the CPU."""
     channels, height, width = parts.shapes.latent

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     read_published(named)  # a damaged file is refused before hours of training
     expected = None if args.record else read_expected(named)
     experiment = find_experiment(args.experiment, args.overrides, num_seeds=args.seeds)
-    if args.record and experiment.is_part:
+    if args.record and experiment.labels.is_part:
         raise RequestError(
             "--record: a part of the experiment; leave out the values of its axes, which are in "
             "recipe.yaml"
@@ -160,7 +160,7 @@ def _judge(
     folder: ReproductionFolder | None = None,
 ) -> int:
     """Print what came back, and keep it with the runs where there are any; the exit code."""
-    found = judge(expected, outcome, is_part=experiment.is_part)
+    found = judge(expected, outcome, is_part=experiment.labels.is_part)
     print_judgement(found)
     if folder is not None:
         folder.write_verdict(found)

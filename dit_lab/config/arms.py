@@ -13,7 +13,7 @@ anything is composed, so that an arm is no part of a configuration or of its has
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -71,9 +71,17 @@ def lineage(names: Sequence[str], arms: Mapping[str, Arm]) -> dict[str, Arm]:
     return {one: arm for name in names for one, arm in _lineage(name, arms).items()}
 
 
-def with_arm(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+def defines_arms(text: str) -> bool:
+    """Whether an override has a part in what arms there are."""
+    return text.startswith((ARM, "experiment="))
+
+
+def with_arm(
+    overrides: Sequence[str], arms_of: Callable[[Sequence[str]], Mapping[str, Arm]] = arms_of
+) -> tuple[list[str], list[str]]:
     """The overrides with `arm=NAME` replaced by what that arm sets, and which of it does not apply,
-    in words: what is typed beside it comes after it. Raises RequestError."""
+    in words: what is typed beside it comes after it. `arms_of` may know the arms already. Raises
+    RequestError."""
     chosen = [text.partition("=")[2].strip("'\"") for text in overrides if _chooses(text)]
     rest = [text for text in overrides if not _chooses(text) and not text.startswith(ARM)]
     if not chosen:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from dit_lab.codecs.facts import HUB
 from dit_lab.config import search_path
-from dit_lab.config.arms import with_arm
+from dit_lab.config.arms import Arm, arms_of, defines_arms, with_arm
 from dit_lab.config.hydra_compose import Chosen, Request, plain
 from dit_lab.config.layers import Composition, composition
 from dit_lab.config.objects import to_config, to_tree
@@ -88,6 +88,7 @@ class Composer:
     def __init__(self, config_dirs: Iterable[Path] = ()) -> None:
         self._dirs = search_path.user_config_dirs(config_dirs)
         self._chosen: dict[tuple[str, ...], Chosen] = {}
+        self._arms: dict[tuple[str, ...], dict[str, Arm]] = {}
 
     def compose(
         self, overrides: Sequence[str], *, recipe_axes: Collection[str] = (), of_sweep: bool = False
@@ -98,7 +99,7 @@ class Composer:
         without.
         of_sweep: the same for all options, where `sweep.on_refusal=drop_option`.
         """
-        typed, of_arm = with_arm(overrides)
+        typed, of_arm = with_arm(overrides, self._arms_of)
         extended = _extended_run(typed)
         if extended is not None:
             recorded = read_recorded(extended, root=typed_root(typed), hooks=True)
@@ -112,6 +113,12 @@ class Composer:
         config = _finished(found, extended, patches=given)
         notes = dict.fromkeys([*of_arm, *found.notes, *found.dropped.values()])
         return Composed(to_config(TrainConfig, config), list(notes), found.dropped)
+
+    def _arms_of(self, overrides: Sequence[str]) -> dict[str, Arm]:
+        key = tuple(filter(defines_arms, overrides))
+        if key not in self._arms:
+            self._arms[key] = arms_of(key)
+        return self._arms[key]
 
 
 def _finished(found: Composition, extended: RunFolder | None, *, patches: bool) -> Tree:

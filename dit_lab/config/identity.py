@@ -44,7 +44,13 @@ from dit_lab.runs.recorded import (
     recorded_training,
     weights_name,
 )
-from dit_lab.runs.source_code import code_hash, deciding_code, own_closure
+from dit_lab.runs.source_code import (
+    EVALUATING_CODE,
+    code_files,
+    code_hash,
+    deciding_code,
+    own_closure,
+)
 from dit_lab.training.average_names import averages_of
 from dit_lab.training.optimizers.options import kinds_in
 
@@ -204,9 +210,14 @@ def targets_in(tree: Tree) -> list[str]:
     return found
 
 
-def evaluating_targets(config: RunConfig) -> list[str]:
+def evaluating_targets(tree: Tree) -> list[str]:
     """The names of the components that decide what is measured: all but hooks."""
-    return targets_in({key: value for key, value in to_tree(config).items() if key != "hook"})
+    return targets_in({key: value for key, value in tree.items() if key != "hook"})
+
+
+def evaluating_code(targets: Iterable[str]) -> str:
+    """A hash of the source files that measure runs of such components, as they are now."""
+    return code_hash(code_files(EVALUATING_CODE, own_code(targets)))
 
 
 def own_code(targets: Iterable[str]) -> dict[str, Path]:

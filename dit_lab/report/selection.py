@@ -28,6 +28,7 @@ from dit_lab.runs.folder import (
     read_status,
 )
 from dit_lab.runs.manifest import Job, SweepFolder, find_sweep
+from dit_lab.runs.recorded import MEASURING
 
 Config = Mapping[str, Any]
 
@@ -162,8 +163,7 @@ def _once(of_each: Sequence[Sequence[Run]]) -> list[Run]:
 
 def _request(run: Run) -> list[object]:
     """What makes a job the same as one of another sweep, each by itself."""
-    groups = (*DRAWING, "sample", "evaluation", "metric")
-    asked = digest({group: run.config.get(group) for group in groups})
+    asked = digest({group: run.config.get(group) for group in MEASURING})
     measured = [(run.folder.root, run.evaluation.card.eval_hash)] if run.evaluation else []
     return [(run.folder.root, f"asked {asked}"), *measured]
 

@@ -20,7 +20,8 @@ from dit_lab.config.axes import (
     values_of,
 )
 from dit_lab.config.checks.machine import check_root
-from dit_lab.config.identity import evaluating_targets, own_code, train_hash
+from dit_lab.config.identity import evaluating_code, evaluating_targets, train_hash
+from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.types import Shapes
 from dit_lab.report.runs import Run, measured, without_seeds
@@ -33,7 +34,6 @@ from dit_lab.reproduce.expected import (
     recorded_metrics,
     recorded_probes,
 )
-from dit_lab.runs.source_code import EVALUATING_CODE, code_files, code_hash
 from dit_lab.sweeps.compose import compose_jobs
 
 PROBED_SEED = 0
@@ -46,6 +46,20 @@ Label = str
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """How the configurations of an experiment are called."""
+
+    axes: Sequence[str]  # of its recipe
+    fixed: Settings  # the axes of its recipe of which one value was typed
+    is_part: bool  # of what its recipe has: values of its axes were typed
+
+    def of(self, settings: Settings) -> Label:
+        """What tells a configuration apart, the recipe's axes in its order."""
+        found = {**self.fixed, **without_seeds(settings)}
+        return label_of({key: found[key] for key in (*self.axes, *found) if key in found}) or ONE
+
+
+@dataclass(frozen=True, slots=True)
 class Experiment:
     """A named experiment, composed and checked: its one configuration, or those of its grid."""
 
@@ -55,14 +69,7 @@ class Experiment:
     shapes: Mapping[Label, Shapes]
     seeds: Sequence[int]
     num_jobs: int
-    axes: Sequence[str]  # of its recipe
-    fixed: Settings  # the axes of its recipe of which one value was typed
-    is_part: bool  # of what its recipe has: values of its axes were typed
-
-    def label(self, settings: Settings) -> Label:
-        """What tells a configuration apart, the recipe's axes in its order."""
-        found = {**self.fixed, **without_seeds(settings)}
-        return label_of({key: found[key] for key in (*self.axes, *found) if key in found}) or ONE
+    labels: Labels
 
     @property
     def config(self) -> RunConfig:
@@ -82,25 +89,17 @@ def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | Non
     composed = compose_jobs(parsed, product(parsed), [], of_recipe=recipe_axes(typed))
     check_root(composed.configs[0])
     axes = [axis for axis in recipe_grid(typed) if axis != "seed"]
-    chosen = {one.key_or_group: one for one in parsed if not one.is_sweep_override()}
-    experiment = Experiment(
-        name,
-        folder,
-        configs={},
-        shapes={},
-        seeds=sorted({config.seed for config in composed.configs}),
-        num_jobs=len(composed.configs),
-        axes=axes,
-        fixed={axis: values_of(chosen[axis])[0] for axis in axes if axis in chosen},
-        is_part=any(axis not in recipe_axes(typed) for axis in axes),
-    )
+    single = {one.key_or_group: one for one in parsed if not one.is_sweep_override()}
+    fixed = {axis: values_of(single[axis])[0] for axis in axes if axis in single}
+    labels = Labels(axes, fixed, is_part=not recipe_axes(typed).issuperset(axes))
     configs: dict[Label, RunConfig] = {}
     shapes: dict[Label, Shapes] = {}
     for texts, config, of_it in zip(composed.texts, composed.configs, composed.shapes, strict=True):
-        label = experiment.label(settings_of(texts))
+        label = labels.of(settings_of(texts))
         configs.setdefault(label, replace(config, seed=PROBED_SEED))
         shapes.setdefault(label, of_it)
-    return replace(experiment, configs=configs, shapes=shapes)
+    seeds = sorted({config.seed for config in composed.configs})
+    return Experiment(name, folder, configs, shapes, seeds, len(composed.configs), labels)
 
 
 def typed_for(name: str, overrides: Sequence[str], num_seeds: int | None) -> list[str]:
@@ -118,7 +117,7 @@ def metrics_by_label(
     """What each configuration was found to be, by its runs in the order of their seeds."""
     found: dict[Label, list[dict[str, float]]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.config["seed"]):
-        found[experiment.label(run.settings)].append(measured(run))
+        found[experiment.labels.of(run.settings)].append(measured(run))
     return dict(found)
 
 
@@ -133,11 +132,10 @@ class Outcome:
 
 def circumstances(experiment: Experiment, *, device: Mapping[str, Any]) -> dict[str, Any]:
     """Where it was done and by which code; `device` are name, kind, threads and versions."""
-    trusted = own_code(evaluating_targets(experiment.config))
     return {
         "date": time.strftime("%Y-%m-%d"),
         **device,
-        "code": code_hash(code_files(EVALUATING_CODE, trusted)),
+        "code": evaluating_code(evaluating_targets(to_tree(experiment.config))),
         "train_hashes": experiment.train_hashes(),
     }
 

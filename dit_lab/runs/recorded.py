@@ -32,6 +32,9 @@ PARTS = {
 }
 """What has to be the same, besides the configuration, for a run to be the same run."""
 
+MEASURING = ("sampler", "guidance", "sample", "evaluation", "metric")
+"""What decides how weights are measured, and not what they are."""
+
 CODE_HASH_OF = "syntax trees"
 """What code_hash is of. Runs that were recorded before have hashes of bytes of files, which say
 nothing about the code of today."""

@@ -13,17 +13,25 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from dit_lab.config.identity import as_hashed, own_code, source_of, targets_in
+from dit_lab.config.identity import (
+    as_hashed,
+    evaluating_code,
+    evaluating_targets,
+    source_of,
+    targets_in,
+)
 from dit_lab.core.errors import RequestError
 from dit_lab.evaluation.card import read_evaluation
 from dit_lab.runs.folder import FINISHED, RunFolder, digest, read_status
 from dit_lab.runs.manifest import Job, SweepFolder, all_sweeps
-from dit_lab.runs.recorded import deciding, difference, has_comparable_code, recorded
-from dit_lab.runs.source_code import EVALUATING_CODE, code_files, code_hash
+from dit_lab.runs.recorded import (
+    MEASURING,
+    deciding,
+    difference,
+    has_comparable_code,
+    recorded,
+)
 from dit_lab.sweeps.job import keep_result, read_task
-
-MEASURING = ("sampler", "guidance", "sample", "evaluation", "metric")
-"""The groups that decide what is measured on a run's weights."""
 
 KNOWN_EXTRACTORS = {"pixels", "classifier"}
 """Those whose features code and data decide, and no file that could be another one now."""
@@ -82,11 +90,6 @@ class _Code:
         self.evaluating = cache(evaluating_code)
 
 
-def evaluating_code(targets: Sequence[str]) -> str:
-    """A hash of what measures runs of some components, as it is now."""
-    return code_hash(code_files(EVALUATING_CODE, own_code(targets)))
-
-
 def _there(
     run: RunFolder, config: Mapping[str, Any], other: Job, sweep: SweepFolder, code: _Code
 ) -> Found | None:
@@ -106,7 +109,7 @@ def _there(
         not files
         and set(card.features) <= KNOWN_EXTRACTORS
         and card.step == read_status(run)["step"]
-        and card.code.get("evaluated") == code.evaluating(tuple(targets_in(config)))
+        and card.code.get("evaluated") == code.evaluating(tuple(evaluating_targets(config)))
     )
     return found if certain else None
 

@@ -18,12 +18,9 @@ from dit_lab.evaluation.card import read_evaluation
 from dit_lab.runs.folder import RunFolder, read_json, read_status, write_json
 from dit_lab.runs.lock import Holder, read_holder
 from dit_lab.runs.manifest import Job, SweepFolder
-from dit_lab.runs.recorded import recorded_shapes
+from dit_lab.runs.recorded import MEASURING, recorded_shapes
 from dit_lab.tracking.addresses import is_local
 from dit_lab.tracking.parent import PARENT_TAG, adopt, log_measured
-
-MEASURING = ("sampler", "guidance", "sample", "evaluation")
-"""What decides how weights are measured, and not what they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +102,7 @@ def track(task: Task, evaluation: str | None) -> tuple[str | None, str]:
     """
     trained_by, here = read_config(task.run), to_tree(task.config)
     run_id = read_status(task.run).get("tracking_run_id")
-    if evaluation and any(here[key] != trained_by[key] for key in MEASURING):
+    if evaluation and any(here[key] != trained_by.get(key) for key in MEASURING):
         return _child(task, task.run.evaluations / evaluation)
     return run_id, adopt(task.config.tracking.uri, run_id, tags=task.tags) if run_id else ""
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from dit_lab.build.cost import Pace
-from dit_lab.config.identity import targets_in
+from dit_lab.config.identity import evaluating_code, evaluating_targets
+from dit_lab.core import trust
 from dit_lab.evaluation.card import read_evaluation
 from dit_lab.runs.folder import read_status, write_json
 from dit_lab.runs.manifest import PENDING, Job, SweepFolder, new_sweep
 from dit_lab.runs.recorded import recorded_shapes
-from dit_lab.sweeps.finished import evaluating_code, finished_before, settle
+from dit_lab.sweeps.finished import finished_before, settle
 from dit_lab.sweeps.job import job_config
 from tests.synthetic import STEPS, finished_sweep
 
@@ -42,7 +43,7 @@ def sweep(tmp_path: Path) -> SweepFolder:
     """A finished sweep, as the code of today would have measured it."""
     made = finished_sweep(tmp_path / "outputs", AXES, lambda job: 0.6)
     for job in made.read().jobs:
-        of_code(made, job, evaluating_code(targets_in(made.read_config(job))))
+        of_code(made, job, evaluating_code(evaluating_targets(made.read_config(job))))
     return made
 
 
@@ -125,3 +126,18 @@ def test_what_is_trained_takes_no_time_to_train(sweep: SweepFolder) -> None:
     whole, rest = (pace.seconds(config, shapes, trained=trained) for trained in (False, True))
     assert whole is not None and rest is not None
     assert whole - rest == pytest.approx(STEPS * 128 / 256)
+
+
+def test_hooks_measure_nothing(
+    sweep: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that lists a hook of the user's own is there too."""
+    (tmp_path / "ownhooks.py").write_text("class Hook:\n    def on_step(self, step): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    trust.trust_modules(["ownhooks"])
+    later = again(sweep)
+    jobs = later.read().jobs
+    for job in jobs:
+        config = {**later.read_config(job), "hook": {"mine": {"_target_": "ownhooks.Hook"}}}
+        later.job_config(job).write_text(json.dumps(config))
+    assert list(finished_before(later, jobs)) == [0, 1, 2, 3]
