@@ -18,11 +18,13 @@ from dit_lab.config.identity import config_hash, identity, run_folder
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
+from dit_lab.core.options import target_of
 from dit_lab.data.facts import dataset_facts
 from dit_lab.evaluation.card import Card, Evaluation
 from dit_lab.evaluation.table import Row
 from dit_lab.runs.folder import RunFolder, write_json
 from dit_lab.runs.manifest import Job, Manifest, SweepFolder, new_sweep
+from dit_lab.training.average_names import first_average
 
 HELD_OUT = "eval/two_sample_pixels_held_out_n360"
 STEPS = 1200
@@ -107,10 +109,12 @@ def _write_run(run: RunFolder, config: RunConfig, value: float) -> str:
 
 def _evaluation(config: RunConfig, known: Mapping[str, Any], value: float) -> Evaluation:
     facts = dataset_facts("dit_lab.data.digits.Digits", {})
+    first = first_average(target_of(config.optimizer), config.ema.decays)
     card = Card(
         samples="generated", run=known["train_hash"], step=STEPS,
-        weights=config.sample.weights, objective=asdict(config.objective),
-        sampler=asdict(config.sampler), evaluations_per_image=50.0,
+        weights=first if config.sample.weights == "ema" else config.sample.weights,
+        objective=asdict(config.objective), sampler=asdict(config.sampler),
+        evaluations_per_image=50.0,
         guidance=asdict(config.guidance), num_images=1080, labels="as frequent",
         seed=config.sample.seed, num_seeds=1, metrics={}, metrics_seed=0,
         reference={"data": facts.fingerprint}, features={"pixels": "8x8x1"}, likelihood=None,

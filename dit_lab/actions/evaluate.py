@@ -35,7 +35,7 @@ from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.recorded import difference
 from dit_lab.sampling.images import PICTURE_CHANNELS
-from dit_lab.training.average_names import averages_of
+from dit_lab.training.average_names import first_average
 
 
 def training_evaluators(
@@ -82,7 +82,7 @@ def training_evaluators(
             parts,
             folder,
             identity=identity,
-            weights=_watched_weights(config),
+            weights=first_average(target_of(config.optimizer), config.ema.decays),
             weak=weak,
             team=team,
             check_stop=check_stop,
@@ -90,11 +90,6 @@ def training_evaluators(
         )
         evaluators.append(quality)
     return evaluators
-
-
-def _watched_weights(config: RunConfig) -> str:
-    """The average that is looked at while a model trains."""
-    return averages_of(target_of(config.optimizer), config.ema.decays)[0]
 
 
 def why_unmeasured(config: RunConfig, shapes: Shapes) -> str:
@@ -237,7 +232,9 @@ def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float
     """
     own_way = replace(trained, parts=uncompiled(trained.parts))
     card = _quality_of(own_way, own_way.parts.config, ALONE, lambda: None, lambda text: None).card
-    own = replace(card, weights=_watched_weights(trained.parts.config)).protocol
+    config = trained.parts.config
+    watched = first_average(target_of(config.optimizer), config.ema.decays)
+    own = replace(card, weights=watched).protocol
     protocol = evaluation.card.protocol
     prefix = "eval/" if protocol == own else f"eval-{protocol}/"
     return {prefix + key.removeprefix("eval/"): value for key, value in evaluation.metrics.items()}

@@ -27,7 +27,7 @@ from dit_lab.runs.folder import RunFolder, find_run
 from dit_lab.runs.recorded import UNKNOWN_CODEC, recorded, recorded_shapes, weights_name
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.sampling.labels import check_labels
-from dit_lab.training.average_names import averages_of
+from dit_lab.training.average_names import first_average
 from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint, load_weights
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.post_hoc import PREFIX, made_average, read_average, width_in
@@ -299,5 +299,5 @@ def _file_of(weights: str, config: RunConfig) -> str:
     if weights.startswith(PREFIX):
         return name_of(width_in(weights))
     if weights == "ema":
-        return averages_of(target_of(config.optimizer), config.ema.decays)[0]
+        return first_average(target_of(config.optimizer), config.ema.decays)
     return weights.replace(":", "-")

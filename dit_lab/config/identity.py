@@ -51,7 +51,7 @@ from dit_lab.runs.source_code import (
     deciding_code,
     own_closure,
 )
-from dit_lab.training.average_names import averages_of
+from dit_lab.training.average_names import first_average
 from dit_lab.training.optimizers.options import kinds_in
 
 Tree = Mapping[str, Any]
@@ -129,7 +129,7 @@ def initial_weights(config: RunConfig) -> str:
         return weights_name(known["identity"], known["step"], known["weights"])
     assert checkpoint is not None
     before = read_config(folder)
-    first, *_ = averages_of(before["optimizer"]["_target_"], before["ema"]["decays"])
+    first = first_average(before["optimizer"]["_target_"], before["ema"]["decays"])
     return weights_name(recorded(folder), step_of(checkpoint), first)
 
 

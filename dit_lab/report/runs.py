@@ -17,11 +17,11 @@ from dit_lab.runs.folder import FINISHED, RunFolder, digest, read_status
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.runs.recorded import has_comparable_code, recorded_shapes, recorded_so_far
 from dit_lab.runs.source_code import code_hash
+from dit_lab.training.average_names import first_average
 
 Config = Mapping[str, Any]
 
 REPEATS = ("sample.seed", "evaluation.seed")  # axes that repeat an evaluation of the same weights
-CHOOSE_WEIGHTS = ("sample.weights", "ema.")  # axes whose values are other averages
 CURVES = ("train/loss", "eval/loss")
 
 
@@ -148,9 +148,11 @@ def _protocol(run: Run) -> str:
         return ""
     names = ["num_images", "labels", "seed", "num_seeds", "metrics_seed", "reference", "features",
              "codec", "chunk_images", "dtype"]  # fmt: skip
-    if not any(key.startswith(CHOOSE_WEIGHTS) for key in run.settings):
-        names.append("weights")
-    return digest({name: getattr(run.evaluation.card, name) for name in names})
+    card = run.evaluation.card
+    first = first_average(run.config["optimizer"]["_target_"], run.config["ema"]["decays"])
+    is_own = card.weights == first or "sample.weights" in run.settings
+    weights = "its own" if is_own else card.weights
+    return digest({**{name: getattr(card, name) for name in names}, "weights": weights})
 
 
 def _merged(same: Sequence[Result]) -> Result:

@@ -11,7 +11,11 @@ SCHEDULE_FREE = "schedule_free"
 
 
 def averages_of(optimizer: str, decays: Sequence[float]) -> list[str]:
-    """Names of the averages of a training with an optimizer, by its `_target_`; the first is what
-    is sampled and evaluated."""
+    """Names of the averages of a training with an optimizer, by its `_target_`."""
     own = [SCHEDULE_FREE] if optimizer == OPTIMIZER else []
     return [*own, *(f"ema-{decay}" for decay in decays)]
+
+
+def first_average(optimizer: str, decays: Sequence[float]) -> str:
+    """The one of them that is sampled and evaluated where `sample.weights` does not say another."""
+    return averages_of(optimizer, decays)[0]

@@ -71,6 +71,24 @@ def test_weights_that_are_an_axis_are_the_configurations_own(tmp_path: Path) -> 
     assert len({one.protocol for one in found}) == 1
 
 
+def test_the_average_that_a_run_keeps_is_its_own(tmp_path: Path) -> None:
+    """An optimizer decides which one that is, and so do decays; another average of the same run is
+    another measurement."""
+    axes = {"optimizer": ["adamw", "schedule_free_adamw"], "seed": ["0", "1", "2"]}
+    runs = runs_of_sweep(finished_sweep(tmp_path, axes, lambda job: 0.6))
+    weights = [one.evaluation.card.weights for one in runs if one.evaluation]
+    assert set(weights) == {"ema-0.999", "schedule_free"}
+    assert len({one.protocol for one in results(runs)}) == 1
+    (last,) = results([_with_weights(runs[-1], "ema-0.999")])
+    assert last.protocol != results(runs)[-1].protocol
+
+
+def _with_weights(run: Run, weights: str) -> Run:
+    assert run.evaluation is not None
+    card = replace(run.evaluation.card, weights=weights)
+    return replace(run, evaluation=replace(run.evaluation, card=card))
+
+
 def test_losses_at_other_times_are_not_shown_side_by_side(tmp_path: Path) -> None:
     axes = {"objective.time_sampling": ["uniform", "cosmap"], "seed": ["0", "1", "2"]}
     sweep = finished_sweep(tmp_path, axes, lambda job: 0.6)
