@@ -14,11 +14,10 @@ from typing import Any, TypeVar
 from dit_lab.codecs.facts import HUB
 from dit_lab.config import search_path
 from dit_lab.config.arms import Arm, arms_of, defines_arms, with_arm
-from dit_lab.config.hydra_compose import Chosen, Request, plain
+from dit_lab.config.hydra_compose import Request, plain, user_folders
 from dit_lab.config.layers import Composition, composition
 from dit_lab.config.objects import to_config, to_tree
 from dit_lab.config.overrides import option
-from dit_lab.config.recipes import register
 from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import (
     CheckConfig,
@@ -80,14 +79,10 @@ class Composed:
 
 
 class Composer:
-    """Composes training configurations; those that choose the same members of groups share work.
-
-    What lies in the configuration folders is looked at once.
-    """
+    """Composes training configurations; what lies in configuration folders is looked at once."""
 
     def __init__(self, config_dirs: Iterable[Path] = ()) -> None:
-        self._dirs = search_path.user_config_dirs(config_dirs)
-        self._chosen: dict[tuple[str, ...], Chosen] = {}
+        self._folders = user_folders(config_dirs)
         self._arms: dict[tuple[str, ...], dict[str, Arm]] = {}
 
     def compose(
@@ -103,11 +98,11 @@ class Composer:
         extended = _extended_run(typed)
         if extended is not None:
             recorded = read_recorded(extended, root=typed_root(typed), hooks=True)
-            _register_recorded(to_tree(recorded))
-            found = composition(Request("extend", typed, self._dirs))
+            before = _recorded_nodes(to_tree(recorded))
+            found = composition(Request("extend", typed, self._folders, before))
             found.choices = _filled(found.choices, recorded.choices)
         else:
-            request = Request("train", typed, self._dirs, self._chosen)
+            request = Request("train", typed, self._folders)
             found = composition(request, recipe_axes=recipe_axes, of_sweep=of_sweep)
         given = any(option(typed, key) for key in ("patch", "model.patch_size"))
         config = _finished(found, extended, patches=given)
@@ -161,8 +156,8 @@ def compose_for_run(
     verb, before = ("sample" if kind is SampleConfig else "evaluate"), to_tree(recorded)
     if option(overrides, "guidance.weight") is not None:
         before["guidance"]["scale"] = None  # the recorded scale gives way to the other convention
-    _register_recorded(before, only=("guidance", "sample", "paths"))
-    request = Request(verb, overrides, search_path.user_config_dirs(config_dirs))
+    nodes = _recorded_nodes(before, only=("guidance", "sample", "paths"))
+    request = Request(verb, overrides, user_folders(config_dirs), nodes)
     found = composition(request, objective=before["objective"]["_target_"])
     config = _finish(checked_types(verb, plain(found.config)), objective=before["objective"])
     config["choices"] = _filled(found.choices, recorded.choices)
@@ -176,8 +171,8 @@ def compose_reflow(
     pairs is not known yet."""
     name = option(overrides, "name") or f"{recorded.name}-reflow"
     before = {**to_tree(recorded), "name": name, "resume": "auto", "init_from": None}
-    _register_recorded(before)
-    request = Request("reflow", overrides, search_path.user_config_dirs(config_dirs))
+    nodes = _recorded_nodes(before)
+    request = Request("reflow", overrides, user_folders(config_dirs), nodes)
     found = composition(request, objective=before["objective"]["_target_"])
     config = checked_types("train", plain(found.config))
     checked_name("name", config["name"])
@@ -191,7 +186,7 @@ def compose_data(
 ) -> OfData:
     """`conf/encode.yaml` or `conf/check.yaml`, which concern a dataset alone."""
     verb = "encode" if kind is EncodeConfig else "check"
-    found = composition(Request(verb, overrides, search_path.user_config_dirs(config_dirs)))
+    found = composition(Request(verb, overrides, user_folders(config_dirs)))
     config = _with_absolute_paths(checked_types(verb, plain(found.config)))
     config["choices"] = found.choices
     return to_config(kind, config)
@@ -216,14 +211,16 @@ def _extended_run(overrides: Sequence[str]) -> RunFolder | None:
     return folder
 
 
-def _register_recorded(recorded: Tree, only: Sequence[str] | None = None) -> None:
-    """Offer a run's configuration to Hydra as the member `recorded` of every group."""
+def _recorded_nodes(recorded: Tree, only: Sequence[str] | None = None) -> Tree:
+    """A run's configuration as the member `recorded` of every group, `group/name` -> what it
+    sets."""
     groups = {name: recorded[name] for name in search_path.groups() if name in recorded}
-    for name, values in groups.items():
-        register(f"{name}/recorded", values)
     rest = only or [key for key in recorded if key not in (*groups, "choices")]
-    register("recorded", {key: recorded[key] for key in rest})
-    register("patch/recorded", {}, package="_global_")  # is part of the model
+    return {
+        **{f"{name}/recorded": values for name, values in groups.items()},
+        "recorded": {key: recorded[key] for key in rest},
+        "patch/recorded": {},  # is part of the model
+    }
 
 
 def _filled(choices: dict[str, str], recorded: dict[str, str]) -> dict[str, str]:

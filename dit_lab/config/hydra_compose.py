@@ -7,13 +7,16 @@ valid spelling.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -22,7 +25,7 @@ from yaml import YAMLError
 from dit_lab.config import search_path
 from dit_lab.config.components import COMPONENT_GROUPS, LISTS
 from dit_lab.config.overrides import MEMBER, no_such_choice, parse_override
-from dit_lab.config.recipes import PER_MEMBER, register, register_recipe
+from dit_lab.config.recipes import PER_MEMBER, recipe_nodes
 from dit_lab.config.spelling import names_option, takes_list, unknown_key
 from dit_lab.config.validate import refuse_interpolations, to_plain
 from dit_lab.config.yaml_files import load_recipe, yaml_trouble
@@ -30,27 +33,60 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.text import quoted
 from dit_lab.runs.folder import flatten
 
+SET_OTHERS = ("experiment", "patch")
+"""Groups whose members, where they lie in no file, set keys of other groups."""
+
 Chosen = tuple[DictConfig, dict[str, str]]
-"""The composed members of the groups, and their names."""
+"""The composed members of the groups, and their names: not to be changed."""
+
+KEPT = 256
+"""How many compositions a process remembers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folders:
+    """The user's configuration folders; what lies in them is looked at once for such an object."""
+
+    paths: tuple[Path, ...] = ()
+
+
+NO_FOLDERS = Folders()
+
+
+def user_folders(given: Iterable[Path] = ()) -> Folders:
+    """`./conf` and the given ones, where there are any. Raises RequestError."""
+    paths = tuple(search_path.user_config_dirs(given))
+    return Folders(paths) if paths else NO_FOLDERS
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is composed with, beside the package's own files: folders, and what lies in no file of
+    theirs, `group/name` -> what it sets."""
+
+    folders: Folders
+    nodes: Mapping[str, Any] = field(compare=False)
+    text: str  # of the nodes
 
 
 class Request:
     """The overrides of one command, parsed and told apart: those that choose a group's member,
     which decide what keys exist, and those that set a key.
 
-    Requests that share `chosen` compose the same choice of members once.
+    recorded: what a run recorded, `group/name` -> what it sets.
     """
 
     def __init__(
         self,
         config_name: str,
         overrides: Sequence[str],
-        dirs: Sequence[Path],
-        chosen: dict[tuple[str, ...], Chosen] | None = None,
+        folders: Folders,
+        recorded: Mapping[str, Any] | None = None,
     ) -> None:
         self.config_name = config_name
-        self.dirs = dirs
-        self._known = {} if chosen is None else chosen
+        self.dirs = folders.paths
+        self._folders = folders
+        self._recorded = recorded or {}
         self.groups: dict[str, str] = {}  # group -> chosen member
         self._early: list[str] = []  # groups taken away
         self._values: list[tuple[str, str]] = []  # (key, override text)
@@ -127,9 +163,7 @@ class Request:
 
     def alone(self, group: str, member: str) -> DictConfig:
         """What a member of a group sets by itself."""
-        name = f"{group}_alone"
-        register(name, {"defaults": [{group: "???"}]})
-        return self._composed(name, [f"{group}={quoted(member)}"])[0]
+        return self._composed(_alone(group), [f"{group}={quoted(member)}"])[0]
 
     def choose(self) -> Chosen:
         """The members of the groups, composed, and their names."""
@@ -141,22 +175,17 @@ class Request:
         overrides += self._early
         return self._composed(self.config_name, overrides)
 
-    def _composed(self, config_name: str, overrides: list[str]) -> Chosen:
-        key = (config_name, *overrides)
-        if key not in self._known:
-            self._known[key] = self._compose(config_name, overrides)
-        return self._known[key]
-
-    def _compose(self, config_name: str, overrides: list[str]) -> Chosen:
+    @cached_property
+    def _sources(self) -> Sources:
+        """Raises RequestError for an experiment that there is not."""
+        nodes = dict(self._recorded)
         if (experiment := self.groups.get("experiment")) is not None:
-            register_recipe(experiment, search_path.experiments())
-        register("hook/_none", {})  # else Hydra takes an empty list for a value
-        if self.dirs:
-            places = ",".join(quoted(f"file://{path}") for path in self.dirs)
-            overrides = [*overrides, f"hydra.searchpath=[{places}]"]
+            nodes |= recipe_nodes(experiment, search_path.experiments())
+        return Sources(self._folders, nodes, repr(nodes))
+
+    def _composed(self, config_name: str, overrides: list[str]) -> Chosen:
         try:
-            with initialize_config_dir(str(search_path.packaged("conf")), version_base="1.3"):
-                composed = compose(config_name, overrides=overrides, return_hydra_config=True)
+            return _compose(config_name, tuple(overrides), self._sources)
         except MissingConfigException as error:
             raise RequestError(self._no_such_member(error)) from None
         except YAMLError as error:
@@ -164,17 +193,6 @@ class Request:
         except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
             self._refuse_other_files()
             raise RequestError(" ".join(str(error).split())) from None
-        choices = {
-            name: member
-            for name, member in composed.hydra.runtime.choices.items()
-            if member is not None and name not in LISTS and not name.startswith("hydra/")
-        }
-        for group, member in choices.items():
-            if not MEMBER.fullmatch(member):
-                raise RequestError(f"{group}={member}: is no name of a member of {group}")
-        with open_dict(composed):
-            del composed["hydra"]
-        return composed, choices
 
     def _refuse_other_files(self) -> None:
         """Refuse a member's file of the user's own that holds no keys and values, by its name."""
@@ -210,6 +228,38 @@ class Request:
                         f"{key}: no such group or key; did you mean {close[0]}=NAME?"
                     )
                 raise RequestError(unknown_key(key, known, verb=self.config_name))
+
+
+@lru_cache(KEPT)
+def _compose(config_name: str, overrides: tuple[str, ...], sources: Sources) -> Chosen:
+    """Let Hydra compose, once for what is equal. Raises RequestError and what Hydra raises."""
+    alone = {_alone(group): {"defaults": [{group: "???"}]} for group in search_path.groups()}
+    # hook/_none: else Hydra takes an empty list for a value
+    for path, values in {**alone, "hook/_none": {}, **sources.nodes}.items():
+        group, _, name = path.rpartition("/")
+        package = "_global_" if group in SET_OTHERS else None
+        ConfigStore.instance().store(name, values, group or None, package)
+    if sources.folders.paths:
+        places = ",".join(quoted(f"file://{path}") for path in sources.folders.paths)
+        overrides = (*overrides, f"hydra.searchpath=[{places}]")
+    with initialize_config_dir(str(search_path.packaged("conf")), version_base="1.3"):
+        composed = compose(config_name, overrides=list(overrides), return_hydra_config=True)
+    choices = {
+        name: member
+        for name, member in composed.hydra.runtime.choices.items()
+        if member is not None and name not in LISTS and not name.startswith("hydra/")
+    }
+    for group, member in choices.items():
+        if not MEMBER.fullmatch(member):
+            raise RequestError(f"{group}={member}: is no name of a member of {group}")
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed, choices
+
+
+def _alone(group: str) -> str:
+    """The name of a configuration that holds a member of this group and nothing else."""
+    return f"{group}_alone"
 
 
 def _check_members(text: str, group: str, chosen: Any) -> None:

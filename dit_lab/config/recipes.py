@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from dit_lab.config.components import COMPONENT_GROUPS, COMPONENTS, LISTS
@@ -33,20 +32,16 @@ ARMS = "arms"
 """Of a recipe, its named arms, which are no part of a configuration."""
 
 
-def register(path: str, node: Any, package: str | None = None) -> None:
-    """Make a node known to Hydra as `group/name` beside the files of conf/."""
-    group, _, name = path.rpartition("/")
-    ConfigStore.instance().store(group=group or None, name=name, node=node, package=package)
-
-
-def register_recipe(name: str, known: Mapping[str, Path]) -> None:
-    """Make a named experiment known to Hydra, and those that it is built on. Raises
-    RequestError."""
+def recipe_nodes(name: str, known: Mapping[str, Path]) -> dict[str, Any]:
+    """A named experiment and those that it is built on, as Hydra is told of them:
+    `experiment/NAME` -> what it sets. Raises RequestError."""
+    nodes = {}
     for base, recipe in recipes_of(name, known):
         node = to_plain(recipe)
         of_components = {key: node.pop(key) for key in (*COMPONENT_GROUPS, *LISTS) if key in node}
         node.pop(ARMS, None)
-        register(f"experiment/{base}", {**node, OF_RECIPE: of_components}, package="_global_")
+        nodes[f"experiment/{base}"] = {**node, OF_RECIPE: of_components}
+    return nodes
 
 
 def recipes_of(name: str, known: Mapping[str, Path]) -> Iterator[tuple[str, DictConfig]]:
