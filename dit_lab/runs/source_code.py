@@ -172,16 +172,18 @@ def _imports(tree: ast.Module) -> Iterator[str]:
             nodes.extend(ast.iter_child_nodes(node))
 
 
-def _imported(name: str, package: Path) -> list[Path]:
-    """The file of the module that a dotted name lies in; none for other packages."""
+@cache
+def _imported(name: str, package: Path) -> tuple[Path, ...]:
+    """The file of the module that a dotted name lies in; none for other packages. Modules do not
+    move while a process runs."""
     first, *rest = name.split(".")
     while first == "dit_lab" and rest:
         path = package.joinpath(*rest)
         for file in (path.with_suffix(".py"), path / "__init__.py"):
             if file.exists():
-                return [file]
+                return (file,)
         rest.pop()
-    return []
+    return ()
 
 
 # ---- what it means -------------------------------------------------------------------------------
