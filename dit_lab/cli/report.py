@@ -56,8 +56,9 @@ OPTIONS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("given", nargs="*", metavar="SWEEP | RUN | KEY=VALUE")
     parser.add_argument(
-        "--frame", type=path, metavar="FILE", help="also a table of every run: .parquet or .csv"
-    )
+        "--frame", type=path, metavar="FILE", action="append", default=[],
+        help="also a table of every run: .parquet or .csv",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     root = local_path(options.get("paths.root", "outputs"), "paths.root=").absolute()
     if "out" in options:
         check_folder("out", local_path(options["out"], "out=").absolute())
-    _check_frame(args.frame)
+    for file in args.frame:
+        _check_frame(file)
     metric, baseline = options.get("report.metric"), _baseline(options)
     only = _settings("report.only", options.get("report.only"))
     names = [*named, *(split(options["runs"]) if "runs" in options else [])]
@@ -85,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
 
     folders = list(dict.fromkeys(folders))
     runs = chosen(runs_of(sweeps, folders), only)
-    if args.frame:
-        write_frame(frame_of(runs), args.frame)
-        say(f"written: {args.frame}, {len(runs)} rows")
+    for file in args.frame:
+        write_frame(frame_of(runs), file)
+        say(f"written: {file}, {len(runs)} rows")
     trouble = ""
     if len(sweeps) == 1 and not (folders or only or "out" in options):
         ablation, files, trouble = report_on_sweep(sweeps[0], metric=metric, baseline=baseline)
@@ -122,9 +124,7 @@ def _taken_apart(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return named, options
 
 
-def _check_frame(file: Path | None) -> None:
-    if file is None:
-        return
+def _check_frame(file: Path) -> None:
     if file.suffix not in FORMATS:
         raise RequestError(f"--frame {file}: give a name that ends in {' or '.join(FORMATS)}")
     check_file("--frame ", file)

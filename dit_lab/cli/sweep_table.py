@@ -89,19 +89,19 @@ class LiveTable(Watcher):
 def _table(folder: SweepFolder, manifest: Manifest, jobs: Sequence[Job]) -> Table:
     rows: list[tuple[str | Text, ...]] = []
     settings = settings_of_jobs(manifest.jobs)
-    headings = ("job", *(settings[0] if settings else manifest.axes), "status", "step", "loss",
-                "time", "remark")  # fmt: skip
+    axes = settings[0] if settings else manifest.axes
+    headings = ("job", *axes, "status", "step", "train loss", "time", "remark")
     for job in jobs:
         values = settings[job.number].values()
         step, loss, time = _progress(job, folder.run(job))
         status = styled(job.status, COLOURS[job.status])
         rows.append((str(job.number), *values, status, step, loss, time, job.error or ""))
-    left = [heading not in ("job", "step", "loss") for heading in headings]
+    left = [heading not in ("job", "step", "train loss") for heading in headings]
     return table(headings, rows, left=left, wrap=True)
 
 
 def _progress(job: Job, run: RunFolder) -> tuple[str, str, str]:
-    """How far a job has come: step, loss, and the time that it took or has left."""
+    """How far a job has come: step, last loss of training, and the time it took or has left."""
     status = read_status(run) if job.attempts or job.status == FINISHED else {}
     if "step" not in status:
         return "", "", ""

@@ -115,20 +115,20 @@ def test_a_part_and_single_runs(sweep: SweepFolder) -> None:
         dit_lab.results()
 
 
-@pytest.mark.parametrize(("ending", "read"), [("parquet", pd.read_parquet), ("csv", pd.read_csv)])
 def test_the_command_writes_it(
-    ending: str, read: object, sweep: SweepFolder, table: pd.DataFrame, tmp_path: Path,
-    capsys: pytest.CaptureFixture,
-) -> None:  # fmt: skip
-    file = tmp_path / f"results.{ending}"
-    assert main(["report", str(sweep.root), "--frame", str(file)]) == 0
-    assert f"written: {file}, 12 rows" in capsys.readouterr().out
-    assert callable(read)
-    found = read(file)
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    sweep: SweepFolder, table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    reads = {"results.parquet": pd.read_parquet, "results.csv": pd.read_csv}
+    files = [text for name in reads for text in ("--frame", str(tmp_path / name))]
+    assert main(["report", str(sweep.root), *files]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {*reads}
     kept = [column for column in table if table[column].notna().any()]
-    pd.testing.assert_frame_equal(found[kept], table[kept], check_exact=True)
-    assert list(found) == list(table)
+    printed = capsys.readouterr().out
+    for name, read in reads.items():
+        assert f"written: {tmp_path / name}, 12 rows" in printed
+        found = read(tmp_path / name)
+        pd.testing.assert_frame_equal(found[kept], table[kept], check_exact=True)
+        assert list(found) == list(table)
 
 
 def test_a_table_is_written_where_a_report_is_refused(sweep: SweepFolder, tmp_path: Path) -> None:
