@@ -65,8 +65,8 @@ class Sources:
     theirs, `group/name` -> what it sets."""
 
     folders: Folders
-    nodes: Mapping[str, Any] = field(compare=False)
-    text: str  # of the nodes
+    nodes: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    text: str = ""  # of the nodes
 
 
 class Request:
@@ -158,12 +158,13 @@ class Request:
             return None
         with suppress(RequestError):
             name = quoted(self.groups["experiment"])
-            return self._composed(self.config_name, [f"experiment={name}"])
+            return self._composed(self.config_name, [f"experiment={name}"], self._sources)
         return None
 
     def alone(self, group: str, member: str) -> DictConfig:
         """What a member of a group sets by itself."""
-        return self._composed(_alone(group), [f"{group}={quoted(member)}"])[0]
+        typed = [f"{group}={quoted(member)}"]
+        return self._composed(_alone(group), typed, Sources(self._folders))[0]
 
     def choose(self) -> Chosen:
         """The members of the groups, composed, and their names."""
@@ -173,7 +174,7 @@ class Request:
             for group, member in self.groups.items()
         ]
         overrides += self._early
-        return self._composed(self.config_name, overrides)
+        return self._composed(self.config_name, overrides, self._sources)
 
     @cached_property
     def _sources(self) -> Sources:
@@ -183,9 +184,9 @@ class Request:
             nodes |= recipe_nodes(experiment, search_path.experiments())
         return Sources(self._folders, nodes, repr(nodes))
 
-    def _composed(self, config_name: str, overrides: list[str]) -> Chosen:
+    def _composed(self, config_name: str, overrides: list[str], sources: Sources) -> Chosen:
         try:
-            return _compose(config_name, tuple(overrides), self._sources)
+            return _compose(config_name, tuple(overrides), sources)
         except MissingConfigException as error:
             raise RequestError(self._no_such_member(error)) from None
         except YAMLError as error:
@@ -232,7 +233,8 @@ class Request:
 
 @lru_cache(KEPT)
 def _compose(config_name: str, overrides: tuple[str, ...], sources: Sources) -> Chosen:
-    """Let Hydra compose, once for what is equal. Raises RequestError and what Hydra raises."""
+    """Let Hydra compose, once for what is equal: the package's own files do not change while a
+    process runs. Raises RequestError and what Hydra raises."""
     alone = {_alone(group): {"defaults": [{group: "???"}]} for group in search_path.groups()}
     # hook/_none: else Hydra takes an empty list for a value
     for path, values in {**alone, "hook/_none": {}, **sources.nodes}.items():

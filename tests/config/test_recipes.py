@@ -213,6 +213,20 @@ def test_an_own_class_without_the_option(folder: Path, monkeypatch: pytest.Monke
     ]
 
 
+def test_what_is_composed_once_is_composed_anew_when_files_change(folder: Path) -> None:
+    """By the same words: a recipe of one's own, and a member of one's own."""
+    mine = recipe(folder, "objective: {time_sampling: cosmap}\n")
+    (folder / "conf/sampler").mkdir(parents=True)
+    member = folder / "conf/sampler/own.yaml"
+    for steps, sampling in ((7, "cosmap"), (8, "logit_normal")):
+        text = HEAD + f"objective: {{time_sampling: {sampling}}}\n"
+        (folder / "experiments/mine/recipe.yaml").write_text(text)
+        member.write_text(f"_target_: dit_lab.samplers.ode.Euler\nsteps: {steps}\n")
+        config, _ = composed(mine, "objective=rectified_flow", "sampler=own")
+        assert config["objective"]["time_sampling"] == sampling
+        assert config["sampler"]["steps"] == steps
+
+
 # ---- every recipe with every member --------------------------------------------------------------
 
 
