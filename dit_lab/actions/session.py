@@ -98,14 +98,19 @@ class StatusFile(Hook):
 def tell_end(
     hooks: Sequence[Hook], status: StatusFile, outcome: str, error: str | None = None
 ) -> None:
-    """Tell every hook how it ended."""
+    """Tell every hook how it ended. A second Ctrl-C cuts one of them short, and ends the rest."""
+    interrupted: KeyboardInterrupt | None = None
     for hook in hooks:
         try:
             hook.on_end(status=outcome, step=status.step, error=error)
+        except KeyboardInterrupt as second:
+            interrupted = second
         except Exception as trouble:  # the others still have to hear of it
             log.exception("while telling how it ended")
             if isinstance(trouble, HookError):
                 log.warning("%s", trouble)
+    if interrupted is not None:
+        raise interrupted
 
 
 @contextmanager

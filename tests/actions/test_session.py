@@ -149,6 +149,22 @@ def test_everybody_is_told_once_even_where_one_cannot_listen(
     assert (found["status"], found["step"], found["error"]) == expected
 
 
+def test_a_second_ctrl_c_hides_from_nobody_how_it_ended(
+    status: StatusFile, folder: RunFolder
+) -> None:
+    """It ends the one that is being told, such as a tracker that waits for its server."""
+
+    class Waiting(Hook):
+        def on_end(self, *, status: str, step: int, error: str | None) -> None:
+            raise KeyboardInterrupt
+
+    recorder = Recorder()
+    with pytest.raises(KeyboardInterrupt), told_how_it_ends([Waiting(), status, recorder], status):
+        raise StopRequested(2)
+    assert recorder.ends == [("KILLED", 4, None)]
+    assert read_json(folder.status)["status"] == "KILLED"
+
+
 def test_a_refusal_before_anybody_knew_is_no_ending(tmp_path: Path) -> None:
     recorder = Recorder()
     status = StatusFile(RunFolder(tmp_path))

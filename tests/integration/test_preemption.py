@@ -3,9 +3,14 @@ code is 143, and what the same command makes afterwards is what it would have ma
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import signal
+import subprocess
+import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import ENVIRONMENT
+from tests.integration.test_console import read_all
 from tests.integration.test_survival import write_module
 
 pytestmark = pytest.mark.slow
@@ -52,8 +59,8 @@ def listens(process: Any) -> bool:
 @pytest.mark.parametrize(
     ("more", "number"),
     [
-        pytest.param([], signal.SIGUSR1, id="1"),
-        pytest.param(TWO, signal.SIGTERM, id="2"),
+        pytest.param([], signal.SIGUSR2, id="1"),
+        pytest.param(TWO, signal.SIGHUP, id="2"),
         pytest.param(SHARDED, signal.SIGUSR1, id="2 sharded"),
     ],
 )
@@ -74,6 +81,37 @@ def test_while_training(
     assert again.returncode == 0 and f"resumed at step {run.checkpoints()[-2]}" not in again.stdout
     assert run.final_files() == run_in(straight).final_files()
     assert run.rows() == run_in(straight).rows()
+
+
+@pytest.mark.parametrize(
+    ("way", "code"), [("a lost terminal", 143), ("Ctrl-C twice in a row", 130)]
+)
+def test_on_a_terminal(
+    tmp_path: Path, tiny: list[str], run_in: RunIn, store_in: Command, way: str, code: int
+) -> None:
+    """Which the process leads, as one that a shell has started there."""
+    store_in(tmp_path)
+    terminal, other_end = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dit_lab", "train", *tiny, "training.total_steps=4000"],
+        cwd=tmp_path, env=ENVIRONMENT, stdin=other_end, stdout=other_end, stderr=other_end,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(other_end)
+    shown = ""
+    while "20/4000" not in shown:
+        shown += os.read(terminal, 65536).decode(errors="replace")
+    if way == "a lost terminal":
+        os.close(terminal)
+    else:
+        for _ in range(2):
+            os.write(terminal, b"\x03")
+            time.sleep(0.02)
+        read_all(terminal)
+    assert process.wait(60) == code
+    run = run_in(tmp_path)
+    assert run.status["status"] == "KILLED"
+    assert 20 <= run.checkpoints()[-1] == run.status["step"] < 4000
 
 
 @pytest.mark.parametrize("more", [*ALONE_OR_TWO, pytest.param(SHARDED, id="2 sharded")])

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from dit_lab.core.errors import StopRequested
-from dit_lab.training.stop import StopSignal
+from dit_lab.training.stop import LIKE_SIGTERM, StopSignal
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[dict[int, object]]:
     """The handlers before the test; put back even where it fails."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    caught = (signal.SIGTERM, signal.SIGINT, *LIKE_SIGTERM)
+    before = {number: signal.getsignal(number) for number in caught}
     yield before
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -45,18 +47,38 @@ def test_a_signal_waits_for_the_question(number: signal.Signals) -> None:
     assert raised.value.signal_number == number
 
 
-def test_a_second_ctrl_c_interrupts_at_once() -> None:
-    with StopSignal():
-        send(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            send(signal.SIGINT)
+@pytest.mark.parametrize("number", LIKE_SIGTERM)
+def test_what_terminals_and_queues_send_counts_as_sigterm(number: signal.Signals) -> None:
+    with StopSignal() as stop:
+        send(number)
+        with pytest.raises(StopRequested) as raised:
+            stop.check()
+    assert raised.value.signal_number == signal.SIGTERM
 
 
-def test_ctrl_c_after_sigterm_interrupts_at_once() -> None:
-    with StopSignal():
-        send(signal.SIGTERM)
+def test_a_lost_terminal_is_ignored_where_it_was() -> None:
+    """As under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignal() as stop:
+        send(signal.SIGHUP)
+        assert not stop.requested
+        send(signal.SIGUSR2)
+        assert stop.requested
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_later_ctrl_c_interrupts_at_once(
+    first: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dit_lab.training.stop.SAME_SECONDS", 0.05)
+    with StopSignal() as stop:
+        send(first)
+        send(signal.SIGINT)  # the same one
+        time.sleep(0.1)
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
+        assert stop.number == first
 
 
 def test_a_repeated_sigterm_is_patient() -> None:
