@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.runs.folder import RunFolder, step_of
+from dit_lab.runs.folder import RunFolder, step_of, steps_in
 from dit_lab.runs.recorded import recorded
 from dit_lab.training.post_hoc import open_averages
 from dit_lab.training.power import Profile, fit, gamma_of, is_width, name_of
@@ -83,7 +83,7 @@ def make_average(folder: RunFolder, std: float, *, step: int | None = None) -> M
 
 def _snapshots(folder: RunFolder, step: int | None) -> list[Path]:
     """Those up to a step, the oldest first."""
-    steps = {step_of(path): path for path in folder.averages.glob("step-*")}
+    steps = {step_of(path): path for path in steps_in(folder.averages)}
     if not steps:
         raise RequestError(
             f"{folder.averages}: holds no snapshots of averages; train with "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
-from dit_lab.runs.folder import RunFolder, step_of
+from dit_lab.core.files import remove_folder
+from dit_lab.runs.folder import RunFolder, step_of, steps_in
 from dit_lab.runs.metrics import read_metrics, write_metrics
 
 
@@ -19,7 +21,7 @@ def take_over(parent: RunFolder, folder: RunFolder, checkpoint: Path) -> None:
     step = step_of(checkpoint)
     rows = [row for row in read_metrics(parent.metrics) if row.step <= step]
     write_metrics(folder.metrics, rows)
-    for snapshot in sorted(parent.averages.glob("step-*")):
+    for snapshot in steps_in(parent.averages):
         if step_of(snapshot) <= step:
             _share_folder(snapshot, folder.averages)
     _share_folder(checkpoint, folder.checkpoints)
@@ -30,7 +32,8 @@ def _share_folder(source: Path, into: Path) -> None:
     beside = into / f".writing-{source.name}"
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(source, beside, copy_function=_share)
-    shutil.rmtree(into / source.name, ignore_errors=True)  # of a start that was cut off
+    with suppress(FileNotFoundError):
+        remove_folder(into / source.name)  # of a start that was cut off
     os.replace(beside, into / source.name)
 
 

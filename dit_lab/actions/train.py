@@ -28,6 +28,7 @@ from dit_lab.runs.folder import (
     RunFolder,
     read_status,
     read_tracked,
+    steps_in,
     update_status,
     write_atomically,
     write_json,
@@ -166,7 +167,7 @@ def _take_up(
             raise RequestError(f"resume={parent.root}: has no whole checkpoint to go on from")
         take_over(parent, folder, start.path)
         checkpoint = store.latest()
-    if checkpoint is None and any(folder.checkpoints.glob("step-*")):
+    if checkpoint is None and steps_in(folder.checkpoints):
         log.warning("none of the checkpoints is whole: training starts at step 0")
     trim_metrics(folder.metrics, checkpoint.step if checkpoint else 0)
     return checkpoint, store

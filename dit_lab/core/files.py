@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +24,15 @@ MOST_DEPTH = 64
 
 MOST_BITS = 64
 """Of a whole number."""
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that it holds. A link to one goes, and what it leads to stays: it
+    lies where somebody has moved it. Raises OSError."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def open_regular(path: Path) -> BinaryIO:

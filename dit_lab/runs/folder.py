@@ -32,6 +32,9 @@ from dit_lab.runs.records import Status, Tracked
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
+STEP = re.compile("step-([0-9]{1,18})")
+"""The name of a checkpoint, or of a snapshot of averages."""
+
 NOT_DECIDING = (
     "choices",
     "name",
@@ -236,15 +239,21 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def step_of(checkpoint: Path) -> int:
     """1000 of checkpoints/step-00001000. Raises RequestError where it has another name."""
-    number = checkpoint.name.removeprefix("step-")
-    if not re.fullmatch("[0-9]{1,18}", number):
+    named = STEP.fullmatch(checkpoint.name)
+    if named is None:
         raise RequestError(f"{checkpoint}: no checkpoint; those are named like step-00001000")
-    return int(number)
+    return int(named[1])
+
+
+def steps_in(folder: Path) -> list[Path]:
+    """The folders of checkpoints, or of snapshots of averages, the oldest first, whole or not.
+    Others, such as a copy step-00001000.bak, are none."""
+    return sorted((p for p in folder.glob("step-*") if STEP.fullmatch(p.name)), key=step_of)
 
 
 def newest_checkpoint(folder: RunFolder) -> Path | None:
     """The newest checkpoint that was completed; whether it still is whole shows when it is read."""
-    complete = sorted(marker.parent for marker in folder.checkpoints.glob("step-*/COMPLETE"))
+    complete = [path for path in steps_in(folder.checkpoints) if (path / "COMPLETE").exists()]
     return complete[-1] if complete else None
 
 

@@ -19,6 +19,7 @@ from dit_lab.runs.folder import (
     is_deciding,
     read_json,
     read_status,
+    steps_in,
 )
 from dit_lab.runs.records import Identity
 
@@ -67,7 +68,7 @@ def recorded_training(folder: RunFolder) -> dict[str, Any]:
 def has_trained(folder: RunFolder) -> bool:
     """Whether a run has weights, or says that it had."""
     finished = read_status(folder).get("status") == FINISHED
-    return folder.is_exported or finished or any(folder.checkpoints.glob("step-*"))
+    return folder.is_exported or finished or bool(steps_in(folder.checkpoints))
 
 
 def recorded_shapes(folder: RunFolder) -> Shapes:

@@ -17,8 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
+from dit_lab.core.files import remove_folder
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Team
+from dit_lab.runs.folder import steps_in
 from dit_lab.training.checkpoint import MARKER, Checkpoint, DamagedCheckpoint, hash_of
 from dit_lab.training.tensor_files import Rows, rows_of, write_tensors
 
@@ -98,7 +100,7 @@ class CheckpointStore:
     def _clear(self) -> None:
         """Remove what a process that was killed left half written or half removed."""
         for leftover in (*self._folder.glob(".writing-*"), *self._folder.glob(".removing-*")):
-            shutil.rmtree(leftover)
+            remove_folder(leftover)
 
     def _check_room(self, tensors: Mapping[str, Mapping[str, Rows]]) -> None:
         """OSError where the disk has less room than the tensors take."""
@@ -123,7 +125,7 @@ class CheckpointStore:
         """Steps of this run's checkpoints that were finished, whatever became of them since."""
         return {
             checkpoint.step
-            for checkpoint in map(Checkpoint, self._folder.glob("step-*"))
+            for checkpoint in map(Checkpoint, steps_in(self._folder))
             if checkpoint.is_complete and self._is_ours(checkpoint)
         }
 
@@ -138,7 +140,7 @@ class CheckpointStore:
             going = self._folder / f".removing-step-{step:08d}"
             try:
                 os.replace(self._folder / f"step-{step:08d}", going)
-                shutil.rmtree(going)
+                remove_folder(going)
             except OSError as error:  # the next save tries again
                 self._warn(f"step {step} could not be removed ({error})")
 
@@ -177,7 +179,8 @@ class CheckpointStore:
         files = {file: facts for of_one in listed for file, facts in of_one.items()}
         _write_json(marker, files | _listed(beside, [scalars]))
         sync(marker)
-        shutil.rmtree(final, ignore_errors=True)  # a damaged one that was skipped
+        with suppress(FileNotFoundError):
+            remove_folder(final)  # a damaged one that was skipped
         os.replace(beside, final)
         sync(self._folder)
         os.replace(final / f".{MARKER}", final / MARKER)
@@ -199,7 +202,7 @@ class CheckpointStore:
 
     def latest(self) -> Checkpoint | None:
         """The newest whole checkpoint; damaged ones are named and skipped."""
-        for path in sorted(self._folder.glob("step-*"), reverse=True):
+        for path in reversed(steps_in(self._folder)):
             checkpoint = Checkpoint(path)
             try:
                 self.verify(checkpoint)

@@ -49,7 +49,8 @@ def made_average(folder: RunFolder, weights: str, *, step: int | None = None) ->
     step that it is of. Raises RequestError where it has not been made."""
     std = width_in(weights)
     found = folder.averages.glob(f"{name_of(std)}-step-*.safetensors")
-    files = {int(file.stem.rpartition("-")[2]): file for file in found}
+    numbers = {file: file.stem.rpartition("-")[2] for file in found}
+    files = {int(number): file for file, number in numbers.items() if number.isdecimal()}
     at = max(files, default=None) if step is None else step
     if at is None or at not in files:
         option = ["--step", step] if step is not None else []

@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from dit_lab.runs.folder import steps_in
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
 
@@ -250,6 +251,41 @@ try:
 except Exception as error:
     print("refused", "File too large" in str(error))
 """
+
+
+def test_copies_beside_checkpoints_are_none(store: CheckpointStore, warnings: list[str]) -> None:
+    """Of names that a person gives, whole or not, and of more than eight digits in their order."""
+    for step in (20, 123_456_789):
+        newest = save(store, step).path
+        for name in ("step-00000030.bak", "step-00000020 (copy)", "step-new", "step-"):
+            shutil.copytree(newest, newest.parent / name, dirs_exist_ok=True)
+        assert_holds(store.latest(), step)
+    assert [path.name for path in steps_in(newest.parent)] == ["step-00000020", "step-123456789"]
+    assert warnings == []
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_checkpoint_that_was_moved_and_linked_is_one(
+    is_whole: bool, tmp_path: Path, warnings: list[str]
+) -> None:
+    """To a larger disk. What is not kept loses its link, and a damaged one gives way to a new one;
+    nobody's files elsewhere are removed."""
+    store = CheckpointStore(tmp_path / "here", run=RUN, keep_last=1, warn=warnings.append)
+    moved = tmp_path / "elsewhere"
+    first = save(store, 10).path
+    shutil.move(first, moved)
+    first.symlink_to(moved)
+    if is_whole:
+        assert_holds(store.latest(), 10)
+    else:
+        (moved / "COMPLETE").unlink()
+        assert_holds(save(store, 10), 10)
+        assert not first.is_symlink()
+    for step in (20, 30):
+        assert_holds(save(store, step), step)
+    assert [path.name for path in first.parent.iterdir()] == ["step-00000030"]
+    assert (moved / "model.safetensors").is_file()
+    assert warnings == []
 
 
 def test_a_write_that_finds_no_room_leaves_what_was_there_and_gives_back_the_room(
