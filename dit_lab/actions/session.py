@@ -23,7 +23,7 @@ from dit_lab.runs.folder import (
     read_status,
     update_status,
 )
-from dit_lab.runs.lock import Lease
+from dit_lab.runs.lock import Lease, LeaseFile, LeaseLost
 from dit_lab.tracking.mlflow_run import MlflowRun
 
 log = logging.getLogger("dit_lab")
@@ -60,10 +60,12 @@ def _remove(folders: Sequence[Path]) -> None:
 
 class StatusFile(Hook):
     """Keeps status.json true, as far as the disk lets it: a status that cannot be written never
-    stops a training, nor hides why one ended."""
+    stops a training, nor hides why one ended. One whose folder is removed or replaced is ended:
+    LeaseLost, with the next metrics."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
+        self._lease = LeaseFile(folder.lease)
         self.step = read_status(folder).get("step", 0)
         self.tracker: MlflowRun | None = None
 
@@ -88,11 +90,14 @@ class StatusFile(Hook):
         self.step = step
 
     def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._lease.check()
         self._write()
 
     def on_end(self, *, status: str, step: int, error: str | None) -> None:
-        last_line = error.strip().splitlines()[-1] if error else None
-        self._write(status=status, error=last_line)
+        with suppress(LeaseLost):  # else it would be said of another run
+            self._lease.check()
+            last_line = error.strip().splitlines()[-1] if error else None
+            self._write(status=status, error=last_line)
 
 
 def tell_end(

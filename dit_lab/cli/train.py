@@ -112,10 +112,8 @@ def _train(prepared: Prepared, told: Mapping[str, str]) -> int:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        say(
-            f"dit-lab: failed: {type(error).__name__}: {reason} (traceback in {folder.log})",
-            sys.stderr,
-        )
+        more = f" (traceback in {folder.log})" if folder.log.exists() else ""
+        say(f"dit-lab: failed: {type(error).__name__}: {reason}{more}", sys.stderr)
         return 1
     if leads():
         show_results(folder)

@@ -139,6 +139,26 @@ def test_the_same_command_waits_for_its_predecessor_to_save(
     assert_same(run_in(folder), straight)
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_run_folder_that_is_removed_ends_the_training(
+    fork: Fork, train: list[str], folder: Path, run_in: RunIn, is_replaced: bool
+) -> None:
+    """When it logs next; and nothing is written into what somebody else has put there."""
+    (folder / "busy").write_text("")
+    process = fork(*train)
+    until((folder / "here").exists)
+    root = run_in(folder).root
+    shutil.rmtree(root)
+    if is_replaced:
+        root.mkdir()
+        (root / "lease").write_text("")
+    (folder / "busy").unlink()
+    done = process.wait()
+    said = f"dit-lab: failed: LeaseLost: {root}: was removed or replaced while it was written to"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, said)
+    assert [path.name for path in root.glob("*")] == (["lease"] if is_replaced else [])
+
+
 # ---- damaged and foreign checkpoints ------------------------------------------------------------
 
 
