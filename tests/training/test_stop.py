@@ -15,10 +15,11 @@ from dit_lab.training.stop import LIKE_SIGTERM, StopSignal
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[dict[int, object]]:
-    """The handlers before the test; put back even where it fails."""
+    """The handlers that the test finds; those before it are put back even where it fails."""
     caught = (signal.SIGTERM, signal.SIGINT, *LIKE_SIGTERM)
     before = {number: signal.getsignal(number) for number in caught}
-    yield before
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it
+    yield {number: signal.getsignal(number) for number in caught}
     for number, handler in before.items():
         signal.signal(number, handler)
 
