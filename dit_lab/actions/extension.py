@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from dit_lab.core.files import remove_folder
@@ -32,8 +31,7 @@ def _share_folder(source: Path, into: Path) -> None:
     beside = into / f".writing-{source.name}"
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(source, beside, copy_function=_share)
-    with suppress(FileNotFoundError):
-        remove_folder(into / source.name)  # of a start that was cut off
+    remove_folder(into / source.name)  # of a start that was cut off
     os.replace(beside, into / source.name)
 
 

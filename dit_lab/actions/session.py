@@ -23,15 +23,18 @@ from dit_lab.runs.folder import (
     read_status,
     update_status,
 )
-from dit_lab.runs.lock import Lease, LeaseFile, LeaseLost
+from dit_lab.runs.lock import Lease, LeaseLost
 from dit_lab.tracking.mlflow_run import MlflowRun
 
 log = logging.getLogger("dit_lab")
 
 
 @contextmanager
-def writing_to(folder: RunFolder, *, display: Hook, stopping: Callable[[], bool]) -> Iterator[None]:
-    """Make the run folder and hold its lease and log; `stopping` is told to others by the lease.
+def writing_to(
+    folder: RunFolder, *, display: Hook, stopping: Callable[[], bool]
+) -> Iterator[Lease]:
+    """Make the run folder and hold its lease and log; `stopping` is told to others by the lease,
+    which is given.
 
     A request that is refused before anything is trained leaves no folder behind.
     """
@@ -43,7 +46,7 @@ def writing_to(folder: RunFolder, *, display: Hook, stopping: Callable[[], bool]
     lease = Lease(folder.lease, stopping=stopping, on_wait=display.on_message)
     with lease, _logging_to(folder.log, display):
         try:
-            yield
+            yield lease
         except RequestError:
             if new and not folder.status.exists():
                 _remove(new)
@@ -60,12 +63,11 @@ def _remove(folders: Sequence[Path]) -> None:
 
 class StatusFile(Hook):
     """Keeps status.json true, as far as the disk lets it: a status that cannot be written never
-    stops a training, nor hides why one ended. One whose folder is removed or replaced is ended:
-    LeaseLost, with the next metrics."""
+    stops a training, nor hides why one ended. One that has lost its lease is ended: LeaseLost, with
+    the next metrics."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-        self._lease = LeaseFile(folder.lease)
+    def __init__(self, folder: RunFolder, lease: Lease) -> None:
+        self._folder, self._lease = folder, lease
         self.step = read_status(folder).get("step", 0)
         self.tracker: MlflowRun | None = None
 

@@ -75,8 +75,8 @@ def run_training(
             return folder
         if folder.root.exists() and config.resume == "never":
             display.on_message(f"the old run is kept in {set_aside(folder)}")
-        with writing_to(folder, display=display, stopping=lambda: stop.requested):
-            _lead(config, shapes, folder, context, display=display, told=told)
+        with writing_to(folder, display=display, stopping=lambda: stop.requested) as lease:
+            _lead(config, shapes, folder, context, StatusFile(folder, lease), display, told)
     return folder
 
 
@@ -85,7 +85,7 @@ def _lead(
     shapes: Shapes,
     folder: RunFolder,
     context: DistributedContext,
-    *,
+    status: StatusFile,
     display: Hook,
     told: Mapping[str, str],
 ) -> None:
@@ -94,7 +94,6 @@ def _lead(
     before = recorded_training(folder)
     now = identity(config, shapes, before=before, codec=parts.codec.fingerprint)
     refuse_foreign(folder, config, now)
-    status = StatusFile(folder)
     hooks: list[Hook] = [status, display]
 
     def hung(text: str) -> None:

@@ -84,8 +84,7 @@ class Request:
         recorded: Mapping[str, Any] | None = None,
     ) -> None:
         self.config_name = config_name
-        self.dirs = folders.paths
-        self._folders = folders
+        self.folders = folders
         self._recorded = recorded or {}
         self.groups: dict[str, str] = {}  # group -> chosen member
         self._early: list[str] = []  # groups taken away
@@ -164,7 +163,7 @@ class Request:
     def alone(self, group: str, member: str) -> DictConfig:
         """What a member of a group sets by itself."""
         typed = [f"{group}={quoted(member)}"]
-        return self._composed(_alone(group), typed, Sources(self._folders))[0]
+        return self._composed(_alone(group), typed, Sources(self.folders))[0]
 
     def choose(self) -> Chosen:
         """The members of the groups, composed, and their names."""
@@ -182,7 +181,7 @@ class Request:
         nodes = dict(self._recorded)
         if (experiment := self.groups.get("experiment")) is not None:
             nodes |= recipe_nodes(experiment, search_path.experiments())
-        return Sources(self._folders, nodes, repr(nodes))
+        return Sources(self.folders, nodes, repr(nodes))
 
     def _composed(self, config_name: str, overrides: list[str], sources: Sources) -> Chosen:
         try:
@@ -198,13 +197,13 @@ class Request:
     def _refuse_other_files(self) -> None:
         """Refuse a member's file of the user's own that holds no keys and values, by its name."""
         chosen = [Path(group, f"{member}.yaml") for group, member in self.groups.items()]
-        for file in (folder / path for folder in self.dirs for path in chosen):
+        for file in (folder / path for folder in self.folders.paths for path in chosen):
             if file.is_file():
                 load_recipe(file)
 
     def _no_such_member(self, error: MissingConfigException) -> str:
         group, _, member = (error.missing_cfg_file or "").rpartition("/")
-        allowed = search_path.choices(group, self.dirs) if group else []
+        allowed = search_path.choices(group, self.folders.paths) if group else []
         if group in LISTS and not allowed:
             return (
                 f"{group}={member}: there is none yet; write your own as conf/{group}/NAME.yaml, "
@@ -221,7 +220,7 @@ class Request:
             if text.startswith("+") or key in known:
                 continue
             if not any(name.startswith(f"{key}.") for name in known):
-                groups = search_path.groups_to_choose(self.dirs)
+                groups = search_path.groups_to_choose(self.folders.paths)
                 is_group = "." not in key and not names_option(key, known)
                 close = difflib.get_close_matches(key, groups, n=1) if is_group else []
                 if close:

@@ -191,7 +191,7 @@ class Layers:
     def _lay_list(self, group: str, section: Tree) -> None:
         """The same for a group of which several members are chosen, each by its own name."""
         members = self._config.get(group) or {}
-        known = search_path.choices(group, self._request.dirs)
+        known = search_path.choices(group, self._request.folders.paths)
         for name, options in section.items():
             if name in members or name not in known:  # else it is misspelt, or a whole component
                 self._config[group] = OmegaConf.merge(
@@ -285,7 +285,7 @@ def _check_per_member(given: Tree, request: Request) -> None:
         if group not in (*COMPONENT_GROUPS, *LISTS):
             known = ", ".join((*COMPONENT_GROUPS, *LISTS))
             raise RequestError(f"{key}: no group of components; there are {known}")
-        choices = search_path.choices(group, request.dirs)
+        choices = search_path.choices(group, request.folders.paths)
         for name, options in (members if isinstance(members, Mapping) else {"": None}).items():
             if not isinstance(options, Mapping | None) or not name:
                 raise RequestError(f"{key}: expected options by member, {key}.NAME.OPTION=VALUE")

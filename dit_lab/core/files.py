@@ -27,11 +27,11 @@ MOST_BITS = 64
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder with all that it holds. A link to one goes, and what it leads to stays: it
-    lies where somebody has moved it. Raises OSError."""
+    """Remove a folder, where there is one, with all that it holds. A link to one goes, and what it
+    leads to stays: it lies where somebody has moved it. Raises OSError."""
     if path.is_symlink():
         path.unlink()
-    else:
+    elif path.exists():
         shutil.rmtree(path)
 
 

@@ -98,6 +98,17 @@ class Lease:
                 told = True
             time.sleep(0.2)
 
+    def check(self) -> None:
+        """Raise LeaseLost where another file, or none, is in its place by now."""
+        try:
+            is_ours = os.path.samestat(os.fstat(self._file), os.stat(self._path))
+        except (FileNotFoundError, NotADirectoryError):
+            is_ours = False
+        except OSError:  # a file server that is away for a while
+            return
+        if not is_ours:
+            raise LeaseLost(f"{self._path.parent}: was removed or replaced while it was written to")
+
     def _beat(self) -> None:
         """Say every few seconds that the holder lives, and at once that it was told to stop."""
         last, stopping = time.monotonic(), False
@@ -136,30 +147,6 @@ class Lease:
 class LeaseLost(Exception):  # noqa: N818 - says what is gone
     """The file of a lease was removed or replaced while it was held: nothing that is written from
     then on lies where others look for it, and others may hold a lease of their own there."""
-
-
-class LeaseFile:
-    """The file of a lease as its holder has found it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._was = self._place()
-
-    def _place(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self._path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return found.st_dev, found.st_ino
-
-    def check(self) -> None:
-        """Raise LeaseLost where it is another one by now; nothing where it never was there."""
-        try:
-            is_lost = self._was is not None and self._place() != self._was
-        except OSError:  # a file server that is away for a while
-            return
-        if is_lost:
-            raise LeaseLost(f"{self._path.parent}: was removed or replaced while it was written to")
 
 
 def holder_of(path: Path) -> str:

@@ -179,8 +179,7 @@ class CheckpointStore:
         files = {file: facts for of_one in listed for file, facts in of_one.items()}
         _write_json(marker, files | _listed(beside, [scalars]))
         sync(marker)
-        with suppress(FileNotFoundError):
-            remove_folder(final)  # a damaged one that was skipped
+        remove_folder(final)  # a damaged one that was skipped
         os.replace(beside, final)
         sync(self._folder)
         os.replace(final / f".{MARKER}", final / MARKER)

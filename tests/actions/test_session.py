@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "outputs/runs/mine/0123456789ab")
 
 
-def enter(folder: RunFolder, display: Hook | None = None) -> AbstractContextManager[None]:
+def enter(folder: RunFolder, display: Hook | None = None) -> AbstractContextManager[Lease]:
     return writing_to(folder, display=display or Recorder(), stopping=lambda: False)
 
 
@@ -110,12 +110,13 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def status(folder: RunFolder) -> StatusFile:
+def status(folder: RunFolder) -> Iterator[StatusFile]:
     folder.root.mkdir(parents=True)
-    status = StatusFile(folder)
-    status.on_start(first_step=3, total_steps=8)
-    status.on_step(4)
-    return status
+    with Lease(folder.lease) as lease:
+        status = StatusFile(folder, lease)
+        status.on_start(first_step=3, total_steps=8)
+        status.on_step(4)
+        yield status
 
 
 @pytest.mark.parametrize(
@@ -166,12 +167,13 @@ def test_a_second_ctrl_c_hides_from_nobody_how_it_ended(
 
 
 def test_a_refusal_before_anybody_knew_is_no_ending(tmp_path: Path) -> None:
-    recorder = Recorder()
-    status = StatusFile(RunFolder(tmp_path))
-    with pytest.raises(RequestError), told_how_it_ends([status, recorder], status):
-        raise RequestError("no")
+    recorder, folder = Recorder(), RunFolder(tmp_path)
+    with Lease(folder.lease) as lease:
+        status = StatusFile(folder, lease)
+        with pytest.raises(RequestError), told_how_it_ends([status, recorder], status):
+            raise RequestError("no")
     assert recorder.ends == []
-    assert files(tmp_path) == []
+    assert files(tmp_path) == ["lease"]
 
 
 def test_a_status_that_cannot_be_written_stops_nothing(
