@@ -87,8 +87,9 @@ def run(args: argparse.Namespace) -> int:
 
     folders = list(dict.fromkeys(folders))
     runs = chosen(runs_of(sweeps, folders), only)
+    frame = frame_of(runs) if args.frame else None
     for file in args.frame:
-        write_frame(frame_of(runs), file)
+        write_frame(frame, file)
         say(f"written: {file}, {len(runs)} rows")
     trouble = ""
     if len(sweeps) == 1 and not (folders or only or "out" in options):
