@@ -168,7 +168,11 @@ def _take_up(
         checkpoint = store.latest()
     if checkpoint is None and steps_in(folder.checkpoints):
         log.warning("none of the checkpoints is whole: training starts at step 0")
-    trim_metrics(folder.metrics, checkpoint.step if checkpoint else 0)
+    trim_metrics(
+        folder.metrics,
+        checkpoint.step if checkpoint else 0,
+        measured=checkpoint is not None and checkpoint.is_measured(),
+    )
     return checkpoint, store
 
 

@@ -75,7 +75,14 @@ def write_metrics(path: Path, rows: Iterable[MetricsRow]) -> None:
     write_atomically(path, "".join(format_row(row) for row in rows))
 
 
-def trim_metrics(path: Path, last_step: int) -> None:
-    """Drop the rows past a step: training goes on from there and will write them again."""
+def trim_metrics(path: Path, last_step: int, *, measured: bool) -> None:
+    """Drop the rows past a step, and those of its evaluations unless it is `measured` to the end:
+    training goes on from there and will write them again."""
+
+    def stays(row: MetricsRow) -> bool:
+        return row.step < last_step or (
+            row.step == last_step and (measured or "train/lr" in row.metrics)
+        )
+
     if path.exists():
-        write_metrics(path, [row for row in read_metrics(path) if row.step <= last_step])
+        write_metrics(path, [row for row in read_metrics(path) if stays(row)])

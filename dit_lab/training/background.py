@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dit_lab.training.checkpoint import Checkpoint
+from dit_lab.training.checkpoint import Measured
 from dit_lab.training.checkpoint_store import CheckpointStore, Tensors
 from dit_lab.training.tensor_files import rows_of
 
@@ -27,7 +27,7 @@ class BackgroundSaver:
         """
         self._store, self._dtype = store, dtype
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writing: Future[Checkpoint] | None = None
+        self._writing: Future[Any] | None = None
 
     def save(self, step: int, *, tensors: Tensors, state: Mapping[str, Any]) -> None:
         """Save everything as it is now, once the checkpoint before is written."""
@@ -39,6 +39,19 @@ class BackgroundSaver:
             for name, group in tensors.items()
         }
         self._writing = self._thread.submit(self._store.save, step, tensors=copies, state=state)
+
+    def note(self, step: int, measured: Measured) -> None:
+        """Put what was measured at a step beside its checkpoint, once that is written."""
+        if self._store is None:
+            return
+        store, before = self._store, self._writing
+
+        def write() -> None:
+            if before is not None:
+                before.result()  # done by now, or what went wrong
+            store.note(step, measured)
+
+        self._writing = self._thread.submit(write)
 
     def check(self) -> None:
         """Raise what went wrong, if that is known by now."""

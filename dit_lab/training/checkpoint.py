@@ -2,16 +2,18 @@
 
     checkpoints/step-00001000/
         model.safetensors  ema-0.9999.safetensors  optimizer/state.safetensors  state.json  COMPLETE
+        measured.json
 
 Processes that each hold a part of the weights write folders of shards in the place of the files
-(`tensor_files.py`). `COMPLETE` lists size and hash of every file. No pickle: tensors in
-safetensors, scalars in JSON.
+(`tensor_files.py`). `COMPLETE` lists size and hash of every file but `measured.json`, which is put
+there once the evaluators of that step have run. No pickle: tensors in safetensors, scalars in JSON.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -26,7 +28,7 @@ from dit_lab.runs.records import WeightsName
 from dit_lab.training.optimizers.state import Numbers
 from dit_lab.training.tensor_files import TensorGroup
 
-MARKER = "COMPLETE"
+MARKER, MEASURED = "COMPLETE", "measured.json"
 
 
 class DamagedCheckpoint(Exception):  # noqa: N818 - says what it found
@@ -55,6 +57,13 @@ class Position(TypedDict):
     skipped_steps: NotRequired[Count]
     skipped_in_a_row: NotRequired[Count]
     results: NotRequired[dict[str, float]]
+
+
+class Measured(TypedDict):
+    """measured.json: what the evaluators have found, the last ones at this checkpoint's step."""
+
+    evaluated_step: Count
+    results: dict[str, float]
 
 
 class Sums(TypedDict):
@@ -127,9 +136,24 @@ class Checkpoint:
 
     def state(self) -> dict[str, Any]:
         """The scalars. Raises DamagedCheckpoint where they are none."""
-        file = self.path / "state.json"
+        return self._scalars("state.json", Scalars)
+
+    def position(self) -> dict[str, Any]:
+        """Where the training stood, and what was measured there. Raises DamagedCheckpoint."""
+        saved: dict[str, Any] = self.state()["train"]
+        with suppress(DamagedCheckpoint):  # there is none, or it is measured again
+            saved |= self._scalars(MEASURED, Measured)
+        return saved
+
+    def is_measured(self) -> bool:
+        """Whether the evaluators that were due at its step have run."""
+        position = self.position()
+        return bool(position.get("evaluated_step") == position["step"])
+
+    def _scalars(self, name: str, kind: type[Any]) -> dict[str, Any]:
+        file = self.path / name
         try:
-            return dict(read_as(Scalars, parse_json(read_within(file)), where=file))
+            return dict(read_as(kind, parse_json(read_within(file)), where=file))
         except RequestError as damage:
             raise DamagedCheckpoint(str(damage)) from None
         except (OSError, ValueError) as error:

@@ -21,7 +21,14 @@ from dit_lab.core.files import remove_folder
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Team
 from dit_lab.runs.folder import steps_in
-from dit_lab.training.checkpoint import MARKER, Checkpoint, DamagedCheckpoint, hash_of
+from dit_lab.training.checkpoint import (
+    MARKER,
+    MEASURED,
+    Checkpoint,
+    DamagedCheckpoint,
+    Measured,
+    hash_of,
+)
 from dit_lab.training.tensor_files import Rows, rows_of, write_tensors
 
 RETRY_AFTER_SECONDS = (1, 4, 15)
@@ -90,6 +97,16 @@ class CheckpointStore:
                 time.sleep(seconds)
         self._team.first(lambda: self._remove_old(checkpoint))
         return checkpoint
+
+    def note(self, step: int, measured: Measured) -> None:
+        """Put what was measured at a step beside its checkpoint, where it has one."""
+        checkpoint = Checkpoint(self._folder / f"step-{step:08d}")
+        if self._team.index == 0 and checkpoint.is_complete:
+            beside = checkpoint.path / f".{MEASURED}"
+            _write_json(beside, measured)
+            sync(beside)
+            os.replace(beside, checkpoint.path / MEASURED)
+            sync(checkpoint.path)
 
     def _is_whole(self, checkpoint: Checkpoint) -> bool:
         with suppress(DamagedCheckpoint):

@@ -28,6 +28,7 @@ from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import Average
+from dit_lab.training.evaluations import Evaluations
 from dit_lab.training.nonfinite import NonFiniteGuard, explain
 from dit_lab.training.optimizers.step import gradient_norm, guarded_step, set_learning_rate
 from dit_lab.training.parallel import ParallelModel
@@ -110,19 +111,21 @@ def train(
         finally:
             saver.wait()
 
-    def evaluate() -> None:
-        chosen = [evaluator for evaluator in evaluators if due(evaluator.every_steps)]
-        if chosen:
-            state.results |= _evaluate(model, emas[0], chosen, hooks, state.step)
-        state.evaluated_step = state.step
-
+    evaluations = Evaluations(
+        evaluators=evaluators,
+        total_steps=settings.total_steps,
+        model=model,
+        average=emas[0],
+        hooks=hooks,
+        state=state,
+        saver=saver,
+    )
     steps = batches.from_step(state.step)
     try:
-        # 2. Evaluations and snapshots that the last stop cut off.
-        if state.evaluated_step < state.step:
-            evaluate()
+        # 2. Snapshots and evaluations that the last stop cut off.
         if resume_from is not None and due(snapshots.every_steps):
             snapshots.save(state.step)
+        evaluations.run(evaluations.due())
 
         clock = Clock(state.step)
         while state.step < settings.total_steps:
@@ -161,7 +164,7 @@ def train(
             for hook in hooks:
                 hook.on_step(state.step)
 
-            # 5. Log, evaluate, save; in this order, so that no save hides a lost evaluation.
+            # 5. Log, save, evaluate; in this order, so that no evaluation costs what was trained.
             if due(settings.log_every_steps):
                 check_finite()
                 metrics = window.means() | {"train/lr": rate}
@@ -169,11 +172,12 @@ def train(
                 for hook in hooks:
                     hook.on_metrics(state.step, metrics)
             with clock.paused():
-                evaluate()
+                chosen = evaluations.due()
                 if due(settings.checkpoint_every_steps):
                     save()
                 if due(snapshots.every_steps):
                     snapshots.save(state.step)
+                evaluations.run(chosen)
         team.every(written)  # nobody leaves before everything is on the disk
     except StopRequested:
         save()
@@ -191,28 +195,6 @@ def _labelled(model: ParallelModel, batch: Batch, null_label: int | None) -> Mod
     if null_label is not None:
         labels = torch.where(batch.drop_label, null_label, labels)
     return lambda x, time: model(x, time, labels)
-
-
-def _evaluate(
-    model: ParallelModel,
-    ema: Average,
-    evaluators: Sequence[Evaluator],
-    hooks: Sequence[Hook],
-    step: int,
-) -> dict[str, float]:
-    """Run evaluators on the averaged weights, report to the hooks, return all metrics."""
-    found: dict[str, float] = {}
-    with torch.no_grad():
-        averaged = model.at(ema.shadow)
-        for evaluator in evaluators:
-            result = evaluator.run(averaged, step)
-            found |= result.metrics
-            for hook in hooks:
-                if result.metrics:
-                    hook.on_metrics(step, result.metrics)
-                for artifact in result.artifacts:
-                    hook.on_artifact(step, artifact)
-    return found
 
 
 def peak_memory_bytes() -> float:

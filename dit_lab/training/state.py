@@ -147,7 +147,7 @@ class Snapshot:
             ema.load(held(ema.name), scalars["emas"][ema.name])
         moments = held("optimizer/state") if checkpoint.holds("optimizer/state") else {}
         same_groups = load_optimizer(self.optimizer, self._names, moments, scalars.get("optimizer"))
-        for name, value in scalars["train"].items():
+        for name, value in checkpoint.position().items():
             setattr(self.state, name, value)
         self.window.load(scalars["window"])
         notes = [f"resumed at step {self.state.step}"]

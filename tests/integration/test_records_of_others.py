@@ -38,7 +38,7 @@ from dit_lab.runs.lock import holder_of, read_holder
 from dit_lab.runs.manifest import Job, Manifest, SweepFolder
 from dit_lab.runs.metrics import LINE_BYTES, last_metrics, read_metrics
 from dit_lab.runs.recorded import recorded
-from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint
+from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint, Measured
 from tests.records import DATA, HASH, HEADER, IDENTITY, STATUS, write_header
 from tests.synthetic import SETTINGS
 
@@ -189,6 +189,8 @@ READERS = (
     Reader("scalars", "state.json", json.loads(
                (RECORDED / "checkpoints/step-00000004/state.json").read_text()),
            lambda at: Checkpoint(at).state(), loose=("emas.ema-0.999.decay",)),
+    Reader("measured", "measured.json", {"evaluated_step": 4, "results": {"eval/loss": 1.0}},
+           lambda at: Checkpoint(at)._scalars("measured.json", Measured)),
     Reader("reproduction", "reproduction.json",
            {"typed": [], "circumstances": {}, "seconds": 1.0, "finished": False},
            lambda at: ReproductionFolder(at).seconds, loose=("circumstances",)),

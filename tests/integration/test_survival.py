@@ -54,6 +54,20 @@ class Table(RectifiedFlow):
 '''
 
 
+KILLS = """
+import os
+from pathlib import Path
+
+from dit_lab.core.types import Hook
+
+
+class Kills(Hook):
+    def on_metrics(self, step, metrics):
+        if step == 40 and "eval/loss" in metrics:
+            os.kill(os.getpid(), 9)
+"""
+
+
 def write_module(folder: Path) -> None:
     (folder / "looking_up.py").write_text(MODULE)
     (folder / "conf/objective").mkdir(parents=True)
@@ -157,6 +171,22 @@ def test_a_run_folder_that_is_removed_ends_the_training(
     said = f"dit-lab: failed: LeaseLost: {root}: was removed or replaced while it was written to"
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, said)
     assert [path.name for path in root.glob("*")] == (["lease"] if is_replaced else [])
+
+
+def test_killed_while_it_measures_at_the_end_it_measures_again(
+    straight: Any, folder: Path, forked: Command, train: list[str], run_in: RunIn
+) -> None:
+    """The kill comes between the numbers of the evaluation and the note that it is whole."""
+    (folder / "killing.py").write_text(KILLS)
+    own = ["+hook.kills._target_=killing.Kills", "trusted_modules=[looking_up,killing]"]
+    assert forked(*train, *own).returncode == -9
+    run = run_in(folder)
+    assert run.checkpoints()[-1] == 40
+    assert run.rows() == straight.rows()
+    done = forked(*train)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 40" in done.stdout
+    assert_same(run, straight)
 
 
 # ---- damaged and foreign checkpoints ------------------------------------------------------------

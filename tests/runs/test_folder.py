@@ -157,8 +157,21 @@ def test_trimming_keeps_what_training_goes_on_from(tmp_path: Path, torn: str) ->
     path = tmp_path / "metrics.jsonl"
     for last_step, kept in ((5, 3), (3, 3), (2, 2), (0, 0)):
         path.write_text(TEXT + torn)
-        trim_metrics(path, last_step)
+        trim_metrics(path, last_step, measured=True)
         assert path.read_text() == "".join(format_row(row) for row in ROWS[:kept])
+
+
+def test_trimming_drops_what_an_evaluation_had_told_before_it_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [
+        MetricsRow(step=step, seconds=1.0, metrics=metrics)
+        for step in (2, 4)
+        for metrics in ({"train/loss": 1.0, "train/lr": 0.1}, {"eval/loss": 1.0})
+    ]
+    for measured, kept in ((True, 4), (False, 3)):
+        write_metrics(path, rows)
+        trim_metrics(path, 4, measured=measured)
+        assert read_metrics(path) == rows[:kept]
 
 
 def test_metrics_are_replaced_whole(tmp_path: Path) -> None:
@@ -170,7 +183,7 @@ def test_metrics_are_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_trimming_makes_no_file(tmp_path: Path) -> None:
-    trim_metrics(tmp_path / "metrics.jsonl", 3)
+    trim_metrics(tmp_path / "metrics.jsonl", 3, measured=True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -359,6 +359,36 @@ def test_evaluations_that_a_stop_cut_off_run_after_the_resume(start: Start) -> N
     assert rows == straight.recorder.timeless()
 
 
+def test_an_evaluation_that_fails_costs_nothing_that_was_trained(start: Start) -> None:
+    """The checkpoint is written before; the next start measures, and leaves the same behind."""
+    straight = start("straight", evaluators=[Probe(every_steps=4), Probe(every_steps=0, name="b")])
+
+    def fail() -> None:
+        raise ValueError("no such metric")
+
+    failing = Probe(every_steps=0, name="b", check_stop=fail)
+    with pytest.raises(ValueError, match="no such metric"):
+        start(evaluators=[Probe(every_steps=4), failing])
+    resumed = start(evaluators=[again := Probe(every_steps=4), Probe(every_steps=0, name="b")])
+    assert (resumed.recorder.started, resumed.recorder.steps) == ([(8, 8)], [])
+    assert len(again.outputs) == 1
+    assert resumed.results == straight.results
+    for run in (resumed, straight):
+        checkpoint = run.store.latest()
+        assert checkpoint.state()["train"]["evaluated_step"] < 8
+        assert checkpoint.position()["results"] == straight.results
+        assert checkpoint.is_measured()
+    assert_same(resumed, straight)
+
+
+def test_what_was_measured_is_not_measured_again(start: Start) -> None:
+    options = {"checkpoint_every_steps": 4}
+    start(stop_at=4, evaluators=[Probe(every_steps=4)], **options)
+    resumed = start(evaluators=[later := Probe(every_steps=4)], **options)
+    assert resumed.recorder.started == [(4, 8)]
+    assert len(later.outputs) == 1  # at step 8
+
+
 def test_an_evaluation_cut_off_at_the_end_runs_after_the_resume(start: Start) -> None:
     straight = start("straight", evaluators=[Probe(every_steps=0)])
     start(stop_at=8, evaluators=[Probe(every_steps=0)], stop_in_evaluation=True)
