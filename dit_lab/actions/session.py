@@ -21,6 +21,7 @@ from dit_lab.runs.folder import (
     RUNNING,
     RunFolder,
     read_status,
+    remove_leftovers,
     update_status,
 )
 from dit_lab.runs.lock import Lease, LeaseLost
@@ -45,6 +46,8 @@ def writing_to(
         raise RequestError(f"{folder.root}: cannot be created ({error.strerror})") from None
     lease = Lease(folder.lease, stopping=stopping, on_wait=display.on_message)
     with lease, _logging_to(folder.log, display):
+        for place in (folder.root, folder.evaluations):
+            remove_leftovers(place)
         try:
             yield lease
         except RequestError:

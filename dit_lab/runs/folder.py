@@ -11,6 +11,7 @@ Torch-free, so that commands can refuse a request before anything slow is import
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +35,9 @@ RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 STEP = re.compile("step-([0-9]{1,18})")
 """The name of a checkpoint, or of a snapshot of averages."""
+
+BESIDE = re.compile(r"\..+\.[0-9]+")
+"""The name of a file that is being written beside the one that it will replace."""
 
 NOT_DECIDING = (
     "choices",
@@ -187,6 +191,30 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `write_atomically` left beside files of a folder where it was killed: whatever
+    has lain there for longer than any such write takes."""
+    for beside in folder.glob(".*"):
+        with suppress(OSError):  # it has taken its name
+            if BESIDE.fullmatch(beside.name) and time.time() - beside.stat().st_mtime > 60:
+                beside.unlink()
+
+
+def _write_over(path: Path, text: str) -> None:
+    """Replace the text of a file of a few hundred bytes that is there, without room for another."""
+    with open(path, "r+b") as file:
+        before = file.read()
+        try:
+            file.seek(0)
+            file.write(text.encode())
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.pwrite(file.fileno(), before, 0)
+            raise
+
+
 @contextmanager
 def written_at(out: Path) -> Iterator[Path]:
     """A path beside `out` for a file or folder, which takes its name where all goes well, and is
@@ -234,7 +262,11 @@ def _known_or_empty(kind: type[Any], path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_atomically(path, _as_json(content))
+
+
+def _as_json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
 def step_of(checkpoint: Path) -> int:
@@ -258,9 +290,15 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
 
 
 def update_status(folder: RunFolder, **changes: Any) -> dict[str, Any]:
-    """Merge changes into status.json and return the whole."""
+    """Merge changes into status.json and return the whole. A disk that has no room for a second
+    file still takes them: how a run ended has to be said."""
     status = {**read_status(folder), **changes, "updated": time.time()}
-    write_json(folder.status, status)
+    try:
+        write_json(folder.status, status)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not folder.status.exists():
+            raise
+        _write_over(folder.status, _as_json(status))
     return status
 
 

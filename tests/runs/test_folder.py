@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,11 +21,15 @@ from dit_lab.runs.folder import (
     flatten,
     is_deciding,
     read_json,
+    remove_leftovers,
     update_status,
     write_atomically,
     write_json,
 )
 from dit_lab.runs.metrics import MetricsRow, format_row, read_metrics, trim_metrics, write_metrics
+from tests.errors.worker import with_own_mounts
+
+NOT_ALLOWED = 77  # the exit code where the kernel lets nobody mount anything
 
 # ---- what is hashed ------------------------------------------------------------------------------
 
@@ -110,6 +115,44 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
         writer.kill()
         writer.join()
     assert seen == {"a" * 50_000, "b" * 50_000}
+
+
+def _end_where_there_are_no_inodes(folder: Path) -> None:
+    try:
+        libc = with_own_mounts()
+    except OSError:
+        sys.exit(NOT_ALLOWED)
+    assert libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"nr_inodes=20") == 0
+    run = RunFolder(folder)
+    update_status(run, status="RUNNING", step=1, error=None)
+    with pytest.raises(OSError, match="No space left"):
+        for number in range(20):
+            (folder / f"{number}").touch()
+    update_status(run, status="FAILED", error="long" * 100)
+    assert (read_json(run.status)["status"], len(read_json(run.status)["error"])) == ("FAILED", 400)
+    update_status(run, status="FINISHED", error=None)
+    assert (read_json(run.status)["status"], read_json(run.status)["error"]) == ("FINISHED", None)
+
+
+def test_a_status_needs_no_room_for_a_second_file(tmp_path: Path) -> None:
+    run = multiprocessing.get_context("fork").Process(
+        target=_end_where_there_are_no_inodes, args=(tmp_path,)
+    )
+    run.start()
+    run.join()
+    if run.exitcode == NOT_ALLOWED:
+        pytest.skip("nobody may mount a disk of their own here")
+    assert run.exitcode == 0
+
+
+def test_what_a_killed_write_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    names = [".status.json.123", ".status.json.124", ".mine", "status.json.9", ".status.json.x"]
+    for name in names:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    os.utime(tmp_path / ".status.json.124")  # still being written
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(names[1:])
 
 
 def test_json_files(tmp_path: Path) -> None:
