@@ -89,7 +89,7 @@ class StatusFile(Hook):
 
     def on_start(self, *, first_step: int, total_steps: int) -> None:
         self.step = first_step
-        self._write(status=RUNNING, total_steps=total_steps, error=None)
+        self._write(status=RUNNING, total_steps=total_steps, error=None, is_tracked_whole=False)
 
     def on_step(self, step: int) -> None:
         self.step = step
@@ -102,7 +102,8 @@ class StatusFile(Hook):
         with suppress(LeaseLost):  # else it would be said of another run
             self._lease.check()
             last_line = error.strip().splitlines()[-1] if error else None
-            self._write(status=status, error=last_line)
+            told = {} if self.tracker is None else {"is_tracked_whole": self.tracker.is_whole}
+            self._write(status=status, error=last_line, **told)
 
 
 def tell_end(

@@ -111,8 +111,6 @@ def _lead(
             elif config.tracking.send == "now":
                 status.tracker = _open_tracker(config, folder, checkpoint)
                 hooks.insert(0, status.tracker)
-                for file in folder.artifacts():  # a kill may have lost some
-                    status.tracker.on_artifact(status.step, file)
         hooks.insert(0, MetricsFile(folder.metrics))
         own = build_hooks(config, folder, on_failure=context.stop.ask)
         hooks.extend(own)

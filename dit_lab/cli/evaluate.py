@@ -15,6 +15,7 @@ there, or RUNs, whose newest ones are meant; exit code 1 says that they cannot b
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,9 @@ from dit_lab.core.options import target_of
 from dit_lab.core.text import say, shell_line
 from dit_lab.evaluation.card import Evaluation, find_evaluation
 from dit_lab.runs.folder import RunFolder, read_status
+from dit_lab.runs.metrics import MetricsRow, add_row
 from dit_lab.tracking.late import log_late
+from dit_lab.tracking.spool import finite_metrics
 from dit_lab.training.stop import StopSignal
 
 if TYPE_CHECKING:
@@ -200,12 +203,11 @@ def _track(config: RunConfig, trained: Trained, evaluation: Evaluation, path: Pa
     run_id = read_status(trained.folder).get("tracking_run_id")
     if config.tracking.backend != "mlflow" or run_id is None:
         return
-    trouble = log_late(
-        config.tracking.uri,
-        run_id,
-        metrics=tracked_metrics(trained, evaluation),
-        step=evaluation.card.step,
-        artifact=path,
-    )
-    if trouble:
-        say(f"MLflow did not take it ({trouble}); the file above has everything")
+    found = tracked_metrics(trained, evaluation)
+    row = MetricsRow(evaluation.card.step, time.time(), finite_metrics(found))
+    if trouble := log_late(config.tracking.uri, run_id, row, artifact=path):
+        add_row(trained.folder.untold, row)
+        say(
+            f"MLflow did not take it ({trouble}); the file above has everything, and `dit-lab "
+            "doctor` sends it"
+        )

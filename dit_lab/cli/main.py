@@ -13,6 +13,7 @@ import atexit
 import importlib
 import io
 import os
+import pwd
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -76,9 +77,19 @@ def _refuse_other_bytes(arguments: Sequence[str]) -> None:
             raise RequestError(f"{text}: is no UTF-8 text; give the file another name") from None
 
 
+def _name_the_user() -> None:
+    """A container may run as a user without name and home, of which libraries ask for both."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ.setdefault("USER", str(os.getuid()))
+        os.environ.setdefault("HOME", "/nonexistent")
+
+
 def answered(command: Callable[[], int]) -> int:
     """The exit code of a command; what it refuses, or what stops it, is said in one line."""
     keep_freed_memory()
+    _name_the_user()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is escaped
             stream.reconfigure(errors="backslashreplace")

@@ -16,6 +16,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+from dit_lab.actions.doctor import close_run
 from dit_lab.actions.workers import leads, on_workers, starts_workers
 from dit_lab.cli.arguments import add_config_dir, say_own_choices
 from dit_lab.cli.tables import print_evaluations
@@ -88,6 +89,9 @@ def work(
         )
     if prepared.is_finished:
         say(f"already finished: {folder.root} (resume=never trains anew)")
+        is_whole = read_status(folder).get("is_tracked_whole", True)
+        if not is_whole and (remark := close_run(folder).remark):
+            say(remark)
         show_results(folder)
         return 0
     if starts_workers(prepared.config):

@@ -85,6 +85,11 @@ def to_nowhere(stream: TextIO) -> None:
 PLAIN = re.compile(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z/][A-Za-z0-9_/.+:@-]*")
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def shell_line(*words: object) -> str:
     """A command as it can be pasted into a shell: paths with spaces and quotes are quoted."""
     return one_line(shlex.join(map(str, words)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dit_lab.core.text import counted
 from dit_lab.report.analysis import Ablation, Agreement, Comparison, Interaction, Verdict
 from dit_lab.report.arm_sentences import arm_sections, remarks_on
 from dit_lab.report.columns import columns, rows
@@ -14,7 +15,6 @@ from dit_lab.report.wording import (
     Section,
     Table,
     as_sentence,
-    counted,
     detectable,
     measured,
     tested_cells,

@@ -24,11 +24,6 @@ class Section:
     table: Table | None = None
 
 
-def counted(number: int, thing: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
 def as_sentence(text: str) -> str:
     """With a capital and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

@@ -26,6 +26,7 @@ from dit_lab.report.selection import runs_of_folders, runs_of_sweep
 from dit_lab.reproduce.experiment import Judgement
 from dit_lab.runs.folder import all_runs, read_json, read_status, write_json
 from dit_lab.runs.manifest import all_sweeps
+from dit_lab.runs.metrics import MetricsRow
 from dit_lab.tracking.late import log_late
 
 ASKED = "reproduction.json"
@@ -101,7 +102,8 @@ class ReproductionFolder:
             return ""
         uri = read_config(run)["tracking"]["uri"]
         metrics = {"reproduced": float(read_json(self.verdict)["reproduced"] is True)}
-        return log_late(uri, run_id, metrics=metrics, step=status["step"], artifact=self.verdict)
+        row = MetricsRow(status["step"], time.time(), metrics)
+        return log_late(uri, run_id, row, artifact=self.verdict)
 
 
 def reproduction_folder(

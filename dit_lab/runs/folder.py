@@ -113,6 +113,11 @@ class RunFolder:
         return self.root / "metrics.jsonl"
 
     @property
+    def untold(self) -> Path:
+        """Rows that were measured after the end, and that the tracker did not take."""
+        return self.root / "untold.jsonl"
+
+    @property
     def samples(self) -> Path:
         return self.root / "samples"
 

@@ -70,6 +70,12 @@ def format_row(row: MetricsRow) -> str:
     return json.dumps({"step": row.step, "seconds": row.seconds, "metrics": row.metrics}) + "\n"
 
 
+def add_row(path: Path, row: MetricsRow) -> None:
+    """Append it to a file, which is made where it is missing."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(format_row(row))
+
+
 def write_metrics(path: Path, rows: Iterable[MetricsRow]) -> None:
     """Replace metrics.jsonl by these rows."""
     write_atomically(path, "".join(format_row(row) for row in rows))

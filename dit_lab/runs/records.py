@@ -101,6 +101,7 @@ class Status(TypedDict):
     results: NotRequired[dict[str, float] | None]
     error: NotRequired[str | None]
     tracking_run_id: NotRequired[str | None]
+    is_tracked_whole: NotRequired[bool]  # the tracker has taken everything, the end included
 
 
 class Tracked(TypedDict):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
+from mlflow.entities import FileInfo
 
 from dit_lab.core import trust
+from dit_lab.core.errors import RequestError
+from dit_lab.tracking.addresses import is_server
 
 
 class Client(MlflowClient):
@@ -27,6 +31,10 @@ class Client(MlflowClient):
         self._refuse_elsewhere(run_id)
         super().log_artifact(run_id, local_path, artifact_path)
 
+    def list_artifacts(self, run_id: str, path: str | None = None) -> list[FileInfo]:
+        self._refuse_elsewhere(run_id)
+        return list(super().list_artifacts(run_id, path))
+
     def log_text(self, run_id: str, text: str, artifact_file: str) -> None:
         self._refuse_elsewhere(run_id)
         super().log_text(run_id, text, artifact_file)
@@ -35,6 +43,27 @@ class Client(MlflowClient):
         if run_id not in self._checked:
             refuse_elsewhere(self._uri, self.get_run(run_id).info.artifact_uri)
             self._checked.add(run_id)
+
+
+def refuse_unwritable(uri: str, experiment: str, location: str) -> None:
+    """Raise RequestError where an experiment keeps its artifacts where this command cannot write:
+    a database holds everybody's, and whoever made the experiment has said where."""
+    place = urlsplit(location)
+    if is_server(uri) or place.scheme not in ("", "file", "mlflow-artifacts"):
+        return
+    instead = "give the address of a server (`dit-lab ui` starts one), or another name"
+    if place.scheme == "mlflow-artifacts":
+        raise RequestError(
+            f"tracking.experiment={experiment}: was made through a server, which keeps the "
+            f"artifacts; {instead}"
+        )
+    folder = Path(unquote(place.path))
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise RequestError(
+            f"tracking.experiment={experiment}: keeps its artifacts in {folder}, where this user "
+            f"cannot write; {instead}"
+        )
 
 
 def refuse_elsewhere(uri: str, location: str) -> None:

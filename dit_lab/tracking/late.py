@@ -2,60 +2,33 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.runs.folder import (
-    FAILED,
-    FINISHED,
-    KILLED,
-    RunFolder,
-    read_status,
-    read_tracked,
-    update_status,
-)
-from dit_lab.runs.metrics import read_metrics
+from dit_lab.runs.folder import RunFolder, read_status, read_tracked, update_status
+from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.tracking.addresses import check_uri, shown
 from dit_lab.tracking.mlflow_store import (
-    METRICS_PER_REQUEST,
-    TAG_CHARACTERS,
     StoreUnreachableError,
-    as_params,
-    as_tags,
-    clean_key,
-    last_steps,
+    all_pages,
     load_mlflow,
-    log_texts,
     open_existing,
     prepare_store,
     root_cause,
 )
-from dit_lab.tracking.spool import finite_metrics
+from dit_lab.tracking.record import Record, log_points, points_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
-
-MOST_RUNS = 1000  # of one report
 
 
-def log_late(
-    uri: str, run_id: str, *, metrics: Mapping[str, float], step: int, artifact: Path
-) -> str:
-    """Add metrics at a step, and a file in `evaluations/`; "" or why MLflow did not take them."""
+def log_late(uri: str, run_id: str, row: MetricsRow, *, artifact: Path) -> str:
+    """Add a row, and a file in `evaluations/`; "" or why MLflow did not take them."""
     try:
-        load_mlflow()
-        from mlflow.entities import Metric
-
-        client, now = open_existing(uri), int(time.time() * 1000)
-        points = [
-            Metric(clean_key(name), value, now, step)
-            for name, value in finite_metrics(metrics).items()
-        ]
-        client.log_batch(run_id, metrics=points)
+        client = open_existing(uri)
+        log_points(client, run_id, points_of([row]))
         client.log_artifact(run_id, str(artifact), "evaluations")
     except Exception as error:  # whatever it is, the file on disk has everything
         return root_cause(error)
@@ -74,8 +47,8 @@ def find_folders(uri: str, filter_string: str) -> list[Path]:
 
     try:
         client = open_existing(uri)
-        experiments = [one.experiment_id for one in client.search_experiments()]
-        found = client.search_runs(experiments, filter_string=filter_string, max_results=MOST_RUNS)
+        experiments = [one.experiment_id for one in all_pages(client.search_experiments)]
+        found = all_pages(client.search_runs, experiments, filter_string=filter_string)
     except (MlflowException, SQLAlchemyError, OSError, ImportError, StoreUnreachableError) as error:
         raise RequestError(
             f"filter={filter_string}: {root_cause(error)} (tracking.uri={shown(uri)})"
@@ -92,40 +65,28 @@ def find_folders(uri: str, filter_string: str) -> list[Path]:
 def settle(folder: RunFolder, config: Mapping[str, Any]) -> str:
     """Bring the page of a run that has ended up to date; what was done, in words.
 
-    A run that the store never saw is made, as of the time when it was trained. One whose status
-    is final in the store is left as it is.
+    A run that the store never saw is made, as of the time when it was trained. What the store lacks
+    of others is sent to it: points, parameters, tags, files, and how it ended.
     """
-    found, tracking = read_status(folder), config["tracking"]
-    run_id = found.get("tracking_run_id")
-    told = read_tracked(folder)
-    if run_id is None and not told:  # it ended before anybody was to be told of it
+    found, told = read_status(folder), read_tracked(folder)
+    if found.get("tracking_run_id") is None and not told:  # it ended before anybody was told of it
         return ""
     try:
-        client = open_existing(tracking["uri"])
-        if run_id is None:
-            run_id = _make(client, folder, config, name=told["name"], tags=told["tags"])
-        elif client.get_run(run_id).info.status in (FINISHED, FAILED, KILLED):
+        client = open_existing(config["tracking"]["uri"])
+        run = client.get_run(found.get("tracking_run_id") or _make(client, folder, config, told))
+        record = Record.of(folder, config, tags=told.get("tags", {}), status=found)
+        if run.info.lifecycle_stage != "active":
             return ""
-        missing = _missing(client, run_id, folder.metrics)
-        for start in range(0, len(missing), METRICS_PER_REQUEST):
-            client.log_batch(run_id, metrics=missing[start : start + METRICS_PER_REQUEST])
-        for path in folder.artifacts():
-            client.log_artifact(run_id, str(path), path.parent.name)
-        if error := found.get("error"):
-            client.set_tag(run_id, "error", error[:TAG_CHARACTERS])
-        client.set_terminated(run_id, found["status"], end_time=int(found["updated"] * 1000))
+        lacked = "" if record.seems_whole(run) else record.complete(client, run)
+        if found.get("is_tracked_whole") is False:
+            update_status(folder, is_tracked_whole=True)
     except Exception as trouble:  # a doctor who cannot reach one store still sees the other runs
         return f"MLflow was not told ({root_cause(trouble)})"
-    return f"MLflow was told, with {len(missing)} points that it lacked"
+    return f"MLflow was told what it lacked: {lacked}" if lacked else ""
 
 
 def _make(
-    client: MlflowClient,
-    folder: RunFolder,
-    config: Mapping[str, Any],
-    *,
-    name: str,
-    tags: Mapping[str, str],
+    client: MlflowClient, folder: RunFolder, config: Mapping[str, Any], told: Mapping[str, Any]
 ) -> str:
     """A run for what was trained while nobody could be told; its id."""
     uri, experiment = config["tracking"]["uri"], config["tracking"]["experiment"]
@@ -133,21 +94,6 @@ def _make(
     experiment_id = prepare_store(uri, experiment=experiment, artifact_root=artifact_root)
     rows = read_metrics(folder.metrics)
     began = int(rows[0].seconds * 1000) if rows else None
-    run_id = client.create_run(experiment_id, start_time=began, run_name=name).info.run_id
-    update_status(folder, tracking_run_id=run_id)
-    log_texts(client, run_id, params=as_params(config), tags=as_tags(tags))
-    client.log_artifact(run_id, str(folder.config))
-    return str(run_id)
-
-
-def _missing(client: MlflowClient, run_id: str, metrics: Path) -> list[Metric]:
-    """The points of metrics.jsonl past the last one that the store has of their metric."""
-    from mlflow.entities import Metric
-
-    last = last_steps(client, run_id)
-    return [
-        Metric(clean_key(name), value, int(row.seconds * 1000), row.step)
-        for row in read_metrics(metrics)
-        for name, value in row.metrics.items()
-        if row.step > last.get(clean_key(name), -1)
-    ]
+    run = client.create_run(experiment_id, start_time=began, run_name=told["name"])
+    update_status(folder, tracking_run_id=run.info.run_id)
+    return str(run.info.run_id)

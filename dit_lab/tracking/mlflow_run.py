@@ -13,26 +13,33 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import Hook
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder
-from dit_lab.runs.metrics import read_metrics
+from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.tracking.addresses import check_uri, is_local, shown
 from dit_lab.tracking.mlflow_store import (
     METRICS_PER_REQUEST,
-    TAG_CHARACTERS,
     as_params,
     as_tags,
-    clean_key,
+    clean_text,
     compare,
-    last_steps,
     load_mlflow,
     log_texts,
     open_client,
     prepare_store,
     root_cause,
+)
+from dit_lab.tracking.record import (
+    TERMINAL,
+    Point,
+    lacking_files,
+    log_file,
+    log_points,
+    points_of,
+    steps_in_store,
 )
 from dit_lab.tracking.spool import finite_metrics
 
@@ -46,15 +53,6 @@ SEND_EVERY_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 60.0  # between two tries at a store that does not answer
 START_SECONDS = 10.0  # how long the start of training waits for a remote store
 END_SECONDS = 20.0  # how long the end of training waits for the rest to be sent
-
-
-class _Point(NamedTuple):
-    """One number of one metric."""
-
-    name: str
-    value: float
-    milliseconds: int  # since the epoch
-    step: int
 
 
 class MlflowRun(Hook):
@@ -89,17 +87,17 @@ class MlflowRun(Hook):
         self._run_id, self._resume_step = run_id, resume_step
         self._take_up_again = run_id is not None
         self._client: MlflowClient | None = None
-        self._in_store: dict[str, int] = {}  # metric key -> last step that the store has
-        self._points: deque[_Point] = deque()
-        self._batch: list[_Point] = []  # taken from `_points`, not yet accepted
+        self._in_store: dict[str, set[int]] = {}  # metric key -> steps that the store has
+        self._points: deque[Point] = deque()
+        self._batch: list[Point] = []  # taken from `_points`, not yet accepted
         self._files: deque[Path] = deque()
+        self._files_compared = False
         self._outcome: tuple[str, str | None] | None = None  # (status, error), once it has ended
-        self._outcome_sent = False
+        self.is_whole = False  # whether the store has taken everything, the outcome included
         self._trouble = ""
         self._refused: RequestError | None = None
         self._closing, self._tried = threading.Event(), threading.Event()
-        for row in read_metrics(folder.metrics):
-            self._queue(row.step, row.seconds, row.metrics)
+        self._points.extend(points_of(read_metrics(folder.metrics)))
         load_mlflow()  # here and not in the thread: two threads importing at once get in a tangle
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -111,13 +109,14 @@ class MlflowRun(Hook):
         return self._run_id
 
     def on_metrics(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
-        self._queue(step, time.time(), finite_metrics(metrics))
+        self._points.extend(points_of([MetricsRow(step, time.time(), finite_metrics(metrics))]))
 
     def on_artifact(self, step: int, path: Path) -> None:
         self._files.append(path)
 
     def on_end(self, *, status: str, step: int, error: str | None) -> None:
-        """Send the rest for up to `END_SECONDS`, then close the run as FINISHED, FAILED or KILLED.
+        """Send the rest for up to `END_SECONDS`, then close the run as FINISHED, FAILED or KILLED,
+        unless something was not taken: a run that has ended there is whole.
 
         The last line of `error` becomes a tag; an error of several lines `traceback.txt`.
         """
@@ -128,20 +127,16 @@ class MlflowRun(Hook):
         self._closing.set()
         self._thread.join(END_SECONDS)
         rows = len({point.step for point in [*self._batch, *self._points]})
-        if rows or self._files or not self._outcome_sent:
+        if not self.is_whole:
             _log.warning(
                 "MLflow at %s did not take everything (%s); metric rows left: %d, files left: %d; "
-                "they are in %s, and opening the run again sends the rows",
+                "they are in %s, and `dit-lab doctor` or the same command sends them",
                 shown(self._uri),
                 self._trouble or "too slow",
                 rows,
                 len(self._files),
                 self._folder.root,
             )
-
-    def _queue(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self._points.append(_Point(name, value, int(seconds * 1000), step))
 
     # ---- the thread -----------------------------------------------------------------------------
 
@@ -176,9 +171,11 @@ class MlflowRun(Hook):
             raise self._refused
 
     def _send_everything(self) -> str:
-        """Send all that waits; "" or what went wrong, which does not hold up what follows it."""
+        """Send all that waits; "" or what went wrong, which holds up the outcome alone."""
         trouble = ""
         for send in (self._connect, self._send_points, self._send_files, self._send_outcome):
+            if trouble and send == self._send_outcome:
+                break
             try:
                 send()
             except RequestError as error:
@@ -219,7 +216,6 @@ class MlflowRun(Hook):
                 run = client.create_run(experiment_id, run_name=self._name)
                 self._run_id = run.info.run_id
             log_texts(client, self._run_id, params=self._params, tags=self._tags)
-            self._files.appendleft(self._folder.config)
         self._client = client
 
     def _find(self, client: MlflowClient) -> Run | None:
@@ -241,7 +237,7 @@ class MlflowRun(Hook):
 
     def _take_up(self, client: MlflowClient, run: Run) -> None:
         run_id, known = run.info.run_id, run.data
-        self._in_store = last_steps(client, run_id)
+        self._in_store = steps_in_store(client, run)
         earlier = re.findall(r"^resume\.(\d+)", "\n".join(known.tags), re.MULTILINE)
         resume = f"resume.{max(map(int, earlier), default=0) + 1}"
         new_params, changed_params = compare(known.params, self._params)
@@ -258,43 +254,42 @@ class MlflowRun(Hook):
         return self._client, self._run_id
 
     def _send_points(self) -> None:
-        from mlflow.entities import Metric
-
         client, run_id = self._connected()
         while self._points or self._batch:
             while self._points and len(self._batch) < METRICS_PER_REQUEST:
                 self._batch.append(self._points.popleft())
-            fresh = [
-                Metric(key, value, milliseconds, step)
-                for name, value, milliseconds, step in self._batch
-                if step > self._in_store.get(key := clean_key(name), -1)
-            ]
-            if fresh:
-                client.log_batch(run_id, metrics=fresh)
+            fresh = [p for p in self._batch if p.step not in self._in_store.get(p.key, ())]
+            log_points(client, run_id, fresh)
             self._batch.clear()
 
     def _send_files(self) -> None:
         client, run_id = self._connected()
+        if not self._files_compared:
+            lacking = lacking_files(client, run_id, self._folder)
+            self._files.extend(path for path in lacking if path not in set(self._files))
+            self._files_compared = True
         while self._files:
             path = self._files[0]
-            inside = path.is_relative_to(self._folder.root)
-            place = path.parent.relative_to(self._folder.root).as_posix() if inside else "."
-            if path.exists():
-                client.log_artifact(run_id, str(path), None if place == "." else place)
-            else:
-                _log.warning("%s: is gone, so MLflow does not get it", path)
+            try:
+                if path.exists():
+                    log_file(client, run_id, path, root=self._folder.root)
+                else:
+                    _log.warning("%s: is gone, so MLflow does not get it", path)
+            except Exception:
+                self._files.rotate(-1)  # the next try begins with another one
+                raise
             self._files.popleft()
 
     def _send_outcome(self) -> None:
-        if self._outcome is None or self._outcome_sent:
+        """Only when all before it was taken."""
+        if self._outcome is None or self.is_whole:
             return
         client, run_id = self._connected()
         status, error = self._outcome
-        if client.get_run(run_id).info.status not in (FINISHED, FAILED, KILLED):
-            if error:
-                last_line = error.strip().splitlines()[-1]
-                client.set_tag(run_id, "error", last_line[:TAG_CHARACTERS])
-            client.set_terminated(run_id, status)
         if error and "\n" in error.strip():
-            client.log_text(run_id, error, "traceback.txt")
-        self._outcome_sent = True
+            client.log_text(run_id, clean_text(error), "traceback.txt")
+        if client.get_run(run_id).info.status not in TERMINAL:
+            last_line = {"error": error.strip().splitlines()[-1]} if error else {}
+            log_texts(client, run_id, params={}, tags=as_tags(last_line))
+            client.set_terminated(run_id, status)
+        self.is_whole = True

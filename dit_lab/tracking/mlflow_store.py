@@ -11,7 +11,7 @@ import os
 import re
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from dit_lab.tracking.addresses import check_uri, is_local, is_server, not_conta
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.store.entities import PagedList
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its page shows training
 LOCK_SECONDS = 120.0  # making the tables takes seconds; a queue of jobs waits for the first one
@@ -170,7 +171,7 @@ def _check_writable(path: Path) -> None:
 def _experiment_id(uri: str, name: str, artifact_root: Path) -> str:
     from mlflow.exceptions import MlflowException
 
-    from dit_lab.tracking.client import refuse_elsewhere
+    from dit_lab.tracking.client import refuse_elsewhere, refuse_unwritable
 
     client = open_client(uri)
     found = client.get_experiment_by_name(name)
@@ -187,6 +188,7 @@ def _experiment_id(uri: str, name: str, artifact_root: Path) -> str:
             f"tracking.experiment={name}: was deleted from the store; `mlflow experiments restore "
             f"-x {found.experiment_id}` brings it back, or give another name"
         )
+    refuse_unwritable(uri, name, found.artifact_location)
     refuse_elsewhere(uri, found.artifact_location)
     return found.experiment_id
 
@@ -210,13 +212,18 @@ def as_params(config: Mapping[str, Any]) -> dict[str, str]:
         while key in params:
             count += 1
             key = f"{clean_key(name)[: KEY_CHARACTERS - 8]}_{count}"
-        params[key] = text[:VALUE_CHARACTERS]
+        params[key] = clean_text(text)[:VALUE_CHARACTERS]
     return params
+
+
+def clean_text(text: str) -> str:
+    """A text that every store takes: without NUL, and bytes that were no UTF-8 written out."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def as_tags(texts: Mapping[str, str]) -> dict[str, str]:
     """MLflow tags, values cut at 8000 characters."""
-    return {clean_key(name): str(text)[:TAG_CHARACTERS] for name, text in texts.items()}
+    return {clean_key(name): clean_text(text)[:TAG_CHARACTERS] for name, text in texts.items()}
 
 
 def compare(
@@ -245,10 +252,15 @@ def log_texts(
     )
 
 
-def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
-    """Metric key -> the last step that the store has of it."""
-    known = client.get_run(run_id).data.metrics
-    return {key: max(p.step for p in client.get_metric_history(run_id, key)) for key in known}
+def all_pages(search: Callable[..., PagedList[Any]], *asked: Any, **options: Any) -> list[Any]:
+    """Everything that a search of the client finds, page by page."""
+    found: list[Any] = []
+    token: str | None = None
+    while token != "":
+        page = search(*asked, **options, page_token=token)
+        found += page
+        token = page.token or ""
+    return found
 
 
 def newest_pages(uri: str, *, address: str, count: int = 3) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dit_lab.core import trust
@@ -19,6 +20,21 @@ def deleted_experiment(folder: Path) -> None:
     uri = trust.trust_store(f"sqlite:///{folder}/outputs/mlflow.db")
     experiment = prepare_store(uri, experiment="tiny", artifact_root=folder / "outputs/mlartifacts")
     open_client(uri).delete_experiment(experiment)
+
+
+def kept_elsewhere(place: str) -> Callable[[Path], None]:
+    """A store whose experiment `tiny` keeps its artifacts where `place` says."""
+
+    def make(folder: Path) -> None:
+        from dit_lab.tracking.mlflow_store import open_client, prepare_store
+
+        uri = trust.trust_store(f"sqlite:///{folder}/outputs/mlflow.db")
+        prepare_store(uri, experiment="other", artifact_root=folder / "outputs/mlartifacts")
+        (folder / "outputs/taken").write_text("no folder")
+        location = place.format(folder=folder)
+        open_client(uri).create_experiment("tiny", artifact_location=location)
+
+    return make
 
 
 # fmt: off
@@ -41,6 +57,12 @@ CASES = (
     heavy("an experiment that was deleted", TINY,
          "tracking.experiment=tiny: was deleted from the store; .* restore -x 1", start="recipe",
          prepare=deleted_experiment),
+    heavy("an experiment that a server made", TINY,
+         "tracking.experiment=tiny: was made through a server, which keeps the artifacts; give",
+         start="recipe", prepare=kept_elsewhere("mlflow-artifacts:/5")),
+    heavy("an experiment of somebody else's folder", TINY,
+         "tracking.experiment=tiny: keeps its artifacts in FOLDER/outputs/taken/5, where this user",
+         start="recipe", prepare=kept_elsewhere("file://{folder}/outputs/taken/5")),
     heavy("a database whose driver is not there",
          f"{TINY} tracking.uri=mysql+nodriver://anna:secret@host/runs",
          r"tracking.uri=mysql\+nodriver://\*\*\*@host/runs: cannot be used: .*nodriver",

@@ -162,15 +162,16 @@ def _mount(folder: Path, mounts: Mapping[str, str]) -> None:
         _call(libc.mount, b"tmpfs", os.fsencode(place), b"tmpfs", flags, data)
 
 
-def with_own_mounts() -> ctypes.CDLL:
-    """From now on this process may mount what only it sees; no privileges needed.
+def with_own_mounts(number: int = 0) -> ctypes.CDLL:
+    """From now on this process may mount what only it sees; no privileges needed. It says that it
+    is the user of that number, without becoming another one.
 
     Raises OSError where the kernel does not allow it.
     """
     libc, user, group = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
     _call(libc.unshare, CLONE_NEWUSER | CLONE_NEWNS)
     Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+    Path("/proc/self/uid_map").write_text(f"{number} {user} 1")
     Path("/proc/self/gid_map").write_text(f"0 {group} 1")
     return libc
 

@@ -8,10 +8,13 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +67,50 @@ def serving(
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+class Proxy:
+    """Stands between a client and the server on `port`: refuses some requests with 503, and takes
+    its time for each."""
+
+    def __init__(self, port: int) -> None:
+        self.refuses: Callable[[str, bytes], bool] = lambda path, body: False
+        self.seconds = 0.0
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def pass_on(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                time.sleep(proxy.seconds)
+                if proxy.refuses(self.path, body):
+                    self.send_response(503)
+                    self.end_headers()
+                    return
+                behind = HTTPConnection("127.0.0.1", port, timeout=30)
+                behind.request(self.command, self.path, body, dict(self.headers))
+                answer = behind.getresponse()
+                content = answer.read()
+                self.send_response(answer.status)
+                self.send_header("Content-Type", answer.getheader("Content-Type", "text/plain"))
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                with contextlib.suppress(BrokenPipeError):  # who asked has given up
+                    self.wfile.write(content)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on  # noqa: N815
+
+            def log_message(self, *args: Any) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

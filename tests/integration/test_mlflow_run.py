@@ -10,6 +10,7 @@ import contextlib
 import http.server
 import json
 import logging
+import multiprocessing
 import os
 import socket
 import sqlite3
@@ -24,20 +25,29 @@ import pytest
 
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
-from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder
-from dit_lab.runs.metrics import MetricsRow, format_row
+from dit_lab.runs.folder import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    RunFolder,
+    read_status,
+    update_status,
+    write_json,
+)
+from dit_lab.runs.metrics import MetricsRow, add_row, format_row, read_metrics
 from dit_lab.tracking import mlflow_run
 from dit_lab.tracking.addresses import check_uri, shown
-from dit_lab.tracking.late import log_late
+from dit_lab.tracking.late import log_late, settle
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.tracking.mlflow_store import (
+    all_pages,
     as_params,
     clean_key,
     open_client,
     prepare_store,
     ui_command,
 )
-from tests.integration.server import fetch, free_port, listens, serving
+from tests.integration.server import Proxy, fetch, free_port, listens, serving
 
 CONFIG = {"seed": 0, "optimizer": {"lr": 1e-4}, "model": {"name": "pico", "sizes": [1, 2]}}
 
@@ -371,9 +381,12 @@ def test_an_artifact_that_cannot_be_stored_holds_up_nothing_else(
     run.on_artifact(1, store.folder.root / "never written")
     run.on_metrics(1, {"train/loss": 1.0})
     end(run)
-    assert store.read(run).info.status == "FINISHED"
     assert store.points(run, "train/loss") == [(1, 1.0)]
-    assert "metric rows left: 0, files left: 2" in caplog.text
+    assert store.artifact(run, "config.yaml").exists()
+    assert f"{store.folder.root / 'never written'}: is gone" in caplog.text
+    assert "metric rows left: 0, files left: 1" in caplog.text
+    assert store.read(run).info.status == "RUNNING"  # the end comes last, when it is whole
+    assert not run.is_whole
 
 
 @pytest.mark.slow
@@ -406,7 +419,25 @@ def late(store: Store, run_id: str, uri: str | None = None, **metrics: float) ->
     card.parent.mkdir(exist_ok=True)
     card.write_text("{}")
     named = {f"eval/{name}": value for name, value in metrics.items()}
-    return log_late(uri or store.uri, run_id, metrics=named, step=20, artifact=card)
+    return log_late(uri or store.uri, run_id, MetricsRow(20, time.time(), named), artifact=card)
+
+
+def test_an_error_that_a_store_would_not_take_is_written_out(store: Store) -> None:
+    """A file name that is no UTF-8, and a NUL, which PostgreSQL refuses."""
+    run = store.open()
+    end(run, FAILED, "Traceback:\n  line 3\nOSError: no such file: \udcff\0.png")
+    assert store.read(run).info.status == "FAILED"
+    assert store.read(run).data.tags["error"] == "OSError: no such file: \\udcff\\0.png"
+    assert "\\udcff" in store.artifact(run, "traceback.txt").read_text()
+
+
+def test_a_search_goes_through_all_pages(store: Store) -> None:
+    client = open_client(store.uri)
+    experiment = prepare_store(store.uri, experiment=store.experiment, artifact_root=store.root)
+    made = {client.create_run(experiment).info.run_id for _ in range(5)}
+    for size in (2, 5, 1000):
+        found = all_pages(client.search_runs, [experiment], max_results=size)
+        assert len(found) == 5 and {run.info.run_id for run in found} == made
 
 
 def test_an_evaluation_is_added_to_a_run_that_has_ended(store: Store) -> None:
@@ -513,10 +544,80 @@ def test_a_run_outlives_its_server(
     warnings = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
     assert "([Errno 111] Connection refused); metric rows left: 1, files left: 0" in warnings[-1]
 
-    directly = store.open(run_id=run.run_id, resume_step=2, folder=remote.folder)
-    end(directly)
-    assert store.points(directly, "train/loss") == [(1, 1.0), (2, 0.5)]
-    assert store.read(directly).info.status == "FINISHED"
+    with pytest.raises(RequestError, match="was made through a server, which keeps the artifacts"):
+        store.open(run_id=run.run_id, experiment=remote.experiment, folder=remote.folder)
+
+
+def track_and_end(uri: str, folder: RunFolder, config: Any, tags: dict[str, str]) -> None:
+    """What a process does that trains for three steps; its end does not wait for the thread."""
+    mlflow_run.START_SECONDS = mlflow_run.END_SECONDS = 2.0
+    run = MlflowRun(
+        trust.trust_store(uri),
+        experiment=config["tracking"]["experiment"],
+        artifact_root=Path(config["paths"]["root"]) / "mlartifacts",
+        folder=folder,
+        name="a run",
+        config=config,
+        tags=tags,
+    )
+    for row in read_metrics(folder.metrics):
+        run.on_metrics(row.step, row.metrics)
+    end(run)
+    status = {"status": FINISHED, "step": 3, "error": None, "tracking_run_id": run.run_id}
+    update_status(folder, **status, is_tracked_whole=run.is_whole)
+    write_json(folder.tracking, {"name": "a run", "tags": tags})
+
+
+@pytest.mark.slow
+def test_what_a_server_refused_or_had_no_time_for_is_sent_afterwards(
+    store: Store, tmp_path: Path
+) -> None:
+    """Counted: points, parameters, tags and files, and the end only behind all of them."""
+    prepare_store(store.uri, experiment="Default", artifact_root=store.root)
+    port, names = free_port(), [f"train/loss_{number}" for number in range(37)]
+    tags = {f"tag.{number}": "x" for number in range(5)}
+    with serving(store.uri, store.root / "mlartifacts", port, tmp_path), Proxy(port) as proxy:
+        for way in ("refuses", "slow"):
+            remote = Store(store.root, proxy.uri, f"{store.experiment}_{way}")
+            folder = remote.folder
+            config = {
+                "option": {str(number): number for number in range(121)},
+                "tracking": {"uri": proxy.uri, "experiment": remote.experiment},
+                "paths": {"root": str(store.root)},
+            }
+            folder.samples.mkdir()
+            (folder.samples / "step-00000003.png").write_bytes(b"png")
+            for step in (1, 2, 3):
+                add_row(
+                    folder.metrics, MetricsRow(step, 1.0 * step, dict.fromkeys(names, 1 / step))
+                )
+            proxy.seconds = 0.8 if way == "slow" else 0.0
+            if way == "refuses":
+                proxy.refuses = lambda path, body: b"train/loss_36" in body
+            process = multiprocessing.get_context("forkserver").Process(
+                target=track_and_end, args=(proxy.uri, folder, config, tags)
+            )
+            process.start()
+            process.join()
+            proxy.seconds, proxy.refuses = 0.0, lambda path, body: False
+            status = read_status(folder)
+            assert process.exitcode == 0 and status["is_tracked_whole"] is False
+            client, run_id = open_client(proxy.uri), status["tracking_run_id"]
+            assert client.get_run(run_id).info.status == "RUNNING"
+
+            said = settle(folder, config)
+            assert said.startswith("MLflow was told what it lacked: 111 points, ")
+            assert said.endswith(", how it ended")
+            found = client.get_run(run_id)
+            assert found.info.status == "FINISHED"
+            assert len(found.data.params) == 124 and tags.items() <= found.data.tags.items()
+            for name in names:
+                points = [(p.step, p.value) for p in client.get_metric_history(run_id, name)]
+                assert points == [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]
+            kept = [file.path for file in client.list_artifacts(run_id)]
+            assert kept == ["config.yaml", "samples"]
+            assert read_status(folder)["is_tracked_whole"] is True
+            assert settle(folder, config) == ""
 
 
 @pytest.mark.slow

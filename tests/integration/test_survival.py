@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from dit_lab.runs.lock import read_holder
-from tests.integration.conftest import fork_code
+from tests.integration.conftest import COMMAND, fork_code
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +56,7 @@ class Table(RectifiedFlow):
 
 KILLS = """
 import os
+import time
 from pathlib import Path
 
 from dit_lab.core.types import Hook
@@ -64,6 +65,8 @@ from dit_lab.core.types import Hook
 class Kills(Hook):
     def on_metrics(self, step, metrics):
         if step == 40 and "eval/loss" in metrics:
+            while not list(Path().glob("outputs/runs/*/*/checkpoints/step-00000040/COMPLETE")):
+                time.sleep(0.01)  # it is written beside the evaluation
             os.kill(os.getpid(), 9)
 """
 
@@ -74,6 +77,16 @@ def write_module(folder: Path) -> None:
     (folder / "conf/objective/table.yaml").write_text("_target_: looking_up.Table\n")
     (folder / "table").write_text("")
 
+
+WITHOUT_NAME = """
+from tests.errors.worker import with_own_mounts
+try:
+    with_own_mounts(54321)
+except OSError:
+    sys.exit(NOT_ALLOWED)
+for name in ("HOME", "USER", "LOGNAME"):
+    os.environ.pop(name, None)
+"""
 
 USING = "dit-lab: using conf/ of this folder: adds objective=table"
 """What a command says first where there is a conf/."""
@@ -330,6 +343,24 @@ def test_an_error_is_told_and_the_rerun_goes_on_once_it_is_gone(
     assert (tracked.run_id, tracked.status) == (run.status["tracking_run_id"], "FINISHED")
     assert tracked.rows() == run.rows_by_step()
     assert "error" not in tracked.tags
+
+
+# ---- a user without name and home ---------------------------------------------------------------
+
+
+def test_a_user_without_name_and_home_trains(
+    tmp_path: Path, tiny: list[str], run_in: RunIn
+) -> None:
+    """As a container may start it: libraries ask for both."""
+    code = COMMAND.replace("exec(first)", WITHOUT_NAME)
+    given = {"folder": str(tmp_path), "output": str(tmp_path), "NOT_ALLOWED": NOT_ALLOWED}
+    short = ["train", *tiny, "training.total_steps=2"]
+    process = fork_code(code, {**given, "arguments": short})
+    process.join()
+    if process.exitcode == NOT_ALLOWED:
+        pytest.skip("nobody may be another user here")
+    assert process.exitcode == 0, (tmp_path / "stderr").read_text()
+    assert run_in(tmp_path).status["is_tracked_whole"] is True
 
 
 # ---- a full disk --------------------------------------------------------------------------------
