@@ -6,9 +6,10 @@ For each way of training a command is started, one of its processes is killed ou
 a random moment, and the same command is given again, until it ends by itself. Checkpoints are saved
 every other step, so that many kills meet one that is being written. After every kill each
 checkpoint that was whole must still be whole, unless as many newer ones are as a save leaves, and
-the next start must go on from the newest of them or a later one. In the end weights, averages,
-moments and logged rows are compared, in every bit, with a training that nothing happened to. Prints
-the table of docs/scale.md.
+the next start must go on from the newest of them or a later one. One way is killed in its last
+phase alone: after its last step, while samples are drawn and measured. In the end weights,
+averages, moments, logged rows, results and status are compared, in every bit, with a training that
+nothing happened to. Prints the table of docs/scale.md.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dit_lab.runs.folder import RunFolder, read_status
 from dit_lab.runs.metrics import read_metrics
 from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint
 
@@ -40,8 +42,12 @@ TRAINING = [
     "sample.num_images=10", "tracking=none",
 ]  # fmt: skip
 TWO = ["distributed.num_processes=2"]
+LAST_STEP = 6
+MEASURED = [f"training.total_steps={LAST_STEP}", "evaluation.num_images=360", "metric=[two_sample]"]
+LAST_PHASE = "one process, after its last step"
 WAYS = {
     "one process": [],
+    LAST_PHASE: MEASURED,
     "two processes, one killed": TWO,
     "two processes with shards, one killed": [*TWO, "distributed=fsdp"],
 }
@@ -84,18 +90,20 @@ def whole(folder: Path) -> dict[int, Checkpoint]:
     return found
 
 
-def doing(folder: Path) -> str:
+def doing(folder: Path, arguments: list[str]) -> str:
     """What the training is at, from what lies in its folder."""
     run = run_folder(folder)
     if run is None or not (run / "metrics.jsonl").exists():
         return "starting"
     writing = any(run.glob("checkpoints/.writing-*")) or any(run.glob("checkpoints/.removing-*"))
+    if arguments == MEASURED and trained(folder) == LAST_STEP:
+        return "measuring"
     return "saving" if writing else "training"
 
 
-def victims(process: subprocess.Popen[bytes], several: bool) -> list[int]:
+def victims(process: subprocess.Popen[bytes], arguments: list[str]) -> list[int]:
     """The process itself, or the workers that it has started."""
-    if not several:
+    if TWO[0] not in arguments:
         return [process.pid]
     with suppress(OSError):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
@@ -113,16 +121,24 @@ def trained(folder: Path) -> int:
 def kill_once(folder: Path, arguments: list[str], result: Result, seconds: float) -> bool:
     """Start, kill `seconds` after the first save, and look at what is left; False where the
     training ended first."""
-    before = trained(folder)
+    before, starts = trained(folder), len(resumed_from(folder))
     process = start(folder, arguments)
-    while process.poll() is None and trained(folder) <= before:
+
+    def is_under_way() -> bool:
+        if arguments != MEASURED:
+            return trained(folder) > before
+        return len(resumed_from(folder)) > starts or (
+            before < LAST_STEP and LAST_STEP in whole(folder)
+        )
+
+    while process.poll() is None and not is_under_way():
         time.sleep(0.005)
     time.sleep(seconds)
-    found = victims(process, bool(arguments))
+    found = victims(process, arguments)
     if process.poll() is not None or not found:
         process.wait()
         return False
-    at, known = doing(folder), set(whole(folder))
+    at, known = doing(folder, arguments), set(whole(folder))
     try:
         os.kill(random.choice(found), signal.SIGKILL)
     except ProcessLookupError:  # it has just ended
@@ -141,12 +157,13 @@ def kill_once(folder: Path, arguments: list[str], result: Result, seconds: float
 
 def resumed_from(folder: Path) -> list[int]:
     """The steps at which starts went on."""
-    lines = (folder / "printed").read_text(errors="replace").splitlines()
+    printed = folder / "printed"
+    lines = printed.read_text(errors="replace").splitlines() if printed.exists() else []
     return [int(line.split()[-1]) for line in lines if line.startswith("resumed at step ")]
 
 
-def final(folder: Path) -> tuple[dict[str, bytes], list[object]]:
-    """The last checkpoint's files and the logged rows without clocks."""
+def final(folder: Path) -> tuple[dict[str, bytes], list[object], object]:
+    """The last checkpoint's files, the logged rows without clocks, and how it ended."""
     run = run_folder(folder)
     assert run is not None
     last = max(run.glob("checkpoints/step-*"))
@@ -155,13 +172,14 @@ def final(folder: Path) -> tuple[dict[str, bytes], list[object]]:
         (row.step, {k: v for k, v in row.metrics.items() if not k.startswith("perf/")})
         for row in read_metrics(run / "metrics.jsonl")
     ]
-    return files, rows
+    end = read_status(RunFolder(run))
+    return files, rows, (end["status"], end["step"], end["error"], end["results"])
 
 
 def straight(folder: Path, arguments: list[str]) -> float:
     """Train without trouble; how long its steps took."""
     process = start(folder, arguments)
-    while trained(folder) == 0:
+    while trained(folder) < (LAST_STEP if arguments == MEASURED else 1):
         assert process.poll() is None, (folder / "printed").read_text()
         time.sleep(0.005)
     begun = time.monotonic()
@@ -183,7 +201,8 @@ def measure(way: str, kills: int, root: Path) -> Result:
         while result.kills.total() < kills:
             newest = max(whole(folder), default=0)
             # Some steps are made between two kills, so that a round comes to its end.
-            if not kill_once(folder, arguments, result, random.uniform(0, duration / 4)):
+            share = 1 if way == LAST_PHASE else 4
+            if not kill_once(folder, arguments, result, random.uniform(0, duration / share)):
                 break
             seen = resumed_from(folder)
             result.earlier += bool(newest and (not seen or seen[-1] < newest))
