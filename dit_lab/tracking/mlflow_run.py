@@ -20,6 +20,7 @@ from dit_lab.core.types import Hook
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.tracking.addresses import check_uri, is_local, shown
+from dit_lab.tracking.kept_files import lacking_files, log_file
 from dit_lab.tracking.mlflow_store import (
     METRICS_PER_REQUEST,
     as_params,
@@ -35,8 +36,6 @@ from dit_lab.tracking.mlflow_store import (
 from dit_lab.tracking.record import (
     TERMINAL,
     Point,
-    lacking_files,
-    log_file,
     log_points,
     points_of,
     steps_in_store,
@@ -271,10 +270,7 @@ class MlflowRun(Hook):
         while self._files:
             path = self._files[0]
             try:
-                if path.exists():
-                    log_file(client, run_id, path, root=self._folder.root)
-                else:
-                    _log.warning("%s: is gone, so MLflow does not get it", path)
+                log_file(client, run_id, path, self._folder)
             except Exception:
                 self._files.rotate(-1)  # the next try begins with another one
                 raise

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dit_lab.core.text import counted
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder
 from dit_lab.runs.metrics import MetricsRow, read_metrics
+from dit_lab.tracking.kept_files import lacking_files, log_file
 from dit_lab.tracking.mlflow_store import (
     METRICS_PER_REQUEST,
     as_params,
@@ -57,29 +57,6 @@ def log_points(client: MlflowClient, run_id: str, points: Sequence[Point]) -> No
     for start in range(0, len(points), METRICS_PER_REQUEST):
         some: list[Metric] = [Metric(*p) for p in points[start : start + METRICS_PER_REQUEST]]
         client.log_batch(run_id, metrics=some)
-
-
-def log_file(client: MlflowClient, run_id: str, path: Path, *, root: Path) -> None:
-    """Keep a copy of a file, in the folder that it has below `root`; of others, in none."""
-    client.log_artifact(run_id, str(path), _place(path, root))
-
-
-def _place(path: Path, root: Path) -> str | None:
-    place = path.parent.relative_to(root).as_posix() if path.is_relative_to(root) else "."
-    return None if place == "." else place
-
-
-def lacking_files(client: MlflowClient, run_id: str, folder: RunFolder) -> list[Path]:
-    """The files that a store should hold of a run and does not, or not as they are now."""
-    files = [path for path in (folder.config, *folder.artifacts()) if path.is_file()]
-    places = dict.fromkeys(_place(path, folder.root) for path in files)
-    found = (info for place in places for info in client.list_artifacts(run_id, place))
-    kept = {info.path: info.file_size for info in found}
-    return [
-        path
-        for path in files
-        if kept.get(path.relative_to(folder.root).as_posix()) != path.stat().st_size
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +119,7 @@ class Record:
         log_texts(client, run_id, params=params, tags=tags)
         log_points(client, run_id, points)
         for path in files:
-            log_file(client, run_id, path, root=self.folder.root)
+            log_file(client, run_id, path, self.folder)
         self.folder.untold.unlink(missing_ok=True)
         counts = {"point": points, "parameter": params, "tag": tags, "file": files}
         sent = [counted(len(of), name) for name, of in counts.items() if of]

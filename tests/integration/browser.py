@@ -186,6 +186,11 @@ class Page:
         """Until all of them are to be read."""
         self.wait_for(f"{json.dumps(texts)}.every(text => document.body.innerText.includes(text))")
 
+    def click(self, x: float, y: float) -> None:
+        """With the left button, at a place in the window."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
     def text(self) -> str:
         """What is to be read on it."""
         return self.evaluate("document.body.innerText") or ""

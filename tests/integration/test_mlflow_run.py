@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
@@ -258,7 +259,7 @@ def test_a_run_from_start_to_end(store: Store, monkeypatch: pytest.MonkeyPatch) 
         run.on_metrics(step, {"train/loss": 1 / step, "train/grad_norm": float("inf")})
     samples = store.folder.samples / "step-00000020.png"
     samples.parent.mkdir()
-    samples.write_bytes(b"png")
+    Image.effect_noise((40, 20), 50).save(samples)
     run.on_artifact(20, samples)
     end(run)
     end(parent)
@@ -277,7 +278,9 @@ def test_a_run_from_start_to_end(store: Store, monkeypatch: pytest.MonkeyPatch) 
     assert store.points(run, "train/grad_norm") == []  # mlflow would have kept 1.8e308
     assert len(store.points(run, "nonfinite/train/grad_norm")) == 20
     assert store.artifact(run, "config.yaml").read_text() == "seed: 0\n"
-    assert store.artifact(run, "samples/step-00000020.png").read_bytes() == b"png"
+    (kept,) = store.artifact(run, "images").glob("samples+step+20+*.png")
+    assert list(Image.open(kept).getdata()) == list(Image.open(samples).getdata())
+    assert read.data.tags["mlflow.loggedImages"] == "True"  # the page then looks for them
     assert len(open_client(store.uri).search_runs([read.info.experiment_id])) == 2
 
 
@@ -373,17 +376,19 @@ def test_an_artifact_that_cannot_be_stored_holds_up_nothing_else(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = store.open()
-    store.artifact(run, "samples").write_text("a file where a folder is needed")
-    sample = store.folder.samples / "grid.png"
-    sample.parent.mkdir()
-    sample.write_bytes(b"png")
-    run.on_artifact(1, sample)
-    run.on_artifact(1, store.folder.root / "never written")
+    store.artifact(run, "images").write_text("a file where a folder is needed")
+    store.folder.samples.mkdir()
+    broken, sample = (store.folder.samples / f"step-0000000{step}.png" for step in (1, 2))
+    broken.write_bytes(b"no picture")
+    Image.new("L", (4, 4)).save(sample)
+    for path in (broken, sample, store.folder.root / "never written"):
+        run.on_artifact(1, path)
     run.on_metrics(1, {"train/loss": 1.0})
     end(run)
     assert store.points(run, "train/loss") == [(1, 1.0)]
     assert store.artifact(run, "config.yaml").exists()
     assert f"{store.folder.root / 'never written'}: is gone" in caplog.text
+    assert f"{broken}: is no picture" in caplog.text
     assert "metric rows left: 0, files left: 1" in caplog.text
     assert store.read(run).info.status == "RUNNING"  # the end comes last, when it is whole
     assert not run.is_whole
@@ -586,7 +591,7 @@ def test_what_a_server_refused_or_had_no_time_for_is_sent_afterwards(
                 "paths": {"root": str(store.root)},
             }
             folder.samples.mkdir()
-            (folder.samples / "step-00000003.png").write_bytes(b"png")
+            Image.new("L", (4, 4)).save(folder.samples / "step-00000003.png")
             for step in (1, 2, 3):
                 add_row(
                     folder.metrics, MetricsRow(step, 1.0 * step, dict.fromkeys(names, 1 / step))
@@ -615,7 +620,7 @@ def test_what_a_server_refused_or_had_no_time_for_is_sent_afterwards(
                 points = [(p.step, p.value) for p in client.get_metric_history(run_id, name)]
                 assert points == [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]
             kept = [file.path for file in client.list_artifacts(run_id)]
-            assert kept == ["config.yaml", "samples"]
+            assert kept == ["config.yaml", "images"]
             assert read_status(folder)["is_tracked_whole"] is True
             assert settle(folder, config) == ""
 

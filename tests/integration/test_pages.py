@@ -186,12 +186,20 @@ def test_children_are_compared(swept: Swept, visit: Open, mlflow: Address) -> No
 
 
 def test_samples_of_a_child(swept: Swept, folder: Path, visit: Open, mlflow: Address) -> None:
-    run_id, file = swept.children[0], "samples/step-00000040.png"
-    page = visit(mlflow(f"experiments/{swept.experiment}/runs/{run_id}/artifacts/{file}"))
-    page.wait_for_text(swept.names[run_id], "step-00000020.png", file)
-    with Image.open(folder / "outputs/mlartifacts" / run_id / "artifacts" / file) as image:
+    """Over the steps, among the charts of the run, with a slider."""
+    run_id = swept.children[0]
+    page = visit(mlflow(f"experiments/{swept.experiment}/runs/{run_id}/model-metrics"))
+    page.wait_for_text(swept.names[run_id], "Add section")
+    drawn = folder / "outputs/mlartifacts" / run_id / "artifacts/images"
+    with Image.open(next(drawn.glob("samples+step+40+*.webp"))) as image:
         width = image.width
-    page.wait_for(f"{IMAGES}.includes({width})")
+    buttons = "[...document.querySelectorAll('button')]"
+    down = f"{buttons}.find(one => one.innerText.includes('Add section')).scrollIntoView()"
+    place = "document.querySelector('[role=slider]').parentElement.parentElement"
+    edges = f"(box => [box.right - 8, box.y + box.height / 2])({place}.getBoundingClientRect())"
+    x, y = page.wait_for(f"({down}, {edges})")  # there once it is in view
+    page.click(x, y)
+    page.wait_for(f"({down}, {IMAGES}.includes({width}))")
 
 
 def test_the_report_of_the_parent(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dit_lab.core.trust import trust_modules
-from dit_lab.runs.folder import RunFolder, write_json
+from dit_lab.runs.folder import RunFolder, step_of, write_json
 from dit_lab.runs.metrics import read_metrics
 from tests.integration.fragile import OWN, manifest_in, sweep_in, sweep_of
 from tests.integration.server import free_port, serving
@@ -47,8 +47,12 @@ def check_told(folder: Path, runs: list[Any], tracked: list[Any]) -> None:
         assert found.rows() == run.rows_by_step()
         written = sum(len(row.metrics) for row in read_metrics(run.root / "metrics.jsonl"))
         assert len(found.points) == written  # those of the clock, too
-        kept = {path.name for path in kept_of(folder, found)}
-        assert {"config.yaml", *(path.name for path in RunFolder(run.root).artifacts())} <= kept
+        of_run = RunFolder(run.root)
+        kept = {path.name.partition("+timestamp")[0] for path in kept_of(folder, found)}
+        steps = [step_of(path.with_suffix("")) for path in of_run.samples.glob("*.png")]
+        drawn = {f"samples+step+{step}" for step in steps}
+        measured = {path.name for path in of_run.evaluations.glob("*.json")}
+        assert {"config.yaml", *drawn, *measured} <= kept
     kept = {path.name for path in kept_of(folder, parent)}
     assert {"manifest.json", "report.html"} <= kept
 

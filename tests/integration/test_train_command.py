@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from dit_lab.runs.metrics import read_metrics
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -89,9 +88,7 @@ def test_killed_and_rerun_ends_in_the_same_bits(
     """By the command that people type; the other tests fork theirs, which is faster."""
     process = start("train", *tiny, UNTRACKED)
     deadline = time.monotonic() + 120
-    while not any(
-        row.step >= 15 for path in tmp_path.rglob("*.jsonl") for row in read_metrics(path)
-    ):
+    while not list(tmp_path.rglob("step-00000010/COMPLETE")):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -100,7 +97,7 @@ def test_killed_and_rerun_ends_in_the_same_bits(
     assert run_in(tmp_path).status["status"] == "RUNNING"
     done = command("train", *tiny, UNTRACKED)
     assert done.returncode == 0, done.stderr
-    assert "resumed at step 10" in done.stdout
+    assert re.search("resumed at step [123]0", done.stdout)
     assert_same(run_in(tmp_path), straight)
 
 
@@ -272,7 +269,8 @@ def test_mlflow_has_everything_once_after_a_kill(
     assert tracked.tags["dit_lab.num_threads"] == "1"
     assert tracked.tags["resume.1.step"] == str(newest)
     names = [path.name for path in (tmp_path / "outputs/mlartifacts").rglob("*") if path.is_file()]
-    assert {"config.yaml", "step-00000020.png", "step-00000040.png"} <= set(names)
+    drawn = sorted(name.partition("+timestamp")[0] for name in names if name.endswith(".png"))
+    assert "config.yaml" in names and drawn == ["samples+step+20", "samples+step+40"]
 
 
 def test_accumulation_is_the_same_training(

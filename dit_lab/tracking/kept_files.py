@@ -1,0 +1,66 @@
+"""The files of a run that a store keeps a copy of: pictures of samples by step, and others."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dit_lab.runs.folder import STEP, RunFolder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_log = logging.getLogger(__name__)
+
+PICTURES, KEY = "images", "samples"  # MLflow's folder for pictures by step, and their name there
+
+
+def log_file(client: MlflowClient, run_id: str, path: Path, folder: RunFolder) -> None:
+    """Keep a copy of a file: pictures of samples as those of a step, which MLflow's page shows over
+    the steps, others in the folder that they have in the run's. One that is gone, or no picture, is
+    named and left out."""
+    step = _step_of(path, folder)
+    if not path.exists():
+        _log.warning("%s: is gone, so MLflow does not get it", path)
+    elif step is None:
+        client.log_artifact(run_id, str(path), _place(path, folder))
+    else:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(path) as picture:
+                client.log_image(run_id, picture, key=KEY, step=step)
+        except UnidentifiedImageError:
+            _log.warning("%s: is no picture, so MLflow does not get it", path)
+
+
+def lacking_files(client: MlflowClient, run_id: str, folder: RunFolder) -> list[Path]:
+    """The files that a store should hold of a run and does not, or not as they are now."""
+    files = [path for path in (folder.config, *folder.artifacts()) if path.is_file()]
+    places = {_place(path, folder) for path in files}
+    found = [info for place in places for info in client.list_artifacts(run_id, place)]
+    sizes = {info.path: info.file_size for info in found}
+    pictures = re.findall(rf"^{PICTURES}/{KEY}\+step\+(\d+)\+", "\n".join(sizes), re.MULTILINE)
+
+    def is_kept(path: Path) -> bool:
+        if (step := _step_of(path, folder)) is not None:
+            return str(step) in pictures
+        return sizes.get(path.relative_to(folder.root).as_posix()) == path.stat().st_size
+
+    return [path for path in files if not is_kept(path)]
+
+
+def _step_of(path: Path, folder: RunFolder) -> int | None:
+    """Of a picture of samples; None of other files."""
+    named = STEP.fullmatch(path.stem) if path.parent == folder.samples else None
+    return int(named[1]) if named else None
+
+
+def _place(path: Path, folder: RunFolder) -> str | None:
+    """The folder in the store in which a file is kept; None for none."""
+    if _step_of(path, folder) is not None:
+        return PICTURES
+    inside = path.is_relative_to(folder.root) and path.parent != folder.root
+    return path.parent.relative_to(folder.root).as_posix() if inside else None
