@@ -31,7 +31,7 @@ from dit_lab.runs.folder import find_run, read_status, written_at
 from dit_lab.runs.provenance import versions
 from dit_lab.runs.recorded import recorded, recorded_shapes
 from dit_lab.sampling.images import PICTURE_CHANNELS
-from dit_lab.tracking.mlflow_model import register_model
+from dit_lab.tracking.mlflow_model import keep_model
 from dit_lab.training.tensor_files import save_whole
 
 PIPELINE = "DiTLabPipeline"
@@ -115,8 +115,9 @@ class Export:
             source = Path(__file__).parent.parent / "interop" / "pipeline.py"
             shutil.copyfile(source, beside / "pipeline.py")
 
-    def to_mlflow(self, name: str, *, uri: str | None = None) -> str:
-        """Register a model of this name in the store of the run, or in another; its address."""
+    def to_mlflow(self, name: str, *, register: bool, uri: str | None = None) -> str:
+        """Keep a model of this name in the store of the run, or in another, and `register` it
+        there; its address."""
         channels = self.shapes.data.channels
         if channels not in PICTURE_CHANNELS:
             raise RequestError(f"--format mlflow: images of {channels} channels are no pictures")
@@ -128,8 +129,9 @@ class Export:
         with tempfile.TemporaryDirectory(prefix="dit-lab-") as place:
             weights = Path(place) / "weights.safetensors"
             self.to_safetensors(weights)
-            return register_model(
+            return keep_model(
                 name,
+                register=register,
                 weights=weights,
                 codec=None if target_of(codec) == IDENTITY else Path(codec.path),
                 guidance_scale=self.config.guidance.scale,

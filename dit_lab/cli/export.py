@@ -5,7 +5,7 @@
   dit-lab export RUN SiT-mine.pt --format sit             for SiT's
   dit-lab export RUN lightning.pt --format lightningdit   for LightningDiT's
   dit-lab export RUN folder --format diffusers            a pipeline, with its own small file
-  dit-lab export RUN digits --format mlflow               a model `digits` in MLflow's registry
+  dit-lab export RUN digits --format mlflow --register    a model `digits` in MLflow's registry
 
 RUN is a run folder, one of its checkpoint folders, an exported file, or the id of its MLflow run.
 What a format cannot hold is refused.
@@ -51,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--uri", metavar="URI", help="the MLflow store of --format mlflow, the run's if left out"
     )
+    parser.add_argument(
+        "--register", action="store_true", help="in MLflow's registry, as a version of OUT"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
     if args.uri is not None:
         args.uri = trust.trust_store(args.uri)
         check_uri(args.uri)
-        if args.format != "mlflow":
-            raise RequestError(f"--uri {args.uri}: is for --format mlflow, not {args.format}")
+    for option, given in (("--uri", args.uri), ("--register", args.register)):
+        if given and args.format != "mlflow":
+            raise RequestError(f"{option}: is for --format mlflow, not {args.format}")
     if args.format != "mlflow":
         _check_out(out, args.format)
     folder, _ = find_run(args.run, root=args.root)
@@ -69,9 +73,9 @@ def run(args: argparse.Namespace) -> int:
 
     export = Export(args.run, root=args.root, weights=args.weights)
     if args.format == "mlflow":
-        address = export.to_mlflow(str(args.out), uri=args.uri)
+        address = export.to_mlflow(str(args.out), uri=args.uri, register=args.register)
         uri = args.uri or export.config.tracking.uri
-        say(f"registered {export.told}: {address}")
+        say(f"{'registered' if args.register else 'logged'} {export.told}: {address}")
         say(
             f"to serve it: MLFLOW_TRACKING_URI={shell_line(shown(uri))} "
             f"{shell_line('mlflow', 'models', 'serve', '-m', address)} "

@@ -1,4 +1,4 @@
-"""A model in MLflow's registry: the exported file, the lab's source, a signature, no pickle."""
+"""A model that MLflow keeps: the exported file, the lab's source, a signature, no pickle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from importlib.metadata import requires, version
 from pathlib import Path
-from typing import Any
 
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
@@ -20,15 +19,17 @@ from dit_lab.tracking.mlflow_store import (
     prepare_store,
     root_cause,
 )
+from dit_lab.tracking.trained_model import KIND, link, model_name
 
 CODE = Path(__file__).with_name("served_model.py")
 PACKAGE = Path(__file__).resolve().parent.parent
 ARTIFACT = "sampler"
 
 
-def register_model(
+def keep_model(
     name: str,
     *,
+    register: bool,
     weights: Path,
     codec: Path | None,
     guidance_scale: float,
@@ -37,25 +38,29 @@ def register_model(
     artifact_root: Path,
     run_id: str | None,
 ) -> str:
-    """Log an exported file as a model, with its codec's folder, and register it; its address,
-    models:/NAME/VERSION. It belongs to the run where there is one. Raises RequestError."""
+    """Log an exported file as a model, with its codec's folder, and `register` a version of that
+    name; its address, models:/NAME/VERSION or models:/ID. It belongs to the run where there is one,
+    and has what was measured of it. Raises RequestError."""
     load_mlflow()
     from mlflow.exceptions import MlflowException
 
     try:
         experiment_id = prepare_store(uri, experiment=experiment, artifact_root=artifact_root)
         client = open_client(uri)
-        if run_id is not None:
-            experiment_id = client.get_run(run_id).info.experiment_id
+        run = None if run_id is None else client.get_run(run_id)
+        if run is not None:
+            experiment_id = run.info.experiment_id
         with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, _store_of(uri):
             saved = _saved(Path(place) / ARTIFACT, weights, codec, guidance_scale)
             logged = client.create_logged_model(
-                experiment_id, name=ARTIFACT, source_run_id=run_id, model_type="pyfunc"
+                experiment_id, name=model_name(name), source_run_id=run_id, model_type=KIND
             )
             client.log_model_artifacts(logged.model_id, str(saved))
             client.finalize_logged_model(logged.model_id, "READY")
-            if run_id is not None:
-                _output_of(client, run_id, logged.model_id)
+            if run is not None:
+                link(client, run, logged.model_id)
+            if not register:
+                return f"models:/{logged.model_id}"
             with contextlib.suppress(MlflowException):  # it is there already
                 client.create_registered_model(name)
             made = client.create_model_version(
@@ -101,12 +106,6 @@ def requirements() -> list[str]:
         if "extra" not in line
     ]
     return [f"{name}=={version(name)}" for name in names]
-
-
-def _output_of(client: Any, run_id: str, model_id: str) -> None:
-    from mlflow.entities import LoggedModelOutput
-
-    client.log_outputs(run_id, models=[LoggedModelOutput(model_id, step=0)])
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ from dit_lab.tracking.record import (
     steps_in_store,
 )
 from dit_lab.tracking.spool import finite_metrics
+from dit_lab.tracking.trained_model import log_trained
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -285,6 +286,8 @@ class MlflowRun(Hook):
         if error and "\n" in error.strip():
             client.log_text(run_id, clean_text(error), "traceback.txt")
         if client.get_run(run_id).info.status not in TERMINAL:
+            if status == FINISHED:
+                log_trained(client, run_id)
             last_line = {"error": error.strip().splitlines()[-1]} if error else {}
             log_texts(client, run_id, params={}, tags=as_tags(last_line))
             client.set_terminated(run_id, status)

@@ -18,6 +18,7 @@ from dit_lab.tracking.mlflow_store import (
     log_texts,
 )
 from dit_lab.tracking.spool import finite_metrics
+from dit_lab.tracking.trained_model import log_trained
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -124,6 +125,8 @@ class Record:
         counts = {"point": points, "parameter": params, "tag": tags, "file": files}
         sent = [counted(len(of), name) for name, of in counts.items() if of]
         if run.info.status not in TERMINAL:
+            if self.status == FINISHED:
+                log_trained(client, run_id)
             client.set_terminated(run_id, self.status, end_time=self.ended)
             sent.append("how it ended")
         return ", ".join(sent)

@@ -400,7 +400,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, forked_in: Any) -> Path
     """A folder with an imported run, registered as the first version of `digits`."""
     folder = tmp_path_factory.mktemp("registered")
     imported(folder, "SiT", "tracking.experiment=imported", f"paths.root={folder / 'outputs'}")
-    done = forked_in(folder, "export", "SiT", "digits", "--format", "mlflow")
+    done = forked_in(folder, "export", "SiT", "digits", "--format", "mlflow", "--register")
     assert done.returncode == 0, done.stderr
     assert "registered ema-0.9999 at step 0: models:/digits/1" in done.stdout
     return folder

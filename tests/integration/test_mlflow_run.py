@@ -284,6 +284,28 @@ def test_a_run_from_start_to_end(store: Store, monkeypatch: pytest.MonkeyPatch) 
     assert len(open_client(store.uri).search_runs([read.info.experiment_id])) == 2
 
 
+def test_a_finished_training_is_a_model_with_what_was_measured(store: Store) -> None:
+    client = open_client(store.uri)
+    finished = store.open(name="1 lr=0.1", config={"choices": {"model": "pico"}, "seed": 0})
+    for step in (10, 20):
+        finished.on_metrics(step, {"train/loss": 1 / step, "eval/loss": 2 / step})
+    end(finished)
+    failed = store.open(name="failed")
+    end(failed, FAILED, "ValueError")
+    run = store.read(finished)
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert (model.name, model.source_run_id) == ("1 lr=0-1", finished.run_id)
+    assert (model.status.name, model.params) == ("READY", {"choices.model": "pico"})
+    assert [(metric.key, metric.step, metric.value) for metric in model.metrics] == [
+        ("eval/loss", 20, 0.1)
+    ]
+    assert [made.model_id for made in run.outputs.model_outputs] == [model.model_id]
+    assert store.points(finished, "eval/loss") == [(10, 0.2), (20, 0.1)]  # none of them twice
+    again = store.open(run_id=finished.run_id, resume_step=20)
+    end(again)
+    assert len(client.search_logged_models([run.info.experiment_id])) == 1
+
+
 def test_a_large_configuration_with_odd_keys(store: Store) -> None:
     config = {f"group{k}": {"key": k} for k in range(400)}
     odd = {"a=b@c": "1", "a#b@c": "2", "x//../y/": None, "k" * 300: "", "long": "v" * 10_000}
