@@ -19,8 +19,10 @@ from dit_lab.report.metrics import LOSS, leading_metric
 from dit_lab.report.question import report_on
 from dit_lab.report.runs import Run
 from dit_lab.runs.folder import FINISHED, RunFolder, digest, read_status
+from dit_lab.runs.metrics import MetricsRow
 from dit_lab.runs.provenance import provenance
-from dit_lab.tracking.parent import PARENT_TAG, log_measured
+from dit_lab.sweeps.children import last_rows
+from dit_lab.tracking.parent import PARENT_TAG, log_child
 
 Settings = Mapping[str, str]
 """Axis -> value, as typed."""
@@ -94,19 +96,26 @@ def _track(trained: Trained, config: RunConfig, settings: Settings, evaluation: 
     recorded = trained.parts.config
     if recorded.tracking.backend != "mlflow" or run_id is None:
         return ""
+    measured = trained.folder.evaluations / f"{evaluation.card.eval_hash}.json"
     tags = {
         PARENT_TAG: run_id,
         "dit_lab.run_folder": str(trained.folder.root),
         "dit_lab.overrides": label_of(settings),
+        "dit_lab.evaluation": evaluation.card.eval_hash,
     }
-    _, trouble = log_measured(
+    row = MetricsRow(
+        step=evaluation.card.step,
+        seconds=measured.stat().st_mtime,
+        metrics=tracked_metrics(trained, evaluation),
+    )
+    _, trouble = log_child(
         recorded.tracking.uri,
         experiment=recorded.tracking.experiment,
         artifact_root=Path(recorded.paths.root) / "mlartifacts",
         config=to_tree(config),
         tags={**tags, **provenance()},
-        metrics=tracked_metrics(trained, evaluation),
-        step=evaluation.card.step,
-        artifact=trained.folder.evaluations / f"{evaluation.card.eval_hash}.json",
+        known_by="dit_lab.evaluation",
+        rows=[*last_rows(trained.folder, of_samples=False), row],
+        artifacts=[measured],
     )
     return trouble

@@ -6,21 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dit_lab.config.axes import settings_of
 from dit_lab.config.identity import recorded_hash
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import as_recorded, rebased
 from dit_lab.config.schema import RunConfig
-from dit_lab.config.yaml_files import read_config
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
-from dit_lab.evaluation.card import read_evaluation
-from dit_lab.runs.folder import RunFolder, read_json, read_status, write_json
+from dit_lab.runs.folder import RunFolder, read_json, write_json
 from dit_lab.runs.lock import Holder, read_holder
 from dit_lab.runs.manifest import Job, SweepFolder
-from dit_lab.runs.recorded import MEASURING, recorded_shapes
+from dit_lab.runs.recorded import recorded_shapes
+from dit_lab.sweeps.children import tags_of, track
 from dit_lab.tracking.addresses import is_local
-from dit_lab.tracking.parent import PARENT_TAG, adopt, log_measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +36,7 @@ def read_task(folder: Path) -> Task:
     sweep = SweepFolder(folder.parents[1])
     manifest = sweep.read()
     job = manifest.jobs[int(folder.name.partition("-")[0])]
-    tags = {"dit_lab.sweep": sweep.root.name, "dit_lab.job": str(job.number)}
-    if (arm := settings_of(job.overrides).get("arm")) is not None:
-        tags["dit_lab.arm"] = arm
-    if manifest.parent_run_id:
-        tags[PARENT_TAG] = manifest.parent_run_id
+    tags = tags_of(sweep, manifest, job)
     trust.trust_own_store(sweep.paths_root)
     config, holder = job_config(sweep, job), read_holder(sweep.lease)
     tracking = config.tracking
@@ -78,8 +71,7 @@ def measure(
 ) -> None:
     """Measure the trained weights as this job asks, and record what it leaves in result.json.
 
-    What was measured while they were trained is taken as it is. Weights that another job has
-    trained get a child run of their own in the tracker.
+    What was measured while they were trained is taken as it is.
     """
     keep_result(task, _evaluation(task, check_stop, on_message), on_message)
 
@@ -88,23 +80,11 @@ def keep_result(task: Task, name: str | None, on_message: Callable[[str], None])
     """Record the evaluation of this name, and tell the tracker of it."""
     tracking, run_id = task.config.tracking, None
     if tracking.backend == "mlflow" and tracking.send == "now":
-        run_id, trouble = track(task, name)
+        config = to_tree(task.config)
+        run_id, trouble = track(task.run, task.job, config=config, tags=task.tags, evaluation=name)
         if trouble:
             on_message(f"MLflow did not take it ({trouble}); {task.run.root} has everything")
     write_json(task.folder / "result.json", {"evaluation": name, "tracking_run_id": run_id})
-
-
-def track(task: Task, evaluation: str | None) -> tuple[str | None, str]:
-    """The run in the tracker that stands for this job, made a child of the sweep's: that of the
-    training, or one of its own where it measures otherwise; (its id, "" or why it was not taken).
-
-    `evaluation`: the name of the file in the run folder with what was measured.
-    """
-    trained_by, here = read_config(task.run), to_tree(task.config)
-    run_id = read_status(task.run).get("tracking_run_id")
-    if evaluation and any(here[key] != trained_by.get(key) for key in MEASURING):
-        return _child(task, task.run.evaluations / evaluation)
-    return run_id, adopt(task.config.tracking.uri, run_id, tags=task.tags) if run_id else ""
 
 
 def _evaluation(
@@ -125,21 +105,3 @@ def _evaluation(
     )
     evaluation, _ = evaluate_run(trained, config, check_stop=check_stop, on_message=on_message)
     return f"{evaluation.card.eval_hash}.json"
-
-
-def _child(task: Task, measured: Path) -> tuple[str | None, str]:
-    config, evaluation = task.config, read_evaluation(measured)
-    return log_measured(
-        config.tracking.uri,
-        experiment=config.tracking.experiment,
-        artifact_root=Path(config.paths.root) / "mlartifacts",
-        config=to_tree(config),
-        tags={
-            **task.tags,
-            "dit_lab.overrides": " ".join(task.job.overrides),
-            "dit_lab.run_folder": str(task.run.root),
-        },
-        metrics=evaluation.metrics,
-        step=evaluation.card.step,
-        artifact=measured,
-    )

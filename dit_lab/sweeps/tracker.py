@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dit_lab.actions.doctor import close_run
 from dit_lab.core.errors import RequestError
-from dit_lab.runs.folder import FINISHED, read_status, write_json
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, write_json
 from dit_lab.runs.manifest import Job, Manifest, SweepFolder
-from dit_lab.sweeps.job import read_task, track
-from dit_lab.tracking.parent import close_parent, has_ended, log_report, open_parent
+from dit_lab.sweeps.children import tags_of, track
+from dit_lab.tracking.parent import (
+    children_of,
+    close_parent,
+    has_ended,
+    log_report,
+    open_parent,
+)
 
 
 def tell_start(folder: SweepFolder, manifest: Manifest) -> str:
@@ -38,31 +44,30 @@ def tell_end(folder: SweepFolder, manifest: Manifest) -> str:
     """
     if manifest.tracking["backend"] != "mlflow":
         return ""
-    late_parent = manifest.parent_run_id is None
-    untold, trouble = _untold(manifest), ""
-    if untold or late_parent:  # a store that is away is asked once, not by every job
+    if manifest.parent_run_id is None:
         trouble = tell_start(folder, manifest)
-    sent = [] if trouble else [job for job in untold if _send(folder, job)]
-    folder.write(manifest)
-    if trouble or manifest.parent_run_id is None:
+        if trouble or manifest.parent_run_id is None:
+            return trouble
+    uri, parent = manifest.tracking["uri"], manifest.parent_run_id
+    untold, trouble = _untold(folder, manifest)
+    if trouble:  # a store that is away is asked once, not by every job
         return trouble
-    counts = {f"dit_lab.jobs_{name.lower()}": str(n) for name, n in manifest.counts().items()}
-    return close_parent(
-        manifest.tracking["uri"],
-        manifest.parent_run_id,
-        status=manifest.status,
-        tags={"dit_lab.jobs": str(len(manifest.jobs)), **counts},
-        children=[job.run_id for job in (manifest.jobs if late_parent else sent) if job.run_id],
-        files=[folder.manifest],
-    )
+    troubles = [_send(folder, manifest, job) for job in untold]
+    folder.write(manifest)
+    counts, files = manifest.counts(), [folder.manifest]
+    troubles.append(close_parent(uri, parent, status=manifest.status, counts=counts, files=files))
+    return next(filter(None, troubles), "")
 
 
 def tell_late(folder: SweepFolder, manifest: Manifest) -> str:
     """What of a sweep that has ended the tracker does not know yet; in words what was done."""
     tracking, run_id = manifest.tracking, manifest.parent_run_id
-    unsent = any(job.status == FINISHED for job in _untold(manifest))
-    if tracking["backend"] != "mlflow" or (not unsent and has_ended(tracking["uri"], run_id)):
+    if tracking["backend"] != "mlflow":
         return ""
+    if run_id is not None and has_ended(tracking["uri"], run_id):
+        untold, trouble = _untold(folder, manifest)
+        if not trouble and not any(job.status == FINISHED for job in untold):
+            return ""
     trouble = tell_end(folder, manifest)
     if not trouble and manifest.parent_run_id and folder.report.is_dir():
         files = sorted(folder.report.iterdir())
@@ -70,24 +75,35 @@ def tell_late(folder: SweepFolder, manifest: Manifest) -> str:
     return f"MLflow was not told ({trouble})" if trouble else "MLflow was told"
 
 
-def _untold(manifest: Manifest) -> list[Job]:
-    """Jobs that have run, here or in an earlier sweep, and whose runs the tracker has never
-    seen."""
-    ran = (job for job in manifest.jobs if job.attempts or job.status == FINISHED)
-    return [job for job in ran if not job.run_id]
+def _untold(folder: SweepFolder, manifest: Manifest) -> tuple[list[Job], str]:
+    """Jobs that have run, here or in an earlier sweep, and have no child in the tracker; "" or why
+    it does not say so."""
+    begun = (job for job in manifest.jobs if job.attempts or job.status == FINISHED)
+    ran = [job for job in begun if folder.run(job).status.exists()]
+    if manifest.parent_run_id is None:
+        return ran, ""
+    known, trouble = children_of(manifest.tracking["uri"], manifest.parent_run_id)
+    return [job for job in ran if job.run_id not in known], trouble
 
 
-def _send(folder: SweepFolder, job: Job) -> bool:
-    """Send what a job's run has to say, and note its id; whether there is one now."""
+def _send(folder: SweepFolder, manifest: Manifest, job: Job) -> str:
+    """Send what a job's run has to say, and note the id of its child; "" or why that is not
+    done."""
     run = folder.run(job)
     try:
-        if run.status.exists():
-            close_run(run)
-            job.run_id = read_status(run).get("tracking_run_id")
+        close_run(run)
         measured = folder.read_result(job)
-        if job.status == FINISHED and measured:
-            job.run_id, _ = track(read_task(folder.job(job)), measured["evaluation"])
+        tracking, paths = manifest.tracking, {"root": str(folder.paths_root)}
+        job.run_id, trouble = track(
+            run,
+            job,
+            config={**folder.read_config(job), "tracking": tracking, "paths": paths},
+            tags=tags_of(folder, manifest, job),
+            evaluation=measured.get("evaluation"),
+            status=job.status if job.status in (FINISHED, FAILED) else KILLED,
+        )
+        if measured:
             write_json(folder.job_result(job), {**measured, "tracking_run_id": job.run_id})
-    except RequestError:  # it is damaged, or somebody else is writing to it; the others are sent
-        return False
-    return job.run_id is not None
+    except RequestError as refusal:  # it is damaged, or somebody else is writing to it
+        trouble = str(refusal)
+    return f"job {job.number}: {trouble}" if trouble else ""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import FINISHED, RUNNING
+from dit_lab.runs.metrics import MetricsRow
 from dit_lab.tracking.mlflow_store import (
+    METRICS_PER_REQUEST,
     as_params,
     as_tags,
     clean_key,
+    load_mlflow,
     log_texts,
     open_client,
     open_existing,
@@ -21,16 +23,22 @@ from dit_lab.tracking.mlflow_store import (
 )
 from dit_lab.tracking.spool import finite_metrics
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
 PARENT_TAG = "mlflow.parentRunId"  # what MLflow's page nests by
+JOB_TAG = "dit_lab.job"  # the number of a sweep's job
+JOBS = "dit_lab.jobs"  # how many there are; dit_lab.jobs_failed: how many of a status
 NAME_CHARACTERS = 200
 
 
 def job_name(tags: Mapping[str, str]) -> str:
     """What a sweep's run is called: its number and what tells it from the others, which is all that
     MLflow's lists and plots show of a run; "" for the tags of other runs."""
-    if "dit_lab.job" not in tags:
+    if JOB_TAG not in tags:
         return ""
-    return f"{tags['dit_lab.job']} {tags['dit_lab.overrides']}"[:NAME_CHARACTERS]
+    return f"{tags[JOB_TAG]} {tags['dit_lab.overrides']}"[:NAME_CHARACTERS]
 
 
 def open_parent(
@@ -51,7 +59,9 @@ def open_parent(
     """
     try:
         if run_id is not None:
-            open_existing(uri).update_run(run_id, status=RUNNING)
+            client = open_existing(uri)
+            client.update_run(run_id, status=RUNNING)
+            _tell_counts(client, run_id, {})  # of an end that was none
             return run_id, ""
         experiment_id = prepare_store(uri, experiment=experiment, artifact_root=artifact_root)
         client = open_client(uri)
@@ -65,26 +75,53 @@ def open_parent(
 
 
 def close_parent(
-    uri: str,
-    run_id: str,
-    *,
-    status: str,
-    tags: Mapping[str, str],
-    children: Sequence[str],
-    files: Sequence[Path],
+    uri: str, run_id: str, *, status: str, counts: Mapping[str, int], files: Sequence[Path]
 ) -> str:
-    """Say how a sweep ended, and which runs are its children; "" or why MLflow did not take it."""
+    """Say how a sweep ended, and how many jobs have which status; "" or why MLflow did not take
+    it."""
     try:
         client = open_existing(uri)
-        for child in children:
-            client.set_tag(child, PARENT_TAG, run_id)
         for path in files:
             client.log_artifact(run_id, str(path))
-        log_texts(client, run_id, params={}, tags=as_tags(tags))
+        _tell_counts(client, run_id, counts)
         client.set_terminated(run_id, status)
     except Exception as error:  # whatever it is, the sweep's folder has everything
         return root_cause(error)
     return ""
+
+
+def _tell_counts(client: MlflowClient, run_id: str, counts: Mapping[str, int]) -> None:
+    """Tags with the number of all jobs and of those of each status, in the place of earlier ones;
+    {}: none."""
+    tags = {f"{JOBS}_{name.lower()}": str(number) for name, number in counts.items()}
+    if counts:
+        tags[JOBS] = str(sum(counts.values()))
+    for known in client.get_run(run_id).data.tags:
+        if known.startswith(JOBS) and known not in tags:
+            client.delete_tag(run_id, known)
+    log_texts(client, run_id, params={}, tags=tags)
+
+
+def children_of(uri: str, run_id: str) -> tuple[set[str], str]:
+    """The ids of the runs below a sweep's run, and "" or why the store does not say so."""
+    try:
+        client = open_existing(uri)
+        experiment = client.get_run(run_id).info.experiment_id
+        return {one.info.run_id for one in _below(client, experiment, run_id)}, ""
+    except Exception as error:
+        return set(), root_cause(error)
+
+
+def _below(client: MlflowClient, experiment: str, run_id: str, **tags: str) -> Iterator[Run]:
+    """The children of a run, or those of them that have such tags."""
+    asked = {PARENT_TAG: run_id, **tags}
+    same = " and ".join(f"tags.`{key}` = '{text}'" for key, text in asked.items())
+    token = None
+    while True:
+        page = client.search_runs([experiment], filter_string=same, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
 
 
 def has_ended(uri: str, run_id: str | None) -> bool:
@@ -106,47 +143,75 @@ def log_report(uri: str, run_id: str, *, files: Sequence[Path]) -> str:
     return ""
 
 
-def adopt(uri: str, run_id: str, *, tags: Mapping[str, str]) -> str:
-    """Make a run that was trained before the sweep its child, unless it is another's; "" or why
-    MLflow did not take it."""
+def adopt(uri: str, run_id: str, *, tags: Mapping[str, str]) -> tuple[bool, str]:
+    """Make a run the child that `tags` describe; (whether it is that now, "" or why MLflow did not
+    answer).
+
+    It is not where the run is another job's or another sweep's, lies in another experiment, whose
+    runs MLflow's page does not show below each other, or is not in the store any more.
+    """
+    load_mlflow()
+    from mlflow.exceptions import MlflowException
+
     try:
         client = open_existing(uri)
-        if PARENT_TAG not in client.get_run(run_id).data.tags:
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False, ""
+            raise
+        parent = client.get_run(tags[PARENT_TAG])
+        same_list = run.info.experiment_id == parent.info.experiment_id
+        if run.info.lifecycle_stage != "active" or not same_list:
+            return False, ""
+        if PARENT_TAG not in run.data.tags:
             log_texts(client, run_id, params={}, tags=as_tags(tags))
+            return True, ""
+        own = (PARENT_TAG, JOB_TAG)
+        return all(run.data.tags.get(key) == tags.get(key) for key in own), ""
     except Exception as error:
-        return root_cause(error)
-    return ""
+        return False, root_cause(error)
 
 
-def log_measured(
+def log_child(
     uri: str,
     *,
     experiment: str,
     artifact_root: Path,
     config: Mapping[str, Any],
     tags: Mapping[str, str],
-    metrics: Mapping[str, float],
-    step: int,
-    artifact: Path,
+    known_by: str,
+    rows: Sequence[MetricsRow],
+    artifacts: Sequence[Path],
+    status: str = FINISHED,
 ) -> tuple[str | None, str]:
-    """A child run for weights that another job has trained, measured in another way; (its id, "")
-    or (None, why MLflow did not take it). `tags` are this job's alone: their run is taken again.
+    """A child run for weights that were trained in another run; (its id, "") or (None, why MLflow
+    did not take it).
+
+    known_by: the tag that tells it from the other children of its parent; where there is a child
+    with this tag, that one is taken again. rows: the numbers that are to be seen of it.
     """
     try:
         experiment_id = prepare_store(uri, experiment=experiment, artifact_root=artifact_root)
         from mlflow.entities import Metric
 
-        client, now = open_client(uri), int(time.time() * 1000)
-        same = " and ".join(f"tags.`{key}` = '{text}'" for key, text in as_tags(tags).items())
-        known = client.search_runs([experiment_id], filter_string=same, max_results=1)
-        run = known[0] if known else client.create_run(experiment_id, run_name=job_name(tags))
-        log_texts(client, run.info.run_id, params=as_params(config), tags=as_tags(tags))
-        points = finite_metrics(metrics).items()
-        client.log_batch(
-            run.info.run_id, metrics=[Metric(clean_key(k), v, now, step) for k, v in points]
-        )
-        client.log_artifact(run.info.run_id, str(artifact), "evaluations")
-        client.set_terminated(run.info.run_id, FINISHED)
-        return run.info.run_id, ""
+        client, parent = open_client(uri), tags[PARENT_TAG]
+        known = next(_below(client, experiment_id, parent, **{known_by: tags[known_by]}), None)
+        name = job_name(tags) or tags["dit_lab.overrides"][:NAME_CHARACTERS]
+        run = known or client.create_run(experiment_id, run_name=name)
+        run_id: str = run.info.run_id
+        log_texts(client, run_id, params=as_params(config), tags=as_tags(tags))
+        points = [
+            Metric(clean_key(name), value, int(row.seconds * 1000), row.step)
+            for row in rows
+            for name, value in finite_metrics(row.metrics).items()
+        ]
+        for start in range(0, len(points), METRICS_PER_REQUEST):
+            client.log_batch(run_id, metrics=points[start : start + METRICS_PER_REQUEST])
+        for file in artifacts:
+            client.log_artifact(run_id, str(file), file.parent.name)
+        client.set_terminated(run_id, status)
+        return run_id, ""
     except Exception as error:
         return None, root_cause(error)

@@ -481,8 +481,11 @@ def test_every_way_is_a_child_in_mlflow(many: tuple[Path, Done]) -> None:
         children = [child for (child,) in store.execute(query, (parent,))]
         query = "select count(*) from metrics where run_uuid = ? and key like 'eval%'"
         counts = {store.execute(query, (child,)).fetchone()[0] for child in children}
-    assert len(children) == 8
-    assert counts == {3}
+        query = "select value from tags where key = 'mlflow.runName' and run_uuid = ?"
+        names = {store.execute(query, (child,)).fetchone()[0] for child in children}
+    assert len(children) == len(names) == 8
+    assert all("sampler.steps=" in name for name in names)
+    assert counts == {4}  # with the loss of the training
 
 
 def test_what_was_measured_before_is_taken(many: tuple[Path, Done]) -> None:

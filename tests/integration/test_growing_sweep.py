@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.fragile import sweep_of, tracked, write_module
+from tests.integration.fragile import sweep_of, write_module
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 MEASURED = ("evaluation.num_images=30", "sweep.name=growing")
@@ -100,12 +101,56 @@ def test_the_report_has_all_of_them(grown: Any) -> None:
     assert results[-1][:2] == results[0]
 
 
-def test_the_store_knows_each_run_once(grown: Any) -> None:
+def children_in(folder: Path, manifest: dict[str, Any], tracked_in: Any) -> list[Any]:
+    """The runs below that of a sweep, by their jobs."""
+    found = [
+        run
+        for run in tracked_in(folder)
+        if run.tags.get("mlflow.parentRunId") == manifest["parent_run_id"]
+    ]
+    assert {run.run_id for run in found} == {job["run_id"] for job in manifest["jobs"]}
+    return sorted(found, key=lambda run: int(run.tags["dit_lab.job"]))
+
+
+def test_every_job_is_a_child_wherever_it_was_trained(grown: Any, tracked_in: Any) -> None:
     folder, _, _ = grown
-    runs, (first, second) = tracked(folder), manifests(folder)
-    assert len(runs) == 2 + 3  # two sweeps, three trainings
-    assert [job["run_id"] for job in second["jobs"][:2]] == [job["run_id"] for job in first["jobs"]]
-    assert runs[second["parent_run_id"]][1]["dit_lab.jobs_finished"] == "3"
+    assert len(tracked_in(folder)) == 2 + 2 + 3  # two sweeps; four trainings, one of them new
+    first, second = manifests(folder)
+    before, now = (children_in(folder, one, tracked_in) for one in (first, second))
+    assert [child.params["seed"] for child in now] == ["0", "1", "2"]
+    for old, new in zip(before, now, strict=False):
+        assert old.run_id != new.run_id
+        assert new.tags["dit_lab.trained_in_run"] == old.run_id
+        assert new.tags["dit_lab.run_folder"] == old.tags["dit_lab.run_folder"]
+        assert new.tags["mlflow.runName"] == old.tags["mlflow.runName"]
+        assert new.status == "FINISHED"
+        assert new.params == old.params
+        last = {name: (step, value) for step, name, value in sorted(old.points)}
+        assert {name: (step, value) for step, name, value in new.points} == last
+        assert {"eval/loss", "train/loss"} < last.keys() and any("two_sample" in n for n in last)
+    assert "dit_lab.trained_in_run" not in now[2].tags
+    parent = next(run for run in tracked_in(folder) if run.run_id == second["parent_run_id"])
+    assert parent.tags["dit_lab.jobs_finished"] == "3"
+
+
+def test_what_the_tracker_lacks_of_a_sweep_is_made_up_for(
+    grown: Any, forked_in: Command, tracked_in: Any
+) -> None:
+    """By the doctor; what is there is neither made nor told twice."""
+    folder, _, _ = grown
+    store = folder / "outputs/mlflow.db"
+    before = tracked_in(folder)
+    gone = manifests(folder)[1]["jobs"][0]["run_id"]
+    with sqlite3.connect(store) as database:
+        database.execute("update tags set value = 'x' where key = 'mlflow.parentRunId' "
+                         "and run_uuid = ?", [gone])  # fmt: skip
+    assert forked_in(folder, "doctor").stdout.count("MLflow was told") == 1
+    second = manifests(folder)[1]
+    children = children_in(folder, second, tracked_in)
+    assert len(children) == 3
+    assert gone not in {child.run_id for child in children}
+    assert "MLflow was told" not in forked_in(folder, "doctor").stdout
+    assert len(tracked_in(folder)) == len(before) + 1
 
 
 @pytest.mark.slow
@@ -129,3 +174,21 @@ def test_a_smaller_sweep_and_another_evaluation(
     assert anew.returncode == 0, anew.stdout + anew.stderr
     assert "sweep of 2 jobs: " in anew.stdout
     assert trainings(folder) == 5
+
+
+def test_ways_of_sampling_are_children_with_the_loss(
+    grown: Any, forked_in: Command, train: list[str], tracked_in: Any
+) -> None:
+    """Of what an earlier sweep has trained, and of what is trained now."""
+    folder, trained = grown[0], trainings(grown[0])
+    done = forked_in(folder, *train, "seed=0,9", "sampler.steps=2,3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert trainings(folder) == trained + 1
+    children = children_in(folder, manifests(folder)[-1], tracked_in)
+    told = [(child.params["seed"], child.params["sampler.steps"]) for child in children]
+    assert told == [("0", "2"), ("9", "2"), ("0", "3"), ("9", "3")]
+    for child in children:
+        names = [name for _, name, _ in child.points]
+        assert "eval/loss" in names and any("two_sample" in name for name in names)
+    values = [dict((name, value) for _, name, value in child.points) for child in children]
+    assert values[0]["eval/loss"] == values[2]["eval/loss"] != values[1]["eval/loss"]

@@ -135,6 +135,9 @@ def test_resume_runs_what_failed(mixed: Any, forked_in: Command) -> None:
     assert {status for status, _ in runs.values()} == {"FINISHED"}
     assert len(runs) == 7
     assert after["parent_run_id"] == before["parent_run_id"]
+    tags = runs[after["parent_run_id"]][1]
+    counts = {key: text for key, text in tags.items() if key.startswith("dit_lab.jobs")}
+    assert counts == {"dit_lab.jobs": "6", "dit_lab.jobs_finished": "6"}  # none of the end before
     for output in Path(sweep).glob("jobs/*/output.log"):  # they did not begin again
         assert ("resumed at step 10" in output.read_text()) == (
             output.parent.name[:2] not in ("00", "05")
