@@ -7,8 +7,14 @@ dit-lab ui paths.root=outputs --port 5001
 from __future__ import annotations
 
 import argparse
-import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dit_lab.config.compose import compose_train
@@ -20,6 +26,8 @@ from dit_lab.tracking.mlflow_store import check_answers, newest_pages, ui_comman
 
 SHOWS_CHOICES = False
 HOST = "127.0.0.1"
+ANSWER_SECONDS = 300.0  # a busy machine takes minutes to import MLflow
+END_SECONDS = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +54,48 @@ def run(args: argparse.Namespace) -> int:
         if probe.connect_ex((HOST, args.port)) == 0:
             raise RequestError(f"--port {args.port}: taken; give another")
     check_answers(uri)
-    address = f"http://{HOST}:{args.port}"
-    say(f"MLflow page: {address} (Ctrl-C ends it)")
-    for experiment, page in newest_pages(uri, address=address).items():
-        say(f"  {experiment}: {page}")
-    os.execve(command[0], command, environment)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server must not outlive us
+    return _serve(command, environment, uri=uri, address=f"http://{HOST}:{args.port}")
+
+
+def _serve(
+    command: Sequence[str], environment: Mapping[str, str], *, uri: str, address: str
+) -> int:
+    """Run the server, and say where the page is once it answers; the exit code."""
+    server = subprocess.Popen(command, env=environment)
+    try:
+        say(f"the MLflow server starts on {address}")
+        if trouble := _wait_for_answer(server, address):
+            say(f"dit-lab: {trouble}; what it has said stands above", sys.stderr)
+            return 1
+        say("MLflow page (Ctrl-C ends it):")
+        for experiment, page in newest_pages(uri, address=address).items():
+            say(f"  {experiment}: {page}")
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        _end(server)
+
+
+def _wait_for_answer(server: subprocess.Popen[bytes], address: str) -> str:
+    """Return "" once the page answers, or why it will not."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            direct.open(f"{address}/health", timeout=5).close()
+            return ""
+        if (code := server.poll()) is not None:
+            return f"the MLflow server ended with exit code {code} before it answered"
+        time.sleep(0.2)
+    return f"the MLflow server has not answered in {ANSWER_SECONDS:.0f} s and is ended"
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the server and the processes that it has started."""
+    server.send_signal(signal.SIGINT)
+    try:
+        server.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()

@@ -264,16 +264,18 @@ def all_pages(search: Callable[..., PagedList[Any]], *asked: Any, **options: Any
 
 
 def newest_pages(uri: str, *, address: str, count: int = 3) -> dict[str, str]:
-    """Experiment -> its list of runs on MLflow's page, which shows that of language models unless
-    the address says otherwise; the newest experiments first."""
-    if not is_local(uri):  # to look would make the tables, which the server makes in its own way
-        return {}
+    """Experiment -> its list of runs on the page of a server that answers; the newest experiments
+    first. The bare address leads to a page about language models."""
     order = ["creation_time DESC"]
     found = open_existing(uri).search_experiments(order_by=order, max_results=count)
-    place = f"{address}/#/experiments"
-    return {
-        one.name: f"{place}/{one.experiment_id}/runs?workflowType=machine_learning" for one in found
-    }
+    return {one.name: address + place_of(one.experiment_id) for one in found}
+
+
+def place_of(experiment_id: str, *further: str) -> str:
+    """Where MLflow's page shows the runs of an experiment, or a run of them: "RUN", "artifacts",
+    "report", "report.html"."""
+    path = "/".join(["experiments", experiment_id, "runs", *further])
+    return f"/#/{path}?workflowType=machine_learning"
 
 
 def ui_command(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from dit_lab.cli import ui
 from dit_lab.config.compose import compose_train
 from dit_lab.config.objects import to_tree
 
@@ -96,15 +98,10 @@ def test_ui_serves_the_page_on_loopback_only(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = start("ui", "--port", str(port))
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read().decode()
-            break
-        except OSError:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+    assert process.stdout is not None
+    said = next(line for line in process.stdout if "/runs?workflowType=machine_learning" in line)
+    assert said.startswith(f"  none: http://127.0.0.1:{port}/#/experiments/")
+    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60).read().decode()
     assert "MLflow" in page
     listening = Path("/proc/net/tcp").read_text()
     addresses = re.findall(rf"\d+: ([0-9A-F]{{8}}):{port:04X} 00000000:0000 0A", listening)
@@ -113,7 +110,30 @@ def test_ui_serves_the_page_on_loopback_only(
     assert taken.returncode == 2
     assert f"--port {port}: taken" in taken.stderr
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=30)
+    assert process.wait(timeout=30) == 0
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0  # nothing listens any more
+
+
+@pytest.mark.parametrize(
+    ("program", "seconds", "said"),
+    [
+        ("raise SystemExit(3)", 60, "ended with exit code 3 before it answered"),
+        ("import time; time.sleep(60)", 0.5, "has not answered in 0 s and is ended"),
+    ],
+)
+def test_a_server_that_does_not_answer_is_said_to(
+    program: str, seconds: float, said: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(ui, "ANSWER_SECONDS", seconds)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        command = [sys.executable, "-c", program]
+        assert ui._serve(command, os.environ, uri="sqlite:////none", address=address) == 1
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert "MLflow page" not in printed.out
 
 
 def test_the_documented_code_runs() -> None:
