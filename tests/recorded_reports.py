@@ -16,7 +16,7 @@ from dit_lab.config.equivalence import SAME_MATHEMATICS
 from dit_lab.report.analysis import Ablation, analyse
 from dit_lab.report.columns import COMPUTE
 from dit_lab.report.drawing import png
-from dit_lab.report.files import markdown
+from dit_lab.report.markdown import markdown
 from dit_lab.report.metrics import is_lower_better
 from dit_lab.report.plots import pictures
 from dit_lab.report.results import Arm, Compute, Expectation, Question, Result

@@ -38,7 +38,7 @@ from dit_lab.runs.provenance import provenance
 from dit_lab.runs.recorded import recorded_training
 from dit_lab.tracking.addresses import not_contacted
 from dit_lab.tracking.mlflow_run import MlflowRun
-from dit_lab.tracking.parent import job_name
+from dit_lab.tracking.parent import job_name, member_tags
 from dit_lab.tracking.spool import MetricsFile
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
@@ -262,14 +262,17 @@ def _told_tracker(
             **ancestors,
             **told,
             **{f"dit_lab.{name}": now[name] for name in hashes},
+            **member_tags(config.choices),
             **provenance(),
         },
+        "labels": config.tags,
+        "note": config.note or "",
     }
 
 
 def _open_tracker(config: RunConfig, folder: RunFolder, checkpoint: Checkpoint | None) -> MlflowRun:
     """The MLflow run: the one that this training had before, or a new one."""
-    tracking = config.tracking
+    tracking, told = config.tracking, read_tracked(folder)
     return MlflowRun(
         tracking.uri,
         experiment=tracking.experiment,
@@ -278,5 +281,7 @@ def _open_tracker(config: RunConfig, folder: RunFolder, checkpoint: Checkpoint |
         config=to_tree(config),
         run_id=read_status(folder).get("tracking_run_id"),
         resume_step=checkpoint.step if checkpoint else 0,
-        **read_tracked(folder),
+        name=told["name"],
+        tags=told["tags"],
+        labels=told["labels"],
     )

@@ -31,7 +31,7 @@ from dit_lab.report.arms import arms_of
 from dit_lab.report.frame import FORMATS, frame_of, write_frame
 from dit_lab.report.question import report_on, report_on_sweep
 from dit_lab.report.selection import chosen, find, runs_of
-from dit_lab.report.sentences import results, sections
+from dit_lab.report.sentences import judged, sections
 from dit_lab.report.values import split
 from dit_lab.runs.folder import RunFolder, digest
 from dit_lab.runs.manifest import SweepFolder
@@ -170,10 +170,8 @@ def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
     console = Screen()
     for line in [*answer.lines, *new_steps(ablation)]:
         console.print(line)
-    found = results(ablation)
-    shown = found.headings.index("verdict") + 1  # what follows is in the files
-    rows = [row[:shown] for row in found.rows]
-    console.print(table(found.headings[:shown], rows, left=found.left[:shown]))
+    found = judged(ablation)
+    console.print(table(found.headings, found.rows, left=found.left))
     for section in rest:
         if section.title == "Careful":
             for line in section.lines:

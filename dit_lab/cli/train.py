@@ -36,6 +36,7 @@ from dit_lab.runs.metrics import read_metrics
 from dit_lab.runs.recorded import has_comparable_code
 from dit_lab.tracking.addresses import is_server, shown
 from dit_lab.tracking.console import make_display
+from dit_lab.tracking.notes import COMMAND
 
 CONFIG = RunConfig
 SHOWS_CHOICES = True
@@ -97,7 +98,9 @@ def work(
     if starts_workers(prepared.config):
         given = {"overrides": list(overrides), "tags": dict(tags or {})}
         return on_workers("train", prepared.config, **given)
-    return _train(prepared, {"dit_lab.overrides": " ".join(overrides), **(tags or {})})
+    typed = {COMMAND: shell_line("dit-lab", "train", *overrides)}
+    told = {**typed, "dit_lab.overrides": " ".join(overrides), **(tags or {})}
+    return _train(prepared, told)
 
 
 def _train(prepared: Prepared, told: Mapping[str, str]) -> int:

@@ -22,7 +22,8 @@ from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import say
 from dit_lab.tracking.addresses import check_uri, is_local, not_contacted
-from dit_lab.tracking.mlflow_store import check_answers, newest_pages, ui_command
+from dit_lab.tracking.mlflow_page import newest_pages, ui_command
+from dit_lab.tracking.mlflow_store import check_answers
 
 SHOWS_CHOICES = False
 HOST = "127.0.0.1"

@@ -19,7 +19,10 @@ from dit_lab.core import trust
 from dit_lab.core.processes import end_with_the_parent
 from dit_lab.core.text import say
 from dit_lab.runs.folder import read_json
+from dit_lab.runs.manifest import SweepFolder
+from dit_lab.sweeps.children import command_of
 from dit_lab.sweeps.job import measure, read_task
+from dit_lab.tracking.notes import COMMAND
 from dit_lab.training.stop import StopSignal
 
 TASK = "task.json"
@@ -45,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _job(folder: Path) -> int:
     task = read_task(folder)
-    code = train.work(task.config, overrides=task.job.overrides, tags=task.tags)
+    tags = {**task.tags, COMMAND: command_of(SweepFolder(folder.parents[1]).read())}
+    code = train.work(task.config, overrides=task.job.overrides, tags=tags)
     if code == 0:
         with StopSignal() as stop:
             measure(task, check_stop=stop.check, on_message=say)

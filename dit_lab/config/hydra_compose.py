@@ -147,6 +147,9 @@ class Request:
                 [parse_override(text) for text in texts], config
             )
         except (HydraException, OmegaConfBaseException, ValueError) as error:
+            if "Cannot merge DictConfig" in str(error.__cause__):
+                given = str(error).removeprefix("Error merging override ")
+                raise RequestError(f"{given}: expected names and values such as {{a: 1}}") from None
             self._refuse_unknown_keys(config)
             raise RequestError(" ".join(str(error).split())) from None
 

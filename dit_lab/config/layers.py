@@ -24,6 +24,9 @@ from dit_lab.training.optimizers.options import SCHEDULE_FREE
 
 Tree = dict[str, Any]
 
+OPEN = ("tags",)
+"""Keys whose names below them are the user's to choose."""
+
 
 @dataclass(kw_only=True)
 class Composition:
@@ -248,6 +251,9 @@ class Layers:
         """Set what is typed, but for what is dropped."""
         dropped = self._found.dropped
         OmegaConf.set_struct(self._config, True)  # a key that is not there is refused
+        for name in OPEN:
+            if isinstance(self._config.get(name), DictConfig):
+                OmegaConf.set_struct(self._config[name], False)
         self._request.apply(
             self._config, which=lambda key: key not in dropped and not _is_per_member(key)
         )

@@ -151,6 +151,8 @@ class RunConfig:
     metric: dict[str, Component] = dataclasses.field(default_factory=dict)
     hook: dict[str, Component] = option({}, later=True)
     tracking: Tracking = MISSING
+    tags: dict[str, str] = option({}, later=True)  # of the run in the tracker
+    note: Optional[str] = option(None, later=True)  # its description
     paths: Paths = MISSING
     choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
 

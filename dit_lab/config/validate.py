@@ -196,10 +196,12 @@ def _explain(
     for part in full_key.replace("]", "").replace("[", ".").split("."):
         given = given[int(part)] if isinstance(given, list) else given[part]
     field = _field(schema, full_key.split("[")[0])
+    owner = _field(schema, full_key.rpartition(".")[0])
+    if field is None and owner is not None and typing.get_origin(owner.type) is dict:
+        field = types.SimpleNamespace(type=typing.get_args(owner.type)[1], metadata={})
     if field is None:
         below = f".{next(iter(given))}" if isinstance(given, Mapping) and given else ""
         parent = full_key.rpartition(".")[0]
-        owner = _field(schema, parent)
         siblings = [f.name for f in dataclasses.fields(owner.type if owner else schema)]
         start = f"{prefix}{parent}." if parent else prefix
         return unknown_key(
@@ -241,6 +243,10 @@ def _check_lists(schema: type, values: Mapping[str, Any], prefix: str) -> None:
         nested = isinstance(value, list) and members and members <= {bool, int, float, str}
         listed = isinstance(value, list) and origins <= {dict, types.NoneType}
         deep = nested and any(isinstance(member, list | Mapping) for member in value or ())
+        if kind == dict[str, str] and isinstance(value, Mapping):
+            for name, member in value.items():
+                if isinstance(member, list | Mapping):
+                    raise _refusal(f"{prefix}{field.name}.{name}", member, str, {})
         if named or listed or deep:
             raise _refusal(f"{prefix}{field.name}", value, kind, field.metadata)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dit_lab.core.text import one_line
@@ -13,15 +13,18 @@ from dit_lab.report.analysis import Ablation
 from dit_lab.report.arm_sentences import steps_csv, steps_table
 from dit_lab.report.columns import columns, rows
 from dit_lab.report.drawing import png
+from dit_lab.report.markdown import markdown
 from dit_lab.report.page import page
 from dit_lab.report.plots import pictures
-from dit_lab.report.sentences import results, sections
-from dit_lab.report.wording import Section, Table
+from dit_lab.report.sentences import results
+from dit_lab.report.summary import summary
+from dit_lab.report.wording import Table
+from dit_lab.runs.records import SUMMARY
 
 
 def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
-    """Write report.html, .md, .csv, .tex and the pictures of .md into `folder`, which is made, and
-    steps.csv and .tex where there are named arms.
+    """Write report.html, .md, .csv, .tex and the pictures of .md into `folder`, which is made,
+    summary.json, and steps.csv and .tex where there are named arms.
 
     report.html stands alone. The same answer gives the same bytes. Returns the files.
     """
@@ -31,6 +34,7 @@ def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
         "report.md": markdown(ablation, title=title),
         "report.csv": csv_table(ablation),
         "report.tex": latex(results(ablation)),
+        SUMMARY: json.dumps(summary(ablation), indent=2) + "\n",
     }
     if ablation.steps:
         texts["steps.csv"] = steps_csv(ablation)
@@ -56,52 +60,6 @@ def csv_table(ablation: Ablation) -> str:
     for row in rows(ablation):
         writer.writerow([read(row) for column in shown for read in column.exact.values()])
     return file.getvalue()
-
-
-# ---- Markdown -----------------------------------------------------------------------------------
-
-
-def markdown(ablation: Ablation, *, title: str) -> str:
-    """GitHub's kind, which others read too."""
-    answer, *rest = sections(ablation)
-    parts = [
-        f"# {_plain(title)}",
-        *_markdown_lines(answer),
-        *(f"![{picture.caption}]({picture.name})" for picture in pictures(ablation)),
-        *(part for section in rest for part in _markdown_section(section)),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown_section(section: Section) -> Iterator[str]:
-    yield f"## {section.title}"
-    yield from _markdown_lines(section)
-    if section.table:
-        yield _markdown_table(section.table)
-
-
-def _markdown_lines(section: Section) -> list[str]:
-    lines = [_plain(line) for line in section.lines]
-    return ["\n".join(f"- {line}" for line in lines)] if len(lines) > 1 else lines
-
-
-def _markdown_table(table: Table) -> str:
-    lines = [
-        table.headings,
-        [":--" if left else "--:" for left in table.left],
-        *table.rows,
-    ]
-    cells = [[_plain(cell) for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def _plain(text: str) -> str:
-    """Text that no renderer takes for markup; single underscores inside a word are safe."""
-    text = " ".join(text.split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*|~])", r"\\\1", text)
-    text = text.replace("](", "]\\(")
-    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 
 # ---- LaTeX --------------------------------------------------------------------------------------

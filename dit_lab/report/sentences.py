@@ -136,6 +136,17 @@ def results(ablation: Ablation) -> Table:
     )
 
 
+def judged(ablation: Ablation) -> Table:
+    """The table of results up to the verdict; what follows is in the files."""
+    whole = results(ablation)
+    shown = whole.headings.index("verdict") + 1
+    return Table(
+        headings=whole.headings[:shown],
+        rows=[row[:shown] for row in whole.rows],
+        left=whole.left[:shown],
+    )
+
+
 def _effects(ablation: Ablation) -> Table | None:
     if not ablation.effects:
         return None

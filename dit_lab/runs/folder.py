@@ -40,19 +40,10 @@ BESIDE = re.compile(r"\..+\.[0-9]+")
 """The name of a file that is being written beside the one that it will replace."""
 
 NOT_DECIDING = (
-    "choices",
-    "name",
-    "resume",
+    "choices", "name", "resume",
     "init_from",  # what lies there is part of the hash
-    "paths",
-    "tracking",
-    "distributed",
-    "sampler",
-    "guidance",
-    "sample",
-    "evaluation",
-    "metric",
-    "hook",
+    "paths", "tracking", "tags", "note", "distributed",
+    "sampler", "guidance", "sample", "evaluation", "metric", "hook",
     "dataset.root",  # the data fingerprint covers what lies there
     "dataset.images_root",
     "dataset.num_workers",
@@ -72,7 +63,7 @@ NOT_DECIDING = (
     "training.validate_every_steps",
     "training.evaluate_every_steps",
     "training.hang_after_seconds",
-)
+)  # fmt: skip
 """Keys of the configuration that change where, how fast or how closely a run is watched, but not
 the weights that it ends with (process count and accumulation: up to the order of float sums)."""
 

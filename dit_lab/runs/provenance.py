@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 import re
@@ -44,8 +45,28 @@ def provenance() -> dict[str, str]:
         "dit_lab.device": device_name(),
         "dit_lab.num_threads": str(torch.get_num_threads()),
         **{f"version.{name}": number for name, number in versions().items()},
+        **origin(),
+    }
+
+
+def origin() -> dict[str, str]:
+    """Tags for a tracked run or sweep that say who made it and from which commit, under the names
+    that MLflow's page shows."""
+    user = _user()
+    return {
+        "mlflow.source.name": "dit-lab",
+        "mlflow.source.type": "LOCAL",
+        **({"mlflow.user": user} if user else {}),
         **_git(),
     }
+
+
+def _user() -> str:
+    """The name of the user, "" where the machine knows none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # no entry for the number, as in some containers
+        return ""
 
 
 def versions() -> dict[str, str]:
@@ -69,8 +90,14 @@ def _git() -> dict[str, str]:
     if filters is not None:
         changes = _ask_git(*filters, "status", "--porcelain", *UNASKED)
     if changes is None:
-        return {"git.commit": commit}
-    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+        return {"git.commit": commit, "mlflow.source.git.commit": commit}
+    dirty = str(bool(changes)).lower()
+    return {
+        "git.commit": commit,
+        "git.dirty": dirty,
+        "mlflow.source.git.commit": commit,
+        "mlflow.source.git.dirty": dirty,
+    }
 
 
 def _no_filters() -> list[str] | None:

@@ -109,6 +109,22 @@ class Tracked(TypedDict):
 
     name: str
     tags: dict[str, str]
+    labels: NotRequired[dict[str, str]]  # the user's own tags
+    note: NotRequired[str]  # the user's description
+
+
+SUMMARY = "summary.json"
+"""What a report says in short, in the folder of the report."""
+
+
+class Summary(TypedDict):
+    """summary.json of a report. Texts are Markdown."""
+
+    metric: str
+    best: str  # the best configuration by that metric: `objective=ddpm, model=pico`
+    numbers: dict[str, float]  # names in a tracker -> values
+    answer: list[str]  # paragraphs
+    table: list[str]  # lines: headings, alignment, and a line for each configuration
 
 
 class Part(TypedDict):

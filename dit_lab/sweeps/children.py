@@ -8,13 +8,14 @@ from typing import Any
 
 from dit_lab.config.axes import settings_of
 from dit_lab.config.yaml_files import read_config
+from dit_lab.core.text import shell_line
 from dit_lab.evaluation.card import read_evaluation
 from dit_lab.evaluation.table import is_row_key
 from dit_lab.runs.folder import FINISHED, RunFolder, read_status, read_tracked
 from dit_lab.runs.manifest import Job, Manifest, SweepFolder
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.runs.recorded import MEASURING
-from dit_lab.tracking.parent import JOB_TAG, PARENT_TAG, adopt, log_child
+from dit_lab.tracking.parent import JOB_TAG, PARENT_TAG, adopt, log_child, member_tags
 
 OF_A_SWEEP = (PARENT_TAG, JOB_TAG, "dit_lab.sweep", "dit_lab.arm")
 
@@ -27,6 +28,11 @@ def tags_of(sweep: SweepFolder, manifest: Manifest, job: Job) -> dict[str, str]:
     if manifest.parent_run_id:
         tags[PARENT_TAG] = manifest.parent_run_id
     return tags
+
+
+def command_of(manifest: Manifest) -> str:
+    """The command that makes the sweep."""
+    return shell_line("dit-lab", "train", "-m", *manifest.typed)
 
 
 def track(
@@ -66,7 +72,9 @@ def track(
         config=config,
         tags={
             **_described(run),
+            **config.get("tags", {}),
             **tags,
+            **member_tags(config["choices"]),
             **({"dit_lab.trained_in_run": run_id} if run_id else {}),
             "dit_lab.overrides": " ".join(job.overrides),
             "dit_lab.run_folder": str(run.root),
@@ -75,6 +83,7 @@ def track(
         rows=[*last_rows(run, of_samples=same), *([_row(measured)] if measured else [])],
         artifacts=[measured] if measured else [],
         status=status,
+        note=config.get("note") or "",
     )
 
 

@@ -22,7 +22,7 @@ from dit_lab.runs.folder import FINISHED, RunFolder, digest, read_status
 from dit_lab.runs.metrics import MetricsRow
 from dit_lab.runs.provenance import provenance
 from dit_lab.sweeps.children import last_rows
-from dit_lab.tracking.parent import PARENT_TAG, log_child
+from dit_lab.tracking.parent import PARENT_TAG, log_child, member_tags
 
 Settings = Mapping[str, str]
 """Axis -> value, as typed."""
@@ -113,7 +113,7 @@ def _track(trained: Trained, config: RunConfig, settings: Settings, evaluation: 
         experiment=recorded.tracking.experiment,
         artifact_root=Path(recorded.paths.root) / "mlartifacts",
         config=to_tree(config),
-        tags={**tags, **provenance()},
+        tags={**tags, **member_tags(config.choices), **provenance()},
         known_by="dit_lab.evaluation",
         rows=[*last_rows(trained.folder, of_samples=False), row],
         artifacts=[measured],

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from dit_lab.actions.doctor import close_run
 from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, write_json
 from dit_lab.runs.manifest import Job, Manifest, SweepFolder
-from dit_lab.sweeps.children import tags_of, track
+from dit_lab.runs.provenance import origin
+from dit_lab.sweeps.children import command_of, tags_of, track
+from dit_lab.tracking.mlflow_store import members
+from dit_lab.tracking.notes import COMMAND
 from dit_lab.tracking.parent import (
     children_of,
     close_parent,
@@ -21,20 +26,41 @@ def tell_start(folder: SweepFolder, manifest: Manifest) -> str:
     tracking = manifest.tracking
     if tracking["backend"] != "mlflow":
         return ""
+    configs = [folder.read_config(job) for job in manifest.jobs]
+    first = configs[0] if configs else {}
     manifest.parent_run_id, trouble = open_parent(
         tracking["uri"],
         experiment=tracking["experiment"],
         artifact_root=folder.paths_root / "mlartifacts",
         name=folder.root.name,
-        params={f"axis.{key}": ", ".join(values) for key, values in manifest.axes.items()},
+        params={
+            **{f"axis.{key}": ", ".join(values) for key, values in manifest.axes.items()},
+            **_the_same([members(config["choices"]) for config in configs]),
+        },
         tags={
+            **first.get("tags", {}),
             "dit_lab.sweep": folder.root.name,
             "dit_lab.sweep_folder": str(folder.root),
             "dit_lab.overrides": " ".join(manifest.typed),
+            COMMAND: command_of(manifest),
+            **origin(),
         },
+        note=first.get("note") or "",
         run_id=manifest.parent_run_id,
     )
     return trouble
+
+
+def _the_same(choices: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The chosen members that all jobs have in common."""
+    if not choices:
+        return {}
+    first, *others = choices
+    return {
+        group: member
+        for group, member in first.items()
+        if all(other.get(group) == member for other in others)
+    }
 
 
 def tell_end(folder: SweepFolder, manifest: Manifest) -> str:

@@ -18,6 +18,7 @@ from dit_lab.tracking.mlflow_store import (
     prepare_store,
     root_cause,
 )
+from dit_lab.tracking.notes import describe_run
 from dit_lab.tracking.record import Record, log_points, points_of
 
 if TYPE_CHECKING:
@@ -74,10 +75,14 @@ def settle(folder: RunFolder, config: Mapping[str, Any]) -> str:
     try:
         client = open_existing(config["tracking"]["uri"])
         run = client.get_run(found.get("tracking_run_id") or _make(client, folder, config, told))
-        record = Record.of(folder, config, tags=told.get("tags", {}), status=found)
+        tags = {**told.get("labels", {}), **told.get("tags", {})}
+        record = Record.of(folder, config, tags=tags, status=found)
         if run.info.lifecycle_stage != "active":
             return ""
-        lacked = "" if record.seems_whole(run) else record.complete(client, run)
+        lacked = ""
+        if not record.seems_whole(run):
+            describe_run(client, run, folder)
+            lacked = record.complete(client, run)
         if found.get("is_tracked_whole") is False:
             update_status(folder, is_tracked_whole=True)
     except Exception as trouble:  # a doctor who cannot reach one store still sees the other runs

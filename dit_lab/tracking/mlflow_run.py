@@ -33,6 +33,7 @@ from dit_lab.tracking.mlflow_store import (
     prepare_store,
     root_cause,
 )
+from dit_lab.tracking.notes import describe_run
 from dit_lab.tracking.record import (
     TERMINAL,
     Point,
@@ -73,6 +74,7 @@ class MlflowRun(Hook):
         name: str,
         config: Mapping[str, Any],
         tags: Mapping[str, str],
+        labels: Mapping[str, str] | None = None,
         run_id: str | None = None,
         resume_step: int = 0,
     ) -> None:
@@ -84,6 +86,7 @@ class MlflowRun(Hook):
         self._uri, self._experiment, self._artifact_root = uri, experiment, artifact_root
         self._folder, self._name = folder, name
         self._params, self._tags = as_params(config), as_tags(tags)
+        self._labels = as_tags(labels or {})
         self._run_id, self._resume_step = run_id, resume_step
         self._take_up_again = run_id is not None
         self._client: MlflowClient | None = None
@@ -215,7 +218,9 @@ class MlflowRun(Hook):
             if self._run_id is None:
                 run = client.create_run(experiment_id, run_name=self._name)
                 self._run_id = run.info.run_id
-            log_texts(client, self._run_id, params=self._params, tags=self._tags)
+            log_texts(client, self._run_id, params=self._params, tags=self._labels | self._tags)
+        assert self._run_id is not None
+        describe_run(client, client.get_run(self._run_id), self._folder, anew=True)
         self._client = client
 
     def _find(self, client: MlflowClient) -> Run | None:
@@ -243,7 +248,9 @@ class MlflowRun(Hook):
         new_params, changed_params = compare(known.params, self._params)
         new_tags, changed_tags = compare(known.tags, self._tags)
         changes = {f"{resume}.{key}": text for key, text in (changed_params | changed_tags).items()}
-        tags = new_tags | as_tags(changes) | {f"{resume}.step": str(self._resume_step)}
+        tags = (
+            self._labels | new_tags | as_tags(changes) | {f"{resume}.step": str(self._resume_step)}
+        )
         client.update_run(run_id, status="RUNNING")
         if "error" in known.tags:
             client.delete_tag(run_id, "error")  # of an end that was none
@@ -285,7 +292,9 @@ class MlflowRun(Hook):
         status, error = self._outcome
         if error and "\n" in error.strip():
             client.log_text(run_id, clean_text(error), "traceback.txt")
-        if client.get_run(run_id).info.status not in TERMINAL:
+        run = client.get_run(run_id)
+        if run.info.status not in TERMINAL:
+            describe_run(client, run, self._folder)
             if status == FINISHED:
                 log_trained(client, run_id)
             last_line = {"error": error.strip().splitlines()[-1]} if error else {}

@@ -1,4 +1,4 @@
-"""The MLflow store: making it exactly once, what it accepts, its page.
+"""The MLflow store: making it exactly once, and what it accepts.
 
 mlflow takes more than a second to import, so only the functions that talk to a store do it.
 """
@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -29,10 +28,13 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its p
 LOCK_SECONDS = 120.0  # making the tables takes seconds; a queue of jobs waits for the first one
 BUSY_SECONDS = 20.0  # how long sqlite waits for another writer, as mlflow does
 
+PLACES = ("paths", "sweep", "tracking")
+LABELS = ("tags", "note")  # of a configuration, which are no parameters
+
 METRICS_PER_REQUEST = 1000  # MLflow's limits
 VALUE_CHARACTERS, TAG_CHARACTERS, KEY_CHARACTERS = 6000, 8000, 250
 
-_ENVIRONMENT = {  # the user's own settings win
+ENVIRONMENT = {  # the user's own settings win
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -69,7 +71,7 @@ def root_cause(error: BaseException) -> str:
 
 def load_mlflow() -> None:
     """Import mlflow and keep it quiet: what concerns the user is said in our own words."""
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401
 
@@ -201,12 +203,14 @@ def clean_key(name: str) -> str:
 
 
 def as_params(config: Mapping[str, Any]) -> dict[str, str]:
-    """The leaves of a configuration as MLflow parameters, no two under one key.
+    """The leaves of a configuration as MLflow parameters, no two under one key: the chosen members
+    first, each under the name of its group, `objective` = `ddpm`.
 
     Values are cut at 6000 characters; the artifact config.yaml has them whole.
     """
     params: dict[str, str] = {}
-    for name, value in flatten(config):
+    leaves = {key: part for key, part in config.items() if key not in ("choices", *LABELS)}
+    for name, value in (*members(config.get("choices", {})).items(), *flatten(leaves)):
         text = value if isinstance(value, str) else json.dumps(value, default=str)
         key, count = clean_key(name), 1
         while key in params:
@@ -219,6 +223,11 @@ def as_params(config: Mapping[str, Any]) -> dict[str, str]:
 def clean_text(text: str) -> str:
     """A text that every store takes: without NUL, and bytes that were no UTF-8 written out."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def members(choices: Mapping[str, str]) -> dict[str, str]:
+    """The chosen members that say what is trained, and not where it is kept."""
+    return {group: name for group, name in choices.items() if group not in PLACES}
 
 
 def as_tags(texts: Mapping[str, str]) -> dict[str, str]:
@@ -261,40 +270,3 @@ def all_pages(search: Callable[..., PagedList[Any]], *asked: Any, **options: Any
         found += page
         token = page.token or ""
     return found
-
-
-def newest_pages(uri: str, *, address: str, count: int = 3) -> dict[str, str]:
-    """Experiment -> its list of runs on the page of a server that answers; the newest experiments
-    first. The bare address leads to a page about language models."""
-    order = ["creation_time DESC"]
-    found = open_existing(uri).search_experiments(order_by=order, max_results=count)
-    return {one.name: address + place_of(one.experiment_id) for one in found}
-
-
-def place_of(experiment_id: str, *further: str) -> str:
-    """Where MLflow's page shows the runs of an experiment, or a run of them: "RUN", "artifacts",
-    "report", "report.html"."""
-    path = "/".join(["experiments", experiment_id, "runs", *further])
-    return f"/#/{path}?workflowType=machine_learning"
-
-
-def ui_command(
-    uri: str, *, artifact_root: Path, host: str = "127.0.0.1", port: int
-) -> tuple[list[str], dict[str, str]]:
-    """The command line and the whole environment of an MLflow server that shows the store.
-
-    It has no login and is meant for this machine: anybody who can reach another `host` reads and
-    changes every run. Job execution, which runs code for whoever asks, is off. The store's address
-    travels in the environment because it may hold a password, and command lines are public.
-    """
-    check_uri(uri)
-    if is_server(uri):
-        raise RequestError(f"tracking.uri={shown(uri)}: is a server already; open it in a browser")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
-    command += ["--workers", "1", "--artifacts-destination", artifact_root.absolute().as_uri()]
-    settings = {
-        "MLFLOW_BACKEND_STORE_URI": trust.with_password(uri),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "PYTHONSAFEPATH": "1",  # `python -m` would import from the folder it is started in
-    }
-    return command, {**_ENVIRONMENT, **os.environ, **settings}

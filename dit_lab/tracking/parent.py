@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.runs.folder import FINISHED, RUNNING
+from dit_lab.core.typed import read_as
+from dit_lab.runs.folder import FINISHED, RUNNING, read_json
+from dit_lab.runs.manifest import STATUSES
 from dit_lab.runs.metrics import MetricsRow
+from dit_lab.runs.records import SUMMARY, Summary
 from dit_lab.tracking.mlflow_store import (
-    METRICS_PER_REQUEST,
+    all_pages,
     as_params,
     as_tags,
-    clean_key,
     load_mlflow,
     log_texts,
     open_client,
@@ -21,7 +24,8 @@ from dit_lab.tracking.mlflow_store import (
     prepare_store,
     root_cause,
 )
-from dit_lab.tracking.spool import finite_metrics
+from dit_lab.tracking.notes import command_of, describe, facts_of, facts_of_sweep
+from dit_lab.tracking.record import log_points, points_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 PARENT_TAG = "mlflow.parentRunId"  # what MLflow's page nests by
 JOB_TAG = "dit_lab.job"  # the number of a sweep's job
+SEARCHED_BY = ("objective", "model", "dataset", "sampler")
 JOBS = "dit_lab.jobs"  # how many there are; dit_lab.jobs_failed: how many of a status
 NAME_CHARACTERS = 200
 
@@ -41,6 +46,11 @@ def job_name(tags: Mapping[str, str]) -> str:
     return f"{tags[JOB_TAG]} {tags['dit_lab.overrides']}"[:NAME_CHARACTERS]
 
 
+def member_tags(choices: Mapping[str, str]) -> dict[str, str]:
+    """Tags with the chosen members that runs are searched by most."""
+    return {f"dit_lab.{name}": choices[name] for name in SEARCHED_BY if name in choices}
+
+
 def open_parent(
     uri: str,
     *,
@@ -49,6 +59,7 @@ def open_parent(
     name: str,
     params: Mapping[str, str],
     tags: Mapping[str, str],
+    note: str,
     run_id: str | None = None,
 ) -> tuple[str | None, str]:
     """Make the parent run, or open `run_id` again; (its id, "") or, from a store that does not
@@ -67,6 +78,7 @@ def open_parent(
         client = open_client(uri)
         run = client.create_run(experiment_id, run_name=name)
         log_texts(client, run.info.run_id, params=as_params(params), tags=as_tags(tags))
+        describe(client, run, facts_of(tags, {}), own=note)
         return run.info.run_id, ""
     except RequestError:
         raise
@@ -96,6 +108,7 @@ def _tell_counts(client: MlflowClient, run_id: str, counts: Mapping[str, int]) -
     tags = {f"{JOBS}_{name.lower()}": str(number) for name, number in counts.items()}
     if counts:
         tags[JOBS] = str(sum(counts.values()))
+        _log_numbers(client, run_id, {f"jobs/{s.lower()}": counts.get(s, 0) for s in STATUSES})
     for known in client.get_run(run_id).data.tags:
         if known.startswith(JOBS) and known not in tags:
             client.delete_tag(run_id, known)
@@ -112,16 +125,11 @@ def children_of(uri: str, run_id: str) -> tuple[set[str], str]:
         return set(), root_cause(error)
 
 
-def _below(client: MlflowClient, experiment: str, run_id: str, **tags: str) -> Iterator[Run]:
+def _below(client: MlflowClient, experiment: str, run_id: str, **tags: str) -> list[Run]:
     """The children of a run, or those of them that have such tags."""
     asked = {PARENT_TAG: run_id, **tags}
     same = " and ".join(f"tags.`{key}` = '{text}'" for key, text in asked.items())
-    token = None
-    while True:
-        page = client.search_runs([experiment], filter_string=same, page_token=token)
-        yield from page
-        if not (token := page.token):
-            return
+    return all_pages(client.search_runs, [experiment], filter_string=same)
 
 
 def has_ended(uri: str, run_id: str | None) -> bool:
@@ -133,14 +141,29 @@ def has_ended(uri: str, run_id: str | None) -> bool:
 
 
 def log_report(uri: str, run_id: str, *, files: Sequence[Path]) -> str:
-    """Keep a sweep's report with its run, below `report`; "" or why MLflow did not take it."""
+    """Keep a sweep's report with its run, below `report`, and say there what it says in short; ""
+    or why MLflow did not take it."""
     try:
         client = open_existing(uri)
+        run = client.get_run(run_id)
         for path in files:
             client.log_artifact(run_id, str(path), "report")
+            if path.name == SUMMARY:
+                found: Summary = read_as(Summary, read_json(path), where=path)
+                _log_numbers(client, run_id, found["numbers"])
+                tags = {"dit_lab.metric": found["metric"], "dit_lab.best": found["best"]}
+                log_texts(client, run_id, params={}, tags=as_tags(tags))
+                facts = [facts_of_sweep(found, run, files), command_of(run.data.tags)]
+                describe(client, run, "\n\n".join(filter(None, facts)))
     except Exception as error:
         return root_cause(error)
     return ""
+
+
+def _log_numbers(client: MlflowClient, run_id: str, numbers: Mapping[str, float]) -> None:
+    """Metrics of a sweep as a whole, which has no steps: the newest is what counts."""
+    row = MetricsRow(step=0, seconds=time.time(), metrics=dict(numbers))
+    log_points(client, run_id, points_of([row]))
 
 
 def adopt(uri: str, run_id: str, *, tags: Mapping[str, str]) -> tuple[bool, str]:
@@ -185,6 +208,7 @@ def log_child(
     rows: Sequence[MetricsRow],
     artifacts: Sequence[Path],
     status: str = FINISHED,
+    note: str = "",
 ) -> tuple[str | None, str]:
     """A child run for weights that were trained in another run; (its id, "") or (None, why MLflow
     did not take it).
@@ -194,23 +218,17 @@ def log_child(
     """
     try:
         experiment_id = prepare_store(uri, experiment=experiment, artifact_root=artifact_root)
-        from mlflow.entities import Metric
-
         client, parent = open_client(uri), tags[PARENT_TAG]
-        known = next(_below(client, experiment_id, parent, **{known_by: tags[known_by]}), None)
+        known = _below(client, experiment_id, parent, **{known_by: tags[known_by]})
         name = job_name(tags) or tags["dit_lab.overrides"][:NAME_CHARACTERS]
-        run = known or client.create_run(experiment_id, run_name=name)
+        run = known[0] if known else client.create_run(experiment_id, run_name=name)
         run_id: str = run.info.run_id
         log_texts(client, run_id, params=as_params(config), tags=as_tags(tags))
-        points = [
-            Metric(clean_key(name), value, int(row.seconds * 1000), row.step)
-            for row in rows
-            for name, value in finite_metrics(row.metrics).items()
-        ]
-        for start in range(0, len(points), METRICS_PER_REQUEST):
-            client.log_batch(run_id, metrics=points[start : start + METRICS_PER_REQUEST])
+        log_points(client, run_id, points_of(rows))
         for file in artifacts:
             client.log_artifact(run_id, str(file), file.parent.name)
+        newest = {name: value for row in rows for name, value in row.metrics.items()}
+        describe(client, client.get_run(run_id), facts_of(tags, newest), own=note)
         client.set_terminated(run_id, status)
         return run_id, ""
     except Exception as error:

@@ -114,6 +114,15 @@ def test_auto_is_the_objectives_natural_sampler(objective: str) -> None:
     assert config["sampler"]["steps"] == 7
 
 
+@pytest.mark.parametrize(
+    "given", ["tags={topic: grown, n: 3}", "tags.topic=grown", "+tags.topic=grown"]
+)
+def test_tags_have_names_of_the_users(given: str) -> None:
+    config = compose_train(["dataset=digits", "codec=identity", given, "note='of 3, at last'"])
+    assert config.tags == {"topic": "grown"} | ({"n": "3"} if "n:" in given else {})
+    assert config.note == "of 3, at last"
+
+
 def test_guidance_weight_is_the_other_convention() -> None:
     assert composed(["guidance.weight=3"])["guidance"]["scale"] == 4.0
     assert composed([])["guidance"]["scale"] == 1.0

@@ -82,6 +82,8 @@ WATCHING = [
     "paths.root",
     "tracking.uri",
     "tracking.backend",
+    "tags.topic",
+    "note",
     "distributed.num_processes",
     "sampler._target_",
     "sampler.steps",
@@ -114,7 +116,7 @@ WATCHING = [
     "training.hang_after_seconds",
 ]
 LACKING = ("dataset.root", "dataset.images_root", "codec.path", "codec.chunk_images",
-           "coupling.pairs", "hook")  # fmt: skip
+           "coupling.pairs", "hook", "tags")  # fmt: skip
 """What a training of digits does not have."""
 
 DECIDING = [

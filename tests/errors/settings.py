@@ -17,6 +17,11 @@ CASES = (
          "training.total_steps=abc: expected a whole number at least 1"),
     Case("a value for a whole group of keys", f"{Q} guidance=2",
          "guidance=2: expected the keys scale"),
+    Case("a list for names and values", f"{Q} tags=[1]",
+         r"tags=\[1\]: expected names and values such as \{a: 1\}"),
+    Case("a tag that is a list", f"{Q} 'tags={{topic: [1]}}'",
+         r"tags.topic=\[1\]: expected text"),
+    Case("a note that is a list", f"{Q} note=[1]", r"note=\[1\]: expected text or null"),
     Case("a value left open", f"{Q} 'seed=\"???\"'", "seed: missing; give"),
     # ---- ranges
     Case("too small", f"{Q} sampler.steps=0",

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from dit_lab.tracking.mlflow_store import ui_command
+from dit_lab.tracking.mlflow_page import ui_command
 
 SECONDS = 150  # until it answers, beside whatever else a machine does
 

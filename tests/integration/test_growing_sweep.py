@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ import pytest
 from tests.integration.fragile import sweep_of, write_module
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-MEASURED = ("evaluation.num_images=30", "sweep.name=growing")
+NOTE = "One seed more, or two"
+MEASURED = (
+    "evaluation.num_images=30", "sweep.name=growing", "tags.topic=growth", f"note='{NOTE}'"
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +133,38 @@ def test_every_job_is_a_child_wherever_it_was_trained(grown: Any, tracked_in: An
         assert {name: (step, value) for step, name, value in new.points} == last
         assert {"eval/loss", "train/loss"} < last.keys() and any("two_sample" in n for n in last)
     assert "dit_lab.trained_in_run" not in now[2].tags
-    parent = next(run for run in tracked_in(folder) if run.run_id == second["parent_run_id"])
+    for run in [*before, *now]:
+        assert run.tags["mlflow.note.content"].startswith(f"{NOTE}\n")
+        assert "| eval/loss |" in run.tags["mlflow.note.content"]
+        assert "dit-lab train -m dataset=digits" in run.tags["mlflow.note.content"]
+        assert (run.tags["topic"], run.tags["dit_lab.objective"]) == ("growth", "fragile")
+        assert run.params["objective"] == "fragile"
+        assert not {"note", "tags.topic"} & run.params.keys()
+
+
+def test_the_sweeps_run_says_what_came_of_it(grown: Any, tracked_in: Any) -> None:
+    folder, _, done = grown
+    second = manifests(folder)[1]
+    (parent,) = (run for run in tracked_in(folder) if run.run_id == second["parent_run_id"])
+    assert {"axis.seed": "0, 1, 2", "objective": "fragile"}.items() <= parent.params.items()
+    assert parent.tags["topic"] == "growth"
     assert parent.tags["dit_lab.jobs_finished"] == "3"
+    metric = parent.tags["dit_lab.metric"]
+    values = [
+        dict((name, value) for _, name, value in child.points)[metric]
+        for child in children_in(folder, second, tracked_in)
+    ]
+    numbers = {name: value for _, name, value in parent.points}
+    assert numbers[f"best/{metric}"] == pytest.approx(fmean(values))
+    assert numbers[f"best_sd/{metric}"] == pytest.approx(stdev(values))
+    assert numbers["best/seeds"] == numbers["jobs/finished"] == 3
+    assert numbers["jobs/failed"] == 0
+    note = parent.tags["mlflow.note.content"]
+    assert note.startswith(f"{NOTE}\n")
+    (said,) = (line for line in done.stdout.splitlines() if line.startswith("There is one config"))
+    assert said in note
+    assert f"runs/{parent.run_id}/artifacts/report/report.html" in note
+    assert f"| seeds | {metric} (lower is better) |" in note
 
 
 def test_what_the_tracker_lacks_of_a_sweep_is_made_up_for(

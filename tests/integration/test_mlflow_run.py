@@ -39,6 +39,7 @@ from dit_lab.runs.metrics import MetricsRow, add_row, format_row, read_metrics
 from dit_lab.tracking import mlflow_run
 from dit_lab.tracking.addresses import check_uri, shown
 from dit_lab.tracking.late import log_late, settle
+from dit_lab.tracking.mlflow_page import ui_command
 from dit_lab.tracking.mlflow_run import MlflowRun
 from dit_lab.tracking.mlflow_store import (
     all_pages,
@@ -46,7 +47,6 @@ from dit_lab.tracking.mlflow_store import (
     clean_key,
     open_client,
     prepare_store,
-    ui_command,
 )
 from tests.integration.server import Proxy, fetch, free_port, listens, serving
 
@@ -163,7 +163,7 @@ def test_other_addresses_are_refused_in_one_line_that_says_what_instead(
 
 def test_checking_an_address_imports_nothing_slow() -> None:
     code = (
-        "import sys; from dit_lab.tracking.mlflow_store import check_uri, ui_command\n"
+        "import sys; from dit_lab.tracking.mlflow_page import check_uri, ui_command\n"
         "from dit_lab.tracking import mlflow_run\n"
         "check_uri('http://host'); assert not {'torch', 'mlflow', 'rich'} & set(sys.modules)"
     )
@@ -380,6 +380,30 @@ def test_a_resumed_run_goes_on_in_the_same_place(store: Store) -> None:
     curve = [(step, 1 / step) for step in (10, 20, 30, 40, 50, 60)]
     assert resume(1, in_file=[10, 20, 30], then=[40, 50]) == curve[:5]
     assert resume(2, in_file=[10, 20], then=[30, 40, 50, 60]) == curve
+
+
+def test_labels_and_the_note_are_those_of_the_last_command(store: Store) -> None:
+    def told(run: MlflowRun) -> tuple[str, str]:
+        tags = store.read(run).data.tags
+        return tags["topic"], tags["mlflow.note.content"].partition("\n")[0]
+
+    def opened(topic: str, note: str, **more: Any) -> MlflowRun:
+        write_json(store.folder.tracking, {"name": "a run", "tags": {}, "note": note})
+        return store.open(labels={"topic": topic}, **more)
+
+    first = opened("a", "First.")
+    assert told(first) == ("a", "First.")
+    end(first, KILLED)
+    again = opened("b", "Second.", run_id=first.run_id)
+    assert told(again) == ("b", "Second.")
+    client = open_client(store.uri)
+    note = store.read(again).data.tags["mlflow.note.content"]
+    client.set_tag(again.run_id, "mlflow.note.content", note.replace("Second", "Typed on the page"))
+    write_json(store.folder.status, {"status": FINISHED, "step": 1, "updated": 1.0,
+                                     "results": {"eval/loss": 0.25}})  # fmt: skip
+    end(again)
+    assert told(again) == ("b", "Typed on the page.")
+    assert "| eval/loss | 0.25 |" in store.read(again).data.tags["mlflow.note.content"]
 
 
 def test_a_run_that_the_store_lost_is_made_anew(

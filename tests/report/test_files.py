@@ -114,7 +114,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files(folder: Path) -> None:
-    names = {"report.html", "report.md", "report.csv", "report.tex", "report.png", "compute.png"}
+    names = {"report.html", "report.md", "report.csv", "report.tex", "report.png", "compute.png",
+             "summary.json"}  # fmt: skip
     assert {file.name for file in folder.iterdir()} == names
     with Image.open(folder / "report.png") as image:
         assert image.width > 800
