@@ -49,6 +49,7 @@ from dit_lab.training.nonfinite import NonFiniteStreak
 from dit_lab.training.post_hoc import open_averages
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.stop import StopSignal
+from dit_lab.training.system import SystemMetrics
 from dit_lab.training.watchdog import Watchdog
 
 
@@ -214,6 +215,7 @@ def _train(
             checkpoint_every_steps=training.checkpoint_every_steps,
         ),
         check_stop=context.check_stop,
+        sample_system=SystemMetrics().sample if hooks and training.system_metrics else dict,
     )
 
 

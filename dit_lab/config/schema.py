@@ -69,6 +69,7 @@ class Training:
     evaluate_every_steps: int = option(at_least=0)
     max_skipped_in_a_row: int = option(at_least=1)
     hang_after_seconds: Optional[float] = option(above=0, at_most=10**7)
+    system_metrics: bool = option(True, later=True)
 
 
 @dataclass

@@ -63,6 +63,7 @@ NOT_DECIDING = (
     "training.validate_every_steps",
     "training.evaluate_every_steps",
     "training.hang_after_seconds",
+    "training.system_metrics",
 )  # fmt: skip
 """Keys of the configuration that change where, how fast or how closely a run is watched, but not
 the weights that it ends with (process count and accumulation: up to the order of float sums)."""

@@ -94,11 +94,12 @@ def _described(run: RunFolder) -> dict[str, str]:
 
 
 def last_rows(run: RunFolder, *, of_samples: bool) -> list[MetricsRow]:
-    """The newest number of each metric of a training, and those of its samples too where wanted."""
+    """The newest number of each metric of a training, and those of its samples too where wanted;
+    not those of the machine."""
     newest: dict[str, tuple[MetricsRow, float]] = {}
     for row in read_metrics(run.metrics):
         for name, value in row.metrics.items():
-            if of_samples or not is_row_key(name):
+            if (of_samples or not is_row_key(name)) and not name.startswith("system/"):
                 newest[name] = row, value
     return [
         MetricsRow(step=row.step, seconds=row.seconds, metrics={name: value})

@@ -18,7 +18,7 @@ from dit_lab.core.types import Hook
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-QUIET_GROUPS = ("train/", "perf/", "nonfinite/")  # summed up in the progress, not listed
+QUIET_GROUPS = ("train/", "perf/", "system/", "nonfinite/")  # summed up in the progress, not listed
 LEADING = re.compile(r"eval/((two_sample|recall)_\w+_held_out|distance_ratio)_")  # of any extractor
 MOST_NUMBERS = 4  # of one evaluation in one line
 FRAMES_PER_SECOND = 4  # each frame takes a millisecond or two from the training process

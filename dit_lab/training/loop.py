@@ -66,6 +66,7 @@ def train(
     hooks: Sequence[Hook],
     settings: LoopSettings,
     check_stop: Callable[[], None],
+    sample_system: Callable[[], dict[str, float]] = dict,
 ) -> dict[str, float]:
     """Train to `settings.total_steps` and return the last value of every evaluation metric.
 
@@ -169,6 +170,7 @@ def train(
                 check_finite()
                 metrics = window.means() | {"train/lr": rate}
                 metrics |= _progress(state, settings, batches.global_batch_size, clock)
+                metrics |= sample_system()
                 for hook in hooks:
                     hook.on_metrics(state.step, metrics)
             with clock.paused():

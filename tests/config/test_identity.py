@@ -114,6 +114,7 @@ WATCHING = [
     "training.validate_every_steps",
     "training.evaluate_every_steps",
     "training.hang_after_seconds",
+    "training.system_metrics",
 ]
 LACKING = ("dataset.root", "dataset.images_root", "codec.path", "codec.chunk_images",
            "coupling.pairs", "hook", "tags")  # fmt: skip

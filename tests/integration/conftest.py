@@ -197,6 +197,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 # ---- what a run has left behind -----------------------------------------------------------------
 
 Row = tuple[int, dict[str, float]]
+BY_THE_CLOCK = ("perf/", "system/")  # metrics that depend on the clock and on the machine
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ class Run:
     def rows(self) -> list[Row]:
         """Logged rows without what depends on the clock."""
         return [
-            (row.step, {k: v for k, v in row.metrics.items() if not k.startswith("perf/")})
+            (row.step, {k: v for k, v in row.metrics.items() if not k.startswith(BY_THE_CLOCK)})
             for row in read_metrics(self.root / "metrics.jsonl")
         ]
 
@@ -336,6 +337,6 @@ def by_step(points: Iterable[tuple[int, str, float]]) -> list[Row]:
     """One row for each step, without what depends on the clock."""
     rows: dict[int, dict[str, float]] = {}
     for step, name, value in points:
-        if not name.startswith("perf/"):
+        if not name.startswith(BY_THE_CLOCK):
             rows.setdefault(step, {})[name] = value
     return sorted(rows.items())

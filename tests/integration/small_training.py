@@ -182,7 +182,9 @@ def train(
 
     class Rows(Hook):
         def on_metrics(self, step: int, metrics: Any) -> None:
-            rows.append([step, {k: v for k, v in metrics.items() if not k.startswith("perf/")}])
+            rows.append(
+                [step, {k: v for k, v in metrics.items() if not k.startswith(("perf/", "system/"))}]
+            )
 
     class Flow(RectifiedFlow):
         """Whose loss is not finite at some steps, for the images of one process."""

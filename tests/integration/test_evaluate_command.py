@@ -606,7 +606,7 @@ def logged(run: Path) -> set[Point]:
         (key, row.step, value)
         for row in read_metrics(run / "metrics.jsonl")
         for key, value in row.metrics.items()
-        if not key.startswith("perf/")
+        if not key.startswith(("perf/", "system/"))
     }
 
 

@@ -276,10 +276,13 @@ def test_mlflow_has_everything_once_after_a_kill(
 def test_accumulation_is_the_same_training(
     straight: Any, forked: Command, tiny: list[str], tmp_path: Path, run_in: RunIn
 ) -> None:
-    done = forked("train", *tiny, UNTRACKED, "training.accumulation=2")
+    options = ["training.accumulation=2", "training.system_metrics=false"]
+    done = forked("train", *tiny, UNTRACKED, *options)
     assert done.returncode == 0, done.stderr
     run = run_in(tmp_path)
-    assert run.root.name == straight.root.name  # accumulation does not decide the weights
+    assert run.root.name == straight.root.name  # neither decides the weights
+    assert "system/" in (straight.root / "metrics.jsonl").read_text()
+    assert "system/" not in (run.root / "metrics.jsonl").read_text()
     for name in ("model", "ema-0.9"):
         parts, whole = (
             load_file(r.checkpoint(40) / f"{name}.safetensors") for r in (run, straight)

@@ -169,7 +169,7 @@ def final(folder: Path) -> tuple[dict[str, bytes], list[object], object]:
     last = max(run.glob("checkpoints/step-*"))
     files = {str(p.relative_to(last)): p.read_bytes() for p in last.rglob("*") if p.is_file()}
     rows: list[object] = [
-        (row.step, {k: v for k, v in row.metrics.items() if not k.startswith("perf/")})
+        (row.step, {k: v for k, v in row.metrics.items() if not k.startswith(("perf/", "system/"))})
         for row in read_metrics(run / "metrics.jsonl")
     ]
     end = read_status(RunFolder(run))
