@@ -330,6 +330,24 @@ def test_the_tracker_has_every_number(others: Path) -> None:
     assert {int(step) for _, step, name, _ in rows if name == "eval/loss"} == {5, 10}
 
 
+@pytest.mark.extra
+def test_tensorboard_has_every_number_and_grid(
+    straight: Path, forked_in: Command, sizes: list[str]
+) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    short = ["training.total_steps=10", "training.validate_every_steps=5"]
+    done = forked_in(straight, *TYPED["tensorboard"], *sizes, *short)
+    assert done.returncode == 0, done.stderr
+    run = run_in(straight, "boarded")
+    found = events.EventAccumulator(str(run / "tensorboard")).Reload()
+    for name in ("train/loss", "eval/loss"):
+        losses = logged(straight, "boarded", name)
+        shown = {point.step: point.value for point in found.Scalars(name)}
+        assert shown == {step: pytest.approx(value) for step, value in losses.items()}
+    grids = {int(file.stem.removeprefix("step-")) for file in (run / "samples").glob("*.png")}
+    assert {image.step for image in found.Images("samples")} == grids
+
+
 FAILS = """
 from dit_lab.core.types import Hook
 
