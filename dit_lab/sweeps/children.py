@@ -80,6 +80,7 @@ def track(
             "dit_lab.run_folder": str(run.root),
         },
         known_by=JOB_TAG,
+        folder=run,
         rows=[*last_rows(run, of_samples=same), *([_row(measured)] if measured else [])],
         artifacts=[measured] if measured else [],
         status=status,

@@ -115,6 +115,7 @@ def _track(trained: Trained, config: RunConfig, settings: Settings, evaluation: 
         config=to_tree(config),
         tags={**tags, **member_tags(config.choices), **provenance()},
         known_by="dit_lab.evaluation",
+        folder=trained.folder,
         rows=[*last_rows(trained.folder, of_samples=False), row],
         artifacts=[measured],
     )

@@ -10,6 +10,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import RunFolder, read_status, read_tracked, update_status
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.tracking.addresses import check_uri, shown
+from dit_lab.tracking.inputs import log_data
 from dit_lab.tracking.mlflow_store import (
     StoreUnreachableError,
     all_pages,
@@ -82,6 +83,7 @@ def settle(folder: RunFolder, config: Mapping[str, Any]) -> str:
         lacked = ""
         if not record.seems_whole(run):
             describe_run(client, run, folder)
+            log_data(client, run.info.run_id, folder, config)
             lacked = record.complete(client, run)
         if found.get("is_tracked_whole") is False:
             update_status(folder, is_tracked_whole=True)

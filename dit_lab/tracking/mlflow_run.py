@@ -20,6 +20,7 @@ from dit_lab.core.types import Hook
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RunFolder
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.tracking.addresses import check_uri, is_local, shown
+from dit_lab.tracking.inputs import log_data
 from dit_lab.tracking.kept_files import lacking_files, log_file
 from dit_lab.tracking.mlflow_store import (
     METRICS_PER_REQUEST,
@@ -86,7 +87,7 @@ class MlflowRun(Hook):
         self._uri, self._experiment, self._artifact_root = uri, experiment, artifact_root
         self._folder, self._name = folder, name
         self._params, self._tags = as_params(config), as_tags(tags)
-        self._labels = as_tags(labels or {})
+        self._labels, self._config = as_tags(labels or {}), config
         self._run_id, self._resume_step = run_id, resume_step
         self._take_up_again = run_id is not None
         self._client: MlflowClient | None = None
@@ -221,6 +222,7 @@ class MlflowRun(Hook):
             log_texts(client, self._run_id, params=self._params, tags=self._labels | self._tags)
         assert self._run_id is not None
         describe_run(client, client.get_run(self._run_id), self._folder, anew=True)
+        log_data(client, self._run_id, self._folder, self._config)
         self._client = client
 
     def _find(self, client: MlflowClient) -> Run | None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.typed import read_as
-from dit_lab.runs.folder import FINISHED, RUNNING, read_json
+from dit_lab.runs.folder import FINISHED, RUNNING, RunFolder, read_json
 from dit_lab.runs.manifest import STATUSES
 from dit_lab.runs.metrics import MetricsRow
 from dit_lab.runs.records import SUMMARY, Summary
+from dit_lab.tracking.inputs import log_data
 from dit_lab.tracking.mlflow_store import (
     all_pages,
     as_params,
@@ -205,6 +206,7 @@ def log_child(
     config: Mapping[str, Any],
     tags: Mapping[str, str],
     known_by: str,
+    folder: RunFolder,
     rows: Sequence[MetricsRow],
     artifacts: Sequence[Path],
     status: str = FINISHED,
@@ -214,7 +216,8 @@ def log_child(
     did not take it).
 
     known_by: the tag that tells it from the other children of its parent; where there is a child
-    with this tag, that one is taken again. rows: the numbers that are to be seen of it.
+    with this tag, that one is taken again. folder: of the training. rows: the numbers that are to
+    be seen of it.
     """
     try:
         experiment_id = prepare_store(uri, experiment=experiment, artifact_root=artifact_root)
@@ -224,6 +227,7 @@ def log_child(
         run = known[0] if known else client.create_run(experiment_id, run_name=name)
         run_id: str = run.info.run_id
         log_texts(client, run_id, params=as_params(config), tags=as_tags(tags))
+        log_data(client, run_id, folder, config)
         log_points(client, run_id, points_of(rows))
         for file in artifacts:
             client.log_artifact(run_id, str(file), file.parent.name)

@@ -23,7 +23,7 @@ def log_trained(client: MlflowClient, run_id: str) -> None:
         run.info.experiment_id,
         name=model_name(run.info.run_name or run_id),
         source_run_id=run_id,
-        params={key: text for key, text in params.items() if key.startswith("choices.")},
+        params={key: text for key, text in params.items() if "." not in key},
         tags={key: text for key, text in tags.items() if key.startswith("dit_lab.")},
         model_type=KIND,
     )

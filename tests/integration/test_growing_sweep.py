@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from dit_lab.core import trust
+from dit_lab.tracking.mlflow_store import open_client
 from tests.integration.fragile import sweep_of, write_module
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -142,6 +144,24 @@ def test_every_job_is_a_child_wherever_it_was_trained(grown: Any, tracked_in: An
         assert (run.tags["topic"], run.tags["dit_lab.objective"]) == ("growth", "fragile")
         assert run.params["objective"] == "fragile"
         assert not {"note", "tags.topic"} & run.params.keys()
+
+
+def test_the_page_has_the_data_and_the_grids_over_steps(grown: Any, tracked_in: Any) -> None:
+    folder, _, _ = grown
+    client = open_client(trust.trust_store(f"sqlite:///{folder}/outputs/mlflow.db"))
+    for child in children_in(folder, manifests(folder)[1], tracked_in):
+        inputs = client.get_run(child.run_id).inputs.dataset_inputs
+        data = {one.dataset.name: {tag.value for tag in one.tags} for one in inputs}
+        assert data == {"digits": {"training"}, "digits (validation)": {"validation"}}
+        assert {one.dataset.digest for one in inputs} == {
+            child.tags["dit_lab.data_fingerprint"][:36]
+        }
+    for job in manifests(folder)[0]["jobs"]:
+        run = folder / "outputs" / job["run"]
+        steps = sorted(int(grid.stem.removeprefix("step-")) for grid in run.glob("samples/*.png"))
+        images = folder / "outputs/mlartifacts" / job["run_id"] / "artifacts/images"
+        shown = sorted(int(image.name.split("+")[2]) for image in images.glob("samples+*.png"))
+        assert shown == steps != []
 
 
 def test_the_sweeps_run_says_what_came_of_it(grown: Any, tracked_in: Any) -> None:

@@ -295,7 +295,7 @@ def test_a_finished_training_is_a_model_with_what_was_measured(store: Store) -> 
     run = store.read(finished)
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert (model.name, model.source_run_id) == ("1 lr=0-1", finished.run_id)
-    assert (model.status.name, model.params) == ("READY", {"choices.model": "pico"})
+    assert (model.status.name, model.params) == ("READY", {"model": "pico", "seed": "0"})
     assert [(metric.key, metric.step, metric.value) for metric in model.metrics] == [
         ("eval/loss", 20, 0.1)
     ]
