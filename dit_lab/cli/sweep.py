@@ -31,7 +31,7 @@ from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import say, say_lines, shell_line
-from dit_lab.runs.folder import FINISHED, KILLED
+from dit_lab.runs.folder import FINISHED, KILLED, RUNNING
 from dit_lab.runs.manifest import find_sweep
 from dit_lab.sweeps.finished import finished_before, is_finished
 from dit_lab.sweeps.plan import plan_sweep, remarks
@@ -177,7 +177,9 @@ def _run(folder: SweepFolder, **how: Any) -> int:
     if best := best_job(manifest):
         say(best)
     if manifest.status == KILLED:
-        say(f"stopped: what ran is saved; go on with: {folder.command('resume')}")
+        saved = all(job.status != RUNNING for job in manifest.jobs)
+        done = "stopped: what ran is saved" if saved else "stopped; not all jobs have ended yet"
+        say(f"{done}; go on with: {folder.command('resume')}")
         stop.check()
     if manifest.status == FINISHED:
         return 0

@@ -16,6 +16,7 @@ from dit_lab.report.selection import settings_of_jobs
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_status
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.runs.metrics import last_metrics
+from dit_lab.sweeps.run import as_it_is
 from dit_lab.tracking.console import duration
 from dit_lab.tracking.screen import LONGEST_LINE, Screen, styled, table
 
@@ -25,7 +26,7 @@ ROWS_AROUND = 8  # of a live table: what is not for jobs
 
 def print_status(folder: SweepFolder) -> None:
     """Every job of a sweep, and how many there are of each kind."""
-    manifest = folder.read()
+    manifest = as_it_is(folder)
     console = Screen(width=None if sys.stdout.isatty() else LONGEST_LINE)
     console.print(_table(folder, manifest, manifest.jobs))
     console.print(_counts(manifest))

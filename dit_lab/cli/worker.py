@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dit_lab.cli import train
@@ -18,14 +20,16 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.core import trust
 from dit_lab.core.processes import end_with_the_parent
 from dit_lab.core.text import say
-from dit_lab.runs.folder import read_json
+from dit_lab.runs.folder import RunFolder, read_json
+from dit_lab.runs.lock import Busy, Watch
 from dit_lab.runs.manifest import SweepFolder
 from dit_lab.sweeps.children import command_of
-from dit_lab.sweeps.job import measure, read_task
+from dit_lab.sweeps.job import Task, measure, read_task
 from dit_lab.tracking.notes import COMMAND
 from dit_lab.training.stop import StopSignal
 
 TASK = "task.json"
+LOOK_SECONDS = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +53,27 @@ def run(args: argparse.Namespace) -> int:
 def _job(folder: Path) -> int:
     task = read_task(folder)
     tags = {**task.tags, COMMAND: command_of(SweepFolder(folder.parents[1]).read())}
-    code = train.work(task.config, overrides=task.job.overrides, tags=tags)
+    while (code := _trained(task, tags)) is None:
+        with StopSignal() as stop:
+            _wait(task.run, stop.check)
     if code == 0:
         with StopSignal() as stop:
             measure(task, check_stop=stop.check, on_message=say)
     return code
+
+
+def _trained(task: Task, tags: Mapping[str, str]) -> int | None:
+    """The exit code of the job's training; None where somebody else trains that run now."""
+    try:
+        return train.work(task.config, overrides=task.job.overrides, tags=tags)
+    except Busy as other:
+        say(f"{other}; waiting for it")
+        return None
+
+
+def _wait(run: RunFolder, check_stop: Callable[[], None]) -> None:
+    """Until nobody writes to the run."""
+    watch = Watch(run.lease)
+    while watch.is_held():
+        check_stop()
+        time.sleep(LOOK_SECONDS)

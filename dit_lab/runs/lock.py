@@ -27,6 +27,7 @@ from dit_lab.core.typed import FileName, Seconds, read_as, within
 HEARTBEAT_SECONDS = 5.0
 SILENT_SECONDS = 60.0  # without a heartbeat: a holder on another host may be dead
 HANDOVER_SECONDS = 120.0  # how long a start waits for a holder that is leaving
+MOMENT_SECONDS = 1.0  # and for one that nothing names: it has just come, or only looks
 LEASE_BYTES = 4096
 
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -56,10 +57,14 @@ class Holder:
         return f"process {self.pid} on {self.host} has been writing here since {since}"
 
 
+class Busy(RequestError):  # noqa: N818 - says how it is
+    """Somebody else holds a lease."""
+
+
 class Lease:
     """The right to write to the folder of `path` (its file `lease`), while entered.
 
-    Another holder is a RequestError that names it, except that a holder who is leaving is waited
+    Another holder is a Busy that names it, except that a holder who is leaving is waited
     for: a job that was put back into the queue may start while its predecessor still saves.
     `stopping` is asked whether this holder was told to stop; `on_wait` is told what is waited for.
     """
@@ -83,17 +88,18 @@ class Lease:
         return self
 
     def _acquire(self) -> None:
-        deadline = time.monotonic() + HANDOVER_SECONDS
-        told = False
+        came, told = time.monotonic(), False
         while True:
             self._file = _opened(self._path, os.O_CREAT)
             if not (obstacle := _obstacle(self._file, self._path)):
                 return
             os.close(self._file)
             holder = read_holder(self._path)
-            if holder is None or not holder.is_leaving or time.monotonic() > deadline:
-                raise RequestError(f"{self._path.parent}: {obstacle}; wait for it or stop it")
-            if not told:
+            is_leaving = holder is None or holder.is_leaving
+            patience = HANDOVER_SECONDS if holder else MOMENT_SECONDS
+            if not is_leaving or time.monotonic() - came > patience:
+                raise Busy(f"{self._path.parent}: {obstacle}; wait for it or stop it")
+            if holder and not told:
                 self._on_wait(f"waiting for process {holder.pid}, which is leaving this run")
                 told = True
             time.sleep(0.2)
@@ -156,7 +162,7 @@ def holder_of(path: Path) -> str:
     except FileNotFoundError:
         return ""
     try:
-        return _obstacle(file, path)
+        return _obstacle(file, path, fcntl.LOCK_SH)  # in nobody's way but a writer's
     finally:
         os.close(file)
 
@@ -176,24 +182,61 @@ def read_holder(path: Path) -> Holder | None:
         return None
 
 
-def _obstacle(file: int, path: Path) -> str:
+def _obstacle(file: int, path: Path, lock: int = fcntl.LOCK_EX) -> str:
     """Lock the open file; what stands in the way, or "" (the lock is then held by `file`)."""
+    holder, is_held = _look(file, path, lock)
+    if is_held is False or holder is None:
+        return str(holder or "another process is writing here") if is_held else ""
+    silent = time.time() - holder.heartbeat
+    if is_held is None and abs(silent) > SILENT_SECONDS and not _beats(path):
+        return ""
+    return str(holder) if is_held else f"{holder} (last heard of {max(0, silent):.0f} s ago)"
+
+
+def _look(file: int, path: Path, lock: int) -> tuple[Holder | None, bool | None]:
+    """The holder that the file names, and whether it is held; None where only its heartbeat can
+    tell. Where it is not held, the lock is then held by `file`."""
     locks = True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, lock | fcntl.LOCK_NB)
     except BlockingIOError:
-        return str(read_holder(path) or "another process is writing here")
+        return read_holder(path), True
     except OSError as error:
         if error.errno not in _NO_LOCKS_HERE:
             raise
         locks = False
     holder = read_holder(path)
-    if holder is None or (holder.is_here and (locks or not _is_alive(holder.pid))):
-        return ""
-    silent = time.time() - holder.heartbeat
-    if not holder.is_here and abs(silent) > SILENT_SECONDS and not _beats(path):
-        return ""
-    return f"{holder} (last heard of {max(0, silent):.0f} s ago)"
+    if holder is None or holder.is_here:
+        return holder, holder is not None and not locks and _is_alive(holder.pid)
+    return holder, None
+
+
+class Watch:
+    """Whether somebody holds a lease, asked again and again, with an answer at once.
+
+    Who is on a host that shares no locks is alive while heartbeats arrive, and for SILENT_SECONDS
+    after the last that did, by the clock of this host.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last: Holder | None = None
+        self._heard = 0.0
+
+    def is_held(self) -> bool:
+        try:
+            file = _opened(self._path)
+        except FileNotFoundError:
+            return False
+        try:
+            holder, is_held = _look(file, self._path, fcntl.LOCK_SH)
+        finally:
+            os.close(file)
+        if is_held is not None:
+            return is_held
+        if holder != self._last:
+            self._last, self._heard = holder, time.monotonic()
+        return time.monotonic() - self._heard < SILENT_SECONDS
 
 
 def _beats(path: Path) -> bool:

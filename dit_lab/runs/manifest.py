@@ -3,9 +3,11 @@
     sweeps/<name>-<date>-<6 hex>/
         manifest.json  lease  report/
         jobs/<number>-<config hash>/  config.json  output.log  result.json  run (a link)
+                                      lease  attempts/<id>.json
 
 The manifest says what was asked for and how each job ended; the sweep alone writes it. What a job
-is doing now stands in its run folder, what it found in its result.json.
+is doing now stands in its run folder, what it found in its result.json. The last two are of workers
+that may outlive the sweep's process (`sweeps/attempts.py`).
 """
 
 from __future__ import annotations
@@ -44,6 +46,9 @@ State = Annotated[str, spelled("|".join(STATUSES), f"one of {', '.join(STATUSES)
 MOST_JOBS = 10**6
 
 
+AttemptId = Annotated[str, spelled(r"\d{1,9}\.\d{1,9}", "a round and a place in it, such as 2.0")]
+
+
 def run_path(path: str) -> str:
     """Whether it is a run folder, seen from paths.root."""
     return "" if path.startswith("runs/") else "a folder below runs/"
@@ -60,6 +65,8 @@ class Job:
     run: Annotated[PathBelow, run_path]
     status: State = PENDING
     attempts: Count = 0
+    # the id of the one under way, where its worker may outlive the sweep's process
+    attempt: AttemptId | None = None
     seconds: Duration = 0.0  # of all attempts
     error: str | None = None
     run_id: str | None = None  # in the tracker
@@ -98,7 +105,7 @@ class Result(TypedDict):
 
 
 class Attempt(TypedDict):
-    """attempt.json of a job: how it ended, once it has."""
+    """attempts/<id>.json of a job: how one ended, once it has."""
 
     started: Seconds
     code: NotRequired[Annotated[int, within(-255, 255)]]
@@ -126,12 +133,13 @@ class Manifest:
     jobs: Annotated[list[Job], are_in_order]
     status: State = RUNNING
     created: Seconds = field(default_factory=time.time)
+    rounds: Count = 0  # how often jobs were given to a launcher of Hydra's
     parent_run_id: str | None = None
 
     @property
     def attempted(self) -> bool:
         """Whether any job was started before."""
-        return any(job.attempts for job in self.jobs)
+        return any(job.attempts or job.attempt for job in self.jobs)
 
     @property
     def unmade(self) -> int:
@@ -192,14 +200,19 @@ class SweepFolder:
         found = read_json(self.job_result(job))
         return dict(read_as(Result, found, where=self.job_result(job))) if found else {}
 
-    def attempt(self, job: Job) -> Path:
-        """Where a job that somebody else runs says that it was started, and how it ended."""
-        return self.job(job) / "attempt.json"
+    def job_lease(self, job: Job) -> Path:
+        """Held by the worker of an attempt."""
+        return self.job(job) / "lease"
 
-    def read_attempt(self, job: Job) -> dict[str, Any]:
+    def attempt(self, job: Job, attempt: str) -> Path:
+        """Where the worker of an attempt says that it was started, and how it ended."""
+        return self.job(job) / "attempts" / f"{attempt}.json"
+
+    def read_attempt(self, job: Job, attempt: str) -> dict[str, Any]:
         """The same, {} before it was started. Raises RequestError."""
-        found = read_json(self.attempt(job))
-        return dict(read_as(Attempt, found, where=self.attempt(job))) if found else {}
+        file = self.attempt(job, attempt)
+        found = read_json(file)
+        return dict(read_as(Attempt, found, where=file)) if found else {}
 
     @property
     def launcher_log(self) -> Path:
@@ -232,6 +245,16 @@ class SweepFolder:
         manifest.settings = dict(known(Settings, manifest.settings))
         manifest.tracking = dict(known(Tracking, manifest.tracking))
         return manifest
+
+
+def names_of(jobs: Sequence[Job]) -> str:
+    """`job 3`, `jobs 0, 2 and 5`, and `jobs 0 to 7` for all from one to another."""
+    numbers = [job.number for job in jobs]
+    if len(numbers) == 1:
+        return f"job {numbers[0]}"
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"jobs {numbers[0]} to {numbers[-1]}"
+    return f"jobs {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 
 
 def _plain(record: Manifest | Job) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Gives a launcher of Hydra's the numbers of the jobs that it is to run:
+"""Gives a launcher of Hydra's the jobs that it is to run, each as NUMBER@ATTEMPT:
 
-    python -m dit_lab.sweeps.hydra_host SWEEP 0,3,5 hydra/launcher=joblib hydra.launcher.n_jobs=2
+    python -m dit_lab.sweeps.hydra_host SWEEP 0@2.0,3@2.1 hydra/launcher=joblib
 
 Jobs were composed before; all that Hydra composes is which job it is.
 """
@@ -19,7 +19,8 @@ from omegaconf import DictConfig
 
 from dit_lab.core import trust
 from dit_lab.core.processes import end_with_the_parent
-from dit_lab.sweeps.hydra_launcher import run_job
+from dit_lab.sweeps.hydra_worker import run_job
+from dit_lab.sweeps.queue import name_in_queue
 
 CARRIER = {
     "sweep": "???",
@@ -42,19 +43,23 @@ def task(carried: DictConfig) -> int:
     here = asked if asked > 0 else len(os.sched_getaffinity(0))
     sweep, typed_in = Path(carried.sweep), Path(carried.typed_in)
     trusted = {str(name): str(value) for name, value in carried.trusted.items()}
-    return run_job(sweep, carried.job, typed_in=typed_in, side_by_side=here, trusted=trusted)
+    number, _, attempt = str(carried.job).partition("@")
+    return run_job(
+        sweep, int(number), attempt, typed_in=typed_in, side_by_side=here, trusted=trusted
+    )
 
 
-def main(sweep: str, numbers: str, overrides: list[str]) -> None:
+def main(sweep: str, jobs: str, overrides: list[str]) -> None:
     """Run the jobs and return when all have ended, or when the sweep's process is gone."""
     signal.signal(signal.SIGTERM, lambda number, frame: os.killpg(0, signal.SIGKILL))
     end_with_the_parent()  # and the launcher's workers with this process
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # ray tells its makers otherwise
     trusted = {name: text for name, text in trust.environment().items() if name != trust.PASSWORD}
     carried = {**CARRIER, "sweep": sweep, "typed_in": os.getcwd(), "trusted": trusted}
+    name = name_in_queue(Path(sweep).name, jobs.partition(",")[0].partition("@")[2])
     ConfigStore.instance().store("jobs", carried)
     ours = [QUIET, RAY] if "hydra/launcher=ray" in overrides else [QUIET]
-    sys.argv = ["dit-lab", "--multirun", f"job={numbers}", *ours, *overrides]
+    sys.argv = ["dit-lab", "--multirun", f"job={jobs}", f"hydra.job.name={name}", *ours, *overrides]
     hydra.main(version_base="1.3", config_path=None, config_name="jobs")(task)()
 
 

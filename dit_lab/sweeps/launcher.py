@@ -17,6 +17,7 @@ from typing import Protocol
 from dit_lab.core.errors import RequestError
 from dit_lab.core.processes import Child, worker
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_status
+from dit_lab.runs.lock import Busy
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.sweeps.slots import Slot
 
@@ -146,10 +147,12 @@ def record_end(
     try:
         run = folder.run(job)
         status = read_status(run)
-        if status.get("status") == RUNNING:
-            close(run)
         found = folder.read_result(job) if code == 0 else status
         job.run_id = found.get("tracking_run_id")
+        if status.get("status") == RUNNING:
+            close(run)
+    except Busy:  # another sweep or command trains that run
+        return
     except RequestError as damage:  # of that job's files; the others go on
         job.status, job.error = FAILED, str(damage)
 

@@ -31,7 +31,7 @@ from dit_lab.core.types import Shapes
 from dit_lab.evaluation.table import is_row_key
 from dit_lab.report.metrics import LEADING, LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
 from dit_lab.runs.folder import digest
-from dit_lab.runs.manifest import Arm, Job, Manifest
+from dit_lab.runs.manifest import Arm, Job, Manifest, names_of
 from dit_lab.sweeps.compose import ComposedJobs, compose_jobs
 from dit_lab.sweeps.slots import make_slots
 
@@ -192,7 +192,7 @@ def remarks(plan: Plan) -> list[str]:
         plan.notes
         + refused
         + [
-            f"jobs {'; '.join(map(_numbers, groups))}: {what}"
+            f"jobs {'; '.join(names_of(group).removeprefix('jobs ') for group in groups)}: {what}"
             for what, groups in said.items()
             if groups
         ]
@@ -204,11 +204,3 @@ def _alike(plan: Plan, key: Callable[[RunConfig], object]) -> list[list[Job]]:
     for job, config in zip(plan.manifest.jobs, plan.configs, strict=True):
         groups[str(key(config))].append(job)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def _numbers(jobs: Sequence[Job]) -> str:
-    """`0, 2 and 5`, and `0 to 7` for all from one to another."""
-    numbers = [job.number for job in jobs]
-    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"{numbers[0]} to {numbers[-1]}"
-    return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"

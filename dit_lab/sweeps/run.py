@@ -18,6 +18,7 @@ from dit_lab.report.sentences import answer
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING
 from dit_lab.runs.lock import Lease, holder_of
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder, all_sweeps, new_sweep
+from dit_lab.sweeps.attempts import take_stock
 from dit_lab.sweeps.finished import finished_before, settle
 from dit_lab.sweeps.hydra_launcher import HydraLauncher
 from dit_lab.sweeps.job import job_config
@@ -78,14 +79,15 @@ def run_sweep(
             settings=dict(manifest.settings),
             tracking=manifest.tracking,
         )
-        jobs = [job for job in manifest.jobs if job.status in wanted]
-        for job in jobs:
-            job.status = PENDING
         manifest.status = RUNNING
         if trouble := tell_start(folder, manifest):
             on_message(f"MLflow does not answer ({trouble}); the sweep starts without it")
+        going_on = take_stock(folder, manifest, close=close_run).open
+        jobs = [job for job in manifest.jobs if job.status in wanted or job.number in going_on]
+        for job in jobs:
+            job.status = job.status if job.number in going_on else PENDING
         folder.write(manifest)
-        launcher = _launcher(folder, manifest, watcher, stopping)
+        launcher = _launcher(folder, manifest, watcher, stopping, on_message)
         try:
             launcher.run(_unsettled(folder, manifest, jobs, watcher, on_message))
             while not (stopping() or _is_careful(manifest)):
@@ -127,7 +129,11 @@ def _is_careful(manifest: Manifest) -> bool:
 
 
 def _launcher(
-    folder: SweepFolder, manifest: Manifest, watcher: Watcher, stopping: Callable[[], bool]
+    folder: SweepFolder,
+    manifest: Manifest,
+    watcher: Watcher,
+    stopping: Callable[[], bool],
+    on_message: Callable[[str], None],
 ) -> Launcher | HydraLauncher:
     """What runs the jobs: our own, or the one of Hydra's that was asked for."""
     settings = manifest.settings
@@ -139,6 +145,7 @@ def _launcher(
             watcher=watcher,
             close=close_run,
             stopping=stopping,
+            on_message=on_message,
         )
     return Launcher(
         folder=folder,
@@ -153,19 +160,38 @@ def _launcher(
 def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:
     """Say that a sweep has ended whose process is gone, here and in the tracker, which also gets
     what it could not be told before; the manifest, and what was done, in words. One that still
-    runs is left alone."""
+    runs, or whose jobs do, is left alone."""
     if holder := holder_of(folder.lease):
         return folder.read(), holder
     with Lease(folder.lease):
         manifest, remark = folder.read(), ""
-        if manifest.status == RUNNING:
-            for job in manifest.jobs:
-                job.status = KILLED if job.status == RUNNING else job.status
-            manifest.status = KILLED
+        if manifest.status == RUNNING or _is_open(manifest):
+            attempts = take_stock(folder, manifest, close=close_run)
+            on = f"go on with: {folder.command('resume')}"
+            if _is_open(manifest):
+                manifest.status = RUNNING
+                folder.write(manifest)
+                said = attempts.said(manifest.jobs) or "its last jobs are being saved"
+                return manifest, f"its process is gone; {said}; {on}"
+            manifest.status = _outcome(manifest, stopped=True)
             folder.write(manifest)
-            remark = f"was killed outright; go on with: {folder.command('resume')}"
+            remark = f"was killed outright; {on}" if manifest.status == KILLED else ""
         told = tell_late(folder, manifest)
     return manifest, "; ".join(filter(None, [remark, told]))
+
+
+def _is_open(manifest: Manifest) -> bool:
+    """Whether a job runs, or waits to, as far as is known."""
+    return any(job.attempt or job.status == RUNNING for job in manifest.jobs)
+
+
+def as_it_is(folder: SweepFolder) -> Manifest:
+    """The manifest of a sweep, with what its jobs are doing now where no process watches them.
+    Changes nothing."""
+    manifest = folder.read()
+    if not holder_of(folder.lease):
+        take_stock(folder, manifest, close=lambda run: None)
+    return manifest
 
 
 def _report(folder: SweepFolder, on_message: Callable[[str], None]) -> None:

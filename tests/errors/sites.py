@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "dit_lab"
 
+KINDS = ("RequestError", "Busy")
+
 LIBRARY_ONLY = {
     "commands check the same before they build anything": (
         ("codecs/facts.py", "codec.path is not set"),
@@ -178,7 +180,7 @@ def sites() -> list[Site]:
 
 def _sites_below(node: ast.AST, file: Path, names: list[str]) -> Iterator[Site]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Call) and ast.unparse(child.func) == "RequestError":
+        if isinstance(child, ast.Call) and ast.unparse(child.func) in KINDS:
             function = f"{file.relative_to(PACKAGE).as_posix()}: {'.'.join(names)}"
             last = child.end_lineno or child.lineno
             yield Site(function, str(file), child.lineno, last, ast.unparse(child))

@@ -19,7 +19,7 @@ import pytest
 
 from dit_lab.core.errors import RequestError
 from dit_lab.runs import lock as lease_module
-from dit_lab.runs.lock import Holder, Lease, holder_of, read_holder
+from dit_lab.runs.lock import Busy, Holder, Lease, Watch, holder_of, read_holder
 
 HOST = socket.gethostname()
 
@@ -95,7 +95,7 @@ def test_a_second_writer_is_refused_and_told_who_the_first_is(path: Path) -> Non
     with held_by_another_process(path) as holder:
         named = f"process {holder.pid} on {HOST} has been writing here since"
         for _ in range(2):  # being refused takes nothing away from the holder
-            with pytest.raises(RequestError, match=named) as refused, Lease(path):
+            with pytest.raises(Busy, match=named) as refused, Lease(path):
                 pass
         assert str(refused.value).startswith(f"{path.parent}: ")
         assert str(refused.value).endswith("; wait for it or stop it")
@@ -173,6 +173,18 @@ def test_the_lease_of_nobody_that_is_locked_is_refused(path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(RequestError, match="another process is writing here"), Lease(path):
             pass
+
+
+def test_who_only_looks_refuses_nobody(path: Path) -> None:
+    """However often others ask who writes there."""
+    path.touch()
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        released = threading.Timer(0.3, fcntl.flock, [file, fcntl.LOCK_UN])
+        released.start()
+        with Lease(path):
+            assert Watch(path).is_held()
+        released.join()
 
 
 def test_damaged_words_are_no_holder(path: Path) -> None:
@@ -293,6 +305,23 @@ def test_a_heartbeat_counts_whatever_the_clock_says(
     finally:
         done.set()
         other.join()
+
+
+def test_a_watch_answers_at_once_and_believes_heartbeats_alone(
+    path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(path)
+    assert not watch.is_held()  # there is no such file
+    write(silent=-3600)  # its clock is ahead
+    began = time.monotonic()
+    assert watch.is_held()
+    assert time.monotonic() - began < 0.1
+    monkeypatch.setattr(lease_module, "SILENT_SECONDS", 0.2)
+    until(lambda: not watch.is_held())
+    write(silent=-3700)
+    assert watch.is_held()
+    path.write_text("")
+    assert not watch.is_held()
 
 
 def test_a_holder_on_another_host_that_is_leaving_is_waited_for(path: Path, write: Write) -> None:

@@ -1,0 +1,124 @@
+"""Attempts at jobs whose workers may outlive the sweep's process: what became of them.
+
+The sweep's process gives an attempt an id, `<round>.<place in it>`, and writes it into the
+manifest, from which it removes it to end the attempt. The worker carries the id. While the manifest
+has it, the worker works: it holds the lease of the job, and records in `attempts/<id>.json` that it
+was started and how it ended. A worker whose id is not there ends without a word. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dit_lab.core.text import shell_line
+from dit_lab.runs.folder import FINISHED, KILLED, RUNNING, RunFolder, read_status
+from dit_lab.runs.lock import Watch, read_holder
+from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder, names_of
+from dit_lab.sweeps.launcher import STOPPED, record_end
+from dit_lab.sweeps.queue import Queue, is_asked
+
+Close = Callable[[RunFolder], object]
+
+KILLED_WITH_ITS_WORKER = -9
+STOPPED_WITH_ITS_WORKER = 143
+
+
+class Attempts:
+    """The attempts under way at the jobs of a sweep. Keeps the statuses of these jobs true."""
+
+    def __init__(self, folder: SweepFolder, manifest: Manifest) -> None:
+        self._folder = folder
+        self.open = {job.number: job.attempt for job in manifest.jobs if job.attempt}
+        self._watches: dict[int, list[Watch]] = {}
+        asked = is_asked(manifest.settings["launcher"])
+        self._queue = Queue(folder.root.name, self.open.values()) if asked else None
+
+    def look(self, job: Job, *, may_start: bool, over: bool = False, close: Close) -> None:
+        """Set the status of a job to what its attempt is doing, or to how it ended: it is then no
+        longer open.
+
+        may_start: whether the launcher still runs, and may start it. over: whether it was told to
+        end. close: says of a run that was killed how it ended.
+        """
+        is_held = self._is_held(job)
+        record = self._folder.read_attempt(job, self.open[job.number])  # a worker writes and leaves
+        code = record.get("code")
+        if code is not None and (over or code not in STOPPED or not self._is_queued(job)):
+            self._end(job, code, record["seconds"], close)
+        elif record and is_held:
+            job.attempts += job.status != RUNNING
+            job.status = RUNNING
+        elif self._is_queued(job) or (may_start and not self._has_left(job, started=bool(record))):
+            job.status = PENDING
+        elif record:
+            self._end(job, self._lost(job), 0.0, close)
+        else:
+            job.status, job.attempt = PENDING, None
+            del self.open[job.number]
+
+    def _is_held(self, job: Job) -> bool:
+        leases = (self._folder.job_lease(job), self._folder.run(job).lease)
+        watches = self._watches.setdefault(job.number, [Watch(path) for path in leases])
+        return any(watch.is_held() for watch in watches)
+
+    def _is_queued(self, job: Job) -> bool:
+        return self._queue is not None and self._queue.has(self.open[job.number])
+
+    def _has_left(self, job: Job, *, started: bool) -> bool:
+        """Whether a launcher that runs will not start it any more, as its queue says."""
+        if self._queue is None:
+            return False
+        return started or self._queue.lost(self.open[job.number])
+
+    def _end(self, job: Job, code: int, seconds: float, close: Close) -> None:
+        job.attempts += job.status != RUNNING
+        job.seconds += seconds
+        job.attempt = None
+        del self.open[job.number]
+        record_end(self._folder, job, code, close=close)
+
+    def _lost(self, job: Job) -> int:
+        """The exit code of a job whose worker is gone and did not say it."""
+        status = read_status(self._folder.run(job)).get("status")
+        if status == FINISHED and self._folder.read_result(job):
+            return 0
+        return KILLED_WITH_ITS_WORKER if status == RUNNING else STOPPED_WITH_ITS_WORKER
+
+    def said(self, jobs: Sequence[Job]) -> str:
+        """Which of these jobs run or wait, and what ends them; "" for none."""
+        left = [job for job in jobs if job.number in self.open]
+        by_state = {
+            "still running": [job for job in left if job.status == RUNNING],
+            "in the queue": [job for job in left if job.status == PENDING],
+        }
+        parts = [f"{what}: {names_of(found)}" for what, found in by_state.items() if found]
+        ends = ", ".join(self._commands(left))
+        return "; ".join(parts) + (f" (to end them: {ends})" if ends else "")
+
+    def _commands(self, jobs: Sequence[Job]) -> list[str]:
+        """What a person types to end the attempts at these jobs, as far as it is known."""
+        known = (self._queue.ids() or {}) if self._queue else {}
+        ids = [known[self.open[job.number]] for job in jobs if self.open[job.number] in known]
+        commands = [shell_line("scancel", *ids)] if ids else []
+        for job in jobs:
+            holder = read_holder(self._folder.job_lease(job))
+            if holder and job.status == RUNNING and self.open[job.number] not in known:
+                commands.append(f"kill {holder.pid} on {holder.host}")
+        return commands
+
+
+def take_stock(folder: SweepFolder, manifest: Manifest, *, close: Close) -> Attempts:
+    """Set the statuses of a sweep that no process watches to what its jobs are doing; those of
+    jobs that are still under way are open in what is returned."""
+    attempts = Attempts(folder, manifest)
+    for job in manifest.jobs:
+        if job.number in attempts.open:
+            attempts.look(job, may_start=False, close=close)
+        elif job.status == RUNNING and not _ends(folder, job):
+            job.status = KILLED
+    return attempts
+
+
+def _ends(folder: SweepFolder, job: Job) -> bool:
+    """Whether a worker that was told to end, or lost its sweep, has not ended yet."""
+    return any(Watch(path).is_held() for path in (folder.job_lease(job), folder.run(job).lease))

@@ -1,0 +1,62 @@
+"""What SLURM says of the jobs that it was given: which of them it still has. Torch-free."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+
+ASK_SECONDS = 5.0  # between two questions
+ANSWER_SECONDS = 30.0
+
+
+def name_in_queue(sweep: str, attempt: str) -> str:
+    """What SLURM calls the jobs of an attempt's round."""
+    return f"{sweep}-{attempt.partition('.')[0]}"
+
+
+def is_asked(launcher: Sequence[str]) -> bool:
+    """Whether jobs that were started in this way are in a queue of SLURM's."""
+    return any(text.startswith("hydra/launcher=") and "slurm" in text for text in launcher)
+
+
+class Queue:
+    """The attempts at a sweep's jobs that SLURM has: they wait, run, or are being ended."""
+
+    def __init__(self, sweep: str, attempts: Iterable[str]) -> None:
+        self._names = {name_in_queue(sweep, attempt) for attempt in attempts}
+        self._ids: dict[str, str] | None = None
+        self._seen: set[str] = set()
+        self._asked = -ASK_SECONDS
+
+    def has(self, attempt: str) -> bool:
+        """Whether it is there, as far as is known: SLURM may not answer for a while."""
+        ids = self.ids()
+        return ids is None or attempt in ids
+
+    def lost(self, attempt: str) -> bool:
+        """Whether it was there and is not any more."""
+        return not self.has(attempt) and attempt in self._seen
+
+    def ids(self) -> dict[str, str] | None:
+        """Attempt -> its id in SLURM, for `scancel`; None where SLURM does not answer."""
+        if time.monotonic() - self._asked >= ASK_SECONDS:
+            self._ids = self._ask()
+            self._seen |= (self._ids or {}).keys()
+            self._asked = time.monotonic()
+        return self._ids
+
+    def _ask(self) -> dict[str, str] | None:
+        names = ",".join(sorted(self._names))
+        command = ["squeue", "--noheader", "--array", f"--name={names}", "--format=%j %K %i"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=True, timeout=ANSWER_SECONDS
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        found = {}
+        for name, index, number in (line.split() for line in done.stdout.splitlines()):
+            place = index if index.isdecimal() else "0"  # the only job of its round
+            found[f"{name.rpartition('-')[2]}.{place}"] = number
+        return found
