@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
             f"{unknown[0]}: the doctor takes paths.root=FOLDER and tracking.uri=ADDRESS only"
         )
     root = root_option(args.overrides).absolute()
-    if not (root / "runs").is_dir():
+    if not ((root / "runs").is_dir() or (root / "sweeps").is_dir()):
         raise RequestError(f"paths.root={root}: holds no runs; give the folder that does")
     trust.trust_own_store(root)
     for found in examine(root):

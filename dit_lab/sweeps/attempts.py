@@ -8,7 +8,8 @@ was started and how it ended. A worker whose id is not there ends without a word
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from dit_lab.core.text import shell_line
 from dit_lab.runs.folder import FINISHED, KILLED, RUNNING, RunFolder, read_status
@@ -29,6 +30,7 @@ class Attempts:
     def __init__(self, folder: SweepFolder, manifest: Manifest) -> None:
         self._folder = folder
         self.open = {job.number: job.attempt for job in manifest.jobs if job.attempt}
+        self._started: dict[int, float | None] = {}  # those that were counted
         self._watches: dict[int, list[Watch]] = {}
         asked = is_asked(manifest.settings["launcher"])
         self._queue = Queue(folder.root.name, self.open.values()) if asked else None
@@ -44,13 +46,15 @@ class Attempts:
         record = self._folder.read_attempt(job, self.open[job.number])  # a worker writes and leaves
         code = record.get("code")
         if code is not None and (over or code not in STOPPED or not self._is_queued(job)):
+            self._count(job, record)
             self._end(job, code, record["seconds"], close)
         elif record and is_held:
-            job.attempts += job.status != RUNNING
+            self._count(job, record)
             job.status = RUNNING
-        elif self._is_queued(job) or (may_start and not self._has_left(job, started=bool(record))):
+        elif (may_start and not self._has_left(job, started=bool(record))) or self._is_queued(job):
             job.status = PENDING
         elif record:
+            self._count(job, record)
             self._end(job, self._lost(job), 0.0, close)
         else:
             job.status, job.attempt = PENDING, None
@@ -70,8 +74,14 @@ class Attempts:
             return False
         return started or self._queue.lost(self.open[job.number])
 
+    def _count(self, job: Job, record: Mapping[str, Any]) -> None:
+        """Count a start once: a queue may start the same attempt again."""
+        counted = record["started"] if job.status == RUNNING else None
+        if self._started.setdefault(job.number, counted) != record["started"]:
+            job.attempts += 1
+        self._started[job.number] = record["started"]
+
     def _end(self, job: Job, code: int, seconds: float, close: Close) -> None:
-        job.attempts += job.status != RUNNING
         job.seconds += seconds
         job.attempt = None
         del self.open[job.number]
@@ -82,7 +92,7 @@ class Attempts:
         status = read_status(self._folder.run(job)).get("status")
         if status == FINISHED and self._folder.read_result(job):
             return 0
-        return KILLED_WITH_ITS_WORKER if status == RUNNING else STOPPED_WITH_ITS_WORKER
+        return STOPPED_WITH_ITS_WORKER if status == KILLED else KILLED_WITH_ITS_WORKER
 
     def said(self, jobs: Sequence[Job]) -> str:
         """Which of these jobs run or wait, and what ends them; "" for none."""

@@ -70,11 +70,6 @@ class HydraLauncher:
                 host.kill()
         if attempts.open:
             self._wait(jobs, attempts)
-        for job in jobs:
-            if job.status == PENDING and not self.stopping():
-                job.status = FAILED
-                job.attempts += 1
-                job.error = f"was not started; {self.folder.launcher_log} says why"
         self.folder.write(self.manifest)
 
     def _submit(self, jobs: Sequence[Job]) -> Child:
@@ -112,9 +107,7 @@ class HydraLauncher:
             time.sleep(LOOK_SECONDS)
             self._look(jobs, attempts, over=True)
         if said := attempts.said(jobs):
-            self.on_message(
-                f"{said}. They save and end by themselves when they see that it is over"
-            )
+            self.on_message(f"{said}; they end by themselves: once saved, or as soon as they start")
 
     def _look(
         self,
@@ -131,8 +124,11 @@ class HydraLauncher:
                 continue
             before = job.status
             attempts.look(job, may_start=may_start, over=over, close=self.close)
-            has_ended = job.number not in attempts.open and job.status != PENDING
-            if has_ended:
+            has_ended = job.number not in attempts.open
+            if has_ended and job.status == PENDING and not over:
+                job.status = FAILED
+                job.error = f"was not started; {self.folder.launcher_log} says why"
+            if has_ended and job.status != PENDING:
                 self.watcher.on_job_end(self.manifest, job)
             elif job.status == RUNNING != before:
                 self.watcher.on_job_start(job)

@@ -39,7 +39,8 @@ def run_job(
     that ends, and the job is to notice, save and end.
     """
     kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-    kept.setdefault("OMP_NUM_THREADS", str(threads_each(side_by_side)))
+    cpus = int(os.environ.get("SLURM_CPUS_ON_NODE", threads_each(side_by_side)))
+    kept.setdefault("OMP_NUM_THREADS", str(min(cpus, threads_each(side_by_side))))
     kept |= trusted
     arguments = [str(sweep), str(number), attempt, str(typed_in)]
     between = Child("dit_lab.sweeps.hydra_worker", arguments, environment=kept)

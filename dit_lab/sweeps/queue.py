@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 ASK_SECONDS = 5.0  # between two questions
+MOMENT_SECONDS = 0.2  # what is asked of several jobs at once is one question
 ANSWER_SECONDS = 30.0
 
 
@@ -32,15 +33,21 @@ class Queue:
     def has(self, attempt: str) -> bool:
         """Whether it is there, as far as is known: SLURM may not answer for a while."""
         ids = self.ids()
+        if ids is not None and attempt not in ids:  # it may have come since
+            ids = self.ids(at_most=MOMENT_SECONDS)
         return ids is None or attempt in ids
 
     def lost(self, attempt: str) -> bool:
         """Whether it was there and is not any more."""
-        return not self.has(attempt) and attempt in self._seen
+        self.ids()
+        return attempt in self._seen and not self.has(attempt)
 
-    def ids(self) -> dict[str, str] | None:
-        """Attempt -> its id in SLURM, for `scancel`; None where SLURM does not answer."""
-        if time.monotonic() - self._asked >= ASK_SECONDS:
+    def ids(self, *, at_most: float = ASK_SECONDS) -> dict[str, str] | None:
+        """Attempt -> its id in SLURM, for `scancel`; None where SLURM does not answer.
+
+        at_most: how many seconds old the answer may be.
+        """
+        if time.monotonic() - self._asked >= at_most:
             self._ids = self._ask()
             self._seen |= (self._ids or {}).keys()
             self._asked = time.monotonic()

@@ -128,14 +128,14 @@ def fork_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
     """`fork_in(folder, "train", "seed=1")` starts `dit-lab train seed=1` there.
 
     With `few_trees=True` two-sample tests take little time, where their results do not matter.
-    Processes that the command starts are forked as well.
+    `first` is code that runs before. Processes that the command starts are forked as well.
     """
     started: list[Forked] = []
 
-    def start(folder: Path, *arguments: str, few_trees: bool = False) -> Forked:
+    def start(folder: Path, *arguments: str, few_trees: bool = False, first: str = "") -> Forked:
         output = tmp_path_factory.mktemp("printed")
-        first = "; ".join([*([FEW_TREES] if few_trees else []), CHILDREN_TOO])
-        started.append(Forked(folder, arguments, output, first))
+        code = "\n".join([first, *([FEW_TREES] if few_trees else []), CHILDREN_TOO])
+        started.append(Forked(folder, arguments, output, code))
         return started[-1]
 
     yield start

@@ -91,6 +91,8 @@ class ForkedChild(processes.Child):
 
 def _serve(requests: socket.socket) -> None:
     """Fork for every request, and tell of every end, until nobody asks any more."""
+    with contextlib.suppress(AttributeError):  # of a server that has started the command
+        ForkedChild.server.detach()
     kept = requests.fileno()  # all else is the command's, and tells others that it lives
     os.closerange(3, kept)
     os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
@@ -135,6 +137,8 @@ def _run(request: Mapping[str, Any], reading: int, prints: int) -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         sys.argv = [request["module"], *request["arguments"]]
+        if request["module"] != "dit_lab":  # it starts a job in its turn
+            install()
         runpy.run_module(request["module"], run_name="__main__")
         code = 0
     except SystemExit as end:
