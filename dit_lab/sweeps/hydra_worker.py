@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -45,14 +47,38 @@ def run_job(
     arguments = [str(sweep), str(number), attempt, str(typed_in)]
     between = Child("dit_lab.sweeps.hydra_worker", arguments, environment=kept)
     try:
-        while (code := between.poll()) is None:
-            time.sleep(LOOK_SECONDS)
+        with _passing_on(between.stop):
+            while (code := between.poll()) is None:
+                time.sleep(LOOK_SECONDS)
     except BaseException:  # this process is told to end, and a queue ends what it leaves behind
         between.stop()
         while between.poll() is None:
             time.sleep(LOOK_SECONDS)
         raise
     return code
+
+
+@contextmanager
+def _passing_on(stop: Callable[[], None]) -> Iterator[None]:
+    """While entered, SIGTERM calls `stop`; who handled it before gets it afterwards. A queue may
+    tell the launcher's process alone, which then ends at once, or passes nothing on."""
+    before = signal.getsignal(signal.SIGTERM)
+    received: list[int] = []
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        stop()
+
+    signal.signal(signal.SIGTERM, receive)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if received:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Attempt:

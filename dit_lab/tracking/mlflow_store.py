@@ -31,6 +31,8 @@ BUSY_SECONDS = 20.0  # how long sqlite waits for another writer, as mlflow does
 PLACES = ("paths", "sweep", "tracking")
 LABELS = ("tags", "note")  # of a configuration, which are no parameters
 
+WRONG_PASSWORD = "password authentication failed"  # in the words of PostgreSQL
+
 METRICS_PER_REQUEST = 1000  # MLflow's limits
 VALUE_CHARACTERS, TAG_CHARACTERS, KEY_CHARACTERS = 6000, 8000, 250
 
@@ -82,14 +84,20 @@ def load_mlflow() -> None:
 def check_answers(uri: str) -> None:
     """Raise RequestError where a database does not answer now: mlflow would try for minutes."""
     refuse_untrusted(uri)
-    from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        create_engine(trust.with_password(uri)).connect().close()
+        _connect(uri)
     except (SQLAlchemyError, ImportError) as error:
         reason = root_cause(error)
         raise RequestError(f"tracking.uri={shown(uri)}: cannot be used: {reason}") from error
+
+
+def _connect(uri: str) -> None:
+    """Raise at once what a database says to whoever connects."""
+    from sqlalchemy import create_engine
+
+    create_engine(trust.with_password(uri)).connect().close()
 
 
 def open_client(uri: str) -> MlflowClient:
@@ -122,11 +130,14 @@ def prepare_store(uri: str, *, experiment: str, artifact_root: Path) -> str:
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     try:
+        if not (is_local(uri) or is_server(uri)):
+            _connect(uri)  # mlflow would try for minutes, and a refusal is to leave nothing
         with _alone(uri, artifact_root):
             return _experiment_id(uri, experiment, artifact_root)
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         reason = root_cause(error)
         denied = isinstance(error, MlflowException) and error.get_http_status_code() in (401, 403)
+        denied = denied or WRONG_PASSWORD in str(error)
         # a driver is missing, or the address names none that exists
         hopeless = isinstance(error, ImportError | ArgumentError)
         if is_local(uri) or denied or hopeless:
