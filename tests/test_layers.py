@@ -147,7 +147,7 @@ def test_entry_points_are_commands() -> None:
     run = set(re.findall(r"-m (dit_lab[.\w]*)", texts))
     assert run == {"dit_lab", "dit_lab.sweeps.hydra_host"}
     assert set(re.findall(r"Child\(\s*\"([.\w]+)", texts)) == {
-        "dit_lab", "dit_lab.sweeps.hydra_host", "dit_lab.sweeps.hydra_launcher",
+        "dit_lab", "dit_lab.sweeps.hydra_host", "dit_lab.sweeps.hydra_worker",
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from dit_lab.runs.folder import read_json
 from tests.integration.fragile import (
+    OWN,
     jobs_alive,
     manifest_in,
     statuses,
@@ -76,7 +77,8 @@ def test_a_job_that_fails_ends_alone(folder: Path, command: Command, train: list
     assert by_job == {"0": "FINISHED", "1": "FAILED", "2": "KILLED"}
 
     (folder / "healed").touch()
-    again = command("sweep", "resume", sweep_in(folder))
+    launcher = [text for text in train if text.lstrip("+").startswith("hydra")]
+    again = command("sweep", "resume", sweep_in(folder), OWN, *launcher)
     assert again.returncode == 0, again.stdout + again.stderr
     assert [job["attempts"] for job in manifest_in(folder)["jobs"]] == [1, 2, 2]
     assert {status for status, _ in tracked(folder).values()} == {"FINISHED"}
@@ -112,9 +114,11 @@ def test_jobs_save_when_the_sweep_is_killed(
 def test_a_launcher_that_does_not_start_says_why(
     folder: Path, command: Command, tiny: list[str]
 ) -> None:
-    done = command(*sweep_of(tiny), "seed=0,1", "hydra/launcher=jolib", "tracking=none")
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    wrong = ["hydra/launcher=joblib", "hydra.launcher.prefer=nothing"]
+    done = command(*sweep_of(tiny), "seed=0,1", *wrong, "tracking=none")
     assert done.returncode == 1
     assert statuses(folder) == ["FAILED", "FAILED"]
     log = Path(sweep_in(folder)) / "launcher.log"
     assert f"was not started; {log} says why" in done.stdout
-    assert "jolib" in log.read_text()
+    assert "prefer=" in log.read_text()

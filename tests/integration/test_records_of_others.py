@@ -169,9 +169,9 @@ READERS = (
     Reader("result", f"jobs/00-{HASH}/result.json",
            {"evaluation": "a.json", "tracking_run_id": None}, lambda at: sweep(at).read_result(JOB),
            names=("evaluation",)),
-    Reader("attempt", f"jobs/00-{HASH}/attempt.json",
+    Reader("attempt", f"jobs/00-{HASH}/attempts/2.0.json",
            {"host": "here", "started": 1e9, "code": 0, "seconds": 1.0},
-           lambda at: sweep(at).read_attempt(JOB), loose=("host",)),
+           lambda at: sweep(at).read_attempt(JOB, "2.0"), loose=("host",)),
     Reader("card", "card.json", CARD, lambda at: read_evaluation(at / "card.json"),
            loose=("findings", *(f"card.{key}" for key in (
                "objective", "sampler", "guidance", "metrics", "reference", "likelihood")))),

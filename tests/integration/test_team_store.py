@@ -175,6 +175,16 @@ def test_a_sweep_without_a_server(
     assert that_show_the_password(folder) == []
 
 
+def test_a_wrong_password_is_refused_and_leaves_nothing(
+    tmp_path: Path, command: Command, tiny: list[str], database: Database
+) -> None:
+    uri = database.with_password.replace(PASSWORD, "wrong")
+    done = command("train", "-m", *tiny, "seed=0,1", f"tracking.uri={uri}")
+    assert done.returncode == 2
+    assert "password authentication failed" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_database_that_does_not_answer_is_said_at_once(command: Command) -> None:
     uri = f"postgresql://lab:{PASSWORD}@127.0.0.1:{free_port()}/postgres"
     done = command("ui", f"tracking.uri={uri}")
