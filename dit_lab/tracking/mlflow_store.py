@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import store_uri
 from dit_lab.runs.folder import flatten
 from dit_lab.tracking.addresses import check_uri, is_local, is_server, not_contacted, shown
 
@@ -133,6 +134,8 @@ def prepare_store(uri: str, *, experiment: str, artifact_root: Path) -> str:
         if not (is_local(uri) or is_server(uri)):
             _connect(uri)  # mlflow would try for minutes, and a refusal is to leave nothing
         with _alone(uri, artifact_root):
+            if is_local(uri):
+                _make_tables(trust.sqlite_path(uri))
             return _experiment_id(uri, experiment, artifact_root)
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         reason = root_cause(error)
@@ -171,6 +174,25 @@ def _alone(uri: str, artifact_root: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _make_tables(path: Path) -> None:
+    """Make a database file that is not there yet, whole: mlflow cannot go on with one that lacks
+    tables because it was killed."""
+    if path.exists() and path.stat().st_size:
+        return
+    from mlflow.store.db.utils import _initialize_tables
+    from sqlalchemy import create_engine
+
+    beside = path.with_name(f".{path.name}.new")
+    for left in path.parent.glob(f"{beside.name}*"):  # by who was killed
+        left.unlink()
+    engine = create_engine(store_uri(beside))
+    try:
+        _initialize_tables(engine)
+    finally:
+        engine.dispose()
+    os.replace(beside, path)
 
 
 def _check_writable(path: Path) -> None:
