@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -12,8 +13,9 @@ ANSWER_SECONDS = 30.0
 
 
 def name_in_queue(sweep: str, attempt: str) -> str:
-    """What SLURM calls the jobs of an attempt's round."""
-    return f"{sweep}-{attempt.partition('.')[0]}"
+    """What SLURM calls the jobs of an attempt's round: one plain word."""
+    word = re.sub(r"[^\w.-]", "_", sweep, flags=re.ASCII)
+    return f"{word}-{attempt.partition('.')[0]}"
 
 
 def is_asked(launcher: Sequence[str]) -> bool:
