@@ -15,7 +15,7 @@ from dit_lab.core.text import shell_line
 from dit_lab.report.arm_sentences import new_steps
 from dit_lab.report.question import report_on_sweep
 from dit_lab.report.sentences import answer
-from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, remove_leftovers
 from dit_lab.runs.lock import Lease, holder_of
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder, all_sweeps, new_sweep
 from dit_lab.sweeps.attempts import take_stock
@@ -72,6 +72,7 @@ def run_sweep(
     """
     wanted = {status for name in only for status in ONLY[name]}
     with Lease(folder.lease, stopping=stopping, on_wait=on_message):
+        remove_leftovers(folder.root)
         manifest = replace(
             folder.read(),
             typed=manifest.typed,

@@ -417,8 +417,12 @@ def test_mlflow_that_cannot_be_reached_costs_a_line(
     *_, written, trouble = done.out.splitlines()
     assert written == f"written: {path}"
     assert re.fullmatch(
-        r"MLflow did not take it \(.*Connection refused.*\); the file above has everything", trouble
+        r"MLflow did not take it \(.*Connection refused.*\); the file above has everything, and "
+        "`dit-lab doctor` sends it",
+        trouble,
     )
+    (late,) = read_metrics(untracked / "untold.jsonl")
+    assert any(name.startswith("eval/two_sample") for name in late.metrics)
     assert done.err == ""
     assert time.monotonic() - started < 60  # seconds; mlflow alone would retry for minutes
 

@@ -669,6 +669,10 @@ def test_what_a_server_refused_or_had_no_time_for_is_sent_afterwards(
             assert kept == ["config.yaml", "images"]
             assert read_status(folder)["is_tracked_whole"] is True
             assert settle(folder, config) == ""
+            add_row(folder.untold, MetricsRow(2, 5.0, {"eval/late": 0.5}))
+            assert settle(folder, config) == "MLflow was told what it lacked: 1 point"
+            assert client.get_run(run_id).data.metrics["eval/late"] == 0.5
+            assert settle(folder, config) == "" and not folder.untold.exists()
 
 
 @pytest.mark.slow

@@ -108,6 +108,7 @@ def trained_once(folder: Path) -> None:
     assert not any("resumed" in output for output in outputs)
 
 
+@pytest.mark.slow
 def test_resume_waits_for_what_a_killed_sweep_left(
     folder: Path, fork: Any, told: Any, train: list[str]
 ) -> None:
