@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from dit_lab.actions.doctor import close_run
 from dit_lab.core.errors import RequestError
-from dit_lab.runs.folder import FAILED, FINISHED, KILLED, write_json
-from dit_lab.runs.manifest import Job, Manifest, SweepFolder
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, read_status, write_json
+from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.runs.provenance import origin
 from dit_lab.sweeps.children import command_of, tags_of, track
 from dit_lab.tracking.mlflow_store import members
@@ -102,14 +103,23 @@ def tell_late(folder: SweepFolder, manifest: Manifest) -> str:
 
 
 def _untold(folder: SweepFolder, manifest: Manifest) -> tuple[list[Job], str]:
-    """Jobs that have run, here or in an earlier sweep, and have no child in the tracker; "" or why
-    it does not say so."""
+    """Jobs that have run, here or in an earlier sweep, and have no child in the tracker, or one
+    that did not take everything; "" or why it does not say so."""
     begun = (job for job in manifest.jobs if job.attempts or job.status == FINISHED)
     ran = [job for job in begun if folder.run(job).status.exists()]
     if manifest.parent_run_id is None:
         return ran, ""
     known, trouble = children_of(manifest.tracking["uri"], manifest.parent_run_id)
-    return [job for job in ran if job.run_id not in known], trouble
+    lacks = (job for job in ran if job.run_id not in known or not _is_whole(folder, job))
+    return list(lacks), trouble
+
+
+def _is_whole(folder: SweepFolder, job: Job) -> bool:
+    """Whether the tracker has taken everything of a job's training, or may yet do so."""
+    with suppress(RequestError):  # damaged: its own lines say so
+        whole = read_status(folder.run(job)).get("is_tracked_whole", True)
+        return bool(whole) or job.status in (PENDING, RUNNING)
+    return True
 
 
 def _send(folder: SweepFolder, manifest: Manifest, job: Job) -> str:

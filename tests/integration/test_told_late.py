@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from dit_lab.core.trust import trust_modules
-from dit_lab.runs.folder import RunFolder, step_of, write_json
+from dit_lab.core.trust import trust_modules, trust_own_store
+from dit_lab.runs.folder import RunFolder, step_of, update_status, write_json
+from dit_lab.runs.manifest import SweepFolder
 from dit_lab.runs.metrics import read_metrics
+from dit_lab.sweeps.tracker import tell_end
 from tests.integration.fragile import OWN, manifest_in, sweep_in, sweep_of
 from tests.integration.server import free_port, serving
 
@@ -65,6 +68,18 @@ def test_what_is_sent_later_is_sent_by_the_sweep(
     check_told(folder, runs_in(folder), tracked_in(folder))
     said = forked("doctor")
     assert "MLflow" not in said.stdout
+
+    # a job whose training the store had not taken to the end
+    sweep = SweepFolder(Path(sweep_in(folder)))
+    run = sweep.run(sweep.read().jobs[0])
+    run_id = update_status(run, is_tracked_whole=False)["tracking_run_id"]
+    with sqlite3.connect(folder / "outputs/mlflow.db") as store:
+        store.execute("update runs set status = 'RUNNING' where run_uuid = ?", (run_id,))
+        for table in ("metrics", "latest_metrics", "params"):
+            store.execute(f"delete from {table} where run_uuid = ?", (run_id,))
+    trust_own_store(folder / "outputs")
+    assert tell_end(sweep, sweep.read()) == ""
+    check_told(folder, runs_in(folder), tracked_in(folder))
 
 
 def test_a_database_file_is_written_to_where_it_lies(
