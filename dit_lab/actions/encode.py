@@ -177,11 +177,12 @@ class _Fetches(torch.utils.data.Dataset[Any]):
 
 @contextmanager
 def claimed(path: Path) -> Iterator[bool]:
-    """The lease at `path` while entered; False where another process has it."""
+    """The lease at `path` while entered; False where another process has it, or has finished
+    everything meanwhile and removed the folder of leases."""
     with ExitStack() as stack:
         try:
             stack.enter_context(Lease(path))
-        except RequestError:
+        except (RequestError, FileNotFoundError):
             yield False
             return
         yield True

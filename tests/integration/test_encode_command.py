@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dit_lab.actions.encode import claimed
 from dit_lab.codecs.autoencoder import Autoencoder
 from dit_lab.data.image_folder import ImageFolder
 from dit_lab.data.images import is_flipped
@@ -141,6 +142,13 @@ def test_the_same_command_again_changes_nothing(
     said = encode(forked_in, folder, "straight")
     assert said.startswith(f"written: {straight}, ")
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_shard_is_somebody_elses_or_done(tmp_path: Path) -> None:
+    with claimed(tmp_path / "shard") as mine, claimed(tmp_path / "shard") as again:
+        assert (mine, again) == (True, False)
+    with claimed(tmp_path / "removed when all is done" / "shard") as mine:
+        assert not mine
 
 
 @pytest.mark.slow
