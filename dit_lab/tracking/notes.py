@@ -76,8 +76,9 @@ def command_of(tags: Mapping[str, str]) -> str:
 
 
 def _main(results: Mapping[str, float]) -> dict[str, float]:
-    """The losses, and of the numbers of samples those that lead."""
-    names = [name for name in results if not OF_SAMPLES.fullmatch(name) or LEADING.match(name)]
+    """The losses in evaluation, and of the numbers of samples those that lead."""
+    measured = [name for name in results if name.startswith("eval")]
+    names = [name for name in measured if not OF_SAMPLES.fullmatch(name) or LEADING.match(name)]
     return {name: results[name] for name in sorted(names)[:MOST_NUMBERS]}
 
 

@@ -27,12 +27,13 @@ def test_a_run_says_its_command_and_the_numbers_that_say_most() -> None:
         "eval/loss": 0.37123456,
         "eval/two_sample_pixels_held_out_n360": 0.6,
         "eval/near_copies_pixels_n1080": 2.0,
+        "perf/stall_share": 0.1,  # of a job that was trained elsewhere: every metric's last value
     }
     facts = facts_of({COMMAND: "dit-lab train seed=1"}, results)
     assert "```\ndit-lab train seed=1\n```" in facts
     assert "| eval/loss | 0.37123 |" in facts
     assert "| eval/two_sample_pixels_held_out_n360 | 0.6 |" in facts
-    assert "near_copies" not in facts
+    assert "near_copies" not in facts and "perf/" not in facts
     assert facts_of({}, {}) == ""
 
 
