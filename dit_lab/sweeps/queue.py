@@ -10,12 +10,17 @@ from collections.abc import Iterable, Sequence
 ASK_SECONDS = 5.0  # between two questions
 MOMENT_SECONDS = 0.2  # what is asked of several jobs at once is one question
 ANSWER_SECONDS = 30.0
+LONG_SECONDS = 60.0  # by then a launcher has submitted all jobs of a round
 
 
 def name_in_queue(sweep: str, attempt: str) -> str:
     """What SLURM calls the jobs of an attempt's round: one plain word."""
     word = re.sub(r"[^\w.-]", "_", sweep, flags=re.ASCII)
-    return f"{word}-{attempt.partition('.')[0]}"
+    return f"{word}-{_round_of(attempt)}"
+
+
+def _round_of(attempt: str) -> str:
+    return attempt.partition(".")[0]
 
 
 def is_asked(launcher: Sequence[str]) -> bool:
@@ -30,6 +35,7 @@ class Queue:
         self._names = {name_in_queue(sweep, attempt) for attempt in attempts}
         self._ids: dict[str, str] | None = None
         self._seen: set[str] = set()
+        self._came: dict[str, float] = {}  # round -> when the first of its attempts was seen
         self._asked = -ASK_SECONDS
 
     def has(self, attempt: str) -> bool:
@@ -40,9 +46,12 @@ class Queue:
         return ids is None or attempt in ids
 
     def lost(self, attempt: str) -> bool:
-        """Whether it was there and is not any more."""
+        """Whether it was there and is not any more, or has not been seen there though others of its
+        round were, LONG_SECONDS ago: it went before anybody asked."""
         self.ids()
-        return attempt in self._seen and not self.has(attempt)
+        came = self._came.get(_round_of(attempt))
+        is_late = came is not None and time.monotonic() - came > LONG_SECONDS
+        return (attempt in self._seen or is_late) and not self.has(attempt)
 
     def ids(self, *, at_most: float = ASK_SECONDS) -> dict[str, str] | None:
         """Attempt -> its id in SLURM, for `scancel`; None where SLURM does not answer.
@@ -52,6 +61,8 @@ class Queue:
         if time.monotonic() - self._asked >= at_most:
             self._ids = self._ask()
             self._seen |= (self._ids or {}).keys()
+            for attempt in self._seen:
+                self._came.setdefault(_round_of(attempt), time.monotonic())
             self._asked = time.monotonic()
         return self._ids
 

@@ -43,6 +43,18 @@ def test_what_was_there_and_is_no_more_is_lost(answers: Path) -> None:
     assert asked.lost("1.0")
 
 
+def test_what_went_before_it_was_seen_is_lost_once_its_round_has_come(
+    answers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers.write_text("s-1 0 7_0\n")
+    asked = Queue("s", ["1.0", "1.1", "2.0"])
+    assert not asked.lost("1.1")  # it may come
+    monkeypatch.setattr(queue, "LONG_SECONDS", 0.0)
+    assert asked.lost("1.1")
+    assert not asked.lost("1.0")
+    assert not asked.lost("2.0")  # of a later round, of which nothing was seen
+
+
 def test_a_queue_that_does_not_answer_may_have_everything(answers: Path) -> None:
     asked = Queue("s", ["1.0"])
     assert asked.ids() is None
