@@ -213,16 +213,14 @@ class MlflowRun(Hook):
         )
         client = open_client(self._uri)
         known = self._find(client) if self._take_up_again else None
-        if known is not None:
-            self._take_up(client, known)
-        else:
-            if self._run_id is None:
-                run = client.create_run(experiment_id, run_name=self._name)
-                self._run_id = run.info.run_id
-            log_texts(client, self._run_id, params=self._params, tags=self._labels | self._tags)
-        assert self._run_id is not None
+        if self._run_id is None:
+            self._run_id = client.create_run(experiment_id, run_name=self._name).info.run_id
         describe_run(client, client.get_run(self._run_id), self._folder, anew=True)
         log_data(client, self._run_id, self._folder, self._config)
+        if known is not None:  # last: to be taken up is counted
+            self._take_up(client, known)
+        else:
+            log_texts(client, self._run_id, params=self._params, tags=self._labels | self._tags)
         self._client = client
 
     def _find(self, client: MlflowClient) -> Run | None:
@@ -274,8 +272,9 @@ class MlflowRun(Hook):
     def _send_files(self) -> None:
         client, run_id = self._connected()
         if not self._files_compared:
+            waiting = set(self._files)
             lacking = lacking_files(client, run_id, self._folder)
-            self._files.extend(path for path in lacking if path not in set(self._files))
+            self._files.extend(path for path in lacking if path not in waiting)
             self._files_compared = True
         while self._files:
             path = self._files[0]

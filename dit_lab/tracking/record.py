@@ -69,7 +69,6 @@ class Record:
     tags: Mapping[str, str]
     points: Sequence[Point]
     status: str
-    error: str | None
     ended: int  # milliseconds since the epoch
 
     @classmethod
@@ -89,7 +88,6 @@ class Record:
             tags=as_tags({**tags, **error}),
             points=points_of(rows),
             status=status["status"],
-            error=status.get("error"),
             ended=int(status["updated"] * 1000),
         )
 

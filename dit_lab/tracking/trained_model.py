@@ -13,19 +13,25 @@ KIND = "diffusion transformer"
 
 
 def log_trained(client: MlflowClient, run_id: str) -> None:
-    """List the model of a run whose training has finished, unless that was done. Its weights stay
-    in the run's folder; `mlflow_model.py` keeps them in the store."""
+    """List the model of a run whose training has finished, unless that was done; what failed in the
+    middle of it may be done again. Its weights stay in the run's folder; `mlflow_model.py` keeps
+    them in the store."""
     run = client.get_run(run_id)
     if run.outputs and run.outputs.model_outputs:
         return
-    params, tags = run.data.params, run.data.tags
-    model = client.create_logged_model(
-        run.info.experiment_id,
-        name=model_name(run.info.run_name or run_id),
-        source_run_id=run_id,
-        params={key: text for key, text in params.items() if "." not in key},
-        tags={key: text for key, text in tags.items() if key.startswith("dit_lab.")},
-        model_type=KIND,
+    params, tags, experiment = run.data.params, run.data.tags, run.info.experiment_id
+    begun = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    model = (
+        begun[0]
+        if begun
+        else client.create_logged_model(
+            experiment,
+            name=model_name(run.info.run_name or run_id),
+            source_run_id=run_id,
+            params={key: text for key, text in params.items() if "." not in key},
+            tags={key: text for key, text in tags.items() if key.startswith("dit_lab.")},
+            model_type=KIND,
+        )
     )
     client.finalize_logged_model(model.model_id, "READY")
     link(client, run, model.model_id)

@@ -284,6 +284,7 @@ def test_a_run_from_start_to_end(store: Store, monkeypatch: pytest.MonkeyPatch) 
     assert len(open_client(store.uri).search_runs([read.info.experiment_id])) == 2
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_finished_training_is_a_model_with_what_was_measured(store: Store) -> None:
     client = open_client(store.uri)
     finished = store.open(name="1 lr=0.1", config={"choices": {"model": "pico"}, "seed": 0})
@@ -304,6 +305,19 @@ def test_a_finished_training_is_a_model_with_what_was_measured(store: Store) -> 
     again = store.open(run_id=finished.run_id, resume_step=20)
     end(again)
     assert len(client.search_logged_models([run.info.experiment_id])) == 1
+
+    # a first try that ended before the model was linked
+    cut_off = store.open(name="cut off")
+    cut_off.on_metrics(20, {"eval/loss": 0.3})
+    until(lambda: "eval/loss" in store.read(cut_off).data.metrics)
+    client.create_logged_model(run.info.experiment_id, name="cut off", source_run_id=cut_off.run_id)
+    end(cut_off)
+    models = client.search_logged_models([run.info.experiment_id])
+    assert sorted((one.name, one.status.name) for one in models) == [
+        ("1 lr=0-1", "READY"), ("cut off", "READY")
+    ]  # fmt: skip
+    assert len(store.read(cut_off).outputs.model_outputs) == 1
+    assert store.points(cut_off, "eval/loss") == [(20, 0.3)]
 
 
 def test_a_large_configuration_with_odd_keys(store: Store) -> None:
