@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from dit_lab.codecs.loading import load_network, quiet
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import read_recorded
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import to_json
 from dit_lab.core.interpolants import Linear
 from dit_lab.core.options import arguments_of, target_of
 from dit_lab.core.types import Objective
@@ -62,9 +62,7 @@ class Export:
             "versions": versions(),
         }
         with written_at(out) as beside:
-            save_whole(
-                self.weights.tensors, beside, {"format": "pt", HEADER_KEY: json.dumps(header)}
-            )
+            save_whole(self.weights.tensors, beside, {"format": "pt", HEADER_KEY: to_json(header)})
 
     def _kept_config(self) -> dict[str, Any]:
         """The configuration, for which there is one set of weights: what `ema` means then."""
@@ -186,4 +184,4 @@ class Export:
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    file.write_text(to_json(content, indent=2) + "\n", encoding="utf-8")

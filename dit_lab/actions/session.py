@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dit_lab.core.errors import HookError, RequestError, StopRequested
+from dit_lab.core.errors import Diverged, HookError, RequestError, StopRequested
 from dit_lab.core.text import one_line
 from dit_lab.core.types import Hook
 from dit_lab.runs.folder import (
@@ -141,6 +141,10 @@ def told_how_it_ends(hooks: Sequence[Hook], status: StatusFile) -> Iterator[None
         raise
     except (StopRequested, KeyboardInterrupt):
         end(KILLED)
+        raise
+    except Diverged as found:
+        log.error("failed at step %d: %s", status.step, found)
+        end(FAILED, str(found))
         raise
     except BaseException:
         text = traceback.format_exc()

@@ -19,7 +19,7 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core import trust
-from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.errors import Diverged, RequestError, StopRequested
 from dit_lab.core.team import ALONE
 from dit_lab.core.text import say
 from dit_lab.core.types import Hook, Shapes
@@ -45,7 +45,6 @@ from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.distributed import DistributedContext
 from dit_lab.training.ema import PowerAverage
 from dit_lab.training.loop import train
-from dit_lab.training.nonfinite import NonFiniteStreak
 from dit_lab.training.post_hoc import open_averages
 from dit_lab.training.snapshots import Snapshots
 from dit_lab.training.stop import StopSignal
@@ -125,10 +124,11 @@ def _lead(
         except StopRequested:
             refuse_failed(own)  # what asked to stop
             raise
-        except NonFiniteStreak as streak:
-            write_json(folder.nonfinite, streak.diagnosis)
-            for hook in hooks:
-                hook.on_artifact(status.step, folder.nonfinite)
+        except Diverged as found:
+            if found.diagnosis:
+                write_json(folder.nonfinite, found.diagnosis)
+                for hook in hooks:
+                    hook.on_artifact(status.step, folder.nonfinite)
             raise
         update_status(folder, results=results)
 

@@ -8,7 +8,6 @@ by a file in a private folder and talk over the loopback interface, so that none
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import to_json
 from dit_lab.core.processes import MEETING_FILE, Child, on_loopback, threads_each, worker
 from dit_lab.core.text import say
 from dit_lab.training.stop import StopSignal
@@ -55,7 +55,7 @@ def on_workers(verb: str, config: RunConfig, **given: Any) -> int:
     with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, StopSignal() as stop:
         folder = Path(place)
         task = {"verb": verb, "config": to_tree(config), **given}
-        (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
+        (folder / "task.json").write_text(to_json(task), encoding="utf-8")
         codes = run_together(
             folder,
             environments=[_environment(rank, processes, folder) for rank in range(processes)],

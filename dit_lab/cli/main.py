@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from dit_lab.config import search_path
 from dit_lab.core import trust
-from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.errors import Diverged, RequestError, StopRequested
 from dit_lab.core.processes import keep_freed_memory
 from dit_lab.core.text import say, say_lines
 
@@ -98,6 +98,9 @@ def answered(command: Callable[[], int]) -> int:
     except RequestError as refusal:
         say(f"dit-lab: {refusal}", sys.stderr)
         return 2
+    except Diverged as found:
+        say(f"dit-lab: {found}", sys.stderr)
+        return 1
     except OSError as error:  # a full disk, or a folder that is no longer there
         say(f"dit-lab: failed: {error}", sys.stderr)
         return 1

@@ -27,7 +27,7 @@ from dit_lab.config.prepare import Prepared, prepare
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_config
 from dit_lab.core import trust
-from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.errors import Diverged, RequestError, StopRequested
 from dit_lab.core.text import key_value, say, say_lines, shell_line
 from dit_lab.evaluation.card import last_evaluation
 from dit_lab.evaluation.table import is_row_key
@@ -115,7 +115,7 @@ def _train(prepared: Prepared, told: Mapping[str, str]) -> int:
     except StopRequested:
         say(f"stopped and saved: {folder.root}; the same command goes on from there")
         raise
-    except (RequestError, KeyboardInterrupt):
+    except (RequestError, Diverged, KeyboardInterrupt):
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"

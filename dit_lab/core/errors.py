@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class RequestError(ValueError):
     """What was asked for cannot be done: one line that says what, where, and what instead.
@@ -12,6 +15,22 @@ class RequestError(ValueError):
 
 QUICKSTART = "or run `dit-lab train experiment=quickstart`, which needs no files"
 """What a message says to who has no data or weights yet."""
+
+
+DIVERGED = "diverged"
+"""The first word of what a status and a table say of a run that ended by `Diverged`."""
+
+
+class Diverged(ArithmeticError):  # noqa: N818 - says what was met
+    """Weights, losses or images that are not finite: nothing that was asked for can be had.
+
+    `diagnosis` is what is known of it, for a file. The command line prints one line without a
+    traceback and exits with code 1.
+    """
+
+    def __init__(self, text: str, diagnosis: Mapping[str, Any] | None = None) -> None:
+        super().__init__(f"{DIVERGED}: {text}")
+        self.diagnosis = diagnosis
 
 
 class HookError(RuntimeError):

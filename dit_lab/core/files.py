@@ -7,9 +7,11 @@ and a FIFO is never waited for. Torch-free.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +26,9 @@ MOST_DEPTH = 64
 
 MOST_BITS = 64
 """Of a whole number."""
+
+NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+"""What Python calls a number that is not finite -> how JSON's text has it."""
 
 
 def remove_folder(path: Path) -> None:
@@ -84,6 +89,25 @@ def parse_json(content: bytes) -> Any:
         raise ValueError("a whole number of thousands of digits") from None
     refuse_unplain(values)
     return values
+
+
+def to_json(content: Any, *, indent: int | None = None) -> str:
+    """JSON that every reader takes: numbers that are not finite are the texts "NaN", "Infinity" and
+    "-Infinity", which `core/typed.py` reads back as numbers."""
+    try:
+        return json.dumps(content, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_strict(content), indent=indent, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return NOT_FINITE[str(value)]
+    return value
 
 
 def refuse_unplain(values: Any) -> None:

@@ -34,6 +34,7 @@ from typing import (
 )
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import NOT_FINITE
 
 Kind = TypeVar("Kind")
 
@@ -66,7 +67,8 @@ def read_as(
     """The plain values of a file as `kind`: a dataclass, a TypedDict, or any annotation made of
     these, of the types of JSON, of tuples, Literal, Annotated, unions and Any.
 
-    A bool is no number, a float no whole number, and a whole number a float where one is declared.
+    A bool is no number, a float no whole number, and a whole number a float where one is declared,
+    as are the texts by which `to_json` writes numbers that are not finite.
     Raises RequestError, `{where}: {what} (FIELD: why); {instead}`.
     """
     try:
@@ -159,6 +161,8 @@ def _read_scalar(kind: Any, value: Any, at: str) -> Any:
     if kind not in WORDS:
         raise TypeError(f"{kind}: no annotation that a record can have")
     if kind is float and type(value) is int and abs(value) < 2**1000:
+        return float(value)
+    if kind is float and type(value) is str and value in NOT_FINITE.values():
         return float(value)
     _of_type(kind, value, at)
     if kind is int and value.bit_length() > 63:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dit_lab.core.files import to_json
 from dit_lab.core.text import one_line
 from dit_lab.report.analysis import Ablation
 from dit_lab.report.arm_sentences import steps_csv, steps_table
@@ -34,7 +34,7 @@ def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
         "report.md": markdown(ablation, title=title),
         "report.csv": csv_table(ablation),
         "report.tex": latex(results(ablation)),
-        SUMMARY: json.dumps(summary(ablation), indent=2) + "\n",
+        SUMMARY: to_json(summary(ablation), indent=2) + "\n",
     }
     if ablation.steps:
         texts["steps.csv"] = steps_csv(ablation)

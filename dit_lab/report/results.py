@@ -47,7 +47,7 @@ class Result:
     settings: Settings  # what tells configurations apart, without the seed; same keys in all runs
     seed: int
     training: str = ""  # which trained the weights; equal where runs share them, "" if unknown
-    status: str  # FINISHED, FAILED, KILLED, RUNNING, PENDING
+    status: str  # FINISHED, FAILED, KILLED, RUNNING, PENDING, or diverged
     metrics: Mapping[str, float] = field(default_factory=dict)
     deviations: Mapping[str, float] = field(default_factory=dict)  # over draws of one evaluation
     compute: Compute | None = None

@@ -9,11 +9,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 from dit_lab.build.cost import recorded_cost, training_seconds
+from dit_lab.core.errors import DIVERGED
 from dit_lab.core.text import one_line
 from dit_lab.evaluation.card import Evaluation
 from dit_lab.report.metrics import LOSS
 from dit_lab.report.results import Compute, Result
-from dit_lab.runs.folder import FINISHED, RunFolder, digest, read_status
+from dit_lab.runs.folder import FAILED, FINISHED, RunFolder, digest, read_status
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.runs.recorded import has_comparable_code, recorded_shapes, recorded_so_far
 from dit_lab.runs.source_code import code_hash
@@ -97,7 +98,7 @@ def _result(run: Run, *, code: str, data: str) -> Result:
         settings=configuration(run),
         seed=run.config["seed"],
         training=str(run.folder.root),
-        status=run.status,
+        status=_ending(run),
         metrics=measured(run) if finished else {},
         deviations={row.key: row.deviation for row in rows if row.deviation is not None},
         compute=_compute(run, metrics) if finished else None,
@@ -111,6 +112,12 @@ def _result(run: Run, *, code: str, data: str) -> Result:
         },
         grid=max(run.folder.samples.glob("*.png"), default=None),
     )
+
+
+def _ending(run: Run) -> str:
+    """Its status; `diverged` for a run that failed by that."""
+    why = read_status(run.folder).get("error") or "" if run.status == FAILED else ""
+    return DIVERGED if why.startswith(DIVERGED) else run.status
 
 
 def measured(run: Run) -> dict[str, float]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import parse_json, read_within
+from dit_lab.core.files import parse_json, read_within, to_json
 from dit_lab.core.text import local_path
 from dit_lab.core.typed import read_as
 from dit_lab.runs.exported import EXPORTED, read_exported
@@ -263,7 +263,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _as_json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+    return to_json(content, indent=2) + "\n"
 
 
 def step_of(checkpoint: Path) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import socket
 import threading
@@ -21,7 +20,7 @@ from types import TracebackType
 from typing import Annotated
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import parse_json, read_within
+from dit_lab.core.files import parse_json, read_within, to_json
 from dit_lab.core.typed import FileName, Seconds, read_as, within
 
 HEARTBEAT_SECONDS = 5.0
@@ -131,7 +130,7 @@ class Lease:
             heartbeat=time.time(),
             stopping=self._stopping(),
         )
-        content = json.dumps(asdict(holder)).encode()
+        content = to_json(asdict(holder)).encode()
         try:
             os.pwrite(self._file, content, 0)
             os.ftruncate(self._file, len(content))

@@ -12,7 +12,6 @@ that may outlive the sweep's process (`sweeps/attempts.py`).
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import to_json
 from dit_lab.core.text import checked_name, local_path, shell_line
 from dit_lab.core.typed import (
     Count,
@@ -225,7 +225,7 @@ class SweepFolder:
     def add(self, job: Job, config: Mapping[str, Any]) -> None:
         """Make the folder of a job."""
         self.job(job).mkdir(parents=True)
-        self.job_config(job).write_text(json.dumps(config, indent=1), encoding="utf-8")
+        self.job_config(job).write_text(to_json(config, indent=1), encoding="utf-8")
         (self.job(job) / "run").symlink_to(Path("../../../..") / job.run)
 
     def write(self, manifest: Manifest) -> None:

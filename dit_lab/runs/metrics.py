@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import open_regular, parse_json
+from dit_lab.core.files import open_regular, parse_json, to_json
 from dit_lab.core.typed import Count, Seconds, read_as
 from dit_lab.runs.folder import write_atomically
 
@@ -67,7 +66,7 @@ def _rows(path: Path, lines: Iterable[bytes]) -> Iterator[MetricsRow]:
 
 def format_row(row: MetricsRow) -> str:
     """The line of metrics.jsonl that `read_metrics` reads back."""
-    return json.dumps({"step": row.step, "seconds": row.seconds, "metrics": row.metrics}) + "\n"
+    return to_json({"step": row.step, "seconds": row.seconds, "metrics": row.metrics}) + "\n"
 
 
 def add_row(path: Path, row: MetricsRow) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.core import rng
+from dit_lab.core.errors import Diverged
 from dit_lab.core.team import ALONE, shared_out
 from dit_lab.core.types import Codec, LabelledCall, Objective, Predict, Prediction, Sampler, Team
 from dit_lab.samplers.guidance import Guidance, predictor
@@ -88,7 +89,19 @@ class Generator:
         counting = replace(self, weak=self.weak and _counted(self.weak, passes))
         latents = counting.latents(_counted(model, passes), first=first, seed=seed, labels=labels)
         with torch.no_grad():
-            return to_uint8(self.codec.decode(latents), self.levels), passes.images
+            images = self.codec.decode(latents)
+        self._refuse_nonfinite(images, first)
+        return to_uint8(images, self.levels), passes.images
+
+    def _refuse_nonfinite(self, images: Tensor, first: int) -> None:
+        """Raise Diverged for images that bytes would show as black."""
+        finite = torch.isfinite(images).flatten(1).all(dim=1)
+        if bad := int((~finite).sum()):
+            guided = "" if self.guidance.scale == 1 else "a guidance.scale nearer to 1, "
+            raise Diverged(
+                f"{bad} of the generated images {first} to {first + len(images) - 1} have values "
+                f"that are not finite. Try {guided}another sampler, or weights of an earlier step"
+            )
 
     def rehearse(self) -> None:
         """Walk the sampler's way once with nothing, so that what cannot be sampled is refused

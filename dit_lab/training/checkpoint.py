@@ -56,6 +56,7 @@ class Position(TypedDict):
     evaluated_step: NotRequired[Count]
     skipped_steps: NotRequired[Count]
     skipped_in_a_row: NotRequired[Count]
+    longest_skipped: NotRequired[Count]
     results: NotRequired[dict[str, float]]
 
 

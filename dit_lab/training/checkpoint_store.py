@@ -6,7 +6,6 @@ Old ones go only when a newer one is written and whole.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dit_lab.core.files import remove_folder
+from dit_lab.core.files import remove_folder, to_json
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Team
 from dit_lab.runs.folder import steps_in
@@ -240,7 +239,7 @@ def _listed(folder: Path, files: Sequence[Path]) -> Listed:
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    file.write_text(to_json(content, indent=2) + "\n")
 
 
 def sync(path: Path) -> None:

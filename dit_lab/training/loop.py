@@ -29,7 +29,7 @@ from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointStore
 from dit_lab.training.ema import Average
 from dit_lab.training.evaluations import Evaluations
-from dit_lab.training.nonfinite import NonFiniteGuard, explain
+from dit_lab.training.nonfinite import NonFiniteGuard, explain, refuse_nonfinite
 from dit_lab.training.optimizers.step import gradient_norm, guarded_step, set_learning_rate
 from dit_lab.training.parallel import ParallelModel
 from dit_lab.training.snapshots import Snapshots
@@ -85,7 +85,10 @@ def train(
     # 1. Resume: weights, averages and their counters, optimizer, position, half-filled means.
     notes = everything.restore(resume_from) if resume_from else []
     guard = NonFiniteGuard(
-        state, max_in_a_row=settings.max_skipped_in_a_row, device=accelerator.device
+        state,
+        max_in_a_row=settings.max_skipped_in_a_row,
+        total_steps=settings.total_steps,
+        device=accelerator.device,
     )
     for hook in hooks:
         hook.on_start(first_step=state.step, total_steps=settings.total_steps)
@@ -101,8 +104,13 @@ def train(
         if guard.too_many():
             raise explain(team, state, last_step=last_step, order=batches.order, weights=weights)
 
+    def check_weights() -> None:
+        check_finite()
+        averages = {ema.name: ema.shadow for ema in emas}
+        refuse_nonfinite(team, {"model": weights, **averages}, step=state.step)
+
     def save() -> None:
-        check_finite()  # nothing non-finite is ever written
+        check_weights()  # nothing non-finite is ever written
         snapshots.wait()  # none of an earlier step would ever be written again
         saver.save(state.step, tensors=everything.tensors(), state=everything.scalars())
 
@@ -177,6 +185,8 @@ def train(
                 chosen = evaluations.due()
                 if due(settings.checkpoint_every_steps):
                     save()
+                elif chosen:
+                    check_weights()
                 if due(snapshots.every_steps):
                     snapshots.save(state.step)
                 evaluations.run(chosen)

@@ -6,40 +6,36 @@ the gradient norm of the whole batch, so that all of them skip it and none waits
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dit_lab.core.errors import Diverged
 from dit_lab.core.types import Batch, Team
 from dit_lab.training.batches import Order
 from dit_lab.training.state import TrainState
 from dit_lab.training.tensor_files import rows_of
 
+MOST_SKIPPED = 0.1  # of all steps
 SHOWN_IMAGES = 5
 SHOWN_WEIGHTS = 10
-
-
-class NonFiniteStreak(FloatingPointError):  # noqa: N818 - says what was met
-    """Too many steps in a row could not be taken; `diagnosis` says what is known of the last."""
-
-    def __init__(self, text: str, diagnosis: Mapping[str, Any]) -> None:
-        super().__init__(text)
-        self.diagnosis = diagnosis
+ADVICE = "Try a lower optimizer.lr, a longer schedule.warmup_steps or precision=fp32"
 
 
 class NonFiniteGuard:
-    """Counts steps whose loss or gradients were not finite, on the device.
+    """Counts steps whose loss or gradients were not finite, on the device; the host looks only when
+    `too_many` is called."""
 
-    The host looks only when `streak` is called, so a streak that has ended by then passes.
-    """
-
-    def __init__(self, state: TrainState, *, max_in_a_row: int, device: torch.device) -> None:
+    def __init__(
+        self, state: TrainState, *, max_in_a_row: int, total_steps: int, device: torch.device
+    ) -> None:
         self._state = state
-        self._max_in_a_row = max_in_a_row
+        self._max_in_a_row, self._total_steps = max_in_a_row, total_steps
         self._total = torch.tensor(float(state.skipped_steps), device=device)
         self._in_a_row = torch.tensor(float(state.skipped_in_a_row), device=device)
+        self._longest = torch.tensor(float(state.longest_skipped), device=device)
 
     def flag(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
         """1.0 () where this step must not be taken, else 0.0; also counted."""
@@ -47,13 +43,46 @@ class NonFiniteGuard:
         nonfinite = 1 - finite.float()
         self._total += nonfinite
         self._in_a_row = (self._in_a_row + nonfinite) * nonfinite
+        self._longest = torch.maximum(self._longest, self._in_a_row)
         return nonfinite
 
     def too_many(self) -> bool:
-        """Bring the counters to the host, into the state; whether the streak is too long."""
-        total, in_a_row = torch.stack([self._total, self._in_a_row]).tolist()
-        self._state.skipped_steps, self._state.skipped_in_a_row = int(total), int(in_a_row)
-        return in_a_row >= self._max_in_a_row
+        """Bring the counters to the host, into the state; whether the longest streak reached its
+        maximum, or more than a tenth of all steps of the training were skipped."""
+        counters = torch.stack([self._total, self._in_a_row, self._longest]).tolist()
+        state = self._state
+        state.skipped_steps, state.skipped_in_a_row, state.longest_skipped = map(int, counters)
+        return (
+            state.longest_skipped >= self._max_in_a_row
+            or state.skipped_steps > MOST_SKIPPED * self._total_steps
+        )
+
+
+def refuse_nonfinite(team: Team, groups: Mapping[str, Mapping[str, Tensor]], *, step: int) -> None:
+    """Raise Diverged, in every process, where a tensor of a group ("model", "ema-0.9999") has
+    values that are not finite."""
+
+    def found() -> list[str]:
+        return [
+            f"{group}/{name}"
+            for group, tensors in groups.items()
+            for name, good in zip(tensors, _are_finite(tensors.values()), strict=True)
+            if not good
+        ]
+
+    bad = sorted({name for of_one in team.every(found) for name in of_one})
+    if bad:
+        raise Diverged(
+            f"{bad[0]}{f' and {len(bad) - 1} more' if bad[1:] else ''} are not finite after step "
+            f"{step}, and are not saved. {ADVICE}",
+            {"step": step, "not_finite": bad},
+        )
+
+
+def _are_finite(tensors: Iterable[Tensor]) -> list[bool]:
+    """Of each tensor, as far as this process holds it; in one transfer."""
+    flags = [torch.isfinite(rows_of(tensor).tensor).all() for tensor in tensors]
+    return [bool(flag) for flag in torch.stack(flags).tolist()]
 
 
 def explain(
@@ -63,8 +92,8 @@ def explain(
     last_step: Sequence[tuple[Batch, Tensor]],
     order: Order,
     weights: Mapping[str, Tensor],
-) -> NonFiniteStreak:
-    """What to raise, the same in every process: where the last step was not finite.
+) -> Diverged:
+    """What to raise where too many steps were skipped, the same in every process.
 
     `last_step`: the micro-batches of this process, each with the loss (N,) of its images; `order`
     knows which images they are.
@@ -83,13 +112,15 @@ def explain(
     diagnosis = {
         "step": state.step,
         "first_step": state.step - streak + 1,
+        "skipped_steps": state.skipped_steps,
+        "longest_skipped": state.longest_skipped,
         "images": suspects,
         "largest_weights": {name: merged[name] for name in widest},
     }
-    return NonFiniteStreak(
-        f"loss or gradients were not finite for {streak} steps in a row up to step {state.step}"
-        f"{_where(suspects)}; these steps were skipped and the weights are finite. Try a lower "
-        "optimizer.lr, a longer schedule.warmup_steps or precision=fp32",
+    return Diverged(
+        f"loss or gradients were not finite in {state.skipped_steps} of {state.step} steps, "
+        f"{state.longest_skipped} of them in a row{_where(suspects, state)}; these steps were "
+        f"skipped. {ADVICE}",
         diagnosis,
     )
 
@@ -115,10 +146,13 @@ def _largest(weights: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: rows.abs().max().item() if rows.numel() else 0.0 for name, rows in held.items()}
 
 
-def _where(suspects: Sequence[Mapping[str, Any]]) -> str:
-    """The first images of the last step, in words."""
+def _where(suspects: Sequence[Mapping[str, Any]], state: TrainState) -> str:
+    """The first images of the last step, in words; nothing where that step was finite."""
+    if not state.skipped_in_a_row:
+        return ""
     if not suspects:
-        return ", where every image's loss was finite and the gradients were not"
+        return f" (step {state.step}: every image's loss was finite and the gradients were not)"
     images = ", ".join(str(image["image"]) for image in suspects[:SHOWN_IMAGES])
     more = len(suspects) - SHOWN_IMAGES
-    return f" (training images {images}{f' and {more} more' if more > 0 else ''})"
+    and_more = f" and {more} more" if more > 0 else ""
+    return f" (step {state.step}: training images {images}{and_more})"

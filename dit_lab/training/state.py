@@ -28,7 +28,8 @@ class TrainState:
     step: int = 0  # finished optimizer steps, skipped ones included
     evaluated_step: int = 0  # the last step at which the evaluators have run
     skipped_steps: int = 0  # steps whose loss or gradient was not finite
-    skipped_in_a_row: int = 0
+    skipped_in_a_row: int = 0  # of these, the last ones
+    longest_skipped: int = 0  # the most of them in a row
     results: dict[str, float] = field(default_factory=dict)  # latest value of each evaluation
 
 

@@ -9,7 +9,6 @@ The second is the layout of torch's distributed checkpoints (`HuggingFaceStorage
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -24,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import parse_json
+from dit_lab.core.files import parse_json, to_json
 from dit_lab.core.typed import Count, read_as
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def write_tensors(
     }
     file = folder / name / f"shard-{index + 1:05d}-model-00001-of-00001.safetensors"
     rows = {key: rows.tensor for key, rows in own.items()}
-    return [save_whole(rows, file, {SHARDING: json.dumps(offsets, sort_keys=True)})]
+    return [save_whole(rows, file, {SHARDING: to_json(dict(sorted(offsets.items())))})]
 
 
 def save_whole(tensors: Mapping[str, Tensor], file: Path, header: dict[str, str]) -> Path:

@@ -163,6 +163,7 @@ def train(
     import torch
 
     from dit_lab.codecs.identity import Identity
+    from dit_lab.core.errors import Diverged
     from dit_lab.core.team import ALONE
     from dit_lab.core.types import Hook
     from dit_lab.data.digits import Digits
@@ -174,7 +175,6 @@ def train(
     from dit_lab.training.ema import PowerAverage
     from dit_lab.training.loop import LoopSettings
     from dit_lab.training.loop import train as loop
-    from dit_lab.training.nonfinite import NonFiniteStreak
     from dit_lab.training.schedules import Constant
     from dit_lab.training.snapshots import Snapshots
 
@@ -250,9 +250,9 @@ def train(
             ),
             check_stop=lambda: None,
         )
-    except NonFiniteStreak as streak:
+    except Diverged as streak:
         Path(folder, f"streak-{team.index}.json").write_text(
-            json.dumps({"text": str(streak), **streak.diagnosis}, allow_nan=False)
+            json.dumps({"text": str(streak), **(streak.diagnosis or {})}, allow_nan=False)
         )
     if parts.context.leads:
         Path(folder, "rows.json").write_text(json.dumps(rows))

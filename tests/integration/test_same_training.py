@@ -200,11 +200,11 @@ def test_averages_of_shards_are_those_of_one_process(tmp_path: Path) -> None:
 def test_nan_in_one_process_is_skipped_by_both(tmp_path: Path, sharded: bool) -> None:
     """Nobody waits for anybody, and the weights are those before the first bad step."""
     before, after = tmp_path / "before", tmp_path / "after"
-    in_processes(2, "train", folder=str(before), steps=10, sharded=sharded)
+    in_processes(2, "train", folder=str(before), steps=20, sharded=sharded)
     in_processes(
-        2, "train", folder=str(after), steps=12, sharded=sharded, nan_at=[10, 11], nan_on=1
+        2, "train", folder=str(after), steps=22, sharded=sharded, nan_at=[20, 21], nan_on=1
     )
-    found, expected = tensors(after, 12), tensors(before, 10)
+    found, expected = tensors(after, 22), tensors(before, 20)
     for group in GROUPS:
         for name, tensor in expected[group].items():
             assert torch.equal(found[group][name], tensor), (group, name)

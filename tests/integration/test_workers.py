@@ -164,7 +164,10 @@ def test_nan_in_one_worker_fails_the_run_with_its_images(
     assert done.returncode == 1
     run = run_in(tmp_path)
     assert run.status["status"] == "FAILED"
-    assert "not finite for 5 steps in a row up to step 25 (training images" in run.status["error"]
+    assert (
+        "not finite in 5 of 25 steps, 5 of them in a row (step 25: training images"
+        in run.status["error"]
+    )
     diagnosis = json.loads((run.root / "nonfinite.json").read_text())
     assert diagnosis["first_step"] == 21
     assert {image["process"] for image in diagnosis["images"]} == {1}

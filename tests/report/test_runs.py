@@ -17,7 +17,7 @@ from dit_lab.report.metrics import leading_metric
 from dit_lab.report.question import report_on, report_on_sweep
 from dit_lab.report.runs import Run, results
 from dit_lab.report.selection import _pick, runs_of, runs_of_folders, runs_of_sweep
-from dit_lab.runs.folder import RunFolder, write_json
+from dit_lab.runs.folder import RunFolder, update_status, write_json
 from dit_lab.runs.manifest import SweepFolder
 from tests.synthetic import HELD_OUT, STEPS, finished_sweep
 
@@ -159,6 +159,16 @@ def test_a_job_that_failed_is_a_missing_seed(sweep: SweepFolder) -> None:
     ablation, _, _ = report_on_sweep(sweep)
     assert ablation.configurations[0].missing == {2: "FAILED"}
     assert "not enough seeds" in {str(one.verdict) for one in ablation.comparisons}
+
+
+def test_a_job_that_diverged_says_so(sweep: SweepFolder) -> None:
+    manifest = sweep.read()
+    for number, why in ((1, "diverged: 9 of 10 steps"), (2, "KeyError: 'loss'")):
+        manifest.jobs[number].status = "FAILED"
+        update_status(sweep.run(manifest.jobs[number]), status="FAILED", error=why)
+    sweep.write(manifest)
+    ablation, _, _ = report_on_sweep(sweep)
+    assert ablation.configurations[0].missing == {1: "diverged", 2: "FAILED"}
 
 
 def test_other_code_is_flagged(sweep: SweepFolder) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +24,7 @@ from dit_lab.runs.folder import (
     flatten,
     is_deciding,
     read_json,
+    read_status,
     remove_leftovers,
     update_status,
     write_atomically,
@@ -159,7 +163,7 @@ def test_json_files(tmp_path: Path) -> None:
     path = tmp_path / "identity.json"
     assert read_json(path) == {}
     write_json(path, {"b": [1, 2.5], "a": None})
-    assert read_json(path) == {"a": None, "b": [1, 2.5]}
+    assert list(read_json(path).items()) == [("b", [1, 2.5]), ("a", None)]
     path.write_text('{"a": ')
     with pytest.raises(RequestError, match=r"identity\.json: damaged .*; move it away"):
         read_json(path)
@@ -185,6 +189,23 @@ def test_metrics_are_read_as_written(tmp_path: Path) -> None:
     assert read_metrics(path) == []
     path.write_text(TEXT)
     assert read_metrics(path) == ROWS
+
+
+def test_numbers_that_are_not_finite_are_strict_json(tmp_path: Path) -> None:
+    """In rows and in a status; files of before, which have bare words, are read as well."""
+    values = {"eval/loss": math.inf, "train/loss": math.nan, "eval/mse": -math.inf, "lr": 0.1}
+    folder = RunFolder(tmp_path)
+    update_status(folder, status="FAILED", step=2, results=values)
+    write_metrics(folder.metrics, [MetricsRow(step=2, seconds=1.0, metrics=values)])
+    for file in (folder.status, folder.metrics):
+        text = file.read_text()
+        json.loads(text, parse_constant=pytest.fail)
+        for spelled in (text, re.sub(r'"(-?Infinity|NaN)"', r"\1", text)):
+            file.write_text(spelled)
+            found = read_status(folder)["results"], read_metrics(folder.metrics)[0].metrics
+            assert [{k: str(v) for k, v in one.items()} for one in found] == [
+                {"eval/loss": "inf", "train/loss": "nan", "eval/mse": "-inf", "lr": "0.1"}
+            ] * 2
 
 
 def test_a_torn_last_row_is_ignored_wherever_it_was_torn(tmp_path: Path) -> None:

@@ -55,6 +55,14 @@ def test_arms_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert made(tmp_path, arms=ARMS).read().arms == ARMS
 
 
+def test_axes_and_arms_keep_the_order_in_which_they_were_typed(tmp_path: Path) -> None:
+    axes = {"seed": ["1", "0"], "model.norm": ["rms", "layer"], "arm": ["wide", "base"]}
+    arms = {name: ARMS[name] for name in ("wide", "base")}
+    found = made(tmp_path, axes=axes, arms=arms).read()
+    assert list(found.axes.items()) == list(axes.items())
+    assert list(found.arms) == ["wide", "base"]
+
+
 def test_a_manifest_of_before_there_were_arms(tmp_path: Path) -> None:
     folder = made(tmp_path)
     content = json.loads(folder.manifest.read_text())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dit_lab.codecs.identity import Identity
 from dit_lab.core import rng
-from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.errors import Diverged, RequestError, StopRequested
 from dit_lab.core.types import DrawNoise, LabelledCall, Predict
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM
@@ -298,3 +298,22 @@ def test_every_chunk_is_told_with_its_passes() -> None:
 def test_counting_changes_no_image(model: DiT) -> None:
     for way in ("ode", "guided"):
         assert torch.equal(draw(model, 40, way, on_pass=Passes()), draw(model, 40, way))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_images_that_are_not_finite_are_no_images(model: DiT, value: float) -> None:
+    """Bytes would show them as black or white."""
+
+    def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        found = model(x, time, labels)
+        found[labels == 3] = value
+        return found
+
+    with pytest.raises(Diverged) as found:
+        draw(call, 70)
+    assert str(found.value) == (
+        "diverged: 3 of the generated images 0 to 31 have values that are not finite. Try another "
+        "sampler, or weights of an earlier step"
+    )
+    with pytest.raises(Diverged, match=r"Try a guidance\.scale nearer to 1, another sampler"):
+        draw(call, 70, "guided")

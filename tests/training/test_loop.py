@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from dit_lab.core.errors import StopRequested
+from dit_lab.core.errors import Diverged, StopRequested
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import (
     Batch,
@@ -46,6 +46,7 @@ NULL_LABEL = 10
 GLOBAL_BATCH = 16
 FUSED_ADAMW = partial(AdamW, lr=0.01, fused=True)
 SCHEDULE = Cosine(warmup_steps=2, final_factor=0.1)
+LONG: dict[str, Any] = {"total_steps": 100}  # of which a few may be skipped
 
 Row = tuple[int, dict[str, float]]
 
@@ -125,6 +126,23 @@ class BadAt:
         step = batch.sample_counter // GLOBAL_BATCH  # of each image, counted from 0
         bad = torch.isin(step, torch.tensor(self._steps))
         return {name: term + torch.where(bad, self._value, 0.0) for name, term in terms.items()}
+
+
+class Steep(RectifiedFlow):
+    """Whose finite gradients, times the largest learning rate, are none."""
+
+    def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
+        return {name: term * 1e6 for name, term in super().loss(predict, batch).items()}
+
+
+class OnlyAt:
+    """A schedule that is 0 but at one step."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def factor(self, step: int, total_steps: int) -> float:
+        return float(step == self._step)
 
 
 class FailsAt(BadAt):
@@ -488,26 +506,29 @@ def test_a_bad_step_is_skipped_and_counted(
     start: Start, value: float, accumulation: int, make_optimizer: Callable[..., Optimizer]
 ) -> None:
     done = start(
-        objective=BadAt([4], value), accumulation=accumulation, make_optimizer=make_optimizer
+        objective=BadAt([4], value),
+        accumulation=accumulation,
+        make_optimizer=make_optimizer,
+        total_steps=10,
     )
-    assert done.recorder.steps == list(range(1, 9))
+    assert done.recorder.steps == list(range(1, 11))
     for name, tensor in done.tensors().items():
         assert torch.isfinite(tensor).all(), name
     logged = [(step, row["train/skipped_steps"]) for step, row in done.recorder.rows]
-    assert logged == [(3, 0.0), (6, 1.0), (8, 1.0)]
-    assert [ema.num_updates.item() for ema in done.emas] == [7, 7]
-    assert {state["step"].item() for state in done.optimizer.state.values()} == {7}
+    assert logged == [(3, 0.0), (6, 1.0), (9, 1.0), (10, 1.0)]
+    assert [ema.num_updates.item() for ema in done.emas] == [9, 9]
+    assert {state["step"].item() for state in done.optimizer.state.values()} == {9}
 
 
 def test_a_bad_step_leaves_everything_as_it_was(start: Start) -> None:
-    before = start("before", stop_at=4)
-    bad = start("bad", objective=BadAt([4]), stop_at=5)
+    before = start("before", stop_at=4, total_steps=10)
+    bad = start("bad", objective=BadAt([4]), stop_at=5, total_steps=10)
     assert_same(bad, before)
 
 
 def test_a_streak_of_bad_steps_ends_the_run_and_saves_nothing(start: Start, tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match="for 3 steps in a row up to step 6 "):
-        start(objective=BadAt(range(3, 8)), checkpoint_every_steps=2, log_every_steps=6)
+    with pytest.raises(Diverged, match="in 3 of 6 steps, 3 of them in a row "):
+        start(objective=BadAt(range(3, 8)), checkpoint_every_steps=2, log_every_steps=6, **LONG)
     latest = CheckpointStore(tmp_path / "run", run="here", warn=pytest.fail).latest()
     assert latest is not None
     assert latest.step == 4
@@ -516,11 +537,42 @@ def test_a_streak_of_bad_steps_ends_the_run_and_saves_nothing(start: Start, tmp_
 
 
 def test_a_streak_goes_on_over_a_resume(start: Start) -> None:
-    start(objective=BadAt(range(3, 8)), stop_at=5)  # two bad steps so far
-    with pytest.raises(FloatingPointError, match="for 3 steps in a row up to step 6 "):
-        start(objective=BadAt(range(3, 8)), log_every_steps=1)
+    start(objective=BadAt(range(3, 8)), stop_at=5, **LONG)  # two bad steps so far
+    with pytest.raises(Diverged, match="in 3 of 6 steps, 3 of them in a row "):
+        start(objective=BadAt(range(3, 8)), log_every_steps=1, **LONG)
 
 
 def test_bad_steps_apart_do_not_end_the_run(start: Start) -> None:
-    done = start(objective=BadAt([1, 2, 4, 5, 7]), log_every_steps=1)
+    done = start(objective=BadAt([1, 2, 4, 5, 7]), log_every_steps=1, stop_at=8, **LONG)
     assert done.recorder.rows[-1][1]["train/skipped_steps"] == 5.0
+
+
+def test_a_streak_that_ended_between_two_looks_ends_the_run(start: Start) -> None:
+    with pytest.raises(Diverged, match="in 3 of 8 steps, 3 of them in a row; these"):
+        start(objective=BadAt([2, 3, 4]), log_every_steps=8, **LONG)
+
+
+def test_a_run_most_of_whose_steps_were_skipped_does_not_finish(start: Start) -> None:
+    """Two of eight, far apart: no streak."""
+    with pytest.raises(Diverged, match="in 2 of 8 steps, 1 of them in a row; these"):
+        start(objective=BadAt([2, 5]), log_every_steps=100)
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_weights_that_the_last_step_made_infinite_are_neither_saved_nor_measured(
+    start: Start, tmp_path: Path, evaluated: bool
+) -> None:
+    """Loss and gradients were finite, so that no step was skipped."""
+    probe = Probe(every_steps=4)
+    with pytest.raises(Diverged, match=r"are not finite after step 4, and are not saved"):
+        start(
+            make_optimizer=partial(SGD, lr=3e38),
+            objective=Steep(),
+            schedule=OnlyAt(3),
+            clip_norm=None,
+            total_steps=8 if evaluated else 4,
+            evaluators=[probe] if evaluated else [],
+            log_every_steps=100,
+        )
+    assert not list(tmp_path.glob("run/step-*"))
+    assert not probe.outputs
