@@ -34,7 +34,8 @@ from dit_lab.core.text import say, say_lines, shell_line
 from dit_lab.runs.folder import FINISHED, KILLED, RUNNING
 from dit_lab.runs.manifest import find_sweep
 from dit_lab.sweeps.finished import finished_before, is_finished
-from dit_lab.sweeps.plan import plan_sweep, remarks
+from dit_lab.sweeps.plan import plan_sweep
+from dit_lab.sweeps.remarks import remarks
 from dit_lab.sweeps.run import ONLY, resumed, run_sweep, take_up
 from dit_lab.sweeps.search import best_job
 from dit_lab.sweeps.slots import make_slots

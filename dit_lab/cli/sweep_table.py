@@ -5,17 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from dit_lab.config.axes import settings_of
+from dit_lab.core.errors import RequestError
 from dit_lab.core.text import say
+from dit_lab.core.typed import read_as
+from dit_lab.report.metrics import loss_of_run
 from dit_lab.report.selection import settings_of_jobs
-from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_status
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_json, read_status
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.runs.metrics import last_metrics
+from dit_lab.runs.records import Config
 from dit_lab.sweeps.run import as_it_is
 from dit_lab.tracking.console import duration
 from dit_lab.tracking.screen import LONGEST_LINE, Screen, styled, table
@@ -91,14 +98,31 @@ def _table(folder: SweepFolder, manifest: Manifest, jobs: Sequence[Job]) -> Tabl
     rows: list[tuple[str | Text, ...]] = []
     settings = settings_of_jobs(manifest.jobs)
     axes = settings[0] if settings else manifest.axes
-    headings = ("job", *axes, "status", "step", "train loss", "time", "remark")
+    losses = ["train loss"] if _comparable_losses(folder, manifest) else []
+    headings = ("job", *axes, "status", "step", *losses, "time", "remark")
     for job in jobs:
         values = settings[job.number].values()
         step, loss, time = _progress(job, folder.run(job))
-        status = styled(job.status, COLOURS[job.status])
-        rows.append((str(job.number), *values, status, step, loss, time, job.error or ""))
+        status, loss_cell = styled(job.status, COLOURS[job.status]), [loss] if losses else []
+        rows.append((str(job.number), *values, status, step, *loss_cell, time, job.error or ""))
     left = [heading not in ("job", "step", "train loss") for heading in headings]
     return table(headings, rows, left=left, wrap=True)
+
+
+def _comparable_losses(folder: SweepFolder, manifest: Manifest) -> bool:
+    """Whether all jobs have the same loss: those of different objectives are not put in one
+    column."""
+    losses = {_loss(folder.job_config(job), tuple(job.overrides)) for job in manifest.jobs}
+    return len(losses) <= 1
+
+
+@cache
+def _loss(file: Path, overrides: tuple[str, ...]) -> str:
+    """Of a job, which never changes; a live table asks every second."""
+    try:
+        return loss_of_run(read_as(Config, read_json(file), where=file), settings_of(overrides))
+    except RequestError:  # damaged: the job says so when it is run
+        return ""
 
 
 def _progress(job: Job, run: RunFolder) -> tuple[str, str, str]:

@@ -1,8 +1,9 @@
-"""Train a model, or with -m one for every combination of values. The same command goes on where it
+r"""Train a model, or with -m one for every combination of values. The same command goes on where it
 stopped, and shows the results of what is finished.
 
 dit-lab train experiment=quickstart
-dit-lab train dataset=digits codec=identity model=pico objective=ddpm training.total_steps=500
+dit-lab train dataset=digits codec=identity model=pico objective=ddpm training.total_steps=500 \
+    ema.warmup=true
 dit-lab train -m experiment=quickstart objective=ddpm,rectified_flow seed=0,1,2
 dit-lab train -m experiment=quickstart optimizer.lr=0.001,0.003 'ema.decays=[0.99],[0.999]'
 """
@@ -21,6 +22,7 @@ from dit_lab.actions.workers import leads, on_workers, starts_workers
 from dit_lab.cli.arguments import add_config_dir, say_own_choices
 from dit_lab.cli.tables import print_evaluations
 from dit_lab.config.axes import asks_for_sweep
+from dit_lab.config.checks.together import doubts
 from dit_lab.config.compose import Composer, compose_train
 from dit_lab.config.help import with_help
 from dit_lab.config.prepare import Prepared, prepare
@@ -95,6 +97,9 @@ def work(
             say(remark)
         show_results(folder)
         return 0
+    if leads():
+        for line in doubts(prepared.config, prepared.shapes):
+            say(f"dit-lab: {line}", sys.stderr)
     if starts_workers(prepared.config):
         given = {"overrides": list(overrides), "tags": dict(tags or {})}
         return on_workers("train", prepared.config, **given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from dit_lab.core.errors import RequestError
 from dit_lab.evaluation.table import AIMED_AT, HIGHER_IS_BETTER
@@ -48,6 +49,11 @@ def loss_of(objective: str, target: str, settings: Mapping[str, str]) -> str:
         if key.startswith(OF_OBJECTIVE) and text != NOT_SET and target.startswith("dit_lab.")
     )
     return " ".join([objective, *own])
+
+
+def loss_of_run(config: Mapping[str, Any], settings: Mapping[str, str]) -> str:
+    """The same, of a run by its configuration."""
+    return loss_of(config["choices"]["objective"], config["objective"]["_target_"], settings)
 
 
 def refuse_incomparable(metric: str, objectives: Iterable[str], *, key: str) -> None:

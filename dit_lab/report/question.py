@@ -15,7 +15,7 @@ from dit_lab.report.metrics import (
     LOSS,
     is_lower_better,
     leading_metric,
-    loss_of,
+    loss_of_run,
     refuse_incomparable,
     smallest_draw,
 )
@@ -85,12 +85,7 @@ def _question(
 ) -> Question:
     names = dict.fromkeys(name for result in found for name in result.metrics)
     chosen = metric or leading_metric(names)
-    objectives = [
-        loss_of(
-            run.config["choices"]["objective"], run.config["objective"]["_target_"], run.settings
-        )
-        for run in runs
-    ]
+    objectives = [loss_of_run(run.config, run.settings) for run in runs]
     refuse_incomparable(chosen, objectives, key="report.metric")
     beside = [smallest_draw(names, starts) for starts in BESIDE]
     of_the_samples_weights = not any("sample.weights" in run.settings for run in runs)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,10 +18,8 @@ from dit_lab.config.axes import (
     settings_of,
     sweep_overrides,
 )
-from dit_lab.config.equivalence import SAME_MATHEMATICS, idea
 from dit_lab.config.hydra_compose import check_launcher
 from dit_lab.config.identity import config_hash, run_folder
-from dit_lab.config.objects import to_tree
 from dit_lab.config.prepare import prepare_folder
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
@@ -31,7 +28,7 @@ from dit_lab.core.types import Shapes
 from dit_lab.evaluation.table import is_row_key
 from dit_lab.report.metrics import LEADING, LOSS, OF_OBJECTIVE, loss_of, refuse_incomparable
 from dit_lab.runs.folder import digest
-from dit_lab.runs.manifest import Arm, Job, Manifest, names_of
+from dit_lab.runs.manifest import Arm, Job, Manifest
 from dit_lab.sweeps.compose import ComposedJobs, compose_jobs
 from dit_lab.sweeps.slots import make_slots
 
@@ -164,43 +161,3 @@ def _refuse_twins(jobs: Sequence[Job]) -> None:
                 f"jobs {other.number} ({' '.join(other.overrides)}) and {job.number} "
                 f"({' '.join(job.overrides)}) are the same; give every value once"
             )
-
-
-# ---- what can be known before it starts ---------------------------------------------------------
-
-
-def remarks(plan: Plan) -> list[str]:
-    """What does not apply, jobs that were refused, that are one training, or that are expected to
-    agree, in words."""
-    if plan.manifest.settings["search"]:
-        return plan.notes
-    once = _alike(plan, lambda config: run_folder(config).root)
-    agreeing = [
-        group
-        for group in _alike(plan, lambda config: idea(to_tree(config)))
-        if len({job.run for job in group}) > 1
-    ]
-    said = {
-        "the same weights, trained once and measured each": once,
-        f"{SAME_MATHEMATICS}; they are expected to agree": agreeing,
-    }
-    refused = [
-        f"left out {count} job{'s' if count > 1 else ''}: {why}"
-        for why, count in plan.left_out.items()
-    ]
-    return (
-        plan.notes
-        + refused
-        + [
-            f"jobs {'; '.join(names_of(group).removeprefix('jobs ') for group in groups)}: {what}"
-            for what, groups in said.items()
-            if groups
-        ]
-    )
-
-
-def _alike(plan: Plan, key: Callable[[RunConfig], object]) -> list[list[Job]]:
-    groups: dict[str, list[Job]] = defaultdict(list)
-    for job, config in zip(plan.manifest.jobs, plan.configs, strict=True):
-        groups[str(key(config))].append(job)
-    return [group for group in groups.values() if len(group) > 1]

@@ -9,7 +9,8 @@ import pytest
 from dit_lab.config.axes import asks_for_sweep
 from dit_lab.config.compose import compose_train
 from dit_lab.core.errors import RequestError
-from dit_lab.sweeps.plan import Plan, plan_sweep, remarks
+from dit_lab.sweeps.plan import Plan, plan_sweep
+from dit_lab.sweeps.remarks import remarks
 from dit_lab.sweeps.run import take_up
 
 TINY = ["dataset=digits", "codec=identity", "model=pico", "objective=rectified_flow",
@@ -90,16 +91,25 @@ def test_a_named_sweep(folder: Path) -> None:
     assert not asks_for_sweep(["experiment=quickstart", "seed=0,1"])
 
 
+def few(configurations: int, seeds: str) -> str:
+    """Of which nothing is claimed."""
+    return (
+        f"{configurations} configurations with {seeds} each: nothing will be claimed of them, as a "
+        "comparison takes 3 seeds, such as seed=0,1,2"
+    )
+
+
 def test_equal_weights_and_equal_mathematics_are_named() -> None:
     plan = plan_sweep([*TINY, "objective=rectified_flow,flow_matching", "sample.seed=0,1"])
     assert remarks(plan) == [
         "jobs 0 and 1; 2 and 3: the same weights, trained once and measured each",
         "jobs 0 to 3: the same mathematics up to flow_matching's sigma_min; they are expected to "
         "agree",
+        few(2, "1 seed"),
     ]
     assert len({job.run for job in plan.manifest.jobs}) == 2
     assert remarks(plan_sweep([*TINY, "seed=0,1"])) == []
-    far = [*TINY, "objective=flow_matching", "objective.sigma_min=0.0001,0.1"]
+    far = [*TINY, "objective=flow_matching", "objective.sigma_min=0.0001,0.1", "seed=0,1,2"]
     assert remarks(plan_sweep(far)) == []
 
 
@@ -110,7 +120,24 @@ def test_jobs_in_a_row_are_named_by_the_first_and_the_last() -> None:
     assert remarks(eight) == [f"jobs 0 to 7: {same}"]
     assert remarks(two) == [f"jobs 0 and 1: {same}"]
     apart = plan_sweep([*TINY, "sample.seed=range(3)", "optimizer.lr=0.001,0.002"])
-    assert remarks(apart) == [f"jobs 0, 2 and 4; 1, 3 and 5: {same}"]
+    assert remarks(apart) == [f"jobs 0, 2 and 4; 1, 3 and 5: {same}", few(2, "1 seed")]
+
+
+def test_what_will_not_be_compared_is_said_before() -> None:
+    unmeasured = [*TINY, "seed=0,1,2", "evaluation.num_images=0"]
+    assert remarks(plan_sweep([*unmeasured, "objective=ddpm,rectified_flow"])) == [
+        "losses of ddpm, rectified_flow are different quantities, and samples are not measured: "
+        "nothing will be compared; give evaluation.num_images=N"
+    ]
+    assert remarks(plan_sweep([*unmeasured, "optimizer.lr=0.001,0.002"])) == []
+
+
+def test_settings_that_are_useless_together_are_said_with_their_jobs() -> None:
+    plan = plan_sweep([*TINY, "seed=0,1,2", "training.total_steps=40,40000"])
+    assert remarks(plan) == [
+        "jobs 0, 2 and 4: ema.decays=[0.9999] with training.total_steps=40: 100% of ema-0.9999, "
+        "which is sampled, is still the initial weights; use ema.warmup=true or ema.decays=[0.9]"
+    ]
 
 
 MISFITS = [*TINY, "objective=ddpm,rectified_flow", "sampler=heun,ddpm", "seed=0,1"]
@@ -133,6 +160,7 @@ def test_jobs_that_are_refused_are_left_out_where_that_is_asked() -> None:
     assert remarks(plan) == [
         f"left out 2 jobs: {why}",
         "jobs 0 and 2; 1 and 3: the same weights, trained once and measured each",
+        few(3, "2 seeds"),
     ]
     assert plan.manifest.axes["sampler"] == ["heun", "ddpm"]  # as it was asked
 
