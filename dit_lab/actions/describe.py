@@ -67,14 +67,15 @@ def different_trainings(
 ) -> dict[str, RunConfig]:
     """The configurations of a named sweep that train different models, whatever the seed, by what
     tells them apart: `model=s patch=8`."""
-    typed = sweep_overrides(overrides)
+    dirs = list(config_dirs)
+    typed = sweep_overrides(overrides, dirs)
     first = [
         one if not one.is_sweep_override() or _decides(one.key_or_group)
         else parse_override(f"{one.key_or_group}={values_of(one)[0]}")
         for one in typed
     ]  # fmt: skip
     fixed = [str(one.input_line) for one in first if not one.is_sweep_override()]
-    composer, of_recipe = Composer(config_dirs), recipe_axes(overrides)
+    composer, of_recipe = Composer(dirs), recipe_axes(overrides, dirs)
     found: dict[str, tuple[Sequence[str], RunConfig]] = {}
     for texts in product(first):
         config = of_one_training(composer.compose([*fixed, *texts], recipe_axes=of_recipe).config)

@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _check_options(args)
-    if asks_for_sweep(args.overrides):
+    if asks_for_sweep(args.overrides, args.config_dir):
         return _describe_sweep(args)
     notes: list[str] = []
     config = compose_train(args.overrides, config_dirs=args.config_dir, on_note=notes.append)

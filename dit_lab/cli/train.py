@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.multirun or asks_for_sweep(args.overrides):
+    if args.multirun or asks_for_sweep(args.overrides, args.config_dir):
         from dit_lab.cli.sweep import start  # reports: half a second
 
         return start(args)

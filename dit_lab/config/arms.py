@@ -13,9 +13,10 @@ anything is composed, so that an arm is no part of a configuration or of its has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -43,13 +44,13 @@ class Arm:
     overrides: tuple[str, ...]
 
 
-def arms_of(overrides: Sequence[str]) -> dict[str, Arm]:
+def arms_of(overrides: Sequence[str], config_dirs: Iterable[Path] = ()) -> dict[str, Arm]:
     """The arms that a recipe and a command define, by name. Raises RequestError."""
     given: dict[str, Any] = {}
     names = [
         text.partition("=")[2].strip("'\"") for text in overrides if text.startswith("experiment=")
     ]
-    known = search_path.experiments()
+    known = search_path.experiments(config_dirs)
     if names and names[-1] in known:
         for _, recipe in reversed(list(recipes_of(names[-1], known))):
             of_it = to_plain(recipe).get(ARMS) or {}

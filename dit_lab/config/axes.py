@@ -43,7 +43,7 @@ class Span:
         return [as_text(self.low), as_text(self.high)]
 
 
-def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
+def sweep_overrides(overrides: Sequence[str], config_dirs: Iterable[Path] = ()) -> list[Override]:
     """What was typed, and the axes of a named sweep that were not typed; RequestError where axes
     are written where nothing would read them. `~KEY` leaves an axis of a named sweep out."""
     of_keys = [text for text in overrides if not is_for_launcher(text) and text != SEARCH]
@@ -53,21 +53,22 @@ def sweep_overrides(overrides: Sequence[str]) -> list[Override]:
     for one in typed:
         if one.key_or_group.partition(".")[0].partition("/")[0] == "hydra":
             raise RequestError(f"{one.input_line}: not read; see docs/sweeps.md for what is")
-    grid = _grid(typed)
+    grid = _grid(typed, config_dirs)
     kept = [one for one in typed if not (one.is_delete() and one.key_or_group in grid)]
     return kept + [parse_override(f"{k}={texts}") for k, texts in grid.items() if k not in keys]
 
 
-def recipe_grid(overrides: Sequence[str]) -> dict[str, str]:
+def recipe_grid(overrides: Sequence[str], config_dirs: Iterable[Path] = ()) -> dict[str, str]:
     """The axes of a named sweep, typed or not, with the values that its recipe gives them."""
-    return _grid([parse_override(t) for t in overrides if not is_for_launcher(t) and t != SEARCH])
+    typed = [parse_override(t) for t in overrides if not is_for_launcher(t) and t != SEARCH]
+    return _grid(typed, config_dirs)
 
 
-def recipe_axes(overrides: Sequence[str]) -> frozenset[str]:
+def recipe_axes(overrides: Sequence[str], config_dirs: Iterable[Path] = ()) -> frozenset[str]:
     """The axes of a named sweep that were not typed: like other options of a recipe, they give way
     where the chosen members do not have them."""
     typed = {text.lstrip("+~").partition("=")[0] for text in overrides}
-    return frozenset(recipe_grid(overrides)) - typed
+    return frozenset(recipe_grid(overrides, config_dirs)) - typed
 
 
 def is_for_launcher(text: str) -> bool:
@@ -75,19 +76,19 @@ def is_for_launcher(text: str) -> bool:
     return text.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
 
 
-def asks_for_sweep(overrides: Sequence[str]) -> bool:
+def asks_for_sweep(overrides: Sequence[str], config_dirs: Iterable[Path] = ()) -> bool:
     """Whether a sweep is meant although nobody said -m: a named one, with an axis left."""
-    typed = sweep_overrides(overrides)
-    return bool(_grid(typed)) and any(one.is_sweep_override() for one in typed)
+    typed = sweep_overrides(overrides, config_dirs)
+    return bool(_grid(typed, config_dirs)) and any(one.is_sweep_override() for one in typed)
 
 
-def _grid(typed: Sequence[Override]) -> dict[str, str]:
+def _grid(typed: Sequence[Override], config_dirs: Iterable[Path]) -> dict[str, str]:
     """The axes of the named experiment, {} where it is no sweep."""
     chosen = [one for one in typed if one.key_or_group == "experiment"]
     names = [name for one in chosen for name in values_of(one)]
     grids = {
         name: _recipe_grid(recipe / "recipe.yaml")
-        for name, recipe in search_path.experiments().items()
+        for name, recipe in search_path.experiments(config_dirs).items()
         if name in names
     }
     sweeps = [name for name, grid in grids.items() if grid]

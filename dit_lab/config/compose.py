@@ -112,7 +112,7 @@ class Composer:
     def _arms_of(self, overrides: Sequence[str]) -> dict[str, Arm]:
         key = tuple(filter(defines_arms, overrides))
         if key not in self._arms:
-            self._arms[key] = arms_of(key)
+            self._arms[key] = arms_of(key, self._folders.paths)
         return self._arms[key]
 
 

@@ -16,7 +16,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -183,7 +186,7 @@ class Request:
         """Raises RequestError for an experiment that there is not."""
         nodes = dict(self._recorded)
         if (experiment := self.groups.get("experiment")) is not None:
-            nodes |= recipe_nodes(experiment, search_path.experiments())
+            nodes |= recipe_nodes(experiment, search_path.experiments(self.folders.paths))
         return Sources(self.folders, nodes, repr(nodes))
 
     def _composed(self, config_name: str, overrides: list[str], sources: Sources) -> Chosen:
@@ -193,6 +196,12 @@ class Request:
             raise RequestError(self._no_such_member(error)) from None
         except YAMLError as error:
             raise RequestError(yaml_trouble(error)) from None
+        except RecursionError:
+            chosen = ", ".join(f"{group}={member}" for group, member in self.groups.items())
+            raise RequestError(
+                f"{chosen}: the defaults of a file lead back to itself; a member of your own that "
+                "builds on one of the lab needs another name"
+            ) from None
         except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
             self._refuse_other_files()
             raise RequestError(" ".join(str(error).split())) from None
@@ -243,10 +252,8 @@ def _compose(config_name: str, overrides: tuple[str, ...], sources: Sources) -> 
         group, _, name = path.rpartition("/")
         package = "_global_" if group in SET_OTHERS else None
         ConfigStore.instance().store(name, values, group or None, package)
-    if sources.folders.paths:
-        places = ",".join(quoted(f"file://{path}") for path in sources.folders.paths)
-        overrides = (*overrides, f"hydra.searchpath=[{places}]")
     with initialize_config_dir(str(search_path.packaged("conf")), version_base="1.3"):
+        _put_first(sources.folders.paths)
         composed = compose(config_name, overrides=list(overrides), return_hydra_config=True)
     choices = {
         name: member
@@ -259,6 +266,35 @@ def _compose(config_name: str, overrides: tuple[str, ...], sources: Sources) -> 
     with open_dict(composed):
         del composed["hydra"]
     return composed, choices
+
+
+class Members(FileConfigSource):
+    """The members of groups in a folder of the user's: not its other files, which may be those of
+    another program, nor parts of the lab's members that have a name of the lab's."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "members"
+
+    def is_config(self, config_path: str) -> bool:
+        file = Path(self._normalize_file_name(config_path))
+        is_part = file.name.startswith("_") and (search_path.packaged("conf") / file).exists()
+        return len(file.parts) > 1 and not is_part and bool(super().is_config(config_path))
+
+
+def _put_first(folders: Sequence[Path]) -> None:
+    """Let Hydra look into these folders before those of the package, the last one first: a member
+    of the user's own comes before the lab's of the same name.
+
+    Hydra has no public name for this: `hydra.searchpath` comes after the package's folder.
+    """
+    SourcesRegistry.instance().register(Members)
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, ConfigLoaderImpl)
+    places = loader.get_search_path()
+    for folder in folders:
+        places.prepend("user", f"{Members.scheme()}://{folder}")
+    loader.repository.initialize_sources(places)
 
 
 def _alone(group: str) -> str:

@@ -44,16 +44,24 @@ def recipe_nodes(name: str, known: Mapping[str, Path]) -> dict[str, Any]:
     return nodes
 
 
-def recipes_of(name: str, known: Mapping[str, Path]) -> Iterator[tuple[str, DictConfig]]:
-    """A named experiment and those that it is built on, the outermost first, with their recipes.
-    Raises RequestError."""
+def recipes_of(
+    name: str, known: Mapping[str, Path], built_on: tuple[str, ...] = ()
+) -> Iterator[tuple[str, DictConfig]]:
+    """A named experiment and those that it is built on, the outermost first, with their recipes;
+    `built_on` are those that build on it. Raises RequestError."""
     if name not in known:
         raise RequestError(no_such_choice("experiment", name, sorted(known)))
-    recipe = load_recipe(known[name] / "recipe.yaml")
+    file = known[name] / "recipe.yaml"
+    if name in built_on:
+        raise RequestError(
+            f"{file}: its defaults lead back to itself; a recipe of your own that builds on one of "
+            "the lab needs another name"
+        )
+    recipe = load_recipe(file)
     yield name, recipe
     for entry in recipe.get("defaults", []):
         if isinstance(entry, str) and (base := entry.removeprefix("/experiment/")) in known:
-            yield from recipes_of(base, known)
+            yield from recipes_of(base, known, (*built_on, name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,8 +38,7 @@ def user_config_dirs(given: Iterable[Path] = ()) -> list[Path]:
 def own_choices(given: Iterable[Path] = ()) -> str:
     """What the user's own folders mean for a command, in one line; "" where there are none.
 
-    The lab's members come first: a file of the same name is not read. A recipe of the user's own
-    comes before the lab's.
+    A member or a recipe of the user's own comes before the lab's of the same name.
     """
     found = []
     for folder in user_config_dirs(given):
@@ -49,28 +48,34 @@ def own_choices(given: Iterable[Path] = ()) -> str:
         lab = [(packaged("conf") / path.relative_to(folder)).exists() for path in files]
         names = [f"{path.parent.name}={path.stem}" for path in files]
         added = [name for name, is_labs in zip(names, lab, strict=True) if not is_labs]
-        unread = [name for name, is_labs in zip(names, lab, strict=True) if is_labs]
+        replaced = [name for name, is_labs in zip(names, lab, strict=True) if is_labs]
         said = [f"adds {', '.join(added)}"] if added else []
-        if unread:
-            said.append(f"does not replace {', '.join(unread)} of the lab; give yours other names")
+        if replaced:
+            said.append(f"replaces {', '.join(replaced)} of the lab")
         if foreign:
             said.append(f"ignores {', '.join(foreign)} (no such group)")
         if said:
             place = "conf/ of this folder" if folder == Path("conf").resolve() else str(folder)
             found.append(f"using {place}: {'; '.join(said)}")
-    own, labs = Path("experiments"), packaged("experiments")
-    chosen = [folder.name for folder in experiments().values() if folder.parent == own]
-    replaced = [name for name in chosen if (labs / name / "recipe.yaml").exists()]
-    if replaced and own.resolve() != labs.resolve():
-        found.append(f"experiments/ of this folder replaces {', '.join(replaced)} of the lab")
+    chosen, labs = experiments(given), packaged("experiments")
+    shadowed = [
+        name
+        for name, folder in chosen.items()
+        if (labs / name / "recipe.yaml").exists() and folder.resolve() != (labs / name).resolve()
+    ]
+    if shadowed:
+        places = dict.fromkeys(str(chosen[name].parent) for name in shadowed)
+        here = list(places) == ["experiments"]
+        where = "experiments/ of this folder" if here else " and ".join(places)
+        found.append(f"{where} replaces {', '.join(shadowed)} of the lab")
     return "; ".join(found)
 
 
 def choices(group: str, config_dirs: Iterable[Path] = ()) -> list[str]:
     """The names that `group=NAME` accepts; files that start with _ are parts of others."""
-    if group == "experiment":
-        return sorted(experiments())
     folders = [packaged("conf"), *config_dirs]
+    if group == "experiment":
+        return sorted(experiments(folders[1:]))
     files = (path for folder in folders for path in (folder / group).glob("*.yaml"))
     names = {path.stem for path in files if path.is_file()}
     return sorted(name for name in names if not name.startswith("_"))
@@ -93,14 +98,23 @@ def groups_to_choose(config_dirs: Iterable[Path] = ()) -> list[str]:
     ]
 
 
-def experiments() -> dict[str, Path]:
-    """Named experiments: name -> folder with recipe.yaml; a user's own shadow the package's."""
-    folders = [packaged("experiments"), Path("experiments")]
+def experiments(config_dirs: Iterable[Path] = ()) -> dict[str, Path]:
+    """Named experiments: name -> folder with recipe.yaml, of the package, of `./experiments` and
+    below `experiments` of each configuration folder; of one name the last counts."""
+    own = [Path("experiments"), *(folder / "experiments" for folder in config_dirs)]
     return {
         recipe.parent.name: recipe.parent
-        for folder in folders
+        for folder in (packaged("experiments"), *own)
         for recipe in sorted(folder.glob("*/recipe.yaml"))
     }
+
+
+def member_file(group: str, name: str, config_dirs: Iterable[Path] = ()) -> Path:
+    """The file of a group's member: the user's own before the package's, of several the last. It
+    need not exist."""
+    own = [folder / group / f"{name}.yaml" for folder in config_dirs]
+    found = [file for file in own if file.is_file()]
+    return found[-1] if found else packaged("conf") / group / f"{name}.yaml"
 
 
 def experiment_folder(name: str) -> Path:

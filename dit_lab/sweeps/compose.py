@@ -40,7 +40,7 @@ class ComposedJobs:
 def compose_jobs(
     typed: Sequence[Override],
     texts: Iterable[Sequence[str]],
-    config_dirs: Iterable[str],
+    config_dirs: Sequence[Path],
     *,
     of_recipe: Collection[str] = (),
     elsewhere: bool = False,
@@ -51,7 +51,7 @@ def compose_jobs(
     of_recipe: the axes that are not typed, but the recipe's.
     elsewhere: jobs may run on machines that have other devices than this one.
     """
-    composer = Composer([Path(path) for path in config_dirs])
+    composer = Composer(config_dirs)
     fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
     jobs = _Jobs()
     for of_job in texts:
@@ -61,7 +61,7 @@ def compose_jobs(
                 with_processes(found.config)  # again by the job, on the devices of its slot
             shapes = check_request(found.config, look=check_data)
         except RequestError as refusal:
-            if not jobs.left_out and not _skips(fixed, jobs.configs):
+            if not jobs.left_out and not _skips(fixed, jobs.configs, config_dirs):
                 raise RequestError(f"{refusal}{_blamed(refusal, of_recipe)}") from None
             jobs.left_out[str(refusal)] += 1
         else:
@@ -129,12 +129,14 @@ def _of_a_job(config: TrainConfig, sweep: str) -> RunConfig:
     return replace(job, resume="auto") if job.resume == "never" else job
 
 
-def _skips(fixed: Sequence[str], configs: Sequence[TrainConfig]) -> bool:
+def _skips(
+    fixed: Sequence[str], configs: Sequence[TrainConfig], config_dirs: Sequence[Path]
+) -> bool:
     """Whether jobs that are refused are left out: what a job says that was not refused, or else the
     command or its recipe."""
     if configs:
         return configs[0].sweep.on_refusal == "skip"
     given = option(fixed, "sweep.on_refusal")
-    folder = search_path.experiments().get(str(option(fixed, "experiment")))
+    folder = search_path.experiments(config_dirs).get(str(option(fixed, "experiment")))
     recipe = read_recipe(folder / "recipe.yaml") if folder else {}
     return bool((given or recipe.get("sweep", {}).get("on_refusal")) == "skip")

@@ -49,14 +49,14 @@ class Plan:
 def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Plan:
     """Every job composed and checked as `dit-lab train` would; raises RequestError."""
     check_extras(overrides)
-    typed, search = sweep_overrides(overrides), SEARCH in overrides
+    dirs = [path.absolute() for path in config_dirs]
+    typed, search = sweep_overrides(overrides, dirs), SEARCH in overrides
     axes = axes_of(typed, search=search)
     texts = corners(typed) if search else product(typed)
-    dirs = [str(path.absolute()) for path in config_dirs]
     launcher = [text for text in overrides if is_for_launcher(text)]
     if launcher:
         check_launcher(launcher)
-    of_recipe = recipe_axes(overrides)
+    of_recipe = recipe_axes(overrides, dirs)
     composed = compose_jobs(typed, texts, dirs, of_recipe=of_recipe, elsewhere=bool(launcher))
     if not search:  # an axis of which no job has a value is none
         left = settings_of(text for of_job in composed.texts for text in of_job)
@@ -77,10 +77,10 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
     manifest = Manifest(
         name=composed.name,
         typed=list(overrides),
-        config_dirs=dirs,
+        config_dirs=list(map(str, dirs)),
         identity=digest({"jobs": [job.config_hash for job in jobs]}),
         axes=axes,
-        arms=_arms(overrides, axes),
+        arms=_arms(overrides, axes, dirs),
         settings=settings,
         tracking=asdict(composed.configs[0].tracking),
         jobs=[] if search else jobs,
@@ -95,13 +95,15 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
     )
 
 
-def _arms(overrides: Sequence[str], axes: Mapping[str, Sequence[str]]) -> dict[str, Arm]:
+def _arms(
+    overrides: Sequence[str], axes: Mapping[str, Sequence[str]], config_dirs: Sequence[Path]
+) -> dict[str, Arm]:
     """The arms that the jobs are of, and those that these stand on."""
     if "arm" not in axes:
         return {}
     return {
         name: {"from": arm.stands_on, "overrides": list(arm.overrides)}
-        for name, arm in lineage(axes["arm"], arms_of(overrides)).items()
+        for name, arm in lineage(axes["arm"], arms_of(overrides, config_dirs)).items()
     }
 
 

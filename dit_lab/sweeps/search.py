@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
@@ -31,7 +32,7 @@ def next_jobs(folder: SweepFolder, manifest: Manifest) -> list[Job]:
     if not manifest.unmade:
         return []
     places = make_slots(settings["slots"], jobs_per_slot=settings["jobs_per_slot"])
-    typed = sweep_overrides(manifest.typed)
+    typed = sweep_overrides(manifest.typed, _config_dirs(manifest))
     proposed = propose(
         space_of(typed),
         [_trial(job, failed_value=settings["failed_value"]) for job in manifest.jobs],
@@ -59,10 +60,14 @@ def _composed(
     return compose_jobs(
         typed,
         texts,
-        manifest.config_dirs,
-        of_recipe=recipe_axes(manifest.typed),
+        _config_dirs(manifest),
+        of_recipe=recipe_axes(manifest.typed, _config_dirs(manifest)),
         elsewhere=elsewhere,
     ).configs
+
+
+def _config_dirs(manifest: Manifest) -> list[Path]:
+    return [Path(path) for path in manifest.config_dirs]
 
 
 def best_job(manifest: Manifest) -> str:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
 from dit_lab.config import search_path
+from dit_lab.config.axes import asks_for_sweep
 from dit_lab.config.compatibility import SAMPLERS
 from dit_lab.config.components import COMPONENTS, LISTS, load_component
 from dit_lab.config.compose import compose_train
@@ -26,6 +27,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.options import defaults
 from dit_lab.data.options import Dataset
 from dit_lab.evaluation.options import Metric
+from dit_lab.sweeps.plan import plan_sweep
 from dit_lab.training.optimizers.options import Optimizer
 
 CONF = search_path.packaged("conf")
@@ -305,3 +307,51 @@ def test_only_versions_of_hydra_are_allowed_whose_private_name_is_known() -> Non
     assert needed.specifier.contains("1.3.8") and not needed.specifier.contains("1.4.0")
     assert needed.specifier.contains(version("hydra-core"))
     assert callable(ConfigLoaderImpl._apply_overrides_to_config)
+
+
+OWN = "hidden_size: 32\ndepth: 1\nnum_heads: 2\n"
+
+
+def wrote(path: str, text: str) -> None:
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_what_is_the_users_own_comes_before_the_labs() -> None:
+    """Members of groups and recipes, of this folder and of those given, the last of which counts;
+    not the other files of a folder, which may be another program's."""
+    wrote("conf/model/pico.yaml", f"defaults: [_dit]\n{OWN}")
+    wrote("conf/model/_dit.yaml", "nonsense: 1\n")
+    wrote("conf/train.yaml", "nonsense: 1\n")
+    wrote("given/sampler/heun.yaml", "defaults: [euler]\nsteps: 7\n")
+    wrote("given/experiments/mine/recipe.yaml", "defaults: [/experiment/quickstart]\nseed: 5\n")
+    wrote("experiments/mine/recipe.yaml", "defaults: [/experiment/quickstart]\nseed: 4\n")
+    here = composed(["experiment=mine"])
+    assert (here["model"]["hidden_size"], here["seed"]) == (32, 4)
+    assert here["model"]["mlp_ratio"] == 4.0  # of the lab's own part
+    assert here["sampler"]["_target_"].endswith("Heun")
+    there = composed(["experiment=mine", "sampler=heun"], config_dirs=[Path("given")])
+    assert (there["model"]["hidden_size"], there["seed"]) == (32, 5)
+    assert (there["sampler"]["_target_"].rpartition(".")[2], there["sampler"]["steps"]) == (
+        "Euler", 7,
+    )  # fmt: skip
+    wrote("given/model/pico.yaml", f"defaults: [_dit]\n{OWN}mlp_ratio: 2.0\n")
+    assert composed(["model=pico"], config_dirs=[Path("given")])["model"]["mlp_ratio"] == 2.0
+    assert search_path.own_choices([Path("given")]) == (
+        "using conf/ of this folder: replaces model=pico of the lab; "
+        f"using {Path('given').resolve()}: replaces model=pico, sampler=heun of the lab"
+    )
+
+
+def test_a_sweep_may_be_a_recipe_below_a_given_folder() -> None:
+    wrote(
+        "given/experiments/two/recipe.yaml",
+        "defaults: [/experiment/quickstart]\nhydra:\n  mode: MULTIRUN\n"
+        "  sweeper: {params: {seed: '0,1'}}\n",
+    )
+    given = ["experiment=two"]
+    assert asks_for_sweep(given, [Path("given")])
+    plan = plan_sweep(given, config_dirs=[Path("given")])
+    assert [config.seed for config in plan.configs] == [0, 1]
+    assert not asks_for_sweep(given)  # it is not known without the folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.errors.case import Case
-from tests.errors.starts import wrote
+from tests.errors.starts import all_of, wrote
 
 Q = "train experiment=quickstart"
 
@@ -37,6 +37,17 @@ CASES = (
     Case("a group's file that is no YAML", "train model=mine",
          r"FOLDER/conf/model/mine.yaml: line 2: no YAML \(.*\)",
          prepare=wrote("conf/model/mine.yaml", "hidden_size: [64\n")),
+    Case("a member that builds on itself", "train experiment=quickstart",
+         "experiment=quickstart: the defaults of a file lead back to itself; a member of your own",
+         prepare=wrote("conf/model/pico.yaml", "defaults: [pico]\n")),
+    Case("two members that build on each other", "train model=one",
+         "model=one: the defaults of a file lead back to itself; a member of your own",
+         prepare=all_of(wrote("conf/model/one.yaml", "defaults: [two]\n"),
+                        wrote("conf/model/two.yaml", "defaults: [one]\n"))),
+    Case("a recipe that builds on itself", "train experiment=quickstart",
+         "experiments/quickstart/recipe.yaml: its defaults lead back to itself; a recipe of your",
+         prepare=wrote("experiments/quickstart/recipe.yaml",
+                       "defaults: [/experiment/quickstart]\n")),
     Case("a recipe that is no YAML", "train experiment=mine",
          r"experiments/mine/recipe.yaml: line 2: no YAML \(.*\)",
          prepare=wrote("experiments/mine/recipe.yaml", "seed: [1\n")),

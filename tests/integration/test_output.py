@@ -139,8 +139,8 @@ def test_groups_of_the_current_folder_are_said(tmp_path: Path, command_in: Comma
     done = command_in(tmp_path, *describe, "model=mine")
     assert done.returncode == 0
     assert done.stderr == (
-        "dit-lab: using conf/ of this folder: adds model=mine; does not replace model=s of the "
-        "lab; give yours other names; experiments/ of this folder replaces quickstart of the lab\n"
+        "dit-lab: using conf/ of this folder: adds model=mine; replaces model=s of the lab; "
+        "experiments/ of this folder replaces quickstart of the lab\n"
     )
     assert command_in(ROOT, *describe).stderr == ""
     refused = command_in(tmp_path, *describe, "model=mine", "seed=-1")
