@@ -14,29 +14,19 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from statistics import median
-from typing import Any
 
-from dit_lab.actions.doctor import close_run
 from dit_lab.actions.workers import leads, on_workers, starts_workers
 from dit_lab.cli.arguments import add_config_dir, say_own_choices
-from dit_lab.cli.tables import print_evaluations
+from dit_lab.cli.finished import answer, show_results
 from dit_lab.config.axes import asks_for_sweep
 from dit_lab.config.checks.together import doubts
 from dit_lab.config.compose import Composer, compose_train
 from dit_lab.config.help import with_help
 from dit_lab.config.prepare import Prepared, prepare
 from dit_lab.config.schema import RunConfig
-from dit_lab.config.yaml_files import read_config
-from dit_lab.core import trust
 from dit_lab.core.errors import Diverged, RequestError, StopRequested
-from dit_lab.core.text import key_value, say, say_lines, shell_line
-from dit_lab.evaluation.card import last_evaluation
-from dit_lab.evaluation.table import is_row_key
-from dit_lab.runs.folder import RunFolder, read_status
-from dit_lab.runs.metrics import read_metrics
+from dit_lab.core.text import say, say_lines, shell_line
 from dit_lab.runs.recorded import has_comparable_code
-from dit_lab.tracking.addresses import is_server, shown
 from dit_lab.tracking.console import make_display
 from dit_lab.tracking.notes import COMMAND
 
@@ -77,10 +67,12 @@ def work(
     overrides: Sequence[str],
     tags: Mapping[str, str] | None = None,
     on_start: Callable[[], None] = lambda: None,
+    measures: bool = True,
 ) -> int:
-    """Train what is composed, or show its results where that is done; the exit code.
+    """Train what is composed, or do what else is asked of it where that is done; the exit code.
 
     `tags` are further ones for the tracker; `on_start` is called when all was found to be right.
+    Whoever measures a finished run by itself says so with `measures`.
     """
     prepared = prepare(config)
     on_start()
@@ -91,12 +83,7 @@ def work(
             "whether it was made with the code of today"
         )
     if prepared.is_finished:
-        say(f"already finished: {folder.root} (resume=never trains anew)")
-        is_whole = read_status(folder).get("is_tracked_whole", True)
-        if not is_whole and (remark := close_run(folder).remark):
-            say(remark)
-        show_results(folder)
-        return 0
+        return answer(prepared, measures=measures)
     if leads():
         for line in doubts(prepared.config, prepared.shapes):
             say(f"dit-lab: {line}", sys.stderr)
@@ -130,34 +117,3 @@ def _train(prepared: Prepared, told: Mapping[str, str]) -> int:
     if leads():
         show_results(folder)
     return 0
-
-
-def show_results(folder: RunFolder) -> None:
-    """The losses, the table of the last evaluation, the newest grid, and the MLflow page."""
-    status, config = read_status(folder), read_config(folder)
-    speeds = [
-        config["training"]["global_batch_size"] / row.metrics["perf/images_per_second"]
-        for row in read_metrics(folder.metrics)
-        if row.metrics.get("perf/images_per_second", 0) > 0
-    ]
-    evaluation = last_evaluation(folder.evaluations, step=status["step"])
-    losses = {k: value for k, value in (status.get("results") or {}).items() if not is_row_key(k)}
-    results = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
-    speed = f", {median(speeds):.3f} s a step" if speeds else ""
-    say(f"result: {results} after {status['step']} steps{speed}")
-    if evaluation:
-        print_evaluations([evaluation])
-    if grids := sorted(folder.samples.glob("*.png")):
-        say(f"samples: {grids[-1]}")
-    if config["tracking"]["backend"] == "mlflow":
-        say(f"MLflow page: {_page_of(config)}")
-
-
-def _page_of(config: Mapping[str, Any]) -> str:
-    """The address of the tracker, or the command that serves it."""
-    root, uri = config["paths"]["root"], config["tracking"]["uri"]
-    if is_server(uri):
-        return shown(uri)
-    usual = uri == trust.default_store(root)
-    where = [] if usual else [key_value("tracking.uri", shown(uri))]
-    return shell_line("dit-lab", "ui", key_value("paths.root", root), *where)

@@ -65,7 +65,7 @@ def _job(folder: Path) -> int:
 def _trained(task: Task, tags: Mapping[str, str]) -> int | None:
     """The exit code of the job's training; None where somebody else trains that run now."""
     try:
-        return train.work(task.config, overrides=task.job.overrides, tags=tags)
+        return train.work(task.config, overrides=task.job.overrides, tags=tags, measures=False)
     except Busy as other:
         say(f"{other}; waiting for it")
         return None

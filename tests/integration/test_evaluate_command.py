@@ -25,8 +25,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dit_lab.cli.finished import show_results
 from dit_lab.cli.main import main
-from dit_lab.cli.train import show_results
 from dit_lab.evaluation.card import Evaluation, read_evaluation
 from dit_lab.evaluation.metrics import two_sample
 from dit_lab.runs.folder import RunFolder

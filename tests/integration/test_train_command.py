@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,38 @@ def test_the_same_command_shows_a_finished_run(
     assert "already finished" in done.stdout
     assert "eval/loss" in done.stdout
     assert straight.times() == before
+
+
+def test_a_finished_run_is_drawn_from_and_measured_as_asked(
+    straight: Any, forked: Command, tiny: list[str], tmp_path: Path, run_in: RunIn
+) -> None:
+    """Without training, once for each request; a key that concerns neither asks for nothing."""
+    shutil.copytree(straight.root.parents[3] / "outputs", tmp_path / "outputs")
+    run = run_in(tmp_path)
+    weights = run.final_files()
+
+    def found(*overrides: str, says: str) -> dict[str, set[str]]:
+        done = forked("train", *tiny, UNTRACKED, *overrides)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"{says}: {run.root}")
+        assert run.final_files() == weights
+        kinds = ("samples", "evaluations")
+        return {kind: {path.name for path in run.root.glob(f"{kind}/*.*")} for kind in kinds}
+
+    before = found("training.log_every_steps=7", says="already finished")
+    assert before == found("evaluation.num_images=0", says="already finished")
+    labels = ["sample.labels=[7]", "sample.num_images=3"]
+    drawn = found(*labels, says="already trained")
+    assert (len(drawn["samples"] - before["samples"]), drawn["evaluations"]) == (1, set())
+    assert drawn == found(*labels, says="already trained")
+    measured = found("evaluation.num_images=30", "metric=[memorisation]", says="already trained")
+    assert (measured["samples"], len(measured["evaluations"])) == (drawn["samples"], 1)
+    both = found("sampler.steps=3", "evaluation.num_images=30", "metric=[memorisation]",
+                 says="already trained")  # fmt: skip
+    assert (len(both["samples"] - drawn["samples"]), len(both["evaluations"])) == (1, 2)
+    refused = forked("train", *tiny, UNTRACKED, "evaluation.num_images=29")
+    assert refused.returncode == 2
+    assert "there are too few to compare" in refused.stderr
 
 
 @pytest.mark.slow
