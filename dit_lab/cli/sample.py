@@ -17,7 +17,7 @@ from dit_lab.config.checks.machine import check_folder, check_parent
 from dit_lab.config.prepare import prepare_for_run
 from dit_lab.config.schema import RunConfig, SampleConfig
 from dit_lab.core.errors import RequestError
-from dit_lab.core.text import say
+from dit_lab.core.text import counted, say
 from dit_lab.training.stop import StopSignal
 
 CONFIG = RunConfig
@@ -61,6 +61,9 @@ def _check_output(out: Path) -> None:
         raise RequestError(f"out={out}: is {what} already; choose another name, or move it away")
     if out.suffix == "":
         check_folder("out", out)
-    if out.is_dir() and any(path.suffix != ".png" for path in out.iterdir()):
-        raise RequestError(f"out={out}: holds other files than images; choose another name")
+    if out.is_dir() and (held := sum(1 for _ in out.iterdir())):
+        raise RequestError(
+            f"out={out}: holds {counted(held, 'file')}, among which new images would lie; choose "
+            "another name, or move it away"
+        )
     check_parent("out=", out)

@@ -47,7 +47,8 @@ def write_images(out: Path, groups: Iterable[Group], *, num_images: int, columns
     elif out.suffix == ".png":
         write_grid(out, torch.cat([images for images, _ in groups]), columns=columns)
     else:
-        _write_folder(out, groups, digits=max(5, len(str(num_images - 1))))
+        with written_at(out) as beside:  # a folder with a part of them would look like all
+            _write_folder(beside, groups, digits=max(5, len(str(num_images - 1))))
 
 
 def _write_arrays(file: Path, groups: Iterable[Group], num_images: int) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from dit_lab.core.errors import StopRequested
 from dit_lab.sampling.images import grid_columns, to_uint8, write_grid, write_images
 
 
@@ -114,6 +115,18 @@ def test_npz_is_adms(tmp_path: Path, channels: int) -> None:
         assert np.array_equal(saved["arr_0"], images.numpy())
         assert np.array_equal(saved["arr_1"], labels.numpy())
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_folder_has_all_images_or_is_not_there(tmp_path: Path) -> None:
+    images, labels = colours(12, channels=1), torch.zeros(12, dtype=torch.int64)
+
+    def stopped() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield images[:6], labels[:6]
+        raise StopRequested(15)
+
+    with pytest.raises(StopRequested):
+        write_images(tmp_path / "samples", stopped(), num_images=12, columns=3)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("channels", [1, 3])
