@@ -21,6 +21,7 @@ def draw_into(out: Path, config: RunConfig, *, run: str, root: str, stop: StopSi
         run,
         root=root,
         weights=asked.weights,
+        codec_path=getattr(config.codec, "path", None),
         device=context.accelerator.device,
     )
     groups = trained.images(

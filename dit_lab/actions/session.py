@@ -88,11 +88,13 @@ class StatusFile(Hook):
             log.warning("%s: cannot be written (%s)", self._folder.status, error)
 
     def on_start(self, *, first_step: int, total_steps: int) -> None:
-        self.step = first_step
+        self.step = self._first_step = first_step
         self._write(status=RUNNING, total_steps=total_steps, error=None, is_tracked_whole=False)
 
     def on_step(self, step: int) -> None:
         self.step = step
+        if step == self._first_step + 1:  # a sweep shows that the job moves
+            self._write()
 
     def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         self._lease.check()

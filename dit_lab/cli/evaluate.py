@@ -29,7 +29,6 @@ from dit_lab.config.overrides import option
 from dit_lab.config.prepare import PreparedForRun, prepare_for_run
 from dit_lab.config.schema import EvaluateConfig, RunConfig
 from dit_lab.core.errors import RequestError
-from dit_lab.core.options import target_of
 from dit_lab.core.text import say, shell_line
 from dit_lab.evaluation.card import Evaluation, find_evaluation
 from dit_lab.runs.folder import RunFolder, read_status
@@ -130,30 +129,25 @@ def _prepared(
     given: tuple[str, Path, RunFolder, RunConfig] | None = None,
 ) -> PreparedForRun[EvaluateConfig]:
     """How a run is to be measured, composed over what it recorded. Raises RequestError."""
-    run, _, folder, recorded = given = given or given_run(overrides)
+    run, _, folder, _ = given = given or given_run(overrides)
     if folder.is_exported:
         raise RequestError(
             f"run={run}: a file has no place for results; "
             f"{shell_line('dit-lab', 'import', run, '--out', 'RUN')} makes a run folder of it"
         )
     found = prepare_for_run(EvaluateConfig, overrides, config_dirs=config_dirs, given=given)
-    _check_chosen(overrides, found.config, recorded)
+    _check_chosen(overrides)
     return found
 
 
-def _check_chosen(overrides: Sequence[str], config: RunConfig, recorded: RunConfig) -> None:
-    """Refuse what would change nothing, or would not be the run any more."""
+def _check_chosen(overrides: Sequence[str]) -> None:
+    """Refuse what would change nothing."""
     for key in ("sample.labels", "sample.num_images"):
         if option(overrides, key) is not None:
             raise RequestError(
                 f"{key}: not used here; evaluation.num_images=N images are drawn, with labels as "
                 "frequent as in the training images"
             )
-    if target_of(config.codec) != target_of(recorded.codec):
-        raise RequestError(
-            f"codec={config.choices['codec']}: the run was trained with "
-            f"codec={recorded.choices['codec']}; codec.path=FOLDER says where that lies now"
-        )
 
 
 def work(config: RunConfig, *, run: str, root: str, baselines: bool) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -28,6 +30,7 @@ from dit_lab.tracking.console import duration
 from dit_lab.tracking.screen import LONGEST_LINE, Screen, styled, table
 
 COLOURS = {FINISHED: "green", FAILED: "red", KILLED: "yellow", RUNNING: "cyan", PENDING: "dim"}
+QUIET_SECONDS = 10  # after which a job is said to move
 ROWS_AROUND = 8  # of a live table: what is not for jobs
 
 
@@ -43,7 +46,7 @@ def print_status(folder: SweepFolder) -> None:
 def watching(folder: SweepFolder) -> Iterator[Watcher]:
     """What suits standard output: a live table on a terminal, a line for each job elsewhere."""
     if not sys.stdout.isatty():
-        yield Watcher()
+        yield Watcher(folder)
         return
     with Live(
         console=Screen(width=None, soft_wrap=False), auto_refresh=False, transient=True
@@ -52,15 +55,22 @@ def watching(folder: SweepFolder) -> Iterator[Watcher]:
 
 
 class Watcher:
-    """Prints a line when a job starts and ends, for files, pipes and batch systems."""
+    """Prints a line when a job starts, when it is seen to move and when it ends, for files, pipes
+    and batch systems."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self._folder = folder
+        self._started: dict[int, float] = {}  # of jobs that were not yet seen to move
 
     def on_message(self, text: str) -> None:
         say(text)
 
     def on_job_start(self, job: Job) -> None:
+        self._started[job.number] = time.monotonic()
         self.on_message(f"job {job.number} ({' '.join(job.overrides)}): started")
 
     def on_job_end(self, manifest: Manifest, job: Job) -> None:
+        self._started.pop(job.number, None)
         done = sum(other.status not in (PENDING, RUNNING) for other in manifest.jobs)
         total = len(manifest.jobs) + manifest.unmade
         what = f"job {job.number} ({' '.join(job.overrides)}): {job.status}"
@@ -68,14 +78,25 @@ class Watcher:
         self.on_message(f"{what} after {duration(job.seconds)}{why} ({done}/{total})")
 
     def on_look(self, manifest: Manifest) -> None:
-        return None
+        now = time.monotonic()
+        for number, since in list(self._started.items()):
+            if now - since < QUIET_SECONDS:
+                continue
+            status: dict[str, Any] = {}
+            with suppress(RequestError):  # damaged: the job says so itself
+                status = read_status(self._folder.run(manifest.jobs[number]))
+            if status.get("step"):
+                del self._started[number]
+                done = f"step {status['step']:,} of {status.get('total_steps', 0):,}"
+                self.on_message(f"job {number}: {done} after {duration(now - since)}")
 
 
 class LiveTable(Watcher):
     """A table below everything else that is printed, as high as the terminal."""
 
     def __init__(self, folder: SweepFolder, live: Live) -> None:
-        self._folder, self._live = folder, live
+        super().__init__(folder)
+        self._live = live
 
     def on_message(self, text: str) -> None:
         self._live.console.print(text, soft_wrap=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from dit_lab.config.checks.data import check_images, check_same_data
+from dit_lab.config.checks.data import check_images, check_same_codec, check_same_data
 from dit_lab.config.checks.machine import check_copies, check_root, with_processes
 from dit_lab.config.checks.metrics import check_metrics
 from dit_lab.config.checks.own import check_own_parts
@@ -108,6 +108,7 @@ def prepare_for_run(
     run, root, folder, recorded = given or given_run(overrides)
     chosen = compose_for_run(kind, overrides, recorded=recorded, config_dirs=config_dirs)
     config = with_processes(over(recorded, chosen))
+    check_same_codec(config, recorded)
     check_copies(config)
     shapes = recorded_shapes(folder)
     check_sampling(config, trained=recorded, run=folder)

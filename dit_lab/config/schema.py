@@ -172,6 +172,7 @@ class SampleConfig:
     run: str = MISSING
     out: str = MISSING
     sampler: Component = MISSING
+    codec: Component = MISSING
     guidance: Guidance = MISSING
     sample: Sample = MISSING
     precision: Precision = MISSING

@@ -21,6 +21,8 @@ from dit_lab.tracking.parent import (
     open_parent,
 )
 
+AXES_CHARACTERS = 120  # of a parent's name
+
 
 def tell_start(folder: SweepFolder, manifest: Manifest) -> str:
     """Make the parent run, or open it again; "" or why that cannot be done now."""
@@ -33,7 +35,7 @@ def tell_start(folder: SweepFolder, manifest: Manifest) -> str:
         tracking["uri"],
         experiment=tracking["experiment"],
         artifact_root=folder.paths_root / "mlartifacts",
-        name=folder.root.name,
+        name=_parent_name(folder, manifest),
         params={
             **{f"axis.{key}": ", ".join(values) for key, values in manifest.axes.items()},
             **_the_same([members(config["choices"]) for config in configs]),
@@ -50,6 +52,14 @@ def tell_start(folder: SweepFolder, manifest: Manifest) -> str:
         run_id=manifest.parent_run_id,
     )
     return trouble
+
+
+def _parent_name(folder: SweepFolder, manifest: Manifest) -> str:
+    """What tells a sweep from others in a list, its axes, and the name of its folder."""
+    axes = " ".join(f"{key}={','.join(values)}" for key, values in manifest.axes.items())
+    if len(axes) > AXES_CHARACTERS:
+        axes = f"{axes[: AXES_CHARACTERS - 3]}..."
+    return f"{axes} ({folder.root.name})"
 
 
 def _the_same(choices: Sequence[Mapping[str, str]]) -> dict[str, str]:

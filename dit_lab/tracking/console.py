@@ -61,6 +61,11 @@ class LineDisplay(_Display):
         if found := findings(metrics):
             self.on_message(f"step {step}/{self._total_steps}  {found}")
 
+    def on_step(self, step: int) -> None:
+        if step == self._first_step + 1 < self._total_steps:  # the first report may be minutes away
+            seconds = time.monotonic() - self._started
+            self.on_message(f"step {step}/{self._total_steps}  {seconds:.1f} s for the first step")
+
     def on_message(self, text: str) -> None:
         with _output_may_vanish():
             say(text)

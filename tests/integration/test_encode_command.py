@@ -219,6 +219,15 @@ def test_a_run_from_latents_is_a_run(folder: Path, straight: Path, forked_in: Co
     done = forked_in(folder, "sample", f"run={run}", "out=grid.png")
     assert done.returncode == 0, done.stderr
     assert Image.open(folder / "grid.png").size[0] > 16
+    moved = (folder / "vae").rename(folder / "moved")
+    try:
+        lost = forked_in(folder, "sample", f"run={run}", "out=other.png")
+        assert lost.returncode == 2 and "codec.path" in lost.stderr
+        found = forked_in(folder, "sample", f"run={run}", "out=other.png", f"codec.path={moved}")
+        assert found.returncode == 0, found.stderr
+    finally:
+        moved.rename(folder / "vae")
+    assert (folder / "other.png").read_bytes() == (folder / "grid.png").read_bytes()
 
 
 def test_every_byte_is_verified(folder: Path, straight: Path, forked_in: Command) -> None:

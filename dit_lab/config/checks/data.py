@@ -54,6 +54,16 @@ def check_declarations(dataset: Component, facts: DataFacts) -> None:
         )
 
 
+def check_same_codec(config: RunConfig, recorded: RunConfig) -> None:
+    """Raise RequestError where a trained run is to be used with another kind of codec than its
+    own."""
+    if target_of(config.codec) != target_of(recorded.codec):
+        raise RequestError(
+            f"codec={config.choices['codec']}: the run was trained with "
+            f"codec={recorded.choices['codec']}; codec.path=FOLDER says where that lies now"
+        )
+
+
 def check_same_data(config: RunConfig, shapes: Shapes) -> DataFacts:
     """The facts of the configured data; refused where a run was trained on other data, or, if
     nobody knows on which, where it is for other images. Raises RequestError."""
