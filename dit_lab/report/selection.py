@@ -14,7 +14,7 @@ from dit_lab.config.axes import settings_of
 from dit_lab.config.yaml_files import read_config
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import local_path
-from dit_lab.evaluation.card import Evaluation, last_evaluation, read_evaluation
+from dit_lab.evaluation.card import last_evaluation, read_evaluation
 from dit_lab.report.results import ARM, NOT_SET
 from dit_lab.report.runs import REPEATS, Run, without_seeds
 from dit_lab.report.values import is_same, key_of
@@ -61,17 +61,30 @@ def runs_of_sweep(folder: SweepFolder) -> list[Run]:
     """The jobs of a sweep, told apart by its axes."""
     jobs = folder.read().jobs
     return [
-        Run(
-            name=f"job {job.number}",
-            folder=(run := folder.run(job)),
-            config=folder.read_config(job),
-            settings=settings,
-            status=job.status,
-            evaluation=_read(run.evaluations, folder.read_result(job).get("evaluation")),
-            tracked=job.run_id,
-        )
+        _of_job(folder, job, settings)
         for job, settings in zip(jobs, settings_of_jobs(jobs), strict=True)
     ]
+
+
+def _of_job(folder: SweepFolder, job: Job, settings: Mapping[str, str]) -> Run:
+    """A job; one whose run folder or evaluation is not there is a missing seed."""
+    run, measured = folder.run(job), folder.read_result(job).get("evaluation")
+    file = run.evaluations / measured if measured else None
+    is_there = file is not None and file.exists()
+    status = job.status
+    if status == FINISHED and not run.root.is_dir():
+        status = "run folder is away"
+    elif status == FINISHED and file is not None and not is_there:
+        status = "evaluation is away"
+    return Run(
+        name=f"job {job.number}",
+        folder=run,
+        config=folder.read_config(job),
+        settings=settings,
+        status=status,
+        evaluation=read_evaluation(file) if file is not None and is_there else None,
+        tracked=job.run_id,
+    )
 
 
 def settings_of_jobs(jobs: Sequence[Job]) -> list[dict[str, str]]:
@@ -81,10 +94,6 @@ def settings_of_jobs(jobs: Sequence[Job]) -> list[dict[str, str]]:
     longest = max(of_each, key=len, default={})  # has the axes in their order, mostly all of them
     columns = dict.fromkeys([*longest, *(axis for settings in of_each for axis in settings)])
     return [{axis: settings.get(axis, NOT_SET) for axis in columns} for settings in of_each]
-
-
-def _read(folder: Path, name: str | None) -> Evaluation | None:
-    return read_evaluation(folder / name) if name else None
 
 
 # ---- several sweeps, and single runs ------------------------------------------------------------
