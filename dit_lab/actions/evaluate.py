@@ -67,7 +67,7 @@ def training_evaluators(
         parts, team=team, check_stop=check_stop, weak=weak.labelled(config) if weak else None
     )
     generator.rehearse()
-    if parts.shapes.data.channels in PICTURE_CHANNELS:
+    if (data := parts.shapes.data).channels in PICTURE_CHANNELS:
         grid = SampleGrid(
             every_steps=training.sample_every_steps,
             generator=generator,
@@ -75,6 +75,7 @@ def training_evaluators(
             num_images=config.sample.num_images,
             seed=config.sample.seed,
             labels=config.sample.labels,
+            class_names=data.class_names if data.num_classes else (),
         )
         evaluators.append(grid)
     if not why_unmeasured(config, parts.shapes):

@@ -38,9 +38,11 @@ def draw_into(out: Path, config: RunConfig, *, run: str, root: str, stop: StopSi
             pass
         return ""
     count = asked.num_images
-    labels = len(set(asked.labels or range(trained.parts.shapes.data.num_classes)))
+    data = trained.parts.shapes.data
+    labels = len(set(asked.labels or range(data.num_classes)))
     columns = grid_columns(count, min(count, labels))
-    write_images(out, groups, num_images=count, columns=columns)
+    names = data.class_names if data.num_classes else ()
+    write_images(out, groups, num_images=count, columns=columns, class_names=names)
     return (
         f"{count} images from {trained.weights} at step {trained.step}, "
         f"{passes.per_image(count):g} evaluations an image: {out}"

@@ -11,7 +11,7 @@ import torch
 from dit_lab.core.team import ALONE, shared_out
 from dit_lab.core.types import Batch, EvaluationResult, LabelledCall, Objective, Team
 from dit_lab.sampling.generate import Generator
-from dit_lab.sampling.images import grid_columns, write_grid
+from dit_lab.sampling.images import captions_of, grid_columns, write_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,7 @@ class SampleGrid:
     num_images: int
     seed: int
     labels: Sequence[int] | None
+    class_names: Sequence[str] = ()  # of a model with classes
 
     def run(self, model: LabelledCall, step: int) -> EvaluationResult:
         images, labels = zip(
@@ -65,12 +66,14 @@ class SampleGrid:
             ),
             strict=True,
         )
-        columns = grid_columns(self.num_images, len(torch.cat(labels).unique()))
+        of_all = torch.cat(labels)
+        columns = grid_columns(self.num_images, len(of_all.unique()))
+        captions = captions_of(of_all, self.class_names)
         path = self.folder / f"step-{step:08d}.png"
 
         def write() -> None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_grid(path, torch.cat(images), columns=columns)
+            write_grid(path, torch.cat(images), columns=columns, captions=captions)
 
         self.generator.team.first(write)
         return EvaluationResult(artifacts=(path,))

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import one_line
 from dit_lab.runs.folder import written_at
 
 PICTURE_CHANNELS = (1, 3)  # what a PNG can show
-MIN_CELL_PIXELS = 32  # smaller images are enlarged in a grid, by whole pixels
+MIN_CELL_PIXELS = 64  # smaller images are enlarged in a grid, by whole pixels
+CAPTION_PIXELS = 15
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def to_uint8(images: Tensor, levels: int = 256) -> Tensor:
@@ -36,8 +39,16 @@ Group = tuple[Tensor, Tensor]
 """uint8 images (n, H, W, c) and their labels (n,)."""
 
 
-def write_images(out: Path, groups: Iterable[Group], *, num_images: int, columns: int) -> None:
-    """Write groups of images, `num_images` in all, to `out`: .npz, .png, or a folder.
+def write_images(
+    out: Path,
+    groups: Iterable[Group],
+    *,
+    num_images: int,
+    columns: int,
+    class_names: Sequence[str] = (),
+) -> None:
+    """Write groups of images, `num_images` in all, to `out`: .npz, .png with the names of the
+    classes, or a folder.
 
     Of an .npz or a folder only one group is in memory at a time; ADM's evaluator reads the first.
     """
@@ -45,7 +56,8 @@ def write_images(out: Path, groups: Iterable[Group], *, num_images: int, columns
         with written_at(out) as beside:
             _write_arrays(beside, groups, num_images)
     elif out.suffix == ".png":
-        write_grid(out, torch.cat([images for images, _ in groups]), columns=columns)
+        images, labels = map(torch.cat, zip(*groups, strict=True))
+        write_grid(out, images, columns=columns, captions=captions_of(labels, class_names))
     else:
         with written_at(out) as beside:  # a folder with a part of them would look like all
             _write_folder(beside, groups, digits=max(5, len(str(num_images - 1))))
@@ -82,19 +94,45 @@ def _write_folder(out: Path, groups: Iterable[Group], *, digits: int) -> None:
             number += 1
 
 
-def write_grid(out: Path, images: Tensor, *, columns: int) -> None:
-    """A PNG of uint8 images (N, H, W, c), row by row, with a one-pixel gap between cells."""
+def write_grid(
+    out: Path, images: Tensor, *, columns: int, captions: Sequence[str] | None = None
+) -> None:
+    """A PNG of uint8 images (N, H, W, c), row by row, with a one-pixel gap between cells, and the
+    caption of each image, as far as there is room for it, below it."""
     count, height, width, channels = images.shape
     scale = max(1, math.ceil(MIN_CELL_PIXELS / min(height, width)))
     cells = images.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     rows = math.ceil(count / columns)
-    cell_height, cell_width = height * scale + 1, width * scale + 1
+    cell_width = width * scale + 1
+    cell_height = height * scale + 1 + (CAPTION_PIXELS if captions else 0)
     sheet = torch.full((rows * cell_height - 1, columns * cell_width - 1, channels), 128).byte()
-    for number, cell in enumerate(cells):
-        top, left = number // columns * cell_height, number % columns * cell_width
-        sheet[top : top + cell_height - 1, left : left + cell_width - 1] = cell
+    corners = [(n // columns * cell_height, n % columns * cell_width) for n in range(count)]
+    for (top, left), cell in zip(corners, cells, strict=True):
+        sheet[top : top + height * scale, left : left + width * scale] = cell
+    picture = _picture(sheet)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(CAPTION_PIXELS - 4)
+    for (top, left), caption in zip(corners, captions or (), strict=False):
+        place = (left + 1, top + height * scale)
+        pen.text(place, _fitting(caption, font, cell_width - 2), fill="white", font=font)
     with written_at(out) as beside:
-        _picture(sheet).save(beside, format="PNG")
+        picture.save(beside, format="PNG")
+
+
+def _fitting(caption: str, font: Font, room: int) -> str:
+    """As much of a caption as so many pixels have room for, as one line."""
+    text = one_line(caption)
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(f"{text}.") > room:
+        text = text[:-1]
+    return f"{text}."
+
+
+def captions_of(labels: Tensor, names: Sequence[str]) -> list[str] | None:
+    """The names of the classes of images with these labels (N,), the label itself where it has
+    none; None of a model without classes."""
+    known = dict(enumerate(names))
+    return [known.get(label, str(label)) for label in labels.tolist()] if names else None
 
 
 def grid_columns(num_images: int, num_labels: int) -> int:

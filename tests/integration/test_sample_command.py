@@ -57,7 +57,7 @@ def test_a_grid_and_a_folder(run: Path, forked: Command, tmp_path: Path) -> None
     done = forked("sample", f"run={run}", "sample.num_images=20")
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "samples.png") as grid:
-        assert grid.size == (10 * 33 - 1, 2 * 33 - 1)  # 32-pixel cells with gaps of one
+        assert grid.size == (10 * 65 - 1, 2 * 80 - 1)  # 64 pixels, a caption and gaps of one
     done = forked(
         "sample", f"run={run}", "out=pictures", "sample.labels=[3]", "sample.num_images=2"
     )

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from dit_lab.core.errors import StopRequested
-from dit_lab.sampling.images import grid_columns, to_uint8, write_grid, write_images
+from dit_lab.sampling.images import captions_of, grid_columns, to_uint8, write_grid, write_images
 
 
 def colours(count: int, height: int = 3, width: int = 5, channels: int = 3) -> Tensor:
@@ -161,29 +161,46 @@ def grid(tmp_path: Path, images: Tensor, columns: int) -> np.ndarray:
 
 
 def test_large_images_lie_row_by_row_with_a_gap(tmp_path: Path) -> None:
-    images = colours(5, height=32, width=40)
+    images = colours(5, height=64, width=80)
     sheet = grid(tmp_path, images, columns=3)
-    assert sheet.shape == (32 + 1 + 32, 40 + 1 + 40 + 1 + 40, 3)
-    assert np.array_equal(sheet[:32, :40], images[0].numpy())
-    assert np.array_equal(sheet[:32, 82:], images[2].numpy())
-    assert np.array_equal(sheet[33:, 41:81], images[4].numpy())  # second row, second column
-    for empty in (sheet[32], sheet[:, 40], sheet[:, 81], sheet[33:, 82:]):
+    assert sheet.shape == (64 + 1 + 64, 80 + 1 + 80 + 1 + 80, 3)
+    assert np.array_equal(sheet[:64, :80], images[0].numpy())
+    assert np.array_equal(sheet[:64, 162:], images[2].numpy())
+    assert np.array_equal(sheet[65:, 81:161], images[4].numpy())  # second row, second column
+    for empty in (sheet[64], sheet[:, 80], sheet[:, 161], sheet[65:, 162:]):
         assert (empty == 128).all()
 
 
+def test_captions_lie_below_their_images_and_change_none(tmp_path: Path) -> None:
+    """Each cut to the width of its cell; names come from other people's folders."""
+    images = colours(3, height=64, width=64)
+    captions = ["a", "a very long name of a class of flowers", "two\nlines"]
+    write_grid(tmp_path / "grid.png", images, columns=2, captions=captions)
+    with Image.open(tmp_path / "grid.png") as opened:
+        sheet = np.asarray(opened)
+    assert sheet.shape == (2 * 80 - 1, 2 * 65 - 1, 3)
+    for number, image in enumerate(images):
+        top, left = number // 2 * 80, number % 2 * 65
+        assert np.array_equal(sheet[top : top + 64, left : left + 64], image.numpy())
+        assert (sheet[top + 64 : top + 79, left : left + 64] > 200).any()  # letters
+    assert (sheet[:, 64] == 128).all()  # none of which leaves its cell
+    assert captions_of(torch.tensor([1, 0, 7]), ["x", "y"]) == ["y", "x", "7"]
+    assert captions_of(torch.zeros(2, dtype=torch.int64), ()) is None
+
+
 def test_small_images_are_enlarged_by_whole_pixels(tmp_path: Path) -> None:
-    """8 pixels a side become 32; pixel (2, 7) of image 3 becomes a square of 4 x 4."""
+    """8 pixels a side become 64; pixel (2, 7) of image 3 becomes a square of 8 x 8."""
     images = colours(4, height=8, width=8, channels=1)
     sheet = grid(tmp_path, images, columns=2)
-    assert sheet.shape == (65, 65)
-    top, left = 33 + 2 * 4, 33 + 7 * 4
-    assert (sheet[top : top + 4, left : left + 4] == images[3, 2, 7].item()).all()
-    assert np.array_equal(sheet[33::4, 33::4], images[3, :, :, 0].numpy())
+    assert sheet.shape == (129, 129)
+    top, left = 65 + 2 * 8, 65 + 7 * 8
+    assert (sheet[top : top + 8, left : left + 8] == images[3, 2, 7].item()).all()
+    assert np.array_equal(sheet[65::8, 65::8], images[3, :, :, 0].numpy())
 
 
 def test_the_shorter_side_decides_the_enlargement(tmp_path: Path) -> None:
-    assert grid(tmp_path, colours(1, height=20, width=100), columns=1).shape == (40, 200, 3)
-    assert grid(tmp_path, colours(1, height=31, width=33), columns=1).shape == (62, 66, 3)
+    assert grid(tmp_path, colours(1, height=20, width=100), columns=1).shape == (80, 400, 3)
+    assert grid(tmp_path, colours(1, height=31, width=33), columns=1).shape == (93, 99, 3)
 
 
 @pytest.mark.parametrize(
