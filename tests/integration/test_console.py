@@ -75,7 +75,8 @@ def start_on_terminal(steps: int) -> tuple[subprocess.Popen[str], int]:
 
 def test_plain_lines_through_a_pipe() -> None:
     done = subprocess.run([*COMMAND, "20"], capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+    first, *lines = done.stdout.splitlines()
+    assert first == "step 101/120  0.0 s for the first step"
     assert lines[0] == "saved [bold]step-105[/bold]"
     assert lines[1].startswith("step 110/120  loss 0.0091  250.0 images/s  ")
     assert lines[1].endswith(" s left")

@@ -104,6 +104,9 @@ def test_the_store_tells_the_same(mixed: Any) -> None:
     runs = tracked(folder)
     parent_status, parent = runs.pop(manifest["parent_run_id"])
     assert parent_status == "FAILED"
+    (name,) = (folder / "outputs/sweeps").iterdir()
+    axes = " ".join(f"{key}={','.join(values)}" for key, values in manifest["axes"].items())
+    assert parent["mlflow.runName"] == f"{axes} ({name.name})"
     assert (parent["dit_lab.jobs_finished"], parent["dit_lab.jobs_failed"]) == ("2", "4")
     assert runs.keys() == {job["run_id"] for job in manifest["jobs"]}
     for job in manifest["jobs"]:
