@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from dit_lab.build.cost import arithmetic
 from dit_lab.build.parts import build_generator
@@ -18,7 +19,7 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core import rng
 from dit_lab.core.types import LabelledCall
-from dit_lab.data.pair_facts import FACTS, SHARD_PAIRS, PairFacts, shard
+from dit_lab.data.pair_facts import FACTS, SHARD_PAIRS, PairFacts, pair_noise, shard
 from dit_lab.evaluation.metrics.straightness import path_deviation
 from dit_lab.runs.lock import Lease
 from dit_lab.sampling.generate import CHUNK_IMAGES, Generator
@@ -44,6 +45,7 @@ def facts_of(trained: Trained, settings: RunConfig) -> PairFacts:
         num_classes=parts.shapes.data.num_classes,
         codec=parts.codec.fingerprint,
         dtype=arithmetic(settings),
+        noise=pair_noise(trained.name),
     )
 
 
@@ -83,12 +85,18 @@ def _draw_shards(
         count = min(SHARD_PAIRS, facts.num_pairs - first)
         if not file.exists():
             chunks = range(first, first + count, CHUNK_IMAGES)
-            data = [generator.latents(model, first=at, seed=facts.seed).cpu() for at in chunks]
+            data = [_latents(generator, model, facts, at).cpu() for at in chunks]
             labels = generator.labels(torch.arange(first, first + count), None)
             beside = file.with_suffix(".writing")
             save_file({"data": torch.cat(data)[:count], "labels": labels}, beside)
             beside.replace(file)
         on_message(f"drawn: {first + count} of {facts.num_pairs} pairs")
+
+
+def _latents(generator: Generator, model: LabelledCall, facts: PairFacts, first: int) -> Tensor:
+    """The data (CHUNK_IMAGES, C, H, W) of a chunk of pairs."""
+    assert facts.noise is not None  # as `facts_of` says
+    return generator.latents(model, first=first, seed=facts.seed, purpose=facts.noise)
 
 
 def straightness(trained: Trained, settings: RunConfig, *, check_stop: Callable[[], None]) -> float:

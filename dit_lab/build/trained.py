@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dit_lab.build.parts import Parts, build_generator, build_model, build_parts, labelled_call
+from dit_lab.config.checks.coupling import check_pair_noise
 from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
 from dit_lab.core import trust
@@ -99,6 +100,7 @@ class Trained:
         if num_images is not None:
             count = _whole("num_images", num_images, 1)
         seed = _whole("seed", how.get("seed", 0), 0)
+        check_pair_noise(self.parts.config, seed=seed)
         parts = replace(self.parts, config=how.get("settings") or self.parts.config)
         weak = how.get("weak") or load_weak(parts)
         if weak is not None:

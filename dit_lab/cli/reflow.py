@@ -51,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
     of_pairs = [
         key_value("run", run),
         f"sample.num_images={NUM_PAIRS}",
-        f"sample.seed={recorded.sample.seed + 1}",
         *(text.removeprefix(PAIRS) for text in args.overrides if text.startswith(PAIRS)),
     ]
     try:

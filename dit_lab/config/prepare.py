@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from dit_lab.config.checks.coupling import check_pair_noise
 from dit_lab.config.checks.data import check_images, check_same_codec, check_same_data
 from dit_lab.config.checks.machine import check_copies, check_root, with_processes
 from dit_lab.config.checks.metrics import check_metrics
@@ -112,9 +113,12 @@ def prepare_for_run(
     check_copies(config)
     shapes = recorded_shapes(folder)
     check_sampling(config, trained=recorded, run=folder)
+    measures = isinstance(chosen, EvaluateConfig)
+    num_seeds = config.evaluation.num_seeds if measures else 1
+    check_pair_noise(recorded, seed=config.sample.seed, num_seeds=num_seeds)
     check_own_parts(config, shapes)
     check_conditioning(config, shapes, model=recorded.model)
-    if isinstance(chosen, EvaluateConfig):
+    if measures:
         check_likelihood(config)
         check_metrics(config, check_same_data(config, shapes))
         check_images(config)

@@ -18,7 +18,7 @@ SHARD_PAIRS = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairFacts:
-    """Where pairs come from. Pair i is what noise i of `seed` was carried to."""
+    """Where pairs come from. Pair i is what noise i of `seed` and a purpose was carried to."""
 
     drawn_by: str  # the run, its step and its weights
     sampler: Mapping[str, Any]
@@ -30,11 +30,15 @@ class PairFacts:
     num_classes: Annotated[int, within(0, MOST_CLASSES)]
     codec: str  # fingerprint
     dtype: str
+    noise: str | None = None  # its purpose in core/rng.py; None in old files: that of samples
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits of all of it."""
-        return digest(asdict(self))
+        """12 hex digits of all of it; those of old files stay."""
+        known = asdict(self)
+        if self.noise is None:
+            del known["noise"]
+        return digest(known)
 
     @property
     def num_pairs(self) -> int:
@@ -43,6 +47,15 @@ class PairFacts:
     def write(self, folder: Path) -> None:
         """Says that the folder is whole."""
         write_json(folder / FACTS, asdict(self))
+
+
+def pair_noise(drawn_by: str) -> str:
+    """The purpose (`core/rng.py`) of the noise that a model, named by what it is, draws pairs from.
+
+    Nothing else has that noise: neither samples, by which the model trained on the pairs is
+    measured, whatever their seed, nor pairs that this model draws in its turn.
+    """
+    return f"pairs/{drawn_by}/noise"
 
 
 def read_pair_facts(folder: str | Path | None) -> PairFacts:

@@ -1,7 +1,7 @@
 """Pairs of noise and data that a trained model joined: what `dit-lab reflow` trains on.
 
 Data is kept as the model saw it (latents, where there is a codec). Noise is not kept: noise i is a
-function of the seed, see `core/rng.py`.
+function of the seed and of its purpose, see `core/rng.py`.
 
 Shapes: N pairs, C channels, H x W pixels or latent cells.
 """
@@ -62,4 +62,5 @@ class Pairs:
     def noise(self, indices: Tensor) -> Tensor:
         """The noise (N, C, H, W) float32 that was carried to the data at `indices`."""
         shape = (self._data.shape[1], self._data.shape[2], self._data.shape[3])
-        return rng.normal(self._facts.seed, rng.SAMPLE_NOISE, self._first + indices, shape)
+        purpose = self._facts.noise or rng.SAMPLE_NOISE
+        return rng.normal(self._facts.seed, purpose, self._first + indices, shape)

@@ -127,20 +127,26 @@ class Generator:
 
     @torch.no_grad()
     def latents(
-        self, model: LabelledCall, *, first: int, seed: int, labels: Sequence[int] | None = None
+        self,
+        model: LabelledCall,
+        *,
+        first: int,
+        seed: int,
+        labels: Sequence[int] | None = None,
+        purpose: str = rng.SAMPLE_NOISE,
     ) -> Tensor:
         """One chunk, (CHUNK_IMAGES, C, H, W), of what the codec would decode; `first` is the index
-        of its first image, a multiple of CHUNK_IMAGES."""
+        of its first image, a multiple of CHUNK_IMAGES, `purpose` that of its noise."""
         indices = torch.arange(first, first + CHUNK_IMAGES)
 
-        def draw(purpose: str) -> Tensor:
-            return rng.normal(seed, purpose, indices, self.latent_shape).to(self.device)
+        def draw(of: str) -> Tensor:
+            return rng.normal(seed, of, indices, self.latent_shape).to(self.device)
 
         return self.sampler.sample(
             self.predictor(model, self.labels(indices, labels)),
-            draw(rng.SAMPLE_NOISE),
+            draw(purpose),
             interpolant=self.objective.interpolant,
-            draw_noise=lambda step: draw(f"{rng.SAMPLE_NOISE}-{step}"),
+            draw_noise=lambda step: draw(f"{purpose}-{step}"),
             on_step=lambda step: self.check_stop(),
         )
 

@@ -15,11 +15,11 @@ SAMPLE = "sample run=RUN"
 REFLOW = "reflow run=RUN"
 
 
-def pairs(folder: Path, *, classes: int = 10, seed: int = 1) -> None:
+def pairs(folder: Path, *, classes: int = 10) -> None:
     """A folder that says it holds pairs."""
     (folder / "mine").mkdir()
     PairFacts(
-        drawn_by="somebody", sampler={}, guidance={}, seed=seed, train_pairs=90, held_out_pairs=10,
+        drawn_by="somebody", sampler={}, guidance={}, seed=1, train_pairs=90, held_out_pairs=10,
         latent_shape=[1, 8, 8], num_classes=classes, codec="identity", dtype="float32",
     ).write(folder / "mine")  # fmt: skip
 
@@ -90,7 +90,7 @@ CASES = (
          prepare=lambda folder: pairs(folder, classes=3)),
     Case("samples from noise that was trained on",
          f"{FLOW} coupling=reflow coupling.pairs=mine sample.seed=1",
-         "sample.seed=1: the pairs were drawn with that seed", prepare=pairs),
+         "sample.seed=1: the pairs were drawn with seed 1 by an earlier version", prepare=pairs),
     Case("pairs for a bent path",
          f"{MATCHING} objective.path=trigonometric coupling=reflow coupling.pairs=mine",
          "objective.path=trigonometric: coupling=reflow straightens paths; use linear",

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,15 +26,16 @@ from dit_lab.config.prepare import prepare_for_run
 from dit_lab.config.schema import RunConfig, SampleConfig
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core import rng
+from dit_lab.core.errors import RequestError
 from dit_lab.data import pairs as pairs_module
-from dit_lab.data.pair_facts import PairFacts, read_pair_facts
+from dit_lab.data.pair_facts import PairFacts, pair_noise, read_pair_facts
 from dit_lab.data.pairs import Pairs
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 RunIn = Callable[..., Any]
 
 PAIRS = 70  # two chunks and a bit of a third one; the last 7 are held out
-SEED = 1  # the run's own is 0
+SEED = 0  # the run's own
 SHORT = ["tracking=none", "patch=4", "optimizer.lr=0.01", "training.total_steps=8",
          "training.sample_every_steps=0", "training.validate_every_steps=0"]  # fmt: skip
 ASKED = [f"pairs.sample.num_images={PAIRS}", "training.total_steps=6"]
@@ -187,9 +189,10 @@ def test_batches_hold_what_the_teacher_made_of_the_noise(reflowed: Done) -> None
     Numbers 0 to 31 and 32 to 62; the last chunk's noise beyond those is held out or thrown away."""
     found, teacher = trained_on(reflowed.student), load(reflowed.teacher)
     assert sorted(found) == list(range(63))
+    purpose = pair_noise(teacher.name)
     for first, last in ((0, 32), (32, 63)):
         numbers = range(first, last)
-        rest = rng.normal(SEED, rng.SAMPLE_NOISE, torch.arange(last, first + 32), (1, 8, 8))
+        rest = rng.normal(SEED, purpose, torch.arange(last, first + 32), (1, 8, 8))
         noise = torch.cat([torch.stack([found[number][0] for number in numbers]), rest])
         data = torch.stack([found[number][1] for number in numbers])
         assert torch.equal(carried(teacher, noise, first)[: len(numbers)], data)
@@ -202,9 +205,9 @@ def test_held_out_pairs_are_the_last_ones(reflowed: Done) -> None:
     held_out = Pairs(pairs_of(reflowed.student), split="validation")
     indices = torch.arange(7)
     data, labels = held_out.fetch(indices, None)
-    noise = rng.normal(SEED, rng.SAMPLE_NOISE, torch.arange(96), (1, 8, 8))
-    assert torch.equal(held_out.noise(indices), noise[63:70])
     teacher = load(reflowed.teacher)
+    noise = rng.normal(SEED, pair_noise(teacher.name), torch.arange(96), (1, 8, 8))
+    assert torch.equal(held_out.noise(indices), noise[63:70])
     ends = torch.cat([carried(teacher, noise[first : first + 32], first) for first in (32, 64)])
     assert torch.equal(data, ends[63 - 32 : 70 - 32])
     assert labels.tolist() == [3, 4, 5, 6, 7, 8, 9]
@@ -221,6 +224,55 @@ def test_a_reflowed_run_is_a_run(reflowed: Done, forked_in: Command) -> None:
     (evaluation,) = (reflowed.student / "evaluations").iterdir()
     card = json.loads(evaluation.read_text())["card"]
     assert card["reference"]["training_images"] == 1437
+
+
+def rows(noise: Tensor) -> set[tuple[float, ...]]:
+    """Each noise as what tells it from all others."""
+    return {tuple(one) for one in noise.flatten(1).tolist()}
+
+
+def test_noise_that_was_trained_on_is_met_nowhere(reflowed: Done) -> None:
+    """By no seed of a sample, the pairs' own among them, nor by pairs that the new run draws."""
+    trained = rows(torch.stack([noise for noise, _, _ in trained_on(reflowed.student).values()]))
+    assert len(trained) == 63
+    for seed in range(20):
+        drawn = rng.normal(seed, rng.SAMPLE_NOISE, torch.arange(128), (1, 8, 8))
+        assert not rows(drawn) & trained
+    again = draw(copy_of(reflowed.student, reflowed.folder / "again"))
+    assert read_pair_facts(again).seed == SEED
+    for split in ("train", "validation"):
+        pairs = Pairs(again, split=split)
+        assert not rows(pairs.noise(torch.arange(len(pairs)))) & trained
+
+
+def test_a_run_trained_on_old_pairs_refuses_their_seed(reflowed: Done, forked_in: Command) -> None:
+    """In every door that draws from it, wherever a range of seeds begins."""
+    student = Path(shutil.copytree(reflowed.student, reflowed.folder / "old"))
+    pairs = Path(shutil.copytree(pairs_of(student), reflowed.folder / "old-pairs"))
+    facts = read_pair_facts(pairs)
+    old = {**asdict(facts), "seed": 3}
+    del old["noise"]
+    (pairs / "pairs.json").write_text(json.dumps(old))
+    config = student / "config.yaml"
+    config.write_text(config.read_text().replace(str(pairs_of(student)), str(pairs)))
+    measured = ["evaluate", f"run={student}", "evaluation.num_images=30"]
+    for command in (
+        ["sample", f"run={student}", "out=old.png", "sample.seed=3"],
+        [*measured, "sample.seed=3"],
+        [*measured, "evaluation.num_seeds=4"],
+        [*measured, "sample.seed=2", "evaluation.num_seeds=2"],
+        [*measured, "-m", "sample.seed=2,3"],
+        ["reflow", f"run={student}", *ASKED, "pairs.sample.seed=3"],
+    ):
+        done = forked_in(reflowed.folder, *command)
+        assert done.returncode == 2, command
+        assert "the pairs were drawn with seed 3" in done.stderr, command
+    with pytest.raises(RequestError, match="the pairs were drawn with seed 3"):
+        load(student).sample(seed=3)
+    images, _ = load(student).sample(seed=2)
+    assert len(images) == 10
+    shutil.rmtree(pairs)  # then nothing says which seed it was
+    assert len(load(student).sample(seed=3)[0]) == 10
 
 
 # ---- interrupted --------------------------------------------------------------------------------

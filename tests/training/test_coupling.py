@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, islice
@@ -20,8 +21,9 @@ from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import Batch
 from dit_lab.data.order import SampleOrder
-from dit_lab.data.pair_facts import SHARD_PAIRS, PairFacts, read_pair_facts, shard
+from dit_lab.data.pair_facts import SHARD_PAIRS, PairFacts, pair_noise, read_pair_facts, shard
 from dit_lab.data.pairs import Pairs
+from dit_lab.runs.folder import digest
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.coupling import Independent, OptimalTransport, Reflow
 from tests.mixture import normal
@@ -233,6 +235,7 @@ FACTS = PairFacts(
     num_classes=3,
     codec="identity",
     dtype="float32",
+    noise=pair_noise("0123456789ab at step 40, ema-0.9"),
 )
 
 
@@ -260,7 +263,7 @@ def test_pairs_give_back_data_labels_and_the_noise_of_their_number(
         numbers = first + indices
         assert torch.equal(data, numbers.float().reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2))
         assert torch.equal(labels, numbers % 3)
-        expected = rng.normal(7, rng.SAMPLE_NOISE, numbers, (1, 2, 2))
+        expected = rng.normal(7, f"pairs/{FACTS.drawn_by}/noise", numbers, (1, 2, 2))
         assert torch.equal(pairs.noise(indices), expected)
         counted, _ = pairs.fetch(indices, indices + 1000)  # nothing is augmented
         assert torch.equal(counted, data)
@@ -278,7 +281,7 @@ def test_training_batches_hold_pairs(folder: Path, make_batches: Make, num_worke
         assert not torch.equal(numbers, found.sample_counter)
         assert torch.equal(found.data[:, 0, 0, 0], numbers.float())
         assert torch.equal(found.labels, numbers % 3)
-        assert torch.equal(found.noise, rng.normal(7, rng.SAMPLE_NOISE, numbers, (1, 2, 2)))
+        assert torch.equal(found.noise, pairs.noise(numbers))
 
 
 def test_facts_are_read_as_they_were_written(folder: Path) -> None:
@@ -308,6 +311,7 @@ CHANGED: dict[str, Any] = {
     "num_classes": 4,
     "codec": "other",
     "dtype": "bf16 autocast",
+    "noise": pair_noise("0123456789ab at step 40, model"),
 }
 
 
@@ -322,13 +326,46 @@ def test_the_fingerprint_changes_with_every_field() -> None:
     assert moved.fingerprint not in {FACTS.fingerprint, *others}
 
 
+def test_pairs_of_earlier_versions_keep_their_fingerprint_and_noise(folder: Path) -> None:
+    """They say nothing of their noise, which was that of samples."""
+    old = json.loads((folder / "pairs.json").read_text())
+    del old["noise"]
+    (folder / "pairs.json").write_text(json.dumps(old))
+    assert read_pair_facts(folder).fingerprint == digest(old)
+    expected = rng.normal(7, rng.SAMPLE_NOISE, torch.arange(3), (1, 2, 2))
+    assert torch.equal(Pairs(folder, split="train").noise(torch.arange(3)), expected)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "refused"),
+    [
+        ([], False),
+        (["sample.seed=7"], True),
+        (["sample.seed=8"], False),
+        (["evaluation.num_seeds=7"], False),  # 0 to 6
+        (["evaluation.num_seeds=8"], True),
+        (["sample.seed=5", "evaluation.num_seeds=3"], True),
+        (["sample.seed=8", "evaluation.num_seeds=10"], False),
+    ],
+)
+def test_no_seed_of_an_evaluation_has_noise_that_was_trained_on(
+    elsewhere: Path, seeds: list[str], refused: bool
+) -> None:
+    """With new pairs none can; with old ones those that meet their seed are refused."""
+    new = replace(FACTS, latent_shape=[1, 8, 8], num_classes=10)
+    texts = ["coupling=reflow", f"coupling.pairs={elsewhere}", *seeds]
+    new.write(elsewhere)
+    assert refusal(*texts) == ""
+    replace(new, noise=None).write(elsewhere)
+    said = "the pairs were drawn with seed 7 by an earlier version"
+    assert (said in refusal(*texts)) == refused == bool(refusal(*texts))
+
+
 def test_pairs_are_checked_against_the_model(elsewhere: Path) -> None:
-    """Their shape and classes, and that samples do not start from noise that was trained on."""
     digits = replace(FACTS, latent_shape=[1, 8, 8], num_classes=10)
     texts = ["coupling=reflow", f"coupling.pairs={elsewhere}"]
     digits.write(elsewhere)
     assert refusal(*texts) == ""
-    assert "sample.seed=7: the pairs were drawn with that seed" in refusal(*texts, "sample.seed=7")
     for other, what in (
         (replace(digits, num_classes=3), "holds 1 x 8 x 8 in 3 classes; the model sees 1 x 8 x 8"),
         (replace(digits, latent_shape=[4, 8, 8]), "holds 4 x 8 x 8 in 10 classes; the model sees"),

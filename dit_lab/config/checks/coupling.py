@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from dit_lab.config.checks.machine import AUTO
 from dit_lab.config.compatibility import draws_noise
@@ -10,7 +11,7 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, target_of
 from dit_lab.core.types import Shapes
-from dit_lab.data.pair_facts import PairFacts, read_pair_facts
+from dit_lab.data.pair_facts import FACTS, PairFacts, read_pair_facts
 
 INDEPENDENT = "dit_lab.training.coupling.Independent"
 
@@ -68,7 +69,29 @@ def check_coupled_data(config: RunConfig, shapes: Shapes) -> None:
             "coupling.force=true"
         )
     if hasattr(coupling, "pairs"):
-        check_pairs(read_pair_facts(coupling.pairs), config, shapes)
+        facts = read_pair_facts(coupling.pairs)
+        check_pairs(facts, config, shapes)
+        _check_noise(facts, config.sample.seed, config.evaluation.num_seeds)
+
+
+def check_pair_noise(trained: RunConfig, *, seed: int, num_seeds: int = 1) -> None:
+    """Seeds that a model is to be drawn by, against the noise that it was trained on. What is known
+    of that are the pairs' facts, as long as these are there. Raises RequestError."""
+    pairs = getattr(trained.coupling, "pairs", None)
+    if pairs is not None and (Path(pairs) / FACTS).exists():
+        _check_noise(read_pair_facts(pairs), seed, num_seeds)
+
+
+def _check_noise(facts: PairFacts, seed: int, num_seeds: int) -> None:
+    """Pairs have noise of their own, those of earlier versions had that of samples."""
+    if facts.noise is not None or facts.seed not in range(seed, seed + num_seeds):
+        return
+    several = f" and evaluation.num_seeds={num_seeds}" if num_seeds > 1 else ""
+    raise RequestError(
+        f"sample.seed={seed}{several}: the pairs were drawn with seed {facts.seed} by an earlier "
+        "version, so samples would start from noise that was trained on; give a sample.seed above "
+        f"{facts.seed}"
+    )
 
 
 def check_pairs(facts: PairFacts, config: RunConfig, shapes: Shapes) -> None:
@@ -78,11 +101,6 @@ def check_pairs(facts: PairFacts, config: RunConfig, shapes: Shapes) -> None:
         raise RequestError(
             f"coupling.pairs={config.coupling.pairs}: holds {_shape(facts.latent_shape)} in "
             f"{facts.num_classes} classes; the model sees {_shape(shapes.latent)} in {classes}"
-        )
-    if facts.seed == config.sample.seed:
-        raise RequestError(
-            f"sample.seed={facts.seed}: the pairs were drawn with that seed, so samples would "
-            "start from noise that was trained on; give another"
         )
 
 
