@@ -16,7 +16,7 @@ from torch import Tensor
 from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant
 from dit_lab.core.types import DrawNoise, Predict
-from dit_lab.samplers.ode import velocity_of, without_noise
+from dit_lab.samplers.ode import Velocity, velocity_of, without_noise
 
 
 class Dopri5:
@@ -43,7 +43,7 @@ class Dopri5:
         """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`. Draws no noise."""
         from torchdiffeq import odeint
 
-        flow = _Flow(velocity_of(predict, interpolant), on_step)
+        flow = _Flow(velocity_of(predict, interpolant), interpolant, on_step)
         span = torch.tensor([interpolant.t_min, interpolant.t_max], dtype=torch.float64)
         span = span.to(noise.device)
         ends = odeint(
@@ -58,16 +58,23 @@ class Dopri5:
         return without_noise(ends[-1], interpolant.t_max, predict, interpolant)
 
 
+def on_path(t: Tensor, interpolant: Interpolant) -> float:
+    """A time () that torchdiffeq asks about, or the end of the path that it lies beyond: the guess
+    of the first step may, however short the path is."""
+    return min(max(t.item(), interpolant.t_min), interpolant.t_max)
+
+
 class _Flow:
     """A velocity as torchdiffeq calls it; `on_step` hears of every step that was good enough."""
 
     def __init__(
-        self, velocity: Callable[[Tensor, float], Tensor], on_step: Callable[[int], None] | None
+        self, velocity: Velocity, interpolant: Interpolant, on_step: Callable[[int], None] | None
     ) -> None:
-        self._velocity, self._on_step, self._accepted = velocity, on_step, 0
+        self._velocity, self._interpolant, self._on_step = velocity, interpolant, on_step
+        self._accepted = 0
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
-        return self._velocity(x, t.item())
+        return self._velocity(x, on_path(t, self._interpolant))
 
     def callback_accept_step(self, t: Tensor, x: Tensor, dt: Tensor) -> None:
         if self._on_step is not None:

@@ -23,8 +23,9 @@ from dit_lab.samplers.reuse import asked_every
 
 Diffusion = Callable[[float, Interpolant], float]
 
-EDGE = 1e-3
-"""Where `sbdm` starts on a path on which data has no share at t = 0, and w no bound."""
+ROUNDING = 1e-9  # of a rate that is its limit, as that of "sigma" before its last step is
+
+KEPT = math.exp(-1)
 
 LAST_STEPS = ("mean", "tweedie", "euler", "none")
 
@@ -35,7 +36,7 @@ def _at(share: Callable[[Tensor], Tensor], t: float) -> float:
 
 DIFFUSIONS: dict[str, Diffusion] = {
     "constant": lambda t, path: 1.0,
-    "sbdm": lambda t, path: _at(path.diffusion, t),
+    "sbdm": lambda t, path: _at(path.diffusion, t) if _at(path.alpha, t) > 0 else math.inf,
     "sigma": lambda t, path: _at(path.sigma, t),
     "linear": lambda t, path: 1 - t,
     "decreasing": lambda t, path: ((1 + math.cos(math.pi * t)) / 2) ** 2,
@@ -46,6 +47,11 @@ DIFFUSIONS: dict[str, Diffusion] = {
 
 class EulerMaruyama:
     """Euler-Maruyama in `steps` evaluations, the last of which draws no noise.
+
+    A step h takes w h / sigma^2 of the noise away. Above 1 it would take more than there is, and
+    grow: `sbdm` does so where data has no share and w no bound, a large `diffusion_norm` anywhere.
+    There w is limited to sigma^2 / h, since every w has the flow's marginals, and the step is the
+    exact one of noise alone, of which exp(-1) stays.
 
     diffusion, diffusion_norm: w(t) is the norm times one of DIFFUSIONS.
     last_step, last_step_size: over the last stretch of flow time, "mean" (the drift of the SDE,
@@ -106,20 +112,27 @@ class EulerMaruyama:
         x = noise
         for step in range(self.grid.steps):
             t, h = times[step], times[step + 1] - times[step]
-            rate = self._rate(t, interpolant)
-            drift = self._drift(predict(x, t), t, rate, interpolant)
-            x = x + h * drift + math.sqrt(2 * rate * h) * draw_noise(step)
+            rate, prediction = self._rate(t, interpolant), predict(x, t)
+            if rate <= (1 + ROUNDING) * _limit(t, h, interpolant):
+                drift = self._drift(prediction, t, rate, interpolant)
+                x = x + h * drift + math.sqrt(2 * rate * h) * draw_noise(step)
+            else:
+                velocity = self._drift(prediction, t, 0.0, interpolant)
+                renewed = KEPT * prediction.noise + math.sqrt(1 - KEPT**2) * draw_noise(step)
+                sigma = _at(interpolant.sigma, times[step + 1])
+                x = x + h * velocity + sigma * (renewed - prediction.noise)
             if on_step is not None:
                 on_step(step)
         return x if self.last_step == "none" else self._end(predict, x, times[-1], interpolant)
 
     def _span(self, interpolant: Interpolant) -> tuple[float, float]:
         low, high = interpolant.t_min, interpolant.t_max
-        if self.diffusion == "sbdm" and _at(interpolant.alpha, low) == 0:
-            low = max(low, EDGE)
         return low, high if self.last_step == "none" else high - self.last_step_size
 
     def _rate(self, t: float, interpolant: Interpolant) -> float:
+        """w(t), which may be infinite."""
+        if self.diffusion_norm == 0:
+            return 0.0
         return self.diffusion_norm * DIFFUSIONS[self.diffusion](t, interpolant)
 
     def _drift(
@@ -133,5 +146,12 @@ class EulerMaruyama:
         prediction = predict(x, t)
         if self.last_step == "tweedie":
             return prediction.data
-        rate = self._rate(t, interpolant) if self.last_step == "mean" else 0.0
-        return x + (interpolant.t_max - t) * self._drift(prediction, t, rate, interpolant)
+        h, rate = interpolant.t_max - t, 0.0
+        if self.last_step == "mean":
+            rate = min(self._rate(t, interpolant), _limit(t, h, interpolant))
+        return x + h * self._drift(prediction, t, rate, interpolant)
+
+
+def _limit(t: float, h: float, interpolant: Interpolant) -> float:
+    """The w(t) that takes all of the noise away in a step h."""
+    return _at(interpolant.sigma, t) ** 2 / h

@@ -27,6 +27,7 @@ from dit_lab.core.interpolants import Interpolant
 from dit_lab.core.team import ALONE, shared_out
 from dit_lab.core.types import Dataset, LabelledCall, Objective, Predict, Team
 from dit_lab.evaluation.table import Row
+from dit_lab.samplers.adaptive import on_path
 from dit_lab.samplers.guidance import Guidance, predictor
 from dit_lab.samplers.ode import velocity_of
 
@@ -60,7 +61,7 @@ def log_density(
     def slope(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             at = state[0].detach().requires_grad_()
-            moving = velocity(at, t.item())
+            moving = velocity(at, on_path(t, interpolant))
             spread = divergence(moving, at)
         return moving.detach(), spread.detach()
 
