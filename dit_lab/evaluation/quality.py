@@ -19,7 +19,13 @@ from torch import Tensor
 
 from dit_lab.core import rng
 from dit_lab.core.types import ImageSet
-from dit_lab.evaluation.features.extractors import Extractor, FeatureCache, Features, Probabilities
+from dit_lab.evaluation.features.extractors import (
+    Extractor,
+    FeatureCache,
+    Features,
+    Probabilities,
+    finite,
+)
 from dit_lab.evaluation.metrics.frechet import Moments
 from dit_lab.evaluation.metrics.neighbours import Distances, nearest
 from dit_lab.evaluation.metrics.two_sample import FOLDS
@@ -72,7 +78,8 @@ class FeatureView:
 
     def probabilities(self, extractor: str) -> Probabilities | None:
         """(N, K); None where the extractor knows no classes."""
-        return self._extractors[extractor].probabilities(self.features(extractor))
+        found = self._extractors[extractor].probabilities(self.features(extractor))
+        return None if found is None else finite(found, by=extractor)
 
 
 class Metric(Protocol):

@@ -75,6 +75,10 @@ LIBRARY_ONLY = {
         ("runs/lock.py", "so nobody can hold it"),
         ("training/tensor_files.py", "no safetensors file, or damaged; copy"),
     ),
+    "it needs a network whose weights are broken, as in tests/evaluation/test_nonfinite.py": (
+        ("evaluation/features/extractors.py", "what it sees is not finite"),
+        ("evaluation/features/statistics.py", "hold numbers that are not finite"),
+    ),
     "the tests have it installed; see tests/evaluation/features/test_fidelity.py": (
         ("evaluation/features/fidelity.py", "needs torch-fidelity"),
     ),

@@ -6,7 +6,7 @@ Shapes: N images, H x W pixels, c channels, D features, K classes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from dit_lab.core.errors import RequestError
 from dit_lab.runs.folder import digest, written_at
 
 MAX_SIDE_PIXELS = 32  # larger images are averaged down: trees and neighbours see shape, not noise
@@ -21,6 +22,22 @@ IMAGES_AT_ONCE = 256  # as floats; ten thousand large images would not fit
 
 Features = NDArray[np.float32]  # (N, D)
 Probabilities = NDArray[np.float64]  # (N, K)
+
+Found = TypeVar("Found", Features, Probabilities)
+
+
+def finite(found: Found, *, by: str = "") -> Found:
+    """Features or probabilities of images (N, ...), as they are. Raises RequestError where some are
+    infinite or no numbers: distances to them compare as if they were large or small, and trees
+    take them for missing, so that metrics look like any others."""
+    bad = ~np.isfinite(found).reshape(len(found), -1).all(axis=1)
+    if bad.any():
+        raise RequestError(
+            f"extractor {by or '(unnamed)'}: what it sees is not finite in {bad.sum():,} of "
+            f"{len(found):,} images, so that no metric of it means anything; get its weights "
+            "again, or leave out the metrics that use it"
+        )
+    return found
 
 
 class Extractor(Protocol):
@@ -79,12 +96,13 @@ class FeatureCache:
     def features(self, extractor: Extractor, images: Tensor) -> Features:
         """uint8 (N, H, W, c) -> (N, D)."""
         if self._folder is None or isinstance(extractor, Pixels):  # faster than reading
-            return extractor.features(images)
+            return finite(extractor.features(images), by=extractor.name)
         seen = digest(extractor.fingerprint.encode() + images.numpy().tobytes())
         size = "x".join(map(str, images.shape))
         file = self._folder / f"{extractor.name}-features-{size}-{seen}.npy"
         if not file.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             with written_at(file) as beside, open(beside, "wb") as out:
-                np.save(out, extractor.features(images))
-        return np.load(file)
+                np.save(out, finite(extractor.features(images), by=extractor.name))
+        kept: Features = np.load(file)
+        return finite(kept, by=extractor.name)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dit_lab.core.types import Dataset
-from dit_lab.evaluation.features.extractors import IMAGES_AT_ONCE, Extractor, Features
+from dit_lab.evaluation.features.extractors import IMAGES_AT_ONCE, Extractor, Features, finite
 from dit_lab.evaluation.features.statistics import Statistics, read_statistics, write_statistics
 from dit_lab.runs.folder import digest, write_json
 from dit_lab.sampling.images import to_uint8
@@ -42,7 +42,7 @@ def kept_statistics(
         for indices in torch.arange(len(dataset)).split(IMAGES_AT_ONCE):
             check_stop()
             images, _ = dataset.fetch(indices, None)
-            sums.add(extractor.features(to_uint8(images, levels)))
+            sums.add(finite(extractor.features(to_uint8(images, levels)), by=extractor.name))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(file.with_suffix(".json"), of)
         write_statistics(file, sums.statistics())

@@ -54,6 +54,8 @@ class Statistics:
                 f"statistics: a mean of shape {self.mean.shape} and a covariance of shape "
                 f"{self.covariance.shape}; expected (D,) and (D, D)"
             )
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
+            raise RequestError("statistics: hold numbers that are not finite; get them again")
 
 
 def factored(statistics: Statistics) -> Moments:

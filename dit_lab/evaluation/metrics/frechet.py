@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dit_lab.evaluation.features.extractors import Features
+from dit_lab.evaluation.features.extractors import Features, finite
 
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 """The mean (D,), and A (R, D) with A^T A the covariance."""
@@ -28,6 +28,6 @@ def distance_of_factors(first: Moments, second: Moments) -> float:
 
 def moments(features: Features) -> Moments:
     """Of a sample (N, D), at least two rows: its covariance is divided by N - 1."""
-    wide = features.astype(np.float64)
+    wide = finite(features).astype(np.float64)
     mean = wide.mean(axis=0)
     return mean, np.linalg.qr(wide - mean, mode="r") / np.sqrt(len(wide) - 1)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import rel_entr
 
+from dit_lab.evaluation.features.extractors import finite
+
 SPLITS = 10
 
 
@@ -20,7 +22,7 @@ def inception_score(probabilities: NDArray[np.float64], splits: int = SPLITS) ->
     """
     count = len(probabilities)
     parts = np.split(
-        probabilities.astype(np.float64), [n * count // splits for n in range(1, splits)]
+        finite(probabilities).astype(np.float64), [n * count // splits for n in range(1, splits)]
     )
     return float(np.mean([_score(part) for part in parts]))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dit_lab.evaluation.features.extractors import Features
+from dit_lab.evaluation.features.extractors import Features, finite
 
 SUBSETS = 100
 SUBSET_IMAGES = 1000
@@ -37,7 +37,7 @@ def _squared_mmd(first: Features, second: Features) -> float:
     """Section 4: means of the kernel over pairs within each set, an image with itself left out,
     less twice the mean over pairs across."""
     within = 0.0
-    for features in (first, second):
+    for features in (finite(first), finite(second)):
         kernel = _kernel(features, features)
         count = len(features)
         within += (kernel.sum() - np.trace(kernel)) / (count * (count - 1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dit_lab.evaluation.features.extractors import Features
+from dit_lab.evaluation.features.extractors import Features, finite
 
 NEIGHBOURS = 5  # k of precision and recall, density and coverage
 ROWS_AT_ONCE = 512
@@ -75,7 +75,7 @@ def nearest(points: Features, others: Features, *, count: int) -> Distances:
 
 def distances(points: Features, others: Features) -> Distances:
     """Euclidean distances (N, M), up to the rounding of squares in float64."""
-    left, right = points.astype(np.float64), others.astype(np.float64)
+    left, right = (finite(side).astype(np.float64) for side in (points, others))
     squares = (left**2).sum(1)[:, None] + (right**2).sum(1)[None, :] - 2 * left @ right.T
     return np.sqrt(np.maximum(squares, 0))
 

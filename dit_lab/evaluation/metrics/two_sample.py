@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dit_lab.evaluation.features.extractors import Features
+from dit_lab.evaluation.features.extractors import Features, finite
 
 TREES = 200
 FOLDS = 5
@@ -26,7 +26,7 @@ def two_sample_accuracy(first: Features, second: Features, *, seed: int) -> floa
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
     assert len(first) == len(second), "a test at unequal counts has another chance level"
-    features = np.concatenate([first, second])
+    features = finite(np.concatenate([first, second]))
     which = np.repeat([0, 1], [len(first), len(second)])
     forest = RandomForestClassifier(TREES, random_state=seed, n_jobs=1)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
