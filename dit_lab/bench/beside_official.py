@@ -25,7 +25,7 @@ from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
 from dit_lab.core.types import Batch, Shapes
-from dit_lab.reproduce.probes import fill
+from dit_lab.reproduce.drawing import fill
 from dit_lab.sampling.generate import CHUNK_IMAGES
 
 COMPARED_IMAGES, DRAWN_IMAGES = 32, 4

@@ -190,7 +190,7 @@ def read_weights(
     Raises RequestError."""
     if folder.is_exported:
         return _exported_weights(folder.root, weights, config)
-    checkpoint, name = _checkpoint(folder, chosen), _file_of(weights, config)
+    checkpoint, name = _checkpoint(folder, chosen), file_of(weights, config)
     step, source = checkpoint.step, checkpoint.path
     if weights.startswith(PREFIX):
         source, step = made_average(folder, weights, step=step if chosen else None)
@@ -211,7 +211,7 @@ def read_weights(
 
 def _exported_weights(file: Path, weights: str, config: RunConfig) -> Weights:
     known = read_exported(file)
-    if weights != "ema" and _file_of(weights, config) != known["weights"]:
+    if weights != "ema" and file_of(weights, config) != known["weights"]:
         raise RequestError(
             f"sample.weights={weights}: {file} holds {known['weights']} alone; leave it out"
         )
@@ -294,7 +294,7 @@ def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
     return latest
 
 
-def _file_of(weights: str, config: RunConfig) -> str:
+def file_of(weights: str, config: RunConfig) -> str:
     """The name of what `sample.weights` means: of a checkpoint, the file without its ending."""
     if weights == "raw":
         return "model"

@@ -21,7 +21,7 @@ from dit_lab.build.parts import (
 )
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.options import target_of
-from dit_lab.core.types import Hook
+from dit_lab.core.types import Evaluator, Hook
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.distributed import DistributedContext
 from dit_lab.training.ema import EMA, Average, PowerAverage, ScheduleFree
@@ -116,9 +116,10 @@ def train_steps(
     steps: int,
     log_every_steps: int,
     hooks: Sequence[Hook],
+    evaluators: Sequence[Evaluator] = (),
 ) -> None:
     """The first steps of a training by the loop itself, `steps` of them or all where there are
-    fewer, with nothing saved and nothing measured.
+    fewer, with nothing saved, and measured by `evaluators` alone.
 
     `objects`, of `training_objects`, is what the loop is handed: weights and optimizer go on from
     where they are, batches begin with the first.
@@ -136,7 +137,7 @@ def train_steps(
             snapshots=Snapshots(None, averages=[], every_steps=0),
             checkpoints=None,
             resume_from=None,
-            evaluators=[],
+            evaluators=evaluators,
             hooks=[*hooks, count],
             settings=loop_settings(
                 config,

@@ -5,9 +5,11 @@
   dit-lab reproduce quickstart --seeds 3              the mean of three seeds is compared
   dit-lab reproduce times objective.time_sampling=uniform seed=0    a part of it
   dit-lab reproduce quickstart --record --seeds 3     write experiments/quickstart/expected.yaml
+  dit-lab reproduce quickstart --record --quick       add probes that it lacks, if others came back
 
 Probes are what must not depend on chance: losses of the first 50 steps, order, noise and dropped
-labels, norms of weights and averages, the sampler's grid and eight of its images. Metrics are
+labels, norms of weights and averages, the validation loss and a table after these steps, the
+sampler's grid, and eight images each by several samplers. Metrics are
 compared within a tolerance that comes from the spread of the recorded seeds. Runs go to a new
 folder, outputs/reproductions/NAME-DATE-HEX; where it was interrupted, the same command goes on.
 KEY=VALUE is for training, such as dataset.root=FOLDER.
@@ -35,6 +37,7 @@ from dit_lab.reproduce.experiment import (
     judge,
     metrics_by_label,
     typed_for,
+    with_new_probes,
 )
 from dit_lab.reproduce.folder import reproduction_folder
 from dit_lab.reproduce.report import write_results
@@ -52,29 +55,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for training")
     parser.add_argument("--seeds", type=int, metavar="K", help="how many; 1 unless given")
     parser.add_argument("--quick", action="store_true", help="probes alone")
-    parser.add_argument("--record", action="store_true", help="write what is expected")
+    parser.add_argument(
+        "--record", action="store_true", help="write what is expected; with --quick, new probes"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     _check(args)
     named = search_path.experiment_folder(args.experiment)
     read_published(named)  # a damaged file is refused before hours of training
-    expected = None if args.record else read_expected(named)
+    anew = args.record and not args.quick
+    expected = None if anew else read_expected(named)
     experiment = find_experiment(args.experiment, args.overrides, num_seeds=args.seeds)
     if args.record and experiment.labels.is_part:
         raise RequestError(
             "--record: a part of the experiment; leave out the values of its axes, which are in "
             "recipe.yaml"
         )
-    if args.record and len(experiment.seeds) < LEAST_SEEDS:
+    if anew and len(experiment.seeds) < LEAST_SEEDS:
         raise RequestError(
             f"--record: {len(experiment.seeds)} are too few seeds for a spread; give --seeds "
             f"{LEAST_SEEDS} or more"
         )
+    if args.record and expected and _trains_otherwise(experiment, expected):
+        raise RequestError(
+            "--record --quick: this trains another configuration than was recorded, whose probes "
+            "cannot be added to it; leave out --quick"
+        )
     probes, circumstances = _probes(experiment)
     if args.quick:
-        assert expected is not None  # _check refuses to record probes alone
-        return _judge(experiment, expected, Outcome(probes, {}, circumstances))
+        assert expected is not None
+        outcome = Outcome(probes, {}, circumstances)
+        code = _judge(experiment, expected, outcome)
+        return code if code or not args.record else _add(experiment, expected, outcome)
     folder = _folder(experiment, args, circumstances)
     if code := _train(experiment, args, folder):
         return code
@@ -91,8 +104,6 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.seeds is not None and args.seeds < 1:
         raise RequestError(f"--seeds {args.seeds}: give 1 or more")
-    if args.record and args.quick:
-        raise RequestError("--record --quick: what is recorded are metrics too; leave out --quick")
 
 
 def _probes(
@@ -151,6 +162,21 @@ def _record(experiment: Experiment, outcome: Outcome, folder: ReproductionFolder
     ]
     for file in written:
         say(f"recorded: {file}")
+
+
+def _trains_otherwise(experiment: Experiment, expected: Mapping[str, Any]) -> bool:
+    recorded: dict[str, str] = expected["recorded"]["train_hashes"]
+    return recorded != experiment.train_hashes()
+
+
+def _add(experiment: Experiment, expected: Mapping[str, Any], outcome: Outcome) -> int:
+    """Write the probes that were not recorded yet beside those that came back."""
+    content = with_new_probes(expected, outcome)
+    if content["probes"] == expected["probes"]:
+        say("no probe is lacking; nothing was written")
+    else:
+        say(f"recorded: {write_expected(experiment.folder, content)}")
+    return 0
 
 
 def _judge(

@@ -83,6 +83,9 @@ def print_judgement(found: Judgement) -> None:
     for difference in found.differences:
         console.print(styled(f"not as recorded: {difference}", "dim"))
     wrong = [f"{name}{'' if label == ONE else f' ({label})'}" for label, name in found.wrong]
+    if unknown := found.unknown:
+        added = "--quick --record adds them"
+        console.print(styled(f"not recorded: {', '.join(unknown)}; {added}", "dim"))
     said = f"not reproduced: {', '.join(wrong)}" if wrong else "reproduced"
     console.print(styled(said, "bold"))
 

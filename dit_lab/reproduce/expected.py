@@ -1,7 +1,8 @@
 """What an experiment is expected to give, `expected.yaml` beside its recipe, and how what was
 obtained compares with it. Torch-free.
 
-    recorded:   when, on what, with which versions and code, how long, and by which seeds
+    recorded:   when, on what, with which versions and code, how long, by which seeds, and which
+                probes were added later, and when
     probes:     name -> value and tolerance by kind of device, of each configuration
     measured:   name -> values of the seeds, their mean, deviation, and the tolerance of one more
     published:  numbers of others: source, metric, and values by configuration; never compared
@@ -43,6 +44,13 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = {
     "images": {"cpu": 1e-3, "cuda": 5e-2},
     "evaluations": {"cpu": 0.0, "cuda": 0.0},
     "times": {"cpu": 1e-5, "cuda": 1e-5},
+    "horizon": {"cpu": 1e-4, "cuda": 1e-4},
+    "validation": {"cpu": 1e-3, "cuda": 2e-2},
+    "table": {"cpu": 5e-3, "cuda": 5e-2},
+    "fixed": {"cpu": 1e-4, "cuda": 2e-2},
+    "guided": {"cpu": 3e-4, "cuda": 5e-2},
+    "ddim": {"cpu": 3e-4, "cuda": 5e-2},
+    "stochastic": {"cpu": 3e-4, "cuda": 5e-2},
 }
 """Of each probe: of its largest number. On processors rounding alone differs; on GPUs, bf16 and
 TF32 have 8 and 11 bits, and 50 steps of training enlarge that."""
@@ -60,9 +68,12 @@ class Verdict:
     difference: float | None  # None: texts, or nothing to compare with
     tolerance: float
     good: bool
+    known: bool = True  # of a probe that came later than the recording nothing is known
 
     @property
     def word(self) -> str:
+        if not self.known:
+            return "not recorded"
         return "reproduced" if self.good else "NOT reproduced"
 
 
@@ -85,6 +96,7 @@ class Recorded(TypedDict):
     versions: dict[str, str]
     code: str
     train_hashes: dict[str, str]
+    probes_added: NotRequired[dict[str, str]]
     seeds: list[int]
     minutes: Duration
 
@@ -229,7 +241,7 @@ def _judge_probe(name: str, recorded: Any, obtained: Value | None, kind: str) ->
     if obtained is None:
         return Verdict(name, _shown(recorded["value"]), "-", None, 0.0, good=False)
     if recorded is None:
-        return Verdict(name, "-", _shown(obtained), None, 0.0, good=False)
+        return Verdict(name, "-", _shown(obtained), None, 0.0, good=True, known=False)
     before = recorded["value"]
     if isinstance(before, str) or isinstance(obtained, str):
         return Verdict(name, str(before), str(obtained), None, 0.0, good=before == obtained)

@@ -166,6 +166,12 @@ class Judgement:
     differences: Sequence[str]
 
     @property
+    def unknown(self) -> list[str]:
+        """The names of the probes that were not recorded."""
+        named = (one.name for of in self.numbers.values() for one in of if not one.known)
+        return list(dict.fromkeys(named))
+
+    @property
     def wrong(self) -> list[tuple[Label, str]]:
         """The configuration and the name of each number that did not come back."""
         return [
@@ -222,3 +228,17 @@ def as_recorded(experiment: Experiment, outcome: Outcome, *, seconds: float) -> 
         "probes": {label: recorded_probes(found) for label, found in outcome.probes.items()},
         "measured": recorded_metrics(outcome.metrics),
     }
+
+
+def with_new_probes(expected: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """The content of expected.yaml with the probes that it lacks, each with the date of now."""
+    known, added, probes = expected["probes"], dict[str, str](), {}
+    for label, found in outcome.probes.items():
+        before = known.get(label, {})
+        new = {name: value for name, value in found.items() if name not in before}
+        both = {**before, **recorded_probes(new)}
+        probes[label] = {name: both[name] for name in dict.fromkeys((*found, *before))}
+        added |= dict.fromkeys(new, outcome.circumstances["date"])
+    recorded = expected["recorded"]
+    dates = {**recorded.get("probes_added", {}), **added}
+    return {**expected, "recorded": {**recorded, "probes_added": dates}, "probes": probes}

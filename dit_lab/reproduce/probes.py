@@ -1,5 +1,5 @@
 """What a configuration computes that must not depend on chance: a fingerprint of a training's first
-steps and of a sampler, in seconds.
+steps, of what measures it and of samplers, in seconds.
 
 A loss says little: label dropout changes that of the first steps by 1e-5, the decay of an average
 never. So everything that decides a result has a number of its own, with a tolerance for rounding.
@@ -12,18 +12,20 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dit_lab.build.parts import Parts, build_generator, build_model, build_parts, labelled_call
+from dit_lab.build.parts import Parts, build_parts
 from dit_lab.build.training import averages, train_steps, training_objects
 from dit_lab.config.schema import RunConfig
-from dit_lab.core import rng
-from dit_lab.core.types import Batch, Hook, Shapes
+from dit_lab.core.types import Batch, Evaluator, Hook, Shapes
+from dit_lab.reproduce.drawing import by_other_samplers, by_the_sampler
+from dit_lab.reproduce.measuring import Measured, of_fixed_weights, small_evaluators
 from dit_lab.runs.provenance import device_name, versions
-from dit_lab.sampling.generate import CHUNK_IMAGES, Passes
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.distributed import DistributedContext
 from dit_lab.training.parallel import whole_of
@@ -31,19 +33,17 @@ from dit_lab.training.stop import StopSignal
 
 STEPS = 50
 AVERAGED_STEPS = (1, 10, 100, 1000, 2000)
-IMAGES = 8
-MOST_TIMES = 25  # of a sampler's grid
+LAST_UPDATE = 1e6  # by which the warm-up of every decay is over
 
 
 def probe(config: RunConfig, shapes: Shapes, *, training: bool = True) -> dict[str, Any]:
-    """Every probe by name: a number, a text, or a list of numbers; without `training`, those of
-    sampling alone. Nothing is written.
+    """Every probe by name: a number, a text, or a list of numbers; without `training`, those of the
+    configured sampler alone. Nothing is left on the disk.
 
     losses, noise: of steps 1 to 50; weights, averages: norms after them; order: a hash of which
     images, labels and drops they had; dropped: the share of labels; lag: of each average behind a
-    weight that grows with every update; images: of fixed weights by the sampler and
-    the guidance, mean, deviation and a projection of each; evaluations, times: of the model for an
-    image.
+    weight that grows with every update; horizon: of each average in the end. The rest is in
+    `measuring.py` and `drawing.py`.
     """
     with StopSignal() as stop:
         context = DistributedContext(
@@ -54,17 +54,28 @@ def probe(config: RunConfig, shapes: Shapes, *, training: bool = True) -> dict[s
             cpu_offload=config.distributed.cpu_offload,
         )
         parts = build_parts(config, shapes, context.accelerator.device)
-        trained = {**_training(parts, context), **_lag(config)} if training else {}
-        return {**trained, **_sampling(parts, stop)}
+        if not training:
+            return by_the_sampler(parts, stop)
+        with TemporaryDirectory() as place:
+            evaluators = small_evaluators(parts, Path(place), context, steps=STEPS)
+            return {
+                **_training(parts, context, evaluators),
+                **_averages(config),
+                **by_the_sampler(parts, stop),
+                **of_fixed_weights(parts, evaluators),
+                **by_other_samplers(parts, stop),
+            }
 
 
 # ---- the first steps of a training ---------------------------------------------------------------
 
 
-def _training(parts: Parts, context: DistributedContext) -> dict[str, Any]:
+def _training(
+    parts: Parts, context: DistributedContext, evaluators: Sequence[Evaluator]
+) -> dict[str, Any]:
     objects = training_objects(parts, context, begin=False, on_message=lambda text: None)
     seen = _Seen(objects["batches"])
-    losses = _Losses()
+    losses, measured = _Losses(), Measured()
 
     train_steps(
         parts.config,
@@ -72,7 +83,8 @@ def _training(parts: Parts, context: DistributedContext) -> dict[str, Any]:
         context,
         steps=STEPS,
         log_every_steps=1,
-        hooks=[losses],
+        hooks=[losses, measured],
+        evaluators=evaluators,
     )
     weights = dict(objects["model"].module.named_parameters())
     return {
@@ -80,6 +92,7 @@ def _training(parts: Parts, context: DistributedContext) -> dict[str, Any]:
         "weights": _norm(weights),
         "averages": [_norm(average.shadow) for average in objects["emas"]],
         **seen.probes(),
+        **measured.probes(),
     }
 
 
@@ -142,8 +155,10 @@ def _norm(tensors: Mapping[str, Tensor]) -> float:
     return math.sqrt(sum(square.item() for square in squares))
 
 
-def _lag(config: RunConfig) -> dict[str, Any]:
-    """How far each average is behind a weight that grows by one with every update."""
+def _averages(config: RunConfig) -> dict[str, Any]:
+    """How far each average is behind a weight that grows by one with every update, and over how
+    many updates it looks back in the end, where no warm-up counts: one over the share that a new
+    weight gets."""
     weight = {"weight": torch.zeros(1)}
     kept, found = averages(config, weight), []
     for update in range(1, AVERAGED_STEPS[-1] + 1):
@@ -152,43 +167,12 @@ def _lag(config: RunConfig) -> dict[str, Any]:
             average.update(weight, applied=torch.ones(()))
             if update in AVERAGED_STEPS:
                 found.append(update - average.shadow["weight"].item())
-    return {"lag": found}
-
-
-# ---- a sampler -----------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def _sampling(parts: Parts, stop: StopSignal) -> dict[str, Any]:
-    """Images by weights that are random, fixed and nowhere zero."""
-    model = build_model(parts)
-    fill(model)
-    labelled = labelled_call(parts, model.to(parts.device).eval())
-    passes, times = Passes(), list[float]()
-
-    def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        passes(len(x))
-        times.append(time[0].item())
-        return labelled(x, time, labels)
-
-    generator = build_generator(parts, check_stop=stop.check)
-    latents = generator.latents(call, first=0, seed=0)[:IMAGES].double().cpu().flatten(1)
-    wave = torch.cos(torch.arange(latents.shape[1], dtype=torch.float64))
-    images = [latents.mean(1), latents.std(1), latents @ wave / math.sqrt(len(wave))]
-    chosen = torch.linspace(0, len(times) - 1, min(len(times), MOST_TIMES)).round().long().tolist()
-    return {
-        "images": torch.stack(images, 1).flatten().tolist(),
-        "evaluations": passes.per_image(CHUNK_IMAGES),
-        "times": [times[index] for index in chosen],
-    }
-
-
-def fill(model: nn.Module) -> None:
-    """Every weight drawn, of a size that keeps numbers as large as they were."""
-    for name, weight in model.named_parameters():
-        fan_in = math.prod(weight.shape[1:]) if weight.dim() > 1 else 16
-        drawn = rng.normal(0, f"probe/{name}", torch.zeros(1).long(), tuple(weight.shape))[0]
-        weight.copy_(drawn / math.sqrt(fan_in))
+    horizons = []
+    for average in averages(config, {"weight": torch.zeros(1)}):
+        average.load(average.shadow, {**average.scalars(), "num_updates": LAST_UPDATE})
+        average.update({"weight": torch.ones(1)}, applied=torch.ones(()))
+        horizons.append(1 / average.shadow["weight"].item())
+    return {"lag": found, "horizon": horizons}
 
 
 def device_facts() -> dict[str, Any]:

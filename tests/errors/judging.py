@@ -15,6 +15,15 @@ PUBLISHED = (
     "evaluation.num_images=2048"
 )
 
+OF_ANOTHER = """recorded:
+  {date: "2026-11-28", device: x86_64, num_threads: 1, versions: {}, code: abcdef,
+   train_hashes: {one configuration: abcdef}, seeds: [0, 1, 2], minutes: 1.0}
+probes: {one configuration: {dropped: {value: 0.1, tolerance: {}}}}
+measured: {one configuration: {}}
+published: []
+"""
+"""The record of an experiment that has since become another."""
+
 
 def statistics_of_three(folder: Path) -> None:
     np.savez(folder / "imagenet.npz", mu=np.zeros(3), sigma=np.eye(3))
@@ -91,8 +100,10 @@ CASES = (
          "experiments/tiny/expected.yaml: lacks recorded, measured, published; --record",
          start="recipe", prepare=wrote("experiments/tiny/expected.yaml", "probes: {}\n")),
     Case("no seed", "reproduce tiny --seeds 0", "--seeds 0: give 1 or more", start="recipe"),
-    Case("probes that are to be recorded alone", "reproduce tiny --record --quick",
-         "--record --quick: what is recorded are metrics too; leave out --quick", start="recipe"),
+    Case("probes that are to be added to those of another training",
+         "reproduce tiny --record --quick",
+         "--record --quick: this trains another configuration than was recorded", start="recipe",
+         prepare=wrote("experiments/tiny/expected.yaml", OF_ANOTHER)),
     Case("a part of a sweep that is to be recorded",
          "reproduce grid sampler.steps=1 --record",
          "--record: a part of the experiment; leave out the values of its axes",

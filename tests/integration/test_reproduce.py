@@ -43,9 +43,10 @@ sample: {num_images: 4}
 training: {total_steps: 60, global_batch_size: 8, log_every_steps: 20}
 evaluation: {loss_images: 64, num_images: 90}
 """
+OF_THE_SAMPLER = ["images", "evaluations", "times"]
 PROBES = [
-    "losses", "weights", "averages", "order", "dropped", "noise", "lag", "images", "evaluations",
-    "times",
+    "losses", "weights", "averages", "order", "dropped", "noise", "validation", "table", "lag",
+    "horizon", *OF_THE_SAMPLER, "fixed", "sampled", "ddim", "guided", "stochastic",
 ]  # fmt: skip
 METRICS = [
     "eval/loss", "eval/distance_ratio_pixels_n90", "eval/exact_copies_bytes_n90",
@@ -209,7 +210,39 @@ def test_another_recipe_is_named(forked_in: Fork, lab: Path) -> None:
     assert done.returncode == 1
     assert "recipe of one configuration: another configuration than was recorded" in done.stdout
     wrong = done.stdout.splitlines()[-1]
-    assert wrong == "not reproduced: averages, lag"
+    averaged = "averages, validation, table, lag, horizon, sampled"
+    assert wrong == f"not reproduced: {averaged}"
+
+
+@pytest.mark.slow
+def test_probes_that_came_later_are_added(forked_in: Fork, lab: Path) -> None:
+    """To those that were recorded, where all of these come back; nothing else is touched."""
+    file = lab / "experiments/tiny/expected.yaml"
+    whole = yaml.safe_load(file.read_text())
+    quick = ("reproduce", "tiny", "--quick")
+
+    def forget(content: dict[str, Any]) -> None:
+        (probes,) = content["probes"].values()
+        del probes["table"], probes["fixed"]
+
+    edited(lab, forget)
+    done = forked_in(lab, *quick)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not recorded: table, fixed; --quick --record adds them" in done.stdout
+    assert table_of(done.stdout)["fixed"][-1] == "not recorded"
+    before = file.read_bytes()
+    edited(lab, lambda content: content["probes"]["one configuration"]["losses"].update(value=[2]))
+    done = forked_in(lab, *quick, "--record")
+    assert (done.returncode, "recorded: " in done.stdout) == (1, False)
+    file.write_bytes(before)
+    done = forked_in(lab, *quick, "--record")
+    assert done.stdout.splitlines()[-1] == "recorded: experiments/tiny/expected.yaml"
+    content = yaml.safe_load(file.read_text())
+    assert content["recorded"].pop("probes_added").keys() == {"table", "fixed"}
+    assert content == whole
+    assert list(content["probes"]["one configuration"]) == PROBES
+    done = forked_in(lab, *quick, "--record")
+    assert done.stdout.splitlines()[-1] == "no probe is lacking; nothing was written"
 
 
 @pytest.mark.slow
@@ -225,7 +258,7 @@ def test_a_grid_comes_back(forked_in: Fork, store_in: Callable[[Path], None], la
     content = yaml.safe_load((recipe.parent / "expected.yaml").read_text())
     two, three = "sampler.steps=2", "sampler.steps=3"
     assert list(content["probes"][two]) == PROBES
-    assert list(content["probes"][three]) == ["images", "evaluations", "times"]
+    assert list(content["probes"][three]) == OF_THE_SAMPLER
     assert content["measured"].keys() == {two, three}
     assert content["recorded"]["seeds"] == [0, 1, 2]
     with Image.open(recipe.parent / "samples.png") as sheet:
@@ -297,6 +330,7 @@ def test_the_quickstart_computes_what_was_recorded() -> None:
     done, _ = quick(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not as recorded: recipe" not in done.stdout
+    assert "not recorded" not in done.stdout
 
 
 @pytest.mark.slow

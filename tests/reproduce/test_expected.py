@@ -49,7 +49,6 @@ def test_the_same_numbers_are_reproduced() -> None:
         ("dropped", 0.1002, "cpu", False),
         ("evaluations", 51.0, "cpu", False),
         ("evaluations", 51.0, "cuda", False),
-        ("new", 1.0, "cpu", False),  # was not recorded
     ],
 )
 def test_a_difference_beyond_the_tolerance_is_named(
@@ -65,6 +64,12 @@ def test_a_probe_that_did_not_come_out_is_not_reproduced() -> None:
     assert {verdict.name: verdict.good for verdict in verdicts} == {
         "losses": False, "order": False, "dropped": True, "evaluations": False,
     }  # fmt: skip
+
+
+def test_a_probe_that_came_later_is_neither_reproduced_nor_wrong() -> None:
+    new = judged(new=1.0)["new"]
+    assert (new.recorded, new.obtained, new.good, new.word) == ("-", "1", True, "not recorded")
+    assert all(verdict.word == "reproduced" for name, verdict in judged().items() if name != "new")
 
 
 def test_of_a_list_the_worst_is_shown() -> None:

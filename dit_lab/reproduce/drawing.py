@@ -1,0 +1,104 @@
+"""Probes of samplers, all by weights that are random, fixed and nowhere zero.
+
+    images: by the configured sampler and guidance: mean, deviation and a projection of each
+    evaluations, times: of the model for one of them
+    guided: by Heun's method with guidance, where the model was trained with labels dropped
+    ddim: by DDIM with its timesteps
+    stochastic: by DDPM on a chain, by Euler-Maruyama elsewhere, where noise may be renewed
+
+At the noisy end of a chain such weights predict data hundreds of times too large, so that the last
+two clip it there.
+
+Shapes: N images, C channels, H x W cells.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dit_lab.build.parts import Parts, build_generator, build_model, labelled_call, null_label
+from dit_lab.config.checks.coupling import is_coupled
+from dit_lab.core import rng
+from dit_lab.core.discrete_diffusion import DiscreteDiffusion
+from dit_lab.core.types import LabelledCall, Sampler
+from dit_lab.samplers.ancestral import DDIMSampler, DDPMSampler
+from dit_lab.samplers.guidance import Guidance
+from dit_lab.samplers.ode import Heun
+from dit_lab.samplers.sde import EulerMaruyama
+from dit_lab.sampling.generate import CHUNK_IMAGES, Generator, Passes
+from dit_lab.training.stop import StopSignal
+
+IMAGES = 8
+MOST_TIMES = 25  # of a sampler's grid
+STEPS = 4
+SCALE = 2.0
+
+
+@torch.no_grad()
+def by_the_sampler(parts: Parts, stop: StopSignal) -> dict[str, Any]:
+    fixed, passes, times = fixed_call(parts), Passes(), list[float]()
+
+    def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        passes(len(x))
+        times.append(time[0].item())
+        return fixed(x, time, labels)
+
+    images = _images(build_generator(parts, check_stop=stop.check), call)
+    chosen = torch.linspace(0, len(times) - 1, min(len(times), MOST_TIMES)).round().long().tolist()
+    return {
+        "images": images,
+        "evaluations": passes.per_image(CHUNK_IMAGES),
+        "times": [times[index] for index in chosen],
+    }
+
+
+@torch.no_grad()
+def by_other_samplers(parts: Parts, stop: StopSignal) -> dict[str, Any]:
+    fixed = fixed_call(parts)
+    clip = isinstance(parts.objective.interpolant, DiscreteDiffusion)
+    drawn: dict[str, tuple[Sampler, float]] = {
+        "ddim": (DDIMSampler(steps=STEPS, clip_data=clip), 1.0)
+    }
+    if null_label(parts) is not None:
+        drawn["guided"] = (Heun(steps=STEPS), SCALE)
+    if not is_coupled(parts.config):
+        chain = DDPMSampler(steps=STEPS, clip_data=clip)
+        drawn["stochastic"] = (chain if clip else EulerMaruyama(steps=STEPS), 1.0)
+    return {
+        name: _images(
+            build_generator(
+                parts, check_stop=stop.check, sampler=sampler, guidance=Guidance(scale=scale)
+            ),
+            fixed,
+        )
+        for name, (sampler, scale) in drawn.items()
+    }
+
+
+def _images(generator: Generator, model: LabelledCall) -> list[float]:
+    """Mean, deviation and a projection of the first images, before a codec decodes them."""
+    latents = generator.latents(model, first=0, seed=0)[:IMAGES].double().cpu().flatten(1)
+    wave = torch.cos(torch.arange(latents.shape[1], dtype=torch.float64))
+    found = [latents.mean(1), latents.std(1), latents @ wave / math.sqrt(len(wave))]
+    numbers: list[float] = torch.stack(found, 1).flatten().tolist()
+    return numbers
+
+
+def fixed_call(parts: Parts) -> LabelledCall:
+    """The model as a function, with fixed weights."""
+    model = build_model(parts)
+    fill(model)
+    return labelled_call(parts, model.to(parts.device).eval())
+
+
+@torch.no_grad()
+def fill(model: nn.Module) -> None:
+    """Every weight drawn, of a size that keeps numbers as large as they were."""
+    for name, weight in model.named_parameters():
+        fan_in = math.prod(weight.shape[1:]) if weight.dim() > 1 else 16
+        drawn = rng.normal(0, f"probe/{name}", torch.zeros(1).long(), tuple(weight.shape))[0]
+        weight.copy_(drawn / math.sqrt(fan_in))
