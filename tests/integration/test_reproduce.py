@@ -210,8 +210,7 @@ def test_another_recipe_is_named(forked_in: Fork, lab: Path) -> None:
     assert done.returncode == 1
     assert "recipe of one configuration: another configuration than was recorded" in done.stdout
     wrong = done.stdout.splitlines()[-1]
-    averaged = "averages, validation, table, lag, horizon, sampled"
-    assert wrong == f"not reproduced: {averaged}"
+    assert wrong == "not reproduced: averages, validation, lag, horizon, sampled"
 
 
 @pytest.mark.slow
@@ -233,7 +232,7 @@ def test_probes_that_came_later_are_added(forked_in: Fork, lab: Path) -> None:
     before = file.read_bytes()
     edited(lab, lambda content: content["probes"]["one configuration"]["losses"].update(value=[2]))
     done = forked_in(lab, *quick, "--record")
-    assert (done.returncode, "recorded: " in done.stdout) == (1, False)
+    assert (done.returncode, "recorded: experiments" in done.stdout) == (1, False)
     file.write_bytes(before)
     done = forked_in(lab, *quick, "--record")
     assert done.stdout.splitlines()[-1] == "recorded: experiments/tiny/expected.yaml"
