@@ -10,21 +10,25 @@ import pytest
 import torch
 from PIL import Image
 
-from dit_lab.build.parts import VALIDATION_BATCH, Parts, validation_batches
+from dit_lab.actions.evaluate import training_evaluators
+from dit_lab.build.parts import VALIDATION_BATCH, Parts, build_parts, validation_batches
 from dit_lab.codecs.identity import Identity
 from dit_lab.config.compose import compose_train
 from dit_lab.core.errors import StopRequested
+from dit_lab.core.team import ALONE
 from dit_lab.core.types import Batch, Objective, Shapes
 from dit_lab.data.digits import Digits
 from dit_lab.data.digits_facts import digits_facts
+from dit_lab.evaluation.sample_quality import SampleQuality
 from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
+from dit_lab.runs.folder import RunFolder
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.samplers.ode import Euler
 from dit_lab.sampling.generate import Generator
-from dit_lab.sampling.images import write_grid
+from dit_lab.sampling.images import to_uint8, write_grid
 
 COUNT = 200  # one whole batch and a smaller one
 CPU = torch.device("cpu")
@@ -54,6 +58,34 @@ def validation_loss(objective: Objective, batches_of: MakeBatches) -> Validation
 
 def tiny(make_model: Callable[..., DiT], objective: Objective) -> DiT:
     return make_model(perturbed=True, learn_sigma=objective.learn_sigma).eval()
+
+
+def test_a_training_is_validated_on_held_out_images_with_their_labels(
+    held_out_digits: Digits, tmp_path: Path
+) -> None:
+    """Those of the evaluators that a training has, none of which it is trained on, and none of
+    whose labels is dropped."""
+    config = compose_train(["experiment=quickstart", f"paths.root={tmp_path}"])
+    parts = build_parts(config, Shapes(digits_facts(), (1, 8, 8)), CPU)
+    evaluators = training_evaluators(
+        parts,
+        RunFolder(tmp_path),
+        identity={"train_hash": "", "code_hash": "", "forced_over": []},
+        team=ALONE,
+        check_stop=lambda: None,
+        on_message=lambda text: None,
+    )
+    (loss,) = (one for one in evaluators if isinstance(one, ValidationLoss))
+    (quality,) = (one for one in evaluators if isinstance(one, SampleQuality))
+    batches = [make() for make in loss.batches]
+    everything, labels = held_out_digits.fetch(torch.arange(len(held_out_digits)), None)
+    assert torch.equal(torch.cat([batch.data for batch in batches]), everything)
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), labels)
+    assert not any(batch.drop_label.any() for batch in batches)
+    held_out = quality.reference_set.held_out.images
+    shown = to_uint8(everything, parts.shapes.data.levels)
+    assert sorted(map(bytes, held_out.pixels.numpy())) == sorted(map(bytes, shown.numpy()))
+    assert torch.equal(held_out.labels.bincount(), labels.bincount())
 
 
 @pytest.mark.parametrize(
