@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.runs.folder import RunFolder, step_of, steps_in
+from dit_lab.runs.folder import RunFolder, step_of, steps_in, written_at
 from dit_lab.runs.recorded import recorded
 from dit_lab.training.post_hoc import open_averages
 from dit_lab.training.power import Profile, fit, gamma_of, is_width, name_of
@@ -46,9 +45,9 @@ def make_average(folder: RunFolder, std: float, *, step: int | None = None) -> M
 
     import torch  # seconds
 
+    from dit_lab.core.tensor_file import save_tensors
     from dit_lab.training.checkpoint import Checkpoint
     from dit_lab.training.checkpoint_store import sync
-    from dit_lab.training.tensor_files import save_whole
 
     kept = [Checkpoint(path) for path in found]
     profiles, shadows = [], []
@@ -70,14 +69,9 @@ def make_average(folder: RunFolder, std: float, *, step: int | None = None) -> M
                 total[key].add_(tensor.float(), alpha=coefficient)
     at = kept[-1].step
     file = folder.averages / f"{name_of(std)}-step-{at:08d}.safetensors"
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        save_whole(total, beside, {"run": recorded(folder)["train_hash"]})
+    with written_at(file) as beside:
+        save_tensors(total, beside, {"run": recorded(folder)["train_hash"]})
         sync(beside)
-        os.replace(beside, file)
-    except BaseException:
-        beside.unlink(missing_ok=True)  # a full disk needs the room
-        raise
     return Made(file, at, len(kept), fitted.relative_error)
 
 

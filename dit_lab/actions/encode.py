@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dit_lab.build.parts import build, build_dataset
 from dit_lab.config.schema import EncodeConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.tensor_file import save_tensors
 from dit_lab.core.types import Codec, DataFacts, Dataset
 from dit_lab.data.latent_facts import FACTS, SPLITS, Manifest, Plan, read_manifest
 from dit_lab.runs.folder import read_json, write_json
@@ -120,11 +119,9 @@ class Encoding:
                 labels.append(chunk_labels)
         beside = self.folder / f"{name}.writing-{os.getpid()}"
         try:
-            save_file({"moments": torch.cat(moments), "labels": torch.cat(labels)}, beside)
+            save_tensors({"moments": torch.cat(moments), "labels": torch.cat(labels)}, beside)
             sync(beside)
             beside.replace(self.folder / name)
-        except SafetensorError as error:  # which is how it says that the disk is full
-            raise OSError(f"{self.folder / name}: {error}") from None
         finally:
             beside.unlink(missing_ok=True)
         rate = (last - first) / (time.monotonic() - start)

@@ -22,6 +22,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.files import to_json
 from dit_lab.core.interpolants import Linear
 from dit_lab.core.options import arguments_of, target_of
+from dit_lab.core.tensor_file import save_tensors
 from dit_lab.core.types import Objective
 from dit_lab.interop.architecture import DIT, Architecture, configured
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_config
@@ -32,7 +33,6 @@ from dit_lab.runs.provenance import versions
 from dit_lab.runs.recorded import recorded, recorded_shapes
 from dit_lab.sampling.images import PICTURE_CHANNELS
 from dit_lab.tracking.mlflow_model import keep_model
-from dit_lab.training.tensor_files import save_whole
 
 PIPELINE = "DiTLabPipeline"
 
@@ -62,7 +62,9 @@ class Export:
             "versions": versions(),
         }
         with written_at(out) as beside:
-            save_whole(self.weights.tensors, beside, {"format": "pt", HEADER_KEY: to_json(header)})
+            save_tensors(
+                self.weights.tensors, beside, {"format": "pt", HEADER_KEY: to_json(header)}
+            )
 
     def _kept_config(self) -> dict[str, Any]:
         """The configuration, for which there is one set of weights: what `ema` means then."""
@@ -76,7 +78,7 @@ class Export:
         tensors = dict(adapter.from_ours(self.weights.tensors, architecture))
         with written_at(out) as beside:
             if out.suffix == ".safetensors":
-                save_whole(tensors, beside, {"format": "pt"})
+                save_tensors(tensors, beside, {"format": "pt"})
             else:
                 torch.save(tensors, beside)
 
@@ -100,7 +102,7 @@ class Export:
             transformer = beside / "transformer"
             transformer.mkdir(parents=True)
             tensors = dict(adapter.from_ours(self.weights.tensors, architecture))
-            save_whole(
+            save_tensors(
                 tensors, transformer / "diffusion_pytorch_model.safetensors", {"format": "pt"}
             )
             _write_json(transformer / CONFIG, adapter.config(architecture))

@@ -30,13 +30,17 @@ def _share_folder(source: Path, into: Path) -> None:
     """The same files in a folder of the same name, all of them or none."""
     beside = into / f".writing-{source.name}"
     shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(source, beside, copy_function=_share)
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        target = beside / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _share(file, target)
     remove_folder(into / source.name)  # of a start that was cut off
     os.replace(beside, into / source.name)
 
 
-def _share(source: str, target: str) -> None:
+def _share(source: Path, target: Path) -> None:
+    """As a link where the disk and its owner allow one, else as a copy."""
     try:
         os.link(source, target)
     except OSError:
-        shutil.copy2(source, target)
+        shutil.copyfile(source, target)

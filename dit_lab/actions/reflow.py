@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dit_lab.build.cost import arithmetic
@@ -18,6 +17,7 @@ from dit_lab.config.identity import as_hashed
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core import rng
+from dit_lab.core.tensor_file import save_tensors
 from dit_lab.core.types import LabelledCall
 from dit_lab.data.pair_facts import FACTS, SHARD_PAIRS, PairFacts, pair_noise, shard
 from dit_lab.evaluation.metrics.straightness import path_deviation
@@ -88,7 +88,7 @@ def _draw_shards(
             data = [_latents(generator, model, facts, at).cpu() for at in chunks]
             labels = generator.labels(torch.arange(first, first + count), None)
             beside = file.with_suffix(".writing")
-            save_file({"data": torch.cat(data)[:count], "labels": labels}, beside)
+            save_tensors({"data": torch.cat(data)[:count], "labels": labels}, beside)
             beside.replace(file)
         on_message(f"drawn: {first + count} of {facts.num_pairs} pairs")
 

@@ -40,6 +40,21 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def as_created(path: Path) -> None:
+    """Give a file, or a folder with all that it holds, the access that whatever this process
+    creates has by its umask. Libraries that write beside and rename make files for their user
+    alone, so that nobody else of a group could read a run. Raises OSError."""
+    probe = path.with_name(f".access-of-{path.name}.{os.getpid()}")
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        access = stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink()
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file() and not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) != access:
+            file.chmod(access)
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading; never waits.
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import parse_json, read_within, to_json
+from dit_lab.core.files import as_created, parse_json, read_within, to_json
 from dit_lab.core.text import local_path
 from dit_lab.core.typed import read_as
 from dit_lab.runs.exported import EXPORTED, read_exported
@@ -219,6 +219,7 @@ def written_at(out: Path) -> Iterator[Path]:
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         yield beside
+        as_created(beside)
         os.replace(beside, out)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

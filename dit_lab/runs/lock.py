@@ -170,7 +170,7 @@ def _opened(path: Path, flags: int = 0) -> int:
     """The file of a lease; RequestError where a folder or a pipe is in its place."""
     if path.exists() and not path.is_file():
         raise RequestError(f"{path}: is no file, so nobody can hold it; move it away")
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK | flags, 0o644)
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | flags, 0o666)
 
 
 def read_holder(path: Path) -> Holder | None:

@@ -187,6 +187,7 @@ def _make_tables(path: Path) -> None:
     beside = path.with_name(f".{path.name}.new")
     for left in path.parent.glob(f"{beside.name}*"):  # by who was killed
         left.unlink()
+    beside.touch()  # by itself sqlite lets nobody of a group write
     engine = create_engine(store_uri(beside))
     try:
         _initialize_tables(engine)

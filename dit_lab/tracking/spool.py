@@ -41,7 +41,7 @@ class MetricsFile(Hook):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         self._end = path.read_bytes().rfind(b"\n") + 1  # behind the last whole line
         os.ftruncate(self._file, self._end)
         self._waiting = b""

@@ -10,8 +10,6 @@ The second is the layout of torch's distributed checkpoints (`HuggingFaceStorage
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.files import parse_json, to_json
+from dit_lab.core.tensor_file import save_tensors
 from dit_lab.core.typed import Count, read_as
 
 if TYPE_CHECKING:
@@ -89,7 +87,7 @@ def write_tensors(
     """
     if size == 1:
         whole = {key: rows.tensor for key, rows in tensors.items()}
-        return [save_whole(whole, folder / f"{name}.safetensors", {})]
+        return [save_tensors(whole, folder / f"{name}.safetensors")]
     # What every process holds whole, and what replicas of a shard hold, is written once.
     own = {
         key: rows
@@ -104,19 +102,7 @@ def write_tensors(
     }
     file = folder / name / f"shard-{index + 1:05d}-model-00001-of-00001.safetensors"
     rows = {key: rows.tensor for key, rows in own.items()}
-    return [save_whole(rows, file, {SHARDING: to_json(dict(sorted(offsets.items())))})]
-
-
-def save_whole(tensors: Mapping[str, Tensor], file: Path, header: dict[str, str]) -> Path:
-    """Write tensors as one file; OSError where the disk does not take it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(on_host, file, header or None)
-    except SafetensorError as error:  # which is how it says what the system said
-        number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else 0
-        raise OSError(number, os.strerror(number) if number else str(error), str(file)) from error
-    return file
+    return [save_tensors(rows, file, {SHARDING: to_json(dict(sorted(offsets.items())))})]
 
 
 class TensorGroup:

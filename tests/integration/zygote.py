@@ -52,7 +52,8 @@ class ForkedChild(processes.Child):
     ) -> None:
         self._started = time.monotonic()
         reading, self._lifeline = os.pipe()
-        prints = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if output else os.dup(1)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        prints = os.open(output, flags, 0o666) if output else os.dup(1)
         kept = processes.trusting(environment)
         request = {"module": module, "arguments": arguments, "environment": kept}
         socket.send_fds(self.server, [json.dumps(request).encode()], [reading, prints])

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dit_lab.core import rng
+from dit_lab.core.tensor_file import save_tensors
 from dit_lab.core.types import DataFacts, Dataset
 from dit_lab.evaluation.features.extractors import (
     IMAGES_AT_ONCE,
@@ -110,7 +111,7 @@ def trained_classifier(
         _train(network.to(device), train, levels=facts.levels, check_stop=check_stop)
         folder.mkdir(parents=True, exist_ok=True)
         with written_at(file) as beside:
-            save_file(network.cpu().state_dict(), beside)
+            save_tensors(network.cpu().state_dict(), beside)
     return Classifier(network, fingerprint=fingerprint, device=device)
 
 
