@@ -9,9 +9,12 @@ from pathlib import Path
 
 from dit_lab.config.yaml_files import read_config
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import may_write
 from dit_lab.runs.folder import KILLED, RUNNING, RunFolder, all_runs, read_status, update_status
 from dit_lab.runs.lock import Lease, holder_of
 from dit_lab.tracking.late import settle
+
+NOT_OURS = "left alone: this user cannot write to it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ def _examine(folder: RunFolder) -> Diagnosis:
         found = read_status(folder)
         if found["status"] == RUNNING and (holder := holder_of(folder.lease)):
             return Diagnosis(folder, RUNNING, found["step"], str(holder))
+        if not (may_write(folder.root) and may_write(folder.lease)):
+            return Diagnosis(folder, found["status"], found["step"], NOT_OURS)
         return close_run(folder)
     except (RequestError, KeyError, OSError) as trouble:
         return Diagnosis(folder, "?", 0, str(trouble) or type(trouble).__name__)

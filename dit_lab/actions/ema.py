@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.runs.folder import RunFolder, step_of, steps_in, written_at
+from dit_lab.core.files import written_at
+from dit_lab.runs.folder import RunFolder, step_of, steps_in
 from dit_lab.runs.recorded import recorded
 from dit_lab.training.post_hoc import open_averages
 from dit_lab.training.power import Profile, fit, gamma_of, is_width, name_of
@@ -68,7 +69,7 @@ def make_average(folder: RunFolder, std: float, *, step: int | None = None) -> M
                     total[key] = torch.zeros(tensor.shape, dtype=torch.float32)
                 total[key].add_(tensor.float(), alpha=coefficient)
     at = kept[-1].step
-    file = folder.averages / f"{name_of(std)}-step-{at:08d}.safetensors"
+    file = folder.results / "averages" / f"{name_of(std)}-step-{at:08d}.safetensors"
     with written_at(file) as beside:
         save_tensors(total, beside, {"run": recorded(folder)["train_hash"]})
         sync(beside)

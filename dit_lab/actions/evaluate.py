@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from dit_lab.actions.drawing_progress import DrawingProgress
@@ -181,23 +180,23 @@ def evaluate_run(
 
     A stored evaluation with the same card is taken as it is. Every process of the team gets it.
     """
-    parts, folder = replace(trained.parts, config=settings), trained.folder.evaluations
+    parts = replace(trained.parts, config=settings)
     if why := why_unmeasured(parts.config, parts.shapes):
         raise RequestError(why)
     if changed := difference(trained.identity, source_now(parts.config)):
         on_message(f"{changed}; it is measured with the code that is here now")
     quality = _quality_of(trained, settings, team, check_stop, on_message)
     card = replace(quality.card, step=trained.step)
-    if known := team.first(lambda: _stored(folder, card)):
+    if known := team.first(lambda: _stored(trained.folder, card)):
         return known, True
     on_message(f"drawing {card.num_images} images from {card.weights} at step {card.step}")
     evaluation, _ = quality.evaluate(trained.labelled(parts.config), trained.step)
     return evaluation, False
 
 
-def _stored(folder: Path, card: Card) -> Evaluation | None:
+def _stored(folder: RunFolder, card: Card) -> Evaluation | None:
     """What was measured before under the same circumstances."""
-    stored = folder / f"{card.eval_hash}.json"
+    stored = folder.evaluation(card.eval_hash)
     if not stored.exists():
         return None
     known = read_evaluation(stored)

@@ -19,7 +19,7 @@ from dit_lab.codecs.loading import load_network, quiet
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import read_recorded
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import to_json
+from dit_lab.core.files import to_json, written_at
 from dit_lab.core.interpolants import Linear
 from dit_lab.core.options import arguments_of, target_of
 from dit_lab.core.tensor_file import save_tensors
@@ -28,7 +28,7 @@ from dit_lab.interop.architecture import DIT, Architecture, configured
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_config
 from dit_lab.interop.formats import FORMATS
 from dit_lab.runs.exported import HEADER_KEY
-from dit_lab.runs.folder import find_run, read_status, written_at
+from dit_lab.runs.folder import find_run, read_status
 from dit_lab.runs.provenance import versions
 from dit_lab.runs.recorded import recorded, recorded_shapes
 from dit_lab.sampling.images import PICTURE_CHANNELS

@@ -25,6 +25,7 @@ from dit_lab.config.recorded import as_recorded, rebased, root_of
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import written_at
 from dit_lab.core.options import arguments_of, target_of
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.image_facts import sides
@@ -46,7 +47,6 @@ from dit_lab.runs.folder import (
     update_status,
     write_atomically,
     write_json,
-    written_at,
 )
 from dit_lab.runs.recorded import UNKNOWN_CODEC, deciding
 from dit_lab.training.checkpoint import hash_of

@@ -61,7 +61,7 @@ def draw_pairs(
 
     Labels are all classes in turn. What was interrupted goes on after the last whole file.
     """
-    folder = trained.folder.root / "pairs" / facts.fingerprint
+    folder = trained.folder.results / "pairs" / facts.fingerprint
     if (folder / FACTS).exists():
         on_message(f"the {facts.num_pairs} pairs are there already")
         return folder

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import Diverged, HookError, RequestError, StopRequested
+from dit_lab.core.files import remove_leftovers
 from dit_lab.core.text import one_line
 from dit_lab.core.types import Hook
 from dit_lab.runs.folder import (
@@ -21,7 +22,6 @@ from dit_lab.runs.folder import (
     RUNNING,
     RunFolder,
     read_status,
-    remove_leftovers,
     update_status,
 )
 from dit_lab.runs.lock import Lease, LeaseLost

@@ -11,6 +11,7 @@ from typing import Any
 from dit_lab.build.parts import Parts, build_images
 from dit_lab.config.checks.metrics import asked, extractors_of
 from dit_lab.config.components import load_component
+from dit_lab.config.recorded import REFERENCE
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.options import target_of
 from dit_lab.data.facts import images_config
@@ -78,7 +79,7 @@ class Extractors:
 
 def cache_folder(config: RunConfig) -> Path:
     """Where is kept what was found out about real images, for all runs."""
-    return Path(config.paths.root) / "reference"
+    return Path(config.paths.root) / REFERENCE
 
 
 def build_reference_set(

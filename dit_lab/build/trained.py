@@ -19,6 +19,7 @@ from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import denied
 from dit_lab.core.options import changed, target_of
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Codec, LabelledCall, Sampler, Shapes, Team
@@ -278,14 +279,15 @@ def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
     """The chosen checkpoint, or the newest whole one; newer ones that are not whole are named."""
     skipped: list[str] = []
     store = open_checkpoints(folder, warn=skipped.append)
-    if chosen is not None:
-        checkpoint = Checkpoint(chosen)
-        try:
-            store.verify(checkpoint)
-        except DamagedCheckpoint as damage:
-            raise RequestError(f"run={chosen}: {damage}") from None
-        return checkpoint
-    latest = store.latest()
+    try:
+        if chosen is not None:
+            store.verify(Checkpoint(chosen))
+            return Checkpoint(chosen)
+        latest = store.latest()
+    except DamagedCheckpoint as damage:
+        raise RequestError(f"run={chosen}: {damage}") from None
+    except PermissionError as error:
+        raise RequestError(f"run={folder.root}: {denied(Path(error.filename))}") from None
     if latest is None:
         reason = f" ({skipped[0]})" if skipped else ""
         raise RequestError(f"run={folder.root}: has no whole checkpoint yet{reason}")

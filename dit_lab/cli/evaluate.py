@@ -33,6 +33,7 @@ from dit_lab.core.text import say, shell_line
 from dit_lab.evaluation.card import Evaluation, find_evaluation
 from dit_lab.runs.folder import RunFolder, read_status
 from dit_lab.runs.metrics import MetricsRow, add_row
+from dit_lab.tracking.addresses import is_local
 from dit_lab.tracking.late import log_late
 from dit_lab.tracking.spool import finite_metrics
 from dit_lab.training.stop import StopSignal
@@ -183,7 +184,7 @@ def work(config: RunConfig, *, run: str, root: str, baselines: bool) -> int:
         if baselines:
             compared = evaluate_baselines(trained, config, check_stop=stop.check)
     print_evaluations([evaluation, *compared])
-    path = trained.folder.evaluations / f"{evaluation.card.eval_hash}.json"
+    path = trained.folder.evaluation(evaluation.card.eval_hash)
     say(f"{'measured before' if stored else 'written'}: {path}")
     if not stored:
         _track(config, trained, evaluation, path)
@@ -197,11 +198,14 @@ def _track(config: RunConfig, trained: Trained, evaluation: Evaluation, path: Pa
     run_id = read_status(trained.folder).get("tracking_run_id")
     if config.tracking.backend != "mlflow" or run_id is None:
         return
+    if trained.folder.elsewhere and is_local(config.tracking.uri):
+        return  # the store of this user, which does not know the run
     found = tracked_metrics(trained, evaluation)
     row = MetricsRow(evaluation.card.step, time.time(), finite_metrics(found))
     if trouble := log_late(config.tracking.uri, run_id, row, artifact=path):
-        add_row(trained.folder.untold, row)
-        say(
-            f"MLflow did not take it ({trouble}); the file above has everything, and `dit-lab "
-            "doctor` sends it"
-        )
+        later = ", and `dit-lab doctor` sends it"
+        if trained.folder.elsewhere:
+            later = ""  # the doctor sees the runs below this user's paths.root
+        else:
+            add_row(trained.folder.untold, row)
+        say(f"MLflow did not take it ({trouble}); the file above has everything{later}")

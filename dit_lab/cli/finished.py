@@ -84,7 +84,7 @@ def show_results(folder: RunFolder) -> None:
         for row in read_metrics(folder.metrics)
         if row.metrics.get("perf/images_per_second", 0) > 0
     ]
-    evaluation = last_evaluation(folder.evaluations, step=status["step"])
+    evaluation = last_evaluation(folder, step=status["step"])
     losses = {k: value for k, value in (status.get("results") or {}).items() if not is_row_key(k)}
     results = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
     speed = f", {median(speeds):.3f} s a step" if speeds else ""

@@ -25,6 +25,7 @@ from dit_lab.cli.arguments import path
 from dit_lab.config.checks.machine import check_file, check_folder
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import may_write
 from dit_lab.core.text import local_path, say
 from dit_lab.report.arm_sentences import new_steps
 from dit_lab.report.arms import arms_of
@@ -69,8 +70,6 @@ def run(args: argparse.Namespace) -> int:
             "these"
         )
     root = local_path(options.get("paths.root", "outputs"), "paths.root=").absolute()
-    if "out" in options:
-        check_folder("out", local_path(options["out"], "out=").absolute())
     for file in args.frame:
         _check_frame(file)
     metric, baseline = options.get("report.metric"), _baseline(options)
@@ -92,14 +91,16 @@ def run(args: argparse.Namespace) -> int:
         write_frame(frame, file)
         say(f"written: {file}, {len(runs)} rows")
     trouble = ""
-    if len(sweeps) == 1 and not (folders or only or "out" in options):
+    if len(sweeps) == 1 and not (folders or only or "out" in options) and _is_own(sweeps[0]):
         ablation, files, trouble = report_on_sweep(sweeps[0], metric=metric, baseline=baseline)
     else:
         of_each = sorted(f"{run.folder.root} {run.name}" for run in runs)
         default = root / "reports" / digest({"runs": of_each})
+        out = local_path(options.get("out") or default, "out=").absolute()
+        check_folder("out", out)
         ablation, files = report_on(
             runs,
-            local_path(options.get("out") or default, "out=").absolute(),
+            out,
             title=_title(sweeps, len(runs), alone=len(folders)),
             metric=metric,
             baseline=baseline,
@@ -109,6 +110,11 @@ def run(args: argparse.Namespace) -> int:
     if trouble:
         say(f"MLflow did not take it ({trouble}); the files above are whole")
     return 0
+
+
+def _is_own(sweep: SweepFolder) -> bool:
+    """Whether its report is kept with it; that of somebody else's is kept below `paths.root`."""
+    return may_write(sweep.report) and all(map(may_write, sweep.report.glob("*")))
 
 
 def _taken_apart(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -13,7 +13,13 @@ from typing import Any, Generic, TypeVar
 
 from dit_lab.config.checks.coupling import check_pair_noise
 from dit_lab.config.checks.data import check_images, check_same_codec, check_same_data
-from dit_lab.config.checks.machine import check_copies, check_root, with_processes
+from dit_lab.config.checks.machine import (
+    check_copies,
+    check_own,
+    check_root,
+    check_writable,
+    with_processes,
+)
 from dit_lab.config.checks.metrics import check_metrics
 from dit_lab.config.checks.own import check_own_parts
 from dit_lab.config.checks.runs import check_averages, check_extension, check_initial
@@ -78,6 +84,7 @@ def prepare_folder(config: RunConfig, shapes: Shapes) -> Prepared:
     if not before:
         check_extension(config, prepared.identity)
     if not prepared.is_finished:
+        check_own(folder)
         check_averages(config, folder)
     return prepared
 
@@ -122,6 +129,7 @@ def prepare_for_run(
         check_likelihood(config)
         check_metrics(config, check_same_data(config, shapes))
         check_images(config)
+        check_writable("paths.root", Path(config.paths.root))
     return PreparedForRun(
         run=run,
         root=root,

@@ -19,9 +19,13 @@ from dit_lab.config.validate import INTERPOLATION, checked_types, refuse_interpo
 from dit_lab.config.yaml_files import read_yaml
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import may_write
 from dit_lab.runs.exported import read_exported
 from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.former_names import with_names_of_today
+
+REFERENCE = "reference"
+"""The folder below `paths.root` for what was found out about real images, for all runs."""
 
 FORMER_KEYS = ("trusted_modules",)
 """Keys of records that mean nothing any more: what is trusted is said by the command."""
@@ -69,10 +73,12 @@ def rebased(config: RunConfig, root: Path) -> RunConfig:
 
 
 def root_of(folder: RunFolder) -> Path:
-    """The `paths.root` below which a run lies, or `outputs` where it lies outside of one."""
+    """The `paths.root` below which a run lies; `outputs` where it lies outside of one, or in one
+    that this user cannot write to."""
     above = folder.root.absolute().parents
     inside = not folder.is_exported and len(above) > 2 and above[1].name == "runs"
-    return above[2] if inside else Path("outputs").absolute()
+    own = inside and all(map(may_write, (above[2], above[2] / REFERENCE)))
+    return above[2] if own else Path("outputs").absolute()
 
 
 def recorded_overrides(texts: Iterable[str], where: str) -> list[str]:

@@ -1,4 +1,5 @@
-"""Files that somebody else may have made: read whole, within limits, and as plain values.
+"""Files that somebody else may have made: read whole, within limits, and as plain values; and how
+files are written so that others find them whole and can read them.
 
 A limit is compared with the size of the file before anything is read. Only regular files are read,
 and a FIFO is never waited for. Torch-free.
@@ -9,9 +10,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import stat
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +34,9 @@ MOST_BITS = 64
 NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 """What Python calls a number that is not finite -> how JSON's text has it."""
 
+BESIDE = re.compile(r"\..+\.[0-9]+")
+"""The name of a file that is being written beside the one that it will replace."""
+
 
 def remove_folder(path: Path) -> None:
     """Remove a folder, where there is one, with all that it holds. A link to one goes, and what it
@@ -45,7 +52,8 @@ def as_created(path: Path) -> None:
     creates has by its umask. Libraries that write beside and rename make files for their user
     alone, so that nobody else of a group could read a run. Raises OSError."""
     probe = path.with_name(f".access-of-{path.name}.{os.getpid()}")
-    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    probe.unlink(missing_ok=True)
+    probe.touch(mode=0o666)
     try:
         access = stat.S_IMODE(probe.stat().st_mode)
     finally:
@@ -53,6 +61,41 @@ def as_created(path: Path) -> None:
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file() and not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) != access:
             file.chmod(access)
+
+
+def may_write(path: Path) -> bool:
+    """Whether this user may write to a file or folder, or make it where there is none."""
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    return os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `write_atomically` left beside files of a folder where it was killed: whatever
+    has lain there for longer than any such write takes."""
+    for beside in folder.glob(".*"):
+        with suppress(OSError):  # it has taken its name
+            if BESIDE.fullmatch(beside.name) and time.time() - beside.stat().st_mtime > 60:
+                beside.unlink()
+
+
+@contextmanager
+def written_at(out: Path) -> Iterator[Path]:
+    """A path beside `out` for a file or folder, which takes its name where all goes well, and is
+    removed where it does not: a full disk needs the room."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        yield beside
+        as_created(beside)
+        os.replace(beside, out)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def denied(path: Path) -> str:
+    """What is to be done about a file or folder that this user may not read."""
+    return f"{path}: this user may not read it; its owner can allow it by `chmod -R a+rX`"
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -65,6 +108,8 @@ def open_regular(path: Path) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         raise
+    except PermissionError:
+        raise RequestError(denied(path)) from None
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
         reason = error.strerror if isinstance(error, OSError) else error
         raise RequestError(f"{path}: cannot be read ({reason}); repair it") from None

@@ -14,7 +14,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.text import key_value, shell_line
 from dit_lab.core.typed import Count, read_as
 from dit_lab.evaluation.table import Row, findings
-from dit_lab.runs.folder import digest, find_run, read_json, step_of, write_json
+from dit_lab.runs.folder import RunFolder, digest, find_run, read_json, step_of, write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ def find_evaluation(given: str, *, root: Path) -> Evaluation:
         return read_evaluation(Path(given))
     folder, checkpoint = find_run(given, root=root)
     step = None if checkpoint is None else step_of(checkpoint)
-    found = last_evaluation(folder.evaluations, step=step)
+    found = last_evaluation(folder, step=step)
     if found is None:
         raise RequestError(
             f"{given}: has no evaluation{'' if step is None else f' at step {step}'} yet; "
@@ -118,8 +118,8 @@ def find_evaluation(given: str, *, root: Path) -> Evaluation:
     return found
 
 
-def last_evaluation(folder: Path, *, step: int | None) -> Evaluation | None:
+def last_evaluation(run: RunFolder, *, step: int | None) -> Evaluation | None:
     """The newest evaluation of a run at a step (None: at any), if there is one."""
-    files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    files = sorted(run.all_evaluations(), key=lambda path: path.stat().st_mtime, reverse=True)
     found = (read_evaluation(path) for path in files)
     return next((one for one in found if step in (None, one.card.step)), None)

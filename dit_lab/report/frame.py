@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import written_at
 from dit_lab.report.results import NOT_SET, Compute
 from dit_lab.report.runs import Run, records
 from dit_lab.report.selection import chosen, find, runs_of
 from dit_lab.report.values import value_of
-from dit_lab.runs.folder import RunFolder, read_status, written_at
+from dit_lab.runs.folder import RunFolder, read_status
 from dit_lab.runs.manifest import SweepFolder
 
 if TYPE_CHECKING:

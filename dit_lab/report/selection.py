@@ -140,7 +140,7 @@ def _alone(folder: RunFolder) -> Run:
         config=read_config(folder),
         settings={},
         status=status.get("status", "?"),
-        evaluation=last_evaluation(folder.evaluations, step=status.get("step", 0)),
+        evaluation=last_evaluation(folder, step=status.get("step", 0)),
         tracked=status.get("tracking_run_id"),
     )
 

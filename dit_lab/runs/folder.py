@@ -16,16 +16,15 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import as_created, parse_json, read_within, to_json
+from dit_lab.core.files import denied, may_write, parse_json, read_within, to_json
 from dit_lab.core.text import local_path
 from dit_lab.core.typed import read_as
 from dit_lab.runs.exported import EXPORTED, read_exported
@@ -35,9 +34,6 @@ RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 STEP = re.compile("step-([0-9]{1,18})")
 """The name of a checkpoint, or of a snapshot of averages."""
-
-BESIDE = re.compile(r"\..+\.[0-9]+")
-"""The name of a file that is being written beside the one that it will replace."""
 
 NOT_DECIDING = (
     "choices", "name", "resume",
@@ -74,6 +70,12 @@ class RunFolder:
     """Where everything of one run lies. Creating the object touches nothing."""
 
     root: Path
+    elsewhere: Path | None = None  # the place of what is found out later, where not in `root`
+
+    @property
+    def results(self) -> Path:
+        """The folder for what this user finds out about the run once it is trained."""
+        return self.elsewhere or self.root
 
     @property
     def is_exported(self) -> bool:
@@ -107,7 +109,7 @@ class RunFolder:
     @property
     def untold(self) -> Path:
         """Rows that were measured after the end, and that the tracker did not take."""
-        return self.root / "untold.jsonl"
+        return self.results / "untold.jsonl"
 
     @property
     def samples(self) -> Path:
@@ -115,7 +117,18 @@ class RunFolder:
 
     @property
     def evaluations(self) -> Path:
-        return self.root / "evaluations"
+        return self.results / "evaluations"
+
+    def all_evaluations(self) -> list[Path]:
+        """The files of this user's evaluations, and of those in the run's own folder."""
+        places = dict.fromkeys([self.evaluations, self.root / "evaluations"])
+        return [file for place in places for file in place.glob("*.json")]
+
+    def evaluation(self, eval_hash: str) -> Path:
+        """The file of an evaluation, wherever it lies; this user's own where there is none yet."""
+        name = f"{eval_hash}.json"
+        found = (file for file in self.all_evaluations() if file.name == name)
+        return next(found, self.evaluations / name)
 
     @property
     def tracking(self) -> Path:
@@ -188,15 +201,6 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what `write_atomically` left beside files of a folder where it was killed: whatever
-    has lain there for longer than any such write takes."""
-    for beside in folder.glob(".*"):
-        with suppress(OSError):  # it has taken its name
-            if BESIDE.fullmatch(beside.name) and time.time() - beside.stat().st_mtime > 60:
-                beside.unlink()
-
-
 def _write_over(path: Path, text: str) -> None:
     """Replace the text of a file of a few hundred bytes that is there, without room for another."""
     with open(path, "r+b") as file:
@@ -210,21 +214,6 @@ def _write_over(path: Path, text: str) -> None:
         except OSError:
             os.pwrite(file.fileno(), before, 0)
             raise
-
-
-@contextmanager
-def written_at(out: Path) -> Iterator[Path]:
-    """A path beside `out` for a file or folder, which takes its name where all goes well, and is
-    removed where it does not: a full disk needs the room."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        yield beside
-        as_created(beside)
-        os.replace(beside, out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -308,8 +297,21 @@ def find_run(run: str, *, root: Path) -> tuple[RunFolder, Path | None]:
 
     A run folder, a folder that holds exactly one (`outputs/runs/quickstart`), a checkpoint folder
     in one, a file that was exported of one, or a tracking run id, which is looked up in `root`
-    (`paths.root`). Raises RequestError.
+    (`paths.root`). What is found out about a run that this user can only read is kept below `root`.
+    Raises RequestError.
     """
+    try:
+        folder, checkpoint = _found(run, root)
+    except PermissionError as error:
+        raise RequestError(f"run={run}: {denied(Path(error.filename))}") from None
+    if folder.is_exported or may_write(folder.evaluations):
+        return folder, checkpoint
+    place = f"{folder.root.name}-{digest(str(folder.root).encode())[:6]}"
+    elsewhere = root.absolute() / "others" / folder.root.parent.name / place
+    return replace(folder, elsewhere=elsewhere), checkpoint
+
+
+def _found(run: str, root: Path) -> tuple[RunFolder, Path | None]:
     path = Path(os.path.realpath(local_path(run, "run=")))  # also of links in a circle
     if path.suffix == EXPORTED and path.is_file():
         read_exported(path)

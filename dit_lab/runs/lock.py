@@ -89,7 +89,7 @@ class Lease:
     def _acquire(self) -> None:
         came, told = time.monotonic(), False
         while True:
-            self._file = _opened(self._path, os.O_CREAT)
+            self._file = _opened(self._path, os.O_RDWR | os.O_CREAT)
             if not (obstacle := _obstacle(self._file, self._path)):
                 return
             os.close(self._file)
@@ -166,11 +166,20 @@ def holder_of(path: Path) -> str:
         os.close(file)
 
 
-def _opened(path: Path, flags: int = 0) -> int:
-    """The file of a lease; RequestError where a folder or a pipe is in its place."""
+def _opened(path: Path, flags: int = os.O_RDONLY) -> int:
+    """The file of a lease, to look at it; RequestError where a folder or a pipe is in its place, or
+    this user may not open it so."""
     if path.exists() and not path.is_file():
         raise RequestError(f"{path}: is no file, so nobody can hold it; move it away")
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK | flags, 0o666)
+    try:
+        return os.open(path, os.O_NONBLOCK | flags, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        what = "read" if flags == os.O_RDONLY else "write to"
+        raise RequestError(
+            f"{path.parent}: this user may not {what} its {path.name}; it is somebody else's"
+        ) from None
 
 
 def read_holder(path: Path) -> Holder | None:

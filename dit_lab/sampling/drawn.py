@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dit_lab.core.files import written_at
 from dit_lab.core.types import ImageSet
-from dit_lab.runs.folder import written_at
 
 
 class DrawnImages:

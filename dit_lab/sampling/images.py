@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import written_at
 from dit_lab.core.text import one_line
-from dit_lab.runs.folder import written_at
 
 PICTURE_CHANNELS = (1, 3)  # what a PNG can show
 MIN_CELL_PIXELS = 64  # smaller images are enlarged in a grid, by whole pixels

@@ -22,6 +22,7 @@ from dit_lab.runs.folder import FINISHED, RunFolder, digest, read_status
 from dit_lab.runs.metrics import MetricsRow
 from dit_lab.runs.provenance import provenance
 from dit_lab.sweeps.children import last_rows
+from dit_lab.tracking.addresses import is_local
 from dit_lab.tracking.parent import PARENT_TAG, log_child, member_tags
 
 Settings = Mapping[str, str]
@@ -56,7 +57,7 @@ def measure_all(
         elif trouble := _track(trained, config, settings, evaluation):
             on_message(f"{name}: MLflow did not take it ({trouble})")
         runs.append(Run(name, folder, to_tree(config), settings, FINISHED, evaluation))
-    place = folder.root / "reports" / digest({"ways": [run.name for run in runs]})
+    place = folder.results / "reports" / digest({"ways": [run.name for run in runs]})
     title = f"{wanted}, measured in many ways"
     return report_on(runs, place, title=title, metric=_judged_by(runs[0]))
 
@@ -96,7 +97,9 @@ def _track(trained: Trained, config: RunConfig, settings: Settings, evaluation: 
     recorded = trained.parts.config
     if recorded.tracking.backend != "mlflow" or run_id is None:
         return ""
-    measured = trained.folder.evaluations / f"{evaluation.card.eval_hash}.json"
+    if trained.folder.elsewhere and is_local(recorded.tracking.uri):
+        return ""  # the store of this user, which does not know the run
+    measured = trained.folder.evaluation(evaluation.card.eval_hash)
     tags = {
         PARENT_TAG: run_id,
         "dit_lab.run_folder": str(trained.folder.root),

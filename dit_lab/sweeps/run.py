@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dit_lab.actions.doctor import close_run
+from dit_lab.actions.doctor import NOT_OURS, close_run
 from dit_lab.config.identity import run_folder, set_aside
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import recorded_overrides
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import may_write, remove_leftovers
 from dit_lab.core.text import shell_line
 from dit_lab.report.arm_sentences import new_steps
 from dit_lab.report.question import report_on_sweep
 from dit_lab.report.sentences import answer
-from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, remove_leftovers
+from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING
 from dit_lab.runs.lock import Lease, holder_of
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder, all_sweeps, new_sweep
 from dit_lab.sweeps.attempts import take_stock
@@ -164,6 +165,8 @@ def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:
     runs, or whose jobs do, is left alone."""
     if holder := holder_of(folder.lease):
         return folder.read(), holder
+    if not (may_write(folder.root) and may_write(folder.lease)):
+        return folder.read(), NOT_OURS
     with Lease(folder.lease):
         manifest, remark = folder.read(), ""
         if manifest.status == RUNNING or _is_open(manifest):

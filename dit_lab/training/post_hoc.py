@@ -2,6 +2,7 @@
 
     RUN/averages/step-00001000/                        a snapshot, written by training
     RUN/averages/power-0.15-step-00001000.safetensors  made of it and those before by `dit-lab ema`
+                                                       (of others' runs: in `RunFolder.results`)
 
 Torch-free until something is read, for the checks of commands.
 """
@@ -48,7 +49,8 @@ def made_average(folder: RunFolder, weights: str, *, step: int | None = None) ->
     """The file that `sample.weights=power:0.1` means, the newest where there is no step, and the
     step that it is of. Raises RequestError where it has not been made."""
     std = width_in(weights)
-    found = folder.averages.glob(f"{name_of(std)}-step-*.safetensors")
+    places = dict.fromkeys([folder.averages, folder.results / "averages"])
+    found = [f for at in places for f in at.glob(f"{name_of(std)}-step-*.safetensors")]
     numbers = {file: file.stem.rpartition("-")[2] for file in found}
     files = {int(number): file for file, number in numbers.items() if number.isdecimal()}
     at = max(files, default=None) if step is None else step

@@ -11,9 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dit_lab.core.files import as_created
+from dit_lab.core.files import as_created, written_at
 from dit_lab.core.tensor_file import save_tensors
-from dit_lab.runs.folder import written_at
 from dit_lab.runs.lock import Lease
 from dit_lab.tracking.spool import MetricsFile
 

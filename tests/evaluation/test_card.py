@@ -26,6 +26,7 @@ from dit_lab.evaluation.table import (
     over_seeds,
     with_caveats,
 )
+from dit_lab.runs.folder import RunFolder
 
 GIVEN: dict[str, Any] = {
     "samples": "generated",
@@ -341,15 +342,15 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_the_newest_of_a_step_is_shown(tmp_path: Path) -> None:
-    folder = tmp_path / "evaluations"
-    assert last_evaluation(folder, step=1200) is None  # there is no such folder
+    run, folder = RunFolder(tmp_path), tmp_path / "evaluations"
+    assert last_evaluation(run, step=1200) is None  # there is no such folder
     for age, changes in enumerate(({"seed": 3}, {"seed": 4}, {"step": 1100}, {"seed": 5})):
         path = evaluation(**changes).write(folder)
         os.utime(path, (1e9 - age, 1e9 - age))
-    newest = last_evaluation(folder, step=1200)
+    newest = last_evaluation(run, step=1200)
     assert newest is not None
     assert newest.card.seed == 3
-    assert last_evaluation(folder, step=5) is None
+    assert last_evaluation(run, step=5) is None
 
 
 def test_results_are_read_without_torch() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import remove_leftovers
 from dit_lab.runs.folder import (
     NOT_DECIDING,
     RunFolder,
@@ -25,7 +26,6 @@ from dit_lab.runs.folder import (
     is_deciding,
     read_json,
     read_status,
-    remove_leftovers,
     update_status,
     write_atomically,
     write_json,

@@ -11,7 +11,9 @@ from shutil import which
 
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import may_write
 from dit_lab.core.processes import gpus
+from dit_lab.runs.folder import RunFolder
 
 AUTO = "auto"
 
@@ -96,6 +98,16 @@ def check_writable(key: str, path: Path) -> None:
         raise RequestError(
             f"{key}={path}: cannot write in {existing} ({error.strerror}); choose another"
         ) from None
+
+
+def check_own(folder: RunFolder) -> None:
+    """Refuse to train in the folder of a run that somebody else has trained."""
+    for place in (folder.root, folder.checkpoints, folder.lease):
+        if not may_write(place):
+            raise RequestError(
+                f"{folder.root}: this user cannot write to {place.name}; give another paths.root "
+                "or name, or let the owner go on with the run"
+            )
 
 
 def check_new(what: str, out: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dit_lab.core import rng
+from dit_lab.core.files import written_at
 from dit_lab.core.tensor_file import save_tensors
 from dit_lab.core.types import DataFacts, Dataset
 from dit_lab.evaluation.features.extractors import (
@@ -26,7 +27,7 @@ from dit_lab.evaluation.features.extractors import (
     Probabilities,
     pooled_size,
 )
-from dit_lab.runs.folder import digest, written_at
+from dit_lab.runs.folder import digest
 from dit_lab.sampling.images import to_uint8
 
 WIDTHS = (32, 64)  # channels, at half and a quarter of the size

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from dit_lab.core.errors import RequestError
-from dit_lab.runs.folder import digest, written_at
+from dit_lab.core.files import written_at
+from dit_lab.runs.folder import digest
 
 MAX_SIDE_PIXELS = 32  # larger images are averaged down: trees and neighbours see shape, not noise
 IMAGES_AT_ONCE = 256  # as floats; ten thousand large images would not fit

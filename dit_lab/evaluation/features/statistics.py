@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import written_at
 from dit_lab.evaluation.metrics.frechet import Moments
-from dit_lab.runs.folder import written_at
 
 ADM, TORCH_FIDELITY = ".npz", ".pt"
 
