@@ -19,11 +19,11 @@ from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import denied
 from dit_lab.core.options import changed, target_of
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Codec, LabelledCall, Sampler, Shapes, Team
 from dit_lab.interop.files import read_safetensors
+from dit_lab.runs.access import refuse_unreadable
 from dit_lab.runs.exported import read_exported
 from dit_lab.runs.folder import RunFolder, find_run
 from dit_lab.runs.recorded import UNKNOWN_CODEC, recorded, recorded_shapes, weights_name
@@ -279,15 +279,15 @@ def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
     """The chosen checkpoint, or the newest whole one; newer ones that are not whole are named."""
     skipped: list[str] = []
     store = open_checkpoints(folder, warn=skipped.append)
-    try:
-        if chosen is not None:
-            store.verify(Checkpoint(chosen))
-            return Checkpoint(chosen)
-        latest = store.latest()
-    except DamagedCheckpoint as damage:
-        raise RequestError(f"run={chosen}: {damage}") from None
-    except PermissionError as error:
-        raise RequestError(f"run={folder.root}: {denied(Path(error.filename))}") from None
+    refuse_unreadable(f"run={folder.root}", folder, chosen)
+    if chosen is not None:
+        checkpoint = Checkpoint(chosen)
+        try:
+            store.verify(checkpoint)
+        except DamagedCheckpoint as damage:
+            raise RequestError(f"run={chosen}: {damage}") from None
+        return checkpoint
+    latest = store.latest()
     if latest is None:
         reason = f" ({skipped[0]})" if skipped else ""
         raise RequestError(f"run={folder.root}: has no whole checkpoint yet{reason}")

@@ -12,11 +12,13 @@ runs and sweeps that it has never seen.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from dit_lab.actions.doctor import examine
 from dit_lab.config.compose import root_option
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import Denied, denied
 from dit_lab.core.text import say
 from dit_lab.runs.folder import FINISHED
 from dit_lab.runs.manifest import all_sweeps
@@ -34,7 +36,11 @@ def run(args: argparse.Namespace) -> int:
             f"{unknown[0]}: the doctor takes paths.root=FOLDER and tracking.uri=ADDRESS only"
         )
     root = root_option(args.overrides).absolute()
-    if not ((root / "runs").is_dir() or (root / "sweeps").is_dir()):
+    try:
+        holds_runs = (root / "runs").is_dir() or (root / "sweeps").is_dir()
+    except PermissionError as error:
+        raise Denied(f"paths.root={root}: {denied(Path(error.filename))}") from None
+    if not holds_runs:
         raise RequestError(f"paths.root={root}: holds no runs; give the folder that does")
     trust.trust_own_store(root)
     for found in examine(root):

@@ -22,6 +22,7 @@ from dit_lab.config.recorded import root_of
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import say, shell_line
+from dit_lab.runs.access import refuse_unreadable
 from dit_lab.runs.folder import find_run
 from dit_lab.tracking.addresses import check_uri, shown
 
@@ -66,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
             raise RequestError(f"{option}: is for --format mlflow, not {args.format}")
     if args.format != "mlflow":
         _check_out(out, args.format)
-    folder, _ = find_run(args.run, root=args.root)
+    folder, checkpoint = find_run(args.run, root=args.root)
+    refuse_unreadable(f"run={args.run}", folder, checkpoint)
     trust.trust_own_store(root_of(folder))
 
     from dit_lab.actions.export import Export  # torch: seconds

@@ -19,6 +19,7 @@ from typing import Any, TypedDict
 from dit_lab.cli import train
 from dit_lab.cli.arguments import add_overrides, say_own_choices
 from dit_lab.config.checks.coupling import INDEPENDENT, check_pairs
+from dit_lab.config.checks.machine import check_root
 from dit_lab.config.checks.training import check_data
 from dit_lab.config.compatibility import draws_noise
 from dit_lab.config.compose import compose_reflow, given_run
@@ -81,6 +82,7 @@ def _check(drawing: RunConfig, training: RunConfig) -> None:
             f"{FEWEST_PAIRS} or more"
         )
     check_request(training, look=_shapes_without_pairs)
+    check_root(training)
 
 
 def _shapes_without_pairs(training: RunConfig) -> Shapes:

@@ -31,6 +31,7 @@ from dit_lab.config.validate import checked_types, without_patches
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import checked_name, local_path
+from dit_lab.runs.access import refuse_unreadable
 from dit_lab.runs.folder import RunFolder, find_run
 
 Tree = dict[str, Any]
@@ -208,6 +209,7 @@ def _extended_run(overrides: Sequence[str]) -> RunFolder | None:
         ) from None
     if checkpoint is not None:
         raise RequestError(f"resume={given}: a checkpoint; give its run folder, {folder.root}")
+    refuse_unreadable(f"resume={given}", folder, None)
     return folder
 
 
@@ -242,7 +244,8 @@ def given_run(overrides: Sequence[str]) -> tuple[str, Path, RunFolder, RunConfig
     if not wanted:
         raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
     root = root_option(overrides)
-    folder, _ = find_run(str(wanted), root=root)
+    folder, checkpoint = find_run(str(wanted), root=root)
+    refuse_unreadable(f"run={wanted}", folder, checkpoint)
     recorded = read_recorded(folder, root=typed_root(overrides))
     trust.trust_own_store(recorded.paths.root)
     return str(wanted), root, folder, recorded
@@ -304,6 +307,7 @@ def _weak_run(config: Tree, objective: Tree) -> Path:
         )
     except RequestError as error:
         raise RequestError(f"{given}: {str(error).partition(': ')[2]}") from None
+    refuse_unreadable(given, folder, checkpoint)
     weak = to_tree(read_recorded(folder))["objective"]
     other = [key for key in {**objective, **weak} if weak.get(key) != objective.get(key)]
     if other:

@@ -23,6 +23,7 @@ from dit_lab.core.options import Component, without_neutral
 from dit_lab.core.text import checked_name
 from dit_lab.core.types import Shapes
 from dit_lab.data.pair_facts import read_pair_facts
+from dit_lab.runs.access import refuse_unreadable
 from dit_lab.runs.exported import read_exported
 from dit_lab.runs.folder import (
     RunFolder,
@@ -143,6 +144,7 @@ def initial_run(config: RunConfig) -> tuple[RunFolder, Path | None]:
     checkpoint = checkpoint or newest_checkpoint(folder)
     if checkpoint is None and not folder.is_exported:
         raise RequestError(f"{given}: has no checkpoint yet")
+    refuse_unreadable(given, folder, checkpoint)
     return folder, checkpoint
 
 

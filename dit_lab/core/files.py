@@ -38,6 +38,10 @@ BESIDE = re.compile(r"\..+\.[0-9]+")
 """The name of a file that is being written beside the one that it will replace."""
 
 
+class Denied(RequestError):  # noqa: N818 - says how it is
+    """A file or folder that this user may not read."""
+
+
 def remove_folder(path: Path) -> None:
     """Remove a folder, where there is one, with all that it holds. A link to one goes, and what it
     leads to stays: it lies where somebody has moved it. Raises OSError."""
@@ -95,7 +99,7 @@ def written_at(out: Path) -> Iterator[Path]:
 
 def denied(path: Path) -> str:
     """What is to be done about a file or folder that this user may not read."""
-    return f"{path}: this user may not read it; its owner can allow it by `chmod -R a+rX`"
+    return f"{path}: this user may not read it; its owner can allow that by `chmod -R a+rX`"
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -109,7 +113,7 @@ def open_regular(path: Path) -> BinaryIO:
     except (FileNotFoundError, NotADirectoryError):
         raise
     except PermissionError:
-        raise RequestError(denied(path)) from None
+        raise Denied(denied(path)) from None
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
         reason = error.strerror if isinstance(error, OSError) else error
         raise RequestError(f"{path}: cannot be read ({reason}); repair it") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from dit_lab.config.axes import settings_of
 from dit_lab.config.yaml_files import read_config
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import Denied
 from dit_lab.core.text import local_path
 from dit_lab.evaluation.card import last_evaluation, read_evaluation
 from dit_lab.report.results import ARM, NOT_SET
@@ -40,11 +40,17 @@ def find(given: str, *, root: Path) -> SweepFolder | RunFolder:
     """What a user calls a sweep or a run: its folder, its name below `<paths.root>/sweeps` or
     `<paths.root>/runs`, or the id of its run in the tracker. Raises RequestError."""
     local_path(given, "")  # refuses what is no path
-    with suppress(RequestError):
+    try:
         return find_sweep(given, root=root)
+    except Denied:
+        raise
+    except RequestError:
+        pass  # a run, perhaps
     for place in (given, root / "runs" / given):
         try:
             return find_run(str(place), root=root)[0]
+        except Denied:
+            raise
         except RequestError as refusal:
             if Path(place).is_dir():
                 raise RequestError(f"{given}: {str(refusal).partition(': ')[2]}") from None

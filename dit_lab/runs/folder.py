@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import denied, may_write, parse_json, read_within, to_json
+from dit_lab.core.files import Denied, denied, may_write, parse_json, read_within, to_json
 from dit_lab.core.text import local_path
 from dit_lab.core.typed import read_as
 from dit_lab.runs.exported import EXPORTED, read_exported
@@ -303,7 +303,7 @@ def find_run(run: str, *, root: Path) -> tuple[RunFolder, Path | None]:
     try:
         folder, checkpoint = _found(run, root)
     except PermissionError as error:
-        raise RequestError(f"run={run}: {denied(Path(error.filename))}") from None
+        raise Denied(f"run={run}: {denied(Path(error.filename))}") from None
     if folder.is_exported or may_write(folder.evaluations):
         return folder, checkpoint
     place = f"{folder.root.name}-{digest(str(folder.root).encode())[:6]}"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import to_json
+from dit_lab.core.files import Denied, denied, to_json
 from dit_lab.core.text import checked_name, local_path, shell_line
 from dit_lab.core.typed import (
     Count,
@@ -288,7 +288,11 @@ def find_sweep(given: str, *, root: Path) -> SweepFolder:
     """What a user calls a sweep: its folder, its name below `<paths.root>/sweeps`, or the id of its
     run in the tracker. Raises RequestError."""
     for path in (local_path(given, ""), root / "sweeps" / given):
-        if (path / "manifest.json").is_file():
+        try:
+            is_sweep = (path / "manifest.json").is_file()
+        except PermissionError as error:
+            raise Denied(f"{given}: {denied(Path(error.filename))}") from None
+        if is_sweep:
             return SweepFolder(path.resolve())
     for folder in all_sweeps(root):
         with suppress(RequestError):  # a damaged one is another sweep, as far as is known

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "dit_lab"
 
-KINDS = ("RequestError", "Busy")
+KINDS = ("RequestError", "Busy", "Denied")
 
 LIBRARY_ONLY = {
     "commands check the same before they build anything": (
@@ -58,6 +58,15 @@ LIBRARY_ONLY = {
     ),
     "a command checks its words, and a file its text, before": (
         ("core/text.py", "is no UTF-8 text; give the file another name"),
+    ),
+    "it needs other users' files, as in tests/integration/test_runs_of_others.py": (
+        ("core/files.py", "Denied(denied(path))"),
+        ("runs/access.py", "Denied("),
+        ("runs/folder.py", "Denied("),
+        ("runs/manifest.py", "Denied("),
+        ("cli/doctor.py", "Denied("),
+        ("runs/lock.py", "it is somebody else's"),
+        ("config/checks/machine.py", "this user cannot write to {place.name}"),
     ),
     "it needs files of gigabytes, devices or other users' files, as in tests/core/test_files.py": (
         ("core/files.py", "cannot be read ({reason}); repair it"),

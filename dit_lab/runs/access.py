@@ -1,0 +1,22 @@
+"""Whether this user may read the weights of a run that somebody else has trained. Torch-free."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dit_lab.core.files import Denied, denied
+from dit_lab.runs.folder import RunFolder, newest_checkpoint
+
+
+def refuse_unreadable(given: str, folder: RunFolder, checkpoint: Path | None) -> None:
+    """Raise Denied where a file of the checkpoint, or of the newest one, may not be read;
+    `given` is what named the run, such as `run=RUN`."""
+    try:
+        chosen = folder.root if folder.is_exported else checkpoint or newest_checkpoint(folder)
+        files = [] if chosen is None else [chosen, *chosen.rglob("*")]
+        hidden = [file for file in files if not os.access(file, os.R_OK)]
+    except PermissionError as error:
+        hidden = [Path(error.filename)]
+    if hidden:
+        raise Denied(f"{given}: {denied(hidden[0])}")
