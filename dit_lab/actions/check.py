@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -13,6 +12,7 @@ from pathlib import Path
 from dit_lab.build.parts import build_dataset
 from dit_lab.config.schema import CheckConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.processes import usable_cpus
 from dit_lab.core.types import DataFacts
 from dit_lab.data.image_check import Look, Report, look, report_on
 from dit_lab.data.image_files import ImageFiles
@@ -41,7 +41,7 @@ def check_images(
         datasets[split] = dataset
 
     def seen() -> Iterator[tuple[str, Look]]:
-        processes = config.num_processes or len(os.sched_getaffinity(0))
+        processes = config.num_processes or usable_cpus()
         with closing(_looks(datasets, processes)) as looks:
             for split, found in looks:
                 check_stop()

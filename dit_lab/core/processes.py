@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -112,9 +113,23 @@ def on_loopback() -> dict[str, str]:
     return {f"{library}_SOCKET_IFNAME": name for library in ("GLOO", "NCCL") for name in loopback}
 
 
+def usable_cpus() -> int:
+    """How many processors this process may use; all of the machine where the system does not say,
+    as macOS."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def threads_each(places: int) -> int:
     """Threads for each of `places` processes that compute side by side on the CPU."""
-    return max(1, len(os.sched_getaffinity(0)) // places)
+    return max(1, usable_cpus() // places)
+
+
+def most_memory_bytes() -> int:
+    """The most memory that this process has taken so far. macOS counts it in bytes, Linux in kB."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def gpus() -> list[str]:

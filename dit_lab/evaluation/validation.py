@@ -32,7 +32,8 @@ class ValidationLoss:
             self.check_stop()
             batch = make()
             terms = self.objective.loss(_with_labels(model, batch), batch)
-            return {name: t.double().sum().item() for name, t in terms.items()}, len(batch.labels)
+            found = {name: term.cpu().double().sum().item() for name, term in terms.items()}
+            return found, len(batch.labels)
 
         sums: dict[str, float] = {}
         count = 0

@@ -22,6 +22,7 @@ from torch import Tensor
 from dit_lab.build.parts import Parts, build_parts
 from dit_lab.build.training import averages, train_steps, training_objects
 from dit_lab.config.schema import RunConfig
+from dit_lab.core.devices import widest_float
 from dit_lab.core.types import Batch, Evaluator, Hook, Shapes
 from dit_lab.reproduce.drawing import by_other_samplers, by_the_sampler
 from dit_lab.reproduce.measuring import Measured, of_fixed_weights, small_evaluators
@@ -138,7 +139,7 @@ class _Seen:
             for field in (indices, batch.labels, batch.drop_label):
                 self._whole.update(field.long().cpu().numpy().tobytes())
             self._dropped.append(batch.drop_label.float().cpu())
-        noise = torch.cat([batch.noise.double().cpu().flatten() for batch in micro_batches])
+        noise = torch.cat([batch.noise.cpu().double().flatten() for batch in micro_batches])
         wave = torch.cos(torch.arange(len(noise), dtype=torch.float64))
         self._noise.append((noise @ wave).item() / math.sqrt(len(noise)))
 
@@ -151,8 +152,12 @@ class _Seen:
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> float:
-    squares = [whole_of(tensor.detach().double().square().sum()) for tensor in tensors.values()]
+    squares = [whole_of(_wide(tensor).square().sum()) for tensor in tensors.values()]
     return math.sqrt(sum(square.item() for square in squares))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(widest_float(tensor.device))
 
 
 def _averages(config: RunConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dit_lab.core.devices import widest_float
 from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant
 from dit_lab.core.types import DrawNoise, Predict
@@ -44,8 +45,8 @@ class Dopri5:
         from torchdiffeq import odeint
 
         flow = _Flow(velocity_of(predict, interpolant), interpolant, on_step)
-        span = torch.tensor([interpolant.t_min, interpolant.t_max], dtype=torch.float64)
-        span = span.to(noise.device)
+        wide = widest_float(noise.device)
+        span = torch.tensor([interpolant.t_min, interpolant.t_max], dtype=wide, device=noise.device)
         ends = odeint(
             flow,
             noise,
@@ -53,7 +54,8 @@ class Dopri5:
             rtol=self.rtol,
             atol=self.atol,
             method="dopri5",
-            options={"step_t": span[-1:]},  # without it the last step reaches beyond the path
+            # without step_t the last step reaches beyond the path
+            options={"step_t": span[-1:], "dtype": wide},
         )
         return without_noise(ends[-1], interpolant.t_max, predict, interpolant)
 

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dit_lab.core import trust
-from dit_lab.core.processes import end_with_the_parent
+from dit_lab.core.processes import end_with_the_parent, usable_cpus
 from dit_lab.sweeps.hydra_worker import run_job
 from dit_lab.sweeps.queue import name_in_queue
 
@@ -40,7 +40,7 @@ RAY = "++hydra.launcher.ray.init.object_store_memory=null"  # a cluster that run
 def task(carried: DictConfig) -> int:
     """What the launcher runs, wherever it runs it."""
     asked = HydraConfig.get().launcher.get("n_jobs") or 1
-    here = asked if asked > 0 else len(os.sched_getaffinity(0))
+    here = asked if asked > 0 else usable_cpus()
     sweep, typed_in = Path(carried.sweep), Path(carried.typed_in)
     trusted = {str(name): str(value) for name, value in carried.trusted.items()}
     number, _, attempt = str(carried.job).partition("@")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dit_lab.core.devices import widest_float
 from dit_lab.training.average_names import SCHEDULE_FREE
 from dit_lab.training.power import gamma_of, name_of
 
@@ -47,11 +48,11 @@ class Running(Average):
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self.shadow = {name: w.detach().float().clone() for name, w in weights.items()}
         device = next(iter(self.shadow.values())).device
-        self.num_updates = torch.zeros((), dtype=torch.float64, device=device)
+        self.num_updates = torch.zeros((), dtype=widest_float(device), device=device)
 
     @abstractmethod
     def _current_decay(self) -> Tensor:
-        """d () of the next update, float64."""
+        """d () of the next update, in the widest type of the device."""
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], applied: Tensor) -> None:

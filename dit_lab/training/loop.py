@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dit_lab.core.errors import StopRequested
+from dit_lab.core.processes import most_memory_bytes
 from dit_lab.core.types import (
     Batch,
     Evaluator,
@@ -214,7 +214,7 @@ def peak_memory_bytes() -> float:
     machine, its libraries included."""
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated())
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)  # Linux: kB
+    return float(most_memory_bytes())
 
 
 def _progress(

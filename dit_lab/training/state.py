@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dit_lab.core.devices import widest_float
 from dit_lab.training.checkpoint import Checkpoint, load_weights
 from dit_lab.training.ema import Average
 from dit_lab.training.optimizers.state import (
@@ -41,14 +42,14 @@ class Window:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._zero = torch.zeros((), dtype=torch.float64, device=device)
+        self._zero = torch.zeros((), dtype=widest_float(device), device=device)
         self._sums: dict[str, Tensor] = {}
         self._steps = self._zero
 
     def add(self, values: Mapping[str, Tensor], *, applied: Tensor) -> None:
         """Add the scalars of one step; `applied` () is 1, or 0 for a skipped step."""
         for name, value in values.items():
-            kept = torch.where(applied > 0, value.detach().double(), self._zero)
+            kept = torch.where(applied > 0, value.detach().to(self._zero.dtype), self._zero)
             self._sums[name] = self._sums.get(name, self._zero) + kept
         self._steps = self._steps + applied
 

@@ -63,7 +63,7 @@ class Classifier:
     def probabilities(self, features: Features) -> Probabilities:
         """(N, D) -> (N, K)."""
         logits = self._network.head(torch.from_numpy(features).to(self._device))
-        return logits.double().softmax(dim=1).cpu().numpy()
+        return logits.cpu().double().softmax(dim=1).numpy()
 
 
 class _Network(nn.Module):

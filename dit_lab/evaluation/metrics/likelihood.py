@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.core import rng
+from dit_lab.core.devices import widest_float
 from dit_lab.core.interpolants import Interpolant
 from dit_lab.core.team import ALONE, shared_out
 from dit_lab.core.types import Dataset, LabelledCall, Objective, Predict, Team
@@ -65,7 +66,8 @@ def log_density(
             spread = divergence(moving, at)
         return moving.detach(), spread.detach()
 
-    span = torch.tensor([interpolant.t_max, interpolant.t_min], dtype=torch.float64).to(x.device)
+    wide = widest_float(x.device)
+    span = torch.tensor([interpolant.t_max, interpolant.t_min], dtype=wide, device=x.device)
     start = (x, torch.zeros(len(x), dtype=x.dtype, device=x.device))
     ends, spreads = odeint(
         slope,
@@ -74,7 +76,7 @@ def log_density(
         rtol=tolerance,
         atol=tolerance,
         method="dopri5",
-        options={"step_t": span[-1:]},  # without it the last step reaches beyond the path
+        options={"step_t": span[-1:], "dtype": wide},  # else the last step reaches beyond the path
     )
     noise = ends[-1].flatten(1)
     of_noise = -(noise.square() + math.log(2 * math.pi)).sum(1) / 2

@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from dit_lab.core.devices import widest_float
 from dit_lab.core.interpolants import Interpolant
 from dit_lab.core.types import Predict
 from dit_lab.samplers.grid import TimeGrid
@@ -22,7 +23,7 @@ STEPS = 100
 def path_deviation(
     predict: Predict, noise: Tensor, interpolant: Interpolant, *, steps: int = STEPS
 ) -> tuple[Tensor, Tensor]:
-    """(deviation, length) of each path, both (N,) float64.
+    """(deviation, length) of each path, both (N,) in the widest type of the device.
 
     The deviation is the mean over time of |displacement - velocity|^2 along an Euler path in
     `steps` steps (Liu et al. 2022, eq. 3), the length |displacement|^2. Their ratio is 0 for
@@ -40,4 +41,4 @@ def path_deviation(
 
 
 def _square(x: Tensor) -> Tensor:
-    return x.double().square().flatten(1).sum(1)
+    return x.to(widest_float(x.device)).square().flatten(1).sum(1)
