@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dit_lab.actions.evaluate import training_evaluators, why_unmeasured
 from dit_lab.actions.extension import take_over
 from dit_lab.actions.hooks import build_hooks, refuse_failed
+from dit_lab.actions.prune import prune_held, references_below
 from dit_lab.actions.session import StatusFile, log, tell_end, told_how_it_ends, writing_to
 from dit_lab.build.optimizer import check_patterns
 from dit_lab.build.parts import Parts, build_parts
@@ -131,6 +133,24 @@ def _lead(
                     hook.on_artifact(status.step, folder.nonfinite)
             raise
         update_status(folder, results=results)
+    if config.training.keep_finished:
+        _prune(config, folder, keep=config.training.keep_finished)
+
+
+def _prune(config: RunConfig, folder: RunFolder, *, keep: int) -> None:
+    """Remove the checkpoints that a finished run does not keep; a disk that does not let it is no
+    failure."""
+    every = config.training.keep_every_steps
+    needed = partial(references_below, folder)
+    try:
+        done = prune_held(folder, keep=keep, keep_every_steps=every, references=needed)
+    except OSError as error:
+        log.warning("earlier checkpoints could not be removed (%s)", error)
+    else:
+        if done.removed:
+            log.info("removed the checkpoints of steps %s", ", ".join(map(str, done.removed)))
+        if done.left:
+            log.warning("no checkpoints were removed: %s", done.left)
 
 
 def _follow(

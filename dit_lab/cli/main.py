@@ -42,6 +42,7 @@ VERBS = {
     "experiments": "list the named experiments, or every number of one",
     "reproduce": "do a named experiment again: did the recorded numbers come back?",
     "ui": "open the MLflow page of the recorded runs",
+    "runs": "list the runs, remove checkpoints or whole runs",
     "doctor": "find runs and sweeps that were killed outright, and say so",
 }
 

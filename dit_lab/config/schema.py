@@ -64,6 +64,7 @@ class Training:
     checkpoint_every_steps: int = option(at_least=0)
     keep_last: Optional[int] = option(at_least=1)
     keep_every_steps: int = option(at_least=0)
+    keep_finished: Optional[int] = option(None, at_least=1, later=True)
     sample_every_steps: int = option(at_least=0)
     validate_every_steps: int = option(at_least=0)
     evaluate_every_steps: int = option(at_least=0)

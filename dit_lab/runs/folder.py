@@ -55,6 +55,7 @@ NOT_DECIDING = (
     "training.checkpoint_every_steps",
     "training.keep_last",
     "training.keep_every_steps",
+    "training.keep_finished",
     "training.sample_every_steps",
     "training.validate_every_steps",
     "training.evaluate_every_steps",

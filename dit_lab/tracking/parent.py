@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,33 @@ def children_of(uri: str, run_id: str) -> tuple[set[str], str]:
         return {one.info.run_id for one in _below(client, experiment, run_id)}, ""
     except Exception as error:
         return set(), root_cause(error)
+
+
+def delete_runs(uri: str, run_ids: Iterable[str], *, but: Collection[str] = ()) -> tuple[int, str]:
+    """Delete runs and all below them, `but` some; how many, and "" or why not all of them.
+
+    MLflow keeps what is deleted until `mlflow gc`.
+    """
+    load_mlflow()
+    from mlflow.exceptions import MlflowException
+
+    deleted = 0
+    try:
+        client = open_existing(uri)
+        for run_id in run_ids:
+            try:
+                run = client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # deleted for good before
+                    continue
+                raise
+            for one in (*_below(client, run.info.experiment_id, run_id), run):
+                if one.info.lifecycle_stage == "active" and one.info.run_id not in but:
+                    client.delete_run(one.info.run_id)
+                    deleted += 1
+    except Exception as error:  # whatever it is, the runs' folders are gone
+        return deleted, root_cause(error)
+    return deleted, ""
 
 
 def _below(client: MlflowClient, experiment: str, run_id: str, **tags: str) -> list[Run]:

@@ -70,10 +70,10 @@ def _check_checkpoints(training: Training) -> None:
     kept, every = training.keep_every_steps, training.checkpoint_every_steps
     if not kept:
         return
-    if training.keep_last is None:
+    if training.keep_last is None and training.keep_finished is None:
         raise RequestError(
-            f"training.keep_every_steps={kept}: all checkpoints are kept; give training.keep_last, "
-            "the number of others to keep, too"
+            f"training.keep_every_steps={kept}: all checkpoints are kept; give training.keep_last "
+            "or training.keep_finished, the number of others to keep, too"
         )
     if not every or kept % every:
         raise RequestError(

@@ -1,0 +1,114 @@
+"""What runs take of the disk, and how checkpoints and folders are removed: whole or not at all.
+Torch-free."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dit_lab.core.errors import RequestError
+from dit_lab.core.files import remove_folder
+from dit_lab.runs.folder import RunFolder, read_status, step_of, steps_in
+
+GOING = ".removing-"
+"""What the name of something begins with whose removal has begun."""
+
+MEGABYTE = 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A run in short."""
+
+    run: str  # NAME/HASH
+    status: str  # "?" where nothing says it
+    step: int
+    bytes: int
+    updated: float  # seconds since the epoch, 0 where nothing says it
+    path: str
+
+
+def runs_below(root: Path) -> list[RunFolder]:
+    """Every run below `paths.root`, whether it has got as far as a status or not."""
+    found = {file.parent for name in ("config.yaml", "status.json")
+             for file in root.glob(f"runs/*/*/{name}")}  # fmt: skip
+    return [RunFolder(path) for path in sorted(found) if not path.name.startswith(".")]
+
+
+def name_of(folder: RunFolder) -> str:
+    """`NAME/HASH`."""
+    return "/".join(folder.root.absolute().parts[-2:])
+
+
+def listed(folder: RunFolder) -> Listed:
+    """The run in short; a damaged status is unknown."""
+    found = {}
+    with suppress(RequestError):
+        found = read_status(folder)
+    return Listed(
+        run=name_of(folder),
+        status=found.get("status", "?"),
+        step=found.get("step", 0),
+        bytes=size_of([folder.root]),
+        updated=found.get("updated", 0.0),
+        path=str(folder.root),
+    )
+
+
+def size_of(folders: Iterable[Path]) -> int:
+    """The bytes of all files below folders; one that has several names counts once."""
+    return sum({(s.st_dev, s.st_ino): s.st_size for s in _files(folders)}.values())
+
+
+def freed_by(folders: Iterable[Path]) -> int:
+    """The bytes that their removal gives back: not those of files that have names elsewhere, such
+    as in the run that goes on from this one."""
+    names: dict[tuple[int, int], int] = {}
+    found = {}
+    for stat in _files(folders):
+        key = (stat.st_dev, stat.st_ino)
+        names[key], found[key] = names.get(key, 0) + 1, stat
+    return sum(stat.st_size for key, stat in found.items() if stat.st_nlink <= names[key])
+
+
+def _files(folders: Iterable[Path]) -> Iterator[os.stat_result]:
+    for folder in folders:
+        for place, _, names in os.walk(folder):
+            for name in names:
+                with suppress(OSError):  # it has gone meanwhile
+                    yield os.lstat(os.path.join(place, name))
+
+
+def superfluous(
+    folder: RunFolder, *, keep: int, keep_every_steps: int = 0, wanted: Iterable[Path] = ()
+) -> list[Path]:
+    """The complete checkpoints besides the newest `keep`, those of every `keep_every_steps`-th
+    step, and those in which something `wanted` lies; the oldest first."""
+    stay = {Path(os.path.realpath(path)) for path in wanted}
+
+    def is_kept(checkpoint: Path) -> bool:
+        place = Path(os.path.realpath(checkpoint))
+        often = bool(keep_every_steps) and step_of(checkpoint) % keep_every_steps == 0
+        return often or any(path.is_relative_to(place) for path in stay)
+
+    return [path for path in complete_in(folder)[:-keep] if not is_kept(path)]
+
+
+def complete_in(folder: RunFolder) -> list[Path]:
+    """The checkpoints that were completed, the oldest first."""
+    return [path for path in steps_in(folder.checkpoints) if (path / "COMPLETE").is_file()]
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a checkpoint, a run or a sweep. A kill leaves no half of it under its name. Raises
+    OSError."""
+    going = folder.with_name(f"{GOING}{folder.name}")
+    remove_folder(going)  # of a removal that was cut off
+    os.replace(folder, going)
+    for name in ("config.yaml", "status.json", "manifest.json"):
+        (going / name).unlink(missing_ok=True)  # what makes it a run or a sweep
+    shutil.rmtree(going) if not going.is_symlink() else going.unlink()
