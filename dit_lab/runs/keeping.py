@@ -104,11 +104,14 @@ def complete_in(folder: RunFolder) -> list[Path]:
 
 
 def remove_whole(folder: Path) -> None:
-    """Remove a checkpoint, a run or a sweep. A kill leaves no half of it under its name. Raises
-    OSError."""
+    """Remove a checkpoint, a run or a sweep. A kill leaves no half of it under its name. Of a link
+    to one the link goes, and what it leads to stays. Raises OSError."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
     going = folder.with_name(f"{GOING}{folder.name}")
     remove_folder(going)  # of a removal that was cut off
     os.replace(folder, going)
     for name in ("config.yaml", "status.json", "manifest.json"):
         (going / name).unlink(missing_ok=True)  # what makes it a run or a sweep
-    shutil.rmtree(going) if not going.is_symlink() else going.unlink()
+    shutil.rmtree(going)

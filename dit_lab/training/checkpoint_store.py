@@ -20,6 +20,7 @@ from dit_lab.core.files import remove_folder, to_json
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Team
 from dit_lab.runs.folder import steps_in
+from dit_lab.runs.keeping import GOING, remove_whole
 from dit_lab.training.checkpoint import (
     MARKER,
     MEASURED,
@@ -115,7 +116,7 @@ class CheckpointStore:
 
     def _clear(self) -> None:
         """Remove what a process that was killed left half written or half removed."""
-        for leftover in (*self._folder.glob(".writing-*"), *self._folder.glob(".removing-*")):
+        for leftover in (*self._folder.glob(".writing-*"), *self._folder.glob(f"{GOING}*")):
             remove_folder(leftover)
 
     def _check_room(self, tensors: Mapping[str, Mapping[str, Rows]]) -> None:
@@ -153,10 +154,8 @@ class CheckpointStore:
         for step in steps[: -self._keep_last]:
             if self._keep_every_steps and step % self._keep_every_steps == 0:
                 continue
-            going = self._folder / f".removing-step-{step:08d}"
             try:
-                os.replace(self._folder / f"step-{step:08d}", going)
-                remove_folder(going)
+                remove_whole(self._folder / f"step-{step:08d}")
             except OSError as error:  # the next save tries again
                 self._warn(f"step {step} could not be removed ({error})")
 

@@ -11,6 +11,7 @@ from tests.errors import (
     encoding,
     exchange,
     judging,
+    keeping,
     measuring,
     methods,
     naming,
@@ -29,7 +30,7 @@ from tests.errors import (
 AREAS = (
     command_line, settings, methods, own_parts, data, encoding, resuming, recorded, checkpoints,
     averages, measuring, judging, exchange, sweeping, reporting, tracking, benching, places, naming,
-    trusting, optimizers,
+    trusting, optimizers, keeping,
 )  # fmt: skip
 CASES = {case.title: case for area in AREAS for case in area.CASES}
 assert len(CASES) == sum(len(area.CASES) for area in AREAS), "two cases of one title"

@@ -66,6 +66,7 @@ LIBRARY_ONLY = {
         ("runs/manifest.py", "Denied("),
         ("cli/doctor.py", "Denied("),
         ("runs/lock.py", "it is somebody else's"),
+        ("actions/remove.py", "this user cannot write to it; leave it out"),
         ("config/checks/machine.py", "this user cannot write to {place.name}"),
     ),
     "it needs files of gigabytes, devices or other users' files, as in tests/core/test_files.py": (
