@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import written_at
+from dit_lab.core.files import sync, written_at
 from dit_lab.runs.folder import RunFolder, step_of, steps_in
 from dit_lab.runs.recorded import recorded
 from dit_lab.training.post_hoc import open_averages
@@ -48,7 +48,6 @@ def make_average(folder: RunFolder, std: float, *, step: int | None = None) -> M
 
     from dit_lab.core.tensor_file import save_tensors
     from dit_lab.training.checkpoint import Checkpoint
-    from dit_lab.training.checkpoint_store import sync
 
     kept = [Checkpoint(path) for path in found]
     profiles, shadows = [], []

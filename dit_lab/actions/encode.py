@@ -24,12 +24,12 @@ from torch import Tensor
 from dit_lab.build.parts import build, build_dataset
 from dit_lab.config.schema import EncodeConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.files import sync
 from dit_lab.core.tensor_file import save_tensors
 from dit_lab.core.types import Codec, DataFacts, Dataset
 from dit_lab.data.latent_facts import FACTS, SPLITS, Manifest, Plan, read_manifest
 from dit_lab.runs.folder import read_json, write_json
 from dit_lab.runs.lock import Lease
-from dit_lab.training.checkpoint_store import sync
 from dit_lab.training.loading import messages_of, read_ahead
 
 _log = logging.getLogger(__name__)

@@ -36,6 +36,7 @@ from dit_lab.core.text import counted, say
 from dit_lab.report.selection import find
 from dit_lab.runs.folder import RunFolder, write_json
 from dit_lab.runs.keeping import MEGABYTE, Listed, freed_by, listed, name_of, runs_below, size_of
+from dit_lab.tracking.screen import Screen, table
 
 ACTIONS = ("list", "prune", "remove")
 SORTED = {
@@ -152,8 +153,6 @@ def _list(named: Sequence[str], root: Path, *, sort: str, file: Path | None) -> 
 
 
 def _print(found: Sequence[Listed]) -> None:
-    from dit_lab.tracking.screen import Screen, table
-
     rows = [
         (one.run, one.status, f"{one.step:,}", f"{one.bytes / MEGABYTE:,.1f}", _date(one.updated))
         for one in found

@@ -97,6 +97,15 @@ def written_at(out: Path) -> Iterator[Path]:
         raise
 
 
+def sync(path: Path) -> None:
+    """Force a file's content, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def denied(path: Path) -> str:
     """What is to be done about a file or folder that this user may not read."""
     return f"{path}: this user may not read it; its owner can allow that by `chmod -R a+rX`"

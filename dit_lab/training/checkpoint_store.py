@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dit_lab.core.files import remove_folder, to_json
+from dit_lab.core.files import remove_folder, sync, to_json
 from dit_lab.core.team import ALONE
 from dit_lab.core.types import Team
 from dit_lab.runs.folder import steps_in
@@ -239,12 +239,3 @@ def _listed(folder: Path, files: Sequence[Path]) -> Listed:
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(to_json(content, indent=2) + "\n")
-
-
-def sync(path: Path) -> None:
-    """Force a file's content, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
