@@ -94,8 +94,9 @@ CASES = (
          "model.activation_checkpointing=some: expected none, selective .*, or k, which"),
     Case("rotary positions in heads that are too narrow", f"{Q} model.rope=true model.num_heads=32",
          "model.rope=true: a head is 2 numbers wide .* need a multiple of 4"),
-    Case("checkpoints that are kept among all", f"{Q} training.keep_every_steps=800",
-         "training.keep_every_steps=800: all checkpoints are kept; give training.keep_last"),
+    Case("checkpoints that are kept among all", f"{Q} training.keep_every_steps=800 "
+         "training.keep_finished=null",
+         "training.keep_every_steps=800: all checkpoints are kept; give training.keep_last or "),
     Case("checkpoints that are never written",
          f"{Q} training.keep_last=2 training.keep_every_steps=1000",
          "training.keep_every_steps=1000: must be a multiple of"),
