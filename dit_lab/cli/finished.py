@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,10 +18,11 @@ from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_config
 from dit_lab.core import trust
+from dit_lab.core.files import may_write
 from dit_lab.core.text import key_value, say, shell_line
 from dit_lab.evaluation.card import last_evaluation
 from dit_lab.evaluation.table import is_row_key
-from dit_lab.runs.folder import RunFolder, digest, read_status
+from dit_lab.runs.folder import RunFolder, digest, find_run, read_status
 from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.addresses import is_server, shown
 
@@ -33,7 +36,9 @@ def answer(prepared: Prepared, *, measures: bool) -> int:
     """Draw and measure what the command asks for otherwise than the run has it, and show the
     results; the exit code. `measures` is False where whoever calls does so. Raises
     RequestError."""
-    folder, config = prepared.folder, prepared.config
+    config, place = prepared.config, str(prepared.folder.root)
+    found, _ = find_run(place, root=Path(config.paths.root))
+    folder = replace(prepared.folder, elsewhere=found.elsewhere)
     recorded = read_recorded(folder, hooks=True)
     drawn = measures and _differs(recorded, config, DRAWN_BY)
     measured = measures and _differs(recorded, config, MEASURED_BY)
@@ -41,19 +46,22 @@ def answer(prepared: Prepared, *, measures: bool) -> int:
     if not drawn and not measured:
         say(f"already finished: {folder.root} (resume=never trains anew)")
         is_whole = read_status(folder).get("is_tracked_whole", True)
-        if not is_whole and (remark := close_run(folder).remark):
+        is_ours = may_write(folder.lease)
+        if not is_whole and is_ours and (remark := close_run(folder).remark):
             say(remark)
         show_results(folder)
         return 0
     say(f"already trained: {folder.root}; what is asked of it now is done without training")
-    given = {"run": str(folder.root), "root": str(config.paths.root)}
+    given = {"run": place, "root": str(config.paths.root)}
     code = 0
     if drawn:
         step, settings = read_status(folder)["step"], _settings(config, DRAWN_BY)
-        out = folder.samples / f"step-{step:08d}-{digest(settings)}.png"
+        samples = folder.results / folder.samples.name
+        out = samples / f"step-{step:08d}-{digest(settings)}.png"
         if out.exists():
             say(f"drawn before: {out}")
         else:
+            samples.mkdir(parents=True, exist_ok=True)
             code = _do("sample", config, {**given, "out": str(out)})
     if measured and code == 0:
         code = _do("evaluate", config, {**given, "baselines": False})

@@ -94,10 +94,10 @@ def test_weights_made_of_theirs_are_mine(theirs: Theirs, mine: Command, tmp_path
     assert "power-0.15 at step 4" in drawn.stdout, drawn.stderr
     assert mine("export", run, "model.safetensors").returncode == 0
     done = mine("train", f"resume={run}", "training.total_steps=6", "tracking=none")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert "resumed at step 4" in done.stdout
     done = mine("reflow", f"run={run}", "pairs.sample.num_images=20", "training.total_steps=2")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("outputs/others/theirs/*/pairs/*"))) == 1
     assert len(list(tmp_path.glob("outputs/runs/theirs*/*/status.json"))) == 2
     assert theirs.times() == before
@@ -157,6 +157,7 @@ def test_their_run_in_a_root_of_all(
     other_user.give_away(run)
     short = [*tiny, "training.total_steps=4", "training.checkpoint_every_steps=2", "tracking=none"]
     try:
+        finished = status.read_text().replace("KILLED", "FINISHED")
         done = mine("train", *short, "name=theirs")
         assert done.returncode == 2
         assert f"{run}: this user cannot write to {run.name}; give another" in done.stderr
@@ -164,6 +165,18 @@ def test_their_run_in_a_root_of_all(
         done = mine("evaluate", f"run={run}", *MEASURED)
         assert (done.returncode, done.stderr) == (0, "")
         assert len(evaluations(tmp_path)) == 1
+
+        status.write_text(finished)
+        before = {path: path.lstat().st_mtime_ns for path in run.rglob("*")}
+        done = mine("train", *short, *POWERS, "name=theirs")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "already finished" in done.stdout
+        more = ["evaluation.num_images=96", "sample.num_images=3"]
+        done = mine("train", *short, *POWERS, "name=theirs", *more)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(evaluations(tmp_path)) == 2
+        assert len(list(tmp_path.glob("outputs/others/theirs/*/samples/*.png"))) == 1
+        assert {path: path.lstat().st_mtime_ns for path in run.rglob("*")} == before
     finally:
         other_user.take_back(run)
 
