@@ -24,12 +24,16 @@ Places = Sequence[RunFolder | SweepFolder]
 
 
 def with_jobs(chosen: Places) -> tuple[list[RunFolder], list[SweepFolder]]:
-    """The runs, those of the sweeps' jobs that are there as well, and the sweeps."""
+    """The runs, those of the sweeps' jobs that lie below the sweep's `paths.root` as well, and the
+    sweeps."""
     sweeps = [one for one in chosen if isinstance(one, SweepFolder)]
     runs = [one for one in chosen if isinstance(one, RunFolder)]
     for sweep in sweeps:
+        root = sweep.paths_root.resolve()  # a link in a folder of somebody else leads anywhere
         of_jobs = [sweep.run(job) for job in sweep.read().jobs]
-        runs += [run for run in of_jobs if run.root.is_dir()]
+        runs += [
+            run for run in of_jobs if run.root.is_dir() and run.root.resolve().is_relative_to(root)
+        ]
     by_place = {run.root.resolve(): run for run in runs}
     return list(by_place.values()), list(dict.fromkeys(sweeps))
 

@@ -43,6 +43,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "import": [["FILE", "--out", "imported"]],
     "report": [["runs=RUN"], ["SWEEP"]],
     "sweep": [["status", "SWEEP"], ["resume", "SWEEP"]],
+    "runs": [["list"], ["prune", "RUN"], ["remove", "RUN", "--dry-run"], ["remove", "SWEEP"]],
     "doctor": [[]],
     "ema": [["RUN", "--std", "0.1"]],
     "bench": [["--check", "RECORD"]],
@@ -55,7 +56,7 @@ READS_NONE = {
     "ui": "what is typed",
 }  # fmt: skip
 
-READS_NO_COMPONENTS = (["report"], ["doctor"], ["ema"], ["sweep", "status"])
+READS_NO_COMPONENTS = (["report"], ["runs"], ["doctor"], ["ema"], ["sweep", "status"])
 """Commands that read a configuration as text and build nothing of it."""
 
 

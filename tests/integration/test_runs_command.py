@@ -261,6 +261,18 @@ def test_a_sweep_goes_with_its_runs(lab: Path, dit_lab: DitLab) -> None:
     assert any(sweep.name in name for name in gone)
 
 
+def test_a_link_in_a_sweep_of_somebody_else_leads_nowhere(lab: Path, dit_lab: DitLab) -> None:
+    """Its jobs would be runs of mine."""
+    theirs = lab / "theirs/outputs"
+    shutil.copytree(lab / "outputs/sweeps", theirs / "sweeps", symlinks=True)
+    (theirs / "runs").symlink_to(lab / "outputs/runs")
+    sweep = next((theirs / "sweeps").iterdir())
+    done = dit_lab("runs", "remove", str(sweep), "--force")
+    assert done.code == 0, done.err
+    assert not sweep.exists()
+    assert steps(lab, "jobs") == [2, 2, 4, 4, 6, 6, 8, 8]
+
+
 def test_a_run_of_two_sweeps_is_still_needed(lab: Path, dit_lab: DitLab) -> None:
     sweep = next((lab / "outputs/sweeps").iterdir())
     shutil.copytree(sweep, sweep.with_name("another"), symlinks=True)
