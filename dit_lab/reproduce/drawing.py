@@ -81,7 +81,7 @@ def by_other_samplers(parts: Parts, stop: StopSignal) -> dict[str, Any]:
 
 def _images(generator: Generator, model: LabelledCall) -> list[float]:
     """Mean, deviation and a projection of the first images, before a codec decodes them."""
-    latents = generator.latents(model, first=0, seed=0)[:IMAGES].double().cpu().flatten(1)
+    latents = generator.latents(model, first=0, seed=0)[:IMAGES].cpu().double().flatten(1)
     wave = torch.cos(torch.arange(latents.shape[1], dtype=torch.float64))
     found = [latents.mean(1), latents.std(1), latents @ wave / math.sqrt(len(wave))]
     numbers: list[float] = torch.stack(found, 1).flatten().tolist()
