@@ -150,7 +150,7 @@ def _likelihood(parts: Parts, team: Team, check_stop: Callable[[], None]) -> Lik
         return None
     return Likelihood(
         objective=parts.objective,
-        held_out=build_images(parts.config, "validation"),
+        held_out=build_images(parts.config, parts.shapes.data, "validation"),
         num_images=options.likelihood_images,
         levels=parts.shapes.data.levels,
         seed=options.seed,

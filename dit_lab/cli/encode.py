@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from dit_lab.actions.workers import run_together
 from dit_lab.cli.arguments import add_config_dir, path, say_own_choices
-from dit_lab.config.checks.data import check_encoding, read_facts
+from dit_lab.config.checks.data import check_encoding, encoded_facts
 from dit_lab.config.checks.machine import check_folder
 from dit_lab.config.compose import compose_data
 from dit_lab.config.objects import to_tree
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 def work(config: EncodeConfig) -> int:
     """Encode as one of several processes what nobody else encodes; the exit code."""
-    return _encode(config, read_facts(config))
+    return _encode(config, encoded_facts(config))
 
 
 def _encode(config: EncodeConfig, facts: DataFacts) -> int:

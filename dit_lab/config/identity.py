@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +172,7 @@ def identity(
         **source_now(config),
         "data_fingerprint": shapes.data.fingerprint,
         "pairs_fingerprint": _pairs_fingerprint(config),
-        "data": asdict(shapes.data),
+        "data": shapes.data.recorded(),
         "latent_shape": list(shapes.latent),
     }
     if initial := initial_weights(config):

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dit_lab.data.images import Transform, opened, regular_file
+from dit_lab.data.images import Transform
+from dit_lab.data.opening import opened, regular_file
 
 
 @dataclass(frozen=True, slots=True)

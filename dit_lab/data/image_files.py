@@ -16,6 +16,7 @@ from torch.utils.data import get_worker_info
 
 from dit_lab.core.errors import RequestError
 from dit_lab.data.images import Transform, to_pixels
+from dit_lab.data.opening import SKIP
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class ImageFiles:
                 return self._image(place, path, crop), place
             except RequestError as error:
                 if self._on_bad_image == "error":
-                    raise
+                    raise RequestError(f"{error}, or give {SKIP}") from error
                 self._bad[place] = str(error)
                 if get_worker_info() is None:
                     _log.warning("skipped %s", error)

@@ -6,29 +6,23 @@ Shapes: N images of H x W pixels.
 from __future__ import annotations
 
 import math
-import os
-import stat
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from dit_lab.core.errors import RequestError
 from dit_lab.core.rng import uniform
-from dit_lab.data.folder_listing import NOT_A_FILE
+from dit_lab.data.opening import MAX_PIXELS, has_alpha, opened, turned, unreadable
+
+Transparency = Literal["drop", "white", "black"]
 
 CROP_RANGE = (0.8, 1.0)  # of the image's shorter side, what a random crop shows
 DEEP_GREY = ("I;16", "I;16B", "I;16L", "I")  # Pillow's modes of 16-bit files
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # by content; others start programs
-MAX_PIXELS = 178_956_970  # of one image, as Pillow limits what it decodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +31,8 @@ class Transform:
 
     `crop="centre"` takes the central part, as ADM and DiT prepare ImageNet; "random" a part of 0.8
     to 1 of the image, anywhere. `horizontal_flip` mirrors half of the images. `exif="apply"` turns
-    an image as the camera noted beside its pixels; the original implementations ignore that. What
+    an image as the camera noted beside its pixels; the original implementations ignore that.
+    `transparency="white"` lays transparent images over white; "drop" shows the colours below. What
     is random depends on (seed, sample counter) alone, and images without a counter get none of it.
     """
 
@@ -46,6 +41,7 @@ class Transform:
     crop: Literal["centre", "random"] = "centre"
     horizontal_flip: bool = False
     exif: Literal["ignore", "apply"] = "ignore"
+    transparency: Transparency = "drop"
     seed: int = 0
 
     def crops(self, counters: Tensor | None, count: int) -> Sequence[tuple[float, ...] | None]:
@@ -60,13 +56,15 @@ class Transform:
         """The pixels of a file as RGB, uint8 (H, W, 3); `RequestError` if unreadable."""
         with opened(path) as image:
             image.load()
-            rgb = to_rgb(ImageOps.exif_transpose(image) if self.exif == "apply" else image)
+            if self.exif == "apply":
+                image = turned(image)
+            rgb = to_rgb(image, self.transparency)
         try:
             if crop is None:
                 return np.asarray(centre_crop(rgb, self.height, self.width))
             return np.asarray(random_crop(rgb, self.height, self.width, crop))
         except ValueError as error:
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
 
     def flip(self, images: Tensor, counters: Tensor | None) -> Tensor:
         """Mirror half of the images (N, C, H, W), those that `is_flipped` names."""
@@ -76,45 +74,14 @@ class Transform:
         return torch.where(flipped[:, None, None, None], images.flip(-1), images)
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """The image in a file, one of `FORMATS`, decoded when its pixels are asked for. Whatever that
-    raises becomes a `RequestError`: a decoder may raise anything on bytes that are no image."""
-    try:
-        with regular_file(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what can be read in spite of a mistake is read
-            with Image.open(file, formats=FORMATS) as image:
-                yield image
-    except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-def regular_file(path: Path) -> BufferedReader:
-    """A file that is opened for reading; ValueError for a pipe or a device, which may never end."""
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
-        raise ValueError(NOT_A_FILE)
-    return open(number, "rb")
-
-
-def _unreadable(path: Path, error: Exception) -> RequestError:
-    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-    if isinstance(error, UnidentifiedImageError):
-        reason = f"not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-    return RequestError(
-        f"{path}: cannot be read as an image ({reason or type(error).__name__}); replace or remove "
-        "it"
-    )
-
-
 def is_flipped(seed: int, counters: Tensor) -> Tensor:
     """Which of the images at these sample counters (N,) are mirrored, bool (N,)."""
     return uniform(seed, "flip", counters) < 0.5
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: transparency is dropped, 16 bits of grey are scaled to 8.
+def to_rgb(image: Image.Image, transparency: Transparency = "drop") -> Image.Image:
+    """Any mode to RGB: transparency is dropped or laid over a colour, 16 bits of grey are scaled
+    to 8.
 
     Raises ValueError for 32-bit grey, whose black and white nothing says.
     """
@@ -129,6 +96,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(scaled.astype(np.uint8))
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers, without a known range")
+    if transparency != "drop" and has_alpha(image):
+        image = image.convert("RGBA")
+        colour = Image.new("RGB", image.size, transparency)
+        colour.paste(image, mask=image.getchannel("A"))
+        return colour
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
