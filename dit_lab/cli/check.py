@@ -19,11 +19,13 @@ from dit_lab.config.checks.data import check_declarations, read_facts
 from dit_lab.config.checks.machine import check_file
 from dit_lab.config.compose import compose_data
 from dit_lab.config.schema import CheckConfig
-from dit_lab.core.text import say
+from dit_lab.core.errors import RequestError
+from dit_lab.core.text import counted, say
 from dit_lab.runs.folder import write_json
 from dit_lab.training.stop import StopSignal
 
 if TYPE_CHECKING:
+    from dit_lab.core.options import Component
     from dit_lab.core.types import DataFacts
     from dit_lab.data.image_check import Report
 
@@ -42,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
     if config.out:
         check_file("out=", Path(config.out))
     say_own_choices(args)
+    if facts.first_look.doubt:
+        raise RequestError(facts.first_look.doubt)
+    for note in facts.first_look.notes:
+        say(f"data: {note}")
 
     from rich.progress import Progress
 
@@ -55,23 +61,36 @@ def run(args: argparse.Namespace) -> int:
         report = check_images(
             config, facts, on_image=lambda: progress.advance(bar), check_stop=stop.check
         )
-    _print(report, facts)
+    _print(report, facts, config.dataset)
     if config.out:
         write_json(Path(config.out), report.as_json())
         say(f"written: {config.out}")
     if report.unreadable:
-        images = "image" if report.unreadable == 1 else "images"
-        say(f"dit-lab: {report.unreadable:,} {images} of {total:,} cannot be read",
-              file=sys.stderr)  # fmt: skip
+        say(
+            f"dit-lab: {counted(report.unreadable, 'image')} of {total:,} cannot be read",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
 
-def _print(report: Report, facts: DataFacts) -> None:
+def _print(report: Report, facts: DataFacts, dataset: Component) -> None:
+    from dit_lab.data.glance import orientation, transparent_parts  # Pillow
+
     for name, split in report.splits.items():
         counts = split.class_counts
-        classes = f", {min(counts):,} to {max(counts):,} in a class" if facts.num_classes else ""
-        say(f"{name}: {split.images:,} images in {facts.num_classes} classes{classes}")
+        classes = (
+            f" in {counted(facts.num_classes, 'class')}, {min(counts):,} to {max(counts):,} in a "
+            "class" if facts.num_classes else ", without classes"
+        )  # fmt: skip
+        say(f"{name}: {counted(split.images, 'image')}{classes}")
+        for count, meaning in (
+            (split.turned, orientation(dataset.exif)),
+            (split.transparent, transparent_parts(dataset.transparency)),
+            (split.animated, "with several pictures: the first is taken"),
+        ):
+            if count:
+                say(f"{name}: {count:,} of {counted(split.images, 'image')} {meaning}")
         empty = [facts.class_names[at] for at, count in enumerate(counts) if not count]
         if facts.num_classes and empty:
             _list(f"{name}: classes without an image", empty)

@@ -28,11 +28,23 @@ def glance(
             if not skips:
                 raise RequestError(f"{refusal}, or give {SKIP}") from None
     of = f"of {counted(len(files), 'image')}" + ("" if whole else " that were looked at")
-    does = "are turned accordingly" if exif == "apply" else "stay as they lie in their files"
-    shows = "the colours below are shown" if transparency == "drop" else "laid over that colour"
-    notes = {
-        f"{turned:,} {of} with an EXIF orientation (dataset.exif={exif}): {does}": turned,
-        f"{transparent:,} {of} with transparency (dataset.transparency={transparency}): "
-        f"{shows}": transparent,
-    }
-    return tuple(note for note, count in notes.items() if count)
+    return tuple(
+        f"{count:,} {of} {meaning}"
+        for count, meaning in (
+            (turned, orientation(exif)),
+            (transparent, transparent_parts(transparency)),
+        )
+        if count
+    )
+
+
+def orientation(exif: str) -> str:
+    """Images that a camera noted an orientation of, and what is done with them."""
+    does = "turned" if exif == "apply" else "left as they lie"
+    return f"with an EXIF orientation: {does} (dataset.exif={exif})"
+
+
+def transparent_parts(transparency: str) -> str:
+    """Transparent images, and what is done with them."""
+    does = "the colours below show" if transparency == "drop" else f"laid over {transparency}"
+    return f"with transparency: {does} (dataset.transparency={transparency})"

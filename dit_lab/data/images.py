@@ -6,8 +6,9 @@ Shapes: N images of H x W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from dit_lab.core.rng import uniform
 from dit_lab.data.opening import MAX_PIXELS, has_alpha, opened, turned, unreadable
 
+STRIP_PIXELS = SCALED_PIXELS = 2**24  # at once, whatever the shape of the whole
 Transparency = Literal["drop", "white", "black"]
 
 CROP_RANGE = (0.8, 1.0)  # of the image's shorter side, what a random crop shows
@@ -86,22 +88,38 @@ def to_rgb(image: Image.Image, transparency: Transparency = "drop") -> Image.Ima
     Raises ValueError for 32-bit grey, whose black and white nothing says.
     """
     if image.mode in DEEP_GREY:
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise ValueError(f"{image.mode} pixels from {grey.min()} to {grey.max()}")
-        scaled = grey.astype(np.uint32)
-        scaled *= 255  # in place: of the largest images, this takes 716 MB
-        scaled += 0x7FFF
-        scaled //= 0xFFFF
-        image = Image.fromarray(scaled.astype(np.uint8))
+        image = _by_strips(image, "L", _to_8_bits)
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers, without a known range")
     if transparency != "drop" and has_alpha(image):
-        image = image.convert("RGBA")
-        colour = Image.new("RGB", image.size, transparency)
-        colour.paste(image, mask=image.getchannel("A"))
-        return colour
+        return _by_strips(image, "RGB", partial(_laid_over, colour=transparency))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _by_strips(
+    image: Image.Image, mode: str, change: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """The image in another mode, made part by part: the largest take 716 MB as they are."""
+    changed = Image.new(mode, image.size)
+    rows = max(1, STRIP_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        changed.paste(change(strip), (0, top))
+    return changed
+
+
+def _to_8_bits(grey: Image.Image) -> Image.Image:
+    values = np.asarray(grey)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise ValueError(f"{grey.mode} pixels from {values.min()} to {values.max()}")
+    return Image.fromarray(((values.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
+
+
+def _laid_over(image: Image.Image, colour: str) -> Image.Image:
+    whole = image.convert("RGBA")
+    below = Image.new("RGB", whole.size, colour)
+    below.paste(whole, mask=whole.getchannel("A"))
+    return below
 
 
 def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -112,9 +130,7 @@ def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     ImageNet numbers are computed on images made this way (Dhariwal and Nichol 2021,
     arXiv:2105.05233).
     """
-    scaled = _cover(image, height, width)
-    left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
-    return scaled.crop((left, top, left + width, top + height))
+    return _covering(image, height, width, lambda w, h: ((w - width) // 2, (h - height) // 2))
 
 
 def random_crop(image: Image.Image, height: int, width: int, draws: Sequence[float]) -> Image.Image:
@@ -125,21 +141,50 @@ def random_crop(image: Image.Image, height: int, width: int, draws: Sequence[flo
     least, most = CROP_RANGE
     size, top, left = draws
     factor = 1 / most + size * (1 / least - 1 / most)
-    scaled = _cover(image, math.ceil(height * factor), math.ceil(width * factor))
-    y = math.floor(top * (scaled.height - height + 1))
-    x = math.floor(left * (scaled.width - width + 1))
-    return scaled.crop((x, y, x + width, y + height))
+
+    def place(w: int, h: int) -> tuple[int, int]:
+        return math.floor(left * (w - width + 1)), math.floor(top * (h - height + 1))
+
+    return _covering(image, height, width, place, factor=factor)
 
 
-def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The image at the least size that covers H x W; ValueError where it is too long for that."""
-    while image.height >= 2 * height and image.width >= 2 * width:
+def _covering(
+    image: Image.Image,
+    height: int,
+    width: int,
+    place: Callable[[int, int], tuple[int, int]],
+    *,
+    factor: float = 1.0,
+) -> Image.Image:
+    """H x W pixels of the image, scaled to the least size that covers `factor` times that; `place`
+    says where in a scaled image of (width, height) they lie. ValueError where it is too long.
+
+    Of a long image only that part is scaled, which makes the same pixels but for rounding.
+    """
+    least_height, least_width = math.ceil(height * factor), math.ceil(width * factor)
+    while image.height >= 2 * least_height and image.width >= 2 * least_width:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = max(height / image.height, width / image.width)
+    scale = max(least_height / image.height, least_width / image.width)
     size = round(image.width * scale), round(image.height * scale)
-    if math.prod(size) > max(MAX_PIXELS, 4 * height * width):
+    if math.prod(size) > max(MAX_PIXELS, 4 * least_height * least_width):
         raise ValueError(f"{image.width} x {image.height} pixels, too long for {width} x {height}")
-    return image.resize(size, Image.Resampling.BICUBIC)
+    left, top = place(*size)
+    box = (left, top, left + width, top + height)
+    if math.prod(size) <= max(SCALED_PIXELS, 16 * height * width):
+        return image.resize(size, Image.Resampling.BICUBIC).crop(box)
+    ratios = image.width / size[0], image.height / size[1]
+    source = [at * ratio for at, ratio in zip(box, 2 * ratios, strict=True)]
+    margins = [math.ceil(2 * max(1.0, ratio)) + 1 for ratio in ratios]  # what bicubic looks at
+    near = (
+        max(0, math.floor(source[0]) - margins[0]),
+        max(0, math.floor(source[1]) - margins[1]),
+        min(image.width, math.ceil(source[2]) + margins[0]),
+        min(image.height, math.ceil(source[3]) + margins[1]),
+    )
+    part = [at - near[axis % 2] for axis, at in enumerate(source)]
+    return image.crop(near).resize(
+        (width, height), Image.Resampling.BICUBIC, box=(part[0], part[1], part[2], part[3])
+    )
 
 
 def to_pixels(images: np.ndarray) -> Tensor:

@@ -20,6 +20,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.data.folder_listing import NOT_A_FILE
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # by content; others start programs
+OPAQUE = 255
 MAX_PIXELS = 178_956_970  # of one image, as Pillow limits what it decodes
 
 SKIP = "dataset.on_bad_image=skip to go on without it"
@@ -89,3 +90,14 @@ def turned(image: Image.Image) -> Image.Image:
 def has_alpha(image: Image.Image) -> bool:
     """Whether an image may be transparent somewhere."""
     return image.has_transparency_data
+
+
+def lowest_alpha(image: Image.Image) -> int:
+    """That of the most transparent pixel, which decodes the image; OPAQUE where none is."""
+    histogram = image.convert("RGBA").getchannel("A").histogram()
+    return next(alpha for alpha, count in enumerate(histogram) if count)
+
+
+def is_several(image: Image.Image) -> bool:
+    """Whether a file holds more than one picture."""
+    return bool(getattr(image, "is_animated", False))

@@ -305,9 +305,9 @@ def update_status(folder: RunFolder, **changes: Any) -> dict[str, Any]:
 def find_run(run: str, *, root: Path) -> tuple[RunFolder, Path | None]:
     """What a user calls a run -> (the run, a checkpoint of it where one was chosen).
 
-    A run folder, a folder that holds exactly one (`outputs/runs/quickstart`), a checkpoint folder
-    in one, a file that was exported of one, or a tracking run id, which is looked up in `root`
-    (`paths.root`). Raises RequestError.
+    A run folder, a folder that holds exactly one (`outputs/runs/quickstart`; runs without a
+    checkpoint count where none has one), a checkpoint folder in one, a file that was exported of
+    one, or a tracking run id, which is looked up in `root` (`paths.root`). Raises RequestError.
     """
     path = Path(os.path.realpath(local_path(run, "run=")))  # also of links in a circle
     if path.suffix == EXPORTED and path.is_file():
@@ -317,19 +317,21 @@ def find_run(run: str, *, root: Path) -> tuple[RunFolder, Path | None]:
         return RunFolder(path), None
     if path.parent.name == "checkpoints" and (path / "state.json").is_file():
         return RunFolder(path.parent.parent), path
-    inside = sorted(config.parent for config in path.glob("*/config.yaml"))
-    if len(inside) == 1:
-        return RunFolder(inside[0]), None
+    inside = [RunFolder(config.parent) for config in sorted(path.glob("*/config.yaml"))]
+    trained = [folder for folder in inside if newest_checkpoint(folder)] or inside
+    if len(trained) == 1:
+        return trained[0], None
     for folder in all_runs(root):
         with suppress(RequestError):  # a damaged one is another run, as far as is known
             if read_status(folder).get("tracking_run_id") == run:
                 return folder, None
-    raise RequestError(f"run={run}: {_no_run(path, inside, root)}")
+    raise RequestError(f"run={run}: {_no_run(path, trained, root)}")
 
 
-def _no_run(path: Path, inside: list[Path], root: Path) -> str:
+def _no_run(path: Path, inside: list[RunFolder], root: Path) -> str:
     if inside:
-        return f"holds {len(inside)} runs ({', '.join(p.name for p in inside)}); name one of them"
+        names = ", ".join(folder.root.name for folder in inside)
+        return f"holds {len(inside)} runs ({names}); name one of them"
     what = "has no config.yaml" if path.exists() else "does not exist"
     return (
         f"{what}; give a run folder ({root}/runs/NAME/HASH), one of its checkpoint "
