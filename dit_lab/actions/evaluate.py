@@ -35,6 +35,7 @@ from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.recorded import difference
 from dit_lab.sampling.images import PICTURE_CHANNELS
+from dit_lab.sampling.labels import check_labels
 from dit_lab.training.average_names import first_average
 
 
@@ -74,7 +75,7 @@ def training_evaluators(
             folder=folder.samples,
             num_images=config.sample.num_images,
             seed=config.sample.seed,
-            labels=config.sample.labels,
+            labels=_asked_labels(parts),
             class_names=data.class_names if data.num_classes else (),
         )
         evaluators.append(grid)
@@ -91,6 +92,12 @@ def training_evaluators(
         )
         evaluators.append(quality)
     return evaluators
+
+
+def _asked_labels(parts: Parts) -> list[int] | None:
+    """The classes that `sample.labels` asks for; None for all."""
+    asked, data = parts.config.sample.labels, parts.shapes.data
+    return None if asked is None else check_labels(asked, data.num_classes, data.class_names)
 
 
 def why_unmeasured(config: RunConfig, shapes: Shapes) -> str:

@@ -133,4 +133,5 @@ def load_reference(parts: Parts, check_stop: Callable[[], None]) -> Reference:
         )
         for split in ("train", "validation")
     )
-    return Reference(train, held_out, parts.shapes.data.num_classes)
+    data = parts.shapes.data
+    return Reference(train, held_out, data.num_classes, data.absent_classes)

@@ -253,6 +253,7 @@ def build_generator(
         device=parts.device,
         team=team,
         weak=weak,
+        absent_classes=parts.shapes.data.absent_classes,
         check_stop=check_stop,
     )
 

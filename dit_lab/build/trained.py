@@ -36,7 +36,7 @@ from dit_lab.training.power import name_of
 
 _log = logging.getLogger(__name__)
 
-Labels = Sequence[int] | Tensor | np.ndarray
+Labels = Sequence[int | str] | Tensor | np.ndarray
 
 
 class Drawing(TypedDict, total=False):
@@ -90,13 +90,16 @@ class Trained:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Groups of images uint8 (n, H, W, c) and their labels (n,), N images in all.
 
-        `labels` are classes from 0, as a list or as a tensor or array of integers of shape (L,).
-        They are cycled through (all classes in turn where None); N is `num_images`, or one for each
-        label. Raises RequestError.
+        `labels` are classes, as a list of names or numbers from 0, or as a tensor or array of
+        integers of shape (L,). They are cycled through (all classes in turn where None); N is
+        `num_images`, or one for each label. Raises RequestError.
         """
-        classes = self.parts.shapes.data.num_classes
-        chosen = None if labels is None else check_labels(labels, classes)
-        count = len(chosen or range(max(1, classes)))
+        data = self.parts.shapes.data
+        if labels is None:
+            chosen, count = None, len(data.drawn_classes)
+        else:
+            chosen = check_labels(labels, data.num_classes, data.class_names)
+            count = len(chosen)
         if num_images is not None:
             count = _whole("num_images", num_images, 1)
         seed = _whole("seed", how.get("seed", 0), 0)

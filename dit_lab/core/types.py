@@ -5,7 +5,7 @@ Shapes: N images, C channels, H x W pixels or latent cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -76,8 +76,7 @@ class DataFacts:
     @property
     def drawn_classes(self) -> tuple[int, ...]:
         """The classes that are drawn unless others are asked for; (0,) without classes."""
-        absent = set(self.absent_classes)
-        return tuple(at for at in range(max(1, self.num_classes)) if at not in absent)
+        return drawn_classes(self.num_classes, self.absent_classes)
 
     def recorded(self) -> dict[str, Any]:
         """As files hold them, as they did before there were facts that say nothing here."""
@@ -95,6 +94,12 @@ class DataFacts:
         """What a file holds, which was checked."""
         names = ("class_names", "absent_classes")
         return cls(**{**recorded, **{key: tuple(recorded.get(key, ())) for key in names}})
+
+
+def drawn_classes(num_classes: int, absent_classes: Iterable[int]) -> tuple[int, ...]:
+    """The classes that are drawn unless others are asked for; (0,) without classes."""
+    absent = set(absent_classes)
+    return tuple(at for at in range(max(1, num_classes)) if at not in absent)
 
 
 @dataclass(frozen=True, slots=True)
