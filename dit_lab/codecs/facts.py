@@ -25,6 +25,7 @@ BLOCKS = {
 """diffusers' autoencoders of images, by class: where their resolutions are listed. Every block but
 the last halves the sides."""
 
+PIPELINE = "model_index.json"
 _REPOSITORY = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:/([\w./-]+))?")
 
 
@@ -104,7 +105,7 @@ class _Autoencoder(TypedDict):
 def config_file(path: str | Path) -> Path:
     """Where the config.json of `codec.path` lies; fetched where it names a repository."""
     if not str(path).startswith(HUB):
-        return local_path(path, "codec.path=") / "config.json"
+        return local_folder(path) / "config.json"
     repository, subfolder = repository_of(str(path))
     from huggingface_hub import hf_hub_download  # half a second, for repositories only
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -116,6 +117,13 @@ def config_file(path: str | Path) -> Path:
             f"codec.path={path}: config.json cannot be had ({reason(error)}); copy the repository "
             "to this machine and give its folder"
         ) from None
+
+
+def local_folder(path: str | Path) -> Path:
+    """The folder of an autoencoder: `codec.path`, or `vae` in the folder of a whole pipeline."""
+    folder = local_path(path, "codec.path=")
+    is_pipeline = not (folder / "config.json").is_file() and (folder / PIPELINE).is_file()
+    return folder / "vae" if is_pipeline and (folder / "vae").is_dir() else folder
 
 
 def repository_of(path: str) -> tuple[str, str | None]:
