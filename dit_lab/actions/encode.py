@@ -26,6 +26,7 @@ from torch import Tensor
 from dit_lab.build.parts import build, build_dataset
 from dit_lab.config.schema import EncodeConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import counted
 from dit_lab.core.types import Codec, DataFacts, Dataset
 from dit_lab.data.latent_facts import FACTS, PLAN, SPLITS, Manifest, Plan, read_manifest
 from dit_lab.runs.folder import read_json, write_json
@@ -129,7 +130,7 @@ class Encoding:
         finally:
             beside.unlink(missing_ok=True)
         rate = (last - first) / (time.monotonic() - start)
-        self._say(f"{name}: {last - first:,} images, {rate:,.0f} a second")
+        self._say(f"{name}: {counted(last - first, 'image')}, {rate:,.0f} a second")
 
     def _chunks(
         self, dataset: Dataset, first: int, last: int

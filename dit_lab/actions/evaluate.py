@@ -25,6 +25,7 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
 from dit_lab.core.team import ALONE
+from dit_lab.core.text import counted
 from dit_lab.core.types import Evaluator, Shapes, Team
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
 from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
@@ -197,7 +198,9 @@ def evaluate_run(
     card = replace(quality.card, step=trained.step)
     if known := team.first(lambda: _stored(folder, card)):
         return known, True
-    on_message(f"drawing {card.num_images} images from {card.weights} at step {card.step}")
+    on_message(
+        f"drawing {counted(card.num_images, 'image')} from {card.weights} at step {card.step}"
+    )
     evaluation, _ = quality.evaluate(trained.labelled(parts.config), trained.step)
     return evaluation, False
 

@@ -21,6 +21,7 @@ from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import changed, target_of
 from dit_lab.core.team import ALONE
+from dit_lab.core.text import counted
 from dit_lab.core.types import Codec, LabelledCall, Sampler, Shapes, Team
 from dit_lab.interop.files import read_safetensors
 from dit_lab.runs.exported import read_exported
@@ -250,7 +251,7 @@ def _refuse_other_images(weak: Trained, parts: Parts) -> None:
 
 def _seen(shapes: Shapes) -> str:
     channels, height, width = shapes.latent
-    return f"{channels} x {height} x {width} in {shapes.data.num_classes} classes"
+    return f"{channels} x {height} x {width} in {counted(shapes.data.num_classes, 'class')}"
 
 
 def _refuse_other_codec(codec: Codec, folder: RunFolder) -> None:

@@ -21,6 +21,7 @@ from dit_lab.config.compose import compose_data
 from dit_lab.config.schema import CheckConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import counted, say
+from dit_lab.data.glance import orientation, transparent_parts
 from dit_lab.runs.folder import write_json
 from dit_lab.training.stop import StopSignal
 
@@ -75,8 +76,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(report: Report, facts: DataFacts, dataset: Component) -> None:
-    from dit_lab.data.glance import orientation, transparent_parts  # Pillow
-
     for name, split in report.splits.items():
         counts = split.class_counts
         classes = (

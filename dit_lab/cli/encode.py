@@ -26,7 +26,7 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import EncodeConfig
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.processes import threads_each
-from dit_lab.core.text import say
+from dit_lab.core.text import counted, say
 from dit_lab.data.latent_facts import FACTS, read_manifest
 from dit_lab.runs.folder import write_json
 from dit_lab.training.stop import StopSignal
@@ -109,5 +109,5 @@ def _encode_together(config: EncodeConfig) -> int:
 def _verify(folder: Path) -> int:
     from dit_lab.actions.encode import verify
 
-    say(f"{folder}: all {verify(folder)} shards are what was written")
+    say(f"{folder}: {counted(verify(folder), 'shard')}, all as written")
     return 0

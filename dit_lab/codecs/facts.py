@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypedDict
 
 from dit_lab.core.errors import QUICKSTART, RequestError
 from dit_lab.core.files import parse_json, read_within
-from dit_lab.core.text import local_path
+from dit_lab.core.text import counted, local_path
 from dit_lab.core.typed import read_as, within
 
 IDENTITY = "dit_lab.codecs.identity.Identity"
@@ -52,8 +52,8 @@ def latent_shape(
     """The shape of the latents of such images; `RequestError` where they do not fit."""
     if channels != config["in_channels"]:
         raise RequestError(
-            f"codec.path={path}: encodes {config['in_channels']} channels, the images have "
-            f"{channels}; choose another codec, such as codec=identity"
+            f"codec.path={path}: encodes {counted(config['in_channels'], 'channel')}, the "
+            f"images have {channels}; choose another codec, such as codec=identity"
         )
     factor = 2 ** (len(config[BLOCKS[config["_class_name"]]]) - 1)
     if height % factor or width % factor:

@@ -22,6 +22,7 @@ from dit_lab.codecs.facts import (
     repository_of,
 )
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import counted
 
 WEIGHTS = (
     "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"
@@ -59,7 +60,7 @@ def load_network(path: str | Path) -> Any:
     if report["missing_keys"]:  # diffusers only warns, and leaves random numbers there
         missing = sorted(report["missing_keys"])
         raise RequestError(
-            f"codec.path={path}: {len(missing)} weights are missing, such as {missing[0]}; "
+            f"codec.path={path}: {counted(len(missing), 'weight')} missing, such as {missing[0]}; "
             "save the autoencoder again"
         )
     return network.eval().requires_grad_(False)

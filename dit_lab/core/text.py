@@ -92,6 +92,11 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{ending}"
 
 
+def evaluations(number: float) -> str:
+    """`1 evaluation`, `49.5 evaluations`: of a model, for an image."""
+    return f"{number:g} evaluation{'' if number == 1 else 's'}"
+
+
 def listed(names: Sequence[str], most: int = 5) -> str:
     """`a, b, c, d, e and 7 more`."""
     rest = len(names) - most

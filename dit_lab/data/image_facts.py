@@ -31,14 +31,12 @@ def labelled_list_facts(
 
     The fingerprint covers lists, names and transform, not the bytes of the images.
     """
-    from dit_lab.data.list_file import IMAGES_FOLDER, file_of  # numpy, for this dataset only
-    from dit_lab.data.list_folder import summarise
+    from dit_lab.data.list_folder import summarise  # numpy, for this dataset only
 
     folder = given_folder(root)
     height, width = sides(image_size)
     try:
         summary = summarise(folder, allow_outside=allow_outside, samples=MOST_OPENED)
-        (folder / IMAGES_FOLDER).stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RequestError(
             f"{error.filename} is missing: give the folder that holds it with "
@@ -78,7 +76,7 @@ def labelled_list_facts(
         first_look=FirstLook(
             notes=() if unconditional else summary.notes,
             doubt=summary.doubt(folder, num_classes, looks=on_bad_image == "error"),
-            files=tuple(str(file_of(folder / IMAGES_FOLDER, path)) for _, path in summary.samples),
+            files=summary.files(folder),
         ),
     )
 

@@ -55,6 +55,10 @@ class FolderSummary:
             f" image ({names}): they are drawn where sample.labels asks for them alone",
         )
 
+    def files(self, root: Path) -> tuple[str, ...]:
+        """Some of the images."""
+        return tuple(str(file_of(root / IMAGES_FOLDER, path)) for _, path in self.samples)
+
     def doubt(self, root: Path, num_classes: int | None, *, looks: bool) -> str:
         """Why a new training is not begun on it; "" where nothing is wrong. `num_classes` is the
         number that was declared; `looks` whether some images must be there."""
@@ -76,13 +80,15 @@ def summarise(root: Path, *, allow_outside: bool = False, samples: int = 0) -> F
     Raises OSError with the file that cannot be read, `RequestError` for what is wrong in one.
     """
     names = root / CLASS_NAMES
-    return _summarise(
+    summary = _summarise(
         _stamp(root / TRAIN_LIST),
         _stamp(root / VALIDATION_LIST),
         _stamp(names) if names.exists() else None,
         allow_outside,
         samples,
     )
+    (root / IMAGES_FOLDER).stat()
+    return summary
 
 
 _Stamp = tuple[str, int, int]  # path, size in bytes, modification time in nanoseconds

@@ -8,16 +8,19 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-
-from PIL import ExifTags, Image, UnidentifiedImageError
+from typing import TYPE_CHECKING
 
 from dit_lab.core.errors import RequestError
 from dit_lab.data.folder_listing import NOT_A_FILE
+
+if TYPE_CHECKING:  # Pillow takes a twentieth of a second: for who opens an image
+    from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # by content; others start programs
 OPAQUE = 255
@@ -25,15 +28,18 @@ MAX_PIXELS = 178_956_970  # of one image, as Pillow limits what it decodes
 
 SKIP = "dataset.on_bad_image=skip to go on without it"
 
+ORIENTATION = 0x0112  # EXIF's number of it
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
 }  # of EXIF's orientation, as `ImageOps.exif_transpose` does it
+
+_STDERR = threading.RLock()  # held by who redirects it
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what matters is raised
 
@@ -42,13 +48,32 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what matters is raised
 def opened(path: Path) -> Iterator[Image.Image]:
     """The image in a file, one of `FORMATS`, decoded when its pixels are asked for. Whatever that
     raises becomes a `RequestError`: a decoder may raise anything on bytes that are no image."""
+    from PIL import Image
+
     try:
         with regular_file(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what can be read in spite of a mistake is read
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(file, formats=FORMATS) as image, _quiet_decoder(image):
                 yield image
     except Exception as error:
         raise unreadable(path, error) from error
+
+
+@contextmanager
+def _quiet_decoder(image: Image.Image) -> Iterator[None]:
+    """The library that decodes TIFF files prints what it raises as well: that goes nowhere."""
+    if image.format != "TIFF":
+        yield
+        return
+    with _STDERR:
+        before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            os.close(nowhere)
 
 
 def regular_file(path: Path) -> BufferedReader:
@@ -62,6 +87,8 @@ def regular_file(path: Path) -> BufferedReader:
 
 def unreadable(path: Path, error: Exception) -> RequestError:
     """The refusal of a file that is no image, or one that cannot be used."""
+    from PIL import UnidentifiedImageError
+
     reason = " ".join(str(getattr(error, "strerror", None) or error).split())
     if isinstance(error, UnidentifiedImageError):
         reason = f"not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
@@ -74,11 +101,14 @@ def unreadable(path: Path, error: Exception) -> RequestError:
 def noted_turn(image: Image.Image) -> Image.Transpose | None:
     """How a camera noted beside the pixels that an image is to be turned. Pillow turns TIFF files
     itself."""
+    from PIL import Image
+
     try:
-        noted = image.getexif().get(ExifTags.Base.Orientation)
+        noted = image.getexif().get(ORIENTATION)
     except Exception:  # whatever stands there, the pixels can be read
         return None
-    return None if image.format == "TIFF" else _TURNS.get(noted or 1)
+    name = _TURNS.get(noted or 1) if image.format != "TIFF" else None
+    return None if name is None else Image.Transpose[name]
 
 
 def turned(image: Image.Image) -> Image.Image:

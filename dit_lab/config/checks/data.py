@@ -17,6 +17,7 @@ from dit_lab.core.options import Component, arguments_of, target_of
 from dit_lab.core.text import counted
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.facts import LATENTS, dataset_facts, images_config
+from dit_lab.data.glance import glance
 from dit_lab.data.image_facts import sides
 from dit_lab.data.latent_facts import PLAN, read_manifest
 from dit_lab.data.split_folders import FIRST, NOW
@@ -78,8 +79,6 @@ def first_look(config: RunConfig, facts: DataFacts) -> tuple[str, ...]:
         raise RequestError(look.doubt)
     if not look.files:
         return look.notes
-    from dit_lab.data.glance import glance  # Pillow, for files that are images
-
     seen = glance(
         look.files,
         whole=len(look.files) == facts.train_images + facts.validation_images,
