@@ -108,7 +108,7 @@ def read_folder(
 
 def _left_out(endings: Mapping[str, int]) -> str:
     kinds = sorted(endings.items(), key=lambda kind: (-kind[1], kind[0]))
-    shown = listed([f"{count:,} {ending or 'without an ending'}" for ending, count in kinds])
+    shown = listed([f"{count:,} {ending or 'without ending'}" for ending, count in kinds])
     return f"{counted(sum(endings.values()), 'file')} left out, by their endings: {shown}"
 
 
