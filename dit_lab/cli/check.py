@@ -4,7 +4,8 @@ there twice, and how many images each class has.
   dit-lab check dataset=labelled_list dataset.root=imagenet_dataset
   dit-lab check dataset=image_folder dataset.root=photos dataset.image_size=64 out=report.json
 
-Exit code 1 where an image cannot be read; the report names all of them.
+Exit code 1 where an image cannot be read, of which the report names all, or a list contradicts
+itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from dit_lab.config.checks.data import check_declarations, read_facts
 from dit_lab.config.checks.machine import check_file
 from dit_lab.config.compose import compose_data
 from dit_lab.config.schema import CheckConfig
-from dit_lab.core.errors import RequestError
 from dit_lab.core.text import counted, say
 from dit_lab.data.glance import orientation, transparent_parts
 from dit_lab.runs.folder import write_json
@@ -45,8 +45,6 @@ def run(args: argparse.Namespace) -> int:
     if config.out:
         check_file("out=", Path(config.out))
     say_own_choices(args)
-    if facts.first_look.doubt:
-        raise RequestError(facts.first_look.doubt)
     for note in facts.first_look.notes:
         say(f"data: {note}")
 
@@ -66,13 +64,14 @@ def run(args: argparse.Namespace) -> int:
     if config.out:
         write_json(Path(config.out), report.as_json())
         say(f"written: {config.out}")
+    if facts.first_look.doubt:
+        say(f"dit-lab: {facts.first_look.doubt}", file=sys.stderr)
     if report.unreadable:
         say(
             f"dit-lab: {counted(report.unreadable, 'image')} of {total:,} cannot be read",
             file=sys.stderr,
         )
-        return 1
-    return 0
+    return 1 if report.unreadable or facts.first_look.doubt else 0
 
 
 def _print(report: Report, facts: DataFacts, dataset: Component) -> None:

@@ -53,6 +53,7 @@ class FirstLook:
 
     notes: tuple[str, ...] = ()  # lines
     doubt: str = ""  # why none does, in one line
+    lost: str = ""  # of an image that is not where it should be, in one line
     files: tuple[str, ...] = ()  # some of the images, where they are files
 
 

@@ -75,7 +75,8 @@ def labelled_list_facts(
         absent_classes=() if unconditional else summary.absent_classes,
         first_look=FirstLook(
             notes=() if unconditional else summary.notes,
-            doubt=summary.doubt(folder, num_classes, looks=on_bad_image == "error"),
+            doubt=summary.doubt(num_classes),
+            lost=summary.lost(folder) if on_bad_image == "error" else "",
             files=summary.files(folder),
         ),
     )

@@ -59,13 +59,15 @@ class FolderSummary:
         """Some of the images."""
         return tuple(str(file_of(root / IMAGES_FOLDER, path)) for _, path in self.samples)
 
-    def doubt(self, root: Path, num_classes: int | None, *, looks: bool) -> str:
-        """Why a new training is not begun on it; "" where nothing is wrong. `num_classes` is the
-        number that was declared; `looks` whether some images must be there."""
-        if self.contradiction or (self.stray_id and num_classes is None):
-            return self.contradiction or self.stray_id
+    def doubt(self, num_classes: int | None) -> str:
+        """Why the ids are not believed; "" where they are. `num_classes` is the number that was
+        declared."""
+        return self.contradiction or (self.stray_id if num_classes is None else "")
+
+    def lost(self, root: Path) -> str:
+        """What is said of an image that is not there; "" where some were looked for and found."""
         images = root / IMAGES_FOLDER
-        for line, written in self.samples if looks else ():
+        for line, written in self.samples:
             if not file_of(images, written).exists():
                 return (
                     f"{root / line}: {file_of(images, written)} is not there; write paths relative "

@@ -72,7 +72,8 @@ def test_all_spellings_name_the_same_images(
     (root / "train_labels.txt").write_bytes((mark + ends.join([*rows, ""])).encode())
     assert brightness(root) == [0, 50, 100]
     found = facts(root)
-    assert (found.train_images, found.num_classes, found.first_look.doubt) == (3, 2, "")
+    assert (found.train_images, found.num_classes) == (3, 2)
+    assert (found.first_look.doubt, found.first_look.lost) == ("", "")
 
 
 def test_a_folder_that_is_called_images_below_images(root: Path) -> None:
@@ -102,10 +103,10 @@ def test_absolute_paths(root: Path) -> None:
 def test_paths_that_lead_nowhere_are_said_at_once(root: Path, written: str) -> None:
     """Not in the middle of a training; where bad images are skipped, these are as well."""
     (root / "train_labels.txt").write_text(f"0/a.png 0\n{written} 1\n")
-    doubt = facts(root).first_look.doubt
-    assert "train_labels.txt: line 2: " in doubt and written in doubt
-    assert doubt.endswith("write paths relative to images/, or to the folder of the list")
-    assert facts(root, on_bad_image="skip").first_look.doubt == ""
+    lost = facts(root).first_look.lost
+    assert "train_labels.txt: line 2: " in lost and written in lost
+    assert lost.endswith("write paths relative to images/, or to the folder of the list")
+    assert facts(root, on_bad_image="skip").first_look.lost == ""
 
 
 # ---- class ids ----------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ def first_look(config: RunConfig, facts: DataFacts) -> tuple[str, ...]:
     """What who begins to train on this data should know, in lines. Raises RequestError for data
     that no training should begin with."""
     look, dataset = facts.first_look, config.dataset
-    if look.doubt:
-        raise RequestError(look.doubt)
+    if look.doubt or look.lost:
+        raise RequestError(look.doubt or look.lost)
     if not look.files:
         return look.notes
     seen = glance(
