@@ -27,7 +27,6 @@ NEVER_ONE = {
     "{metrics['perf/images_per_second']} images": "a rate",
     "{total} jobs": "after the case of one",
     "{len(inside)} runs": "of which one is to be named",
-    "{streak} steps": "as long as a streak is",
 }
 """Numbers that stand before several things as they are, and why they are not 1."""
 

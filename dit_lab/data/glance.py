@@ -18,7 +18,7 @@ def glance(
 
     Raises RequestError for a file that is no image, unless such are skipped.
     """
-    turned = transparent = 0
+    turned = transparent = unreadable = 0
     for file in files:
         try:
             with opened(Path(file)) as image:
@@ -27,12 +27,14 @@ def glance(
         except RequestError as refusal:
             if not skips:
                 raise RequestError(f"{refusal}, or give {SKIP}") from None
+            unreadable += 1
     of = f"of {counted(len(files), 'image')}" + ("" if whole else " that were looked at")
     return tuple(
         f"{count:,} {of} {meaning}"
         for count, meaning in (
             (turned, orientation(exif)),
             (transparent, transparent_parts(transparency)),
+            (unreadable, "that cannot be read: skipped (dataset.on_bad_image=skip)"),
         )
         if count
     )
