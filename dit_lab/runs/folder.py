@@ -26,7 +26,7 @@ from typing import Any
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.files import parse_json, read_within, to_json
-from dit_lab.core.text import local_path
+from dit_lab.core.text import local_path, shell_line
 from dit_lab.core.typed import read_as
 from dit_lab.runs.exported import EXPORTED, read_exported
 from dit_lab.runs.records import Status, Tracked
@@ -332,6 +332,9 @@ def _no_run(path: Path, inside: list[RunFolder], root: Path) -> str:
     if inside:
         names = ", ".join(folder.root.name for folder in inside)
         return f"holds {len(inside)} runs ({names}); name one of them"
+    if path.suffix in (".pt", ".pth", ".ckpt", ".bin") and path.is_file():
+        command = shell_line("dit-lab", "import", path, "--out", "RUN")
+        return f"holds weights alone; {command} makes a run"
     what = "has no config.yaml" if path.exists() else "does not exist"
     return (
         f"{what}; give a run folder ({root}/runs/NAME/HASH), one of its checkpoint "

@@ -347,6 +347,13 @@ def test_runs_without_a_checkpoint_do_not_count_beside_one_with(
         find_run(str(name), root=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["DiT-XL-2.pt", "last.ckpt", "a file.bin"])
+def test_weights_of_other_programs_are_to_be_imported(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(RequestError, match=r"holds weights alone; dit-lab import .* --out RUN"):
+        find_run(str(tmp_path / name), root=tmp_path)
+
+
 def test_a_damaged_status_hides_no_other_run(place: Place, tmp_path: Path) -> None:
     damaged, folder = place("one"), place("two")
     damaged.status.write_text("[]")
