@@ -22,6 +22,7 @@ NEVER_ONE = {
     "{len(runs)} runs": "of a report",
     "{one.second.sample.n} seeds": "after `1 and`",
     "{now} times": "a ratio",
+    "{len(found)} images": "that are measured, dozens",
     "{largest + 1} classes": "a hundred at least",
     "{_shape(image_shape)} images": "three numbers",
     "{metrics['perf/images_per_second']} images": "a rate",
