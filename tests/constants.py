@@ -137,7 +137,8 @@ PUBLISHED = (
 
 ASIDE = {
     "how much is held or shown at a time": (
-        "core.rng._BLOCK", "evaluation.features.extractors.IMAGES_AT_ONCE",
+        "core.rng._BLOCK", "data.images.SCALED_PIXELS", "data.images.STRIP_PIXELS",
+        "sampling.labels.SHOWN", "evaluation.features.extractors.IMAGES_AT_ONCE",
         "evaluation.features.fidelity.IMAGES_AT_ONCE", "evaluation.metrics.neighbours.ROWS_AT_ONCE",
         "evaluation.reference.FETCH_IMAGES", "evaluation.sample_quality.GROUP_IMAGES",
         "sampling.images.CAPTION_PIXELS", "sampling.images.MIN_CELL_PIXELS",
@@ -145,7 +146,7 @@ ASIDE = {
         "statistics.correction._WORK", "statistics.simulation._AT_ONCE",
         "training.optimizers.muon.AT_ONCE",
     ),
-    "what is refused": ("data.images.MAX_PIXELS", "samplers.options.MOST_STEPS"),
+    "what is refused": ("samplers.options.MOST_STEPS",),
     "an option's own default, which is part of hashes": ("samplers.options.CACHE_INTERVAL",),
     "functions, by their names": (
         "objectives.ddpm.ERROR_PER_DATA_ERROR", "samplers.sde.DIFFUSIONS",

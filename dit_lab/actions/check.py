@@ -32,7 +32,7 @@ def check_images(
     """Read every image of both splits; `RequestError` for a dataset that is not made of files."""
     datasets = {}
     for split in ("train", "validation"):
-        dataset = build_dataset(config, split)
+        dataset = build_dataset(config, split, reading=facts.reading)
         if not isinstance(dataset, ImageFiles):
             raise RequestError(
                 f"dataset={config.choices['dataset']}: is not made of image files; dit-lab "

@@ -10,7 +10,8 @@ from pathlib import Path
 from dit_lab.config.yaml_files import read_config
 from dit_lab.core.errors import RequestError
 from dit_lab.core.files import may_write
-from dit_lab.runs.folder import KILLED, RUNNING, RunFolder, all_runs, read_status, update_status
+from dit_lab.runs.finding import all_runs
+from dit_lab.runs.folder import KILLED, RUNNING, RunFolder, read_status, update_status
 from dit_lab.runs.lock import Lease, holder_of
 from dit_lab.tracking.late import settle
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from dit_lab.core.text import counted
 from dit_lab.tracking.console import duration
 
 EVERY_SECONDS = 10.0
@@ -30,4 +31,4 @@ class DrawingProgress:
         left = ""
         if done > before:
             left = f", {duration((count - done) * (now - since) / (done - before))} left"
-        self._on_message(f"{done:,} of {count:,} images are drawn{left}")
+        self._on_message(f"{done:,} of {counted(count, 'image')} are drawn{left}")

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -26,15 +26,16 @@ from dit_lab.config.schema import EncodeConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.files import sync
 from dit_lab.core.tensor_file import save_tensors
+from dit_lab.core.text import counted
 from dit_lab.core.types import Codec, DataFacts, Dataset
-from dit_lab.data.latent_facts import FACTS, SPLITS, Manifest, Plan, read_manifest
+from dit_lab.data.latent_facts import FACTS, PLAN, SPLITS, Manifest, Plan, read_manifest
 from dit_lab.runs.folder import read_json, write_json
 from dit_lab.runs.lock import Lease
 from dit_lab.training.loading import messages_of, read_ahead
 
 _log = logging.getLogger(__name__)
 
-PLAN, LEASES = "plan.json", "leases"
+LEASES = "leases"
 
 
 class Encoding:
@@ -52,7 +53,7 @@ class Encoding:
         self._codec = codec.to(self._device)
         self.plan = _plan(config, facts, codec)
         before, now = read_json(self.folder / PLAN), asdict(self.plan)  # only compared
-        if before and before != now:
+        if before and before != {**now, "data": _known_then(now["data"], before.get("data"))}:
             other = sorted(key for key in now if before.get(key) != now[key])
             raise RequestError(
                 f"out={self.folder}: holds latents that were encoded otherwise ({', '.join(other)} "
@@ -74,7 +75,8 @@ class Encoding:
         """Write every shard that nobody has written and nobody else is writing."""
         for split in SPLITS:
             names = [name for name in self.missing if name.startswith(split)]
-            dataset = build_dataset(self._config, split) if names else None
+            reading = self.plan.data.get("reading", 1)
+            dataset = build_dataset(self._config, split, reading=reading) if names else None
             for name in names:
                 if (self.folder / name).exists():
                     continue  # since then
@@ -125,7 +127,7 @@ class Encoding:
         finally:
             beside.unlink(missing_ok=True)
         rate = (last - first) / (time.monotonic() - start)
-        self._say(f"{name}: {last - first:,} images, {rate:,.0f} a second")
+        self._say(f"{name}: {counted(last - first, 'image')}, {rate:,.0f} a second")
 
     def _chunks(
         self, dataset: Dataset, first: int, last: int
@@ -215,7 +217,7 @@ def _plan(config: EncodeConfig, facts: DataFacts, codec: Codec) -> Plan:
             f"codec.chunk_images={chunk}, which are encoded together"
         )
     return Plan(
-        data={**asdict(facts), "class_names": list(facts.class_names)},
+        data=facts.recorded(),
         codec=codec.fingerprint,
         mirrors=2 if getattr(config.dataset, "horizontal_flip", None) else 1,
         moments_shape=[channels * (2 if codec.draws else 1), height, width],
@@ -223,6 +225,11 @@ def _plan(config: EncodeConfig, facts: DataFacts, codec: Codec) -> Plan:
         shard_images=config.shard_images,
         chunk_images=chunk,
     )
+
+
+def _known_then(data: Mapping[str, Any], before: Any) -> dict[str, Any]:
+    """Of the facts of the data those that were written down before, which may have been fewer."""
+    return {key: value for key, value in data.items() if not before or key in before}
 
 
 def _device() -> torch.device:

@@ -24,6 +24,7 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
 from dit_lab.core.team import ALONE
+from dit_lab.core.text import counted
 from dit_lab.core.types import Evaluator, Shapes, Team
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
 from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
@@ -34,6 +35,7 @@ from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.recorded import difference
 from dit_lab.sampling.images import PICTURE_CHANNELS
+from dit_lab.sampling.labels import check_labels
 from dit_lab.training.average_names import first_average
 
 
@@ -73,7 +75,7 @@ def training_evaluators(
             folder=folder.samples,
             num_images=config.sample.num_images,
             seed=config.sample.seed,
-            labels=config.sample.labels,
+            labels=_asked_labels(parts),
             class_names=data.class_names if data.num_classes else (),
         )
         evaluators.append(grid)
@@ -90,6 +92,12 @@ def training_evaluators(
         )
         evaluators.append(quality)
     return evaluators
+
+
+def _asked_labels(parts: Parts) -> list[int] | None:
+    """The classes that `sample.labels` asks for; None for all."""
+    asked, data = parts.config.sample.labels, parts.shapes.data
+    return None if asked is None else check_labels(asked, data.num_classes, data.class_names)
 
 
 def why_unmeasured(config: RunConfig, shapes: Shapes) -> str:
@@ -149,7 +157,7 @@ def _likelihood(parts: Parts, team: Team, check_stop: Callable[[], None]) -> Lik
         return None
     return Likelihood(
         objective=parts.objective,
-        held_out=build_images(parts.config, "validation"),
+        held_out=build_images(parts.config, parts.shapes.data, "validation"),
         num_images=options.likelihood_images,
         levels=parts.shapes.data.levels,
         seed=options.seed,
@@ -189,7 +197,9 @@ def evaluate_run(
     card = replace(quality.card, step=trained.step)
     if known := team.first(lambda: _stored(trained.folder, card)):
         return known, True
-    on_message(f"drawing {card.num_images} images from {card.weights} at step {card.step}")
+    on_message(
+        f"drawing {counted(card.num_images, 'image')} from {card.weights} at step {card.step}"
+    )
     evaluation, _ = quality.evaluate(trained.labelled(parts.config), trained.step)
     return evaluation, False
 

@@ -28,7 +28,8 @@ from dit_lab.interop.architecture import DIT, Architecture, configured
 from dit_lab.interop.diffusers_folder import CONFIG, DiffusersFormat, scheduler_config
 from dit_lab.interop.formats import FORMATS
 from dit_lab.runs.exported import HEADER_KEY
-from dit_lab.runs.folder import find_run, read_status
+from dit_lab.runs.finding import find_run
+from dit_lab.runs.folder import read_status
 from dit_lab.runs.provenance import versions
 from dit_lab.runs.recorded import recorded, recorded_shapes
 from dit_lab.sampling.images import PICTURE_CHANNELS

@@ -33,8 +33,10 @@ from dit_lab.interop.architecture import (
     DIT,
     Architecture,
     configured,
+    positions,
     refuse_other_positions,
     refuse_other_tensors,
+    rounding_of,
     shapes_of,
 )
 from dit_lab.interop.files import Tensors, read_safetensors
@@ -132,10 +134,12 @@ def _checked(
     adapter = foreign.adapter
     try:
         refuse_other_tensors(shapes_of(group), adapter.expected(architecture))
-        ours = adapter.to_ours(group, architecture)
+        ours = dict(adapter.to_ours(group, architecture))
         refuse_other_positions(ours["pos_embed"], architecture)
+        if rounding_of(ours["pos_embed"]):
+            ours["pos_embed"] = positions(architecture)
         for name, tensor in ours.items():
-            if not tensor.isfinite().all():
+            if not tensor.float().isfinite().all():
                 raise RequestError(f"{name}: holds numbers that are not finite")
     except RequestError as refusal:
         raise RequestError(f"{source}: {refusal}") from None

@@ -12,7 +12,7 @@ from typing import Any
 from dit_lab.config import search_path
 from dit_lab.config.yaml_files import read_recipe
 from dit_lab.core.errors import RequestError
-from dit_lab.core.text import key_value
+from dit_lab.core.text import counted, key_value
 from dit_lab.interop.architecture import Architecture
 from dit_lab.interop.formats import Foreign
 
@@ -48,7 +48,9 @@ def inferred_keys(
     factor = 1 if codec == "identity" else FACTOR.get(guessed.in_channels, 8)
     sides = [side * factor for side in guessed.input_size]
     seen = f"the model sees {guessed.input_size[0]} x {guessed.input_size[1]}"
-    halved = f", of a codec that halves {factor.bit_length() - 1} times" if factor > 1 else ""
+    halved = (
+        f", of a codec that halves {counted(factor.bit_length() - 1, 'time')}" if factor > 1 else ""
+    )
     shapes = foreign.adapter.sizes_from
     drops = "a" if guessed.has_null_label else "no"
     told_heads = (guessed.num_heads, shapes) if guessed.num_heads else (heads, where)
@@ -75,7 +77,7 @@ def inferred_keys(
             for key, value in options.items()
             if key != "learn_sigma"
         ),
-        InferredOption("codec", codec, f"{guessed.in_channels} channels"),
+        InferredOption("codec", codec, f"{counted(guessed.in_channels, 'channel')}"),
         InferredOption(
             "dataset.image_size", sides if sides[0] != sides[1] else sides[0], seen + halved
         ),

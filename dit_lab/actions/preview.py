@@ -24,7 +24,7 @@ IMAGES = 64
 def write_preview(config: RunConfig, facts: DataFacts, out: Path) -> int:
     """Write the first images of a training, cropped and mirrored as it will see them, as a grid;
     returns how many there are."""
-    dataset = build_images(config, "train")
+    dataset = build_images(config, facts, "train")
     counters = torch.arange(min(IMAGES, len(dataset)))
     indices = SampleOrder(config.seed, len(dataset)).indices(counters)
     images, _ = dataset.fetch(indices, counters)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from dit_lab.build.trained import load
 from dit_lab.config.schema import RunConfig
+from dit_lab.core.text import counted, evaluations, listed
 from dit_lab.sampling.generate import Passes
 from dit_lab.sampling.images import grid_columns, write_images
+from dit_lab.sampling.labels import check_labels
 from dit_lab.training.distributed import DistributedContext
 from dit_lab.training.stop import StopSignal
 
@@ -39,11 +41,16 @@ def draw_into(out: Path, config: RunConfig, *, run: str, root: str, stop: StopSi
         return ""
     count = asked.num_images
     data = trained.parts.shapes.data
-    labels = len(set(asked.labels or range(data.num_classes)))
-    columns = grid_columns(count, min(count, labels))
+    chosen = data.drawn_classes
+    if asked.labels is not None:
+        chosen = tuple(check_labels(asked.labels, data.num_classes, data.class_names))
+    columns = grid_columns(count, min(count, len(set(chosen))))
     names = data.class_names if data.num_classes else ()
     write_images(out, groups, num_images=count, columns=columns, class_names=names)
+    of = ""
+    if asked.labels is not None and names:
+        of = f" of {listed(list(dict.fromkeys(names[at] for at in chosen)))}"
     return (
-        f"{count} images from {trained.weights} at step {trained.step}, "
-        f"{passes.per_image(count):g} evaluations an image: {out}"
+        f"{counted(count, 'image')}{of} from {trained.weights} at step {trained.step}, "
+        f"{evaluations(passes.per_image(count))} an image: {out}"
     )

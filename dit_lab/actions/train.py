@@ -118,6 +118,8 @@ def _lead(
         hooks.extend(own)
         if why := why_unmeasured(config, shapes):
             log.info("samples are not measured: %s", why)
+            if config.evaluation.num_images:  # was asked for
+                display.on_message(f"samples are not measured: {why}")
         told_all = context.team.first(lambda: (checkpoint, now))  # all of it lies in its place
         try:
             with _watchdog(config, folder, context, hung):

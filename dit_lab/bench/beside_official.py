@@ -24,6 +24,7 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
+from dit_lab.core.text import counted
 from dit_lab.core.types import Batch, Shapes
 from dit_lab.reproduce.drawing import fill
 from dit_lab.sampling.generate import CHUNK_IMAGES
@@ -85,7 +86,7 @@ def _check(config: RunConfig, shapes: Shapes) -> None:
     for wrong, why in (
         (layers != ("layer", "gelu", False, False), "model: only the original's layers"),
         (height != width, f"dataset.image_size: {height} x {width} latents; it takes square ones"),
-        (channels < 3, f"dataset: {channels} channels; it guides three"),
+        (channels < 3, f"dataset: {counted(channels, 'channel')}; it guides three"),
         (not shapes.data.num_classes, "dataset.num_classes: it needs classes"),
         (model.class_dropout_prob == 0, "model.class_dropout_prob: it needs the null label"),
         (config.guidance.scale == 1, "guidance.scale: it always guides"),

@@ -18,7 +18,8 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component
 from dit_lab.core.types import Shapes
 from dit_lab.models.options import COMPONENTS, DiT
-from dit_lab.runs.folder import FINISHED, RunFolder, all_runs, read_status
+from dit_lab.runs.finding import all_runs
+from dit_lab.runs.folder import FINISHED, RunFolder, read_status
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.runs.recorded import recorded_shapes
 

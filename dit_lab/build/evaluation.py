@@ -55,7 +55,7 @@ class Extractors:
         if name == "pixels":
             return Pixels()
         return trained_classifier(
-            build_images(parts.config, "train"),
+            build_images(parts.config, parts.shapes.data, "train"),
             parts.shapes.data,
             folder=cache_folder(parts.config),
             device=parts.device,
@@ -90,7 +90,7 @@ def build_reference_set(
 
     def statistics(extractor: str) -> Moments:
         kept = kept_statistics(
-            build_images(parts.config, "train"),
+            build_images(parts.config, parts.shapes.data, "train"),
             extractors[extractor],
             described=_described(parts),
             levels=parts.shapes.data.levels,
@@ -127,11 +127,12 @@ def load_reference(parts: Parts, check_stop: Callable[[], None]) -> Reference:
     """Training images and held-out ones, `evaluation.reference_images` of each at most."""
     train, held_out = (
         load_images(
-            build_images(parts.config, split),
+            build_images(parts.config, parts.shapes.data, split),
             at_most=parts.config.evaluation.reference_images,
             levels=parts.shapes.data.levels,
             check_stop=check_stop,
         )
         for split in ("train", "validation")
     )
-    return Reference(train, held_out, parts.shapes.data.num_classes)
+    data = parts.shapes.data
+    return Reference(train, held_out, data.num_classes, data.absent_classes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dit_lab.config.identity import initial_run
 from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
+from dit_lab.core.text import counted
 from dit_lab.core.types import Shapes
 from dit_lab.runs.recorded import recorded_shapes
 
@@ -33,7 +34,8 @@ def begin_with(
     )
     done = transfer(model, weights.tensors, same_labels=same_labels)
     on_message(
-        f"begins with {weights.name} of {weights.source}: {len(done.loaded)} tensors loaded, "
+        f"begins with {weights.name} of {weights.source}: "
+        f"{counted(len(done.loaded), 'tensor')} loaded, "
         f"{len(done.resized)} resized, {len(done.skipped)} skipped"
     )
     for what, names in (("resized", done.resized), ("skipped", done.skipped)):

@@ -20,11 +20,22 @@ from dit_lab.config.components import load_component
 from dit_lab.config.schema import EncodeConfig, RunConfig
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
-from dit_lab.core.options import accepted, arguments_of, target_of
+from dit_lab.core.options import accepted, arguments_of, parameters_of, target_of
 from dit_lab.core.team import ALONE
-from dit_lab.core.types import Batch, Codec, Dataset, LabelledCall, Objective, Sampler, Shapes, Team
+from dit_lab.core.types import (
+    Batch,
+    Codec,
+    DataFacts,
+    Dataset,
+    LabelledCall,
+    Objective,
+    Sampler,
+    Shapes,
+    Team,
+)
 from dit_lab.data.order import SampleOrder
 from dit_lab.data.pairs import Pairs
+from dit_lab.data.unlabelled import Unlabelled
 from dit_lab.models.options import class_dropout
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.sampling.generate import Generator
@@ -118,10 +129,13 @@ def null_label(parts: Parts) -> int | None:
     return num_classes if drops else None
 
 
-def build_dataset(config: OfData, split: str, *, seed: int = 0) -> Dataset:
-    """The "train" or "validation" split; augmentation follows from the seed."""
+def build_dataset(config: OfData, split: str, *, reading: int, seed: int = 0) -> Dataset:
+    """The "train" or "validation" split; augmentation follows from the seed. `reading` is how the
+    facts of the data were read."""
     kind = component_class(config, "dataset")
     options = {**arguments_of(config.dataset), "split": split, "seed": seed}
+    if "reading" in parameters_of(kind):  # not what takes any options
+        options["reading"] = reading
     dataset: Dataset = kind(**accepted(kind, options))
     return dataset
 
@@ -132,11 +146,13 @@ def build_examples(parts: Parts, split: str) -> tuple[Dataset, Codec]:
     pairs = getattr(parts.config.coupling, "pairs", None)
     if pairs is not None:
         return Pairs(Path(pairs), split=split), Identity()
-    dataset = build_dataset(parts.config, split, seed=parts.config.seed)
+    data, seed = parts.shapes.data, parts.config.seed
+    dataset = build_dataset(parts.config, split, reading=data.reading, seed=seed)
+    labelled = dataset if data.num_classes else Unlabelled(dataset)
     if not hasattr(dataset, "manifest"):  # which cached moments have
-        return dataset, parts.codec
+        return labelled, parts.codec
     _refuse_latents_of_another(parts.codec, dataset)
-    return dataset, Cached(parts.codec)
+    return labelled, Cached(parts.codec)
 
 
 def _refuse_latents_of_another(codec: Codec, dataset: Any) -> None:
@@ -149,9 +165,11 @@ def _refuse_latents_of_another(codec: Codec, dataset: Any) -> None:
         )
 
 
-def build_images(config: RunConfig, split: str) -> Dataset:
+def build_images(config: RunConfig, data: DataFacts, split: str) -> Dataset:
     """The "train" or "validation" images themselves, also where training reads their latents."""
-    return build_dataset(replace(config, dataset=images_of(config)), split, seed=config.seed)
+    images = replace(config, dataset=images_of(config))
+    dataset = build_dataset(images, split, reading=data.reading, seed=config.seed)
+    return dataset if data.num_classes else Unlabelled(dataset)
 
 
 def build_batches(
@@ -235,6 +253,7 @@ def build_generator(
         device=parts.device,
         team=team,
         weak=weak,
+        absent_classes=parts.shapes.data.absent_classes,
         check_stop=check_stop,
     )
 

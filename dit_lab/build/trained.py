@@ -21,11 +21,13 @@ from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import changed, target_of
 from dit_lab.core.team import ALONE
+from dit_lab.core.text import counted
 from dit_lab.core.types import Codec, LabelledCall, Sampler, Shapes, Team
 from dit_lab.interop.files import read_safetensors
 from dit_lab.runs.access import refuse_unreadable
 from dit_lab.runs.exported import read_exported
-from dit_lab.runs.folder import RunFolder, find_run
+from dit_lab.runs.finding import find_run
+from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.recorded import UNKNOWN_CODEC, recorded, recorded_shapes, weights_name
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.sampling.labels import check_labels
@@ -37,7 +39,7 @@ from dit_lab.training.power import name_of
 
 _log = logging.getLogger(__name__)
 
-Labels = Sequence[int] | Tensor | np.ndarray
+Labels = Sequence[int | str] | Tensor | np.ndarray
 
 
 class Drawing(TypedDict, total=False):
@@ -91,13 +93,16 @@ class Trained:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Groups of images uint8 (n, H, W, c) and their labels (n,), N images in all.
 
-        `labels` are classes from 0, as a list or as a tensor or array of integers of shape (L,).
-        They are cycled through (all classes in turn where None); N is `num_images`, or one for each
-        label. Raises RequestError.
+        `labels` are classes, as a list of names or numbers from 0, or as a tensor or array of
+        integers of shape (L,). They are cycled through (all classes in turn where None); N is
+        `num_images`, or one for each label. Raises RequestError.
         """
-        classes = self.parts.shapes.data.num_classes
-        chosen = None if labels is None else check_labels(labels, classes)
-        count = len(chosen or range(max(1, classes)))
+        data = self.parts.shapes.data
+        if labels is None:
+            chosen, count = None, len(data.drawn_classes)
+        else:
+            chosen = check_labels(labels, data.num_classes, data.class_names)
+            count = len(chosen)
         if num_images is not None:
             count = _whole("num_images", num_images, 1)
         seed = _whole("seed", how.get("seed", 0), 0)
@@ -248,7 +253,7 @@ def _refuse_other_images(weak: Trained, parts: Parts) -> None:
 
 def _seen(shapes: Shapes) -> str:
     channels, height, width = shapes.latent
-    return f"{channels} x {height} x {width} in {shapes.data.num_classes} classes"
+    return f"{channels} x {height} x {width} in {counted(shapes.data.num_classes, 'class')}"
 
 
 def _refuse_other_codec(codec: Codec, folder: RunFolder) -> None:

@@ -32,7 +32,7 @@ from dit_lab.config.prepare import check_request
 from dit_lab.config.recorded import recorded_overrides
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
-from dit_lab.core.text import say
+from dit_lab.core.text import counted, say
 from dit_lab.report.rounding import quantity
 from dit_lab.runs.folder import write_json
 
@@ -161,7 +161,7 @@ def _beside_official(args: argparse.Namespace) -> int:
     found = beside_official(config, args.official_path, seconds=args.seconds)
     say(f"losses differ by {found.loss_difference:.1e} at most, relative to the original's")
     say(
-        f"images after {found.drawn_steps} steps of the same noise differ by "
+        f"images after {counted(found.drawn_steps, 'step')} of the same noise differ by "
         f"{found.image_difference:.1e} of their root mean square at most"
     )
     for what, both in (("a training step", found.training), ("a sampling step", found.sampling)):
@@ -216,7 +216,7 @@ def _rows(found: Bench) -> Iterator[tuple[str, ...]]:
         yield _row("its batch alone", seconds, load.seconds, load.images / seconds, None, found)
     if draw := found.sampling:
         rate = draw.flops and draw.flops / draw.mean_seconds
-        name = f"a sampling step ({draw.evaluations:g} x {draw.images} images)"
+        name = f"a sampling step ({draw.evaluations:g} x {counted(draw.images, 'image')})"
         yield _row(name, draw.mean_seconds, draw.seconds, None, rate, found)
         total = draw.mean_seconds * draw.steps
         yield f"  {draw.steps} of them", time_text(total), "", f"{draw.images_per_second:.3g}"

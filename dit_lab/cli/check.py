@@ -4,7 +4,8 @@ there twice, and how many images each class has.
   dit-lab check dataset=labelled_list dataset.root=imagenet_dataset
   dit-lab check dataset=image_folder dataset.root=photos dataset.image_size=64 out=report.json
 
-Exit code 1 where an image cannot be read; the report names all of them.
+Exit code 1 where an image cannot be read, of which the report names all, or a list contradicts
+itself.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from dit_lab.config.checks.data import check_declarations, read_facts
 from dit_lab.config.checks.machine import check_file
 from dit_lab.config.compose import compose_data
 from dit_lab.config.schema import CheckConfig
-from dit_lab.core.text import say
+from dit_lab.core.text import counted, say
+from dit_lab.data.glance import orientation, transparent_parts
 from dit_lab.runs.folder import write_json
 from dit_lab.training.stop import StopSignal
 
 if TYPE_CHECKING:
+    from dit_lab.core.options import Component
     from dit_lab.core.types import DataFacts
     from dit_lab.data.image_check import Report
 
@@ -42,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     if config.out:
         check_file("out=", Path(config.out))
     say_own_choices(args)
+    for note in facts.first_look.notes:
+        say(f"data: {note}")
 
     from rich.progress import Progress
 
@@ -55,23 +60,35 @@ def run(args: argparse.Namespace) -> int:
         report = check_images(
             config, facts, on_image=lambda: progress.advance(bar), check_stop=stop.check
         )
-    _print(report, facts)
+    _print(report, facts, config.dataset)
     if config.out:
         write_json(Path(config.out), report.as_json())
         say(f"written: {config.out}")
+    if facts.first_look.doubt:
+        say(f"dit-lab: {facts.first_look.doubt}", file=sys.stderr)
     if report.unreadable:
-        images = "image" if report.unreadable == 1 else "images"
-        say(f"dit-lab: {report.unreadable:,} {images} of {total:,} cannot be read",
-              file=sys.stderr)  # fmt: skip
-        return 1
-    return 0
+        say(
+            f"dit-lab: {counted(report.unreadable, 'image')} of {total:,} cannot be read",
+            file=sys.stderr,
+        )
+    return 1 if report.unreadable or facts.first_look.doubt else 0
 
 
-def _print(report: Report, facts: DataFacts) -> None:
+def _print(report: Report, facts: DataFacts, dataset: Component) -> None:
     for name, split in report.splits.items():
         counts = split.class_counts
-        classes = f", {min(counts):,} to {max(counts):,} in a class" if facts.num_classes else ""
-        say(f"{name}: {split.images:,} images in {facts.num_classes} classes{classes}")
+        classes = (
+            f" in {counted(facts.num_classes, 'class')}, {min(counts):,} to {max(counts):,} in a "
+            "class" if facts.num_classes else ", without classes"
+        )  # fmt: skip
+        say(f"{name}: {counted(split.images, 'image')}{classes}")
+        for count, meaning in (
+            (split.turned, orientation(dataset.exif)),
+            (split.transparent, transparent_parts(dataset.transparency)),
+            (split.animated, "with several pictures: the first is taken"),
+        ):
+            if count:
+                say(f"{name}: {count:,} of {counted(split.images, 'image')} {meaning}")
         empty = [facts.class_names[at] for at, count in enumerate(counts) if not count]
         if facts.num_classes and empty:
             _list(f"{name}: classes without an image", empty)

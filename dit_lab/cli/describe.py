@@ -28,7 +28,7 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.core.communication_cost import traffic
 from dit_lab.core.cost import Cost
 from dit_lab.core.errors import RequestError
-from dit_lab.core.text import say
+from dit_lab.core.text import counted, say
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.tracking.console import duration
 
@@ -101,7 +101,7 @@ def _describe(config: RunConfig, args: argparse.Namespace, notes: Sequence[str])
         from dit_lab.actions.preview import write_preview  # torch: seconds
 
         count = write_preview(config, shapes.data, args.picture)
-        say(f"picture: the first {count} images of the training in {args.picture}")
+        say(f"picture: the first {counted(count, 'image')} of the training in {args.picture}")
     return 0
 
 
@@ -162,7 +162,7 @@ def _rows(config: RunConfig, shapes: Shapes, args: argparse.Namespace) -> list[t
     of_data = [
         ("data", f"{counts}{shape}" if data.train_images else shape),
         ("classes", _classes(data)),
-        ("model sees", f"{seen}, {size.tokens} tokens" if size else seen),
+        ("model sees", f"{seen}, {counted(size.tokens, 'token')}" if size else seen),
     ]
     of_model = _own_rows(config, shapes) if size is None else _dit_rows(config, data, size, args)
     return of_data + of_model
@@ -189,8 +189,8 @@ def _budget(config: RunConfig, data: DataFacts) -> str:
     images = training_images(config)
     epochs = f", {images / data.train_images:.1f} epochs" if data.train_images else ""
     return (
-        f"{config.training.total_steps:,} steps of {config.training.global_batch_size} "
-        f"images{epochs}"
+        f"{counted(config.training.total_steps, 'step')} of "
+        f"{counted(config.training.global_batch_size, 'image')}{epochs}"
     )
 
 

@@ -19,7 +19,7 @@ from dit_lab.config.compose import root_option
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.files import Denied, denied
-from dit_lab.core.text import say
+from dit_lab.core.text import counted, say
 from dit_lab.runs.folder import FINISHED
 from dit_lab.runs.manifest import all_sweeps
 from dit_lab.sweeps.run import close_stale
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     for folder in all_sweeps(root):
         try:
             manifest, remark = close_stale(folder)
-            done = f"{manifest.counts().get(FINISHED, 0)} of {len(manifest.jobs)} jobs"
+            done = f"{manifest.counts().get(FINISHED, 0)} of {counted(len(manifest.jobs), 'job')}"
             status = manifest.status
         except (RequestError, OSError) as trouble:  # of this one; the others are seen
             status, done, remark = "?", "", str(trouble)

@@ -16,7 +16,8 @@ from pathlib import Path
 from dit_lab.actions.ema import check_width, make_average
 from dit_lab.cli.arguments import path
 from dit_lab.core.text import say
-from dit_lab.runs.folder import find_run, step_of
+from dit_lab.runs.finding import find_run
+from dit_lab.runs.folder import step_of
 from dit_lab.training.power import name_of
 
 

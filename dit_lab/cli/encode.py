@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from dit_lab.actions.workers import run_together
 from dit_lab.cli.arguments import add_config_dir, path, say_own_choices
-from dit_lab.config.checks.data import check_encoding, read_facts
+from dit_lab.config.checks.data import check_encoding, encoded_facts
 from dit_lab.config.checks.machine import check_folder
 from dit_lab.config.compose import compose_data
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import EncodeConfig
 from dit_lab.core.errors import RequestError, StopRequested
 from dit_lab.core.processes import threads_each
-from dit_lab.core.text import say
+from dit_lab.core.text import counted, say
 from dit_lab.data.latent_facts import FACTS, read_manifest
 from dit_lab.runs.folder import write_json
 from dit_lab.training.stop import StopSignal
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 def work(config: EncodeConfig) -> int:
     """Encode as one of several processes what nobody else encodes; the exit code."""
-    return _encode(config, read_facts(config))
+    return _encode(config, encoded_facts(config))
 
 
 def _encode(config: EncodeConfig, facts: DataFacts) -> int:
@@ -109,5 +109,5 @@ def _encode_together(config: EncodeConfig) -> int:
 def _verify(folder: Path) -> int:
     from dit_lab.actions.encode import verify
 
-    say(f"{folder}: all {verify(folder)} shards are what was written")
+    say(f"{folder}: {counted(verify(folder), 'shard')}, all as written")
     return 0

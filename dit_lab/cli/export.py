@@ -23,7 +23,7 @@ from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import say, shell_line
 from dit_lab.runs.access import refuse_unreadable
-from dit_lab.runs.folder import find_run
+from dit_lab.runs.finding import find_run
 from dit_lab.tracking.addresses import check_uri, shown
 
 ENDINGS = {

@@ -19,10 +19,11 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_config
 from dit_lab.core import trust
 from dit_lab.core.files import may_write
-from dit_lab.core.text import key_value, say, shell_line
+from dit_lab.core.text import counted, key_value, say, shell_line
 from dit_lab.evaluation.card import last_evaluation
 from dit_lab.evaluation.table import is_row_key
-from dit_lab.runs.folder import RunFolder, digest, find_run, read_status
+from dit_lab.runs.finding import find_run
+from dit_lab.runs.folder import RunFolder, digest, read_status
 from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.addresses import is_server, shown
 
@@ -96,7 +97,7 @@ def show_results(folder: RunFolder) -> None:
     losses = {k: value for k, value in (status.get("results") or {}).items() if not is_row_key(k)}
     results = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
     speed = f", {median(speeds):.3f} s a step" if speeds else ""
-    say(f"result: {results} after {status['step']} steps{speed}")
+    say(f"result: {results} after {counted(status['step'], 'step')}{speed}")
     if evaluation:
         print_evaluations([evaluation])
     if grids := sorted(folder.samples.glob("*.png")):

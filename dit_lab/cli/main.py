@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from dit_lab.config import search_path
 from dit_lab.core import trust
 from dit_lab.core.errors import Diverged, RequestError, StopRequested
+from dit_lab.core.libraries import library_warnings_logged
 from dit_lab.core.processes import keep_freed_memory
 from dit_lab.core.text import say, say_lines
 
@@ -95,7 +96,8 @@ def answered(command: Callable[[], int]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is escaped
             stream.reconfigure(errors="backslashreplace")
     try:
-        return command()
+        with library_warnings_logged():
+            return command()
     except RequestError as refusal:
         say(f"dit-lab: {refusal}", sys.stderr)
         return 2

@@ -26,7 +26,7 @@ from dit_lab.config.checks.machine import check_file, check_folder
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.files import may_write
-from dit_lab.core.text import local_path, say
+from dit_lab.core.text import counted, local_path, say
 from dit_lab.report.arm_sentences import new_steps
 from dit_lab.report.arms import arms_of
 from dit_lab.report.frame import FORMATS, frame_of, write_frame
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     frame = frame_of(runs) if args.frame else None
     for file in args.frame:
         write_frame(frame, file)
-        say(f"written: {file}, {len(runs)} rows")
+        say(f"written: {file}, {counted(len(runs), 'row')}")
     trouble = ""
     if len(sweeps) == 1 and not (folders or only or "out" in options) and _is_own(sweeps[0]):
         ablation, files, trouble = report_on_sweep(sweeps[0], metric=metric, baseline=baseline)
@@ -140,7 +140,7 @@ def _check_frame(file: Path) -> None:
 def _title(sweeps: Sequence[SweepFolder], runs: int, *, alone: int) -> str:
     if alone and sweeps:
         return f"{' and '.join(one.root.name for one in sweeps)} and {alone} more"
-    return " and ".join(one.root.name for one in sweeps) or f"{runs} runs"
+    return " and ".join(one.root.name for one in sweeps) or f"{counted(runs, 'run')}"
 
 
 def _baseline(options: Mapping[str, str]) -> dict[str, str] | None:

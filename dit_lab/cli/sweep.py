@@ -30,7 +30,7 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
-from dit_lab.core.text import say, say_lines, shell_line
+from dit_lab.core.text import counted, say, say_lines, shell_line
 from dit_lab.runs.folder import FINISHED, KILLED, RUNNING
 from dit_lab.runs.manifest import find_sweep
 from dit_lab.sweeps.finished import finished_before, is_finished
@@ -105,7 +105,8 @@ def start(args: argparse.Namespace) -> int:
     done = sum(job.status == FINISHED for job in manifest.jobs)
     finished = f", {done} already finished" if done else ""
     known = ", going on with it" if manifest.attempted else ""
-    say(f"sweep of {len(manifest.jobs) + manifest.unmade} jobs{finished}: {folder.root}{known}")
+    jobs = counted(len(manifest.jobs) + manifest.unmade, "job")
+    say(f"sweep of {jobs}{finished}: {folder.root}{known}")
     for line in [*remarks(plan), *_estimate(plan, manifest)]:
         say(line)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dit_lab.core.text import counted, evaluations
 from dit_lab.evaluation.card import Evaluation
 from dit_lab.evaluation.comparing import Effect, differences
 from dit_lab.evaluation.table import Row
@@ -110,9 +111,10 @@ def _circumstances(evaluation: Evaluation) -> str:
     card = evaluation.card
     sampler, steps = card.sampler["_target_"].rpartition(".")[2], card.sampler.get("steps")
     weak = card.guidance["weak_run"]
+    with_steps = f" with {counted(steps, 'step')}" if steps else ""
     return (
-        f"{card.weights} at step {card.step}, {sampler}{f' with {steps} steps' if steps else ''} "
-        f"({card.evaluations_per_image:g} evaluations an image), guidance "
+        f"{card.weights} at step {card.step}, {sampler}{with_steps} "
+        f"({evaluations(card.evaluations_per_image)} an image), guidance "
         f"{card.guidance['scale']:g}{f' away from {weak}' if weak else ''}, seed {card.seed}, "
         f"{card.dtype}, labels {card.labels}"
     )

@@ -90,6 +90,9 @@ def work(
     if starts_workers(prepared.config):
         given = {"overrides": list(overrides), "tags": dict(tags or {})}
         return on_workers("train", prepared.config, **given)
+    if leads():
+        for note in prepared.notes:
+            say(f"data: {note}")
     typed = {COMMAND: shell_line("dit-lab", "train", *overrides)}
     told = {**typed, "dit_lab.overrides": " ".join(overrides), **(tags or {})}
     return _train(prepared, told)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypedDict
 
 from dit_lab.core.errors import QUICKSTART, RequestError
 from dit_lab.core.files import parse_json, read_within
-from dit_lab.core.text import local_path
+from dit_lab.core.text import counted, local_path
 from dit_lab.core.typed import read_as, within
 
 IDENTITY = "dit_lab.codecs.identity.Identity"
@@ -25,6 +25,7 @@ BLOCKS = {
 """diffusers' autoencoders of images, by class: where their resolutions are listed. Every block but
 the last halves the sides."""
 
+PIPELINE = "model_index.json"
 _REPOSITORY = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:/([\w./-]+))?")
 
 
@@ -51,8 +52,8 @@ def latent_shape(
     """The shape of the latents of such images; `RequestError` where they do not fit."""
     if channels != config["in_channels"]:
         raise RequestError(
-            f"codec.path={path}: encodes {config['in_channels']} channels, the images have "
-            f"{channels}; choose another codec, such as codec=identity"
+            f"codec.path={path}: encodes {counted(config['in_channels'], 'channel')}, the "
+            f"images have {channels}; choose another codec, such as codec=identity"
         )
     factor = 2 ** (len(config[BLOCKS[config["_class_name"]]]) - 1)
     if height % factor or width % factor:
@@ -104,7 +105,7 @@ class _Autoencoder(TypedDict):
 def config_file(path: str | Path) -> Path:
     """Where the config.json of `codec.path` lies; fetched where it names a repository."""
     if not str(path).startswith(HUB):
-        return local_path(path, "codec.path=") / "config.json"
+        return local_folder(path) / "config.json"
     repository, subfolder = repository_of(str(path))
     from huggingface_hub import hf_hub_download  # half a second, for repositories only
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -116,6 +117,13 @@ def config_file(path: str | Path) -> Path:
             f"codec.path={path}: config.json cannot be had ({reason(error)}); copy the repository "
             "to this machine and give its folder"
         ) from None
+
+
+def local_folder(path: str | Path) -> Path:
+    """The folder of an autoencoder: `codec.path`, or `vae` in the folder of a whole pipeline."""
+    folder = local_path(path, "codec.path=")
+    is_pipeline = not (folder / "config.json").is_file() and (folder / PIPELINE).is_file()
+    return folder / "vae" if is_pipeline and (folder / "vae").is_dir() else folder
 
 
 def repository_of(path: str) -> tuple[str, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit_lab.codecs.facts import HUB, config_file, read_config, reason, repository_of
+from dit_lab.codecs.facts import (
+    HUB,
+    config_file,
+    local_folder,
+    read_config,
+    reason,
+    repository_of,
+)
 from dit_lab.core.errors import RequestError
-from dit_lab.core.text import local_path
+from dit_lab.core.text import counted
+
+WEIGHTS = (
+    "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"
+)  # fmt: skip
+VARIANT = re.compile(
+    r"diffusion_pytorch_model\.(?:safetensors\.index\.(\w+)\.json|(\w+)\.safetensors)$"
+)
 
 
 def load_network(path: str | Path) -> Any:
@@ -22,10 +37,13 @@ def load_network(path: str | Path) -> Any:
     name = read_config(path)["_class_name"]
     import diffusers  # seconds to import, and only autoencoders need it
 
-    place: dict[str, Any] = {"pretrained_model_name_or_path": local_path(path, "codec.path=")}
+    place: dict[str, Any]
     if str(path).startswith(HUB):
         repository, subfolder = repository_of(str(path))
         place = {"pretrained_model_name_or_path": repository, "subfolder": subfolder}
+    else:
+        folder = local_folder(path)
+        place = {"pretrained_model_name_or_path": folder, "variant": _variant(folder)}
     try:
         with quiet():  # what is wrong is said below
             network, report = getattr(diffusers, name).from_pretrained(
@@ -42,10 +60,19 @@ def load_network(path: str | Path) -> Any:
     if report["missing_keys"]:  # diffusers only warns, and leaves random numbers there
         missing = sorted(report["missing_keys"])
         raise RequestError(
-            f"codec.path={path}: {len(missing)} weights are missing, such as {missing[0]}; "
+            f"codec.path={path}: {counted(len(missing), 'weight')} missing, such as {missing[0]}; "
             "save the autoencoder again"
         )
     return network.eval().requires_grad_(False)
+
+
+def _variant(folder: Path) -> str | None:
+    """The precision in the names of a folder's weights, such as fp16, where it has none without."""
+    if any((folder / name).is_file() for name in WEIGHTS):
+        return None
+    names = sorted(file.name for file in folder.glob("*.safetensors*"))
+    found = {named[1] or named[2] for name in names if (named := VARIANT.match(name))}
+    return min(found, default=None)
 
 
 @contextmanager

@@ -32,7 +32,8 @@ from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import checked_name, local_path
 from dit_lab.runs.access import refuse_unreadable
-from dit_lab.runs.folder import RunFolder, find_run
+from dit_lab.runs.finding import find_run
+from dit_lab.runs.folder import RunFolder
 
 Tree = dict[str, Any]
 ForRun = TypeVar("ForRun", SampleConfig, EvaluateConfig)

@@ -57,7 +57,7 @@ CONTRACTS = {
     "dataset": Contract(
         stated="dit_lab.core.types.Dataset",
         given=("split",),
-        offered=("seed",),
+        offered=("seed", "reading"),
         calls={"__len__": "", "fetch": "indices, counters"},
         static=("facts",),
     ),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,8 @@ from dit_lab.core.types import Shapes
 from dit_lab.data.pair_facts import read_pair_facts
 from dit_lab.runs.access import refuse_unreadable
 from dit_lab.runs.exported import read_exported
-from dit_lab.runs.folder import (
-    RunFolder,
-    digest,
-    find_run,
-    flatten,
-    newest_checkpoint,
-    step_of,
-)
+from dit_lab.runs.finding import find_run
+from dit_lab.runs.folder import RunFolder, digest, flatten, newest_checkpoint, step_of
 from dit_lab.runs.former_names import with_first_names
 from dit_lab.runs.lock import Lease
 from dit_lab.runs.recorded import (
@@ -175,7 +168,7 @@ def identity(
         **source_now(config),
         "data_fingerprint": shapes.data.fingerprint,
         "pairs_fingerprint": _pairs_fingerprint(config),
-        "data": asdict(shapes.data),
+        "data": shapes.data.recorded(),
         "latent_shape": list(shapes.latent),
     }
     if initial := initial_weights(config):

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from dit_lab.config.checks.coupling import check_pair_noise
-from dit_lab.config.checks.data import check_images, check_same_codec, check_same_data
+from dit_lab.config.checks.data import (
+    check_images,
+    check_same_codec,
+    check_same_data,
+    first_look,
+)
 from dit_lab.config.checks.machine import (
     check_copies,
     check_own,
@@ -26,11 +31,17 @@ from dit_lab.config.checks.runs import check_averages, check_extension, check_in
 from dit_lab.config.checks.sampling import check_conditioning, check_sampling
 from dit_lab.config.checks.training import check_data, check_likelihood, check_settings
 from dit_lab.config.compose import compose_for_run, given_run, over
-from dit_lab.config.identity import identity, refuse_foreign, run_folder
+from dit_lab.config.identity import identity, parent_run, refuse_foreign, run_folder
 from dit_lab.config.schema import EvaluateConfig, RunConfig, SampleConfig
 from dit_lab.core.types import Shapes
+from dit_lab.data.split_folders import FIRST
 from dit_lab.runs.folder import FINISHED, RunFolder, read_status
-from dit_lab.runs.recorded import recorded_shapes, recorded_training
+from dit_lab.runs.recorded import (
+    recorded,
+    recorded_shapes,
+    recorded_so_far,
+    recorded_training,
+)
 
 Chosen = TypeVar("Chosen", SampleConfig, EvaluateConfig)
 Found = TypeVar("Found")
@@ -45,6 +56,7 @@ class Prepared:
     folder: RunFolder
     identity: Mapping[str, Any]  # what identity.json will hold
     before: Mapping[str, Any]  # what it holds, {} before there is one
+    notes: Sequence[str]  # on data that no run has been trained on so far
 
     @property
     def is_finished(self) -> bool:
@@ -73,12 +85,17 @@ def prepare_folder(config: RunConfig, shapes: Shapes) -> Prepared:
     check_root(config)
     folder = run_folder(config)
     before = {} if config.resume == "never" else recorded_training(folder)
+    line = before or _line(config)
+    reading = line["data"].get("reading", FIRST) if line else shapes.data.reading
+    if reading != shapes.data.reading:
+        shapes = check_data(config, reading=reading)
     prepared = Prepared(
         config=config,
         shapes=shapes,
         folder=folder,
         identity=identity(config, shapes, before=before),
         before=before,
+        notes=() if line else first_look(config, shapes.data),
     )
     refuse_foreign(folder, config, prepared.identity)
     if not before:
@@ -87,6 +104,15 @@ def prepare_folder(config: RunConfig, shapes: Shapes) -> Prepared:
         check_own(folder)
         check_averages(config, folder)
     return prepared
+
+
+def _line(config: RunConfig) -> Mapping[str, Any]:
+    """What the run recorded that this one goes on from, or has pairs of: its data is read as that
+    one's was, so that classes stay in their order. {} where there is none."""
+    if parent := parent_run(config):
+        return recorded(parent)
+    pairs = getattr(config.coupling, "pairs", None)
+    return recorded_so_far(RunFolder(Path(pairs).parent.parent)) if pairs else {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,7 @@ class Guidance:
 @dataclass
 class Sample:
     num_images: int = option(at_least=1, at_most=MOST_IMAGES)
-    labels: Optional[list[int]] = MISSING
+    labels: Optional[list[int | str]] = MISSING
     batch_size: int = option(at_least=1, at_most=MOST_AT_ONCE)
     seed: int = option(at_least=0)
     weights: str = MISSING

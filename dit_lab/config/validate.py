@@ -238,7 +238,7 @@ def _check_lists(schema: type, values: Mapping[str, Any], prefix: str) -> None:
             _check_lists(cast(Any, kind), value, f"{prefix}{field.name}.")
         kinds = _kinds(kind)
         origins = {typing.get_origin(each) or each for each in kinds}
-        members = {a for each in kinds for a in typing.get_args(each)}
+        members = {a for each in kinds for of in typing.get_args(each) for a in _kinds(of)}
         named = isinstance(value, Mapping) and origins <= {list, tuple, types.NoneType}
         nested = isinstance(value, list) and members and members <= {bool, int, float, str}
         listed = isinstance(value, list) and origins <= {dict, types.NoneType}
@@ -327,7 +327,8 @@ def _kind_in_words(kind: Any) -> str:
     if dataclasses.is_dataclass(kind):
         return f"the keys {', '.join(f.name for f in dataclasses.fields(kind))}"
     if origin in (list, tuple):
-        return f"{_WORDS[list]} ({_WORDS.get(arguments[0], 'values')} each)"
+        members = [_WORDS.get(member, "values") for member in _kinds(arguments[0])]
+        return f"{_WORDS[list]} ({' or '.join(members)} each)"
     return _WORDS.get(origin or kind, "a value")
 
 

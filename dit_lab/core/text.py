@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -86,8 +87,20 @@ PLAIN = re.compile(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z/][A-Za-z0-9_/.+:@-
 
 
 def counted(number: int, thing: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    """`1 seed`, `3 classes`, `1,437 images`; of a thing in several words the last one changes."""
+    ending = "" if number == 1 else "es" if thing.endswith(("s", "x", "sh", "ch")) else "s"
+    return f"{number:,} {thing}{ending}"
+
+
+def evaluations(number: float) -> str:
+    """`1 evaluation`, `49.5 evaluations`: of a model, for an image."""
+    return f"{number:g} evaluation{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """`a, b, c, d, e and 7 more`."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def shell_line(*words: object) -> str:

@@ -5,10 +5,10 @@ Shapes: N images, C channels, H x W pixels or latent cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,16 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstLook:
+    """What matters of data where a training begins with it."""
+
+    notes: tuple[str, ...] = ()  # lines
+    doubt: str = ""  # why none does, in one line
+    lost: str = ""  # of an image that is not where it should be, in one line
+    files: tuple[str, ...] = ()  # some of the images, where they are files
+
+
+@dataclass(frozen=True, slots=True)
 class DataFacts:
     """What the data knows and the model is built from."""
 
@@ -60,6 +70,37 @@ class DataFacts:
     validation_images: int
     fingerprint: str  # changes when the data does
     levels: int = 256  # brightnesses that a pixel can have
+    reading: int = 1  # how folders were read: the one of runs that were recorded without one
+    absent_classes: tuple[int, ...] = ()  # without a training image: drawn where asked for alone
+    first_look: FirstLook = FirstLook()  # not recorded
+
+    @property
+    def drawn_classes(self) -> tuple[int, ...]:
+        """The classes that are drawn unless others are asked for; (0,) without classes."""
+        return drawn_classes(self.num_classes, self.absent_classes)
+
+    def recorded(self) -> dict[str, Any]:
+        """As files hold them, as they did before there were facts that say nothing here."""
+        known = {**asdict(self), "class_names": list(self.class_names)}
+        del known["first_look"]
+        if self.reading == 1:
+            del known["reading"]
+        known["absent_classes"] = list(self.absent_classes)
+        if not self.absent_classes:
+            del known["absent_classes"]
+        return known
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, Any]) -> DataFacts:
+        """What a file holds, which was checked."""
+        names = ("class_names", "absent_classes")
+        return cls(**{**recorded, **{key: tuple(recorded.get(key, ())) for key in names}})
+
+
+def drawn_classes(num_classes: int, absent_classes: Iterable[int]) -> tuple[int, ...]:
+    """The classes that are drawn unless others are asked for; (0,) without classes."""
+    absent = set(absent_classes)
+    return tuple(at for at in range(max(1, num_classes)) if at not in absent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,20 @@
 
 Two layouts below `root`, told apart by what lies there:
 
-    <class name>/**/*.png    one folder for each class; classes in sorted order of folder name
+    <class name>/**/*.png    one folder for each class; numbers in names count by their value
     *.png                    images and no folders: no classes, for an unconditional model
 
-Where `root/train` and `root/val` both exist, they are the splits: each is laid out as above, with
-the same classes, and other folders beside them are not read. Otherwise a share of every class is
-held out, by a hash of each file's path.
+Where `root/train` and `root/val` both exist, or folders that are called like them
+(`split_folders.py`), they are the splits: each is laid out as above, with the same classes, and
+other folders beside them are not read. Otherwise a share of every class is held out, by a hash of
+each file's path.
 
-Files count as images by their ending (`ENDINGS`, in either case); other files, and everything
-whose name begins with a dot, are passed over. Links are followed, out of the folder too.
+Files count as images by their ending (`ENDINGS`, in either case); other files are counted and
+passed over, as is everything whose name begins with a dot. Links are followed, out of the folder
+too.
+
+Runs that were recorded before classes were ordered by their numbers are read as they were then
+(`reading=FIRST`).
 """
 
 from __future__ import annotations
@@ -19,21 +24,23 @@ import hashlib
 import os
 import stat
 from bisect import bisect_left
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import counted, listed
+from dit_lab.data.split_folders import FIRST, NOW, in_order, splits_among
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FIRST_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+ENDINGS = (*FIRST_ENDINGS, ".jfif", ".jpe", ".tif", ".tiff", ".gif")
 MAX_READ_BYTES = 64 * 2**20  # a larger folder is known by its file sizes, not by its contents
 MAX_DEPTH = 100  # folders in each other
 NOT_A_FILE = "is neither a file nor a link to one"
 
-_SPLITS = {"train", "val"}
-_SPLIT_NAMES = _SPLITS | {"valid", "validation", "test", "dev", "eval"}
 _NO_CLASS = ""  # no folder has this name
-_SHOWN_NAMES = 5
 
 
 class ImageFile(NamedTuple):
@@ -53,6 +60,9 @@ class FolderListing:
 
     train: ByClass
     validation: ByClass
+    splits: tuple[str, str] | None = None  # the folders that are the splits
+    left_out: Mapping[str, int] = field(default_factory=dict)  # files that are no images, by ending
+    not_read: tuple[str, ...] = ()  # folders beside the splits
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -60,7 +70,9 @@ class FolderListing:
         return tuple(name for name in self.train if name != _NO_CLASS)
 
 
-def read_folder(root: Path, *, validation_share: float, num_classes: int | None) -> FolderListing:
+def read_folder(
+    root: Path, *, validation_share: float, num_classes: int | None, reading: int = NOW
+) -> FolderListing:
     """List the images below `root` by split and class; opens none of them.
 
     `num_classes` 0 takes all images at any depth and no classes; another number must agree with
@@ -75,24 +87,50 @@ def read_folder(root: Path, *, validation_share: float, num_classes: int | None)
     if not os.path.isdir(root):
         problem = "is a file" if os.path.exists(root) else "does not exist"
         raise RequestError(f"dataset.root={root}: {problem}; give the folder that holds the images")
-    images, folders = _level(root, "")
-    if set(folders) >= _SPLITS:
-        if images:
-            raise RequestError(
-                f"{root}: images ({_named(images)}) beside train and val, which are the splits; "
-                "move them into these folders"
-            )
-        listing = _given_splits(root, with_classes=num_classes != 0)
-    elif folders and set(folders) <= _SPLIT_NAMES:
+    reader = _Reader(root, reading, with_classes=num_classes != 0)
+    images, folders = reader.level("")
+    splits = splits_among(root, folders, reading)
+    if splits and images:
         raise RequestError(
-            f"{root}: {', '.join(sorted(folders))}: this looks like splits, not classes; name two "
-            "of them train and val, or give the one to train on as dataset.root"
+            f"{root}: images ({_named(images)}) beside {splits[0]} and {splits[1]}, which are the "
+            "splits; move them into these folders"
         )
+    reader.left_out.clear()  # what lies there is read again
+    if splits:
+        train, validation = _given_splits(reader, splits)
     else:
-        by_class = _by_class(root, "", with_classes=num_classes != 0)
-        listing = _hold_out(root, by_class, validation_share)
+        train, validation = _hold_out(root, reader.by_class(""), validation_share)
+    not_read = tuple(sorted(set(folders) - set(splits))) if splits else ()
+    listing = FolderListing(train, validation, splits, dict(reader.left_out), not_read)
     _check_declared(root, listing, num_classes)
     return listing
+
+
+def _left_out(endings: Mapping[str, int]) -> str:
+    kinds = sorted(endings.items(), key=lambda kind: (-kind[1], kind[0]))
+    shown = listed([f"{count:,} {ending or 'without ending'}" for ending, count in kinds])
+    return f"{counted(sum(endings.values()), 'file')} left out, by their endings: {shown}"
+
+
+def some_files(listing: FolderListing, most: int) -> list[ImageFile]:
+    """At most so many images of both splits, evenly spread."""
+    splits = (listing.train, listing.validation)
+    all_files = [file for split in splits for files in split.values() for file in files]
+    return all_files[:: max(1, -(-len(all_files) // most))]
+
+
+def notes_on(listing: FolderListing) -> tuple[str, ...]:
+    """What somebody who trains on the folder should know of how it was read, in lines."""
+    notes = []
+    if listing.splits:
+        train, held_out = listing.splits
+        beside = f"; not read: {listed(listing.not_read)}" if listing.not_read else ""
+        notes.append(f"{train} is trained on, {held_out} is held out{beside}")
+    if names := listing.class_names:
+        notes.append(f"{counted(len(names), 'class')}: {listed(names)}")
+    if listing.left_out:
+        notes.append(_left_out(listing.left_out))
+    return tuple(notes)
 
 
 def digest(root: Path, listing: FolderListing) -> str:
@@ -118,39 +156,38 @@ def digest(root: Path, listing: FolderListing) -> str:
 # ---- splits -------------------------------------------------------------------------------------
 
 
-def _given_splits(root: Path, *, with_classes: bool) -> FolderListing:
-    """`root/train` and `root/val`, with the same classes."""
-    train = _by_class(root, "train/", with_classes=with_classes)
-    validation = _by_class(root, "val/", with_classes=with_classes)
+def _given_splits(reader: _Reader, splits: tuple[str, str]) -> tuple[ByClass, ByClass]:
+    """The folders of training and of held-out images, with the same classes."""
+    train, validation = (reader.by_class(f"{split}/") for split in splits)
     differences = [
-        f"only in {place}: {_listed([name or 'images without a class' for name in names])}"
+        f"only in {place}: {listed([name or 'images without a class' for name in names])}"
         for place, names in (
-            ("train", [name for name in train if name not in validation]),
-            ("val", [name for name in validation if name not in train]),
+            (splits[0], [name for name in train if name not in validation]),
+            (splits[1], [name for name in validation if name not in train]),
         )
         if names
     ]
     if differences:
         raise RequestError(
-            f"{root}: train and val have different classes ({'; '.join(differences)}); give both "
-            "the same class folders"
+            f"{reader.root}: {splits[0]} and {splits[1]} have different classes "
+            f"({'; '.join(differences)}); give both the same class folders"
         )
-    return FolderListing(train, validation)
+    return train, validation
 
 
-def _hold_out(root: Path, by_class: ByClass, share: float) -> FolderListing:
+def _hold_out(root: Path, by_class: ByClass, share: float) -> tuple[ByClass, ByClass]:
     """Hold out a share of every class."""
     single = [name for name, files in by_class.items() if len(files) == 1]
     if single:
-        where = "" if single == [_NO_CLASS] else f" in class {_listed(single)}"
+        where = "" if single == [_NO_CLASS] else f" in class {listed(single)}"
         raise RequestError(
             f"{root}: only one image{where}; at least two are needed, one to train on and one to "
             "hold out: add more"
         )
     divided = {name: _divide(files, share) for name, files in by_class.items()}
-    return FolderListing(
-        train={name: kept for name, (kept, _) in divided.items()},
-        validation={name: held_out for name, (_, held_out) in divided.items()},
+    return (
+        {name: kept for name, (kept, _) in divided.items()},
+        {name: held_out for name, (_, held_out) in divided.items()},
     )
 
 
@@ -178,77 +215,88 @@ def _place(path: str) -> float:
 # ---- folders ------------------------------------------------------------------------------------
 
 
-def _by_class(root: Path, below: str, *, with_classes: bool) -> ByClass:
-    """The images below `root/below`, by class folder; `below` is "" or ends with /."""
-    place = root / below
-    if with_classes:
-        images, folders = _level(root, below)
-        if images and folders:
+class _Reader:
+    """What lies below `root`, in one way of reading; counts the files that it leaves out."""
+
+    def __init__(self, root: Path, reading: int, *, with_classes: bool) -> None:
+        self.root = root
+        self.left_out: Counter[str] = Counter()
+        self._reading, self._with_classes = reading, with_classes
+        self._endings = FIRST_ENDINGS if reading == FIRST else ENDINGS
+
+    def by_class(self, below: str) -> ByClass:
+        """The images below `root/below`, by class folder; `below` is "" or ends with /."""
+        place = self.root / below
+        if self._with_classes:
+            images, folders = self.level(below)
+            if images and folders:
+                raise RequestError(
+                    f"{place}: images ({_named(images)}) beside folders ({listed(sorted(folders))})"
+                    "; move the images into class folders, or give dataset.num_classes=0 to train "
+                    "on all of them without classes"
+                )
+            names = in_order(folders, self._reading)
+            found = {name: self.walk(f"{below}{name}/") for name in names} or {_NO_CLASS: images}
+        else:
+            found = {_NO_CLASS: self.walk(below)}
+        self._refuse_empty(place, found)
+        return {name: sorted(files) for name, files in found.items()}
+
+    def _refuse_empty(self, place: Path, found: ByClass) -> None:
+        kinds = ", ".join(ending[1:] for ending in self._endings)
+        empty = [name for name, files in found.items() if not files]
+        there = f"; {_left_out(self.left_out)}" if self.left_out else ""
+        if len(empty) == len(found):
             raise RequestError(
-                f"{place}: images ({_named(images)}) beside folders ({_listed(sorted(folders))}); "
-                "move the images into class folders, or give dataset.num_classes=0 to train on "
-                "all of them without classes"
+                f"{place}: holds no images ({kinds}){there}; put them there, in one folder for "
+                "each class or without folders for no classes"
             )
-        found = {name: _walk(root, f"{below}{name}/") for name in sorted(folders)}
-        found = found or {_NO_CLASS: images}
-    else:
-        found = {_NO_CLASS: _walk(root, below)}
-    kinds = ", ".join(ending[1:] for ending in ENDINGS)
-    empty = [name for name, files in found.items() if not files]
-    if len(empty) == len(found):
-        raise RequestError(
-            f"{place}: holds no images ({kinds}); put them there, in one folder for each class or "
-            "without folders for no classes"
-        )
-    if empty:
-        raise RequestError(
-            f"{place}: no images ({kinds}) in class folder {_listed(empty)}; add some, or take the "
-            "folder away"
-        )
-    return {name: sorted(files) for name, files in found.items()}
+        if empty:
+            raise RequestError(
+                f"{place}: no images ({kinds}) in class folder {listed(empty)}{there}; add some, "
+                "or take the folder away"
+            )
 
+    def walk(self, below: str, above: frozenset[tuple[int, int]] = frozenset()) -> list[ImageFile]:
+        """All images below `root/below`, at any depth. `above` are the folders on the way there."""
+        try:
+            status = os.stat(self.root / below)
+        except OSError as error:
+            raise _unreadable(error) from None
+        this = (status.st_dev, status.st_ino)
+        if this in above:
+            raise RequestError(
+                f"{self.root / below}: a link to a folder that it lies in; take the link away"
+            )
+        if len(above) == MAX_DEPTH:
+            raise RequestError(
+                f"{self.root / below}: lies in {MAX_DEPTH} folders; move the images to a higher one"
+            )
+        images, folders = self.level(below)
+        for name in folders:
+            images += self.walk(f"{below}{name}/", above | {this})
+        return images
 
-def _walk(
-    root: Path, below: str, above: frozenset[tuple[int, int]] = frozenset()
-) -> list[ImageFile]:
-    """All images below `root/below`, at any depth. `above` are the folders on the way there."""
-    try:
-        status = os.stat(root / below)
-    except OSError as error:
-        raise _unreadable(error) from None
-    this = (status.st_dev, status.st_ino)
-    if this in above:
-        raise RequestError(
-            f"{root / below}: a link to a folder that it lies in; take the link away"
-        )
-    if len(above) == MAX_DEPTH:
-        raise RequestError(
-            f"{root / below}: lies in {MAX_DEPTH} folders; move the images to a higher one"
-        )
-    images, folders = _level(root, below)
-    for name in folders:
-        images += _walk(root, f"{below}{name}/", above | {this})
-    return images
-
-
-def _level(root: Path, below: str) -> tuple[list[ImageFile], list[str]]:
-    """The images directly in `root/below`, and the names of the folders there."""
-    images, folders = [], []
-    try:
-        with os.scandir(root / below) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif entry.name.lower().endswith(ENDINGS):
-                    status = entry.stat()
-                    if not stat.S_ISREG(status.st_mode):
-                        raise RequestError(f"{entry.path}: {NOT_A_FILE}; take it away")
-                    images.append(ImageFile(below + entry.name, status.st_size))
-    except OSError as error:
-        raise _unreadable(error) from None
-    return images, folders
+    def level(self, below: str) -> tuple[list[ImageFile], list[str]]:
+        """The images directly in `root/below`, and the names of the folders there."""
+        images, folders = [], []
+        try:
+            with os.scandir(self.root / below) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        folders.append(entry.name)
+                    elif entry.name.lower().endswith(self._endings):
+                        status = entry.stat()
+                        if not stat.S_ISREG(status.st_mode):
+                            raise RequestError(f"{entry.path}: {NOT_A_FILE}; take it away")
+                        images.append(ImageFile(below + entry.name, status.st_size))
+                    else:
+                        self.left_out[os.path.splitext(entry.name)[1].lower()] += 1
+        except OSError as error:
+            raise _unreadable(error) from None
+        return images, folders
 
 
 def _read(path: Path) -> bytes:
@@ -271,7 +319,7 @@ def _check_declared(root: Path, listing: FolderListing, num_classes: int | None)
     names = listing.class_names
     if num_classes in (None, 0, len(names)):
         return
-    has = f"{len(names)} classes ({_listed(list(names))})" if names else "no class folders"
+    has = f"{counted(len(names), 'class')} ({listed(names)})" if names else "no class folders"
     instead = ", or give 0 to train without classes" if names else ""
     raise RequestError(
         f"dataset.num_classes={num_classes}: {root} has {has}; leave dataset.num_classes out"
@@ -280,9 +328,4 @@ def _check_declared(root: Path, listing: FolderListing, num_classes: int | None)
 
 
 def _named(images: list[ImageFile]) -> str:
-    return _listed(sorted(Path(file.path).name for file in images))
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - _SHOWN_NAMES
-    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+    return listed(sorted(Path(file.path).name for file in images))

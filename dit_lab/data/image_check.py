@@ -8,7 +8,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dit_lab.data.images import Transform, opened, regular_file
+from dit_lab.data.images import Transform
+from dit_lab.data.opening import (
+    OPAQUE,
+    has_alpha,
+    is_several,
+    lowest_alpha,
+    noted_turn,
+    opened,
+    regular_file,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,9 @@ class Look:
     width: int = 0  # as it is stored
     height: int = 0
     sha256: str = ""  # of the file
+    is_turned: bool = False  # by an EXIF orientation
+    is_transparent: bool = False  # somewhere
+    is_animated: bool = False  # of which the first picture is taken
 
 
 @dataclass(slots=True)
@@ -30,6 +42,9 @@ class SplitReport:
     images: int = 0
     unreadable: list[dict[str, str]] = field(default_factory=list)  # path and problem
     too_small: list[str] = field(default_factory=list)  # shorter than asked, so enlarged
+    turned: int = 0  # with an EXIF orientation
+    transparent: int = 0
+    animated: int = 0
     class_counts: list[int] = field(default_factory=list)  # of readable images
 
 
@@ -56,8 +71,20 @@ def look(path: Path, label: int, transform: Transform) -> Look:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         with opened(path) as image:
             width, height = image.size
+            is_turned, is_animated = noted_turn(image) is not None, is_several(image)
+            is_transparent = has_alpha(image) and lowest_alpha(image) < OPAQUE
         transform.load(path)
-        return Look(str(path), label, "", width, height, sha256)
+        return Look(
+            str(path),
+            label,
+            "",
+            width,
+            height,
+            sha256,
+            is_turned=is_turned,
+            is_transparent=is_transparent,
+            is_animated=is_animated,
+        )
     except OSError as error:
         return Look(str(path), label, str(error.strerror or error))
     except ValueError as error:
@@ -79,6 +106,9 @@ def report_on(
             split.unreadable.append({"path": seen.path, "problem": seen.problem})
             continue
         split.class_counts[seen.label] += 1
+        split.turned += seen.is_turned
+        split.transparent += seen.is_transparent
+        split.animated += seen.is_animated
         if seen.height < size[0] or seen.width < size[1]:
             split.too_small.append(seen.path)
         by_content.setdefault(seen.sha256, []).append((name, seen.path))

@@ -16,8 +16,11 @@ from torch.utils.data import get_worker_info
 
 from dit_lab.core.errors import RequestError
 from dit_lab.data.images import Transform, to_pixels
+from dit_lab.data.opening import SKIP
 
 _log = logging.getLogger(__name__)
+
+_told: set[str] = set()  # why images were skipped in this process
 
 OnBadImage = Literal["error", "skip"]
 MAX_SKIPPED_IN_A_ROW = 100
@@ -83,10 +86,12 @@ class ImageFiles:
                 return self._image(place, path, crop), place
             except RequestError as error:
                 if self._on_bad_image == "error":
-                    raise
+                    raise RequestError(f"{error}, or give {SKIP}") from error
                 self._bad[place] = str(error)
                 if get_worker_info() is None:
-                    _log.warning("skipped %s", error)
+                    if str(error) not in _told:  # by another split, or for an evaluation
+                        _log.warning("skipped %s", error)
+                    _told.add(str(error))
                 else:
                     self._untold.append(f"skipped {error}")
         raise RequestError(

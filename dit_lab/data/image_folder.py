@@ -13,8 +13,9 @@ import torch
 from dit_lab.data.folder_listing import read_folder
 from dit_lab.data.image_facts import given_folder, sides
 from dit_lab.data.image_files import ImageFiles, OnBadImage
-from dit_lab.data.images import Transform
+from dit_lab.data.images import Transform, Transparency
 from dit_lab.data.options import ImageSize
+from dit_lab.data.split_folders import NOW
 
 MAX_KEPT_BYTES = 256 * 2**20  # of cropped images per split and process; 87,000 at 32 pixels
 
@@ -29,7 +30,8 @@ class ImageFolder(ImageFiles):
     depends on the paths of the files alone: it is the same for every seed, and a file that is
     added moves no other, except in a class so small that a file was held out (or kept) only for
     that side not to be empty. `num_classes` is found in the folder; a number declared here must
-    agree with it, except that 0 ignores class folders, for an unconditional model.
+    agree with it, except that 0 ignores class folders, for an unconditional model. `reading` is how
+    the folder was read when a run was recorded.
 
     Raises `RequestError` for a folder that cannot be trained on, and, in `fetch`, for an image
     that cannot be read.
@@ -46,13 +48,18 @@ class ImageFolder(ImageFiles):
         crop: Literal["centre", "random"] = "centre",
         exif: Literal["ignore", "apply"] = "ignore",
         on_bad_image: OnBadImage = "error",
+        transparency: Transparency = "drop",
         num_classes: int | None = None,
+        reading: int = NOW,
         seed: int = 0,
     ) -> None:
         self._root = given_folder(root)
         height, width = sides(image_size)
         listing = read_folder(
-            self._root, validation_share=validation_share, num_classes=num_classes
+            self._root,
+            validation_share=validation_share,
+            num_classes=num_classes,
+            reading=reading,
         )
         by_class = {"train": listing.train, "validation": listing.validation}[split]
         self._paths = [file.path for files in by_class.values() for file in files]
@@ -65,6 +72,7 @@ class ImageFolder(ImageFiles):
                 crop=crop,
                 horizontal_flip=horizontal_flip,
                 exif=exif,
+                transparency=transparency,
                 seed=seed,
             ),
             on_bad_image=on_bad_image,

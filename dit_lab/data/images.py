@@ -6,29 +6,25 @@ Shapes: N images of H x W pixels.
 from __future__ import annotations
 
 import math
-import os
-import stat
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BufferedReader
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from dit_lab.core.errors import RequestError
 from dit_lab.core.rng import uniform
-from dit_lab.data.folder_listing import NOT_A_FILE
+from dit_lab.data.opening import MAX_PIXELS, has_alpha, opened, turned, unreadable
+
+STRIP_PIXELS = SCALED_PIXELS = 2**24  # at once, whatever the shape of the whole
+Transparency = Literal["drop", "white", "black"]
 
 CROP_RANGE = (0.8, 1.0)  # of the image's shorter side, what a random crop shows
 DEEP_GREY = ("I;16", "I;16B", "I;16L", "I")  # Pillow's modes of 16-bit files
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # by content; others start programs
-MAX_PIXELS = 178_956_970  # of one image, as Pillow limits what it decodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +33,8 @@ class Transform:
 
     `crop="centre"` takes the central part, as ADM and DiT prepare ImageNet; "random" a part of 0.8
     to 1 of the image, anywhere. `horizontal_flip` mirrors half of the images. `exif="apply"` turns
-    an image as the camera noted beside its pixels; the original implementations ignore that. What
+    an image as the camera noted beside its pixels; the original implementations ignore that.
+    `transparency="white"` lays transparent images over white; "drop" shows the colours below. What
     is random depends on (seed, sample counter) alone, and images without a counter get none of it.
     """
 
@@ -46,6 +43,7 @@ class Transform:
     crop: Literal["centre", "random"] = "centre"
     horizontal_flip: bool = False
     exif: Literal["ignore", "apply"] = "ignore"
+    transparency: Transparency = "drop"
     seed: int = 0
 
     def crops(self, counters: Tensor | None, count: int) -> Sequence[tuple[float, ...] | None]:
@@ -60,13 +58,15 @@ class Transform:
         """The pixels of a file as RGB, uint8 (H, W, 3); `RequestError` if unreadable."""
         with opened(path) as image:
             image.load()
-            rgb = to_rgb(ImageOps.exif_transpose(image) if self.exif == "apply" else image)
+            if self.exif == "apply":
+                image = turned(image)
+            rgb = to_rgb(image, self.transparency)
         try:
             if crop is None:
                 return np.asarray(centre_crop(rgb, self.height, self.width))
             return np.asarray(random_crop(rgb, self.height, self.width, crop))
         except ValueError as error:
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
 
     def flip(self, images: Tensor, counters: Tensor | None) -> Tensor:
         """Mirror half of the images (N, C, H, W), those that `is_flipped` names."""
@@ -76,60 +76,50 @@ class Transform:
         return torch.where(flipped[:, None, None, None], images.flip(-1), images)
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """The image in a file, one of `FORMATS`, decoded when its pixels are asked for. Whatever that
-    raises becomes a `RequestError`: a decoder may raise anything on bytes that are no image."""
-    try:
-        with regular_file(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what can be read in spite of a mistake is read
-            with Image.open(file, formats=FORMATS) as image:
-                yield image
-    except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-def regular_file(path: Path) -> BufferedReader:
-    """A file that is opened for reading; ValueError for a pipe or a device, which may never end."""
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
-        raise ValueError(NOT_A_FILE)
-    return open(number, "rb")
-
-
-def _unreadable(path: Path, error: Exception) -> RequestError:
-    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-    if isinstance(error, UnidentifiedImageError):
-        reason = f"not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-    return RequestError(
-        f"{path}: cannot be read as an image ({reason or type(error).__name__}); replace or remove "
-        "it"
-    )
-
-
 def is_flipped(seed: int, counters: Tensor) -> Tensor:
     """Which of the images at these sample counters (N,) are mirrored, bool (N,)."""
     return uniform(seed, "flip", counters) < 0.5
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: transparency is dropped, 16 bits of grey are scaled to 8.
+def to_rgb(image: Image.Image, transparency: Transparency = "drop") -> Image.Image:
+    """Any mode to RGB: transparency is dropped or laid over a colour, 16 bits of grey are scaled
+    to 8.
 
     Raises ValueError for 32-bit grey, whose black and white nothing says.
     """
     if image.mode in DEEP_GREY:
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise ValueError(f"{image.mode} pixels from {grey.min()} to {grey.max()}")
-        scaled = grey.astype(np.uint32)
-        scaled *= 255  # in place: of the largest images, this takes 716 MB
-        scaled += 0x7FFF
-        scaled //= 0xFFFF
-        image = Image.fromarray(scaled.astype(np.uint8))
+        image = _by_strips(image, "L", _to_8_bits)
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers, without a known range")
+    if transparency != "drop" and has_alpha(image):
+        return _by_strips(image, "RGB", partial(_laid_over, colour=transparency))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _by_strips(
+    image: Image.Image, mode: str, change: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """The image in another mode, made part by part: the largest take 716 MB as they are."""
+    changed = Image.new(mode, image.size)
+    rows = max(1, STRIP_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        changed.paste(change(strip), (0, top))
+    return changed
+
+
+def _to_8_bits(grey: Image.Image) -> Image.Image:
+    values = np.asarray(grey)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise ValueError(f"{grey.mode} pixels from {values.min()} to {values.max()}")
+    return Image.fromarray(((values.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
+
+
+def _laid_over(image: Image.Image, colour: str) -> Image.Image:
+    whole = image.convert("RGBA")
+    below = Image.new("RGB", whole.size, colour)
+    below.paste(whole, mask=whole.getchannel("A"))
+    return below
 
 
 def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -140,9 +130,7 @@ def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     ImageNet numbers are computed on images made this way (Dhariwal and Nichol 2021,
     arXiv:2105.05233).
     """
-    scaled = _cover(image, height, width)
-    left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
-    return scaled.crop((left, top, left + width, top + height))
+    return _covering(image, height, width, lambda w, h: ((w - width) // 2, (h - height) // 2))
 
 
 def random_crop(image: Image.Image, height: int, width: int, draws: Sequence[float]) -> Image.Image:
@@ -153,21 +141,50 @@ def random_crop(image: Image.Image, height: int, width: int, draws: Sequence[flo
     least, most = CROP_RANGE
     size, top, left = draws
     factor = 1 / most + size * (1 / least - 1 / most)
-    scaled = _cover(image, math.ceil(height * factor), math.ceil(width * factor))
-    y = math.floor(top * (scaled.height - height + 1))
-    x = math.floor(left * (scaled.width - width + 1))
-    return scaled.crop((x, y, x + width, y + height))
+
+    def place(w: int, h: int) -> tuple[int, int]:
+        return math.floor(left * (w - width + 1)), math.floor(top * (h - height + 1))
+
+    return _covering(image, height, width, place, factor=factor)
 
 
-def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The image at the least size that covers H x W; ValueError where it is too long for that."""
-    while image.height >= 2 * height and image.width >= 2 * width:
+def _covering(
+    image: Image.Image,
+    height: int,
+    width: int,
+    place: Callable[[int, int], tuple[int, int]],
+    *,
+    factor: float = 1.0,
+) -> Image.Image:
+    """H x W pixels of the image, scaled to the least size that covers `factor` times that; `place`
+    says where in a scaled image of (width, height) they lie. ValueError where it is too long.
+
+    Of a long image only that part is scaled, which makes the same pixels but for rounding.
+    """
+    least_height, least_width = math.ceil(height * factor), math.ceil(width * factor)
+    while image.height >= 2 * least_height and image.width >= 2 * least_width:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = max(height / image.height, width / image.width)
+    scale = max(least_height / image.height, least_width / image.width)
     size = round(image.width * scale), round(image.height * scale)
-    if math.prod(size) > max(MAX_PIXELS, 4 * height * width):
+    if math.prod(size) > max(MAX_PIXELS, 4 * least_height * least_width):
         raise ValueError(f"{image.width} x {image.height} pixels, too long for {width} x {height}")
-    return image.resize(size, Image.Resampling.BICUBIC)
+    left, top = place(*size)
+    box = (left, top, left + width, top + height)
+    if math.prod(size) <= max(SCALED_PIXELS, 16 * height * width):
+        return image.resize(size, Image.Resampling.BICUBIC).crop(box)
+    ratios = image.width / size[0], image.height / size[1]
+    source = [at * ratio for at, ratio in zip(box, 2 * ratios, strict=True)]
+    margins = [math.ceil(2 * max(1.0, ratio)) + 1 for ratio in ratios]  # what bicubic looks at
+    near = (
+        max(0, math.floor(source[0]) - margins[0]),
+        max(0, math.floor(source[1]) - margins[1]),
+        min(image.width, math.ceil(source[2]) + margins[0]),
+        min(image.height, math.ceil(source[3]) + margins[1]),
+    )
+    part = [at - near[axis % 2] for axis, at in enumerate(source)]
+    return image.crop(near).resize(
+        (width, height), Image.Resampling.BICUBIC, box=(part[0], part[1], part[2], part[3])
+    )
 
 
 def to_pixels(images: np.ndarray) -> Tensor:

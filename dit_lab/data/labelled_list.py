@@ -3,7 +3,8 @@
 Shapes: N images of H x W pixels. The layout below `root`:
 
     train_labels.txt, val_labels.txt    `image_path class_id` per line (see list_file.py)
-    images/                             the paths in both lists are relative to this folder
+    images/                             the paths in both lists are relative to this folder, or
+                                        begin with its name
     class_names.txt                     optional, one name per line; line 1 is class 0
 """
 
@@ -19,8 +20,14 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.text import local_path
 from dit_lab.data.image_facts import labelled_list_facts
 from dit_lab.data.image_files import ImageFiles, OnBadImage
-from dit_lab.data.images import Transform
-from dit_lab.data.list_file import IMAGES_FOLDER, TRAIN_LIST, VALIDATION_LIST, read_list
+from dit_lab.data.images import Transform, Transparency
+from dit_lab.data.list_file import (
+    IMAGES_FOLDER,
+    TRAIN_LIST,
+    VALIDATION_LIST,
+    file_of,
+    read_list,
+)
 from dit_lab.data.options import ImageSize
 
 
@@ -47,6 +54,7 @@ class LabelledList(ImageFiles):
         crop: Literal["centre", "random"] = "centre",
         exif: Literal["ignore", "apply"] = "ignore",
         on_bad_image: OnBadImage = "error",
+        transparency: Transparency = "drop",
         allow_outside: bool = False,
         num_classes: int | None = None,
         seed: int = 0,
@@ -72,6 +80,7 @@ class LabelledList(ImageFiles):
                 crop=crop,
                 horizontal_flip=horizontal_flip,
                 exif=exif,
+                transparency=transparency,
                 seed=seed,
             ),
             on_bad_image=on_bad_image,
@@ -79,7 +88,7 @@ class LabelledList(ImageFiles):
 
     def path(self, index: int) -> Path:
         """The file of one image; `RequestError` where a link leads out of the folder."""
-        path = self._images / self._list.path(index)
+        path = file_of(self._images, self._list.path(index))
         if self._inside is not None:
             real = os.path.realpath(path)
             if not real.startswith(self._inside + os.sep):

@@ -24,7 +24,7 @@ from dit_lab.data.image_facts import given_folder
 from dit_lab.runs.folder import read_json, write_json
 from dit_lab.runs.records import Data, ShapeList, few_pixels
 
-FACTS = "latents.json"
+FACTS, PLAN = "latents.json", "plan.json"
 SPLITS = ("train", "validation")
 
 _INSTEAD = "dit-lab encode dataset=... codec=... out=FOLDER makes such a folder"
@@ -115,8 +115,7 @@ def latents_facts(*, root: str | Path | None) -> DataFacts:
     manifest, folder = read_manifest(root), given_folder(root)
     for name, written in manifest.shards.items():
         check_size(folder / name, written["bytes"])
-    data = {**manifest.plan.data, "class_names": tuple(manifest.plan.data["class_names"])}
-    return DataFacts(**{**data, "fingerprint": manifest.fingerprint})
+    return DataFacts.of({**manifest.plan.data, "fingerprint": manifest.fingerprint})
 
 
 def check_size(shard: Path, expected: int) -> None:

@@ -1,18 +1,19 @@
 """Lists of labelled images and the names of their classes: read whole, checked, torch-free.
 
 A list has one image per line, `image_path class_id`. The class id is the last field, so paths may
-hold spaces. Blank lines and lines that begin with `#` are skipped; UTF-8, LF or CRLF. Paths are
-relative and may not climb out of their folder, unless that is allowed.
+hold spaces. Blank lines and lines that begin with `#` are skipped; UTF-8, with LF, CRLF or CR.
+Paths are relative to `images/`, with or without that name in front, and may not climb out of their
+folder, unless that is allowed.
 
 Shapes: N images, R rows (lines).
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -49,17 +50,10 @@ class ImageList:
         """The path of one image, as written."""
         return self.data[self.starts[index] : self.stops[index]].decode()
 
-
-@dataclass(frozen=True, slots=True)
-class FolderSummary:
-    """What the lists of a folder say, without the paths."""
-
-    num_classes: int
-    class_names: tuple[str, ...]  # (num_classes,); the ids themselves where no file names them
-    train_images: int
-    validation_images: int
-    digest: str  # of both lists and the names
-    classes_from: str  # where num_classes was read, for messages
+    def paths(self) -> Iterator[bytes]:
+        """All paths as they are written."""
+        for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True):
+            yield self.data[start:stop]
 
 
 def read_list(file: Path, *, allow_outside: bool = False) -> ImageList:
@@ -97,25 +91,22 @@ def read_list(file: Path, *, allow_outside: bool = False) -> ImageList:
     return ImageList(data, starts[keep], stops[keep], class_ids[keep], lines)
 
 
+def file_of(images: Path, written: str) -> Path:
+    """The file that a path in a list means: below `images`, whose name may stand in front, with
+    the separators of Windows or others."""
+    if "\\" in written and not os.path.lexists(images / written):
+        written = written.replace("\\", "/")
+    parts = PurePosixPath(written).parts
+    if parts[0] == IMAGES_FOLDER and len(parts) > 1 and not (images / IMAGES_FOLDER).exists():
+        parts = parts[1:]
+    return images.joinpath(*parts)
+
+
 def read_class_names(file: Path) -> tuple[str, ...]:
     """One name per line, in the order of the class ids. Names may repeat, as ImageNet's do."""
     lines = [line.strip() for line in _read_utf8(file).decode().rstrip().split("\n")]
     refuse(file, [(number, "no name") for number, line in enumerate(lines, 1) if not line])
     return tuple(lines)
-
-
-def summarise(root: Path, *, allow_outside: bool = False) -> FolderSummary:
-    """Counts and classes of a folder; kept in the process until a file's size or time changes.
-
-    Raises OSError with the file that cannot be read, `RequestError` for what is wrong in one.
-    """
-    names = root / CLASS_NAMES
-    return _summarise(
-        _stamp(root / TRAIN_LIST),
-        _stamp(root / VALIDATION_LIST),
-        _stamp(names) if names.exists() else None,
-        allow_outside,
-    )
 
 
 def refuse(file: Path, problems: list[tuple[int, str]]) -> None:
@@ -127,60 +118,16 @@ def refuse(file: Path, problems: list[tuple[int, str]]) -> None:
     raise RequestError(f"{file}: {shown}" + (f"; and {rest} more" if rest > 0 else ""))
 
 
-_Stamp = tuple[str, int, int]  # path, size in bytes, modification time in nanoseconds
-
-
-def _stamp(file: Path) -> _Stamp:
-    status = file.stat()
-    if not (file.is_file() or file.is_dir()) or status.st_size > MAX_LIST_BYTES:
-        raise RequestError(
-            f"{file}: is not a file of at most {MAX_LIST_BYTES:,} bytes; write one image a line"
-        )
-    return str(file), status.st_size, status.st_mtime_ns
-
-
-@lru_cache(maxsize=8)
-def _summarise(
-    train: _Stamp, validation: _Stamp, names: _Stamp | None, allow_outside: bool
-) -> FolderSummary:
-    files = [Path(stamp[0]) for stamp in (train, validation)]
-    lists = {file: read_list(file, allow_outside=allow_outside) for file in files}
-    if names is None:
-        num_classes = 1 + max(int(images.class_ids.max()) for images in lists.values())
-        class_names = tuple(map(str, range(num_classes)))
-        source = f"the largest class id in {TRAIN_LIST} and {VALIDATION_LIST} is {num_classes - 1}"
-    else:
-        class_names = read_class_names(Path(names[0]))
-        num_classes = len(class_names)
-        source = f"{CLASS_NAMES} has {num_classes} lines"
-        for file, images in lists.items():
-            _check_range(file, images, num_classes, source)
-    digest = hashlib.sha256()
-    for images in lists.values():
-        digest.update(hashlib.sha256(images.data).digest())
-    digest.update("\n".join(class_names).encode())
-    train_images, validation_images = map(len, lists.values())
-    return FolderSummary(
-        num_classes, class_names, train_images, validation_images, digest.hexdigest(), source
-    )
-
-
-def _check_range(file: Path, images: ImageList, num_classes: int, source: str) -> None:
-    outside = images.class_ids >= num_classes
-    found = zip(images.lines[outside].tolist(), images.class_ids[outside].tolist(), strict=True)
-    text = f"is not below {num_classes} ({source})"
-    refuse(file, [(line, f"class id {class_id} {text}") for line, class_id in found])
-
-
 def _read_utf8(file: Path) -> bytes:
-    """The file's bytes without byte order mark and with LF line ends; refused if not UTF-8."""
+    """The file's bytes without byte order mark and with LF for every line end; refused if not
+    UTF-8."""
     data = file.read_bytes()
     try:
         data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise RequestError(f"{file}: line {line}: not UTF-8; save the list as UTF-8") from None
-    return data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    return data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def _read_plain_rows(
@@ -226,5 +173,8 @@ def _read_row(row: bytes, *, allow_outside: bool) -> tuple[bytes, int] | None:
     parts = PurePosixPath(name.replace("\\", "/"))
     leaves = parts.is_absolute() or ".." in parts.parts or _DRIVE.match(name)
     if leaves and not allow_outside:
-        raise ValueError(f"path {name!r} leaves {IMAGES_FOLDER}/; write it relative to that folder")
+        raise ValueError(
+            f"path {name!r} leaves {IMAGES_FOLDER}/; write it relative to that folder, or "
+            "give dataset.allow_outside=true"
+        )
     return path, int(class_id)

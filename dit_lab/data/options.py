@@ -14,6 +14,7 @@ from dit_lab.core.options import Component, option
 
 CROP = ("centre", "random")
 EXIF = ("ignore", "apply")
+TRANSPARENCY = ("drop", "white", "black")
 ON_BAD_IMAGE = ("error", "skip")
 MOST_WORKERS = 1_024
 MOST_PIXELS = 16_384  # of a side
@@ -66,6 +67,12 @@ class ImageFiles(Dataset):
     )
     exif: str = option(
         "ignore", choices=EXIF, help="apply turns images as the camera noted beside the pixels"
+    )
+    transparency: str = option(
+        "drop",
+        choices=TRANSPARENCY,
+        later=True,
+        help="white or black lays transparent images over that; drop shows what lies below",
     )
     on_bad_image: str = option(
         "error",

@@ -14,7 +14,8 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.text import key_value, shell_line
 from dit_lab.core.typed import Count, read_as
 from dit_lab.evaluation.table import Row, findings
-from dit_lab.runs.folder import RunFolder, digest, find_run, read_json, step_of, write_json
+from dit_lab.runs.finding import find_run
+from dit_lab.runs.folder import RunFolder, digest, read_json, step_of, write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.core import rng
-from dit_lab.core.types import ImageSet
+from dit_lab.core.types import ImageSet, drawn_classes
 from dit_lab.evaluation.features.extractors import (
     Extractor,
     FeatureCache,
@@ -109,6 +109,7 @@ class ReferenceSet:
     ) -> None:
         self.seed, self.statistics, self.check_stop = seed, statistics, check_stop
         self.num_classes = reference.num_classes
+        self._drawn = drawn_classes(reference.num_classes, reference.absent_classes)
         self._extractors = extractors
         self._floors = RealBaseline(folder, seed=seed)
         self._distances: dict[str, Distances] = {}
@@ -128,10 +129,10 @@ class ReferenceSet:
         if rule == AS_TRAINED:
             labels = self.train.images.labels
             return labels[indices % len(labels)]
-        classes = max(1, self.num_classes)
+        classes = torch.tensor(self._drawn)
         if rule == BALANCED:
-            return indices % classes
-        return (rng.uniform(seed, "evaluation/labels", indices) * classes).long()
+            return classes[indices % len(classes)]
+        return classes[(rng.uniform(seed, "evaluation/labels", indices) * len(classes)).long()]
 
     @cached_property
     def known(self) -> set[bytes]:

@@ -23,6 +23,7 @@ class Reference:
     train: ImageSet
     held_out: ImageSet
     num_classes: int  # 0: labels mean nothing
+    absent_classes: tuple[int, ...] = ()  # without training images
 
 
 def load_images(

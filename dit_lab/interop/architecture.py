@@ -27,6 +27,7 @@ NORMED = "blocks.0.attn.q_norm.weight"
 ADDED = {SCALED, GATED, NORMED}
 """Tensors of which the original DiT has none: of norm=rms, mlp=swiglu, qk_norm."""
 DROPOUT = 0.1  # of labels, where the table has a row for none: what all originals train with
+HALF = (torch.float16, torch.bfloat16)
 SAME_POSITIONS = 1e-6  # a table is float64 rounded once; sine and cosine may differ in the last bit
 
 
@@ -191,12 +192,27 @@ def refuse_other_positions(found: Tensor, architecture: Architecture) -> None:
     )
 
 
+def rounding_of(tensor: Tensor) -> float:
+    """How far numbers up to 1 may be from what they were before they were kept in fewer bits; 0 for
+    float32. Half precision shows in the numbers also where a file keeps them as float32 again."""
+    exact = tensor.float()
+    kept = {tensor.dtype, *(HALF if tensor.numel() else ())} - {torch.float32, torch.float64}
+    return max(
+        (
+            torch.finfo(dtype).eps / 2
+            for dtype in kept
+            if tensor.dtype == dtype or torch.equal(exact.to(dtype).float(), exact)
+        ),
+        default=0.0,
+    )
+
+
 def refuse_difference(
     name: str, found: Tensor, computed: Tensor, *, within: float, what: str
 ) -> None:
     """Raise RequestError unless a tensor is `what` follows from the places of the tokens."""
     difference = (found.float() - computed).abs().max().item()
-    if not difference <= within:
+    if not difference <= within + rounding_of(found):
         raise RequestError(
             f"{name}: differs by up to {difference:.2g} from {what} of its tokens' rows and "
             "columns, the only one that the lab's model has"

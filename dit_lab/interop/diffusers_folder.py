@@ -10,6 +10,7 @@ pipeline that sets both right.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,13 @@ FILES = (
     "diffusion_pytorch_model.safetensors", f"diffusion_pytorch_model{INDEX}",
     "diffusion_pytorch_model.bin",
 )  # fmt: skip
+
+VARIANTS = (
+    r"diffusion_pytorch_model\.\w+\.safetensors",
+    r"diffusion_pytorch_model\.safetensors\.index\.\w+\.json",
+    r"diffusion_pytorch_model\.\w+\.bin",
+)
+"""The same of another precision."""
 
 EMBEDDERS = {
     "t_embedder.mlp.0": "timestep_embedder.linear_1",
@@ -109,12 +117,23 @@ def open_folder(path: Path) -> WeightsFile:
             f"{folder / CONFIG}: of a {config.get('_class_name')}; expected a {CLASS}"
         )
     found = next((folder / name for name in FILES if (folder / name).is_file()), None)
-    if found is None:
-        raise RequestError(f"{folder}: holds no weights; expected {FILES[0]}")
+    found = found or _variant(folder)
     index = path / INDEX_OF_PIPELINE
     pipeline = _read_config(index) if index.is_file() else {}
     opened = open_weights(found)
     return replace(opened, args={**config, "pipeline": pipeline})
+
+
+def _variant(folder: Path) -> Path:
+    """The weights of a folder that holds them in another precision alone, such as fp16."""
+    for form in VARIANTS:
+        files = sorted(file for file in folder.iterdir() if re.fullmatch(form, file.name))
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files)
+            raise RequestError(f"{folder}: holds {names}; keep one of them")
+        if files:
+            return files[0]
+    raise RequestError(f"{folder}: holds no weights; expected {FILES[0]}")
 
 
 def _read_config(file: Path) -> dict[str, Any]:

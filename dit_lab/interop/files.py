@@ -7,15 +7,12 @@ they release is one dictionary of tensors. Keys may carry the wrappers of the mo
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, TypeGuard
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,13 +20,24 @@ from torch import Tensor
 from dit_lab.core.errors import RequestError
 from dit_lab.core.files import parse_json, read_within
 from dit_lab.core.typed import FileName, read_as
+from dit_lab.interop.saved import INSTEAD, StandIn, read_saved
 
 Tensors = Mapping[str, Tensor]
 
 SAVED = (".pt", ".pth", ".ckpt", ".bin")
 ENDINGS = (*SAVED, ".safetensors")
 INDEX = ".safetensors.index.json"  # of a file that was cut into several
+INDEX_NAME = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")  # also of a variant
 
+MARKS = ("x_embedder.proj.weight", "pos_embed.proj.weight")
+"""Tensors of a DiT, by our names and by those of diffusers."""
+
+MAX_DEPTH = 3  # of dictionaries in a dictionary
+_AVERAGE = re.compile(r"(?i)ema(?![a-z])|averag|shadow")
+_OPTIMIZER = re.compile(r"(?i)^(opt|optim|exp_avg|sched|grad)")
+_WRAPPERS = re.compile(r"\b_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
+
+ARGUMENTS = ("args", "config", "hyper_parameters")  # of a training, in what it saved
 RELEASED = ("state_dict", "module")  # names under which one set of weights is kept, besides `model`
 
 
@@ -52,32 +60,81 @@ def open_weights(path: Path) -> WeightsFile:
     """Open a file by its ending. Raises RequestError in one line for everything that is no file of
     weights; nothing that a pickle asks for is ever called."""
     if path.suffix == ".safetensors":
-        return WeightsFile(path, {"ema": _plain_names(path, read_safetensors(path))})
-    if path.name.endswith(INDEX):
+        return WeightsFile(path, _groups(path, read_safetensors(path)))
+    if INDEX_NAME.search(path.name):
         return _read_cut(path)
     if path.suffix not in SAVED:
         raise RequestError(
             f"{path}: unknown ending {path.suffix or '(none)'}; expected {', '.join(ENDINGS)}"
         )
-    content = _read_saved(path)
+    content = read_saved(path)
     if not isinstance(content, Mapping):
-        raise RequestError(f"{path}: holds {_kind(content)}, not weights by name")
-    named = {name: _plain_names(path, found) for name, found in _groups(path, content).items()}
-    return WeightsFile(path, named, _arguments(content.get("args", content.get("config"))))
+        raise RequestError(f"{path}: holds {_kind(content)}, not weights by name; {INSTEAD}")
+    groups = _groups(path, content)
+    return WeightsFile(
+        path, groups, _arguments(next(filter(None, map(content.get, ARGUMENTS)), None))
+    )
 
 
 def _groups(path: Path, content: Mapping[str, Any]) -> dict[str, Tensors]:
-    """The sets of weights in what was saved."""
-    groups = {name: content[name] for name in ("model", "ema") if _are_tensors(content.get(name))}
+    """The sets of weights in what was saved: those under `model` and `ema`, or those of a DiT that
+    stand anywhere, under other names or with other words in front of theirs."""
+    named = {name: content.get(name) for name in ("model", "ema")}
+    groups = {
+        name: found for name, found in named.items() if _are_tensors(found) and len(_in(found)) < 2
+    }
+    if not groups:
+        groups = _anywhere(path, content)
     if groups:
-        return groups
+        return {name: _alone(_plain_names(path, found)) for name, found in groups.items()}
     for found in (*(content.get(name) for name in RELEASED), content):
         if _are_tensors(found):
-            return {"ema": found}
+            return {"ema": _plain_names(path, found)}
     raise RequestError(
         f"{path}: no weights in it; expected tensors by name, or such under model or ema, and "
-        f"found {', '.join(map(str, list(content)[:5])) or 'nothing'}"
+        f"found {', '.join(map(str, list(content)[:5])) or 'nothing'}; {INSTEAD}"
     )
+
+
+def _anywhere(path: Path, content: Mapping[str, Any]) -> dict[str, Tensors]:
+    """The weights of a DiT and their average, wherever they stand; {} where none do. What the file
+    does not call an average is taken for one if it is alone, as what is released."""
+    averages: dict[str, Tensors] = {}
+    others: dict[str, Tensors] = {}
+    for place, tells, tensors in _sets(content, "", MAX_DEPTH):
+        (averages if _AVERAGE.search(tells) else others)[place] = tensors
+    for found in (averages, others):
+        if len(found) > 1:
+            raise RequestError(
+                f"{path}: holds several sets of weights ({', '.join(found)}); save the one to use "
+                "alone"
+            )
+    named = {"model": others, "ema": averages} if averages else {"ema": others}
+    return {name: next(iter(found.values())) for name, found in named.items() if found}
+
+
+def _sets(content: Mapping[Any, Any], place: str, depth: int) -> Iterator[tuple[str, str, Tensors]]:
+    """The sets of tensors in a dictionary and those in it that have the names of a DiT's: where it
+    is, which words tell what it is, and the tensors."""
+    found = _in(content)
+    for first, tensors in found.items():
+        where = f"{place}{first}".rstrip("./")
+        yield where, first if len(found) > 1 else where, tensors
+    for name, value in content.items():
+        if depth and isinstance(value, Mapping) and not _OPTIMIZER.search(str(name)):
+            yield from _sets(value, f"{place}{name}/", depth - 1)
+
+
+def _in(content: Mapping[Any, Any]) -> dict[str, Tensors]:
+    """The sets of a dictionary itself by the words in front of their names."""
+    tensors = {
+        _unwrapped(str(name)): value for name, value in content.items() if isinstance(value, Tensor)
+    }
+    starts = {name.removesuffix(mark) for name in tensors for mark in MARKS if name.endswith(mark)}
+    return {
+        first: {name[len(first) :]: of for name, of in tensors.items() if name.startswith(first)}
+        for first in sorted(starts)
+    }
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -108,29 +165,7 @@ def _read_cut(path: Path) -> WeightsFile:
         if not file.is_file():
             raise RequestError(f"{file}: missing, and {path.name} lists it; fetch it")
         tensors |= read_safetensors(file)
-    return WeightsFile(path, {"ema": _plain_names(path, tensors)}, parts=tuple(beside))
-
-
-def _read_saved(path: Path) -> Any:
-    """What torch.save wrote: tensors, numbers and words, and the arguments of a training script.
-
-    Tensors stay in the file until they are used, where its form allows.
-    """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named:
-            raise RequestError(
-                f"{path}: refused, for reading it would call {named[1]}; only tensors, numbers and "
-                "words are read"
-            ) from None
-        raise RequestError(f"{path}: not written by torch.save, or damaged") from None
-    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, AttributeError):
-        raise RequestError(f"{path}: not written by torch.save, or damaged") from None
+    return WeightsFile(path, _groups(path, tensors), parts=tuple(beside))
 
 
 def _are_tensors(content: Any) -> TypeGuard[Tensors]:
@@ -142,14 +177,24 @@ def _are_tensors(content: Any) -> TypeGuard[Tensors]:
 
 
 def _plain_names(path: Path, tensors: Tensors) -> dict[str, Tensor]:
-    """Without what DataParallel (`module.`) and torch.compile (`_orig_mod.`) put into names."""
+    """Without what DataParallel (`module.`), torch.compile (`_orig_mod.`) and others put into
+    names."""
     plain = {
-        str(name).replace("_orig_mod.", "").removeprefix("module."): tensor
-        for name, tensor in tensors.items()
+        _unwrapped(str(name)).removeprefix("module."): tensor for name, tensor in tensors.items()
     }
     if len(plain) < len(tensors):
         raise RequestError(f"{path}: two tensors of one name, with and without module.")
     return plain
+
+
+def _alone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of tensors those of the DiT among them, without the words in front of their names."""
+    sets = _in(tensors)
+    return dict(next(iter(sets.values()))) if len(sets) == 1 else tensors
+
+
+def _unwrapped(name: str) -> str:
+    return _WRAPPERS.sub("", name)
 
 
 def _arguments(args: Any) -> dict[str, Any]:
@@ -169,4 +214,6 @@ def _plain(found: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _kind(content: Any) -> str:
+    if isinstance(content, StandIn):
+        return f"an object of {content.kind}"
     return "nothing" if content is None else f"a {type(content).__name__}"

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from dit_lab.core.text import counted
+
 PATCHES, POSITIONS = "x_embedder.proj.weight", "pos_embed"
 LABELS = "y_embedder.embedding_table.weight"
 OUTPUTS = ("final_layer.linear.weight", "final_layer.linear.bias")
@@ -70,14 +72,14 @@ def _resized(
     if name == PATCHES:
         own.zero_()
         own[:, :both] = tensor[:, :both]
-        return f"{both} of {channels} channels"
+        return f"{both} of {counted(channels, 'channel')}"
     if name in OUTPUTS:
         here, there = (x.unflatten(0, (patch * patch, -1)) for x in (own, tensor))  # (p p, K, ...)
         here.zero_()
         here[:, :both] = there[:, :both]
         if here.shape[1] > channels and there.shape[1] > before:  # the variance of both
             here[:, channels : channels + both] = there[:, before : before + both]
-        return f"{both} of {channels} channels"
+        return f"{both} of {counted(channels, 'channel')}"
     return ""
 
 

@@ -18,15 +18,8 @@ from dit_lab.evaluation.card import last_evaluation, read_evaluation
 from dit_lab.report.results import ARM, NOT_SET
 from dit_lab.report.runs import REPEATS, Run, without_seeds
 from dit_lab.report.values import is_same, key_of
-from dit_lab.runs.folder import (
-    FINISHED,
-    RunFolder,
-    digest,
-    find_run,
-    flatten,
-    is_deciding,
-    read_status,
-)
+from dit_lab.runs.finding import find_run
+from dit_lab.runs.folder import FINISHED, RunFolder, digest, flatten, is_deciding, read_status
 from dit_lab.runs.manifest import Job, SweepFolder, find_sweep
 from dit_lab.runs.recorded import MEASURING
 

@@ -111,7 +111,7 @@ def circumstances(ablation: Ablation) -> str:
     measured = sum(c.sample.n for c in configurations)
     runs = sum(len(c.results) for c in configurations)
     seeds = sorted({run.seed for c in configurations for run in c.results})
-    shown = name_seeds(seeds) if len(seeds) <= 10 else f"{len(seeds)} seeds"
+    shown = name_seeds(seeds) if len(seeds) <= 10 else f"{counted(len(seeds), 'seed')}"
     direction = "lower" if question.lower_is_better else "higher"
     same = [
         f"{column}={value}"

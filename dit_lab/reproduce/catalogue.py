@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lab.config import search_path
+from dit_lab.core.text import counted
 from dit_lab.report.metrics import is_lower_better, leading_metric
 from dit_lab.reproduce.expected import ONE, is_measured, read_expected, read_published
 
@@ -40,7 +41,7 @@ def _known(folder: Path) -> tuple[str, str]:
     if is_measured(folder):
         expected = read_expected(folder)
         recorded = expected["recorded"]
-        status = f"recorded {recorded['date']} by {len(recorded['seeds'])} seeds"
+        status = f"recorded {recorded['date']} by {counted(len(recorded['seeds']), 'seed')}"
         return status, _best(expected["measured"])
     if published := read_published(folder):
         metric = published[0].metric

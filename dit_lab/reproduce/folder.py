@@ -24,7 +24,8 @@ from dit_lab.report.results import Arm
 from dit_lab.report.runs import Run
 from dit_lab.report.selection import runs_of_folders, runs_of_sweep
 from dit_lab.reproduce.experiment import Judgement
-from dit_lab.runs.folder import all_runs, read_json, read_status, write_json
+from dit_lab.runs.finding import all_runs
+from dit_lab.runs.folder import read_json, read_status, write_json
 from dit_lab.runs.manifest import all_sweeps
 from dit_lab.runs.metrics import MetricsRow
 from dit_lab.tracking.late import log_late

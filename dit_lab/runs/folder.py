@@ -18,16 +18,14 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import Denied, denied, may_write, parse_json, read_within, to_json
-from dit_lab.core.text import local_path
+from dit_lab.core.files import parse_json, read_within, to_json
 from dit_lab.core.typed import read_as
-from dit_lab.runs.exported import EXPORTED, read_exported
+from dit_lab.runs.exported import EXPORTED
 from dit_lab.runs.records import Status, Tracked
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
@@ -288,59 +286,3 @@ def update_status(folder: RunFolder, **changes: Any) -> dict[str, Any]:
             raise
         _write_over(folder.status, _as_json(status))
     return status
-
-
-# ---- finding a run ------------------------------------------------------------------------------
-
-
-def find_run(run: str, *, root: Path) -> tuple[RunFolder, Path | None]:
-    """What a user calls a run -> (the run, a checkpoint of it where one was chosen).
-
-    A run folder, a folder that holds exactly one (`outputs/runs/quickstart`), a checkpoint folder
-    in one, a file that was exported of one, or a tracking run id, which is looked up in `root`
-    (`paths.root`). What is found out about a run that this user can only read is kept below `root`.
-    Raises RequestError.
-    """
-    try:
-        folder, checkpoint = _found(run, root)
-    except PermissionError as error:
-        raise Denied(f"run={run}: {denied(Path(error.filename))}") from None
-    if folder.is_exported or may_write(folder.evaluations):
-        return folder, checkpoint
-    place = f"{folder.root.name}-{digest(str(folder.root).encode())[:6]}"
-    elsewhere = root.absolute() / "others" / folder.root.parent.name / place
-    return replace(folder, elsewhere=elsewhere), checkpoint
-
-
-def _found(run: str, root: Path) -> tuple[RunFolder, Path | None]:
-    path = Path(os.path.realpath(local_path(run, "run=")))  # also of links in a circle
-    if path.suffix == EXPORTED and path.is_file():
-        read_exported(path)
-        return RunFolder(path), None
-    if (path / "config.yaml").is_file():
-        return RunFolder(path), None
-    if path.parent.name == "checkpoints" and (path / "state.json").is_file():
-        return RunFolder(path.parent.parent), path
-    inside = sorted(config.parent for config in path.glob("*/config.yaml"))
-    if len(inside) == 1:
-        return RunFolder(inside[0]), None
-    for folder in all_runs(root):
-        with suppress(RequestError):  # a damaged one is another run, as far as is known
-            if read_status(folder).get("tracking_run_id") == run:
-                return folder, None
-    raise RequestError(f"run={run}: {_no_run(path, inside, root)}")
-
-
-def _no_run(path: Path, inside: list[Path], root: Path) -> str:
-    if inside:
-        return f"holds {len(inside)} runs ({', '.join(p.name for p in inside)}); name one of them"
-    what = "has no config.yaml" if path.exists() else "does not exist"
-    return (
-        f"{what}; give a run folder ({root}/runs/NAME/HASH), one of its checkpoint "
-        "folders, an exported file, or the id of a tracking run"
-    )
-
-
-def all_runs(root: Path) -> list[RunFolder]:
-    """Every run below `paths.root` that has a status."""
-    return [RunFolder(status.parent) for status in sorted(root.glob("runs/*/*/status.json"))]

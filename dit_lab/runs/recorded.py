@@ -74,8 +74,7 @@ def has_trained(folder: RunFolder) -> bool:
 def recorded_shapes(folder: RunFolder) -> Shapes:
     """The shapes that a run was trained with, without its data."""
     found = recorded(folder)
-    data = {**found["data"], "class_names": tuple(found["data"]["class_names"])}
-    return Shapes(DataFacts(**data), tuple(found["latent_shape"]))
+    return Shapes(DataFacts.of(found["data"]), tuple(found["latent_shape"]))
 
 
 def has_comparable_code(line: Config) -> bool:

@@ -57,6 +57,8 @@ class Data(TypedDict):
     validation_images: Count
     fingerprint: str
     levels: NotRequired[Annotated[int, within(2, 2**16)]]
+    reading: NotRequired[Annotated[int, within(1, 2)]]
+    absent_classes: NotRequired[list[Annotated[int, within(0, MOST_CLASSES)]]]
 
 
 def few_pixels(data: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import counted
 
 RULES = ("uniform", "quadratic", "shifted", "given")
 
@@ -77,8 +78,8 @@ def check_grid(
         return
     if len(times) != steps + 1 - after:
         raise RequestError(
-            f"steps={steps}: {len(times)} times make {len(times) - 1 + after} steps; give both "
-            "alike"
+            f"steps={steps}: {counted(len(times), 'time')} for "
+            f"{counted(len(times) - 1 + after, 'step')}; give both alike"
         )
     rising = all(a < b for a, b in pairwise(times))
     if not rising or not times[0] >= 0 or not times[-1] <= 1:

@@ -16,7 +16,16 @@ from torch import Tensor
 from dit_lab.core import rng
 from dit_lab.core.errors import Diverged
 from dit_lab.core.team import ALONE, shared_out
-from dit_lab.core.types import Codec, LabelledCall, Objective, Predict, Prediction, Sampler, Team
+from dit_lab.core.types import (
+    Codec,
+    LabelledCall,
+    Objective,
+    Predict,
+    Prediction,
+    Sampler,
+    Team,
+    drawn_classes,
+)
 from dit_lab.samplers.guidance import Guidance, predictor
 from dit_lab.sampling.images import to_uint8
 
@@ -41,11 +50,13 @@ class Generator:
     device: torch.device
     team: Team = ALONE
     weak: LabelledCall | None = None  # of a weaker run, for autoguidance
+    absent_classes: Sequence[int] = ()  # without training images
     check_stop: Callable[[], None] = lambda: None
 
     def labels(self, indices: Tensor, asked: Sequence[int] | None) -> Tensor:
-        """Labels (N,) of the images at `indices`: those asked for, or all classes, in turn."""
-        cycle = list(asked) if asked else list(range(max(1, self.num_classes)))
+        """Labels (N,) of the images at `indices`: those asked for, or all classes that have
+        training images, in turn."""
+        cycle = list(asked or drawn_classes(self.num_classes, self.absent_classes))
         return torch.tensor(cycle, dtype=torch.int64)[indices % len(cycle)]
 
     def images(

@@ -7,24 +7,38 @@ from collections.abc import Sequence
 from typing import Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import listed
+
+SHOWN = 10  # names of classes
 
 
-def check_labels(labels: Any, num_classes: int) -> list[int]:
-    """Class labels of a list, tuple, tensor or array of whole numbers, of shape (N,).
+def check_labels(labels: Any, num_classes: int, class_names: Sequence[str] = ()) -> list[int]:
+    """Class labels of a list, tuple, tensor or array of whole numbers, of shape (N,), or of a list
+    of names of classes.
 
     Raises RequestError for anything else, for none, and for what is no class; a model without
     classes has the label 0.
     """
     given = labels.tolist() if hasattr(labels, "tolist") else labels
     try:
-        if not given or not isinstance(given, Sequence) or any(map(_is_truth, given)):
+        if (
+            not given
+            or isinstance(given, str)
+            or not isinstance(given, Sequence)
+            or any(map(_is_truth, given))
+        ):
             raise TypeError
-        found = [operator.index(label) for label in given]
-    except (TypeError, ValueError):
+        found = [
+            _named(label, class_names) if isinstance(label, str) else operator.index(label)
+            for label in given
+        ]
+    except (TypeError, ValueError) as error:
+        if isinstance(error, RequestError):
+            raise
         shown = " ".join(str(labels).split())[:60]
         raise RequestError(
-            f"labels={shown}: expected one or more whole numbers, such as [3, 1] or an array of "
-            "shape (N,); leave it out for all classes"
+            f"labels={shown}: expected one or more whole numbers or names of classes, such as "
+            "[3, 1] or an array of shape (N,); leave it out for all classes"
         ) from None
     classes = max(1, num_classes)
     wrong = [label for label in found if not 0 <= label < classes]
@@ -33,6 +47,23 @@ def check_labels(labels: Any, num_classes: int) -> list[int]:
             f"labels={str(found)[:60]}: {wrong[0]} is no class; allowed: 0 to {classes - 1}"
         )
     return found
+
+
+def _named(name: str, class_names: Sequence[str]) -> int:
+    """The class of a name, whose letters may be large or small where that is clear."""
+    places = [at for at, known in enumerate(class_names) if known == name]
+    if not places:
+        same = name.casefold()
+        places = [at for at, known in enumerate(class_names) if known.casefold() == same]
+    if len(places) == 1:
+        return places[0]
+    if places:
+        raise RequestError(
+            f"labels=[{name}]: is the name of the classes {', '.join(map(str, places))}; give one "
+            "of these numbers"
+        )
+    known = f"the classes are {listed(class_names, SHOWN)}" if class_names else "there are no names"
+    raise RequestError(f"labels=[{name}]: no class of that name; {known}")
 
 
 def _is_truth(label: Any) -> bool:

@@ -70,7 +70,8 @@ def compose_jobs(
         composer.compose([*fixed, *jobs.first], recipe_axes=of_recipe)
     if not jobs.configs:
         total, why = jobs.left_out.total(), next(iter(jobs.left_out))
-        raise RequestError(f"all {total} jobs are refused: {why}")
+        jobs_of = "the job is" if total == 1 else f"all {total} jobs are"
+        raise RequestError(f"{jobs_of} refused: {why}")
     first = jobs.configs[0]
     keys = [one.key_or_group for one in typed if one.is_sweep_override()]
     given = first.sweep.name or first.choices.get("experiment") or name_of(keys)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
+from dit_lab.core.text import counted
 from dit_lab.runs.folder import RunFolder, read_status, read_tracked, update_status
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.tracking.addresses import check_uri, shown
@@ -59,7 +60,8 @@ def find_folders(uri: str, filter_string: str) -> list[Path]:
     here = dict.fromkeys(path for path in folders if (path / "config.yaml").is_file())
     if not here:
         raise RequestError(
-            f"filter={filter_string}: finds {len(found)} runs, of which none lies on this machine"
+            f"filter={filter_string}: finds {counted(len(found), 'run')}, of which none lies "
+            "on this machine"
         )
     return list(here)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.errors import Diverged
+from dit_lab.core.text import counted
 from dit_lab.core.types import Batch, Team
 from dit_lab.training.batches import Order
 from dit_lab.training.state import TrainState
@@ -118,7 +119,8 @@ def explain(
         "largest_weights": {name: merged[name] for name in widest},
     }
     return Diverged(
-        f"loss or gradients were not finite in {state.skipped_steps} of {state.step} steps, "
+        f"loss or gradients were not finite in {state.skipped_steps} of "
+        f"{counted(state.step, 'step')}, "
         f"{state.longest_skipped} of them in a row{_where(suspects, state)}; these steps were "
         f"skipped. {ADVICE}",
         diagnosis,

@@ -75,7 +75,7 @@ def test_protocols_state_what_is_checked(group: str) -> None:
 
 
 def test_what_is_given_or_offered_is_no_option() -> None:
-    assert given_in_code("dataset") == {"split", "seed"}
+    assert given_in_code("dataset") == {"split", "seed", "reading"}
     assert given_in_code("hook") == {"folder"}
     assert given_in_code("nothing") == set()
 

@@ -30,7 +30,7 @@ HASHES = {
     "experiment=fashion_mnist_s": "dbd79f194c97",
     "experiment=lightningdit": "af103c2656c5",
     "experiment=objectives": "9e70b86fad38",
-    "experiment=own_images": "cb5f9bf1d3af",
+    "experiment=own_images dataset.exif=ignore dataset.transparency=drop": "cb5f9bf1d3af",
     "experiment=quickstart": "a0aadb33c25e",
     "experiment=samplers": "a8f385c59d41",
     "experiment=scaling": "bfe33638c693",

@@ -27,8 +27,8 @@ REFUSED = {
     "model.class_dropout_prob=1": "expected a number at least 0 and below 1",
     "sampler.eta=0.5": "sampler.eta: no such key",
     # ---- containers
-    "sample.labels=[[1]]": "expected a list such as [1, 2] (a whole number each) or null",
-    "sample.labels={a:1}": "expected a list such as [1, 2] (a whole number each) or null",
+    "sample.labels=[[1]]": "expected a list such as [1, 2] (a whole number or text each) or null",
+    "sample.labels={a:1}": "expected a list such as [1, 2] (a whole number or text each) or null",
     "optimizer.betas=[[0.9],0.9]": "expected a list such as [1, 2] (a number each)",
     "ema.decays=[[1]]": "expected a list such as [1, 2] (a number each)",
     # ---- numbers that are none, or that nothing can hold

@@ -16,7 +16,7 @@ from dit_lab.codecs.facts import codec_facts
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import accepted
 from dit_lab.core.types import DataFacts
-from dit_lab.data import list_file
+from dit_lab.data import list_file, list_folder
 from dit_lab.data.facts import dataset_facts
 
 DIGITS = "dit_lab.data.digits.Digits"
@@ -130,7 +130,7 @@ def test_lists_are_read_again_only_when_they_change(
         reads.append(file)
         return read(file, **options)
 
-    monkeypatch.setattr(list_file, "read_list", counted)
+    monkeypatch.setattr(list_folder, "read_list", counted)
     facts(folder)
     facts(folder, image_size=64)
     assert len(reads) == 2  # one list each

@@ -100,8 +100,8 @@ def test_images_alone_have_no_classes(tmp_path: Path) -> None:
 
 
 def test_endings_hidden_files_and_depth(tmp_path: Path) -> None:
-    images = ["a/1.png", "a/2.JPG", "a/b/3.jpeg", "a/b/c/4.WebP", "a/5.bmp"]
-    others = ["notes.txt", "a/6.gif", "a/7.png.txt", "a/.8.png", "a/.thumbs/9.png", ".git/10.png"]
+    images = ["a/1.png", "a/2.JPG", "a/b/3.jpeg", "a/b/c/4.WebP", "a/5.bmp", "a/6.GIF"]
+    others = ["notes.txt", "a/7.png.txt", "a/.8.png", "a/.thumbs/9.png", ".git/10.png"]
     write(tmp_path, *images, *others)
     found = listing(tmp_path)
     assert sorted(paths(found.train) + paths(found.validation)) == sorted(images)
@@ -220,8 +220,12 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 # Refusals: (files, options, what the one line says)
 
 REFUSALS: dict[str, tuple[list[str], dict[str, Any], str]] = {
-    "no image in any class": (["cat/a.gif", "fox/b.txt"], {}, "holds no images (png"),
-    "no image below": (["cat/a.gif"], {"num_classes": 0}, "holds no images (png"),
+    "no image in any class": (["cat/a.heic", "fox/b.txt"], {}, "holds no images (png"),
+    "no image below": (
+        ["cat/a.heic"],
+        {"num_classes": 0},
+        "1 file left out, by their endings: 1 .heic",
+    ),
     "one image": (["a.png"], {}, "only one image; at least two are needed"),
     "other classes in val": (
         ["train/cat/a.png", "train/fox/a.png", "val/cat/b.png", "val/owl/a.png"],

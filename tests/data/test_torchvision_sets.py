@@ -72,6 +72,15 @@ def test_packed_or_side_by_side_is_the_same_data(raw: Path, tmp_path: Path) -> N
     assert flipped.fingerprint != facts.fingerprint
 
 
+def test_without_classes(raw: Path) -> None:
+    root = {"root": raw.parents[1]}
+    without = dataset_facts(FASHION, {**root, "num_classes": 0})
+    labelled = dataset_facts(FASHION, {**root, "num_classes": None})
+    assert labelled == dataset_facts(FASHION, root)
+    assert (without.num_classes, without.class_names) == (0, ())
+    assert without.fingerprint != labelled.fingerprint
+
+
 def test_mirrors_depend_on_seed_and_counter(raw: Path) -> None:
     data = FashionMNIST(split="train", root=raw, horizontal_flip=True, seed=1)
     indices = torch.arange(7)

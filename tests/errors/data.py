@@ -65,6 +65,15 @@ def linked_to_itself(folder: Path) -> None:
     (folder / "images/0/again").symlink_to(folder / "images/0")
 
 
+def cut_off(folder: Path) -> None:
+    """Half of a picture, whose first bytes are right."""
+    from PIL import Image
+
+    file = folder / "data/images/a.png"
+    Image.effect_noise((64, 64), 50).save(file)
+    file.write_bytes(file.read_bytes()[:1500])
+
+
 # fmt: off
 CASES = (
     Case("no data at all", "train",
@@ -95,12 +104,27 @@ CASES = (
          prepare=all_of(lambda folder: lists(folder, train="a.png 2\n"),
                         wrote("data/class_names.txt", "cat\ndog\n"))),
     Case("another number of classes declared", f"{LIST} dataset.num_classes=7",
-         "dataset.num_classes=7: FOLDER/data has 1 classes .*; leave dataset.num_classes",
+         "dataset.num_classes=7: FOLDER/data has 1 class .*; leave dataset.num_classes",
          prepare=lists),
-    heavy("an image that is none",
+    Case("an image that is none", LIST,
+         "data/images/a.png: cannot be read .*; replace or remove it, or give dataset.on_bad",
+         prepare=all_of(lists, wrote("data/images/a.png", "no picture"))),
+    heavy("an image of which half is missing",
          f"train experiment=tiny {LIST[6:]} dataset=labelled_list dataset.num_workers=0",
-         "data/images/a.png: cannot be read as an image .*; replace or remove it", start="recipe",
-         prepare=all_of(lists, wrote("data/images/a.png", "no picture")), leaves=("outputs*",)),
+         "data/images/a.png: cannot be read .*; replace or remove it, or give dataset.on_bad",
+         start="recipe", prepare=all_of(lists, cut_off), leaves=("outputs*",)),
+    Case("a path with two classes", LIST,
+         "train_labels.txt: line 2: a.png has class id 1, and 0 in .*: line 1; keep one of them",
+         prepare=lambda folder: lists(folder, train="a.png 0\na.png 1\n", validation="b.png 0\n")),
+    Case("a name that two classes have", f"{LIST} sample.labels=[crane]",
+         r"sample.labels=\[crane\]: is the name of the classes 0, 1; give one of these numbers",
+         prepare=all_of(lists, wrote("data/class_names.txt", "crane\ncrane\n"))),
+    Case("a class id that is far from all others", LIST,
+         "line 2: class id 151673 makes 151,674 classes, and 2 classes of them occur; number",
+         prepare=lambda folder: lists(folder, train="a.png 0\nb.png 151673\n")),
+    Case("a path from another folder", LIST,
+         "train_labels.txt: line 1: FOLDER/data/images/data/images/a.png is not there; write paths",
+         prepare=lambda folder: lists(folder, train="data/images/a.png 0\n")),
     # ---- image folders
     Case("no such folder", OWN, "dataset.root=FOLDER/images: does not ex"),
     Case("a file for a folder", OWN,
@@ -109,7 +133,7 @@ CASES = (
     Case("no images", OWN, "holds no images .*; put them there",
          prepare=wrote("images/notes.txt", "")),
     Case("a class without images", OWN,
-         "no images .* in class folder cats; add some, or take the folder away",
+         "no images .* in class folder cats; 1 file left out, .*; add some, or take the folder",
          prepare=all_of(class_folders, wrote("images/cats/notes.txt", ""))),
     Case("images beside class folders", OWN,
          r"images \(a.png\) beside folders \(0, 1\); move the images into class folders",
@@ -117,8 +141,11 @@ CASES = (
     Case("images beside splits", OWN, "beside train and val, which are the splits",
          prepare=images("a.png", "train/a.png", "val/a.png")),
     Case("splits that are not called train and val", OWN,
-         "test, train: this looks like splits, not classes",
-         prepare=images("train/a.png", "test/a.png")),
+         "Training, train: this looks like splits, not classes",
+         prepare=images("train/a.png", "Training/a.png")),
+    Case("two folders for one split", OWN,
+         "Test, testing: all of them are called like one split; name the one to use train or val",
+         prepare=images("Train/a.png", "Test/a.png", "testing/a.png")),
     Case("splits with different classes", OWN,
          r"train and val have different classes \(only in train: 1\)",
          prepare=images("train/0/a.png", "train/1/a.png", "val/0/a.png")),
@@ -155,7 +182,7 @@ CASES = (
          "vae/config.json: lacks in_channels, latent_channels, encoder_block_out_channels",
          prepare=all_of(class_folders,
                         wrote("vae/config.json", '{"_class_name": "AutoencoderTiny"}'))),
-    Case("an autoencoder of other channels", VAE, "encodes 1 channels, the images have 3",
+    Case("an autoencoder of other channels", VAE, "encodes 1 channel, the images have 3",
          prepare=with_vae(in_channels=1)),
     Case("images that the autoencoder cannot divide", f"{VAE} dataset.image_size=9",
          "images of 9x9 do not divide by 2; choose dataset.image_size as a multiple of 2",
@@ -164,7 +191,7 @@ CASES = (
          "codec.path=FOLDER/vae: cannot be loaded \\(.*\\); save the autoencoder again",
          prepare=without_weights),
     heavy("an autoencoder that lacks some weights", VAE,
-         "1 weights are missing, such as decoder.conv_in.weight; save the autoencoder",
+         "1 weight missing, such as decoder.conv_in.weight; save the autoencoder",
          prepare=with_missing_weights),
     heavy("an autoencoder that shifts twice", VAE,
          "gives both shift_factor and latents_mean; keep the one", prepare=with_two_shifts),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.errors.case import Case, heavy
-from tests.errors.starts import wrote
+from tests.errors.starts import all_of, wrote
 
 IMPORT = "import DiT.pt --out made"
 SMALL = "model.num_heads=2 precision=fp32"
@@ -91,6 +91,13 @@ def diffusers(config: object = None, *, index: str = "{}") -> Callable[[Path], o
         (folder / "model" / "model_index.json").write_text(index)
 
     return prepare
+
+
+def two_variants(folder: Path) -> None:
+    """Weights in half precision of two kinds, in the folder of `diffusers`."""
+    for variant in ("fp16", "bf16"):
+        name = f"diffusion_pytorch_model.{variant}.safetensors"
+        (folder / "model/transformer" / name).write_bytes(b"")
 
 
 def of_blocks(change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Callable[[Path], object]:
@@ -216,6 +223,9 @@ CASES = (
     heavy("a dictionary without weights", IMPORT,
          "DiT.pt: no weights in it; expected tensors by name, .* and found epoch, args",
          prepare=saved(lambda: {"epoch": 3, "args": argparse.Namespace(model="DiT-S/2")})),
+    heavy("several sets of weights", IMPORT,
+         r"DiT.pt: holds several sets of weights \(net_a, net_b\); save the one to use alone",
+         prepare=saved(lambda: {"net_a": tensors(), "net_b": tensors()})),
     heavy("weights whose names meet", IMPORT,
          "DiT.pt: two tensors of one name, with and without module.",
          prepare=saved(lambda: {**tensors(), "module.pos_embed": tensors()["pos_embed"]})),
@@ -275,6 +285,9 @@ CASES = (
          "--format dit: model is a folder, which only diffusers writes", prepare=diffusers({})),
     heavy("a file in the format of folders", f"{IMPORT} --format diffusers",
          "--format diffusers: DiT.pt is a file; give the folder that it lies in", prepare=saved()),
+    heavy("a folder of two variants", "import model --out made",
+         r"model: holds .*bf16.safetensors, .*fp16.safetensors; keep one of them",
+         prepare=all_of(diffusers({"_class_name": "DiTTransformer2DModel"}), two_variants)),
     heavy("a folder of another class of diffusers", "import model --out made",
          "config.json: of a UNet2DModel; expected a DiTTransformer2DModel",
          prepare=diffusers({"_class_name": "UNet2DModel"})),

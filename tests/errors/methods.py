@@ -64,7 +64,7 @@ CASES = (
          "sampler.time_grid=given: give times with time_grid=given, and only with that"),
     Case("more steps than given times",
          f"{FLOW} sampler=euler sampler.time_grid=given sampler.times=[0,0.5,1]",
-         "sampler.steps=50: 3 times make 2 steps; give both alike"),
+         "sampler.steps=50: 3 times for 2 steps; give both alike"),
     Case("times that fall",
          f"{FLOW} sampler=euler sampler.steps=2 sampler.time_grid=given " "sampler.times=[1,0.5,0]",
          r"sampler.times=\[1.0, 0.5, 0.0\]: expected flow times that rise from 0"),

@@ -40,6 +40,8 @@ CASES = (
          "dataset.image_size=8.5: give the pixels of a square's side"),
     Case("no class at all", f"{Q} sample.labels=[]",
          r"sample.labels=\[\]: expected one or more whole numbers"),
+    Case("a name that is no class", f"{Q} sample.labels=[seven]",
+         r"sample.labels=\[seven\]: no class of that name; the classes are 0, 1, 2"),
     Case("a truth for a count of channels", f"{Q} guidance.channels=true",
          "guidance.channels=True: expected all or a count from 1 to 1"),
     # ---- combinations

@@ -62,7 +62,7 @@ LIBRARY_ONLY = {
     "it needs other users' files, as in tests/integration/test_runs_of_others.py": (
         ("core/files.py", "Denied(denied(path))"),
         ("runs/access.py", "Denied("),
-        ("runs/folder.py", "Denied("),
+        ("runs/finding.py", "Denied("),
         ("runs/manifest.py", "Denied("),
         ("cli/doctor.py", "Denied("),
         ("runs/lock.py", "it is somebody else's"),

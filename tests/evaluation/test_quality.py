@@ -7,6 +7,7 @@ tests of the table's make-up replace the trees by something that counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -453,6 +454,19 @@ def test_labels_in_turn_and_drawn() -> None:
     # four standard errors of a binomial count
     counts = torch.bincount(drawn, minlength=3).tolist()
     assert counts == pytest.approx([1000] * 3, abs=4 * (3000 * 2 / 9) ** 0.5)
+
+
+def test_classes_without_images_are_not_drawn() -> None:
+    """As a list gives ids 1, 3 and 7: eight classes, of which three have images."""
+    numbers = replace(numbered(TRAIN, 90), labels=torch.tensor([1, 3, 7]).repeat(30))
+    reference_set = yardstick_of(
+        Reference(numbers, numbered(HELD_OUT, 40), 8, absent_classes=(0, 2, 4, 5, 6))
+    )
+    assert reference_set.labels(5, BALANCED, 0).tolist() == [1, 3, 7, 1, 3]
+    drawn = reference_set.labels(3000, RANDOM, 0)
+    counts = torch.bincount(drawn, minlength=8).tolist()
+    assert [counts[at] for at in (0, 2, 4, 5, 6)] == [0] * 5
+    assert [counts[at] for at in (1, 3, 7)] == pytest.approx([1000] * 3, abs=110)
 
 
 @pytest.mark.parametrize(("num_classes", "classified"), [(0, False), (1, False), (2, True)])

@@ -29,7 +29,8 @@ from dit_lab.config.checks.training import check_data
 from dit_lab.config.compose import compose_train
 from dit_lab.core.errors import StopRequested
 from dit_lab.core.types import Hook
-from dit_lab.runs.folder import all_runs, read_json
+from dit_lab.runs.finding import all_runs
+from dit_lab.runs.folder import read_json
 from dit_lab.runs.metrics import read_metrics
 from dit_lab.tracking.mlflow_store import clean_key, open_client, prepare_store
 from tests.integration.server import free_port, serving

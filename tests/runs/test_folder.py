@@ -16,12 +16,11 @@ import pytest
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.files import remove_leftovers
+from dit_lab.runs.finding import all_runs, find_run
 from dit_lab.runs.folder import (
     NOT_DECIDING,
     RunFolder,
-    all_runs,
     digest,
-    find_run,
     flatten,
     is_deciding,
     read_json,
@@ -320,6 +319,38 @@ def test_the_only_run_of_a_name_is_meant_by_it(place: Place, tmp_path: Path) -> 
         RequestError, match=r"holds 2 runs \(0123456789ab, ba9876543210\); name one"
     ):
         find_run(str(name), root=tmp_path)
+
+
+@pytest.mark.parametrize("ended", ["FAILED", "KILLED", None])
+def test_runs_without_a_checkpoint_do_not_count_beside_one_with(
+    place: Place, tmp_path: Path, ended: str | None
+) -> None:
+    """What a broken picture ended, or a typing error that was noticed at once."""
+    folder = place("one")
+    name = folder.root.parent
+    for other in ("ba9876543210", "cc9876543210"):
+        empty = RunFolder(name / other)
+        (empty.checkpoints / "step-00000001").mkdir(parents=True)  # not complete
+        empty.config.write_text("seed: 1\n")
+        if ended:
+            write_json(empty.status, {"status": ended, "step": 1, "updated": 1.0})
+    with pytest.raises(RequestError, match="holds 3 runs"):
+        find_run(str(name), root=tmp_path)
+    whole = folder.checkpoints / "step-00000005"
+    whole.mkdir(parents=True, exist_ok=True)
+    (whole / "COMPLETE").write_text("{}")
+    assert find_run(str(name), root=tmp_path) == (folder, None)
+    second = RunFolder(name / "cc9876543210").checkpoints / "step-00000001"
+    (second / "COMPLETE").write_text("{}")
+    with pytest.raises(RequestError, match="holds 2 runs"):
+        find_run(str(name), root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["DiT-XL-2.pt", "last.ckpt", "a file.bin"])
+def test_weights_of_other_programs_are_to_be_imported(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(RequestError, match=r"holds weights alone; dit-lab import .* --out RUN"):
+        find_run(str(tmp_path / name), root=tmp_path)
 
 
 def test_a_damaged_status_hides_no_other_run(place: Place, tmp_path: Path) -> None:

@@ -317,3 +317,10 @@ def test_images_that_are_not_finite_are_no_images(model: DiT, value: float) -> N
     )
     with pytest.raises(Diverged, match=r"Try a guidance\.scale nearer to 1, another sampler"):
         draw(call, 70, "guided")
+
+
+def test_classes_without_images_are_drawn_where_asked_for() -> None:
+    some = generator(num_classes=6, absent_classes=(0, 3, 5))
+    assert some.labels(torch.arange(5), None).tolist() == [1, 2, 4, 1, 2]
+    assert some.labels(torch.arange(3), [3, 0]).tolist() == [3, 0, 3]
+    assert generator(num_classes=0).labels(torch.arange(2), None).tolist() == [0, 0]

@@ -10,6 +10,7 @@ from dit_lab.config.compatibility import draws_noise
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, target_of
+from dit_lab.core.text import counted
 from dit_lab.core.types import Shapes
 from dit_lab.data.pair_facts import FACTS, PairFacts, read_pair_facts
 
@@ -64,8 +65,8 @@ def check_coupled_data(config: RunConfig, shapes: Shapes) -> None:
     coupling, classes = config.coupling, shapes.data.num_classes
     if classes and not getattr(coupling, "within_class", True) and not coupling.force:
         raise RequestError(
-            f"coupling.within_class=false: the data has {classes} classes, each of which would get "
-            "a noise of its own that sampling does not start from; use true, or "
+            f"coupling.within_class=false: the data has {counted(classes, 'class')}, each of "
+            "which would get a noise of its own that sampling does not start from; use true, or "
             "coupling.force=true"
         )
     if hasattr(coupling, "pairs"):
@@ -100,7 +101,8 @@ def check_pairs(facts: PairFacts, config: RunConfig, shapes: Shapes) -> None:
     if (tuple(facts.latent_shape), facts.num_classes) != (shapes.latent, classes):
         raise RequestError(
             f"coupling.pairs={config.coupling.pairs}: holds {_shape(facts.latent_shape)} in "
-            f"{facts.num_classes} classes; the model sees {_shape(shapes.latent)} in {classes}"
+            f"{counted(facts.num_classes, 'class')}; the model sees {_shape(shapes.latent)} in "
+            f"{classes}"
         )
 
 

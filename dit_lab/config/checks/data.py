@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from dit_lab.codecs.facts import IDENTITY
@@ -13,10 +14,14 @@ from dit_lab.config.schema import CheckConfig, EncodeConfig, RunConfig
 from dit_lab.config.validate import checked_component
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, arguments_of, target_of
+from dit_lab.core.text import counted
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.facts import LATENTS, dataset_facts, images_config
+from dit_lab.data.glance import glance
 from dit_lab.data.image_facts import sides
-from dit_lab.data.latent_facts import read_manifest
+from dit_lab.data.latent_facts import PLAN, read_manifest
+from dit_lab.data.split_folders import FIRST, NOW
+from dit_lab.runs.folder import read_json
 
 UNKNOWN_DATA = "unknown"
 """The fingerprint of data that nobody has seen here: of weights that were imported."""
@@ -32,13 +37,15 @@ def images_of(config: RunConfig) -> Component:
     return to_component("dataset", options)
 
 
-def read_facts(config: OfData) -> DataFacts:
-    """The facts of the configured dataset. Raises RequestError."""
+def read_facts(config: OfData, *, reading: int = NOW) -> DataFacts:
+    """The facts of the configured dataset, whose folders are read as when a run was recorded.
+    Raises RequestError."""
 
     def load(target: str) -> Any:
         return load_component(target, key="dataset._target_")
 
-    return dataset_facts(target_of(config.dataset), arguments_of(config.dataset), load=load)
+    options = arguments_of(config.dataset)
+    return dataset_facts(target_of(config.dataset), options, load=load, reading=reading)
 
 
 def check_declarations(dataset: Component, facts: DataFacts) -> None:
@@ -46,7 +53,7 @@ def check_declarations(dataset: Component, facts: DataFacts) -> None:
     classes, size = getattr(dataset, "num_classes", None), getattr(dataset, "image_size", None)
     if classes is not None and classes != facts.num_classes:
         raise RequestError(
-            f"dataset.num_classes={classes}: the data has {facts.num_classes} classes"
+            f"dataset.num_classes={classes}: the data has {counted(facts.num_classes, 'class')}"
         )
     if size is not None and (facts.height, facts.width) != sides(size):
         raise RequestError(
@@ -64,11 +71,30 @@ def check_same_codec(config: RunConfig, recorded: RunConfig) -> None:
         )
 
 
+def first_look(config: RunConfig, facts: DataFacts) -> tuple[str, ...]:
+    """What who begins to train on this data should know, in lines. Raises RequestError for data
+    that no training should begin with."""
+    look, dataset = facts.first_look, config.dataset
+    if look.doubt or look.lost:
+        raise RequestError(look.doubt or look.lost)
+    if not look.files:
+        return look.notes
+    seen = glance(
+        look.files,
+        whole=len(look.files) == facts.train_images + facts.validation_images,
+        exif=dataset.exif,
+        transparency=dataset.transparency,
+        skips=dataset.on_bad_image == "skip",
+    )
+    return (*look.notes, *seen)
+
+
 def check_same_data(config: RunConfig, shapes: Shapes) -> DataFacts:
     """The facts of the configured data; refused where a run was trained on other data, or, if
     nobody knows on which, where it is for other images. Raises RequestError."""
-    facts = read_facts(config)
-    if shapes.data.fingerprint == UNKNOWN_DATA:
+    is_unknown = shapes.data.fingerprint == UNKNOWN_DATA
+    facts = read_facts(config, reading=NOW if is_unknown else shapes.data.reading)
+    if is_unknown:
         refuse_other_images(config, facts, shapes.data)
     elif facts.fingerprint != shapes.data.fingerprint:
         raise RequestError(
@@ -93,7 +119,7 @@ def refuse_other_images(config: RunConfig, facts: DataFacts, trained: DataFacts)
 
 def _in_words(images: tuple[int, int, int, int]) -> str:
     channels, height, width, classes = images
-    return f"images of {channels} x {height} x {width} in {classes} classes"
+    return f"images of {channels} x {height} x {width} in {counted(classes, 'class')}"
 
 
 def check_images(config: RunConfig) -> None:
@@ -104,11 +130,13 @@ def check_images(config: RunConfig) -> None:
         return
     without = "dataset.images_root=FOLDER says where they lie, evaluation.num_images=0 does without"
     needs = f"evaluation.num_images={count}: needs the images that were encoded"
+    encoded = read_manifest(dataset.root).plan.data
     try:
-        found = read_facts(replace(config, dataset=images_of(config)))
+        images = replace(config, dataset=images_of(config))
+        found = read_facts(images, reading=encoded.get("reading", 1))
     except RequestError as refusal:
         raise RequestError(f"{needs}; {refusal}; {without}") from None
-    if found.fingerprint != read_manifest(dataset.root).plan.data["fingerprint"]:
+    if found.fingerprint != encoded["fingerprint"]:
         raise RequestError(f"{needs}, and those have changed since; {without}")
 
 
@@ -124,7 +152,15 @@ def check_encoding(config: EncodeConfig) -> DataFacts:
             "dataset.crop=random: every use of an image is another crop, which cannot be kept; "
             "use dataset.crop=centre"
         )
-    facts = read_facts(config)
+    facts = encoded_facts(config)
     check_declarations(dataset, facts)
     latents_of(codec, facts)
     return facts
+
+
+def encoded_facts(config: EncodeConfig) -> DataFacts:
+    """The facts of images to encode, read as those were that are encoded already."""
+    plan = read_json(Path(config.out) / PLAN)
+    before = plan.get("data")
+    began = isinstance(before, dict) and before.get("reading", FIRST) == FIRST
+    return read_facts(config, reading=FIRST if began else NOW)

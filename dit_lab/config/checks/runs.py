@@ -13,6 +13,7 @@ from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
+from dit_lab.core.text import counted
 from dit_lab.runs.folder import RunFolder, newest_checkpoint, read_json, step_of
 from dit_lab.runs.recorded import deciding, difference, recorded
 from dit_lab.training.power import name_of
@@ -64,8 +65,9 @@ def _other_training(config: RunConfig, parent: RunFolder, now: Mapping[str, Any]
     depends_on_end = getattr(component, "depends_on_end", True)  # a schedule of the user's own
     if depends_on_end and before[END] != after[END]:
         return (
-            f"schedule={config.choices['schedule']} depends on {END}, so a run of {after[END]} "
-            f"steps is not one of {before[END]} steps with more after it"
+            f"schedule={config.choices['schedule']} depends on {END}, so a run of "
+            f"{counted(after[END], 'step')} is not one of {counted(before[END], 'step')} with more "
+            "after it"
         )
     return ""
 

@@ -81,7 +81,7 @@ def check_conditioning(config: RunConfig, shapes: Shapes, *, model: Component) -
         )
     if config.sample.labels is not None:
         try:
-            check_labels(config.sample.labels, num_classes)
+            check_labels(config.sample.labels, num_classes, shapes.data.class_names)
         except RequestError as refusal:
             raise RequestError(f"sample.{refusal}") from None
 

@@ -14,6 +14,7 @@ from dit_lab.config.schema import EMA, RunConfig, Training
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, target_of
 from dit_lab.core.types import Shapes
+from dit_lab.data.split_folders import NOW
 from dit_lab.tracking.addresses import check_uri
 from dit_lab.training.average_names import averages_of
 from dit_lab.training.power import is_width
@@ -34,9 +35,9 @@ def check_settings(config: RunConfig) -> None:
         check_uri(config.tracking.uri)
 
 
-def check_data(config: RunConfig) -> Shapes:
+def check_data(config: RunConfig, *, reading: int = NOW) -> Shapes:
     """Look at the data's facts and check the model against them. Raises RequestError."""
-    facts = read_facts(config)
+    facts = read_facts(config, reading=reading)
     check_declarations(config.dataset, facts)
     shapes = Shapes(facts, latents_of(config.codec, facts))
     check_own_parts(config, shapes)

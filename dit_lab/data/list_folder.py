@@ -1,0 +1,199 @@
+"""What the lists of a folder say together: classes, counts, and what is doubtful. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from dit_lab.core.errors import RequestError
+from dit_lab.core.text import counted, listed
+from dit_lab.data.list_file import (
+    CLASS_NAMES,
+    IMAGES_FOLDER,
+    MAX_LIST_BYTES,
+    TRAIN_LIST,
+    VALIDATION_LIST,
+    ImageList,
+    file_of,
+    read_class_names,
+    read_list,
+    refuse,
+)
+
+MOST_CLASSES_EACH, FREE_CLASSES = 10, 100
+"""An id is taken for a mistake from so many times the classes that occur, and so many more, on."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSummary:
+    """What the lists of a folder say, without the paths."""
+
+    num_classes: int
+    class_names: tuple[str, ...]  # (num_classes,); the ids themselves where no file names them
+    train_images: int
+    validation_images: int
+    digest: str  # of both lists and the names
+    classes_from: str  # where num_classes was read, for messages
+    absent_classes: tuple[int, ...]  # without a training image
+    contradiction: str  # of two lines that give one path different ids; "" without
+    stray_id: str  # an id that is far beyond all others, in words; "" without
+    samples: tuple[tuple[str, str], ...]  # some lines, as `file: line 3`, and the paths in them
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for who trains on it."""
+        if not self.absent_classes:
+            return ()
+        names = listed([self.class_names[at] for at in self.absent_classes])
+        return (
+            f"{len(self.absent_classes):,} of {counted(self.num_classes, 'class')} have no training"
+            f" image ({names}): they are drawn where sample.labels asks for them alone",
+        )
+
+    def files(self, root: Path) -> tuple[str, ...]:
+        """Some of the images."""
+        return tuple(str(file_of(root / IMAGES_FOLDER, path)) for _, path in self.samples)
+
+    def doubt(self, num_classes: int | None) -> str:
+        """Why the ids are not believed; "" where they are. `num_classes` is the number that was
+        declared."""
+        return self.contradiction or (self.stray_id if num_classes is None else "")
+
+    def lost(self, root: Path) -> str:
+        """What is said of an image that is not there; "" where some were looked for and found."""
+        images = root / IMAGES_FOLDER
+        for line, written in self.samples:
+            if not file_of(images, written).exists():
+                return (
+                    f"{root / line}: {file_of(images, written)} is not there; write paths relative "
+                    f"to {IMAGES_FOLDER}/, or to the folder of the list"
+                )
+        return ""
+
+
+def summarise(root: Path, *, allow_outside: bool = False, samples: int = 0) -> FolderSummary:
+    """Counts and classes of a folder; kept in the process until a file's size or time changes.
+
+    Raises OSError with the file that cannot be read, `RequestError` for what is wrong in one.
+    """
+    names = root / CLASS_NAMES
+    summary = _summarise(
+        _stamp(root / TRAIN_LIST),
+        _stamp(root / VALIDATION_LIST),
+        _stamp(names) if names.exists() else None,
+        allow_outside,
+        samples,
+    )
+    (root / IMAGES_FOLDER).stat()
+    return summary
+
+
+_Stamp = tuple[str, int, int]  # path, size in bytes, modification time in nanoseconds
+
+
+def _stamp(file: Path) -> _Stamp:
+    status = file.stat()
+    if not (file.is_file() or file.is_dir()) or status.st_size > MAX_LIST_BYTES:
+        raise RequestError(
+            f"{file}: is not a file of at most {MAX_LIST_BYTES:,} bytes; write one image a line"
+        )
+    return str(file), status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=8)
+def _summarise(
+    train: _Stamp, validation: _Stamp, names: _Stamp | None, allow_outside: bool, samples: int
+) -> FolderSummary:
+    files = [Path(stamp[0]) for stamp in (train, validation)]
+    lists = {file: read_list(file, allow_outside=allow_outside) for file in files}
+    if names is None:
+        num_classes = 1 + max(int(images.class_ids.max()) for images in lists.values())
+        class_names = tuple(map(str, range(num_classes)))
+        source = f"the largest class id in {TRAIN_LIST} and {VALIDATION_LIST} is {num_classes - 1}"
+    else:
+        class_names = read_class_names(Path(names[0]))
+        num_classes = len(class_names)
+        source = f"{CLASS_NAMES} has {counted(num_classes, 'line')}"
+        for file, images in lists.items():
+            _check_range(file, images, num_classes, source)
+    digest = hashlib.sha256()
+    for images in lists.values():
+        digest.update(hashlib.sha256(images.data).digest())
+    digest.update("\n".join(class_names).encode())
+    train_images, validation_images = map(len, lists.values())
+    seen = np.bincount(lists[files[0]].class_ids, minlength=num_classes)
+    return FolderSummary(
+        num_classes,
+        class_names,
+        train_images,
+        validation_images,
+        digest.hexdigest(),
+        source,
+        absent_classes=tuple(np.flatnonzero(seen == 0).tolist()),
+        contradiction=_contradiction(lists),
+        stray_id=_stray_id(lists) if names is None else "",
+        samples=tuple(
+            sample for file, images in lists.items() for sample in _some(file, images, samples // 2)
+        ),
+    )
+
+
+def _some(file: Path, images: ImageList, most: int) -> list[tuple[str, str]]:
+    """A few rows, evenly spread."""
+    places = np.unique(np.linspace(0, len(images) - 1, most).astype(np.int64)).tolist()
+    return [(f"{file.name}: line {images.lines[at]}", images.path(at)) for at in places]
+
+
+def _contradiction(lists: Mapping[Path, ImageList]) -> str:
+    """What two rows say that give one path different class ids; "" where none do."""
+    hashes = np.fromiter(
+        (hash(path) for images in lists.values() for path in images.paths()),
+        np.int64,
+        count=sum(map(len, lists.values())),
+    )
+    ids = np.concatenate([images.class_ids for images in lists.values()])
+    order = np.lexsort((ids, hashes))
+    hashes, ids = hashes[order], ids[order]
+    suspects = np.flatnonzero((hashes[1:] == hashes[:-1]) & (ids[1:] != ids[:-1]))
+    first = len(next(iter(lists.values())))
+    for place in suspects.tolist():
+        found = []
+        for row in sorted(order[place : place + 2].tolist()):
+            file, images = list(lists.items())[int(row >= first)]
+            at = row - first * (row >= first)
+            found.append(
+                (images.path(at), f"{file}: line {images.lines[at]}", images.class_ids[at])
+            )
+        (path, line, class_id), (same, again, other) = found
+        if path == same:
+            return (
+                f"{again}: {path} has class id {other}, and {class_id} in {line}; keep one of them"
+            )
+    return ""
+
+
+def _stray_id(lists: Mapping[Path, ImageList]) -> str:
+    """A class id far beyond the number of classes that have images; "" where there is none."""
+    used = np.unique(np.concatenate([images.class_ids for images in lists.values()]))
+    largest = int(used[-1])
+    if largest < MOST_CLASSES_EACH * len(used) + FREE_CLASSES:
+        return ""
+    file, images = next((f, of) for f, of in lists.items() if largest in of.class_ids)
+    line = images.lines[int(np.argmax(images.class_ids == largest))]
+    return (
+        f"{file}: line {line}: class id {largest} makes {largest + 1:,} classes, and "
+        f"{counted(len(used), 'class')} of them occur; number classes from 0, or give "
+        f"dataset.num_classes={largest + 1} if that is meant"
+    )
+
+
+def _check_range(file: Path, images: ImageList, num_classes: int, source: str) -> None:
+    outside = images.class_ids >= num_classes
+    found = zip(images.lines[outside].tolist(), images.class_ids[outside].tolist(), strict=True)
+    text = f"is not below {num_classes} ({source})"
+    refuse(file, [(line, f"class id {class_id} {text}") for line, class_id in found])

@@ -1,0 +1,75 @@
+"""Which folders below `dataset.root` are the splits of the data, by their names. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from dit_lab.core.errors import RequestError
+from dit_lab.core.text import listed
+
+FIRST, NOW = 1, 2
+"""How folders are read: as the first versions of the lab did, whose runs keep that, and today."""
+
+TRAINING = ("train", "training")
+HELD_OUT = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing")
+"""Names of splits, those of held-out images in the order in which they are chosen."""
+
+_EXACT = ("train", "val")
+_KNOWN_FIRST = {*_EXACT, "valid", "validation", "test", "dev", "eval"}
+_SYNONYMS = ({"val", "valid", "validation"}, {"dev"}, {"eval", "evaluation"}, {"test", "testing"})
+_TAIL = re.compile(r"(sets?|data|dataset|splits?|images?|imgs|folder|dir)$")
+
+
+def splits_among(root: Path, folders: Collection[str], reading: int) -> tuple[str, str] | None:
+    """The folders of training and of held-out images; None where the folders are classes.
+
+    `train` and `val` are the splits whatever else is there. Today other spellings are too, such as
+    `Training` and `Testing`, `TRAIN` and `test_set`. Raises RequestError where it is not clear.
+    """
+    if set(folders) >= set(_EXACT):
+        return _EXACT
+    if reading == FIRST:
+        if folders and set(folders) <= _KNOWN_FIRST:
+            raise _unclear(root, folders)
+        return None
+    training = sorted(name for name in folders if _word(name) in TRAINING)
+    held_out = sorted(name for name in folders if _word(name) in HELD_OUT)
+    if not training or not held_out:
+        if folders and len(training) + len(held_out) == len(folders):
+            raise _unclear(root, folders)
+        return None
+    words = next(words for words in _SYNONYMS if any(_word(name) in words for name in held_out))
+    chosen = [name for name in held_out if _word(name) in words]
+    for names in (training, chosen):
+        if len(names) > 1:
+            raise RequestError(
+                f"{root}: {listed(names)}: all of them are called like one split; name the one to "
+                "use train or val, or take the others away"
+            )
+    return training[0], chosen[0]
+
+
+def _word(name: str) -> str:
+    """`training` of `Training_Set`."""
+    letters = re.sub(r"[\W_]", "", name.casefold())
+    return _TAIL.sub("", letters)
+
+
+def _unclear(root: Path, folders: Collection[str]) -> RequestError:
+    return RequestError(
+        f"{root}: {listed(sorted(folders))}: this looks like splits, not classes; name two of them "
+        "train and val, or give the one to train on as dataset.root"
+    )
+
+
+def in_order(names: Sequence[str], reading: int) -> list[str]:
+    """Classes in their order: numbers in names by their value today, `2_cats` before `10_dogs`."""
+    return sorted(names) if reading == FIRST else sorted(names, key=_natural)
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    parts: list[str | int] = list(re.split("([0-9]+)", name))
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name  # "01" and "1" are told apart by the text
