@@ -98,23 +98,26 @@ def _refuse_other_options(args: argparse.Namespace) -> None:
 
 
 def _selected(given: str, root: Path) -> Places:
-    """What one word means. Only a pattern means several runs. Raises RequestError."""
+    """What one word means. Only a pattern means several runs, and no run is preferred to another,
+    as where one is read. Raises RequestError."""
     found = _matching(given, root)
     if any(sign in given for sign in "*?["):
         if not found:
             raise RequestError(f"{given}: matches no run below {root / 'runs'}")
         return found
+    found = found or [RunFolder(file.parent) for file in Path(given).glob("*/config.yaml")]
+    if len(found) > 1:
+        names = ", ".join(sorted(map(name_of, found)))
+        raise RequestError(
+            f"{given}: means {counted(len(found), 'run')} ({names}); name one of them, or give a "
+            "pattern"
+        )
     try:
         return [find(given, root=root)]
-    except RequestError as refusal:
-        if len(found) == 1:
-            return found
+    except RequestError:
         if not found:
             raise
-        names = ", ".join(map(name_of, found))
-        raise RequestError(
-            f"{given}: means {len(found)} runs ({names}); name one of them, or give a pattern"
-        ) from refusal
+        return found
 
 
 def _matching(given: str, root: Path) -> list[RunFolder]:

@@ -1,9 +1,8 @@
-r"""Train a model, or with -m one for every combination of values. The same command goes on where it
+"""Train a model, or with -m one for every combination of values. The same command goes on where it
 stopped, and shows the results of what is finished.
 
 dit-lab train experiment=quickstart
-dit-lab train dataset=digits codec=identity model=pico objective=ddpm training.total_steps=500 \
-    ema.warmup=true
+dit-lab train dataset=digits codec=identity model=pico training.total_steps=500 ema.warmup=true
 dit-lab train -m experiment=quickstart objective=ddpm,rectified_flow seed=0,1,2
 dit-lab train -m experiment=quickstart optimizer.lr=0.001,0.003 'ema.decays=[0.99],[0.999]'
 """
@@ -86,7 +85,7 @@ def work(
         return answer(prepared, measures=measures)
     if leads():
         for line in doubts(prepared.config, prepared.shapes):
-            say(f"dit-lab: {line}", sys.stderr)
+            say(f"note: {line}")
     if starts_workers(prepared.config):
         given = {"overrides": list(overrides), "tags": dict(tags or {})}
         return on_workers("train", prepared.config, **given)

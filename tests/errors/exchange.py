@@ -286,7 +286,7 @@ CASES = (
     heavy("a file in the format of folders", f"{IMPORT} --format diffusers",
          "--format diffusers: DiT.pt is a file; give the folder that it lies in", prepare=saved()),
     heavy("a folder of two variants", "import model --out made",
-         r"model: holds .*bf16.safetensors, .*fp16.safetensors; keep one of them",
+         r"model/transformer: holds .*bf16.safetensors, .*fp16.safetensors; keep one of them",
          prepare=all_of(diffusers({"_class_name": "DiTTransformer2DModel"}), two_variants)),
     heavy("a folder of another class of diffusers", "import model --out made",
          "config.json: of a UNet2DModel; expected a DiTTransformer2DModel",

@@ -68,6 +68,9 @@ CASES = (
     Case("a name that means two runs", "runs remove tiny",
          "tiny: means 2 runs (tiny/HASH, tiny/HASH); name one of them, or give a pattern"
          .replace("(", r"\(").replace(")", r"\)"), start="tiny", prepare=second),
+    Case("a folder of two runs", "runs remove outputs/runs/tiny",
+         "outputs/runs/tiny: means 2 runs .*; name one of them, or give a pattern",
+         start="tiny", prepare=second),
     Case("a run that another needs is removed", "runs remove RUN",
          r"tiny/HASH: is needed by runs/guided/HASH \(guidance.weak_run\); leave it out, or give "
          "--force", start="tiny", prepare=weak),

@@ -248,6 +248,7 @@ WITH = {
     "evaluate": ["run=RUN", "evaluation.num_images=0"],
     "report": [],
     "doctor": [],
+    "runs": ["list"],
     "sweep": ["status"],
     "experiments": [],
     "import": ["nothing", "--out", "imported"],
