@@ -16,8 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from dit_lab.bench.record import read_record
 from dit_lab.codecs import facts as codec_facts
@@ -93,15 +95,21 @@ HOLDER = {
 
 
 def architecture(folder: Path) -> object:
-    (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
+    write_weights(folder)
     return DiffusersFormat().architecture(open_folder(folder), {})
+
+
+def write_weights(folder: Path) -> None:
+    """A tensor of a transformer, by its name."""
+    tensors = {"transformer_blocks.0.attn1.to_q.weight": np.zeros((4, 4), dtype=np.float32)}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
 
 
 def architecture_of_pipeline(folder: Path) -> object:
     transformer = folder / "transformer"
     transformer.mkdir(exist_ok=True)
     (transformer / "config.json").write_text(json.dumps(TRANSFORMER))
-    (transformer / "diffusion_pytorch_model.safetensors").write_bytes(b"\2" + bytes(7) + b"{}")
+    write_weights(transformer)
     return DiffusersFormat().architecture(open_folder(folder), {})
 
 
