@@ -1,4 +1,4 @@
-"""The table of experiments in experiments/README.md, from their recipes and what is recorded of them.
+"""The table of experiments/README.md, from the recipes and what is recorded of them.
 
     python -m tests.catalogue
 
