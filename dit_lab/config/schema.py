@@ -199,7 +199,9 @@ class Sweep:
     trials_at_once: Optional[int] = option(
         at_least=1, help="proposed together; null: one for each slot"
     )
-    metric: Optional[str] = option(help="that a search goes by; null: what the report leads with")
+    metric: Optional[str] = option(
+        help="that a search goes by; null: the primary metric of the report"
+    )
     failed_value: Optional[float] = option(help="of a failed trial; null: it is not counted")
 
 
