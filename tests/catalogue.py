@@ -1,4 +1,4 @@
-"""The README's table of experiments, from their recipes and what is recorded of them.
+"""The table of experiments/README.md, from the recipes and what is recorded of them.
 
     python -m tests.catalogue
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dit_lab.reproduce.catalogue import Entry, catalogue
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[1] / "experiments/README.md"
 START, END = "<!-- written by python -m tests.catalogue -->\n", "<!-- until here -->\n"
 PAGES = ("report.md", "results.md")  # the first that there is
 
@@ -23,7 +23,7 @@ def table() -> str:
 
 def _row(entry: Entry) -> str:
     pages = [page for page in PAGES if (entry.folder / page).exists()]
-    place = f"experiments/{entry.name}/{pages[0] if pages else 'recipe.yaml'}"
+    place = f"{entry.name}/{pages[0] if pages else 'recipe.yaml'}"
     cells = (
         f"[{entry.name}]({place})", entry.header["question"], entry.takes, entry.status,
         entry.main.replace("eval/", ""),
@@ -32,7 +32,7 @@ def _row(entry: Entry) -> str:
 
 
 def written(text: str) -> str:
-    """The README with the table of now."""
+    """The page with the table of now."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     return f"{before}{START}\n{table()}\n{END}{after}"

@@ -1,4 +1,4 @@
-"""Runs that were killed outright still say RUNNING: find them, and say KILLED. Torch-free."""
+"""Runs that exited without cleanup still say RUNNING: find them, and say KILLED. Torch-free."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _close(folder: RunFolder) -> Diagnosis:
     found, remark = read_status(folder), ""
     if found["status"] == RUNNING:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["updated"]))
-        remark = f"was killed outright; last heard of at {since}"
+        remark = f"exited without cleanup; last heard of at {since}"
         found = update_status(folder, status=KILLED, error=remark)
     config, told = read_config(folder), ""
     if config["tracking"]["backend"] == "mlflow":

@@ -15,7 +15,7 @@ ROUNDS = 6  # in which something and its measure do
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Timing:
     """Repeated measurements of one quantity: the median, the tenth and the ninetieth percentile."""
 
     median: float
@@ -24,7 +24,7 @@ class Spread:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> Timing:
         ordered = sorted(values)
         cut = int(TAIL * len(ordered))
         return cls(median(ordered), ordered[cut], ordered[-1 - cut], len(ordered))
@@ -55,15 +55,15 @@ class Ratio:
 class Versus:
     """What each of two takes, and the second by the first."""
 
-    first: Spread
-    second: Spread
+    first: Timing
+    second: Timing
     ratio: Ratio
 
 
 def in_turn(first: Callable[[], float], second: Callable[[], float]) -> Versus:
     """Seconds that each says, block by block; neither always goes first."""
     firsts, seconds = _alternated(first, second, BLOCKS)
-    return Versus(Spread.of(firsts), Spread.of(seconds), Ratio.of(firsts, seconds))
+    return Versus(Timing.of(firsts), Timing.of(seconds), Ratio.of(firsts, seconds))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from dit_lab.bench.device import normal_rate, settle
-from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
+from dit_lab.bench.figures import ROUNDS, Timing, Turns, by_measure
 from dit_lab.bench.training import Training
 
 LEAST_BATCHES, MOST_BATCHES = 2, 60  # of a block
@@ -18,7 +18,7 @@ LEAST_BATCHES, MOST_BATCHES = 2, 60  # of a block
 class Loading:
     """What the data of an optimizer step takes: read, drawn, moved, encoded and coupled."""
 
-    seconds: Spread
+    seconds: Timing
     images: int
     workers: int
     of_normals: Turns  # an image's time, of that of drawing one normal number
@@ -46,4 +46,4 @@ def measure_loading(training: Training, seconds: float) -> Loading:
 
         batch()
         of_normals = by_measure(lambda: 1 / normal_rate(), block)
-    return Loading(Spread.of(times), training.images, batches.num_workers, of_normals)
+    return Loading(Timing.of(times), training.images, batches.num_workers, of_normals)

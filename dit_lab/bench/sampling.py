@@ -9,7 +9,7 @@ from statistics import mean
 from torch import Tensor
 
 from dit_lab.bench.device import Products, Ticks, this_device
-from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
+from dit_lab.bench.figures import ROUNDS, Timing, Turns, by_measure
 from dit_lab.build.cost import model_cost
 from dit_lab.build.parts import build_generator, build_model, build_parts, labelled_call
 from dit_lab.config.schema import RunConfig
@@ -23,7 +23,7 @@ WARM_STEPS, LEAST_STEPS = 2, 5
 class Drawing:
     """What a step of the sampler takes, and all of them."""
 
-    seconds: Spread  # of a step, for a chunk
+    seconds: Timing  # of a step, for a chunk
     mean_seconds: float  # steps differ where guidance or the model rests at some of them
     images: int  # of a chunk
     steps: int  # that the sampler makes
@@ -89,7 +89,7 @@ class Sampling:
 
         of_products = by_measure(lambda: products.seconds(flops), block)
         return Drawing(
-            seconds=Spread.of(times),
+            seconds=Timing.of(times),
             mean_seconds=mean(times),
             images=CHUNK_IMAGES,
             steps=self._all_steps or count,

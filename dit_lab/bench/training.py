@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from dit_lab.bench.device import Products, Ticks, settle
-from dit_lab.bench.figures import ROUNDS, Spread, Turns, by_measure
+from dit_lab.bench.figures import ROUNDS, Timing, Turns, by_measure
 from dit_lab.bench.parts import Stopwatch, watched
 from dit_lab.build.cost import model_cost
 from dit_lab.build.parts import build_parts
@@ -38,7 +38,7 @@ PREPARED_STEPS = 8
 class Step:
     """What an optimizer step takes."""
 
-    seconds: Spread
+    seconds: Timing
     images: int
     flops: float | None  # forward and backward; None for an architecture that is not counted
     of_products: Turns  # its time, of that of matrix products of as many FLOP
@@ -126,7 +126,7 @@ class Training:
         of_products = by_measure(lambda: products.seconds(self.flops), block)
         peak = peak_memory_bytes()
         parts = self.parts_of_a_step(min(len(times), MOST_WATCHED))
-        return Step(Spread.of(times), self.images, self.flops, of_products, peak, parts)
+        return Step(Timing.of(times), self.images, self.flops, of_products, peak, parts)
 
     def _run(self, steps: int, *hooks: Hook, objects: Mapping[str, Any] | None = None) -> None:
         train_steps(

@@ -3,7 +3,7 @@ alone, and start-up, beside the rate of large matrix products that is measured i
 
   dit-lab bench experiment=quickstart
   dit-lab bench model=s patch=2 precision=bf16 --only training,sampling --json s2.json
-  dit-lab bench experiment=quickstart --vs training.compile=true      both, in turn: the ratio
+  dit-lab bench experiment=quickstart --vs training.compile=true      both, interleaved: the ratio
   dit-lab bench --check s2.json         as fast as that file says? Exit code 1 says no
   dit-lab bench official --official-path DiT model=s patch=8
                                         the original's model and loops, same weights, in turn
@@ -37,7 +37,7 @@ from dit_lab.report.rounding import quantity
 from dit_lab.runs.folder import write_json
 
 if TYPE_CHECKING:
-    from dit_lab.bench.figures import Ratio, Spread, Turns
+    from dit_lab.bench.figures import Ratio, Timing, Turns
     from dit_lab.bench.record import Bench, Record
 
 SHOWS_CHOICES = True
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vs",
         nargs="+",
         metavar="KEY=VALUE",
-        help="what is set besides in a second one, which trains in turn with the first",
+        help="overrides of a second configuration; both are timed, interleaved",
     )
     parser.add_argument("--json", type=path, metavar="FILE", help="write all of it there")
     parser.add_argument(
@@ -227,7 +227,7 @@ def _rows(found: Bench) -> Iterator[tuple[str, ...]]:
 def _row(
     name: str,
     seconds: float,
-    times: Spread,
+    times: Timing,
     per_second: float | None,
     rate: float | None,
     found: Bench,
@@ -249,7 +249,7 @@ def _amount(value: float) -> str:
     return quantity(value)
 
 
-def _spread(times: Spread) -> str:
+def _spread(times: Timing) -> str:
     return f"{time_text(times.median)} ({time_text(times.low)} to {time_text(times.high)})"
 
 

@@ -23,6 +23,7 @@ from dit_lab.cli.arguments import add_config_dir, path, say_own_choices
 from dit_lab.config.axes import asks_for_sweep
 from dit_lab.config.checks.machine import check_file, with_processes
 from dit_lab.config.compose import compose_train
+from dit_lab.config.keys import search
 from dit_lab.config.prepare import check_request
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.communication_cost import traffic
@@ -72,10 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--picture", type=path, metavar="FILE.png", help="write the first images of the training"
     )
+    parser.add_argument("--key", metavar="KEY", help="what a key takes and means, or a word in it")
     add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.key is not None:
+        if args.overrides:
+            raise RequestError(f"{args.overrides[0]}: --key describes keys alone; leave it out")
+        return _describe_key(args.key)
     _check_options(args)
     if asks_for_sweep(args.overrides, args.config_dir):
         return _describe_sweep(args)
@@ -102,6 +108,18 @@ def _describe(config: RunConfig, args: argparse.Namespace, notes: Sequence[str])
 
         count = write_preview(config, shapes.data, args.picture)
         say(f"picture: the first {counted(count, 'image')} of the training in {args.picture}")
+    return 0
+
+
+def _describe_key(text: str) -> int:
+    from dit_lab.tracking.screen import Screen, table
+
+    found = search(text)
+    if not found:
+        raise RequestError(f"--key {text}: no key has that in its name or meaning; try less of it")
+    rows = [(key.name, key.takes, key.default, key.meaning, ", ".join(key.of)) for key in found]
+    headings = ("key", "takes", "default", "meaning", "of")
+    Screen().print(table(headings, rows, left=[True] * len(headings)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Find runs and sweeps that were killed outright and still say RUNNING, and say KILLED.
+"""Find runs and sweeps that exited without cleanup and still say RUNNING, and say KILLED.
 
   dit-lab doctor                       the runs below outputs/
   dit-lab doctor paths.root=FOLDER

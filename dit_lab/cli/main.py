@@ -29,22 +29,22 @@ from dit_lab.core.text import say, say_lines
 VERBS = {
     "train": "train a model, or go on with the same command; -m: many of them",
     "sweep": "look at a sweep, or go on with it",
-    "report": "what a sweep, or any runs, say: which is better, by how much, how surely",
+    "report": "compare the runs of a sweep, or any runs",
     "sample": "draw images from a run",
-    "ema": "average the weights of a run over any width, after training",
+    "ema": "post-hoc EMA (EDM2) of any length",
     "evaluate": "measure a run's samples against real images",
-    "reflow": "train a second model, with straighter paths, on what a run draws",
+    "reflow": "reflow: train on noise-sample pairs drawn from a run",
     "check": "look at every image of a dataset before training does",
     "encode": "encode a dataset once, for dataset=latents",
     "import": "make a run of weights of DiT, SiT, REPA or diffusers",
     "export": "write a run's weights for other programs, or as one file",
     "describe": "size, compute and memory of a configuration, without training it",
-    "bench": "how fast training, sampling, loading and start-up are here",
+    "bench": "time training, sampling, loading and start-up",
     "experiments": "list the named experiments, or every number of one",
-    "reproduce": "do a named experiment again: did the recorded numbers come back?",
+    "reproduce": "run a named experiment again and compare with the recorded numbers",
     "ui": "open the MLflow page of the recorded runs",
     "runs": "list the runs, remove checkpoints or whole runs",
-    "doctor": "find runs and sweeps that were killed outright, and say so",
+    "doctor": "correct the status of runs and sweeps that exited without cleanup",
 }
 
 HIDDEN = ("worker",)

@@ -73,7 +73,7 @@ def _check(drawing: RunConfig, training: RunConfig) -> None:
     """Refuse what cannot be drawn or trained, before the first pair is drawn."""
     if draws_noise(drawing.sampler):
         raise RequestError(
-            f"pairs.sampler={drawing.choices['sampler']}: draws noise on the way, so that the "
+            f"pairs.sampler={drawing.choices['sampler']}: is a stochastic sampler, so that the "
             "noise of a pair would not decide its image; use pairs.sampler=heun"
         )
     if (count := drawing.sample.num_images) < FEWEST_PAIRS:

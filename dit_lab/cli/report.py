@@ -179,7 +179,7 @@ def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
     found = judged(ablation)
     console.print(table(found.headings, found.rows, left=found.left))
     for section in rest:
-        if section.title == "Careful":
+        if section.title == "Warnings":
             for line in section.lines:
                 console.print(f"careful: {line}")
     say(f"written: {', '.join(path.name for path in files)} in {files[0].parent}")

@@ -210,7 +210,7 @@ def values_of(one: Override) -> list[str]:
 
 
 def space_of(typed: Sequence[Override]) -> dict[str, Span | list[str]]:
-    """What a search may choose from, axis by axis."""
+    """What a search may choose from, one axis after the other."""
     swept = [one for one in typed if one.is_sweep_override()]
     return {one.key_or_group: _span(one) or values_of(one) for one in swept}
 

@@ -27,114 +27,201 @@ DROP_OPTION = "drop_option"
 
 @dataclass
 class EMA:
-    decays: list[float] = MISSING
-    warmup: bool = MISSING
-    power_stds: list[float] = MISSING
-    snapshot_every_steps: int = option(at_least=0)
+    decays: list[float] = option(help="EMA decays; the first is what is sampled and evaluated")
+    warmup: bool = option(help="decay (1 + n) / (10 + n) up to ema.decays: for short runs")
+    power_stds: list[float] = option(
+        help="widths of power-function averages, such as [0.05,0.1]: any other is made of them"
+    )
+    snapshot_every_steps: int = option(
+        at_least=0, help="between snapshots of power-function averages"
+    )
 
 
 @dataclass
 class Guidance:
-    scale: float = option(at_least=0, filled=True)
-    weight: Optional[float] = option(at_least=-1)
-    interval: list[float] = MISSING
-    channels: Any = MISSING  # "all" or a count
-    rescale: float = option(at_least=0, at_most=1)
-    weak_run: Optional[str] = MISSING
+    scale: float = option(
+        at_least=0, filled=True, help="s in uncond + s (cond - uncond); 1 is no guidance"
+    )
+    weight: Optional[float] = option(at_least=-1, help="the other convention, s = 1 + w")
+    interval: list[float] = option(help="flow times at which guidance acts; 0 is noise, 1 is data")
+    channels: Any = option(help="all, or how many of the first; the original DiT guides 3 of 4")
+    rescale: float = option(
+        at_least=0,
+        at_most=1,
+        help="1: guided outputs get back the standard deviation of plain ones",
+    )
+    weak_run: Optional[str] = option(
+        help="RUN, a smaller model or an earlier checkpoint to guide away from (autoguidance)"
+    )
 
 
 @dataclass
 class Sample:
-    num_images: int = option(at_least=1, at_most=MOST_IMAGES)
-    labels: Optional[list[int | str]] = MISSING
-    batch_size: int = option(at_least=1, at_most=MOST_AT_ONCE)
-    seed: int = option(at_least=0)
-    weights: str = MISSING
-    compile: bool = False  # older runs recorded none
+    num_images: int = option(at_least=1, at_most=MOST_IMAGES, help="images to draw")
+    labels: Optional[list[int | str]] = option(
+        help="classes, by name or number, cycled through; null: all in turn"
+    )
+    batch_size: int = option(
+        at_least=1, at_most=MOST_AT_ONCE, help="drawn at once; changes no image"
+    )
+    seed: int = option(at_least=0, help="of the noise")
+    weights: str = option(
+        help="ema, ema:0.9999, raw or schedule_free; of a trained run power:0.1 (dit-lab ema)"
+    )
+    compile: bool = option(
+        False, help="torch.compile of the blocks where a trained run is drawn from"
+    )
 
 
 @dataclass
 class Training:
-    total_steps: int = option(at_least=1)
-    global_batch_size: int = option(at_least=1, at_most=MOST_AT_ONCE)
-    accumulation: int = option(at_least=1)
-    compile: bool = MISSING
-    clip_norm: Optional[float] = option(above=0)
-    log_every_steps: int = option(at_least=1)
-    checkpoint_every_steps: int = option(at_least=0)
-    keep_last: Optional[int] = option(at_least=1)
-    keep_every_steps: int = option(at_least=0)
-    keep_finished: Optional[int] = option(None, at_least=1, later=True)
-    sample_every_steps: int = option(at_least=0)
-    validate_every_steps: int = option(at_least=0)
-    evaluate_every_steps: int = option(at_least=0)
-    max_skipped_in_a_row: int = option(at_least=1)
-    hang_after_seconds: Optional[float] = option(above=0, at_most=10**7)
-    system_metrics: bool = option(True, later=True)
+    total_steps: int = option(at_least=1, help="optimizer steps")
+    global_batch_size: int = option(
+        at_least=1, at_most=MOST_AT_ONCE, help="over all processes and accumulated micro-batches"
+    )
+    accumulation: int = option(at_least=1, help="micro-batches of a step")
+    compile: bool = option(
+        help="torch.compile of the blocks: minutes at the start, faster steps on GPUs"
+    )
+    clip_norm: Optional[float] = option(above=0, help="of the gradients; null: no clipping")
+    log_every_steps: int = option(at_least=1, help="steps between logged rows")
+    checkpoint_every_steps: int = option(at_least=0, help="0: only at the end")
+    keep_last: Optional[int] = option(at_least=1, help="so many checkpoints; null: all")
+    keep_every_steps: int = option(
+        at_least=0, help="keep also the checkpoints of every so many steps; 0: none"
+    )
+    keep_finished: Optional[int] = option(
+        None,
+        at_least=1,
+        later=True,
+        help="so many checkpoints stay once the run is finished; null: all",
+    )
+    sample_every_steps: int = option(at_least=0, help="samples are drawn; 0: only at the end")
+    validate_every_steps: int = option(at_least=0, help="held-out loss; 0: only at the end")
+    evaluate_every_steps: int = option(at_least=0, help="samples are measured; 0: only at the end")
+    max_skipped_in_a_row: int = option(
+        at_least=1, help="non-finite steps are skipped; the run fails after so many in a row"
+    )
+    hang_after_seconds: Optional[float] = option(
+        above=0, at_most=10**7, help="without progress; then the run fails; null: never"
+    )
+    system_metrics: bool = option(
+        True, later=True, help="processor, memory, GPU in each logged row"
+    )
 
 
 @dataclass
 class Precision:
-    mixed_precision: str = option(choices=("no", "bf16", "fp8"))
-    tf32: bool = MISSING
+    mixed_precision: str = option(
+        choices=("no", "bf16", "fp8"),
+        help="of matrix products: bfloat16 by autocast, or float8 (torchao)",
+    )
+    tf32: bool = option(help="TensorFloat-32 for float32 products on GPUs")
 
 
 @dataclass
 class Distributed:
-    num_processes: Any = MISSING  # a count, or "auto"
-    sharded: bool = MISSING
-    processes_per_copy: Optional[int] = option(at_least=1)
-    cpu_offload: bool = MISSING
+    num_processes: Any = option(help="auto: one for each GPU; under torchrun, in all")
+    sharded: bool = option(help="each process holds a part of weights and averages (FSDP2)")
+    processes_per_copy: Optional[int] = option(
+        at_least=1, help="that share a copy (hybrid sharding); null: all"
+    )
+    cpu_offload: bool = option(help="shards and steps in the host's memory: slower")
 
 
 @dataclass
 class Evaluation:
-    loss_images: int = option(at_least=1, at_most=MOST_IMAGES)
-    num_images: int = option(at_least=0, at_most=MOST_IMAGES)
+    loss_images: int = option(
+        at_least=1,
+        at_most=MOST_IMAGES,
+        help="held-out images that the validation loss is measured on, at most",
+    )
+    num_images: int = option(
+        at_least=0,
+        at_most=MOST_IMAGES,
+        help="generated images that are measured against real ones; 0: none",
+    )
     # what has a default was not there when older runs were recorded
-    num_seeds: int = option(1, at_least=1, at_most=10_000)
-    labels: str = option("training", choices=("training", "balanced", "random"))
-    reference_images: int = option(at_least=1, at_most=MOST_IMAGES)
-    likelihood_images: int = option(at_least=0, at_most=MOST_IMAGES)
-    weights_path: Optional[str] = None
-    seed: int = option(at_least=0)
+    num_seeds: int = option(
+        1, at_least=1, at_most=10_000, help="measure so often, with seeds from sample.seed on"
+    )
+    labels: str = option(
+        "training",
+        choices=("training", "balanced", "random"),
+        help="of generated images: as frequent as in training, in turn, or drawn",
+    )
+    reference_images: int = option(
+        at_least=1, at_most=MOST_IMAGES, help="training images that they are compared with, at most"
+    )
+    likelihood_images: int = option(
+        at_least=0,
+        at_most=MOST_IMAGES,
+        help="held-out images whose bits per dimension are measured; slow; 0: none",
+    )
+    weights_path: Optional[str] = option(
+        None, help="FOLDER with the weights of inception and dinov2, as torch-fidelity names them"
+    )
+    seed: int = option(at_least=0, help="of the trees, folds and draws of the metrics")
 
 
 @dataclass
 class Tracking:
-    backend: str = option(choices=("mlflow", "none"))
-    uri: str = option(filled=True)
-    experiment: str = option(filled=True)
-    send: str = option(choices=("now", "later"))
+    backend: str = option(choices=("mlflow", "none"), help="where runs are tracked")
+    uri: str = option(
+        filled=True, help="of the MLflow store; null: sqlite:///<paths.root>/mlflow.db"
+    )
+    experiment: str = option(filled=True, help="in MLflow; null: the run's name")
+    send: str = option(
+        choices=("now", "later"), help="later: by the sweep when it ends, or by dit-lab doctor"
+    )
 
 
 @dataclass
 class Sweep:
-    name: Optional[str] = MISSING
-    slots: Any = MISSING  # "auto" or a list of device sets
-    jobs_per_slot: int = option(at_least=1)
-    on_failure: str = option(choices=("continue", "stop"))
-    on_refusal: str = option(choices=("stop", "skip", DROP_OPTION))
-    retries: int = option(at_least=0)
-    trials: int = option(at_least=1, at_most=1_000_000)
-    trials_at_once: Optional[int] = option(at_least=1)
-    metric: Optional[str] = MISSING
-    failed_value: Optional[float] = MISSING
+    name: Optional[str] = option(
+        help="of its folder and its MLflow experiment; null: the named experiment, or the axes"
+    )
+    slots: Any = option(
+        help="where jobs run: auto (every GPU, or the CPU) or device sets, [0,1] or ['0,1',cpu]"
+    )
+    jobs_per_slot: int = option(at_least=1, help="jobs at once in a slot")
+    on_failure: str = option(
+        choices=("continue", "stop"), help="stop: no further job once one has failed"
+    )
+    on_refusal: str = option(
+        choices=("stop", "skip", DROP_OPTION),
+        help="skip refused jobs, or leave out the options that a job's members lack",
+    )
+    retries: int = option(at_least=0, help="how often a failed job is tried again")
+    trials: int = option(
+        at_least=1, at_most=1_000_000, help="jobs of a search (hydra/sweeper=optuna)"
+    )
+    trials_at_once: Optional[int] = option(
+        at_least=1, help="proposed together; null: one for each slot"
+    )
+    metric: Optional[str] = option(
+        help="that a search goes by; null: the primary metric of the report"
+    )
+    failed_value: Optional[float] = option(help="of a failed trial; null: it is not counted")
 
 
 @dataclass
 class Paths:
-    root: str = MISSING
+    root: str = option(help="the folder of runs, sweeps and the MLflow store")
 
 
 @dataclass
 class RunConfig:
     """What a run records. Each component has the options class that its `_target_` names."""
 
-    seed: int = option(at_least=0)
-    name: str = option(filled=True)
-    resume: str = MISSING  # auto, never, force, RUN or force:RUN
-    init_from: Optional[str] = None  # RUN
+    seed: int = option(at_least=0, help="of everything that is random in training")
+    name: str = option(filled=True, help="of the run folder; null: the experiment, or the groups")
+    resume: str = option(
+        help="auto: go on; never: anew; force: go on regardless; RUN or force:RUN: extend that run"
+    )
+    init_from: Optional[str] = option(
+        None, help="RUN or an exported file, with whose weights to begin"
+    )
     model: Component = MISSING
     objective: Component = MISSING
     coupling: Component = MISSING
@@ -153,8 +240,12 @@ class RunConfig:
     metric: dict[str, Component] = dataclasses.field(default_factory=dict)
     hook: dict[str, Component] = option({}, later=True)
     tracking: Tracking = MISSING
-    tags: dict[str, str] = option({}, later=True)  # of the run in the tracker
-    note: Optional[str] = option(None, later=True)  # its description
+    tags: dict[str, str] = option(
+        {}, later=True, help="of the run in MLflow: tags={topic: guidance}"
+    )
+    note: Optional[str] = option(
+        None, later=True, help="description of the run in MLflow, in Markdown"
+    )
     paths: Paths = MISSING
     choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
 
@@ -170,8 +261,10 @@ class TrainConfig(RunConfig):
 class SampleConfig:
     """`conf/sample.yaml`: what may be chosen anew for a trained run."""
 
-    run: str = MISSING
-    out: str = MISSING
+    run: str = option(help="RUN")
+    out: str = option(
+        help="NAME.png: a grid; NAME.npz: ADM's arrays; a name without ending: a folder of PNGs"
+    )
     sampler: Component = MISSING
     codec: Component = MISSING
     guidance: Guidance = MISSING
@@ -186,8 +279,8 @@ class SampleConfig:
 class EvaluateConfig:
     """`conf/evaluate.yaml`: what may be chosen anew when a trained run is measured."""
 
-    run: str = MISSING
-    baselines: bool = MISSING
+    run: str = option(help="RUN")
+    baselines: bool = option(help="also a memoriser and a Gaussian for each class")
     sampler: Component = MISSING
     dataset: Component = MISSING
     codec: Component = MISSING
@@ -205,10 +298,16 @@ class EvaluateConfig:
 class EncodeConfig:
     """`conf/encode.yaml`: which images become which latents, and where they are kept."""
 
-    out: str = MISSING
-    dtype: str = option(choices=("float16", "float32"))
-    shard_images: int = option(at_least=1, at_most=MOST_IMAGES)
-    num_processes: int = option(at_least=1, at_most=MOST_PROCESSES)
+    out: str = option(help="the folder that is written")
+    dtype: str = option(choices=("float16", "float32"), help="of the means and log-variances")
+    shard_images: int = option(
+        at_least=1, at_most=MOST_IMAGES, help="images in one file; a multiple of codec.chunk_images"
+    )
+    num_processes: int = option(
+        at_least=1,
+        at_most=MOST_PROCESSES,
+        help="on this machine, each on a GPU of its own where there are any",
+    )
     dataset: Component = MISSING
     codec: Component = MISSING
     choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
@@ -218,8 +317,10 @@ class EncodeConfig:
 class CheckConfig:
     """`conf/check.yaml`: which images are looked at."""
 
-    out: Optional[str] = MISSING
-    num_processes: Optional[int] = option(at_least=1, at_most=MOST_PROCESSES)
+    out: Optional[str] = option(help="a JSON file for the whole report")
+    num_processes: Optional[int] = option(
+        at_least=1, at_most=MOST_PROCESSES, help="null: one for each core"
+    )
     dataset: Component = MISSING
     choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member
 

@@ -212,7 +212,7 @@ def _explain(
     if holds_lists(field.type) and type(given) in (int, float):
         key = f"{prefix}{full_key}"
         brackets = f"; write {key}=[{given}], and in a sweep {key}=[{given}],[...]"
-    return f"{prefix}{full_key}={shown}: expected {_describe(field)}{brackets}"
+    return f"{prefix}{full_key}={shown}: expected {in_words(field)}{brackets}"
 
 
 def _field(schema: type, path: str) -> Any:
@@ -267,7 +267,7 @@ def _check_limits(schema: type, values: Mapping[str, Any], prefix: str) -> None:
 def _refusal(
     key: str, value: Any, kind: Any, metadata: Mapping[str, Any], more: str = ""
 ) -> RequestError:
-    expected = _describe(types.SimpleNamespace(type=kind, metadata=metadata))
+    expected = in_words(types.SimpleNamespace(type=kind, metadata=metadata))
     return RequestError(f"{key}={value}: expected {expected}{more}")
 
 
@@ -298,7 +298,7 @@ _WORDS = {
 }
 
 
-def _describe(field: Any) -> str:
+def in_words(field: Any) -> str:
     """What a field takes, in words."""
     kinds = _kinds(field.type)
     null = " or null" if type(None) in kinds else ""

@@ -108,7 +108,9 @@ class TorchvisionSet(Dataset):
 
 @dataclass
 class Latents(Dataset):
-    num_workers: int = option(2, at_least=0, at_most=MOST_WORKERS)
+    num_workers: int = option(
+        2, at_least=0, at_most=MOST_WORKERS, help="processes that read images"
+    )
     root: Optional[str] = option(None, help="give dataset.root=FOLDER", transfers=False)
     images_root: Optional[str] = option(
         None,

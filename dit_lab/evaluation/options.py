@@ -25,12 +25,18 @@ class Metric(Component):
 
 @dataclass
 class FeatureMetric(Metric):
-    extractor: str = option("pixels", choices=EXTRACTOR)
+    extractor: str = option(
+        "pixels", choices=EXTRACTOR, help="features: of pixels, a classifier, Inception or DINOv2"
+    )
 
 
 @dataclass
 class Frechet(FeatureMetric):
-    extractor: str = option("classifier", choices=EXTRACTOR)
+    extractor: str = option(
+        "classifier",
+        choices=EXTRACTOR,
+        help="features: of pixels, a classifier, Inception or DINOv2",
+    )
     reference: Optional[str] = option(
         None,
         help="published statistics (.npz of ADM's, .pt of torch-fidelity's); "
@@ -40,12 +46,20 @@ class Frechet(FeatureMetric):
 
 @dataclass
 class KernelDistance(FeatureMetric):
-    extractor: str = option("classifier", choices=EXTRACTOR)
+    extractor: str = option(
+        "classifier",
+        choices=EXTRACTOR,
+        help="features: of pixels, a classifier, Inception or DINOv2",
+    )
 
 
 @dataclass
 class InceptionScore(Metric):
-    extractor: str = option("inception", choices=CLASS_EXTRACTOR)
+    extractor: str = option(
+        "inception",
+        choices=CLASS_EXTRACTOR,
+        help="features: of pixels, a classifier, Inception or DINOv2",
+    )
 
 
 METRICS = "dit_lab.evaluation.metrics.components"

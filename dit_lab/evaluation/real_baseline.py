@@ -1,4 +1,4 @@
-"""What real images get against other real images: the same for every model, so made once, and kept.
+"""The metrics' values for real images against other real images, computed once for all models.
 
     <folder>/floor-<hash>.json      mean and deviation of a metric
 

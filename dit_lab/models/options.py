@@ -15,18 +15,20 @@ MLP_KIND = ("gelu", "swiglu")
 
 @dataclass
 class DiT(Component):
-    patch_size: int = option(at_least=1, at_most=1_024)
-    hidden_size: int = option(at_least=4, at_most=65_536)
-    depth: int = option(at_least=1, at_most=1_000)
-    num_heads: int = option(at_least=1, at_most=65_536)
-    mlp_ratio: float = option(4.0, above=0)
+    patch_size: int = option(
+        at_least=1, at_most=1_024, help="pixels or latent cells on a side of a patch"
+    )
+    hidden_size: int = option(at_least=4, at_most=65_536, help="width of a token")
+    depth: int = option(at_least=1, at_most=1_000, help="blocks")
+    num_heads: int = option(at_least=1, at_most=65_536, help="attention heads")
+    mlp_ratio: float = option(4.0, above=0, help="width of the MLP, in hidden_size")
     class_dropout_prob: float = option(
         0.1, at_least=0, below=1, help="0 trains without the null label: no guidance"
     )
-    norm: str = option("layer", choices=NORM)
-    mlp: str = option("gelu", choices=MLP_KIND)
+    norm: str = option("layer", choices=NORM, help="LayerNorm, or RMSNorm")
+    mlp: str = option("gelu", choices=MLP_KIND, help="GELU, or SwiGLU")
     rope: bool = option(False, help="rotary positions beside the added ones")
-    qk_norm: bool = option(False)
+    qk_norm: bool = option(False, help="norm of queries and keys")
     activation_checkpointing: Any = option("none", help="selective, or k: every k-th block")
 
     def check_together(self) -> None:

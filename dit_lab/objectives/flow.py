@@ -1,8 +1,8 @@
 """Learning the flow from noise to data: what rectified flow and flow matching share.
 
-Join each noise to each image by a path x_t and ask the model for dx_t/dt, or for anything that it
-follows from. At one x_t many paths cross; the squared error makes the model answer with their
-average, and following that average from t = 0 to t = 1 carries the noise distribution to the data
+A path x_t joins each noise to each image, and the model predicts dx_t/dt, or anything that it
+follows from. At one x_t many paths cross. The squared error makes the model predict their average,
+and following that average from t = 0 to t = 1 carries the noise distribution to the data
 distribution (Lipman et al. 2022, theorem 2).
 
 Shapes: N images, C channels, H x W pixels or latent cells.

@@ -40,12 +40,12 @@ class Learned(Component):
 
 @dataclass
 class DDPM(Learned):
-    num_timesteps: int = option(1000, at_least=21, at_most=100_000)
-    beta_schedule: str = option("linear", choices=BETA_SCHEDULE)
+    num_timesteps: int = option(1000, at_least=21, at_most=100_000, help="T of the chain")
+    beta_schedule: str = option("linear", choices=BETA_SCHEDULE, help="of the noise")
     zero_terminal_snr: bool = option(
         False, help="true: the last timestep is noise alone; for prediction=v or data"
     )
-    prediction: str = option("noise", choices=CHAIN_PREDICTION)
+    prediction: str = option("noise", choices=CHAIN_PREDICTION, help="what the model predicts")
     learn_sigma: bool = option(True, help="the variance too, by the variational bound")
     rescale_bound: bool = option(False, help="true: the bound times num_timesteps / 1000")
     fixed_variance: Optional[str] = option(
@@ -67,14 +67,14 @@ class DDPM(Learned):
 
 @dataclass
 class Flow(Learned):
-    time_sampling: str = option("uniform", choices=TIME_SAMPLING)
-    logit_mean: float = option(0.0)
-    logit_std: float = option(1.0, above=0)
+    time_sampling: str = option("uniform", choices=TIME_SAMPLING, help="distribution of t")
+    logit_mean: float = option(0.0, help="of time_sampling=logit_normal")
+    logit_std: float = option(1.0, above=0, help="of time_sampling=logit_normal")
     time_shift: Any = option(
         1.0, help="above 1: towards noise; auto: sqrt(numbers of a latent / 4096)"
     )
-    time_scale: float = option(1000.0, above=0)
-    learn_sigma: bool = option(False)
+    time_scale: float = option(1000.0, above=0, help="times t is what the model is given")
+    learn_sigma: bool = option(False, help="the variance too")
     min_snr_gamma: Optional[float] = option(None, above=0, help="5 in the paper", later=True)
 
     def check_together(self) -> None:
@@ -91,12 +91,12 @@ class RectifiedFlow(Flow):
 
 @dataclass
 class FlowMatching(Flow):
-    path: str = option("linear", choices=PATH)
+    path: str = option("linear", choices=PATH, help="alpha and sigma of t")
     sigma_min: Optional[float] = option(
         None, at_least=0, below=1, help="of the linear path; 1e-4 where null"
     )
-    prediction: str = option("velocity", choices=FLOW_PREDICTION)
-    weighting: str = option("none", choices=WEIGHTING)
+    prediction: str = option("velocity", choices=FLOW_PREDICTION, help="what the model predicts")
+    weighting: str = option("none", choices=WEIGHTING, help="of the loss over t")
 
     def check_together(self) -> None:
         super().check_together()

@@ -55,7 +55,7 @@ def against_evaluations(ablation: Ablation) -> Figure:
             )
         axes.set_xscale("log")
         plain_powers(axes.xaxis)
-        axes.set_xlabel("evaluations an image")
+        axes.set_xlabel("function evaluations per image (NFE)")
         axes.set_title(f"{panel_axis}={panel}" if panel_axis else "", size="medium")
         axes.grid(color=COLOURS[-1], alpha=0.25)
     sheet.suptitle(direction(ablation), size="medium")

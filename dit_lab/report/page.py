@@ -18,7 +18,7 @@ TEMPLATE = Path(__file__).with_name("page.html.j2")
 MOST_GRIDS = 24
 GRID_PIXELS = 768  # larger grids are shrunk to this many on their longer side
 JPEG_QUALITY = 88
-FRONT = ("Answer", "Careful")  # before the first plot
+FRONT = ("Answer", "Warnings")  # before the first plot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

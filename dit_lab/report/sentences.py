@@ -29,10 +29,10 @@ def sections(ablation: Ablation) -> list[Section]:
     """Everything but plots and pictures; sections with nothing to say are left out."""
     every = [
         Section(title="Answer", lines=answer(ablation)),
-        Section(title="Careful", lines=[as_sentence(flag) for flag in ablation.flags]),
+        Section(title="Warnings", lines=[as_sentence(flag) for flag in ablation.flags]),
         Section(title="Configurations", lines=[circumstances(ablation)], table=results(ablation)),
         *arm_sections(ablation),
-        Section(title="Axis by axis", table=_effects(ablation)),
+        Section(title="Main effects", table=_effects(ablation)),
         _interactions(ablation),
         Section(
             title="Expected to agree",

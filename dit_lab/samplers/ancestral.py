@@ -5,7 +5,7 @@ Gaussian of one step back on a chain, fresh noise included; DDIM points from the
 noise that the model saw, and with eta = 0 draws nothing.
 
 Both may leave out timesteps: a chain seen at some of its timesteps is a shorter chain. And both may
-ask the model less often than they step (`cache_interval`, see `reuse`).
+evaluate the model less often than they step (`cache_interval`, see `reuse`).
 Shapes: N images, C channels, H x W pixels or latent cells.
 """
 

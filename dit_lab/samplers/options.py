@@ -29,29 +29,31 @@ CACHE_INTERVAL: Any = option(
 
 @dataclass
 class Ancestral(Component):
-    steps: int = option(250, at_least=1, at_most=MOST_STEPS)
-    spacing: str = option("even", choices=SPACING)
-    clip_data: bool = option(False)
+    steps: int = option(250, at_least=1, at_most=MOST_STEPS, help="timesteps")
+    spacing: str = option("even", choices=SPACING, help="of the timesteps: even, or every k-th")
+    clip_data: bool = option(False, help="predicted data to [-1, 1]")
     cache_interval: int = CACHE_INTERVAL
 
 
 @dataclass
 class DDIM(Ancestral):
-    steps: int = option(50, at_least=1, at_most=MOST_STEPS)
-    spacing: str = option("stride", choices=SPACING)
-    eta: float = option(0.0, at_least=0, at_most=1)
+    steps: int = option(50, at_least=1, at_most=MOST_STEPS, help="timesteps")
+    spacing: str = option("stride", choices=SPACING, help="of the timesteps: even, or every k-th")
+    eta: float = option(
+        0.0, at_least=0, at_most=1, help="0: DDIM, deterministic; 1: as much noise as DDPM"
+    )
 
 
 @dataclass
 class Stepped(Component):
-    steps: int = option(25, at_least=1, at_most=MOST_STEPS)
+    steps: int = option(25, at_least=1, at_most=MOST_STEPS, help="timesteps")
     time_shift: float = option(1.0, above=0, help="of time_grid=shifted")
     times: Optional[list[float]] = option(None, help="of time_grid=given")
 
 
 @dataclass
 class FixedStep(Stepped):
-    time_grid: str = option("uniform", choices=GRID)
+    time_grid: str = option("uniform", choices=GRID, help="how the steps are spread")
 
     def check_together(self) -> None:
         _check_grid(self)
@@ -59,12 +61,12 @@ class FixedStep(Stepped):
 
 @dataclass
 class Euler(FixedStep):
-    steps: int = option(50, at_least=1, at_most=MOST_STEPS)
+    steps: int = option(50, at_least=1, at_most=MOST_STEPS, help="timesteps")
 
 
 @dataclass
 class RK4(FixedStep):
-    steps: int = option(12, at_least=1, at_most=MOST_STEPS)
+    steps: int = option(12, at_least=1, at_most=MOST_STEPS, help="timesteps")
 
 
 @dataclass
@@ -72,9 +74,13 @@ class EulerMaruyama(FixedStep):
     steps: int = option(
         250, at_least=1, at_most=MOST_STEPS, help="evaluations, the last of which draws no noise"
     )
-    diffusion: str = option("sigma", choices=DIFFUSION)
-    diffusion_norm: float = option(1.0, at_least=0)
-    last_step: str = option("mean", choices=LAST_STEP)
+    diffusion: str = option(
+        "sigma", choices=DIFFUSION, help="form of the rate w(t) at which noise is renewed"
+    )
+    diffusion_norm: float = option(1.0, at_least=0, help="factor of w(t)")
+    last_step: str = option(
+        "mean", choices=LAST_STEP, help="how the last step, without noise, is made"
+    )
     last_step_size: float = option(0.04, above=0, below=1, help="of flow time")
     cache_interval: int = CACHE_INTERVAL
 
@@ -84,8 +90,8 @@ class EulerMaruyama(FixedStep):
 
 @dataclass
 class Multistep(Stepped):
-    steps: int = option(20, at_least=1, at_most=MOST_STEPS)
-    time_grid: str = option("log_snr", choices=MULTISTEP_GRID)
+    steps: int = option(20, at_least=1, at_most=MOST_STEPS, help="timesteps")
+    time_grid: str = option("log_snr", choices=MULTISTEP_GRID, help="how the steps are spread")
 
     def check_together(self) -> None:
         _check_grid(self, rules=MULTISTEP_GRID, after=1)
@@ -93,13 +99,13 @@ class Multistep(Stepped):
 
 @dataclass
 class DPMSolver(Multistep):
-    solver: str = option("ode", choices=SOLVER)
+    solver: str = option("ode", choices=SOLVER, help="ODE, or SDE")
 
 
 @dataclass
 class Dopri5(Component):
-    rtol: float = option(1e-5, above=0)
-    atol: float = option(1e-5, above=0)
+    rtol: float = option(1e-5, above=0, help="relative tolerance")
+    atol: float = option(1e-5, above=0, help="absolute tolerance")
 
 
 COMPONENTS: dict[str, dict[str, type[Component]]] = {

@@ -100,7 +100,7 @@ def run_sweep(
             manifest.status = _outcome(manifest, stopped=stopping())
             folder.write(manifest)
             if trouble := tell_end(folder, manifest):
-                on_message(f"MLflow was not told how the sweep ended ({trouble})")
+                on_message(f"MLflow could not be updated at the end of the sweep ({trouble})")
         _report(folder, on_message)
     return manifest
 
@@ -179,7 +179,7 @@ def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:
                 return manifest, f"its process is gone; {said}; {on}"
             manifest.status = _outcome(manifest, stopped=True)
             folder.write(manifest)
-            remark = f"was killed outright; {on}" if manifest.status == KILLED else ""
+            remark = f"exited without cleanup; {on}" if manifest.status == KILLED else ""
         told = tell_late(folder, manifest)
     return manifest, "; ".join(filter(None, [remark, told]))
 

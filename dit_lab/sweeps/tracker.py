@@ -109,7 +109,7 @@ def tell_late(folder: SweepFolder, manifest: Manifest) -> str:
     if not trouble and manifest.parent_run_id and folder.report.is_dir():
         files = sorted(folder.report.iterdir())
         trouble = log_report(tracking["uri"], manifest.parent_run_id, files=files)
-    return f"MLflow was not told ({trouble})" if trouble else "MLflow was told"
+    return f"MLflow could not be updated ({trouble})" if trouble else "MLflow was updated"
 
 
 def _untold(folder: SweepFolder, manifest: Manifest) -> tuple[list[Job], str]:

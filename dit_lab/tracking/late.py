@@ -90,8 +90,8 @@ def settle(folder: RunFolder, config: Mapping[str, Any]) -> str:
         if found.get("is_tracked_whole") is False:
             update_status(folder, is_tracked_whole=True)
     except Exception as trouble:  # a doctor who cannot reach one store still sees the other runs
-        return f"MLflow was not told ({root_cause(trouble)})"
-    return f"MLflow was told what it lacked: {lacked}" if lacked else ""
+        return f"MLflow could not be updated ({root_cause(trouble)})"
+    return f"MLflow was updated with what it lacked: {lacked}" if lacked else ""
 
 
 def _make(

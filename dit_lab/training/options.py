@@ -18,7 +18,7 @@ class OptimalTransport(Component):
         32, at_least=2, help="consecutive images; divides what a process sees at a time"
     )
     within_class: bool = option(True, help="false is refused for labelled data without force=true")
-    force: bool = option(False)
+    force: bool = option(False, help="also for labelled data across classes")
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Reflow(Component):
 
 @dataclass
 class Constant(Component):
-    warmup_steps: int = option(0, at_least=0)
+    warmup_steps: int = option(0, at_least=0, help="over which the rate rises linearly")
 
 
 @dataclass

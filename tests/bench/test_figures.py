@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dit_lab.bench.device import Products, Ticks, stated_of
-from dit_lab.bench.figures import Ratio, Spread, Turns, in_turn
+from dit_lab.bench.figures import Ratio, Timing, Turns, in_turn
 from dit_lab.bench.loading import Loading
 from dit_lab.bench.noise import with_data
 from dit_lab.bench.parts import Stopwatch
@@ -31,8 +31,8 @@ QUICKSTART = ["experiment=quickstart", "model.depth=1", "training.global_batch_s
 
 
 def test_a_spread_is_of_the_middle_four_fifths() -> None:
-    assert Spread.of([100.0, *range(1, 20)]) == Spread(10.5, 3, 18, 20)
-    assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0, 1)
+    assert Timing.of([100.0, *range(1, 20)]) == Timing(10.5, 3, 18, 20)
+    assert Timing.of([2.0]) == Timing(2.0, 2.0, 2.0, 1)
 
 
 def test_a_ratio_is_of_pairs_whatever_the_machine_does_meanwhile() -> None:
@@ -131,7 +131,7 @@ def bench(
     seconds: float = 0.5,
     rate: float = 2e9,
 ) -> Bench:
-    times = Spread(seconds, seconds, seconds, 1)
+    times = Timing(seconds, seconds, seconds, 1)
     return Bench(
         overrides=[],
         assumed=[],

@@ -20,7 +20,9 @@ def test_comments_stand_beside_their_options(
     text = with_help(config)
     assert yaml.safe_load(text) == to_tree(config)
     lines = {line.split("  # ")[0]: line.partition("  # ")[2] for line in text.splitlines()}
-    assert lines["  time_grid: uniform"] == "uniform, quadratic, shifted, given"
-    assert lines["    extractor: inception"] == "pixels, classifier, inception, dinov2"
+    assert lines["  time_grid: uniform"] == (
+        "how the steps are spread; uniform, quadratic, shifted, given"
+    )
+    assert lines["    extractor: inception"].endswith("; pixels, classifier, inception, dinov2")
     assert lines["  final_factor: 0.0"] == "of lr, at the last step"
-    assert lines["seed: 0"] == ""
+    assert lines["seed: 0"] == "of everything that is random in training"

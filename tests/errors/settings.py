@@ -83,7 +83,7 @@ CASES = (
     Case("shards in float8", f"{Q} precision=fp8 distributed=fsdp distributed.num_processes=2",
          "distributed=fsdp: precision=fp8 is for whole models; use distributed=ddp, or "),
     Case("one process that should share", f"{Q} distributed=ddp distributed.num_processes=1",
-         "distributed=ddp: one process has nobody to share with; give "),
+         "distributed=ddp: needs at least two processes; give "),
     Case("copies of what every process has whole",
          f"{Q} distributed.num_processes=2 distributed.processes_per_copy=2",
          "distributed.processes_per_copy=2: every process has a copy of its own unless"),

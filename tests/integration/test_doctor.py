@@ -1,4 +1,4 @@
-"""`dit-lab doctor`: runs that were killed outright are found, everything else is left alone."""
+"""`dit-lab doctor`: runs that exited without cleanup are found, everything else is left alone."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def ward(
 def test_a_killed_run_is_called_killed_everywhere(ward: Ward) -> None:
     run, tracked = ward.runs["killed"], ward.tracked["killed"]
     assert run.status["status"] == tracked.status == "KILLED"
-    told = f"KILLED step {run.status['step']} was killed outright; last heard of at "
+    told = f"KILLED step {run.status['step']} exited without cleanup; last heard of at "
     assert ward.line("killed").startswith(told)
     assert run.status["error"] in ward.line("killed")
     assert tracked.tags["error"] == run.status["error"]
@@ -122,7 +122,8 @@ def test_the_tracker_gets_the_points_that_it_lacked(ward: Ward) -> None:
     written = sum(len(row.metrics) for row in read_metrics(run.root / "metrics.jsonl"))
     assert len(tracked.points) == written  # those of the clock, too
     (said,) = [part for part in ward.line("killed").split("; ") if part.startswith("MLflow")]
-    lacked = re.match(r"MLflow was told what it lacked: (\d+) points, 1 tag.*, how it ended", said)
+    lacks = r"MLflow was updated with what it lacked: (\d+) points, 1 tag.*, how it ended"
+    lacked = re.match(lacks, said)
     assert lacked and 0 < int(lacked[1]) < written
 
 
@@ -152,7 +153,7 @@ def test_a_run_on_another_host_that_is_heard_of_is_left_alone(ward: Ward) -> Non
 
 def test_a_store_that_cannot_be_reached_is_said_and_the_others_are_seen(ward: Ward) -> None:
     assert ward.runs["unreachable"].status["status"] == "KILLED"
-    assert "MLflow was not told (" in ward.line("unreachable")
+    assert "MLflow could not be updated (" in ward.line("unreachable")
     assert len(ward.printed) == len(ward.runs)
     assert "000000000000" in ward.printed[0]
 

@@ -368,23 +368,25 @@ def test_weights_alone_are_not_resumed(tmp_path: Path, forked: Forked) -> None:
     assert "holds weights without the rest of a training; init_from=" in done.stderr
 
 
-# ---- as the README says -------------------------------------------------------------------------
+# ---- as the documents say -----------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_the_readme_s_examples(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both blocks of its library section, as they stand there."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## As a library")[2].partition("\n## ")[0]
-    blocks = [text.partition("```")[0] for text in section.split("```python\n")[1:]]
+def test_the_examples_of_the_library(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of the README and of docs/library.md, as they stand there."""
+    root = Path(__file__).parents[2]
+    texts = [(root / page).read_text(encoding="utf-8") for page in ("README.md", "docs/library.md")]
+    blocks = [part.partition("```")[0] for text in texts for part in text.split("```python\n")[1:]]
     monkeypatch.chdir(digits)
-    found: list[dict[str, Any]] = [{}, {}]
+    found: list[dict[str, Any]] = [{}, {}, {}]
     for block, names in zip(blocks, found, strict=True):
         exec(compile(block, "README.md", "exec"), names)
-    assert found[0]["images"].shape == (3, 8, 8, 1)
-    assert found[0]["labels"].tolist() == [3, 1, 4]
-    assert found[1]["terms"]["loss"].mean() < 1.2  # it begins at 1.4 or so
-    assert found[1]["drawn"].shape == (10, 1, 8, 8) and found[1]["drawn"].isfinite().all()
+    for names in found[:2]:
+        assert names["images"].shape == (3, 8, 8, 1)
+        assert names["labels"].tolist() == [3, 1, 4]
+    assert len(found[0]["table"]) == 1
+    assert found[2]["terms"]["loss"].mean() < 1.2  # it begins at 1.4 or so
+    assert found[2]["drawn"].shape == (10, 1, 8, 8) and found[2]["drawn"].isfinite().all()
 
 
 # ---- MLflow -------------------------------------------------------------------------------------

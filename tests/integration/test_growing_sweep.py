@@ -200,12 +200,12 @@ def test_what_the_tracker_lacks_of_a_sweep_is_made_up_for(
     with sqlite3.connect(store) as database:
         database.execute("update tags set value = 'x' where key = 'mlflow.parentRunId' "
                          "and run_uuid = ?", [gone])  # fmt: skip
-    assert forked_in(folder, "doctor").stdout.count("MLflow was told") == 1
+    assert forked_in(folder, "doctor").stdout.count("MLflow was updated") == 1
     second = manifests(folder)[1]
     children = children_in(folder, second, tracked_in)
     assert len(children) == 3
     assert gone not in {child.run_id for child in children}
-    assert "MLflow was told" not in forked_in(folder, "doctor").stdout
+    assert "MLflow was updated" not in forked_in(folder, "doctor").stdout
     assert len(tracked_in(folder)) == len(before) + 1
 
 

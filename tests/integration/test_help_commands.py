@@ -1,4 +1,5 @@
-"""The commands that `--help` shows: every one is understood, and what they train composes."""
+"""The commands that `--help` and the documents show: every one is understood, and what they train
+composes. Links of the documents lead somewhere."""
 
 from __future__ import annotations
 
@@ -19,6 +20,14 @@ from dit_lab.sweeps.plan import plan_sweep
 TRAINED = {"train", "describe", "bench"}
 """Verbs whose KEY=VALUE compose a training."""
 
+UNKNOWN = re.compile(
+    r"resume=|init_from=|NAME|RUN|FOLDER|HASH|hydra[/.]|beta2|config-dir|--key|trusted_modules"
+)
+"""What needs a run, a part of the reader's own or an extra."""
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "experiments/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
 
 def commands() -> list[str]:
     """Every command of the help texts, without what is said of it."""
@@ -31,12 +40,46 @@ def commands() -> list[str]:
     return sorted(set(shown))
 
 
+def of_documents() -> list[str]:
+    """Every command of a code block of the documents that is written out: none with `...` or with
+    choices."""
+    found = set()
+    for page in PAGES:
+        if page.name == "extend.md":  # whose commands are run, with its files
+            continue
+        for block in re.findall(
+            r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M
+        ):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["dit-lab"] and not re.search(r"\.\.\.|\w\|\w|\[-", line):
+                    found.add(shlex.join(words))
+    return sorted(found - set(commands()))
+
+
 def test_every_verb_shows_how_it_is_typed() -> None:
     assert {command.split()[1] for command in commands()} == set(main.VERBS)
 
 
-@pytest.mark.parametrize("command", commands())
-def test_a_command_of_a_help_text(
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.M)
+            assert anchor in map(_anchor, titles), target
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("command", [*commands(), *of_documents()])
+def test_a_command_is_understood(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its arguments are understood. What it trains composes and is checked, with its data where
@@ -46,7 +89,7 @@ def test_a_command_of_a_help_text(
     given = main.parser_of(verb).parse_intermixed_args(trust.taken_from(words))
     if verb == "reproduce":
         assert find_experiment(given.experiment, given.overrides, num_seeds=given.seeds).configs
-    elif verb in TRAINED:
+    elif verb in TRAINED and not UNKNOWN.search(command):
         overrides = [text for text in given.overrides if text != "official"]
         if getattr(given, "multirun", False):
             assert len(plan_sweep(overrides).manifest.jobs) > 1

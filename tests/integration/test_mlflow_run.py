@@ -671,7 +671,7 @@ def test_what_a_server_refused_or_had_no_time_for_is_sent_afterwards(
             assert client.get_run(run_id).info.status == "RUNNING"
 
             said = settle(folder, config)
-            assert said.startswith("MLflow was told what it lacked: 111 points, ")
+            assert said.startswith("MLflow was updated with what it lacked: 111 points, ")
             assert said.endswith(", how it ended")
             found = client.get_run(run_id)
             assert found.info.status == "FINISHED"
@@ -684,7 +684,7 @@ def test_what_a_server_refused_or_had_no_time_for_is_sent_afterwards(
             assert read_status(folder)["is_tracked_whole"] is True
             assert settle(folder, config) == ""
             add_row(folder.untold, MetricsRow(2, 5.0, {"eval/late": 0.5}))
-            assert settle(folder, config) == "MLflow was told what it lacked: 1 point"
+            assert settle(folder, config) == "MLflow was updated with what it lacked: 1 point"
             assert client.get_run(run_id).data.metrics["eval/late"] == 0.5
             assert settle(folder, config) == "" and not folder.untold.exists()
 

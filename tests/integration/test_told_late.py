@@ -120,10 +120,10 @@ def test_a_server_that_was_never_there_is_told_by_the_doctor(
     assert tracked_in(folder) == []
     uri, artifacts = f"sqlite:///{folder}/outputs/mlflow.db", folder / "outputs/mlartifacts"
     with serving(uri, artifacts, port, folder):
-        assert "MLflow was told" not in command("doctor").stdout  # a server that only files name
+        assert "MLflow was updated" not in command("doctor").stdout  # a server that only files name
         said = command("doctor", address, OWN).stdout
-        assert said.count("MLflow was told") == 3, said  # two runs and their sweep
-        assert "MLflow was told" not in command("doctor", address, OWN).stdout
+        assert said.count("MLflow was updated") == 3, said  # two runs and their sweep
+        assert "MLflow was updated" not in command("doctor", address, OWN).stdout
     check_told(folder, runs_in(folder), tracked_in(folder))
 
 

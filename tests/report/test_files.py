@@ -181,7 +181,7 @@ def test_plots_take_the_pages_colour_and_font(folder: Path) -> None:
 def test_the_page_has_all_its_parts(folder: Path) -> None:
     found = Page(folder / "report.html")
     text = " ".join(found.text)
-    for part in ("Answer", "Careful", "Every run", "Configurations", "Axis by axis", "By axis",
+    for part in ("Answer", "Warnings", "Every run", "Configurations", "Main effects", "By axis",
                  "Quality against compute", "train/loss in training", "Samples",
                  "How to read this"):  # fmt: skip
         assert part in text, part
@@ -266,7 +266,7 @@ def test_columns_that_say_nothing_are_left_out(tmp_path: Path) -> None:
                         "adjusted_p", "verdict", "detectable_difference"]  # fmt: skip
     text = (tmp_path / "report.md").read_text()
     assert "The same in all runs: data=digits" in text
-    for absent in ("Axis by axis", "Interactions", "Careful", "Expected", "Remarks", "FLOPs"):
+    for absent in ("Main effects", "Interactions", "Warnings", "Expected", "Remarks", "FLOPs"):
         assert absent not in text
     page = (tmp_path / "report.html").read_text()
     assert "Samples" not in page and "Quality against compute" not in page
@@ -458,7 +458,7 @@ def test_agreements_and_interactions_are_said_in_words() -> None:
         f"{METRIC} "
     )
     assert flagged[0].endswith("higher with model=nano than with model=pico.")
-    effects = by_title["Axis by axis"].table
+    effects = by_title["Main effects"].table
     assert effects is not None
     assert [row[-1] for row in effects.rows] == ["depends on model"] * 2 + ["depends on objective"]
 
@@ -537,7 +537,7 @@ def test_arms_and_their_steps_in_words(tmp_path: Path) -> None:
         ["beta2", "base", "the baseline"],
         ["warm", "base", "what it stands on and the baseline"],
     ]
-    assert "| arm |" not in text.split("## Axis by axis")[1].split("##")[0]  # they are above
+    assert "| arm |" not in text.split("## Main effects")[1].split("##")[0]  # they are above
     assert f"{ablation.family} comparisons, effects and steps" in text
     page = (tmp_path / "report.html").read_text()
     assert "<h2>Step by step</h2>" in page and "optimizer.betas=[0.9,0.99]" in page

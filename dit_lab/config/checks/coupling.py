@@ -55,7 +55,7 @@ def check_coupled_sampling(
     """Samplers that renew noise need the score, which coupled noise does not give."""
     if is_coupled(trained) and draws_noise(sampler):
         raise RequestError(
-            f"sampler={choices['sampler']}: draws noise on the way, which needs a model whose "
+            f"sampler={choices['sampler']}: is a stochastic sampler, which needs a model whose "
             f"noise was independent, not coupling={trained.choices['coupling']}; use heun"
         )
 

@@ -28,7 +28,7 @@ def check_processes(config: RunConfig) -> None:
         )
     if processes == 1 and config.choices.get("distributed") == "ddp":
         raise RequestError(
-            "distributed=ddp: one process has nobody to share with; give "
+            "distributed=ddp: needs at least two processes; give "
             "distributed.num_processes=N, or distributed=single"
         )
     if asked.cpu_offload and not asked.sharded:

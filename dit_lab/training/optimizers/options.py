@@ -44,19 +44,21 @@ class Optimizer(Component):
 
 @dataclass
 class AdamW(Optimizer):
-    lr: float = option(1e-4, above=0, transfers=False)
-    betas: list[float] = option([0.9, 0.999], transfers=False)
-    eps: float = option(1e-8, above=0, transfers=False)
-    weight_decay: float = option(0.0, at_least=0, transfers=False)
-    fused: bool = option(True)
+    lr: float = option(1e-4, above=0, transfers=False, help="learning rate")
+    betas: list[float] = option([0.9, 0.999], transfers=False, help="decay of the moments")
+    eps: float = option(
+        1e-8, above=0, transfers=False, help="added to the root of the second moment"
+    )
+    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
+    fused: bool = option(True, help="one kernel for all parameters")
 
 
 @dataclass
 class SGD(Optimizer):
-    lr: float = option(0.1, above=0, transfers=False)
-    momentum: float = option(0.9, at_least=0, below=1, transfers=False)
-    nesterov: bool = option(False, transfers=False)
-    weight_decay: float = option(0.0, at_least=0, transfers=False)
+    lr: float = option(0.1, above=0, transfers=False, help="learning rate")
+    momentum: float = option(0.9, at_least=0, below=1, transfers=False, help="of the gradient")
+    nesterov: bool = option(False, transfers=False, help="look ahead by the momentum")
+    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
 
     copies: ClassVar[float] = 1
 
@@ -68,10 +70,10 @@ class SGD(Optimizer):
 
 @dataclass
 class Muon(Optimizer):
-    lr: float = option(1e-3, above=0, transfers=False)
-    momentum: float = option(0.95, at_least=0, below=1, transfers=False)
-    nesterov: bool = option(True, transfers=False)
-    weight_decay: float = option(0.0, at_least=0, transfers=False)
+    lr: float = option(1e-3, above=0, transfers=False, help="learning rate")
+    momentum: float = option(0.95, at_least=0, below=1, transfers=False, help="of the gradient")
+    nesterov: bool = option(True, transfers=False, help="look ahead by the momentum")
+    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
     matrices: str = option(
         r"(.+\.)?(blocks|layers)\.\d+\..+",
         transfers=False,
@@ -97,7 +99,9 @@ class Muon(Optimizer):
         help="of the step: 0.2 sqrt(max(rows, columns)), as large as AdamW's, or "
         "sqrt(max(1, rows / columns))",
     )
-    iterations: int = option(5, at_least=1, at_most=99, transfers=False)
+    iterations: int = option(
+        5, at_least=1, at_most=99, transfers=False, help="of Newton and Schulz"
+    )
     dtype: str = option(
         "float32",
         choices=("float32", "bfloat16"),
@@ -106,7 +110,9 @@ class Muon(Optimizer):
     )
     adamw_lr: Optional[float] = option(None, above=0, transfers=False, help="null: lr")
     betas: list[float] = option([0.9, 0.999], transfers=False, help="of AdamW, as eps")
-    eps: float = option(1e-8, above=0, transfers=False)
+    eps: float = option(
+        1e-8, above=0, transfers=False, help="added to the root of the second moment"
+    )
 
     copies: ClassVar[float] = 4 / 3  # one of 12 matrices of a block in 18, two of the rest
 
@@ -120,9 +126,11 @@ class Muon(Optimizer):
 
 @dataclass
 class ScheduleFreeAdamW(Optimizer):
-    lr: float = option(2.5e-3, above=0, transfers=False)
-    betas: list[float] = option([0.9, 0.999], transfers=False)
-    eps: float = option(1e-8, above=0, transfers=False)
+    lr: float = option(2.5e-3, above=0, transfers=False, help="learning rate")
+    betas: list[float] = option([0.9, 0.999], transfers=False, help="decay of the moments")
+    eps: float = option(
+        1e-8, above=0, transfers=False, help="added to the root of the second moment"
+    )
     weight_decay: float = option(0.0, at_least=0, transfers=False, help="at the gradient's point")
     r: float = option(0.0, at_least=0, transfers=False, help="step t counts t^r in the average")
     weight_lr_power: float = option(
@@ -135,10 +143,14 @@ class ScheduleFreeAdamW(Optimizer):
 @dataclass
 class Adafactor(Optimizer):
     lr: float = option(1e-2, above=0, transfers=False, help="of step t at most 1/sqrt(t)")
-    beta2_decay: float = option(-0.8, below=0, transfers=False)
-    eps: list[Optional[float]] = option([None, 1e-3], transfers=False)
+    beta2_decay: float = option(
+        -0.8, below=0, transfers=False, help="exponent of the decay of the second moment"
+    )
+    eps: list[Optional[float]] = option(
+        [None, 1e-3], transfers=False, help="added to the root of the second moment"
+    )
     d: float = option(1.0, at_least=1, transfers=False, help="the clipping threshold")
-    weight_decay: float = option(0.0, at_least=0, transfers=False)
+    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
 
     takes_shards: ClassVar[bool] = False
     copies: ClassVar[float] = 0  # a row and a column of each matrix
@@ -158,17 +170,27 @@ class Adafactor(Optimizer):
 @dataclass
 class Prodigy(Optimizer):
     lr: float = option(1.0, above=0, transfers=False, help="a factor on the step size it finds")
-    betas: list[float] = option([0.9, 0.999], transfers=False)
-    beta3: Optional[float] = option(None, at_least=0, below=1, transfers=False)
-    eps: float = option(1e-8, above=0, transfers=False)
-    weight_decay: float = option(0.0, at_least=0, transfers=False)
+    betas: list[float] = option([0.9, 0.999], transfers=False, help="decay of the moments")
+    beta3: Optional[float] = option(
+        None,
+        at_least=0,
+        below=1,
+        transfers=False,
+        help="decay of Prodigy's own averages; null: sqrt(beta2)",
+    )
+    eps: float = option(
+        1e-8, above=0, transfers=False, help="added to the root of the second moment"
+    )
+    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
     d0: float = option(1e-6, above=0, transfers=False, help="the first step size")
-    d_coef: float = option(1.0, above=0, transfers=False)
+    d_coef: float = option(1.0, above=0, transfers=False, help="factor of the step size")
     growth_rate: Optional[float] = option(
         None, above=1, transfers=False, help="of the step size, in one step; null: any"
     )
-    use_bias_correction: bool = option(False, transfers=False)
-    safeguard_warmup: bool = option(False, transfers=False)
+    use_bias_correction: bool = option(False, transfers=False, help="as Adam's")
+    safeguard_warmup: bool = option(
+        False, transfers=False, help="leave the rate out of the estimate of D"
+    )
 
     package: ClassVar[str | None] = "prodigyopt"
     takes_shards: ClassVar[bool] = False
@@ -184,9 +206,9 @@ class Prodigy(Optimizer):
 
 @dataclass
 class Lion(Optimizer):
-    lr: float = option(1e-4, above=0, transfers=False)
-    betas: list[float] = option([0.9, 0.99], transfers=False)
-    weight_decay: float = option(0.0, at_least=0, transfers=False)
+    lr: float = option(1e-4, above=0, transfers=False, help="learning rate")
+    betas: list[float] = option([0.9, 0.99], transfers=False, help="decay of the moments")
+    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
 
     package: ClassVar[str | None] = "lion_pytorch"
     copies: ClassVar[float] = 1
