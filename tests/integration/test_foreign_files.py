@@ -43,7 +43,12 @@ COMMANDS: dict[str, list[list[str]]] = {
     "import": [["FILE", "--out", "imported"]],
     "report": [["runs=RUN"], ["SWEEP"]],
     "sweep": [["status", "SWEEP"], ["resume", "SWEEP"]],
-    "runs": [["list"], ["prune", "RUN"], ["remove", "RUN", "--dry-run"], ["remove", "SWEEP", "--dry-run"]],
+    "runs": [
+        ["list"],
+        ["prune", "RUN"],
+        ["remove", "RUN", "--dry-run"],
+        ["remove", "SWEEP", "--dry-run"],
+    ],
     "doctor": [[]],
     "ema": [["RUN", "--std", "0.1"]],
     "bench": [["--check", "RECORD"]],

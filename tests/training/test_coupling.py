@@ -198,7 +198,10 @@ REFUSED = {
         [DEALT, "coupling.within_class=false"],
         "coupling.within_class=false: the data has 10 classes",
     ),
-    "renewed noise": ([DEALT, "sampler=euler_maruyama"], "sampler=euler_maruyama: draws noise"),
+    "renewed noise": (
+        [DEALT, "sampler=euler_maruyama"],
+        "sampler=euler_maruyama: is a stochastic sampler",
+    ),
     "no pairs": (["coupling=reflow"], "coupling.pairs: not given"),
     "pairs that are not there": (
         ["coupling=reflow", "coupling.pairs=nowhere"],
