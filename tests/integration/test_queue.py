@@ -64,7 +64,7 @@ def told(fork: Any) -> Callable[..., Any]:
     return lambda *arguments: fork(*arguments).wait()
 
 
-def until(true: Callable[[], Any], seconds: float = 40) -> None:
+def until(true: Callable[[], Any], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
