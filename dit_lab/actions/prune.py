@@ -21,7 +21,6 @@ from dit_lab.runs.lock import Lease, holder_of
 class Pruned:
     """What was removed of a run, or would be."""
 
-    folder: RunFolder
     removed: list[int]  # steps
     stay: list[int]
     needed: list[str]  # why some of those stay, in words
@@ -80,7 +79,6 @@ def prune_held(
     for checkpoint in [] if dry_run else going:
         remove_whole(checkpoint)
     return Pruned(
-        folder=folder,
         removed=[step_of(path) for path in going],
         stay=[step_of(path) for path in staying],
         needed=[one.told for one in needed],
@@ -119,4 +117,4 @@ def _damage_of(checkpoints: list[Path]) -> str:
 
 def _left(folder: RunFolder, why: str) -> Pruned:
     stay = [step_of(path) for path in complete_in(folder)]
-    return Pruned(folder=folder, removed=[], stay=stay, needed=[], bytes=0, left=why)
+    return Pruned(removed=[], stay=stay, needed=[], bytes=0, left=why)

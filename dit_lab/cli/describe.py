@@ -6,6 +6,7 @@ dit-lab describe model=xl patch=2 dataset=digits codec=identity
 dit-lab describe --devices 8 --flops-per-second 989e12 --utilisation 0.4 --price-per-device-hour 2
 dit-lab describe dataset=image_folder dataset.root=photos codec=identity --picture batch.png
 dit-lab describe experiment=dit        a named sweep: a line for each model that it trains
+dit-lab describe --key warmup          what keys take and mean, by name or by a word
 
 Where data or autoencoder are not on this machine, their declared size is taken.
 """
@@ -32,6 +33,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.text import counted, say
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.tracking.console import duration
+from dit_lab.tracking.screen import Screen, pairs, table
 
 if TYPE_CHECKING:
     from dit_lab.actions.preview import Parameters
@@ -93,8 +95,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe(config: RunConfig, args: argparse.Namespace, notes: Sequence[str]) -> int:
-    from dit_lab.tracking.screen import Screen, pairs
-
     shapes, assumed = check_request(config, look=described_shapes)
     if args.picture:
         check_file("--picture ", args.picture)
@@ -112,8 +112,6 @@ def _describe(config: RunConfig, args: argparse.Namespace, notes: Sequence[str])
 
 
 def _describe_key(text: str) -> int:
-    from dit_lab.tracking.screen import Screen, table
-
     found = search(text)
     if not found:
         raise RequestError(f"--key {text}: no key has that in its name or meaning; try less of it")
@@ -125,8 +123,6 @@ def _describe_key(text: str) -> int:
 
 def _describe_sweep(args: argparse.Namespace) -> int:
     """A line for each model that a named sweep trains."""
-    from dit_lab.tracking.screen import Screen, table
-
     rows: list[tuple[str, ...]] = []
     remarks: dict[str, None] = {}
     for label, config in different_trainings(args.overrides, args.config_dir).items():

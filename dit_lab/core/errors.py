@@ -29,8 +29,11 @@ class Diverged(ArithmeticError):  # noqa: N818 - says what was met
     """
 
     def __init__(self, text: str, diagnosis: Mapping[str, Any] | None = None) -> None:
-        super().__init__(f"{DIVERGED}: {text}")
-        self.diagnosis = diagnosis
+        super().__init__(text, diagnosis)  # from which a process makes what another one has sent
+        self.text, self.diagnosis = text, diagnosis
+
+    def __str__(self) -> str:
+        return f"{DIVERGED}: {self.text}"
 
 
 class HookError(RuntimeError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -129,6 +131,13 @@ def test_a_streak_is_explained_by_its_images_with_advice() -> None:
         ],
         "largest_weights": {"a": 3.0, "b": 2.0},
     }
+
+
+def test_other_processes_are_sent_it_as_it_is() -> None:
+    """As those of a team that draws or measures together are."""
+    streak = explained(micro_batch(0, [torch.nan]))
+    sent = pickle.loads(pickle.dumps(copy.deepcopy(streak)))
+    assert (str(sent), sent.diagnosis) == (str(streak), streak.diagnosis)
 
 
 def test_finite_losses_leave_the_gradients() -> None:
