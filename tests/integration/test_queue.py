@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from dit_lab.runs.folder import read_json
-from dit_lab.runs.lock import Lease
+from dit_lab.runs.lock import Lease, read_holder
 from tests.integration import queue_launcher as queue
 from tests.integration.conftest import CHILDREN_TOO
 from tests.integration.fragile import (
@@ -94,6 +94,13 @@ def started(folder: Path, fork: Any, train: list[str]) -> Any:
     until(lambda: train_now(folder) == 2)
     until(lambda: statuses(folder) == ["RUNNING", "RUNNING", IN_QUEUE, IN_QUEUE])
     return process
+
+
+def knows_to_stop(folder: Path, number: int) -> bool:
+    """Whether the signal has reached the training of a job, which may else end before it does."""
+    run = folder / "outputs" / manifest_in(folder)["jobs"][number]["run"]
+    holder = read_holder(run / "lease")
+    return holder is not None and holder.stopping
 
 
 def trained_once(folder: Path) -> None:
@@ -196,6 +203,7 @@ def test_cancelled_in_the_queue(folder: Path, fork: Any, train: list[str]) -> No
     process = started(folder, fork, train)
     for number in (0, 3):
         queue.cancel(folder, number)
+    until(lambda: knows_to_stop(folder, 0))
     (folder / "busy").unlink()
     assert process.wait().returncode == 1
     assert statuses(folder) == ["KILLED", "FINISHED", "FINISHED", "FAILED"]
@@ -206,6 +214,7 @@ def test_cancelled_in_the_queue(folder: Path, fork: Any, train: list[str]) -> No
 def test_preempted_and_put_back(folder: Path, fork: Any, train: list[str]) -> None:
     process = started(folder, fork, [*train, "training.checkpoint_every_steps=1"])
     os.kill(queue.process_of(folder, 0), signal.SIGUSR2)
+    until(lambda: knows_to_stop(folder, 0))
     (folder / "busy").unlink()
     assert process.wait().returncode == 0, process.printed()
     assert statuses(folder) == ["FINISHED"] * 4
