@@ -133,6 +133,11 @@ def waiting_or_running(folder: Path) -> list[Path]:
     return sorted((folder / "queue").glob("[0-9]*"))
 
 
+def held(folder: Path) -> list[Path]:
+    """Those of them that have a process of their own, and no longer need who gave them."""
+    return [job for job in waiting_or_running(folder) if len(job.read_text().splitlines()) > 1]
+
+
 def process_of(folder: Path, number: int) -> int:
     """The worker of a job."""
     return int((folder / f"queue/{number}").read_text().splitlines()[1])

@@ -93,6 +93,7 @@ def started(folder: Path, fork: Any, train: list[str]) -> Any:
     process = fork(*train)
     until(lambda: train_now(folder) == 2)
     until(lambda: statuses(folder) == ["RUNNING", "RUNNING", IN_QUEUE, IN_QUEUE])
+    until(lambda: len(queue.held(folder)) == 4)
     return process
 
 
@@ -157,7 +158,7 @@ def test_stopped_before_any_job_starts(
     for place in folder.glob("queue/place-*"):
         place.rename(folder / place.name)
     process = fork(*train)
-    until(lambda: len(queue.waiting_or_running(folder)) == 4)
+    until(lambda: len(queue.held(folder)) == 4)
     process.send_signal(signal.SIGINT)
     stopped = process.wait()
     assert stopped.returncode == 130
