@@ -185,7 +185,7 @@ def rows() -> Iterator[str]:
     for group, contract in CONTRACTS.items():
         given = ", ".join(f"`{name}`" for name in contract.given)
         asked = ", ".join(f"`{name}`" for name in contract.offered)
-        arguments = "; ".join(filter(None, [given, asked and f"{asked} where it asks"]))
+        arguments = "; ".join(filter(None, [given, asked and f"optional {asked}"]))
         must = [f"extends `{contract.extends}`"] if contract.extends else []
         must += [f"`{name}({of_it})`" for name, of_it in contract.calls.items()]
         must += [f"static `{name}(**options)`" for name in contract.static]

@@ -128,7 +128,7 @@ def table(name: str) -> str:
     lines = [
         f"`{name}`" if " " not in name else f"`{name.replace(' ', ' objective.')}`",
         "",
-        f"| sampler | {' | '.join(f'{budget} evaluations' for budget in EVALUATIONS)} |",
+        f"| sampler | {' | '.join(f'{budget} NFE' for budget in EVALUATIONS)} |",
         f"|---|{'---|' * len(EVALUATIONS)}",
     ]
     for label, cells in rows_of(name):
