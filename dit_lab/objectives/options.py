@@ -1,5 +1,7 @@
-"""The options of the objectives, and which of them go together. Torch-free: the configuration is
-checked with this before anything is built, and the objectives check themselves with it."""
+"""Options of the objectives and checks of their combinations. Torch-free.
+
+The configuration is checked with them before anything is built, and so are the objectives.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ LOSS = ("squared", "huber")
 
 @dataclass
 class Learned(Component):
-    """What every objective has: what errors cost."""
+    """Options of every objective: the loss of an error."""
 
     loss: str = option(
         "squared", choices=LOSS, help="of the error; huber counts outliers less", later=True
@@ -122,7 +124,7 @@ def check_ddpm(
     zero_terminal_snr: bool,
     min_snr_gamma: float | None,
 ) -> None:
-    """Raises RequestError."""
+    """Raise RequestError if options of DDPM conflict."""
     if zero_terminal_snr and prediction == "noise":
         raise RequestError(
             "prediction=noise: with zero_terminal_snr the last timestep is noise and nothing else, "
@@ -146,7 +148,7 @@ def check_ddpm(
 
 
 def check_flow_matching(*, path: str, sigma_min: float | None) -> None:
-    """Raises RequestError."""
+    """Raise RequestError if `sigma_min` is set for a path other than the linear one."""
     if path != "linear" and sigma_min is not None:
         raise RequestError(
             f"sigma_min={sigma_min:g}: belongs to path=linear; path={path} has none, leave it null"
@@ -154,7 +156,7 @@ def check_flow_matching(*, path: str, sigma_min: float | None) -> None:
 
 
 def check_weighting(*, weighting: str, min_snr_gamma: float | None) -> None:
-    """Raises RequestError."""
+    """Raise RequestError if both a weighting and `min_snr_gamma` are set."""
     if weighting != "none" and min_snr_gamma is not None:
         raise RequestError(
             f"min_snr_gamma={min_snr_gamma:g}: is a weighting itself; use it or "
@@ -163,7 +165,7 @@ def check_weighting(*, weighting: str, min_snr_gamma: float | None) -> None:
 
 
 def check_loss(*, loss: str, huber_c: float | None) -> None:
-    """Raises RequestError."""
+    """Raise RequestError for an unknown loss, or if `huber_c` is set without the Huber loss."""
     if loss not in LOSS:
         raise RequestError(f"loss={loss}: expected {' or '.join(LOSS)}")
     if loss == "squared" and huber_c is not None:
@@ -171,7 +173,7 @@ def check_loss(*, loss: str, huber_c: float | None) -> None:
 
 
 def check_time_shift(shift: float | str) -> None:
-    """A number above 0, or "auto". Raises RequestError."""
+    """Raise RequestError unless the shift is a number above 0 or "auto"."""
     number = isinstance(shift, int | float) and not isinstance(shift, bool)
     if shift != "auto" and not (number and float(shift) > 0):
         raise RequestError(f"time_shift={shift}: expected a number above 0, or auto")
