@@ -1,4 +1,4 @@
-"""The options of the samplers, and which of them go together. Torch-free."""
+"""Options of the samplers and checks of their combinations. Torch-free."""
 
 from __future__ import annotations
 
