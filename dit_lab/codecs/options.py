@@ -1,4 +1,4 @@
-"""The options of the codecs. Torch-free."""
+"""Options of the codecs. Torch-free."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ def reach(steps: int) -> tuple[float, float]:
     """Return the lowest and highest log-SNR of a grid with equal steps in log-SNR.
 
     One step covers the time before it, where x is almost only noise, and the last prediction of
-    data covers the time after it. The range widens with the number of steps, up to alpha / sigma of
-    1/1000 and 1000, so that the omitted ends shrink with the rest of the error.
+    data covers the time after it. The range widens with the number of steps, at most to alpha /
+    sigma in [1/1000, 1000], so that the omitted ends shrink with the rest of the error.
     """
     noise, data = (2 * math.log(share) for share in (steps**1.5, 3 * steps**1.5))
     return -min(noise, MOST_LOG_SNR), min(data, MOST_LOG_SNR)
