@@ -1,4 +1,4 @@
-"""The options of couplings and schedules; those of optimizers are theirs. Torch-free."""
+"""Options of couplings and schedules, and those of the optimizers. Torch-free."""
 
 from __future__ import annotations
 
