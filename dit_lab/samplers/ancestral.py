@@ -144,8 +144,8 @@ class DDIMSampler:
                 data = data.clamp(-1, 1)
                 _, direction = interpolant.ends("data", data, x, t)
             alpha, sigma = alphas[step + 1], sigmas[step + 1]
-            kept = sigma * alphas[step] / (sigmas[step] * alpha)  # of the noise-to-data ratio
-            fresh = (self.eta * sigma) ** 2 * (1 - kept**2)  # its variance
+            kept = sigma * alphas[step] / (sigmas[step] * alpha)  # of the ratio of noise to data
+            fresh = (self.eta * sigma) ** 2 * (1 - kept**2)  # variance of the new noise
             x = alpha * data + math.sqrt(sigma**2 - fresh) * direction
             if fresh > 0:  # never at the last step, where sigma = 0
                 x = x + math.sqrt(fresh) * draw_noise(step)

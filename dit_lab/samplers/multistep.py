@@ -86,7 +86,7 @@ class Multistep(ABC):
 
     def _times_of_grid(self, interpolant: Interpolant) -> list[float]:
         low, high = interpolant.t_min, interpolant.t_max
-        if self._options["times"] is not None:  # but none where no noise is left
+        if self._options["times"] is not None:  # limited to where noise is left
             most = torch.tensor(MOST_LOG_SNR, dtype=torch.float64)
             end = _with_log_snr(interpolant, most).item()
             return [min(max(t, low), end) for t in self._options["times"]]

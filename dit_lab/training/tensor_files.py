@@ -27,7 +27,7 @@ from dit_lab.core.typed import Count, read_as
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-SHARDING = "DCP_SHARDING_INFO"  # key in a file's header; the only one, for a fixed order
+SHARDING = "DCP_SHARDING_INFO"  # the only metadata key: the order of several would vary
 
 
 @dataclass(frozen=True, slots=True)
