@@ -23,15 +23,17 @@ class DiT(Component):
     hidden_size: int = option(at_least=4, at_most=65_536, help="width of a token")
     depth: int = option(at_least=1, at_most=1_000, help="blocks")
     num_heads: int = option(at_least=1, at_most=65_536, help="attention heads")
-    mlp_ratio: float = option(4.0, above=0, help="width of the MLP, in hidden_size")
+    mlp_ratio: float = option(4.0, above=0, help="width of the MLP, as a multiple of hidden_size")
     class_dropout_prob: float = option(
-        0.1, at_least=0, below=1, help="0 trains without the null label: no guidance"
+        0.1, at_least=0, below=1, help="label dropout; 0: no null label, so no guidance"
     )
     norm: str = option("layer", choices=NORM, help="LayerNorm, or RMSNorm")
     mlp: str = option("gelu", choices=MLP_KIND, help="GELU, or SwiGLU")
-    rope: bool = option(False, help="rotary positions beside the added ones")
+    rope: bool = option(False, help="rotary position embedding, besides the sin-cos one")
     qk_norm: bool = option(False, help="norm of queries and keys")
-    activation_checkpointing: Any = option("none", help="selective, or k: every k-th block")
+    activation_checkpointing: Any = option(
+        "none", help="none, selective, or k: recompute every k-th block"
+    )
 
     def check_together(self) -> None:
         if self.hidden_size % self.num_heads == 0:  # a DiT refuses other sizes

@@ -77,14 +77,14 @@ class Muon(Optimizer):
     matrices: str = option(
         r"(.+\.)?(blocks|layers)\.\d+\..+",
         transfers=False,
-        help="a regular expression for the whole names of what Muon steps, if it has two "
-        "dimensions; AdamW steps the rest",
+        help="regular expression: Muon optimises the matrices whose whole names match, AdamW "
+        "all other parameters",
     )
     modulation: str = option(
         "adamw",
         choices=("adamw", "muon"),
         transfers=False,
-        help="what steps the adaLN modulations of the blocks",
+        help="optimizer of the adaLN modulations of the blocks",
     )
     split: bool = option(
         True,
@@ -100,7 +100,7 @@ class Muon(Optimizer):
         "sqrt(max(1, rows / columns))",
     )
     iterations: int = option(
-        5, at_least=1, at_most=99, transfers=False, help="of Newton and Schulz"
+        5, at_least=1, at_most=99, transfers=False, help="number of Newton-Schulz iterations"
     )
     dtype: str = option(
         "float32",
@@ -163,7 +163,8 @@ class Adafactor(Optimizer):
             or any(e is not None and e < 0 for e in self.eps)
         ):
             raise RequestError(
-                f"eps={self.eps}: expected two numbers from 0, or null and one such as [null,0.001]"
+                f"eps={self.eps}: expected two numbers of at least 0; the first may be null, as in "
+                "[null,0.001]"
             )
 
 
@@ -185,7 +186,10 @@ class Prodigy(Optimizer):
     d0: float = option(1e-6, above=0, transfers=False, help="the first step size")
     d_coef: float = option(1.0, above=0, transfers=False, help="factor of the step size")
     growth_rate: Optional[float] = option(
-        None, above=1, transfers=False, help="of the step size, in one step; null: any"
+        None,
+        above=1,
+        transfers=False,
+        help="largest growth of the step size in one step; null: no limit",
     )
     use_bias_correction: bool = option(False, transfers=False, help="as Adam's")
     safeguard_warmup: bool = option(
