@@ -118,8 +118,8 @@ def config_file(path: str | Path) -> Path:
         return Path(hf_hub_download(repository, "config.json", subfolder=subfolder))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise RequestError(
-            f"codec.path={path}: config.json cannot be had ({reason(error)}); copy the repository "
-            "to this machine and give its folder"
+            f"codec.path={path}: config.json cannot be downloaded ({reason(error)}); copy the "
+            "repository to this machine and give its folder"
         ) from None
 
 

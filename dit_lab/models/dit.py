@@ -271,5 +271,5 @@ def _check_sizes(height: int, width: int, patch_size: int, hidden_size: int, hea
         )
     if hidden_size % 4:
         raise RequestError(
-            f"hidden_size: {hidden_size} is not a multiple of 4, as the position code needs"
+            f"hidden_size: {hidden_size} is not a multiple of 4, as the position embedding requires"
         )

@@ -43,18 +43,18 @@ def transfer(model: nn.Module, tensors: Mapping[str, Tensor], *, same_labels: bo
     done, own = Transfer(), model.state_dict()
     for name, tensor in tensors.items():
         if name == LABELS and not same_labels:
-            done.skipped[name] = "the classes are others"
+            done.skipped[name] = "the classes differ"
         elif name not in own:
-            done.skipped[name] = "this model has none"
+            done.skipped[name] = "not in this model"
         elif tensor.shape == own[name].shape:
             own[name].copy_(tensor)
             done.loaded.append(name)
         elif how := _resized(name, own[name], tensor, own, tensors):
             done.resized[name] = how
         else:
-            done.skipped[name] = f"{_by(tensor)} there, {_by(own[name])} here"
+            done.skipped[name] = f"{_by(tensor)}, in this model {_by(own[name])}"
     for name in own.keys() - tensors.keys():
-        done.skipped[name] = "not there"
+        done.skipped[name] = "not in the checkpoint"
     return done
 
 
@@ -67,7 +67,7 @@ def _resized(
     if name == LABELS:
         rows = min(len(own), len(tensor))
         own[:rows] = tensor[:rows]
-        return "with or without the row of the dropped label"
+        return "row of the null label added or removed"
     if not (PATCHES in ours and PATCHES in theirs):
         return ""
     (channels, patch), (before, patch_before) = (of[PATCHES].shape[1:3] for of in (ours, theirs))

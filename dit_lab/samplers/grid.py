@@ -85,8 +85,8 @@ def check_grid(
         return
     if len(times) != steps + 1 - after:
         raise RequestError(
-            f"steps={steps}: {counted(len(times), 'time')} for "
-            f"{counted(len(times) - 1 + after, 'step')}; give both alike"
+            f"steps={steps}: needs {counted(steps + 1 - after, 'time')}, times has {len(times)}; "
+            "give as many, or change steps"
         )
     rising = all(a < b for a, b in pairwise(times))
     if not rising or not times[0] >= 0 or not times[-1] <= 1:

@@ -101,7 +101,7 @@ class CheckpointStore:
             except OSError as error:
                 if seconds is None or error.errno in LASTING:
                     raise self._not_written(step, error) from error
-                self._warn(f"step {step} is not saved yet ({error}); once more in {seconds} s")
+                self._warn(f"step {step} could not be saved ({error}); retrying in {seconds} s")
                 time.sleep(seconds)
         self._team.first(lambda: self._remove_old(checkpoint))
         return checkpoint
@@ -142,8 +142,8 @@ class CheckpointStore:
         if not self._resumes:
             last = "from its newest checkpoint"
         return CheckpointNotWritten(
-            f"{self._folder}: step {step} could not be saved ({error.strerror or error}); mend "
-            f"that and give the same command again, which goes on {last}"
+            f"{self._folder}: step {step} could not be saved ({error.strerror or error}); fix "
+            f"this and run the same command again, which continues {last}"
         )
 
     def _whole_steps(self) -> set[int]:

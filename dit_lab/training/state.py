@@ -155,8 +155,8 @@ class Snapshot:
         notes = [f"resumed at step {self.state.step}"]
         if not same_groups:
             notes.append(
-                "the optimizer has other groups than the checkpoint: numbers that it keeps for a "
-                "group begin anew"
+                "the optimizer's parameter groups differ from those of the checkpoint: their own "
+                "values, such as step sizes, are reset"
             )
         if scalars["num_threads"] != torch.get_num_threads():
             notes.append(

@@ -92,8 +92,8 @@ class Watchdog:
             faulthandler.dump_traceback(file, all_threads=True)
         try:
             self._on_hang(
-                f"no process made progress for {seconds:g} s; where each of them is stands in "
-                f"{self._folder}/stacks-*.txt; the same command goes on from the last checkpoint"
+                f"no process made progress for {seconds:g} s; stack traces of all processes are in "
+                f"{self._folder}/stacks-*.txt; the same command resumes from the last checkpoint"
             )
         finally:
             os._exit(1)  # a hanging thread cannot be ended otherwise

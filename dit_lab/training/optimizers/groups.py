@@ -55,8 +55,7 @@ def hidden_matrices(names: Mapping[Weight, str], *, matrices: str, modulation: s
     }
     if not found:
         raise RequestError(
-            f"optimizer.matrices={matrices}: matches no parameter of two dimensions; give an "
-            "expression for the whole names of the hidden matrices, as there is "
-            f"{next(iter(names.values()))}"
+            f"optimizer.matrices={matrices}: matches no matrix; give an expression for the "
+            f"whole names of the hidden matrices (one parameter is {next(iter(names.values()))})"
         )
     return found
