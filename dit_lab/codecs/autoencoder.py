@@ -1,8 +1,7 @@
 """diffusers' autoencoders, with the scale and shift of their latents.
 
 Shapes: N images of (c, h, w) pixels, latents of (C, H, W). Moments are (N, M, H, W): mean and
-log-variance of the posterior (M = 2C), or the raw latent if the autoencoder is deterministic (M =
-C).
+log-variance of the posterior (M = 2C), or the raw latent (M = C) of deterministic autoencoders.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ _WORK = 60_000_000  # numbers to simulate in total, which takes two or three sec
 class NullDistribution:
     """Distribution of the largest ratio in sweeps without any true difference."""
 
-    largest: Array  # (patterns, sweeps), sorted by sweep
+    largest: Array  # (patterns, sweeps), each row ascending
 
     def adjusted_p(self, ratio: float) -> float:
         """Return the probability that any ratio of the family is as large, for the worst pattern.

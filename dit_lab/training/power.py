@@ -1,11 +1,11 @@
 """Power-function averages of the parameters: profiles and their linear combination (EDM2).
 
 Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", section 3
-and appendix C. After t updates, the parameters of update tau have a weight proportional to tau **
-gamma. The *profile* of an average is this density, p(tau) = (gamma + 1) tau ** gamma / t ** (gamma
-+ 1) on [0, t]. Its width `std` is the standard deviation of tau / t, relative to the length of the
-training. An average of any width is approximated by a linear combination of stored averages, to the
-accuracy with which its profile is the same combination of their profiles.
+and appendix C. After t updates, the parameters of update tau have a weight proportional to
+tau ** gamma. The *profile* of an average is this density on [0, t],
+p(tau) = (gamma + 1) tau ** gamma / t ** (gamma + 1). Its width `std` is the standard deviation of
+tau / t, so that one width is the same fraction of any training. An average of another width is a
+linear combination of stored averages, as accurate as its profile is the same combination of theirs.
 
 Updates are counted from 1, in optimizer steps that were not skipped. Torch-free; NumPy is imported
 only when needed, because the checks of every command import this module.
@@ -62,8 +62,8 @@ class Profile:
 def inner_products(left: Sequence[Profile], right: Sequence[Profile]) -> NDArray[np.float64]:
     """Return the integrals of p_i p_j over tau (appendix C.3), (len(left), len(right)).
 
-    With t_i <= t_j: (gamma_i + 1) (gamma_j + 1) (t_i / t_j) ** gamma_j / ((gamma_i + gamma_j + 1)
-    t_j).
+    With t_i <= t_j: (gamma_i + 1) (gamma_j + 1) (t_i / t_j) ** gamma_j
+    / ((gamma_i + gamma_j + 1) t_j).
     """
     import numpy as np
 
@@ -95,8 +95,7 @@ def fit(wanted: Profile, kept: Sequence[Profile]) -> Fit:
 
     Solves A x = b for their inner products (appendix C.3), with every profile at length 1, under
     the constraint that the coefficients sum to 1. The paper, which has many snapshots, does not
-    need the constraint; with few, it prevents that parameters that hardly change shrink by the fit
-    error.
+    need the constraint. With few, parameters that hardly change would shrink by the fit error.
     """
     import numpy as np
 

@@ -1,7 +1,7 @@
 """Tensors on disk, whole in one file or sharded by rows, from which any rows can be read.
 
-Whole:     model.safetensors By rows:   model/shard-00001-model-00001-of-00001.safetensors,
-shard-00002-..., one of each process
+    model.safetensors                                       whole
+    model/shard-00001-model-00001-of-00001.safetensors ...  by rows, one file of each process
 
 The sharded layout is that of torch's distributed checkpoints (`HuggingFaceStorageWriter` with
 `save_distributed=True`), whose reader can load it. Neither contains a pickle.
