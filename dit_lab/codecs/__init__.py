@@ -1,1 +1,1 @@
-"""Pixels to what the model sees, and back."""
+"""Codecs: conversion of pixels to the latents of the model, and back."""

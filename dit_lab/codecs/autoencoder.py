@@ -1,7 +1,7 @@
-"""diffusers' autoencoders. The only place that knows a latent's scale and shift.
+"""diffusers' autoencoders, with the scale and shift of their latents.
 
 Shapes: N images of (c, h, w) pixels, latents of (C, H, W). Moments are (N, M, H, W): mean and
-log-variance of the posterior (M = 2C), or the latent itself where the autoencoder has none (M = C).
+log-variance of the posterior (M = 2C), or the raw latent (M = C) of deterministic autoencoders.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)  # as diffusers clamps it
 
 
 class Autoencoder:
-    """A variational or plain autoencoder in diffusers format (AutoencoderKL, -Tiny, -DC).
+    """Autoencoder in diffusers format (AutoencoderKL, -Tiny, -DC). Implements `types.Codec`.
 
-    Latents of a variational one are a draw from the posterior. All are brought to about unit
-    variance with the numbers of the autoencoder's own config: (z - latents_mean) / latents_std *
-    scaling_factor, or (z - shift_factor) * scaling_factor. `decode` undoes exactly that and does
-    not clamp: pixels may overshoot [-1, 1] a little until they are written as bytes.
+    Latents of an AutoencoderKL are sampled from the posterior. All latents are scaled to about unit
+    variance with the values of the autoencoder's config: (z - latents_mean) / latents_std *
+    scaling_factor, or (z - shift_factor) * scaling_factor. `decode` inverts this and does not
+    clamp: pixels may exceed [-1, 1] slightly until they are converted to bytes.
 
-    `path` is a folder with config.json and safetensors weights, or hub:OWNER/NAME[/FOLDER]. The
-    network computes in `dtype`, whatever the training's precision, `chunk_images` at a time, which
-    bounds the memory that it needs; `tiling` also cuts each large image into overlapping tiles,
-    which changes pixels slightly. Implements `types.Codec`.
+    Args:
+        path: a folder with config.json and safetensors weights, or hub:OWNER/NAME[/FOLDER].
+        dtype: precision of the network, independent of the training's precision.
+        chunk_images: number of images that are encoded or decoded at once, which bounds the memory.
+        tiling: divide large images into overlapping tiles, which changes pixels slightly.
+
+    Raises:
+        RequestError: the autoencoder is missing, damaged or of an unknown class.
     """
 
     def __init__(
@@ -56,22 +60,22 @@ class Autoencoder:
         self.draws = type(self._network).__name__ == "AutoencoderKL"
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the network; images and latents are expected on the same device."""
+        """Move the network to a device, where it expects images and latents."""
         self._network.to(device)
         self._mean, self._std = self._mean.to(device), self._std.to(device)
         return self
 
     def latent_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
-        """The shape of the latents of such images; `RequestError` where they do not fit."""
+        """Return the shape of the latents; raise RequestError for images that do not suit."""
         config = {"_class_name": type(self._network).__name__, **self._network.config}
         return latent_shape(self.path, config, channels=channels, height=height, width=width)
 
     def moments(self, images: Tensor) -> Tensor:
-        """images (N, c, h, w) -> moments (N, M, H, W) float32, before any scale or shift."""
+        """Encode images (N, c, h, w) to moments (N, M, H, W) float32, before any scale or shift."""
         return self._in_chunks(self._moments, images)
 
     def latents(self, moments: Tensor, noise: Tensor | None) -> Tensor:
-        """moments (N, M, H, W) and posterior noise (N, C, H, W) -> latents (N, C, H, W)."""
+        """Convert moments (N, M, H, W) and posterior noise (N, C, H, W) to latents (N, C, H, W)."""
         moments = moments.float()
         if not self.draws:
             return (moments - self._mean) / self._std
@@ -81,11 +85,11 @@ class Autoencoder:
         return std.mul_(noise).add_(mean).sub_(self._mean).div_(self._std)
 
     def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
-        """images (N, c, h, w) and posterior noise (N, C, H, W) -> latents (N, C, H, W)."""
+        """Encode images (N, c, h, w) with posterior noise (N, C, H, W) to latents (N, C, H, W)."""
         return self.latents(self.moments(images), noise)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """latents (N, C, H, W) -> images (N, c, h, w), in [-1, 1] up to a small overshoot."""
+        """Decode latents (N, C, H, W) to images (N, c, h, w), approximately in [-1, 1]."""
         raw = latents.float() * self._std + self._mean
         return self._in_chunks(lambda chunk: self._network.decode(chunk).sample, raw)
 
@@ -103,6 +107,6 @@ class Autoencoder:
 
 @contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """No gradient, and the codec's own precision even inside the training's autocast."""
+    """Context without gradients and without the training's autocast."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield

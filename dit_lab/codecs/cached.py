@@ -1,4 +1,4 @@
-"""A codec whose first half was done beforehand, by `dit-lab encode`.
+"""Codec for latents that `dit-lab encode` has cached.
 
 Shapes: see `autoencoder.py`.
 """
@@ -14,7 +14,10 @@ from dit_lab.core.types import Codec
 
 
 class Cached:
-    """Takes moments where its codec takes images. Implements `types.Codec`."""
+    """Codec that takes cached moments instead of images. Implements `types.Codec`.
+
+    Its latents and its decoder are those of the codec that encoded them.
+    """
 
     def __init__(self, codec: Codec) -> None:
         self.fingerprint, self.draws = codec.fingerprint, codec.draws
@@ -22,9 +25,9 @@ class Cached:
         self.encode, self.decode = codec.latents, codec.decode
 
     def to(self, device: torch.device | str) -> Self:
-        """Its codec is where it is."""
+        """Do nothing: the wrapped codec is on its device already."""
         return self
 
     def moments(self, images: Tensor) -> Tensor:
-        """The moments (N, M, H, W) that were given."""
+        """Return the given moments (N, M, H, W)."""
         return images

@@ -1,4 +1,4 @@
-"""What a codec's config.json says of its latents, read without its weights. Torch-free."""
+"""Latent shapes of the codecs, read from config.json without the weights. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from dit_lab.core.typed import read_as, within
 IDENTITY = "dit_lab.codecs.identity.Identity"
 AUTOENCODER = "dit_lab.codecs.autoencoder.Autoencoder"
 HUB = "hub:"
-"""What begins a codec.path that names a repository of the Hugging Face hub."""
+"""Prefix of a codec.path that names a repository of the Hugging Face hub."""
 
 BLOCKS = {
     "AutoencoderKL": "block_out_channels",
     "AutoencoderTiny": "encoder_block_out_channels",
     "AutoencoderDC": "encoder_block_out_channels",
 }
-"""diffusers' autoencoders of images, by class: where their resolutions are listed. Every block but
-the last halves the sides."""
+"""Keys of config.json that list the blocks of diffusers' image autoencoders, by class. Every block
+but the last halves height and width.
+"""
 
 PIPELINE = "model_index.json"
 _REPOSITORY = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:/([\w./-]+))?")
@@ -32,10 +33,13 @@ _REPOSITORY = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:/([\w./-]+))?")
 def codec_facts(
     target: str, options: Mapping[str, Any], *, channels: int, height: int, width: int
 ) -> tuple[int, int, int]:
-    """(channels, height, width) of the latents of such images by a codec of the lab; equals
-    `Codec.latent_shape`.
+    """Return (channels, height, width) of the latents of images, without loading the codec.
 
-    An autoencoder is known by the config.json of its folder, `options["path"]`.
+    The result equals `Codec.latent_shape`. For an autoencoder, the config.json of `options["path"]`
+    is read.
+
+    Raises:
+        RequestError: the path is missing or no known autoencoder, or the images do not suit it.
     """
     if target == IDENTITY:
         return channels, height, width
@@ -49,7 +53,7 @@ def codec_facts(
 def latent_shape(
     path: str | Path, config: Mapping[str, Any], *, channels: int, height: int, width: int
 ) -> tuple[int, int, int]:
-    """The shape of the latents of such images; `RequestError` where they do not fit."""
+    """Return (channels, height, width) of the latents; raise RequestError if images do not suit."""
     if channels != config["in_channels"]:
         raise RequestError(
             f"codec.path={path}: encodes {counted(config['in_channels'], 'channel')}, the "
@@ -69,7 +73,7 @@ def few_blocks(blocks: Sequence[Any]) -> str:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The config.json of an autoencoder; `RequestError` where it is none that the lab knows."""
+    """Read the config.json of an autoencoder; raise RequestError if it is invalid or not known."""
     file = config_file(path)
     try:
         config = parse_json(read_within(file))
@@ -103,31 +107,31 @@ class _Autoencoder(TypedDict):
 
 
 def config_file(path: str | Path) -> Path:
-    """Where the config.json of `codec.path` lies; fetched where it names a repository."""
+    """Return the path of the config.json of `codec.path`, downloaded if that names a repository."""
     if not str(path).startswith(HUB):
         return local_folder(path) / "config.json"
     repository, subfolder = repository_of(str(path))
-    from huggingface_hub import hf_hub_download  # half a second, for repositories only
+    from huggingface_hub import hf_hub_download  # takes 0.5 s
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(hf_hub_download(repository, "config.json", subfolder=subfolder))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise RequestError(
-            f"codec.path={path}: config.json cannot be had ({reason(error)}); copy the repository "
-            "to this machine and give its folder"
+            f"codec.path={path}: config.json cannot be downloaded ({reason(error)}); copy the "
+            "repository to this machine and give its folder"
         ) from None
 
 
 def local_folder(path: str | Path) -> Path:
-    """The folder of an autoencoder: `codec.path`, or `vae` in the folder of a whole pipeline."""
+    """Return the folder of an autoencoder: `codec.path`, or `vae` in the folder of a pipeline."""
     folder = local_path(path, "codec.path=")
     is_pipeline = not (folder / "config.json").is_file() and (folder / PIPELINE).is_file()
     return folder / "vae" if is_pipeline and (folder / "vae").is_dir() else folder
 
 
 def repository_of(path: str) -> tuple[str, str | None]:
-    """(OWNER/NAME, subfolder) of hub:OWNER/NAME/SUBFOLDER."""
+    """Split hub:OWNER/NAME/SUBFOLDER into (OWNER/NAME, subfolder or None)."""
     found = _REPOSITORY.fullmatch(path)
     if found is None:
         raise RequestError(f"codec.path={path}: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME/FOLDER")
@@ -135,5 +139,5 @@ def repository_of(path: str) -> tuple[str, str | None]:
 
 
 def reason(error: Exception) -> str:
-    """The first sentence or so of what a library complains about."""
+    """Return an exception's message on one line, shortened to 200 characters."""
     return " ".join(str(error).split())[:200].rstrip(".")

@@ -1,4 +1,4 @@
-"""The model works on pixels.
+"""Codec for models that work on pixels.
 
 Shapes: N images of (C, H, W) pixels.
 """
@@ -12,31 +12,31 @@ from torch import Tensor
 
 
 class Identity:
-    """Changes nothing. Implements `types.Codec`."""
+    """Identity: latents are the pixels. Implements `types.Codec`."""
 
     fingerprint = "identity"
     draws = False
 
     def to(self, device: torch.device | str) -> Self:
-        """Holds nothing, so it is everywhere."""
+        """Do nothing: there are no tensors to move."""
         return self
 
     def latent_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
-        """The shape of the pixels."""
+        """Return the shape of the pixels."""
         return channels, height, width
 
     def moments(self, images: Tensor) -> Tensor:
-        """The images themselves (N, C, H, W)."""
+        """Return the images (N, C, H, W)."""
         return images
 
     def latents(self, moments: Tensor, noise: Tensor | None) -> Tensor:
-        """The images themselves (N, C, H, W)."""
+        """Return the moments, which are the images (N, C, H, W)."""
         return moments
 
     def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
-        """The images themselves (N, C, H, W)."""
+        """Return the images (N, C, H, W)."""
         return images
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The latents themselves (N, C, H, W)."""
+        """Return the latents (N, C, H, W)."""
         return latents

@@ -1,4 +1,4 @@
-"""Weights and statistics of diffusers' autoencoders, refused unless they are whole."""
+"""Loading of diffusers' autoencoders: network, latent statistics and fingerprint."""
 
 from __future__ import annotations
 
@@ -33,9 +33,13 @@ VARIANT = re.compile(
 
 
 def load_network(path: str | Path) -> Any:
-    """The network in evaluation mode; refused unless every weight comes from there."""
+    """Load an autoencoder in evaluation mode and float32, without gradients.
+
+    Raises:
+        RequestError: it cannot be loaded, or some of its weights are missing.
+    """
     name = read_config(path)["_class_name"]
-    import diffusers  # seconds to import, and only autoencoders need it
+    import diffusers  # takes seconds to import
 
     place: dict[str, Any]
     if str(path).startswith(HUB):
@@ -45,7 +49,7 @@ def load_network(path: str | Path) -> Any:
         folder = local_folder(path)
         place = {"pretrained_model_name_or_path": folder, "variant": _variant(folder)}
     try:
-        with quiet():  # what is wrong is said below
+        with quiet():  # errors are reported below
             network, report = getattr(diffusers, name).from_pretrained(
                 **place,
                 local_files_only="subfolder" not in place,
@@ -57,7 +61,7 @@ def load_network(path: str | Path) -> Any:
         raise RequestError(
             f"codec.path={path}: cannot be loaded ({reason(error)}); save the autoencoder again"
         ) from error
-    if report["missing_keys"]:  # diffusers only warns, and leaves random numbers there
+    if report["missing_keys"]:  # diffusers only warns, and keeps random weights
         missing = sorted(report["missing_keys"])
         raise RequestError(
             f"codec.path={path}: {counted(len(missing), 'weight')} missing, such as {missing[0]}; "
@@ -67,7 +71,7 @@ def load_network(path: str | Path) -> Any:
 
 
 def _variant(folder: Path) -> str | None:
-    """The precision in the names of a folder's weights, such as fp16, where it has none without."""
+    """Return the variant of a folder's weights, such as fp16; None if there are plain ones."""
     if any((folder / name).is_file() for name in WEIGHTS):
         return None
     names = sorted(file.name for file in folder.glob("*.safetensors*"))
@@ -77,7 +81,7 @@ def _variant(folder: Path) -> str | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """diffusers says nothing."""
+    """Context without log messages of diffusers."""
     from diffusers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -89,7 +93,7 @@ def quiet() -> Iterator[None]:
 
 
 def latent_statistics(path: str | Path, config: Any) -> tuple[Tensor, Tensor]:
-    """What the config subtracts from a raw latent and then divides by, each (1, C or 1, 1, 1)."""
+    """Return (mean, std) that normalise a raw latent, (z - mean) / std; each (1, C or 1, 1, 1)."""
     shift, mean, std = (
         config.get(name) for name in ("shift_factor", "latents_mean", "latents_std")
     )
@@ -104,8 +108,10 @@ def latent_statistics(path: str | Path, config: Any) -> tuple[Tensor, Tensor]:
 
 
 def fingerprint_of(network: Any, **computed: Any) -> str:
-    """A hash of the config, without the notes of the library that saved it, of all weights, and of
-    how the network computes."""
+    """Return a hash of the config, all weights and the settings `computed` of the computation.
+
+    Config keys that start with an underscore, which diffusers adds on saving, are excluded.
+    """
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}
     digest = hashlib.sha256(json.dumps([config, computed], sort_keys=True).encode())
     for name, weight in sorted(network.state_dict().items()):

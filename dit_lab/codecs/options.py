@@ -1,4 +1,4 @@
-"""The options of the codecs. Torch-free."""
+"""Options of the codecs. Torch-free."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Autoencoder(Component):
         choices=CODEC_DTYPE,
         help="of the network; bfloat16 and float16 are faster and change the latents slightly",
     )
-    chunk_images: int = option(16, at_least=1, help="that are encoded or decoded at once")
+    chunk_images: int = option(16, at_least=1, help="images that are encoded or decoded at once")
     tiling: bool = option(False, help="true cuts large images into overlapping tiles, for memory")
 
 

@@ -1,15 +1,15 @@
-"""The diffusion transformer, DiT with adaLN-Zero (Peebles & Xie 2022, "Scalable Diffusion Models
-with Transformers").
+"""Diffusion transformer (DiT) with adaLN-Zero conditioning.
 
-A vision transformer whose LayerNorms have no weights of their own: the condition (time and class)
-supplies a shift and a scale after each norm and a gate before each residual sum. The gates start
-at zero, so every block starts as the identity and the whole model as the zero function.
+Peebles & Xie 2022, "Scalable Diffusion Models with Transformers": a vision transformer whose
+LayerNorms have no parameters. The condition (time and class) supplies a shift and a scale after
+each norm, and a gate before each residual sum. The gates are initialised to zero, so every block
+starts as the identity and the whole model as the zero function.
 
-Parameter names and initialisation are those of the original code, so that public DiT and SiT
-weights load without renaming. Options that the original has not (`norm`, `mlp`, `rope`, `qk_norm`)
-are those of LightningDiT (Yao et al. 2025, "Reconstruction vs. Generation"), by its names.
+Parameter names and initialisation match the original code, so that public DiT and SiT weights load
+without renaming. Options that the original does not have (`norm`, `mlp`, `rope`, `qk_norm`) follow
+LightningDiT (Yao et al. 2025, "Reconstruction vs. Generation") and its parameter names.
 
-Shapes: N images, C channels (in), K channels out (C, or 2C with learn_sigma), H x W pixels or
+Shapes: N images, C input channels, K output channels (C, or 2C with learn_sigma), H x W pixels or
 latent cells, p patch size, T = (H / p)(W / p) tokens, D width, h heads.
 """
 
@@ -38,27 +38,37 @@ from dit_lab.models.layers import Attention, Mlp, SwiGLU, token_norm
 from dit_lab.models.options import check_activation_checkpointing, check_layers, recomputed
 
 ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
-"""Attention's kernels in torch, which have no public names; one that is gone is left out."""
+"""Private names of torch's attention kernels; names that torch does not know are ignored."""
 
 
 class DiT(nn.Module):
-    """Diffusion transformer: noisy image, time and label to a raw output of the same size.
+    """Diffusion transformer: maps noisy images, times and labels to a raw output of the same size.
 
-    input_size: (height, width) of what the model sees, multiples of `patch_size`; may differ.
-    hidden_size: width of a token; a multiple of `num_heads` and of 4.
-    num_classes: 0 for an unconditional model, which has no label table and ignores labels.
-    class_dropout_prob: above 0 the label table has one more row, `null_label`. The model itself
-        never drops a label: it holds no randomness. Whoever draws the batch does.
-    learn_sigma: twice as many channels out, the second half for the variance.
-    norm: "layer" as in the original, or "rms", with a learned scale.
-    mlp: "gelu" as in the original, or "swiglu", with a gate and two thirds of the width.
-    rope: turn queries and keys by their tokens' places, besides adding the position code.
-    qk_norm: norm queries and keys in each head, by the kind of `norm`.
-    activation_checkpointing: k recomputes every k-th block in the backward pass (training mode
-        only), "selective" all but the outputs of matrix products and of attention in every block
-        (Korthikanti et al. 2022); "none" keeps everything. Same gradients; with 1 a fraction of
-        the memory and a third more time.
-    generator: source of the initial weights, on the device where the model is built.
+    Args:
+        input_size: (height, width) of the input in pixels or latent cells; multiples of
+            `patch_size`, which may differ from each other.
+        patch_size: side p of a patch, in pixels or latent cells.
+        in_channels: channels C of the input.
+        hidden_size: width D of a token; a multiple of `num_heads` and of 4.
+        depth: number of blocks.
+        num_heads: attention heads h of each block.
+        mlp_ratio: width of the MLP as a multiple of `hidden_size`.
+        num_classes: 0 builds an unconditional model, which has no label table and ignores labels.
+        class_dropout_prob: above 0, the label table has one more row, for `null_label`. The model
+            has no random state and drops no labels itself; the code that draws the batch does.
+        learn_sigma: output 2C channels, the second half for the variance.
+        norm: "layer" (LayerNorm as in the original) or "rms" (RMSNorm with a learned scale).
+        mlp: "gelu" as in the original, or "swiglu", which has a gate and two thirds of the width.
+        rope: apply rotary position embedding in addition to the position embedding of the tokens.
+        qk_norm: normalise queries and keys in each head, with the kind of norm that `norm` names.
+        activation_checkpointing: "none"; k to recompute every k-th block in the backward pass; or
+            "selective" to recompute all but the outputs of matrix products and of attention in
+            every block (Korthikanti et al. 2022). Only in training mode; the gradients are the
+            same. k = 1 needs a fraction of the memory and a third more time.
+        generator: random generator of the initial parameters, on the device of the model.
+
+    Raises:
+        RequestError: sizes do not divide each other, or an option is invalid.
     """
 
     def __init__(
@@ -121,7 +131,16 @@ class DiT(nn.Module):
         self.initialise(generator)
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        """x (N, C, H, W), time (N,) as the weights were trained, labels (N,) -> (N, K, H, W)."""
+        """Predict the raw output (N, K, H, W) of images x (N, C, H, W).
+
+        Args:
+            x: noisy images or latents (N, C, H, W).
+            time: model time (N,), in the unit of the objective (`Objective.model_time`).
+            labels: class labels (N,) int64; may be `null_label`.
+
+        Raises:
+            RequestError: the size of x is not `input_size`.
+        """
         if x.shape[-2:] != self.input_size:
             raise RequestError(f"DiT: images are {tuple(x.shape[-2:])}, not {self.input_size}")
         tokens = self.x_embedder(x) + self.pos_embed  # (N, T, D)
@@ -133,16 +152,16 @@ class DiT(nn.Module):
         return self._assemble(self.final_layer(tokens, condition))
 
     def _assemble(self, patches: Tensor) -> Tensor:
-        """(N, T, p * p * K) -> (N, K, H, W): tokens back to where they were cut."""
+        """Arrange the patches (N, T, p * p * K) of the tokens as images (N, K, H, W)."""
         (rows, columns), p = self.grid, self.patch_size
         patches = patches.unflatten(1, (rows, columns)).unflatten(3, (p, p, self.out_channels))
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.out_channels, *self.input_size)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
-        """Fill every parameter as the original does; the output is exactly 0 afterwards."""
+        """Initialise all parameters as the original code does; the model then outputs exactly 0."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):  # a patch is mapped as one flat vector
+            if isinstance(module, nn.Linear | nn.Conv2d):  # a Conv2d as a linear layer
                 nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
@@ -159,11 +178,14 @@ class DiT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each a residual branch modulated and gated by the condition.
+    """Attention and an MLP, each in a residual branch that the condition modulates and gates.
 
-    norm, mlp, qk_norm, rotary: as in `DiT` and `Attention`.
-    recompute: what is not kept for the backward pass in training mode: "nothing", "everything", or
-        "selective": all but the outputs of matrix products and of attention.
+    Args:
+        mlp_size: hidden width M of the MLP.
+        norm, mlp, qk_norm: as in `DiT`.
+        rotary: as in `Attention`.
+        recompute: what the backward pass recomputes in training mode: "nothing", "everything", or
+            "selective" for all but the outputs of matrix products and of attention.
     """
 
     def __init__(
@@ -189,7 +211,7 @@ class Block(nn.Module):
         self.adaLN_modulation = _modulation(hidden_size, 6)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x (N, T, D), condition (N, D) -> (N, T, D)."""
+        """Map tokens x (N, T, D) and a condition (N, D) to tokens (N, T, D)."""
         if self.recompute == "nothing" or not self.training:
             return self._transform(x, condition)
         if self.recompute == "selective":
@@ -204,7 +226,7 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Modulated norm and a linear map from a token to the pixels of its patch."""
+    """Modulated norm and a linear layer from each token to the output values of its patch."""
 
     def __init__(self, hidden_size: int, patch_values: int, *, norm: str = "layer") -> None:
         super().__init__()
@@ -213,18 +235,18 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = _modulation(hidden_size, 2)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x (N, T, D), condition (N, D) -> (N, T, p * p * K)."""
+        """Map tokens x (N, T, D) and a condition (N, D) to patches (N, T, p * p * K)."""
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=2)
         return self.linear(addcmul(shift, self.norm_final(x), 1 + scale))
 
 
 def _checkpointed(run: Callable[..., Tensor], *inputs: Tensor, **how: Any) -> Tensor:
-    """`run` with its insides computed again in the backward pass; nothing in it is drawn."""
+    """Call `run` under activation checkpointing; `run` must not use random numbers."""
     return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False, **how)
 
 
 def _keep_products() -> Any:
-    """Contexts of a checkpoint that keeps the outputs of matrix products and of attention."""
+    """Return checkpoint contexts that keep the outputs of matrix products and of attention."""
     kernels = torch.ops.aten
     attention = [getattr(kernels, f"_scaled_dot_product_{name}", None) for name in ATTENTION]
     return create_selective_checkpoint_contexts(
@@ -233,7 +255,7 @@ def _keep_products() -> Any:
 
 
 def _modulation(hidden_size: int, count: int) -> nn.Sequential:
-    """`count` vectors of width D from the condition."""
+    """Return the layer that maps the condition (N, D) to `count` vectors of width D."""
     return nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, count * hidden_size))
 
 
@@ -249,5 +271,5 @@ def _check_sizes(height: int, width: int, patch_size: int, hidden_size: int, hea
         )
     if hidden_size % 4:
         raise RequestError(
-            f"hidden_size: {hidden_size} is not a multiple of 4, as the position code needs"
+            f"hidden_size: {hidden_size} is not a multiple of 4, as the position embedding requires"
         )

@@ -1,5 +1,4 @@
-"""How a diffusion transformer reads its three inputs, patches, time and class labels, and how it
-knows the places of the patches.
+"""Embeddings of a diffusion transformer: patches, positions, time and class labels.
 
 Shapes: N images, C channels, H x W pixels, p patch size, T = (H / p)(W / p) tokens, D width, h
 heads.
@@ -18,10 +17,14 @@ LONGEST_PERIOD = 10_000.0
 
 
 def sincos_positions(hidden_size: int, rows: int, columns: int) -> Tensor:
-    """Fixed two-dimensional sin-cos code of every token, float32 (rows * columns, D), row by row.
+    """Return the fixed 2D sin-cos position embedding of all tokens, row by row.
 
-    The first half of the width tells the column and the second the row; each is D/4 sines, then
-    D/4 cosines, with periods from 2 pi to 10,000 * 2 pi (the order of the original DiT weights).
+    The first half of the width encodes the column and the second half the row. Each half is D/4
+    sines, then D/4 cosines, with periods from 2 pi to 10,000 * 2 pi, in the order of the original
+    DiT weights.
+
+    Returns:
+        float32 (rows * columns, D).
     """
     row, column = torch.meshgrid(
         torch.arange(rows, dtype=torch.float64),
@@ -38,11 +41,12 @@ def sincos_positions(hidden_size: int, rows: int, columns: int) -> Tensor:
 
 
 class RotaryPositions(nn.Module):
-    """Turns pairs of numbers in queries and keys by angles that grow with a token's place, so that
-    their products depend on distances (Su et al. 2021, "RoFormer"), in two dimensions.
+    """Rotary position embedding in two dimensions (Su et al. 2021, "RoFormer").
 
-    The first half of a head's width tells the row and the second the column, each with D / 4h
-    frequencies from 1 to almost 1/10,000; pairs are neighbours. Nothing in it is learned or saved.
+    Rotates pairs of adjacent features of queries and keys by angles proportional to the token's
+    position, so that attention logits depend on relative positions. The first half of a head's
+    width encodes the row and the second half the column, each with D / 4h frequencies from 1 to
+    almost 1/10,000. It has no parameters, and its buffers are not saved.
     """
 
     cos: Tensor
@@ -60,7 +64,7 @@ class RotaryPositions(nn.Module):
         self.register_buffer("sin", angle.sin().to(torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Queries or keys (N, T, h, D / h) -> the same, turned; float32 at least."""
+        """Rotate queries or keys x (N, T, h, D / h); the result is at least float32."""
         cos, sin = self.cos[:, None], self.sin[:, None]  # (T, 1, D / 2h)
         first, second = x.unflatten(3, (-1, 2)).unbind(4)  # each (N, T, h, D / 2h)
         turned = (first * cos - second * sin, second * cos + first * sin)
@@ -68,10 +72,10 @@ class RotaryPositions(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Cuts an image into p x p patches and maps each to a token.
+    """Embedding of p x p patches: cuts an image into patches and maps each to a token.
 
-    The map is kept as the original's convolution, whose patches do not overlap: a matrix product of
-    patches that were cut out does the same in less time.
+    The parameters are those of the original's convolution with stride p. Extracting the patches
+    and multiplying them by a matrix gives the same result in less time.
     """
 
     def __init__(self, patch_size: int, in_channels: int, hidden_size: int) -> None:
@@ -79,7 +83,7 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, T, D)."""
+        """Map images (N, C, H, W) to tokens (N, T, D)."""
         weight = self.proj.weight  # (D, C, p, p)
         p = weight.shape[2]
         cells = x.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # (N, C, H / p, p, W / p, p)
@@ -88,10 +92,10 @@ class PatchEmbedding(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of the time, then an MLP.
+    """Sinusoidal features of the time, then an MLP.
 
-    The sinusoids are built for times of the order of 0..1000. All of it is computed in float32 even
-    under autocast: bfloat16 cannot tell 937 from 936, and this is a small part of the work.
+    The features suit times of the order of 0..1000. Autocast is off here, because bfloat16 cannot
+    distinguish 937 from 936 and this layer is a small part of the compute.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -101,13 +105,13 @@ class TimeEmbedding(nn.Module):
         )
 
     def forward(self, time: Tensor) -> Tensor:
-        """(N,) of any number type -> (N, D)."""
+        """Map times (N,) of any numeric dtype to embeddings (N, D)."""
         with torch.autocast(time.device.type, enabled=False):
             return self.mlp(self.sinusoids(time).to(next(self.mlp.parameters()).dtype))
 
     @staticmethod
     def sinusoids(time: Tensor) -> Tensor:
-        """(N,) -> float32 (N, 256): 128 cosines, then 128 sines, fastest first."""
+        """Map times (N,) to float32 (N, 256): 128 cosines, then 128 sines, by falling frequency."""
         half = TIME_FEATURES // 2
         index = torch.arange(half, dtype=torch.float32, device=time.device)
         frequency = torch.exp(-math.log(LONGEST_PERIOD) * index / half)
@@ -116,9 +120,9 @@ class TimeEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """One learned row per class and, where the label is dropped in training, one more.
+    """Table of class embeddings, with one more row for the null label if `null_label` is true.
 
-    That last row, `num_classes`, is the null label: what guidance means by "no class".
+    The null label is `num_classes`; it is the unconditional branch of classifier-free guidance.
     """
 
     def __init__(self, num_classes: int, hidden_size: int, *, null_label: bool) -> None:
@@ -126,5 +130,5 @@ class LabelEmbedding(nn.Module):
         self.embedding_table = nn.Embedding(num_classes + null_label, hidden_size)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """int64 (N,) -> (N, D)."""
+        """Map labels (N,) int64 to embeddings (N, D)."""
         return self.embedding_table(labels)

@@ -1,4 +1,4 @@
-"""What a block of a diffusion transformer is made of: norms, attention, and two kinds of MLP.
+"""Layers of a diffusion transformer block: norms, attention and two kinds of MLP.
 
 Shapes: N images, T tokens, D width, h heads, M width of the MLP.
 """
@@ -15,34 +15,34 @@ NORM_EPS = 1e-6
 
 
 class RMSNorm(nn.RMSNorm):
-    """Divides by the root mean square and scales (Zhang & Sennrich 2019), in float32 at least, also
-    where numbers or weights come in bfloat16."""
+    """RMSNorm with a learned scale (Zhang & Sennrich 2019), computed in float32 or wider."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """Normalise x (..., D) over its last dimension; the result is float32 or wider."""
         wide = torch.promote_types(x.dtype, torch.float32)
         assert self.weight is not None
         return rms_norm(x.to(wide), self.normalized_shape, self.weight.to(wide), self.eps)
 
 
 def token_norm(kind: str, hidden_size: int) -> nn.Module:
-    """Over the width: "layer" without weights of its own, "rms" with a scale."""
+    """Return the norm over a token's width: "layer" without parameters, "rms" with a scale."""
     if kind == "rms":
         return RMSNorm(hidden_size, eps=NORM_EPS)
     return nn.LayerNorm(hidden_size, eps=NORM_EPS, elementwise_affine=False)
 
 
 def head_norm(kind: str, head_size: int) -> nn.Module:
-    """Over the width of a head, with weights of its own."""
+    """Return the norm over a head's width, "layer" or "rms", with parameters."""
     return RMSNorm(head_size, eps=NORM_EPS) if kind == "rms" else nn.LayerNorm(head_size)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens.
 
-    qk_norm: the kind of norm of queries and keys, None for none (Henry et al. 2020, "Query-Key
-        Normalization for Transformers").
-    rotary: turns queries and keys by their tokens' places; shared by all blocks.
+    Args:
+        qk_norm: norm of queries and keys, "layer" or "rms"; None for no norm (Henry et al. 2020,
+            "Query-Key Normalization for Transformers").
+        rotary: rotary position embedding of queries and keys, shared by all blocks; None for none.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Attention(nn.Module):
         self.rotary = rotary
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
+        """Map tokens (N, T, D) to tokens (N, T, D)."""
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (N, T, 3, h, D / h)
         query, key, value = qkv.unbind(2)  # each (N, T, h, D / h)
         if self.qk_norm is not None:
@@ -77,7 +77,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers with the tanh form of GELU between them."""
+    """Two linear layers with GELU (tanh approximation) between them."""
 
     def __init__(self, hidden_size: int, mlp_size: int) -> None:
         super().__init__()
@@ -85,13 +85,15 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(mlp_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
+        """Map tokens (N, T, D) to tokens (N, T, D)."""
         return self.fc2(gelu(self.fc1(x), approximate="tanh"))
 
 
 class SwiGLU(nn.Module):
-    """An MLP with a gate (Shazeer 2020, "GLU Variants Improve Transformer"): the first half of what
-    `w12` gives decides how much of the second half passes."""
+    """Gated MLP (Shazeer 2020, "GLU Variants Improve Transformer").
+
+    The SiLU of the first half of the output of `w12` multiplies the second half.
+    """
 
     def __init__(self, hidden_size: int, mlp_size: int) -> None:
         super().__init__()
@@ -99,6 +101,6 @@ class SwiGLU(nn.Module):
         self.w3 = nn.Linear(mlp_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
+        """Map tokens (N, T, D) to tokens (N, T, D)."""
         gate, passing = self.w12(x).chunk(2, dim=2)  # each (N, T, M)
         return self.w3(silu(gate) * passing)

@@ -1,5 +1,7 @@
-"""The options of a model, and which of them go together. Torch-free: the configuration is checked
-with this before anything is built, and the model checks itself with it."""
+"""Options of the models and checks of their combinations. Torch-free.
+
+The configuration is checked with them before anything is built, and so is the model.
+"""
 
 from __future__ import annotations
 
@@ -21,26 +23,27 @@ class DiT(Component):
     hidden_size: int = option(at_least=4, at_most=65_536, help="width of a token")
     depth: int = option(at_least=1, at_most=1_000, help="blocks")
     num_heads: int = option(at_least=1, at_most=65_536, help="attention heads")
-    mlp_ratio: float = option(4.0, above=0, help="width of the MLP, in hidden_size")
+    mlp_ratio: float = option(4.0, above=0, help="width of the MLP, as a multiple of hidden_size")
     class_dropout_prob: float = option(
-        0.1, at_least=0, below=1, help="0 trains without the null label: no guidance"
+        0.1, at_least=0, below=1, help="label dropout; 0: no null label, so no guidance"
     )
     norm: str = option("layer", choices=NORM, help="LayerNorm, or RMSNorm")
     mlp: str = option("gelu", choices=MLP_KIND, help="GELU, or SwiGLU")
-    rope: bool = option(False, help="rotary positions beside the added ones")
+    rope: bool = option(False, help="rotary position embedding, besides the sin-cos one")
     qk_norm: bool = option(False, help="norm of queries and keys")
-    activation_checkpointing: Any = option("none", help="selective, or k: every k-th block")
+    activation_checkpointing: Any = option(
+        "none", help="none, selective, or k: recompute every k-th block"
+    )
 
     def check_together(self) -> None:
-        if self.hidden_size % self.num_heads == 0:  # else that is refused
+        if self.hidden_size % self.num_heads == 0:  # a DiT refuses other sizes
             head_size = self.hidden_size // self.num_heads
             check_layers(norm=self.norm, mlp=self.mlp, rope=self.rope, head_size=head_size)
         check_activation_checkpointing(self.activation_checkpointing)
 
 
 def class_dropout(model: Component) -> float:
-    """The share of labels that training drops: 0 of a model of the user's own without the option,
-    whose labels are all known."""
+    """Return the label dropout probability of a model; 0 if it does not have the option."""
     return float(getattr(model, "class_dropout_prob", 0.0))
 
 
@@ -48,8 +51,7 @@ COMPONENTS: dict[str, dict[str, type[Component]]] = {"model": {"dit_lab.models.d
 
 
 def check_layers(*, norm: str, mlp: str, rope: bool, head_size: int) -> None:
-    """Raises RequestError for an unknown kind of layer, and for rotary positions in heads that they
-    cannot fill."""
+    """Raise RequestError for an unknown norm or MLP, or for RoPE with an unsuitable head width."""
     for name, asked, known in (("norm", norm, NORM), ("mlp", mlp, MLP_KIND)):
         if asked not in known:
             raise RequestError(f"{name}={asked}: expected {' or '.join(known)}")
@@ -61,7 +63,7 @@ def check_layers(*, norm: str, mlp: str, rope: bool, head_size: int) -> None:
 
 
 def check_activation_checkpointing(asked: int | str) -> None:
-    """Raises RequestError unless it is none, selective, or k for every k-th block."""
+    """Raise RequestError unless `asked` is "none", "selective", or k for every k-th block."""
     if asked in ("none", "selective") or (type(asked) is int and asked >= 1):
         return
     raise RequestError(
@@ -71,8 +73,12 @@ def check_activation_checkpointing(asked: int | str) -> None:
 
 
 def recomputed(number: int, asked: int | str) -> str:
-    """What the block of this number, counted from 1, computes again: nothing, everything, or what
-    is selected."""
+    """Return what the backward pass recomputes of block `number` (from 1), as `dit.Block` takes it.
+
+    Args:
+        number: number of the block, from 1.
+        asked: the option `activation_checkpointing`.
+    """
     if asked in ("none", "selective"):
         return "nothing" if asked == "none" else "selective"
     return "nothing" if number % int(asked) else "everything"

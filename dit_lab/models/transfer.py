@@ -1,6 +1,6 @@
-"""Weights of one DiT in another that differs in classes, size of images or channels.
+"""Transfer of weights to a DiT with other classes, another image size or other channels.
 
-Shapes: D width, C channels in, K channels out (C, or 2C with learn_sigma), p patch size.
+Shapes: D width, C input channels, K output channels (C, or 2C with learn_sigma), p patch size.
 """
 
 from __future__ import annotations
@@ -20,49 +20,54 @@ OUTPUTS = ("final_layer.linear.weight", "final_layer.linear.bias")
 
 @dataclass(slots=True)
 class Transfer:
-    """What became of each tensor."""
+    """Outcome of a transfer, by the name of each tensor."""
 
     loaded: list[str] = field(default_factory=list)
-    resized: dict[str, str] = field(default_factory=dict)  # name -> how
-    skipped: dict[str, str] = field(default_factory=dict)  # name -> why
+    resized: dict[str, str] = field(default_factory=dict)  # name -> how it was adapted
+    skipped: dict[str, str] = field(default_factory=dict)  # name -> reason
 
 
 @torch.no_grad()
 def transfer(model: nn.Module, tensors: Mapping[str, Tensor], *, same_labels: bool) -> Transfer:
-    """Put weights into a model as far as they fit; the rest stays as it was initialised.
+    """Copy tensors into a model as far as they fit; all others keep their initial values.
 
-    Positions follow from the model's own size. Channels that both have are taken over, new ones
-    begin at 0, so that at first they neither are seen nor say anything. The table of labels is only
-    of use for the same labels.
+    Position embeddings of another size are left as the model computed them. Channels that both
+    models have are copied. The weights of new channels are set to 0, so that at first the model
+    ignores new inputs and predicts 0 for new outputs.
+
+    Args:
+        model: the model to change, freshly initialised.
+        tensors: state of the other model by parameter name.
+        same_labels: both models have the same classes; if not, the label table is skipped.
     """
     done, own = Transfer(), model.state_dict()
     for name, tensor in tensors.items():
         if name == LABELS and not same_labels:
-            done.skipped[name] = "the classes are others"
+            done.skipped[name] = "the classes differ"
         elif name not in own:
-            done.skipped[name] = "this model has none"
+            done.skipped[name] = "not in this model"
         elif tensor.shape == own[name].shape:
             own[name].copy_(tensor)
             done.loaded.append(name)
         elif how := _resized(name, own[name], tensor, own, tensors):
             done.resized[name] = how
         else:
-            done.skipped[name] = f"{_by(tensor)} there, {_by(own[name])} here"
+            done.skipped[name] = f"{_by(tensor)}, in this model {_by(own[name])}"
     for name in own.keys() - tensors.keys():
-        done.skipped[name] = "not there"
+        done.skipped[name] = "not in the checkpoint"
     return done
 
 
 def _resized(
     name: str, own: Tensor, tensor: Tensor, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
 ) -> str:
-    """Fill `own` from a tensor of another shape; how, or "" where it cannot be done."""
+    """Fill `own` from a tensor of another shape; return how, or "" if it is impossible."""
     if name == POSITIONS:
         return "computed for the new size"
     if name == LABELS:
         rows = min(len(own), len(tensor))
         own[:rows] = tensor[:rows]
-        return "with or without the row of the dropped label"
+        return "row of the null label added or removed"
     if not (PATCHES in ours and PATCHES in theirs):
         return ""
     (channels, patch), (before, patch_before) = (of[PATCHES].shape[1:3] for of in (ours, theirs))
@@ -77,7 +82,7 @@ def _resized(
         here, there = (x.unflatten(0, (patch * patch, -1)) for x in (own, tensor))  # (p p, K, ...)
         here.zero_()
         here[:, :both] = there[:, :both]
-        if here.shape[1] > channels and there.shape[1] > before:  # the variance of both
+        if here.shape[1] > channels and there.shape[1] > before:  # both have variance channels
             here[:, channels : channels + both] = there[:, before : before + both]
         return f"{both} of {counted(channels, 'channel')}"
     return ""

@@ -1,9 +1,9 @@
-"""DDPM (Ho et al. 2020), with the learned variance of Nichol & Dhariwal 2021.
+"""DDPM (Ho et al. 2020) with the learned variance of Nichol & Dhariwal 2021.
 
-A chain of small steps turns data into noise; the model learns to step back. Each step back is a
-Gaussian. Its mean follows from a guess of the noise in x, learned by plain squared error. Its
-variance lies between two known bounds, and the model says where; that is learned from the
-variational bound, which sees the mean as given, so that it cannot disturb it.
+A chain of small steps turns data into noise, and the model learns the Gaussian reverse steps. The
+mean of a reverse step follows from the model's prediction of the noise (or of data or v), which is
+trained with the squared error. Its variance lies between two known bounds; the model predicts where
+and is trained with the variational bound, whose gradient does not reach the prediction of the mean.
 
 Shapes: N images, C channels, H x W pixels or latent cells, T timesteps.
 """
@@ -26,21 +26,29 @@ from dit_lab.objectives.options import check_ddpm, check_loss
 
 
 class DDPM:
-    """Prediction of noise, data or v on a chain of betas.
+    """Prediction of noise, data or v on a discrete diffusion chain. Implements `types.Objective`.
 
-    num_timesteps, beta_schedule: the chain; "linear" (Ho et al. 2020), "scaled_linear" (Rombach et
-        al. 2022) or "cosine" (Nichol & Dhariwal 2021).
-    zero_terminal_snr: the last timestep is pure noise (Lin et al. 2024); not for noise prediction.
-    prediction: "noise" (Ho et al. 2020, eq. 14), "data", or "v" (Salimans & Ho 2022, appendix D).
-    learn_sigma: the model has 2C output channels, the second half in [-1, 1] (softly) for the
-        variance; the loss is then the hybrid one, squared error plus bound.
-    rescale_bound: the bound times T / 1000, so that lambda = 0.001 for any T (Nichol & Dhariwal
-        2021, eq. 16); without it lambda = 1 / T, as in the original DiT. The same at T = 1000.
-    fixed_variance: without learn_sigma, "small" (the posterior's, None means this) or "large"
-        (beta); Ho et al. 2020, section 3.2.
-    min_snr_gamma: no timestep weighs more than this in units of the data's error (Hang et al.
-        2023, "Efficient Diffusion Training via Min-SNR", gamma 5); None: every one as it is.
-    loss, huber_c: what errors of the prediction cost, see `elementwise.cost`; not of the bound.
+    Args:
+        num_timesteps: length T of the chain.
+        beta_schedule: "linear" (Ho et al. 2020), "scaled_linear" (Rombach et al. 2022) or "cosine"
+            (Nichol & Dhariwal 2021).
+        zero_terminal_snr: make the last timestep pure noise (Lin et al. 2024); not for noise
+            prediction.
+        prediction: "noise" (Ho et al. 2020, eq. 14), "data", or "v" (Salimans & Ho 2022, app. D).
+        learn_sigma: the model has 2C output channels, the second half for the variance: -1 is the
+            posterior's variance and 1 is beta. The loss is then the hybrid loss: squared error plus
+            variational bound.
+        rescale_bound: multiply the bound by T / 1000, so that lambda = 0.001 for any T (Nichol &
+            Dhariwal 2021, eq. 16). Otherwise lambda = 1 / T, as in the original DiT; the two are
+            equal at T = 1000.
+        fixed_variance: without `learn_sigma`, "small" (the posterior's variance; also if None) or
+            "large" (beta); Ho et al. 2020, section 3.2.
+        min_snr_gamma: weight the squared error of the data by min(SNR, gamma) (Hang et al. 2023,
+            "Efficient Diffusion Training via Min-SNR", gamma 5); None for no weighting.
+        loss, huber_c: loss of the prediction error, see `elementwise.cost`; not of the bound.
+
+    Raises:
+        RequestError: an option is invalid or conflicts with another.
     """
 
     def __init__(
@@ -83,16 +91,17 @@ class DDPM:
         self._fixed_fraction = 1.0 if fixed_variance == "large" else 0.0
 
     def time_from_uniform(self, uniform: Tensor) -> Tensor:
-        """u in [0, 1), (N,), to the timestep floor(u T), (N,) int64."""
+        """Map uniform numbers u in [0, 1), (N,), to timesteps floor(u T), (N,) int64."""
         return (uniform.to(torch.float64) * self.interpolant.num_timesteps).long()
 
     def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
-        """Per-image terms, each (N,) float32.
+        """Return the loss terms of each image.
 
-        "mse" is the squared error of what is predicted, before its weight; with loss=huber the loss
-        has the Huber loss in its place. With `learn_sigma`, "vb"
-        is the bound's term at this timestep in bits per dimension, and "loss" is the sum: the
-        hybrid loss of Nichol & Dhariwal 2021, eq. 16.
+        Returns:
+            Terms by name, each (N,) float32. "loss" is minimised. "mse" is the unweighted squared
+            error, also if `loss="huber"` puts the Huber loss in its place in "loss". With
+            `learn_sigma`, "vb" is the term of the variational bound in bits per dimension, and
+            "loss" the hybrid loss (Nichol & Dhariwal 2021, eq. 16).
         """
         shares = self.interpolant.shares_at(batch.time, batch.data)
         x = shares.mix(batch.data, batch.noise)
@@ -109,7 +118,7 @@ class DDPM:
         return {"loss": weighted + self._bound_weight * vb, "mse": mse, "vb": vb}
 
     def _weight(self, shares: Shares) -> Tensor:
-        """(N,): min(SNR, gamma) as a weight of the data's error, given in this prediction's.
+        """Return the weight (N,) that amounts to a weight min(SNR, gamma) of the data error.
 
         Hang et al. 2023, section 3.4 and appendix: divided by SNR for noise, by SNR + 1 for v.
         """
@@ -117,18 +126,18 @@ class DDPM:
         return snr.clamp(max=self.min_snr_gamma) / ERROR_PER_DATA_ERROR[self.kind](snr)
 
     def model_time(self, t: float) -> float:
-        """Flow time t to the timestep, continuous between integers."""
+        """Return the timestep of flow time t, a fraction between grid points."""
         return self.interpolant.timestep(t)
 
     def prediction(self, output: Tensor, x: Tensor, t: float) -> Prediction:
-        """Read a raw output (N, C or 2C, H, W) at x (N, C, H, W) and flow time t."""
+        """Interpret a raw output (N, C or 2C, H, W) at x (N, C, H, W) and flow time t."""
         value, variance = self._split(output.to(x.dtype))
         data, noise = self.interpolant.ends(self.kind, value, x, t)
         fraction = self._fixed_fraction if variance is None else variance
         return Prediction(data=data, noise=noise, variance_fraction=fraction)
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(prediction, variance fraction); the model's -1 is fraction 0, its 1 is fraction 1."""
+        """Split a raw output into prediction and variance fraction; [-1, 1] becomes [0, 1]."""
         if not self.learn_sigma:
             return output, None
         value, variance = output.chunk(2, dim=1)
@@ -140,4 +149,6 @@ ERROR_PER_DATA_ERROR: dict[str, Callable[[Tensor], Tensor]] = {
     "data": torch.ones_like,
     "v": lambda snr: snr + 1,
 }
-"""A squared error of each prediction, in squared errors of the data, with x as it is."""
+"""Ratio of the squared error of each prediction to that of the data at fixed x, as a function of
+the SNR.
+"""

@@ -1,9 +1,9 @@
-"""Learning the flow from noise to data: what rectified flow and flow matching share.
+"""Base class of the flow objectives, rectified flow and flow matching.
 
-A path x_t joins each noise to each image, and the model predicts dx_t/dt, or anything that it
-follows from. At one x_t many paths cross. The squared error makes the model predict their average,
-and following that average from t = 0 to t = 1 carries the noise distribution to the data
-distribution (Lipman et al. 2022, theorem 2).
+A path x_t joins each noise to an image, and the model predicts the velocity dx_t/dt or an
+equivalent quantity. Many paths pass through one x_t, and the squared error makes the model predict
+the mean of their velocities. Integrating this mean from t = 0 to t = 1 carries the noise
+distribution to the data distribution (Lipman et al. 2022, theorem 2).
 
 Shapes: N images, C channels, H x W pixels or latent cells.
 """
@@ -25,7 +25,7 @@ from dit_lab.objectives.options import check_loss, check_time_shift, check_weigh
 from dit_lab.objectives.time_sampling import automatic_shift, quantile_function
 
 EDGE = 1e-3
-"""How far a path stays from an end where something has no bound, as SiT trains and samples."""
+"""Distance in flow time from an end at which a quantity diverges, as in SiT."""
 
 SQUARED_IN_NOISE = {
     "noise": (0, 0, 0),
@@ -33,18 +33,19 @@ SQUARED_IN_NOISE = {
     "score": (0, 2, 0),
     "velocity": (-2, 2, 0),
 }
-"""A squared error of what is predicted, in squared errors of the noise, with x as it is: powers of
-g^2 / 2, sigma and alpha."""
+"""Factor from the squared error of a prediction to that of the noise at fixed x: exponents of
+g^2 / 2, sigma and alpha.
+"""
 
 SQUARED_OF_NOISE = {"velocity": (2, -2, 0), "likelihood": (1, -2, 0)}
-"""And a squared error of the noise in what a weighting counts."""
+"""Factor from the squared error of the noise to the loss of a weighting, as the same exponents."""
 
 
 def span(prediction: str, weighting: str) -> dict[str, float]:
-    """The flow times over which a prediction says something of both ends: t_min and t_max.
+    """Return t_min and t_max: the flow times at which a prediction determines both data and noise.
 
-    Noise and score say nothing of the data where it has no share, data nothing of the noise; the
-    score and the weightings have no bound there.
+    Noise and score do not determine the data where alpha = 0, nor data the noise where sigma = 0.
+    The score and the weightings can diverge there. The span keeps `EDGE` away from such ends.
     """
     both = prediction == "score" or weighting not in ("none", prediction)
     return {
@@ -54,24 +55,32 @@ def span(prediction: str, weighting: str) -> dict[str, float]:
 
 
 class FlowObjective:
-    """Error of a prediction on an interpolant.
+    """Loss of a prediction on an interpolant. Implements `types.Objective`.
 
-    prediction: "velocity", "noise", "data" or "score"; of the score, sigma times its error counts.
-    weighting: "none"; "velocity", as if the error had been made in the velocity; "likelihood",
-        g^2 / 2 times the squared error of the score (Song et al. 2021, "Maximum Likelihood
-        Training of Score-Based Diffusion Models", eq. 7; both as in Ma et al. 2024, SiT).
-    min_snr_gamma: as if the error had been made in the data and counted min(SNR, gamma) times, SNR
-        (alpha / sigma)^2, as for DDPM (Hang et al. 2023, "Efficient Diffusion Training via
-        Min-SNR", gamma 5): on the straight path min(t^2, gamma (1 - t)^2) times that of a velocity.
-    loss, huber_c: what errors cost, see `elementwise.cost`; of the score, sigma times its error.
-    direction_weight: adds this times 1 - cos(velocity, target) over the channels of each cell (Yao
-        et al. 2024, "FasterDiT", section 3.3); with one channel that is a sign and teaches nothing.
-    time_sampling: "uniform", "logit_normal" with `logit_mean` and `logit_std`, or "cosmap".
-    time_shift: moves the times towards noise where above 1 (Esser et al. 2024, eq. 23); "auto"
-        follows from `latent_shape` (C, H, W), see `automatic_shift`.
-    time_scale: the model receives `time_scale * t`; 1000 suits its sinusoids, public SiT weights
-        were trained with 1.
-    learn_sigma: the model has 2C output channels; the second half is ignored, as in SiT.
+    Args:
+        interpolant: the path from noise (t = 0) to data (t = 1).
+        prediction: "velocity", "noise", "data" or "score"; the error of a score is multiplied by
+            sigma.
+        weighting: "none"; "velocity", the squared error of the velocity; or "likelihood", g^2 / 2
+            times the squared error of the score (Song et al. 2021, "Maximum Likelihood Training of
+            Score-Based Diffusion Models", eq. 7). Both as in Ma et al. 2024, SiT.
+        min_snr_gamma: weight the squared error of the equivalent data prediction by min(SNR, gamma)
+            with SNR = (alpha / sigma)^2 (Hang et al. 2023, "Efficient Diffusion Training via
+            Min-SNR", gamma 5); on the straight path, min(t^2, gamma (1 - t)^2) for a velocity.
+        loss, huber_c: loss of the error, see `elementwise.cost`.
+        direction_weight: weight of an additional term, 1 - cos(velocity, target) over the channels
+            of each cell (Yao et al. 2024, "FasterDiT", section 3.3). With one channel the cosine
+            is a sign and has no gradient.
+        time_sampling: "uniform", "logit_normal" with `logit_mean` and `logit_std`, or "cosmap".
+        time_shift: above 1, moves the times towards noise (Esser et al. 2024, eq. 23); "auto" is
+            the `automatic_shift` of `latent_shape`.
+        time_scale: the model receives `time_scale * t`. 1000 suits the sinusoids of its time
+            embedding; public SiT weights were trained with 1.
+        learn_sigma: the model has 2C output channels; the second half is ignored, as in SiT.
+        latent_shape: (C, H, W), for `time_shift="auto"`.
+
+    Raises:
+        RequestError: an option is invalid or conflicts with another.
     """
 
     def __init__(
@@ -111,16 +120,18 @@ class FlowObjective:
         )
 
     def time_from_uniform(self, uniform: Tensor) -> Tensor:
-        """u in [0, 1), (N,), to flow time t in [t_min, t_max], (N,) float32."""
+        """Map uniform numbers u in [0, 1), (N,), to flow times in [t_min, t_max], (N,) float32."""
         t = shift_time(self._quantile(uniform.to(torch.float64)), self.time_shift)
         low, high = self.interpolant.t_min, self.interpolant.t_max
         return (low + (high - low) * t).to(torch.float32)
 
     def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
-        """Per-image terms, each (N,) float32; "loss" is the mean error with its weight.
+        """Return the loss terms of each image.
 
-        With a direction term, "mse" (the weighted error, whatever `loss` is) and "direction" are
-        the two that it is made of.
+        Returns:
+            Terms by name, each (N,) float32. "loss", the weighted mean error, is minimised. With
+            `direction_weight`, it is the sum of "mse" (the weighted error, whatever `loss` is) and
+            the weighted "direction".
         """
         path = self.interpolant
         x = path.interpolate(batch.data, batch.noise, batch.time)
@@ -137,16 +148,16 @@ class FlowObjective:
         return {"loss": total, "mse": loss, "direction": direction}
 
     def _charged(self, error: Tensor, t: Tensor) -> Tensor:
-        """What the errors of what is predicted cost where that is not their square, (N,)."""
+        """Return the weighted Huber loss (N,) of prediction errors."""
         weight = self._weight(t)
-        if self.kind == "score":  # whose error has no bound where sigma has none below
+        if self.kind == "score":  # sigma * error is bounded as sigma goes to 0
             sigma = self.interpolant.sigma(t)
             error = sigma.reshape(-1, *[1] * (error.dim() - 1)) * error
             weight = weight / sigma.square()
         return weight * self._cost(error).flatten(1).mean(1)
 
     def _weight(self, t: Tensor) -> Tensor | float:
-        """(N,), or 1: of the squared error of what is predicted."""
+        """Return the weight of the squared prediction error, (N,) or 1."""
         if self.min_snr_gamma is not None:
             return self._min_snr(t, self.min_snr_gamma)
         if self.weighting == "none":
@@ -163,23 +174,24 @@ class FlowObjective:
         return diffusion * sigma * alpha
 
     def _min_snr(self, t: Tensor, gamma: float) -> Tensor:
-        """(N,): min(SNR, gamma) as a weight of the data's error, given in what is predicted."""
+        """Return the weight (N,) that amounts to a weight min(SNR, gamma) of the data error."""
         path = self.interpolant
         alpha, sigma = path.alpha(t), path.sigma(t)
         if self.kind == "data":
             return (alpha / sigma).square().clamp(max=gamma)
-        if self.kind == "velocity":  # its error is (alpha_dot - sigma_dot alpha / sigma) the data's
+        # velocity error = (alpha_dot - sigma_dot alpha / sigma) * data error
+        if self.kind == "velocity":
             turn = path.alpha_dot(t) * sigma - path.sigma_dot(t) * alpha
             return torch.minimum(alpha.square(), gamma * sigma.square()) / turn.square()
         of_noise = (gamma * (sigma / alpha).square()).clamp(max=1.0)
         return of_noise if self.kind == "noise" else of_noise * sigma.square()
 
     def model_time(self, t: float) -> float:
-        """Flow time t to what the model receives."""
+        """Return the model time `time_scale * t` of flow time t."""
         return self.time_scale * t
 
     def prediction(self, output: Tensor, x: Tensor, t: float) -> Prediction:
-        """Read a raw output (N, C or 2C, H, W) at x (N, C, H, W) and flow time t."""
+        """Interpret a raw output (N, C or 2C, H, W) at x (N, C, H, W) and flow time t."""
         data, noise = self.interpolant.ends(self.kind, self._value(output).to(x.dtype), x, t)
         return Prediction(data=data, noise=noise)
 

@@ -1,10 +1,10 @@
-"""Flow matching (Lipman et al. 2022) on a choice of paths, with a choice of predictions.
+"""Flow matching (Lipman et al. 2022) with a choice of paths and predictions.
 
 The default is the conditional optimal-transport path (eq. 20-23): x_t = t * data +
-(1 - (1 - sigma_min) t) * noise, each image the centre of a Gaussian of width sigma_min at t = 1.
-With sigma_min = 0 this is rectified flow, number for number, and with the default the two are
-expected to agree. The other paths and predictions are those of stochastic interpolants (Albergo et
-al. 2023; Ma et al. 2024, SiT).
+(1 - (1 - sigma_min) t) * noise, so that at t = 1 each image is the mean of a Gaussian of standard
+deviation sigma_min. With sigma_min = 0 this equals rectified flow exactly; with the default, the
+results of the two should agree. The other paths and predictions are those of stochastic
+interpolants (Albergo et al. 2023; Ma et al. 2024, SiT).
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ SIGMA_MIN = 1e-4
 
 
 class FlowMatching(FlowObjective):
-    """Flow matching; what is not here is as in `FlowObjective`.
+    """Flow matching. Options that are not listed here are those of `FlowObjective`.
 
-    path: "linear", "trigonometric" or "vp".
-    sigma_min: of the linear path, 1e-4 where None.
+    Args:
+        path: "linear", "trigonometric" or "vp".
+        sigma_min: noise left at t = 1 on the linear path; None means 1e-4.
+
+    Raises:
+        RequestError: an option is invalid or conflicts with another.
     """
 
     def __init__(

@@ -1,5 +1,7 @@
-"""The options of the objectives, and which of them go together. Torch-free: the configuration is
-checked with this before anything is built, and the objectives check themselves with it."""
+"""Options of the objectives and checks of their combinations. Torch-free.
+
+The configuration is checked with them before anything is built, and so are the objectives.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,16 @@ LOSS = ("squared", "huber")
 
 @dataclass
 class Learned(Component):
-    """What every objective has: what errors cost."""
+    """Options of every objective: the loss of an error."""
 
     loss: str = option(
-        "squared", choices=LOSS, help="of the error; huber counts outliers less", later=True
+        "squared",
+        choices=LOSS,
+        help="squared error, or pseudo-Huber loss, which is linear for outliers",
+        later=True,
     )
     huber_c: Optional[float] = option(
-        None, above=0, help="of loss=huber: the error where it turns linear; 0.1 where null",
+        None, above=0, help="of loss=huber: the error at which it turns linear; null: 0.1",
         later=True,
     )  # fmt: skip
 
@@ -41,17 +46,19 @@ class Learned(Component):
 @dataclass
 class DDPM(Learned):
     num_timesteps: int = option(1000, at_least=21, at_most=100_000, help="T of the chain")
-    beta_schedule: str = option("linear", choices=BETA_SCHEDULE, help="of the noise")
+    beta_schedule: str = option("linear", choices=BETA_SCHEDULE, help="schedule of the betas")
     zero_terminal_snr: bool = option(
-        False, help="true: the last timestep is noise alone; for prediction=v or data"
+        False, help="true: the last timestep is pure noise; for prediction=v or data"
     )
     prediction: str = option("noise", choices=CHAIN_PREDICTION, help="what the model predicts")
-    learn_sigma: bool = option(True, help="the variance too, by the variational bound")
-    rescale_bound: bool = option(False, help="true: the bound times num_timesteps / 1000")
+    learn_sigma: bool = option(True, help="true: learn the variance too, by the variational bound")
+    rescale_bound: bool = option(False, help="true: multiply the bound by num_timesteps / 1000")
     fixed_variance: Optional[str] = option(
-        None, choices=FIXED_VARIANCE, help="with learn_sigma=false; small where null"
+        None, choices=FIXED_VARIANCE, help="variance with learn_sigma=false; null: small"
     )
-    min_snr_gamma: Optional[float] = option(None, above=0, help="5 in the paper")
+    min_snr_gamma: Optional[float] = option(
+        None, above=0, help="gamma of Min-SNR weighting, 5 in the paper; null: none"
+    )
 
     def check_together(self) -> None:
         super().check_together()
@@ -70,12 +77,14 @@ class Flow(Learned):
     time_sampling: str = option("uniform", choices=TIME_SAMPLING, help="distribution of t")
     logit_mean: float = option(0.0, help="of time_sampling=logit_normal")
     logit_std: float = option(1.0, above=0, help="of time_sampling=logit_normal")
-    time_shift: Any = option(
-        1.0, help="above 1: towards noise; auto: sqrt(numbers of a latent / 4096)"
+    time_shift: Any = option(1.0, help="above 1: more noise; auto: sqrt(values of a latent / 4096)")
+    time_scale: float = option(1000.0, above=0, help="the model receives time_scale * t")
+    learn_sigma: bool = option(
+        False, help="true: 2C output channels as in SiT, half of them unused"
     )
-    time_scale: float = option(1000.0, above=0, help="times t is what the model is given")
-    learn_sigma: bool = option(False, help="the variance too")
-    min_snr_gamma: Optional[float] = option(None, above=0, help="5 in the paper", later=True)
+    min_snr_gamma: Optional[float] = option(
+        None, above=0, help="gamma of Min-SNR weighting, 5 in the paper; null: none", later=True
+    )
 
     def check_together(self) -> None:
         super().check_together()
@@ -85,15 +94,15 @@ class Flow(Learned):
 @dataclass
 class RectifiedFlow(Flow):
     direction_weight: float = option(
-        0.0, at_least=0, help="of 1 - cos(velocity, target) in the loss"
+        0.0, at_least=0, help="weight of 1 - cos(velocity, target) in the loss"
     )
 
 
 @dataclass
 class FlowMatching(Flow):
-    path: str = option("linear", choices=PATH, help="alpha and sigma of t")
+    path: str = option("linear", choices=PATH, help="interpolant between noise and data")
     sigma_min: Optional[float] = option(
-        None, at_least=0, below=1, help="of the linear path; 1e-4 where null"
+        None, at_least=0, below=1, help="noise at t = 1 of path=linear; null: 1e-4"
     )
     prediction: str = option("velocity", choices=FLOW_PREDICTION, help="what the model predicts")
     weighting: str = option("none", choices=WEIGHTING, help="of the loss over t")
@@ -122,16 +131,16 @@ def check_ddpm(
     zero_terminal_snr: bool,
     min_snr_gamma: float | None,
 ) -> None:
-    """Raises RequestError."""
+    """Raise RequestError if options of DDPM conflict."""
     if zero_terminal_snr and prediction == "noise":
         raise RequestError(
-            "prediction=noise: with zero_terminal_snr the last timestep is noise and nothing else, "
-            "so predicting it says nothing of the data; use prediction=v or prediction=data"
+            "prediction=noise: with zero_terminal_snr the last timestep is pure noise, where a "
+            "predicted noise does not determine the data; use prediction=v or prediction=data"
         )
     if zero_terminal_snr and min_snr_gamma is not None:
         raise RequestError(
-            f"min_snr_gamma={min_snr_gamma:g}: gives a timestep without signal no weight, so "
-            "sampling would start where nothing was learned; use it or zero_terminal_snr"
+            f"min_snr_gamma={min_snr_gamma:g}: gives weight 0 to a timestep without signal, so "
+            "sampling would start at an untrained timestep; use it or zero_terminal_snr"
         )
     if learn_sigma and fixed_variance is not None:
         raise RequestError(
@@ -146,7 +155,7 @@ def check_ddpm(
 
 
 def check_flow_matching(*, path: str, sigma_min: float | None) -> None:
-    """Raises RequestError."""
+    """Raise RequestError if `sigma_min` is set for a path other than the linear one."""
     if path != "linear" and sigma_min is not None:
         raise RequestError(
             f"sigma_min={sigma_min:g}: belongs to path=linear; path={path} has none, leave it null"
@@ -154,7 +163,7 @@ def check_flow_matching(*, path: str, sigma_min: float | None) -> None:
 
 
 def check_weighting(*, weighting: str, min_snr_gamma: float | None) -> None:
-    """Raises RequestError."""
+    """Raise RequestError if both a weighting and `min_snr_gamma` are set."""
     if weighting != "none" and min_snr_gamma is not None:
         raise RequestError(
             f"min_snr_gamma={min_snr_gamma:g}: is a weighting itself; use it or "
@@ -163,7 +172,7 @@ def check_weighting(*, weighting: str, min_snr_gamma: float | None) -> None:
 
 
 def check_loss(*, loss: str, huber_c: float | None) -> None:
-    """Raises RequestError."""
+    """Raise RequestError for an unknown loss, or if `huber_c` is set without the Huber loss."""
     if loss not in LOSS:
         raise RequestError(f"loss={loss}: expected {' or '.join(LOSS)}")
     if loss == "squared" and huber_c is not None:
@@ -171,7 +180,7 @@ def check_loss(*, loss: str, huber_c: float | None) -> None:
 
 
 def check_time_shift(shift: float | str) -> None:
-    """A number above 0, or "auto". Raises RequestError."""
+    """Raise RequestError unless the shift is a number above 0 or "auto"."""
     number = isinstance(shift, int | float) and not isinstance(shift, bool)
     if shift != "auto" and not (number and float(shift) > 0):
         raise RequestError(f"time_shift={shift}: expected a number above 0, or auto")

@@ -1,4 +1,4 @@
-"""Rectified flow (Liu et al. 2022, "Flow Straight and Fast"): straight lines from noise to data.
+"""Rectified flow (Liu et al. 2022, "Flow Straight and Fast"): straight paths from noise to data.
 
 x_t = t * data + (1 - t) * noise, so the velocity is data - noise. SiT's linear path (Ma et al.
 2024) is the same.
@@ -11,7 +11,7 @@ from dit_lab.objectives.flow import FlowObjective
 
 
 class RectifiedFlow(FlowObjective):
-    """Velocity on the straight path; the settings are those of `FlowObjective`."""
+    """Velocity prediction on the straight path; the options are those of `FlowObjective`."""
 
     def __init__(
         self,

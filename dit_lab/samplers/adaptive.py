@@ -1,7 +1,7 @@
-"""ODE sampling with steps as long as a tolerance allows (Dormand & Prince 1980), by torchdiffeq.
+"""Adaptive ODE sampler (Dormand & Prince 1980), by torchdiffeq.
 
-The steps are chosen for all images of a call together, so that an image depends, within the
-tolerance, on those that are drawn with it.
+The step sizes are chosen for all images of a call together, so that an image depends, within the
+tolerance, on the other images of its batch.
 
 Shapes: N images, C channels, H x W pixels or latent cells.
 """
@@ -21,10 +21,16 @@ from dit_lab.samplers.ode import Velocity, velocity_of, without_noise
 
 
 class Dopri5:
-    """Fifth order with an error estimate of fourth; the error of a step, as a root mean square
-    over all images, stays below atol + rtol * |x|. How often the model is asked is found out by
-    sampling. On a DDPM chain, whose log-SNR has a corner at every timestep, errors of some 3e-4
-    remain whatever the tolerance."""
+    """Dormand-Prince solver: fifth order, with a fourth-order error estimate. Draws no noise.
+
+    The error of a step, as a root mean square over all images, stays below atol + rtol * |x|. The
+    NFE follows from the tolerance and is known only after sampling. On a DDPM chain, whose log-SNR
+    has a kink at every timestep, errors of about 3e-4 remain for any tolerance.
+
+    Args:
+        rtol: relative tolerance, above 0.
+        atol: absolute tolerance, above 0.
+    """
 
     def __init__(self, *, rtol: float = 1e-5, atol: float = 1e-5) -> None:
         if rtol <= 0 or atol <= 0:
@@ -41,7 +47,7 @@ class Dopri5:
         draw_noise: DrawNoise,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`. Draws no noise."""
+        """Integrate noise (N, C, H, W) to data (N, C, H, W); see `types.Sampler`."""
         from torchdiffeq import odeint
 
         flow = _Flow(velocity_of(predict, interpolant), interpolant, on_step)
@@ -54,20 +60,22 @@ class Dopri5:
             rtol=self.rtol,
             atol=self.atol,
             method="dopri5",
-            # without step_t the last step reaches beyond the path
+            # Without step_t, the last step goes beyond the end of the path.
             options={"step_t": span[-1:], "dtype": wide},
         )
         return without_noise(ends[-1], interpolant.t_max, predict, interpolant)
 
 
 def on_path(t: Tensor, interpolant: Interpolant) -> float:
-    """A time () that torchdiffeq asks about, or the end of the path that it lies beyond: the guess
-    of the first step may, however short the path is."""
+    """Return the time t (a 0-d tensor) as a float, clamped to the path.
+
+    torchdiffeq may evaluate beyond the end of the path when it guesses the size of the first step.
+    """
     return min(max(t.item(), interpolant.t_min), interpolant.t_max)
 
 
 class _Flow:
-    """A velocity as torchdiffeq calls it; `on_step` hears of every step that was good enough."""
+    """Velocity with the interface of torchdiffeq; calls `on_step` after every accepted step."""
 
     def __init__(
         self, velocity: Velocity, interpolant: Interpolant, on_step: Callable[[int], None] | None

@@ -1,11 +1,12 @@
-"""Ancestral samplers: walk from noise to data, one jump to a less noisy place at a time.
+"""Ancestral samplers: DDPM and DDIM.
 
-At each place the model's guess of the data says where the next jump leads. DDPM draws it from the
-Gaussian of one step back on a chain, fresh noise included; DDIM points from the guess along the
-noise that the model saw, and with eta = 0 draws nothing.
+At each step, the model's prediction of the data determines the next, less noisy x. DDPM draws it
+from the Gaussian of one reverse step of a chain. DDIM combines the predicted data and the predicted
+noise, and draws no noise if eta = 0.
 
-Both may leave out timesteps: a chain seen at some of its timesteps is a shorter chain. And both may
-evaluate the model less often than they step (`cache_interval`, see `reuse`).
+Both can skip timesteps: a chain that visits only some of its timesteps is a shorter chain. Both can
+evaluate the model at fewer steps than they take (`cache_interval`, see `reuse`).
+
 Shapes: N images, C channels, H x W pixels or latent cells.
 """
 
@@ -29,8 +30,13 @@ from dit_lab.samplers.reuse import asked_every
 class DDPMSampler:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) on a respaced chain.
 
-    The variance is the one that the prediction states: learned, or fixed by the objective.
-    `clip_data` clamps the guessed data to [-1, 1]: for pixels, not for latents.
+    The variance is that of the prediction: learned, or fixed by the objective.
+
+    Args:
+        steps: number of timesteps to visit.
+        spacing: rule of `respacing.visited`, "even" or "stride".
+        clip_data: clamp the predicted data to [-1, 1]; for pixels, not for latents.
+        cache_interval: evaluate the model at every n-th step only, see `reuse`.
     """
 
     def __init__(
@@ -56,7 +62,11 @@ class DDPMSampler:
         draw_noise: DrawNoise,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`."""
+        """Map noise (N, C, H, W) to data (N, C, H, W); see `types.Sampler`.
+
+        Raises:
+            RequestError: the interpolant is not a chain of timesteps, or `steps` does not suit it.
+        """
         chain = _chain(interpolant)
         predict = asked_every(self.cache_interval, predict, interpolant)
         timesteps = visited(self.spacing, chain.num_timesteps, self.steps)
@@ -79,11 +89,18 @@ class DDPMSampler:
 class DDIMSampler:
     """DDIM (Song et al. 2020, eq. 12 and 16), on a respaced chain or any other path.
 
-    eta = 0 draws no noise: the same noise gives the same image for any number of steps, nearly.
-    eta = 1 draws as much as DDPM with the posterior's variance. On a chain `spacing` chooses the
-    timesteps; other paths are walked in equal steps of flow time, where eta = 0 is Euler's method
-    on straight paths. `clip_data` clamps the guessed data to [-1, 1] and keeps the noise consistent
-    with it.
+    Args:
+        steps: number of timesteps to visit on a chain. Other paths are divided into equal steps of
+            flow time; on straight paths and with eta = 0 this is Euler's method.
+        eta: amount of noise in [0, 1]. 0 draws none, so that the same initial noise gives nearly
+            the same image for any number of steps. 1 draws as much as DDPM with the posterior's
+            variance.
+        spacing: rule of `respacing.visited` on a chain, "even" or "stride".
+        clip_data: clamp the predicted data to [-1, 1], and recompute the predicted noise from it.
+        cache_interval: evaluate the model at every n-th step only, see `reuse`.
+
+    Raises:
+        RequestError: `eta` is not in [0, 1].
     """
 
     def __init__(
@@ -113,11 +130,11 @@ class DDIMSampler:
         draw_noise: DrawNoise,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`."""
+        """Map noise (N, C, H, W) to data (N, C, H, W); see `types.Sampler`."""
         predict = asked_every(self.cache_interval, predict, interpolant)
         times = self._times(interpolant)
         at = torch.tensor(times, dtype=torch.float64)
-        alphas = [*interpolant.alpha(at).tolist(), 1.0]  # after the last step there is only data
+        alphas = [*interpolant.alpha(at).tolist(), 1.0]  # the last step ends in data without noise
         sigmas = [*interpolant.sigma(at).tolist(), 0.0]
         x = noise
         for step, t in enumerate(times):
@@ -127,8 +144,8 @@ class DDIMSampler:
                 data = data.clamp(-1, 1)
                 _, direction = interpolant.ends("data", data, x, t)
             alpha, sigma = alphas[step + 1], sigmas[step + 1]
-            kept = sigma * alphas[step] / (sigmas[step] * alpha)  # of the noise's share of x
-            fresh = (self.eta * sigma) ** 2 * (1 - kept**2)  # variance
+            kept = sigma * alphas[step] / (sigmas[step] * alpha)  # of the ratio of noise to data
+            fresh = (self.eta * sigma) ** 2 * (1 - kept**2)  # variance of the new noise
             x = alpha * data + math.sqrt(sigma**2 - fresh) * direction
             if fresh > 0:  # never at the last step, where sigma = 0
                 x = x + math.sqrt(fresh) * draw_noise(step)
@@ -137,7 +154,7 @@ class DDIMSampler:
         return x
 
     def _times(self, interpolant: Interpolant) -> list[float]:
-        """Where the model is asked, from noise to data."""
+        """Return the flow times at which the model is evaluated, from noise to data."""
         if isinstance(interpolant, DiscreteDiffusion):
             timesteps = visited(self.spacing, interpolant.num_timesteps, self.steps)
             return [interpolant.flow_time(timestep) for timestep in reversed(timesteps)]

@@ -1,6 +1,6 @@
-"""At which flow times a solver stops. Torch-free, so that the configuration is checked with it.
+"""Time grids of the ODE and SDE samplers. Torch-free, to check the configuration.
 
-A grid is a rule that spreads steps over [0, 1], laid over the span that a solver integrates.
+A rule spreads the steps over [0, 1]; the grid scales them to the flow times that a sampler covers.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ RULES = ("uniform", "quadratic", "shifted", "given")
 
 
 class TimeGrid:
-    """`steps` steps by the name of a rule.
+    """Grid of `steps` steps in flow time.
 
-    uniform: equal steps in t.
-    quadratic: the noise's share of the way falls like a square, more steps near data (Song et al.
-        2020, DDIM, appendix D.2).
-    shifted: equal steps, moved towards noise by `time_shift` above 1 (Esser et al. 2024, eq. 23).
-    given: exactly `times`, ascending flow times, one more than steps.
+    Args:
+        steps: number of steps, at least 1.
+        time_grid: the rule. "uniform": equal steps in t. "quadratic": 1 - t falls quadratically,
+            with more steps near the data (Song et al. 2020, DDIM, appendix D.2). "shifted": equal
+            steps, moved by `time_shift`. "given": exactly `times`.
+        time_shift: above 1, moves the steps towards noise (Esser et al. 2024, eq. 23).
+        times: `steps` + 1 ascending flow times, for "given".
+
+    Raises:
+        RequestError: an option is invalid or conflicts with another.
     """
 
     def __init__(
@@ -44,8 +49,7 @@ class TimeGrid:
         self._times = times
 
     def over(self, low: float, high: float) -> list[float]:
-        """steps + 1 ascending times, from `low` to `high`, both exactly; of given ones, what lies
-        beyond an end is moved there."""
+        """Return the steps + 1 ascending times from `low` to `high`; given times are clamped."""
         if self._times is not None:
             return [min(max(t, low), high) for t in self._times]
         assert self._rule is not None
@@ -62,8 +66,11 @@ def check_grid(
     rules: Sequence[str] = RULES,
     after: int = 0,
 ) -> None:
-    """Raises RequestError for options that do not go together. `after` is 1 where the last step
-    starts from the last of the times, and 0 where it ends there."""
+    """Raise RequestError if options of a time grid are invalid or conflict; see `TimeGrid`.
+
+    `rules` are the names that `time_grid` can have. `after` is 1 if the last step starts at the
+    last of `times`, and 0 if it ends there.
+    """
     if time_grid not in rules:
         raise RequestError(f"time_grid: unknown {time_grid!r}; use {', '.join(rules)}")
     if time_shift <= 0 or (time_shift != 1 and time_grid != "shifted"):
@@ -78,8 +85,8 @@ def check_grid(
         return
     if len(times) != steps + 1 - after:
         raise RequestError(
-            f"steps={steps}: {counted(len(times), 'time')} for "
-            f"{counted(len(times) - 1 + after, 'step')}; give both alike"
+            f"steps={steps}: needs {counted(steps + 1 - after, 'time')}, times has {len(times)}; "
+            "give as many, or change steps"
         )
     rising = all(a < b for a, b in pairwise(times))
     if not rising or not times[0] >= 0 or not times[-1] <= 1:
@@ -89,7 +96,7 @@ def check_grid(
 
 
 def noisy_steps(steps: int, last_step: str) -> int:
-    """How many of an SDE solver's `steps` evaluations are followed by noise."""
+    """Return how many of the `steps` evaluations of an SDE solver are followed by noise."""
     if last_step == "none":
         return steps
     if steps < 2:

@@ -1,10 +1,9 @@
-"""Guidance, and the bridge from a model to a sampler.
+"""Guidance, and the predictor that samplers call.
 
-A model that was trained with some labels dropped can be asked twice, with the label and with the
-null label; the difference points towards the class (classifier-free guidance, Ho & Salimans 2022).
-Or a weaker model is asked the same; the difference points away from its mistakes (autoguidance,
-Karras et al. 2024). Guidance goes `scale` times as far: other + scale * (model - other). Scale 1
-is the plain model and costs no second pass.
+Classifier-free guidance (Ho & Salimans 2022) evaluates a model that was trained with label dropout
+twice, with the label and with the null label. Autoguidance (Karras et al. 2024) evaluates the model
+and a weaker one. The guided output is other + scale * (model - other), where "other" is the output
+for the null label or of the weaker model. Scale 1 is the unguided model and needs one evaluation.
 
 Shapes: N images, C data channels, K output channels (C, or 2C with learn_sigma), H x W.
 """
@@ -22,14 +21,18 @@ from dit_lab.core.types import LabelledCall, Objective, Predict, Prediction
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """How strongly, when and where the difference of two predictions counts.
+    """Settings of classifier-free guidance and autoguidance.
 
-    scale: 1 is off. The other common convention, weight w, is scale 1 + w.
-    interval: the span of flow time t (0 noise, 1 data, both ends included) in which it acts
-        (Kynkäänniemi et al. 2024).
-    channels: guide only this many of the data channels; None is all, the original DiT has 3.
-    rescale: how far the guided output is brought back to the standard deviation of the plain one,
-        0 not at all, 1 all the way (Lin et al. 2024, section 3.4; 0.7 there).
+    Args:
+        scale: 1 is off. The other common convention, weight w, is scale 1 + w.
+        interval: range of flow time t (0 noise, 1 data, both ends included) in which guidance
+            applies (Kynkäänniemi et al. 2024).
+        channels: number of data channels that are guided; None for all. The original DiT guides 3.
+        rescale: how far to reset the standard deviation of the guided output to that of the
+            unguided one, from 0 (not at all) to 1 (Lin et al. 2024, section 3.4, with 0.7).
+
+    Raises:
+        RequestError: a value is out of range.
     """
 
     scale: float = 1.0
@@ -47,7 +50,7 @@ class Guidance:
             raise RequestError(f"guidance.rescale: {self.rescale} is not in [0, 1]")
 
     def acts_at(self, t: float) -> bool:
-        """Whether a second pass is needed at flow time t."""
+        """Return whether guidance needs a second evaluation at flow time t."""
         low, high = self.interval
         return self.scale != 1 and low <= t <= high
 
@@ -61,11 +64,19 @@ def predictor(
     guidance: Guidance,
     weak: LabelledCall | None = None,
 ) -> Predict:
-    """What a sampler is given: (x (N, C, H, W), flow time t) -> Prediction, guided.
+    """Return the guided predictor for a sampler: (x (N, C, H, W), flow time t) -> Prediction.
 
-    labels (N,) int64. With `weak`, a model of the same objective, guidance goes away from it; else
-    away from the null label, both branches in one batch of 2N. `null_label` None means a model that
-    never saw labels dropped (or has none); it can only be guided by a weak one.
+    Args:
+        model: the model to sample from.
+        objective: the objective of the model, which interprets its outputs.
+        labels: class labels (N,) int64.
+        null_label: the null label, evaluated with `labels` in one batch of 2N images; None if the
+            model was trained without label dropout or without labels.
+        guidance: scale, interval and channels of the guidance.
+        weak: a weaker model of the same objective for autoguidance, which replaces the null label.
+
+    Raises:
+        RequestError: guidance is on, but there is neither a null label nor a weak model.
     """
     if guidance.scale != 1 and null_label is None and weak is None:
         raise RequestError(
@@ -78,7 +89,7 @@ def predictor(
         return asked(x, time, given)
 
     def pair(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        """Raw outputs: the model's, and the one that guidance goes away from."""
+        """Return the model's raw output, and that for the null label or of the weak model."""
         if weak is not None:
             return call(model, x, labels, t), call(weak, x, labels, t)
         assert null_label is not None
@@ -104,9 +115,10 @@ def predictor(
 def guide(
     output: Tensor, other: Tensor, *, scale: float, channels: int, rescale: float = 0.0
 ) -> Tensor:
-    """Raw outputs (N, K, H, W) to the guided one: its first `channels` move, the rest stay.
+    """Return the guided raw output (N, K, H, W).
 
-    What stays, the variance channels among it, is that of `output`.
+    `other` is the raw output for the null label or of the weak model. Only the first `channels` are
+    guided; all others, such as the variance, are those of `output`.
     """
     plain, start = output[:, :channels], other[:, :channels]
     moved = start + scale * (plain - start)
@@ -114,7 +126,7 @@ def guide(
         before, after = (
             part.flatten(1).std(1, correction=0).reshape(-1, 1, 1, 1) for part in (plain, moved)
         )
-        ratio = torch.where(after > 0, before / after, 1.0)  # what has no contrast keeps none
+        ratio = torch.where(after > 0, before / after, 1.0)  # constant outputs stay as they are
         moved = moved * (rescale * ratio + 1 - rescale)
     return torch.cat([moved, output[:, channels:]], dim=1)
 

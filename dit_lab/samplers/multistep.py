@@ -1,9 +1,9 @@
-"""Multistep samplers, DPM-Solver++ (2M) and UniPC, by diffusers' schedulers at our own times.
+"""Multistep samplers: DPM-Solver++ (2M) and UniPC, by diffusers' schedulers on our own time grids.
 
-Both integrate the prediction of data over half the log-SNR, using predictions of earlier steps, so
-that one evaluation a step gives second order. Their formulas are those of variance-preserving
-paths; dividing x by sqrt(alpha^2 + sigma^2) makes any path one, with the same log-SNR, so that they
-serve flows as well.
+Both integrate the prediction of data over half the log-SNR and reuse the predictions of earlier
+steps, so that one evaluation per step gives second order. Their formulas assume a
+variance-preserving path. Dividing x by sqrt(alpha^2 + sigma^2) turns any path into one with the
+same log-SNR, so that they also sample flows.
 
 Shapes: N images, C channels, H x W pixels or latent cells.
 """
@@ -27,22 +27,28 @@ MOST_LOG_SNR = 2 * math.log(1e3)
 
 
 def reach(steps: int) -> tuple[float, float]:
-    """The log-SNRs between which a grid of equal steps is laid.
+    """Return the lowest and highest log-SNR of a grid with equal steps in log-SNR.
 
-    Before it, where x is noise and little else, one step is enough, and after it the last
-    prediction of data. More steps reach further, up to a thousand times more of one end than of the
-    other, so that what is left out shrinks with the rest of the error.
+    One step covers the time before it, where x is almost only noise, and the last prediction of
+    data covers the time after it. The range widens with the number of steps, at most to alpha /
+    sigma in [1/1000, 1000], so that the omitted ends shrink with the rest of the error.
     """
     noise, data = (2 * math.log(share) for share in (steps**1.5, 3 * steps**1.5))
     return -min(noise, MOST_LOG_SNR), min(data, MOST_LOG_SNR)
 
 
 class Multistep(ABC):
-    """`steps` evaluations, the last of which leads to data without noise.
+    """Base class of the multistep samplers: `steps` evaluations, the last of which ends in data.
 
-    time_grid: "log_snr" for equal steps in log-SNR, on which the order holds, or see `TimeGrid`; at
-        the end of a path the model is asked only where noise is left. Given times are as many as
-        steps.
+    Args:
+        steps: number of evaluations of the model.
+        time_grid: "log_snr" for equal steps in log-SNR, on which the order of convergence holds, or
+            a rule of `TimeGrid`. The end of the path is evaluated only if noise is left there.
+        time_shift: as in `TimeGrid`.
+        times: as in `TimeGrid`, but as many as `steps`.
+
+    Raises:
+        RequestError: an option is invalid or conflicts with another.
     """
 
     def __init__(
@@ -65,10 +71,10 @@ class Multistep(ABC):
 
     @abstractmethod
     def scheduler(self) -> Any:
-        """A fresh scheduler of diffusers that takes predictions of data."""
+        """Return a new diffusers scheduler that expects predictions of data."""
 
     def times(self, interpolant: Interpolant) -> list[float]:
-        """The `steps` times at which the model is asked."""
+        """Return the `steps` flow times at which the model is evaluated."""
         if self._rule != LOG_SNR:
             return self._times_of_grid(interpolant)
         span = _with_log_snr(interpolant, torch.tensor(reach(self.steps), dtype=torch.float64))
@@ -80,7 +86,7 @@ class Multistep(ABC):
 
     def _times_of_grid(self, interpolant: Interpolant) -> list[float]:
         low, high = interpolant.t_min, interpolant.t_max
-        if self._options["times"] is not None:  # as given, but never where there is no noise left
+        if self._options["times"] is not None:  # limited to where noise is left
             most = torch.tensor(MOST_LOG_SNR, dtype=torch.float64)
             end = _with_log_snr(interpolant, most).item()
             return [min(max(t, low), end) for t in self._options["times"]]
@@ -100,10 +106,10 @@ class Multistep(ABC):
         draw_noise: DrawNoise,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`."""
+        """Map noise (N, C, H, W) to data (N, C, H, W); see `types.Sampler`."""
         times = self.times(interpolant)
         x, done = noise, 0
-        if interpolant.shares(times[0], x).alpha == 0:  # no finite log-SNR to start from
+        if interpolant.shares(times[0], x).alpha == 0:  # log-SNR is -inf
             x, done = self._leave_noise(predict, x, times, interpolant), 1
             if on_step is not None:
                 on_step(0)
@@ -113,7 +119,7 @@ class Multistep(ABC):
         alpha, sigma = interpolant.alpha(at), interpolant.sigma(at)
         sizes = (alpha.square() + sigma.square()).sqrt().tolist()
         scheduler = self.scheduler()
-        # Its own times are replaced by ours: sigma / alpha at each, and no noise after the last.
+        # Replace the scheduler's times: sigma / alpha at each time, and 0 after the last.
         scheduler.sigmas = torch.cat([sigma / alpha, torch.zeros(1, dtype=torch.float64)])
         scheduler.timesteps = torch.arange(len(at))
         scheduler.num_inference_steps = len(at)
@@ -130,19 +136,21 @@ class Multistep(ABC):
     def _leave_noise(
         self, predict: Predict, noise: Tensor, times: Sequence[float], interpolant: Interpolant
     ) -> Tensor:
-        """The first step where x is noise alone: to the second time, or to data if that is all."""
+        """Make the first step from pure noise, to the second time or, if there is none, to data."""
         data = predict(noise, times[0]).data
         return interpolant.interpolate(data, noise, times[1]) if len(times) > 1 else data
 
     def noise_of(self, step: int, draw_noise: DrawNoise) -> dict[str, Tensor]:
-        """Further arguments of a scheduler that draws noise."""
+        """Return the noise arguments of the scheduler's step; none for deterministic solvers."""
         return {}
 
 
 class DPMSolver(Multistep):
     """DPM-Solver++ (2M) (Lu et al. 2022, algorithm 2), and its SDE variant.
 
-    solver: "ode" or "sde".
+    Args:
+        solver: "ode", or "sde", which draws noise at every step.
+        steps, time_grid, time_shift, times: as in `Multistep`.
     """
 
     def __init__(
@@ -171,8 +179,11 @@ class DPMSolver(Multistep):
 
 
 class UniPC(Multistep):
-    """UniPC-2 with B2(h) (Zhao et al. 2023): a predictor of second order, whose every step the next
-    prediction corrects, which makes it third order on a grid uniform in log-SNR."""
+    """UniPC-2 with B2(h) (Zhao et al. 2023).
+
+    A second-order predictor whose steps are each corrected with the next prediction, which gives
+    third order on a grid that is uniform in log-SNR.
+    """
 
     def scheduler(self) -> Any:
         from diffusers import UniPCMultistepScheduler
@@ -181,13 +192,13 @@ class UniPC(Multistep):
 
 
 def _with_log_snr(interpolant: Interpolant, log_snr: Tensor) -> Tensor:
-    """Flow times at which the path has these log-SNRs, by bisection; its ends where it has not."""
+    """Return the flow times of these log-SNRs, by bisection; clamped to the ends of the path."""
     low = torch.full_like(log_snr, interpolant.t_min)
     high = torch.full_like(log_snr, interpolant.t_max)
     above = interpolant.log_snr(low) >= log_snr
     below = interpolant.log_snr(high) <= log_snr
     left, right = low, high
-    for _ in range(60):  # halves down to the last bit
+    for _ in range(60):  # until float64 is exhausted
         middle = (left + right) / 2
         under = interpolant.log_snr(middle) < log_snr
         left, right = torch.where(under, middle, left), torch.where(under, right, middle)

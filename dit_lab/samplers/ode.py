@@ -1,9 +1,8 @@
-"""ODE samplers with fixed steps: follow the predicted velocity from noise to data.
+"""ODE samplers with fixed steps: Euler, midpoint, Heun and RK4.
 
-The path from noise to data is dx/dt = velocity(x, t). The model's prediction of the two ends
-gives it, whatever the model was trained to predict, so these samplers serve flows and DDPM chains
-alike. Where the path stops short of data (noise is left at its end), one last prediction of data
-removes what noise is left.
+They integrate dx/dt = velocity(x, t) from noise to data. The velocity follows from the predicted
+data and noise, whatever the model was trained to predict, so that these samplers serve flows and
+DDPM chains. If noise is left at the end of the path, a last prediction of the data removes it.
 
 Shapes: N images, C channels, H x W pixels or latent cells.
 """
@@ -24,7 +23,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 
 
 def velocity_of(predict: Predict, interpolant: Interpolant) -> Velocity:
-    """The right-hand side of the flow's equation."""
+    """Return the velocity dx/dt of the probability flow as a function of (x, t)."""
 
     def velocity(x: Tensor, t: float) -> Tensor:
         prediction = predict(x, t)
@@ -34,15 +33,17 @@ def velocity_of(predict: Predict, interpolant: Interpolant) -> Velocity:
 
 
 def without_noise(x: Tensor, t: float, predict: Predict, interpolant: Interpolant) -> Tensor:
-    """x where no noise is left in it at t, else the prediction of data."""
+    """Return x if the path has no noise at t, else the prediction of the data."""
     left = interpolant.sigma(torch.tensor(t, dtype=torch.float64)) > 0
     return predict(x, t).data if left else x
 
 
 class FixedStep(ABC):
-    """`steps` steps on a time grid; a subclass says how one step is made.
+    """Base class of the fixed-step solvers; a subclass defines one step. Draws no noise.
 
-    time_grid, time_shift, times: see `TimeGrid`.
+    Args:
+        steps: number of steps.
+        time_grid, time_shift, times: as in `TimeGrid`.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class FixedStep(ABC):
 
     @abstractmethod
     def advance(self, velocity: Velocity, x: Tensor, t: float, t_next: float) -> Tensor:
-        """x (N, C, H, W) carried from t to t_next."""
+        """Return x (N, C, H, W) at t_next, integrated from x at t."""
 
     @torch.no_grad()
     def sample(
@@ -69,7 +70,7 @@ class FixedStep(ABC):
         draw_noise: DrawNoise,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`. Draws no noise."""
+        """Integrate noise (N, C, H, W) to data (N, C, H, W); see `types.Sampler`."""
         velocity = velocity_of(predict, interpolant)
         times = self.grid.over(interpolant.t_min, interpolant.t_max)
         x = noise
@@ -81,14 +82,14 @@ class FixedStep(ABC):
 
 
 class Euler(FixedStep):
-    """First order: the velocity at the start of a step holds for all of it."""
+    """Euler's method, first order: one evaluation per step, at its start."""
 
     def advance(self, velocity: Velocity, x: Tensor, t: float, t_next: float) -> Tensor:
         return x + (t_next - t) * velocity(x, t)
 
 
 class Midpoint(FixedStep):
-    """Second order: the velocity in the middle of an Euler step."""
+    """Midpoint method, second order: two evaluations per step, at its start and in its middle."""
 
     def advance(self, velocity: Velocity, x: Tensor, t: float, t_next: float) -> Tensor:
         h = t_next - t
@@ -96,7 +97,7 @@ class Midpoint(FixedStep):
 
 
 class Heun(FixedStep):
-    """Second order: the mean of the velocities at both ends of an Euler step."""
+    """Heun's method, second order: mean velocity of both ends of an Euler step; two evaluations."""
 
     def advance(self, velocity: Velocity, x: Tensor, t: float, t_next: float) -> Tensor:
         h = t_next - t
@@ -106,7 +107,7 @@ class Heun(FixedStep):
 
 
 class RK4(FixedStep):
-    """Fourth order: Kutta's 3/8 rule (1901), as torchdiffeq's and SiT's rk4."""
+    """Kutta's 3/8 rule (1901), fourth order: four evaluations per step; torchdiffeq's `rk4`."""
 
     def advance(self, velocity: Velocity, x: Tensor, t: float, t_next: float) -> Tensor:
         h = t_next - t

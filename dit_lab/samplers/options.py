@@ -1,4 +1,4 @@
-"""The options of the samplers, and which of them go together. Torch-free."""
+"""Options of the samplers and checks of their combinations. Torch-free."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CACHE_INTERVAL: Any = option(
 class Ancestral(Component):
     steps: int = option(250, at_least=1, at_most=MOST_STEPS, help="timesteps")
     spacing: str = option("even", choices=SPACING, help="of the timesteps: even, or every k-th")
-    clip_data: bool = option(False, help="predicted data to [-1, 1]")
+    clip_data: bool = option(False, help="clamp predicted data to [-1, 1]")
     cache_interval: int = CACHE_INTERVAL
 
 

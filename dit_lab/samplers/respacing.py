@@ -1,4 +1,4 @@
-"""Which timesteps a sampler with few steps visits on a chain of many. Pure Python.
+"""Respacing: the timesteps that a sampler visits on a chain. Pure Python.
 
 Timesteps ascend from 0 (nearly data) to num_timesteps - 1 (noise); samplers visit them backwards.
 """
@@ -9,7 +9,11 @@ from dit_lab.core.errors import RequestError
 
 
 def visited(spacing: str, num_timesteps: int, steps: int) -> list[int]:
-    """Timesteps by the name of the rule: "even" or "stride"."""
+    """Return the ascending timesteps of a rule, "even" or "stride".
+
+    Raises:
+        RequestError: the rule is unknown or cannot give `steps` timesteps.
+    """
     if spacing == "even":
         return even(num_timesteps, steps)
     if spacing == "stride":
@@ -18,9 +22,12 @@ def visited(spacing: str, num_timesteps: int, steps: int) -> list[int]:
 
 
 def even(num_timesteps: int, steps: int) -> list[int]:
-    """`steps` timesteps as equally spaced as integers allow, first and last included.
+    """Return `steps` timesteps spaced as equally as integers allow, first and last included.
 
-    The respacing of Nichol & Dhariwal 2021 that DiT's 250-step results use.
+    The respacing of Nichol & Dhariwal 2021, which DiT's 250-step results use.
+
+    Raises:
+        RequestError: `steps` is not between 2 and `num_timesteps`.
     """
     if not 2 <= steps <= num_timesteps:
         raise RequestError(
@@ -31,16 +38,19 @@ def even(num_timesteps: int, steps: int) -> list[int]:
     timesteps, position = [], 0.0
     for _ in range(steps):
         timesteps.append(round(position))
-        # Summed, not multiplied: where rounding is a tie, published samples depend on it.
+        # A sum, not a product: they round ties differently, and published samples use the sum.
         position += gap
     return timesteps
 
 
 def stride(num_timesteps: int, steps: int) -> list[int]:
-    """Every k-th timestep from 0, with the smallest k that gives exactly `steps` of them.
+    """Return every k-th timestep from 0, with the smallest k that gives exactly `steps` of them.
 
-    The respacing of DDIM (Song et al. 2020) as the original DiT has it. The last timestep is
-    visited only where k happens to hit it.
+    The respacing of DDIM (Song et al. 2020) in the original DiT. It includes the last timestep only
+    if k divides num_timesteps - 1.
+
+    Raises:
+        RequestError: no k gives `steps` timesteps; the message names the nearest numbers that work.
     """
     # A stride of k visits ceil(num_timesteps / k) timesteps.
     strides: dict[int, int] = {}

@@ -1,10 +1,10 @@
-"""Asking the model less often than a sampler steps.
+"""Sampling with fewer model evaluations than steps.
 
-What a model says of the data changes slowly along the way. Between the steps at which it is asked,
-its last two predictions of data go on along a straight line, and noise is what x then consists of
-besides: fresh noise that the sampler has drawn is accounted for at every step. Feature caching
-(Ma et al. 2024, "DeepCache"; Selvaraju et al. 2024, "FORA"; Liu et al. 2025, "TaylorSeer") keeps
-what the layers of one architecture say; this keeps what any model says.
+The prediction of the data changes slowly over a trajectory. Between evaluations, it is extrapolated
+linearly from the last two evaluations, and the noise is computed from it and the current x, so that
+noise that the sampler has added is accounted for at every step. Feature caching (Ma et al. 2024,
+"DeepCache"; Selvaraju et al. 2024, "FORA"; Liu et al. 2025, "TaylorSeer") stores the activations of
+layers of one architecture; this stores predictions and works with any model.
 
 Shapes: N images, C channels, H x W pixels or latent cells.
 """
@@ -18,14 +18,15 @@ from dit_lab.core.types import Predict, Prediction
 
 
 def asked_every(interval: int, predict: Predict, interpolant: Interpolant) -> Predict:
-    """`predict` that asks at its first two calls and at every `interval`-th from then on.
+    """Return a `predict` that evaluates the model at the first two and every `interval`-th call.
 
-    Of calls at ascending flow times, for the images of one way from noise to data. Where guidance
-    sets in or ends, the line begins anew; the variance is that of the last answer.
+    Calls are counted from the last evaluation; the others extrapolate. All must belong to the same
+    images, at ascending flow times. The extrapolation starts anew where guidance begins or ends.
+    The variance is that of the last evaluation.
     """
     if interval == 1:
         return predict
-    known: list[tuple[float, Prediction]] = []  # the last two answers, and when
+    known: list[tuple[float, Prediction]] = []  # the last two evaluations: (t, prediction)
     calls_since = 0
 
     def ask(x: Tensor, t: float) -> Prediction:
@@ -46,6 +47,7 @@ def asked_every(interval: int, predict: Predict, interpolant: Interpolant) -> Pr
 def _on_the_line(
     known: list[tuple[float, Prediction]], x: Tensor, t: float, interpolant: Interpolant
 ) -> Prediction:
+    """Extrapolate the data linearly from two evaluations to t; the noise follows from x."""
     (before, first), (last, second) = known
     share = (t - last) / (last - before)
     data = second.data + share * (second.data - first.data)

@@ -1,8 +1,8 @@
-"""SDE sampling: follow the flow, and forget and renew some noise on the way.
+"""SDE sampler: follows the flow while it replaces part of the noise.
 
 dx = (velocity + w(t) * score) dt + sqrt(2 w(t)) dW has the flow's marginals for every w >= 0 (Ma et
-al. 2024, SiT, eq. 6; Albergo et al. 2023): noise is added at the rate at which the score takes it
-away. More of it forgets more of a model's errors, and needs more steps.
+al. 2024, SiT, eq. 6; Albergo et al. 2023): noise is added at the rate at which the score removes
+it. A larger w corrects more of the model's errors and needs more steps.
 
 Shapes: N images, C channels, H x W pixels or latent cells.
 """
@@ -23,9 +23,9 @@ from dit_lab.samplers.reuse import asked_every
 
 Diffusion = Callable[[float, Interpolant], float]
 
-ROUNDING = 1e-9  # of a rate that is its limit, as that of "sigma" before its last step is
+ROUNDING = 1e-9  # relative; the rate can equal its limit, as that of "sigma" at its last step does
 
-KEPT = math.exp(-1)
+KEPT = math.exp(-1)  # fraction of the noise that a step with a limited rate keeps
 
 LAST_STEPS = ("mean", "tweedie", "euler", "none")
 
@@ -42,24 +42,30 @@ DIFFUSIONS: dict[str, Diffusion] = {
     "decreasing": lambda t, path: ((1 + math.cos(math.pi * t)) / 2) ** 2,
     "increasing_decreasing": lambda t, path: math.sin(math.pi * t) ** 2,
 }
-"""w(t) before `diffusion_norm`: the forms of SiT; "sbdm" is the reverse of the forward SDE."""
+"""w(t) before `diffusion_norm`, in the forms of SiT; "sbdm" is the reverse of the forward SDE."""
 
 
 class EulerMaruyama:
-    """Euler-Maruyama in `steps` evaluations, the last of which draws no noise.
+    """Euler-Maruyama solver with `steps` evaluations, the last of which draws no noise.
 
-    A step h takes w h / sigma^2 of the noise away. Above 1 it would take more than there is, and
-    grow: `sbdm` does so where data has no share and w no bound, a large `diffusion_norm` anywhere.
-    There w is limited to sigma^2 / h, since every w has the flow's marginals, and the step is the
-    exact one of noise alone, of which exp(-1) stays.
+    A step h removes the fraction w h / sigma^2 of the noise. Above 1 the step would be unstable;
+    "sbdm" exceeds it near alpha = 0, where w is unbounded, and a large `diffusion_norm` can exceed
+    it anywhere. There w is limited to sigma^2 / h, which does not change the marginals, and the
+    noise is updated exactly: a fraction exp(-1) of it is kept.
 
-    diffusion, diffusion_norm: w(t) is the norm times one of DIFFUSIONS.
-    last_step, last_step_size: over the last stretch of flow time, "mean" (the drift of the SDE,
-        SiT's choice), "tweedie" (the prediction of data), "euler" (the flow's velocity), or "none":
-        all steps draw noise, up to the end. More steps do not help against what one step over that
-        stretch leaves out; a shorter one does.
-    time_grid, time_shift, times: see `TimeGrid`; the last step goes from there to the end.
-    cache_interval: above 1 the model is asked less often, see `reuse`.
+    Args:
+        steps: number of evaluations.
+        diffusion, diffusion_norm: w(t) is `diffusion_norm` times the entry of DIFFUSIONS.
+        last_step: the last step, without noise: "mean" (drift of the SDE, as in SiT), "tweedie"
+            (prediction of the data), "euler" (velocity of the flow), or "none": all steps draw
+            noise, up to the end of the path.
+        last_step_size: flow time that the last step covers. Its error shrinks with this size, not
+            with more steps.
+        time_grid, time_shift, times: as in `TimeGrid`, for all steps before the last step.
+        cache_interval: evaluate the model at every n-th step only, see `reuse`.
+
+    Raises:
+        RequestError: an option is invalid or conflicts with another.
     """
 
     def __init__(
@@ -106,7 +112,7 @@ class EulerMaruyama:
         draw_noise: DrawNoise,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """noise (N, C, H, W) -> data (N, C, H, W); see `types.Sampler`."""
+        """Map noise (N, C, H, W) to data (N, C, H, W); see `types.Sampler`."""
         predict = asked_every(self.cache_interval, predict, interpolant)
         times = self.grid.over(*self._span(interpolant))
         x = noise
@@ -130,7 +136,7 @@ class EulerMaruyama:
         return low, high if self.last_step == "none" else high - self.last_step_size
 
     def _rate(self, t: float, interpolant: Interpolant) -> float:
-        """w(t), which may be infinite."""
+        """Return w(t), which may be infinite."""
         if self.diffusion_norm == 0:
             return 0.0
         return self.diffusion_norm * DIFFUSIONS[self.diffusion](t, interpolant)
@@ -142,7 +148,7 @@ class EulerMaruyama:
         return velocity + rate * interpolant.target("score", prediction.data, prediction.noise, t)
 
     def _end(self, predict: Predict, x: Tensor, t: float, interpolant: Interpolant) -> Tensor:
-        """The last step, without noise."""
+        """Make the last step, without noise."""
         prediction = predict(x, t)
         if self.last_step == "tweedie":
             return prediction.data
@@ -153,5 +159,5 @@ class EulerMaruyama:
 
 
 def _limit(t: float, h: float, interpolant: Interpolant) -> float:
-    """The w(t) that takes all of the noise away in a step h."""
+    """Return the w(t) that removes all noise in a step h."""
     return _at(interpolant.sigma, t) ** 2 / h

@@ -1,1 +1,1 @@
-"""Drawing images from a trained model."""
+"""Sampling of images from a trained model."""

@@ -1,4 +1,4 @@
-"""Generated images on the disk while there are not all of them yet, so that a stop loses few.
+"""Storage of generated images during sampling, so that an interrupted run loses few of them.
 
     <folder>/00000000.npz  00000256.npz ...     images (n, H, W, c), labels (n,), passes ()
 
@@ -19,23 +19,23 @@ from dit_lab.core.types import ImageSet
 
 
 class DrawnImages:
-    """The images of one sampling seed, in order of their index."""
+    """Stored images of one sampling seed, in order of their index."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def count(self) -> int:
-        """How many are there without a gap."""
+        """Return the number of stored images from index 0 to the first gap."""
         return sum(len(part.labels) for part, _ in self._parts())
 
     def add(self, images: ImageSet, *, first: int, passes: int) -> None:
-        """Keep the images from index `first` on, for which so many passed through models."""
+        """Store the images from index `first` on, and how many images models evaluated for them."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with written_at(self._file(first)) as beside, open(beside, "wb") as out:
             np.savez(out, images=images.pixels, labels=images.labels, passes=passes)
 
     def all(self) -> tuple[ImageSet, int]:
-        """The images, and how many passed through models for them."""
+        """Return all images, and how many images models evaluated for them."""
         parts, passes = zip(*self._parts(), strict=True)
         pixels = torch.cat([part.pixels for part in parts])
         return ImageSet(pixels, torch.cat([part.labels for part in parts])), sum(passes)
@@ -47,7 +47,7 @@ class DrawnImages:
         return self._folder / f"{first:08d}.npz"
 
     def _parts(self) -> Iterator[tuple[ImageSet, int]]:
-        """Each with its passes, until the next is not there."""
+        """Yield the images of each file and their number of evaluations, up to the first gap."""
         first = 0
         while (file := self._file(first)).exists():
             with np.load(file) as part:

@@ -1,8 +1,8 @@
-"""Drawing images from a model so that image i depends on (seed, i) and on nothing else.
+"""Image generation in which image i depends only on (seed, i).
 
-Images are computed in canonical chunks: indices [k * CHUNK_IMAGES, (k + 1) * CHUNK_IMAGES), always
-all of them, the surplus thrown away. Matrix products round differently for different batch sizes,
-so a fixed chunk is what makes 100 and 1,000 requested images share their first 100 exactly.
+Images are computed in fixed chunks: indices [k * CHUNK_IMAGES, (k + 1) * CHUNK_IMAGES), always
+complete, with surplus images discarded. Matrix products round differently for different batch
+sizes, so only a fixed chunk makes the first 100 of 1,000 images equal to 100 requested images.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ CHUNK_IMAGES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Generator:
-    """Everything that decides generated images, except the weights, the seed and the labels.
+    """Everything that determines generated images, except the weights, the seed and the labels.
 
-    A `team` shares the chunks out; every process of it must ask for the same images.
+    The processes of a `team` share the chunks; all of them must request the same images.
     """
 
     objective: Objective
@@ -45,17 +45,19 @@ class Generator:
     codec: Codec
     latent_shape: tuple[int, int, int]
     num_classes: int  # 0: unconditional
-    null_label: int | None  # None: no label was ever dropped, so there is no guidance
-    levels: int  # brightnesses that the data knows, 256 for bytes
+    null_label: int | None  # None: trained without label dropout, no classifier-free guidance
+    levels: int  # brightness levels of the data, 256 for bytes
     device: torch.device
     team: Team = ALONE
-    weak: LabelledCall | None = None  # of a weaker run, for autoguidance
+    weak: LabelledCall | None = None  # a weaker model, for autoguidance
     absent_classes: Sequence[int] = ()  # without training images
     check_stop: Callable[[], None] = lambda: None
 
     def labels(self, indices: Tensor, asked: Sequence[int] | None) -> Tensor:
-        """Labels (N,) of the images at `indices`: those asked for, or all classes that have
-        training images, in turn."""
+        """Return the labels (N,) of the images at `indices`, which cycle through the classes.
+
+        These are the requested classes, or all classes with training images.
+        """
         cycle = list(asked or drawn_classes(self.num_classes, self.absent_classes))
         return torch.tensor(cycle, dtype=torch.int64)[indices % len(cycle)]
 
@@ -70,11 +72,16 @@ class Generator:
         first: int = 0,
         on_pass: Callable[[int], None] = lambda images: None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Groups of uint8 images (n, H, W, c) and their labels (n,), in order of their index.
+        """Yield groups of uint8 images (n, H, W, c) and their labels (n,), in order of their index.
 
-        `batch_size` is how many images are handed over at once, rounded up to whole chunks; it
-        changes no image. The first one has the index `first`, a multiple of CHUNK_IMAGES.
-        `on_pass(n)` is told of the n images that passed through a model for a chunk.
+        Args:
+            model: the model to sample from.
+            num_images: index after the last image.
+            seed: the sampling seed.
+            labels: classes to cycle through; None for all classes with training images.
+            batch_size: images in a group, rounded up to whole chunks; does not affect the images.
+            first: index of the first image, a multiple of CHUNK_IMAGES.
+            on_pass: called for each chunk with the number of images that the model evaluated.
         """
         group_images = -(-batch_size // CHUNK_IMAGES) * CHUNK_IMAGES
         for start in range(first, num_images, group_images):
@@ -95,7 +102,7 @@ class Generator:
     def _chunk(
         self, model: LabelledCall, *, first: int, seed: int, labels: Sequence[int] | None
     ) -> tuple[Tensor, int]:
-        """The uint8 images of one chunk, and how many images passed through a model for it."""
+        """Return the uint8 images of a chunk, and how many images models evaluated for them."""
         passes = Passes()
         counting = replace(self, weak=self.weak and _counted(self.weak, passes))
         latents = counting.latents(_counted(model, passes), first=first, seed=seed, labels=labels)
@@ -105,7 +112,7 @@ class Generator:
         return to_uint8(images, self.levels), passes.images
 
     def _refuse_nonfinite(self, images: Tensor, first: int) -> None:
-        """Raise Diverged for images that bytes would show as black."""
+        """Raise Diverged if images are not finite, which bytes would show as black."""
         finite = torch.isfinite(images).flatten(1).all(dim=1)
         if bad := int((~finite).sum()):
             guided = "" if self.guidance.scale == 1 else "a guidance.scale nearer to 1, "
@@ -115,8 +122,7 @@ class Generator:
             )
 
     def rehearse(self) -> None:
-        """Walk the sampler's way once with nothing, so that what cannot be sampled is refused
-        before it is trained."""
+        """Run the sampler once on zeros, so that invalid settings fail before training."""
         x = torch.zeros(1, *self.latent_shape, device=self.device)
         self.sampler.sample(
             lambda x, t: Prediction(data=torch.zeros_like(x), noise=torch.zeros_like(x)),
@@ -126,7 +132,7 @@ class Generator:
         )
 
     def predictor(self, model: LabelledCall, labels: Tensor) -> Predict:
-        """What the sampler is given for images of these labels (N,)."""
+        """Return the predictor of the sampler for images with these labels (N,)."""
         return predictor(
             model,
             self.objective,
@@ -146,8 +152,15 @@ class Generator:
         labels: Sequence[int] | None = None,
         purpose: str = rng.SAMPLE_NOISE,
     ) -> Tensor:
-        """One chunk, (CHUNK_IMAGES, C, H, W), of what the codec would decode; `first` is the index
-        of its first image, a multiple of CHUNK_IMAGES, `purpose` that of its noise."""
+        """Return the latents of one chunk, (CHUNK_IMAGES, C, H, W), as the codec decodes them.
+
+        Args:
+            model: the model to sample from.
+            first: index of the first image, a multiple of CHUNK_IMAGES.
+            seed: the sampling seed.
+            labels: classes to cycle through; None for all classes with training images.
+            purpose: name of the stream of random numbers.
+        """
         indices = torch.arange(first, first + CHUNK_IMAGES)
 
         def draw(of: str) -> Tensor:
@@ -171,7 +184,7 @@ def _counted(model: LabelledCall, on_pass: Callable[[int], None]) -> LabelledCal
 
 
 class Passes:
-    """Counts how many images passed through models, as `on_pass`."""
+    """Counter of the images that models evaluated, for use as `on_pass`."""
 
     def __init__(self, images: int = 0) -> None:
         self.images = images
@@ -180,7 +193,6 @@ class Passes:
         self.images += images
 
     def per_image(self, num_images: int) -> float:
-        """Evaluations for each of so many generated images; those of a chunk that were thrown away
-        are not counted."""
+        """Return the NFE per image; `num_images` is rounded up to the whole chunks computed."""
         computed = -(-num_images // CHUNK_IMAGES) * CHUNK_IMAGES
         return self.images / computed

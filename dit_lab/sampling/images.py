@@ -1,4 +1,4 @@
-"""Images in [-1, 1] to bytes and files: a PNG grid, a folder of PNGs, an ADM-style npz."""
+"""Conversion of images in [-1, 1] to bytes and files: PNG grid, folder of PNGs, ADM-style npz."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def to_uint8(images: Tensor, levels: int = 256) -> Tensor:
-    """(N, c, H, W) in [-1, 1] -> uint8 (N, H, W, c) on the CPU, as files hold them.
+    """Convert images (N, c, H, W) in [-1, 1] to uint8 (N, H, W, c) on the CPU.
 
-    `levels` is how many brightnesses the data knows (17 for scikit-learn's digits): images are
-    rounded to these, as the data's own were, and spread over 0..255.
+    `levels` is the number of brightness levels of the data (17 for scikit-learn's digits): images
+    are rounded to these levels, as the data are, and scaled to 0..255.
     """
     steps = levels - 1
     level = ((images.float() + 1) * (steps / 2)).round().clamp(0, steps)
@@ -47,10 +47,10 @@ def write_images(
     columns: int,
     class_names: Sequence[str] = (),
 ) -> None:
-    """Write groups of images, `num_images` in all, to `out`: .npz, .png with the names of the
-    classes, or a folder.
+    """Write groups of images, `num_images` in total, to `out`: .npz, .png grid or folder of PNGs.
 
-    Of an .npz or a folder only one group is in memory at a time; ADM's evaluator reads the first.
+    A grid shows the class names. For an .npz, which ADM's evaluator reads, and for a folder, only
+    one group at a time is in memory.
     """
     if out.suffix == ".npz":
         with written_at(out) as beside:
@@ -59,13 +59,13 @@ def write_images(
         images, labels = map(torch.cat, zip(*groups, strict=True))
         write_grid(out, images, columns=columns, captions=captions_of(labels, class_names))
     else:
-        with written_at(out) as beside:  # a folder with a part of them would look like all
+        with written_at(out) as beside:  # an incomplete folder would look complete
             _write_folder(beside, groups, digits=max(5, len(str(num_images - 1))))
 
 
 def _write_arrays(file: Path, groups: Iterable[Group], num_images: int) -> None:
-    """An ADM-style npz: arr_0 uint8 (N, H, W, c), arr_1 int64 (N,), neither compressed."""
-    labels, done = np.empty(num_images, dtype="<i8"), 0  # small pieces kept would scatter the heap
+    """Write an ADM-style npz: arr_0 uint8 (N, H, W, c), arr_1 int64 (N,), uncompressed."""
+    labels, done = np.empty(num_images, dtype="<i8"), 0  # one array avoids heap fragmentation
     with zipfile.ZipFile(file, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as array:
             for images, given in groups:
@@ -87,7 +87,7 @@ def _begin_array(file: IO[bytes], kind: str, shape: tuple[int, ...]) -> None:
 def _write_folder(out: Path, groups: Iterable[Group], *, digits: int) -> None:
     number = 0
     for images, labels in groups:
-        pictures = [_picture(image) for image in images]  # refused before there is a folder
+        pictures = [_picture(image) for image in images]  # may raise, before there is a folder
         out.mkdir(exist_ok=True)
         for picture, label in zip(pictures, labels.tolist(), strict=True):
             picture.save(out / f"{number:0{digits}d}-class-{label}.png")
@@ -97,8 +97,10 @@ def _write_folder(out: Path, groups: Iterable[Group], *, digits: int) -> None:
 def write_grid(
     out: Path, images: Tensor, *, columns: int, captions: Sequence[str] | None = None
 ) -> None:
-    """A PNG of uint8 images (N, H, W, c), row by row, with a one-pixel gap between cells, and the
-    caption of each image, as far as there is room for it, below it."""
+    """Write a PNG of uint8 images (N, H, W, c), row by row, with a one-pixel gap between cells.
+
+    The caption of each image, shortened to the width of its cell, is below it.
+    """
     count, height, width, channels = images.shape
     scale = max(1, math.ceil(MIN_CELL_PIXELS / min(height, width)))
     cells = images.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
@@ -119,7 +121,7 @@ def write_grid(
 
 
 def _fitting(caption: str, font: Font, room: int) -> str:
-    """As much of a caption as so many pixels have room for, as one line."""
+    """Return a caption as one line, shortened to `room` pixels."""
     text = one_line(caption)
     if font.getlength(text) <= room:
         return text
@@ -129,21 +131,20 @@ def _fitting(caption: str, font: Font, room: int) -> str:
 
 
 def captions_of(labels: Tensor, names: Sequence[str]) -> list[str] | None:
-    """The names of the classes of images with these labels (N,), the label itself where it has
-    none; None of a model without classes."""
+    """Return the class names of labels (N,), the label if it has no name; None without names."""
     known = dict(enumerate(names))
     return [known.get(label, str(label)) for label in labels.tolist()] if names else None
 
 
 def grid_columns(num_images: int, num_labels: int) -> int:
-    """One column per class where labels cycle and a row holds them, else nearly square."""
+    """Return one column per class if there are 2 to 20 classes, else those of a square grid."""
     if 1 < num_labels <= 20:
         return min(num_labels, num_images)
     return math.ceil(math.sqrt(num_images))
 
 
 def _picture(image: Tensor) -> Image.Image:
-    """uint8 (H, W, 1 or 3) to a PIL image."""
+    """Convert uint8 (H, W, 1 or 3) to a PIL image; raise RequestError for other channels."""
     if image.shape[-1] not in PICTURE_CHANNELS:
         raise RequestError(
             f"images of {image.shape[-1]} channels cannot be shown; use an .npz file"

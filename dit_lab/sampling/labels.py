@@ -1,4 +1,4 @@
-"""The classes of the images to draw. Torch-free."""
+"""Labels of the images to sample. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from typing import Any
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import listed
 
-SHOWN = 10  # names of classes
+SHOWN = 10  # class names in a message
 
 
 def check_labels(labels: Any, num_classes: int, class_names: Sequence[str] = ()) -> list[int]:
-    """Class labels of a list, tuple, tensor or array of whole numbers, of shape (N,), or of a list
-    of names of classes.
+    """Convert requested labels to a list of class indices.
 
-    Raises RequestError for anything else, for none, and for what is no class; a model without
-    classes has the label 0.
+    Args:
+        labels: a list, tuple, tensor or array of integers, shape (N,), or a list of class names.
+        num_classes: number of classes; a model without classes has only the label 0.
+        class_names: names of the classes, if there are any.
+
+    Raises:
+        RequestError: no labels, an unknown class, or anything else than labels.
     """
     given = labels.tolist() if hasattr(labels, "tolist") else labels
     try:
@@ -50,7 +54,7 @@ def check_labels(labels: Any, num_classes: int, class_names: Sequence[str] = ())
 
 
 def _named(name: str, class_names: Sequence[str]) -> int:
-    """The class of a name, whose letters may be large or small where that is clear."""
+    """Return the class of a name, ignoring case if that is unambiguous. Raises RequestError."""
     places = [at for at, known in enumerate(class_names) if known == name]
     if not places:
         same = name.casefold()

@@ -1,1 +1,1 @@
-"""Statistics of small samples: numbers in, numbers out. Knows nothing of runs and reports."""
+"""Statistics of small samples, independent of runs and reports."""

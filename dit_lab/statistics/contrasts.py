@@ -1,13 +1,15 @@
-"""Contrasts of configurations and how well they are known.
+"""Contrasts between configurations: estimates and standard errors.
 
 A contrast is a weighted sum of configurations' means over training seeds: a difference to a
-baseline, the effect of an axis, an interaction. Configurations that were trained apart are taken to
-be independent, whatever their deviations. Configurations that share trained models (two samplers of
-one model) are not: they are summed seed by seed first, and what varies is that sum.
+baseline, a main effect, an interaction. Configurations that were trained separately are treated as
+independent, with variances of their own. Configurations that share trained models (two samplers of
+one model) are not independent: they are summed for each seed first, and the variance of that sum is
+estimated.
 
-Few seeds say little about a deviation. It comes out small by chance, and then any difference looks
-large: with three seeds it is below a quarter of the truth in 6% of cases. So no variance is taken
-to be smaller than `FLOOR` of the root mean square of all of them.
+A variance that is estimated from few seeds can be too small by chance, which makes any difference
+look significant: with three seeds, the standard deviation is below a quarter of the truth in 6% of
+cases. So no variance is taken to be smaller than `FLOOR` times the root mean square of all
+variances.
 """
 
 from __future__ import annotations
@@ -27,15 +29,17 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 Weights = tuple[tuple[int, float], ...]
-"""A contrast: (index of a configuration, its weight), by index. Equal weights, equal hypothesis."""
+"""A contrast: (index of a configuration, its weight), sorted by index, so that equal hypotheses
+have equal weights."""
 
 FLOOR = 0.25
-"""Smallest variance, as a fraction of the root mean square of the variances: a deviation is not
-taken to be smaller than half of what is usual. More finds more where all deviations are alike and
-less where one is large; `tests/measure/error_rates.py` compares."""
+"""Smallest variance, as a fraction of the root mean square of the variances: no standard deviation
+is taken to be below half of the typical one. A larger value detects more if all variances are
+alike, and less if one is large; `tests/measure/error_rates.py` compares values.
+"""
 
 NO_SPREAD = 1e-12
-"""Deviations below this fraction of the largest value are rounding."""
+"""Standard deviations below this fraction of the largest value are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,12 @@ class Family:
     """Contrasts that are tested together. Hashable: equal families have equal error rates."""
 
     contrasts: tuple[Weights, ...]
-    measured: tuple[tuple[bool, ...], ...]  # of each configuration, whether each seed has a value
-    trained: tuple[int, ...]  # configurations with equal numbers share their trained models
+    measured: tuple[tuple[bool, ...], ...]  # per configuration: which seeds have a value
+    trained: tuple[int, ...]  # equal numbers: configurations that share trained models
 
     @cached_property
     def parts(self) -> Parts:
-        """The independent parts of all contrasts, each once."""
+        """The independent parts of all contrasts, without duplicates."""
         every = [
             [self._scaled(part) for part in split(contrast, self.trained)]
             for contrast in self.contrasts
@@ -62,14 +66,16 @@ class Family:
 
     @staticmethod
     def _scaled(part: Weights) -> tuple[Weights, float]:
-        """A part whose squared weights add up to 1, the first one positive, and the factor that is
-        left: equal parts of different contrasts become equal."""
+        """Scale a part to length 1 and a positive first weight; return it and the factor removed.
+
+        Equal parts of different contrasts become equal.
+        """
         factor = math.copysign(math.hypot(*(weight for _, weight in part)), part[0][1])
         return tuple((index, round(weight / factor, 15)) for index, weight in part), factor
 
 
 def split(contrast: Weights, trained: Sequence[int]) -> list[Weights]:
-    """A contrast's independent parts: its configurations by the models that they share."""
+    """Split a contrast into independent parts: configurations that share trained models."""
     parts: dict[int, list[tuple[int, float]]] = {}
     for index, weight in contrast:
         parts.setdefault(trained[index], []).append((index, weight))
@@ -77,13 +83,13 @@ def split(contrast: Weights, trained: Sequence[int]) -> list[Weights]:
 
 
 def common_seeds(part: Weights, measured: Sequence[Sequence[bool]]) -> list[bool]:
-    """Which seeds all configurations of a part have."""
+    """Return, for each seed, whether all configurations of a part have a value."""
     return [all(of) for of in zip(*(measured[index] for index, _ in part), strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """Independent sums of configurations."""
+    """Independent weighted sums of configurations."""
 
     sums: csr_array  # (parts, configurations): weights
     seeds: NDArray[np.bool_]  # (parts, seeds): which are used
@@ -100,36 +106,37 @@ def _sparse(rows: Sequence[Mapping[int, float]], columns: int) -> csr_array:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Estimates of contrasts, each (..., contrasts)."""
+    """Estimates of contrasts; every array has shape (..., contrasts)."""
 
     estimate: Array
-    standard_error: Array  # 0 where nothing varied at all: there is no test
+    standard_error: Array  # 0 if no value varies: there is no test
     degrees_of_freedom: Array
 
     @property
     def ratio(self) -> Array:
-        """The estimate over half of its 95% interval, were it the only one; 0 without a test."""
+        """|estimate| / half-width of the uncorrected 95% interval; 0 without a test."""
         half = self.half_width
         return np.divide(np.abs(self.estimate), half, out=np.zeros_like(half), where=half > 0)
 
     @property
     def half_width(self) -> Array:
-        """Half of the 95% interval of each contrast, were it the only one."""
+        """Half-width of the uncorrected 95% interval of each contrast."""
         return quantile(self.degrees_of_freedom) * self.standard_error
 
 
 def estimate(family: Family, values: Array) -> Found:
-    """Every contrast of the family.
-
-    values: (..., configurations, seeds), any finite number where nothing was measured. Each part of
-    a contrast needs two seeds.
+    """Estimate every contrast of the family.
 
     SE^2 = sum v_i with v_i = f_i^2 max(s_i^2, floor) / n_i over its parts, and the degrees of
     freedom are SE^4 / sum (v_i^2 / (n_i - 1)) (Satterthwaite 1946, Welch 1947).
+
+    Args:
+        family: the contrasts; each of their parts needs at least two seeds.
+        values: (..., configurations, seeds), with any finite number where nothing was measured.
     """
     parts, batch = family.parts, values.shape[:-2]
     n = parts.seeds.sum(1)[:, None]
-    # (parts, seeds, sweeps) from here on, and (parts, sweeps)
+    # Shapes from here on: (parts, seeds, sweeps) or (parts, sweeps)
     flat = np.moveaxis(values.reshape(-1, *values.shape[-2:]), 0, 2)
     sums = (parts.sums @ flat.reshape(len(flat), -1)).reshape(len(n), *flat.shape[1:])
     used = parts.seeds[..., None]
@@ -150,7 +157,7 @@ def estimate(family: Family, values: Array) -> Found:
 
 
 def quantile(degrees: Array) -> Array:
-    """The 97.5% point of Student's t, from a table over 1 / degrees; relative error below 1e-5."""
+    """Return the 97.5% quantile of Student's t, by interpolation; relative error below 1e-5."""
     table = _quantiles()
     at = np.clip(1 / degrees, 0, 1) * (len(table) - 1)
     lower = np.nan_to_num(at).astype(int).clip(0, len(table) - 2)

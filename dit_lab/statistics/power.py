@@ -1,4 +1,4 @@
-"""What a comparison would have found."""
+"""Power: the smallest difference that a comparison can detect."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ import math
 def detectable_difference(
     standard_error: float, degrees_of_freedom: float, *, half_width: float, power: float
 ) -> float:
-    """The smallest true difference whose interval, `half_width` to both sides, excludes 0 on the
-    right side with the given power. All in one unit; nan without a standard error.
+    """Return the smallest true difference that is detected, with its sign, with a given power.
 
-    The estimate over its standard error is taken as noncentral t (Johnson, Kotz and Balakrishnan
-    1995, chapter 31); the noncentrality sought puts `power` above half_width / standard_error. That
-    is Cohen's (1988, chapter 2) formula for one comparison of equal deviations. A forecast only as
-    good as the deviations given.
+    It is detected if the interval of the estimate, `half_width` to both sides, excludes 0. The
+    estimate divided by its standard error is treated as noncentral t (Johnson, Kotz and
+    Balakrishnan 1995, chapter 31); the noncentrality is chosen such that it exceeds half_width /
+    standard_error with probability `power`. For one comparison with equal variances this is Cohen's
+    (1988, chapter 2) formula. The forecast is only as good as the given standard error.
+
+    Args:
+        standard_error: of the estimate; 0 gives nan.
+        degrees_of_freedom: of the standard error.
+        half_width: of the interval, in the unit of the standard error.
+        power: probability of detection, in (0, 1).
     """
     from scipy.special import nctdtrinc
 

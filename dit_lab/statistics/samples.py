@@ -1,4 +1,4 @@
-"""A sample of a few independent measurements."""
+"""Mean, standard deviation and confidence interval of a few independent measurements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Independent measurements of one quantity, in its unit."""
+    """Summary of independent measurements of one quantity, in its unit."""
 
     n: int
     mean: float  # nan if n = 0
@@ -17,8 +17,10 @@ class Sample:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Sample:
-        """Mean and standard deviation, right to rounding; equal values have a deviation of exactly
-        0, where rounding of their mean would leave 1e-17."""
+        """Compute mean and standard deviation, correct to rounding.
+
+        Equal values have a standard deviation of exactly 0, where rounding would leave 1e-17.
+        """
         n = len(values)
         if n == 0:
             return cls(0, math.nan, None)
@@ -28,8 +30,10 @@ class Sample:
         return cls(n, mean, math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1)))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Ends of the two-sided confidence interval of the mean, by Student's t with n - 1 degrees
-        of freedom. Takes two measurements."""
+        """Return the ends of the two-sided confidence interval of the mean.
+
+        By Student's t with n - 1 degrees of freedom; needs at least two measurements.
+        """
         from scipy.special import stdtrit
 
         assert self.sd is not None, "one measurement has no interval"

@@ -1,4 +1,4 @@
-"""Simulated sweeps: configurations that differ by chance alone, or by given effects."""
+"""Simulated sweeps, with or without true differences between configurations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ NOISE: Mapping[str, Callable[[Generator, tuple[int, ...]], Array]] = {
         (np.exp(rng.standard_normal(shape)) - np.exp(0.5)) / np.sqrt((np.e - 1) * np.e)
     ),
 }
-"""Noise of mean 0 and deviation 1. Lognormal: the exponential of a normal variable, skewness 6."""
+"""Noise with mean 0 and standard deviation 1. "lognormal" is the exponential of a normal variable,
+with skewness 6.
+"""
 
 _AT_ONCE = 1_000_000  # numbers in one array
 
@@ -31,9 +33,15 @@ def simulate(
     noise: str = "normal",
     effects: ArrayLike = 0.0,
 ) -> Iterator[Found]:
-    """What the family's contrasts are found to be in so many sweeps, some sweeps at a time.
+    """Yield the estimates of a family's contrasts in simulated sweeps, in batches of sweeps.
 
-    deviations: of each configuration over seeds. effects: true means of the configurations.
+    Args:
+        family: the contrasts to estimate.
+        deviations: standard deviation of each configuration over seeds.
+        sweeps: number of sweeps in total.
+        seed: of the random numbers.
+        noise: name in NOISE.
+        effects: true mean of each configuration.
     """
     rng = np.random.default_rng(seed)
     scale = np.asarray(deviations, dtype=float)[:, None]

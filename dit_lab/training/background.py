@@ -1,4 +1,4 @@
-"""Checkpoints that are written while training goes on."""
+"""Asynchronous saving of checkpoints."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from dit_lab.training.tensor_files import rows_of
 
 
 class BackgroundSaver:
-    """Writes one checkpoint at a time in a thread; only copying the tensors holds training up.
+    """Saves one checkpoint at a time in a thread; training waits only while tensors are copied.
 
-    The copy takes as much of the host's memory as this process has to write. What goes wrong in the
-    thread is raised by the next call.
+    The copy takes as much host memory as this process writes. An error in the thread is raised by
+    the next call.
     """
 
     def __init__(self, store: CheckpointStore | None, *, dtype: torch.dtype | None = None) -> None:
-        """No store: another process saves all that this one has, and here nothing is done.
+        """Create the thread.
 
-        `dtype` is that of the tensors on the disk, their own where None.
+        Args:
+            store: where checkpoints are written; None if another process saves everything that this
+                one holds, so that every method does nothing.
+            dtype: precision of the tensors on disk; None keeps their own.
         """
         self._store, self._dtype = store, dtype
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[Any] | None = None
 
     def save(self, step: int, *, tensors: Tensors, state: Mapping[str, Any]) -> None:
-        """Save everything as it is now, once the checkpoint before is written."""
+        """Copy everything, after the previous checkpoint is written, and write it in the thread."""
         if self._store is None:
             return
         self.wait()
@@ -41,25 +44,25 @@ class BackgroundSaver:
         self._writing = self._thread.submit(self._store.save, step, tensors=copies, state=state)
 
     def note(self, step: int, measured: Measured) -> None:
-        """Put what was measured at a step beside its checkpoint, once that is written."""
+        """Store the evaluations of a step with its checkpoint, after that is written."""
         if self._store is None:
             return
         store, before = self._store, self._writing
 
         def write() -> None:
             if before is not None:
-                before.result()  # done by now, or what went wrong
+                before.result()  # has finished; raises its error
             store.note(step, measured)
 
         self._writing = self._thread.submit(write)
 
     def check(self) -> None:
-        """Raise what went wrong, if that is known by now."""
+        """Raise the error of the thread if it has already failed; does not wait."""
         if self._writing is not None and self._writing.done():
             self.wait()
 
     def wait(self) -> None:
-        """Return when everything is on the disk; raise where it is not."""
+        """Wait until everything is on disk; raise the error of the thread if it failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()

@@ -1,7 +1,7 @@
-"""Training batches in which everything random is already drawn, each image from its own stream.
+"""Training batches with all random values drawn, each image from its own random stream.
 
-Image number k of a training, its noise, time, label drop and augmentation are functions of
-(seed, k) alone: the same for any process count, accumulation, worker count and interruption.
+Image number k of a training, its noise, time, label dropout and augmentation depend only on (seed,
+k), and not on the number of processes or workers, gradient accumulation or interruptions.
 """
 
 from __future__ import annotations
@@ -25,47 +25,47 @@ _log = logging.getLogger(__name__)
 
 
 class Order(Protocol):
-    """Which image stands at which global sample counter."""
+    """Order of the training images."""
 
     def indices(self, counters: Tensor) -> Tensor: ...
 
 
 class Drawn(NamedTuple):
-    """A batch on the CPU, whose `data` are still what the codec will encode."""
+    """A batch on the CPU, whose `data` are not yet encoded by the codec."""
 
     batch: Batch
-    posterior: Tensor | None  # (N, C, H, W), the noise that a codec draws latents with
-    told: tuple[str, ...] = ()  # what a worker has to say of it
+    posterior: Tensor | None  # (N, C, H, W), noise for a codec that samples its latents
+    told: tuple[str, ...] = ()  # messages of the dataset, from a worker process
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Drawn:
-        """The same with every tensor changed."""
+        """Apply `change` to every tensor."""
         noise = None if self.posterior is None else change(self.posterior)
         return Drawn(self.batch.each(change), noise, self.told)
 
     def pin_memory(self) -> Drawn:
-        """The same in memory that a device copies from by itself; a DataLoader asks for this."""
+        """Move the tensors to pinned memory; called by a DataLoader."""
         return self.each(Tensor.pin_memory)
 
     def encoded(self, codec: Codec) -> Batch:
-        """The batch with `data` as the codec's latents."""
+        """Return the batch with `data` encoded to latents."""
         return replace(self.batch, data=codec.encode(self.batch.data, self.posterior))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """How the random fields of a batch are drawn for the images at some indices."""
+    """Random values of a batch: noise, time, label dropout and posterior noise."""
 
     seed: int
     purpose: str  # "train" or "validation": separate streams
     latent_shape: tuple[int, int, int]
     time_from_uniform: Callable[[Tensor], Tensor]
     label_drop_prob: float
-    posterior: bool = False  # the codec draws latents
+    posterior: bool = False  # the codec samples its latents
 
     def batch(
         self, images: Tensor, labels: Tensor, indices: Tensor, noise: Tensor | None = None
     ) -> Drawn:
-        """All that is random of these images. `noise` is given where it belongs to them."""
+        """Draw the random values of the images at `indices`; paired datasets give their `noise`."""
         if noise is None:
             noise = self._normal("noise", indices)
         time, drop = (
@@ -86,13 +86,13 @@ class Draws:
 
 
 class _Examples(TorchDataset[Any]):
-    """Map-style view on an endless training: item k is the image at sample counter k."""
+    """Map-style dataset of an endless training: item k is the image at sample counter k."""
 
     def __init__(self, dataset: Dataset, order: Order, draws: Draws) -> None:
         self._dataset, self._order, self._draws = dataset, order, draws
 
     def __getitems__(self, counters: list[int]) -> Drawn | RequestError:
-        """A refusal is handed over, not raised: a worker would wrap it in its own traceback."""
+        """Return a batch, or a RequestError, to which a worker would add a traceback if raised."""
         at = torch.tensor(counters, dtype=torch.int64)
         try:
             indices = self._order.indices(at)
@@ -104,16 +104,16 @@ class _Examples(TorchDataset[Any]):
 
 
 def paired_noise(dataset: Dataset | PairedDataset, indices: Tensor) -> Tensor | None:
-    """The noise that belongs to the images at these indices, if a dataset has any."""
+    """Return the noise (N, C, H, W) that a paired dataset stores for these images, else None."""
     noise = getattr(dataset, "noise", None)
     return None if noise is None else noise(indices)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _MicroBatchCounters:
-    """The sample counters of this process, micro-batch by micro-batch, from a step on, endlessly.
+    """Endless iterator over the sample counters of this process's micro-batches, from a step on.
 
-    The global batch of a step is cut first by micro-batch, then by process.
+    The global batch of a step is divided into micro-batches, and each of them among the processes.
     """
 
     first_step: int
@@ -134,7 +134,7 @@ class _MicroBatchCounters:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatches:
-    """Gives every optimizer step its micro-batches, on the device."""
+    """Batches of every optimizer step, as micro-batches on the device."""
 
     dataset: Dataset
     order: Order
@@ -149,7 +149,7 @@ class TrainingBatches:
     num_workers: int
 
     def from_step(self, first_step: int) -> Generator[Sequence[Batch], None, None]:
-        """Lists of `accumulation` micro-batches, for step `first_step`, the next, and so on."""
+        """Yield lists of `accumulation` micro-batches, from step `first_step` on."""
         micro_batches = read_ahead(
             _Examples(self.dataset, self.order, self.draws),
             num_workers=self.num_workers,
@@ -168,7 +168,7 @@ class TrainingBatches:
         def next_batch() -> Batch:
             drawn: Drawn = next(micro_batches)
             for text in drawn.told:
-                if text not in said:  # by another worker
+                if text not in said:  # each worker sends its own copy of a message
                     said.add(text)
                     _log.warning(text)
             return self.coupling.couple(to_device(drawn).encoded(self.codec))

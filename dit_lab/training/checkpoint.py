@@ -1,12 +1,12 @@
-"""A checkpoint on disk, which is whole or is not used; `checkpoint_store.py` writes it.
+"""Checkpoints on disk and their verification; `checkpoint_store.py` writes them.
 
     checkpoints/step-00001000/
         model.safetensors  ema-0.9999.safetensors  optimizer/state.safetensors  state.json  COMPLETE
         measured.json
 
-Processes that each hold a part of the weights write folders of shards in the place of the files
-(`tensor_files.py`). `COMPLETE` lists size and hash of every file but `measured.json`, which is put
-there once the evaluators of that step have run. No pickle: tensors in safetensors, scalars in JSON.
+With sharded models, a folder of shards replaces each tensor file (`tensor_files.py`). `COMPLETE`
+lists size and hash of every file except `measured.json`, which is added after the evaluators of
+that step have run. Tensors are in safetensors and scalars in JSON; there is no pickle.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ MARKER, MEASURED = "COMPLETE", "measured.json"
 
 
 class DamagedCheckpoint(Exception):  # noqa: N818 - says what it found
-    """A checkpoint folder that is incomplete, foreign, or does not hold what its marker says."""
+    """A checkpoint folder is incomplete, belongs to another run, or differs from its marker."""
 
 
 class Listed(TypedDict):
-    """What the marker says of a file."""
+    """Entry of a file in the marker."""
 
     bytes: Count
     blake2b: str
 
 
 class Averaged(TypedDict):
-    """What state.json says of an average."""
+    """Scalars of an average in state.json."""
 
     num_updates: Duration
     std: NotRequired[float]
 
 
 class Position(TypedDict):
-    """Where a training stood: the fields of `state.TrainState`, of which an import has the step."""
+    """Position of a training: the fields of `state.TrainState`; only `step` after an import."""
 
     step: Count
     evaluated_step: NotRequired[Count]
@@ -61,21 +61,21 @@ class Position(TypedDict):
 
 
 class Measured(TypedDict):
-    """measured.json: what the evaluators have found, the last ones at this checkpoint's step."""
+    """measured.json: the latest evaluation results, the last ones from this checkpoint's step."""
 
     evaluated_step: Count
     results: dict[str, float]
 
 
 class Sums(TypedDict):
-    """What a `state.Window` has summed."""
+    """Sums of a `state.Window`."""
 
     steps: float
     sums: dict[str, float]
 
 
 class Scalars(TypedDict):
-    """state.json, of a checkpoint or of a snapshot of averages."""
+    """state.json of a checkpoint or of a snapshot of averages."""
 
     run: str
     train: NotRequired[Position]
@@ -88,7 +88,7 @@ class Scalars(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint on disk. Files are verified against the marker by `verify`."""
+    """A checkpoint folder; `verify` compares its files with the marker."""
 
     path: Path
 
@@ -98,11 +98,11 @@ class Checkpoint:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it was written to its end; its files may have been damaged since."""
+        """Whether writing it was finished; files may have been damaged since."""
         return (self.path / MARKER).is_file() and (self.path / "state.json").is_file()
 
     def verify(self) -> None:
-        """Raise DamagedCheckpoint, naming the file, unless every byte is as it was written."""
+        """Raise DamagedCheckpoint, with the name of the file, unless all files are as written."""
         for file, (size, digest) in self._listed().items():
             if not file.is_file():
                 raise DamagedCheckpoint(f"{file}: missing")
@@ -112,7 +112,7 @@ class Checkpoint:
                 raise DamagedCheckpoint(f"{file}: content differs from what was written")
 
     def _listed(self) -> dict[Path, tuple[int, str]]:
-        """What the marker says: file -> (bytes, hash)."""
+        """Read the marker: file -> (bytes, hash)."""
         try:
             found = parse_json(read_within(self.path / MARKER))
             listed = read_as(dict[PathBelow, Listed], found, where=MARKER)
@@ -123,31 +123,31 @@ class Checkpoint:
             raise DamagedCheckpoint(f"{self.path}: damaged {MARKER}") from None
 
     def holds(self, name: str) -> bool:
-        """Whether there is such a group."""
+        """Return whether the checkpoint has a tensor group of this name."""
         return (self.path / f"{name}.safetensors").is_file() or (self.path / name).is_dir()
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The whole tensors of a group, on the CPU."""
+        """Read the whole tensors of a group to the CPU."""
         group = self.group(name)
         return {key: group.read(key) for key in group.names()}
 
     def group(self, name: str) -> TensorGroup:
-        """The tensors of a group ("model", "ema-0.9999", "optimizer/state"), still on the disk."""
+        """Open a tensor group ("model", "ema-0.9999", "optimizer/state"); nothing is read yet."""
         return TensorGroup(self.path, name)
 
     def state(self) -> dict[str, Any]:
-        """The scalars. Raises DamagedCheckpoint where they are none."""
+        """Read the scalars of state.json. Raises DamagedCheckpoint."""
         return self._scalars("state.json", Scalars)
 
     def position(self) -> dict[str, Any]:
-        """Where the training stood, and what was measured there. Raises DamagedCheckpoint."""
+        """Read position and evaluation results of the training. Raises DamagedCheckpoint."""
         saved: dict[str, Any] = self.state()["train"]
-        with suppress(DamagedCheckpoint):  # there is none, or it is measured again
+        with suppress(DamagedCheckpoint):  # without the file, evaluations run again
             saved |= self._scalars(MEASURED, Measured)
         return saved
 
     def is_measured(self) -> bool:
-        """Whether the evaluators that were due at its step have run."""
+        """Return whether the evaluators that were due at its step have run."""
         position = self.position()
         return bool(position.get("evaluated_step") == position["step"])
 
@@ -162,7 +162,7 @@ class Checkpoint:
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> None:
-    """Put weights into a model; RequestError where they are those of another one."""
+    """Load tensors into a model; raise RequestError if they belong to another architecture."""
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -173,6 +173,6 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Pat
 
 
 def hash_of(path: Path) -> str:
-    """Of a file's content."""
+    """Return the BLAKE2b hash of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,6 +1,6 @@
-"""Checkpoints that are whole or not there: written beside, synced, renamed, then marked COMPLETE.
+"""Atomic writing of checkpoints: written to a temporary folder, synced, renamed, marked COMPLETE.
 
-Old ones go only when a newer one is written and whole.
+Old checkpoints are removed only after a newer one is complete.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ RETRY_AFTER_SECONDS = (1, 4, 15)
 LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 Tensors = Mapping[str, Mapping[str, Tensor | Rows]]
-"""Name of a group -> its tensors by name, or what this process holds of them."""
+"""Group name -> tensors by name, or this process's rows of them."""
 
-Listed = dict[str, dict[str, Any]]  # file -> its bytes and hash
+Listed = dict[str, dict[str, Any]]  # file -> bytes and hash
 
 
 class CheckpointNotWritten(Exception):  # noqa: N818 - says what is wrong with the disk
-    """A checkpoint that the disk does not take, after several attempts."""
+    """A checkpoint could not be written to disk, after several attempts."""
 
 
 class CheckpointStore:
@@ -59,11 +59,17 @@ class CheckpointStore:
         team: Team = ALONE,
         warn: Callable[[str], None],
     ) -> None:
-        """`run` is the run's hash, kept with each checkpoint; `ancestors` those it goes on from.
+        """Open the folder; nothing is created yet.
 
-        With `keep_last`, a save removes all but that many checkpoints, the new one included, and
-        those of every `keep_every_steps`-th step. `resumes`: training goes on from what lies here.
-        A `team` saves together, each process what it holds.
+        Args:
+            folder: folder of the checkpoints.
+            run: hash of the run, stored in each checkpoint.
+            ancestors: hashes of runs whose checkpoints this run can resume from.
+            keep_last: number of newest checkpoints to keep, the new one included; None keeps all.
+            keep_every_steps: also keep checkpoints of multiples of this step; 0 for none.
+            resumes: whether training resumes from this folder, for the error message.
+            team: processes that save together, each what it holds.
+            warn: receives warnings.
         """
         self._folder = folder
         self._run, self._ancestors = run, ancestors
@@ -73,11 +79,13 @@ class CheckpointStore:
         self._warn = warn
 
     def save(self, step: int, *, tensors: Tensors, state: Mapping[str, Any]) -> Checkpoint:
-        """Write the groups of `tensors` and `state`, all or nothing.
+        """Write the tensor groups and the state atomically.
 
-        A whole checkpoint of this step is left as it is: it is the one that training resumed from
-        or has just written, and to replace it would risk it for nothing. What may be over in a
-        moment is tried again; `CheckpointNotWritten` where it is not.
+        An intact checkpoint of this step is kept as it is: training resumed from it or has just
+        written it, and replacing it would put it at risk. Transient errors are retried.
+
+        Raises:
+            CheckpointNotWritten: all attempts failed, or the error is not transient.
         """
         checkpoint = Checkpoint(self._folder / f"step-{step:08d}")
         if self._team.first(lambda: self._is_whole(checkpoint)):
@@ -93,13 +101,13 @@ class CheckpointStore:
             except OSError as error:
                 if seconds is None or error.errno in LASTING:
                     raise self._not_written(step, error) from error
-                self._warn(f"step {step} is not saved yet ({error}); once more in {seconds} s")
+                self._warn(f"step {step} could not be saved ({error}); retrying in {seconds} s")
                 time.sleep(seconds)
         self._team.first(lambda: self._remove_old(checkpoint))
         return checkpoint
 
     def note(self, step: int, measured: Measured) -> None:
-        """Put what was measured at a step beside its checkpoint, where it has one."""
+        """Store the evaluations of a step with its checkpoint, if there is one."""
         checkpoint = Checkpoint(self._folder / f"step-{step:08d}")
         if self._team.index == 0 and checkpoint.is_complete:
             beside = checkpoint.path / f".{MEASURED}"
@@ -115,16 +123,16 @@ class CheckpointStore:
         return False
 
     def _clear(self) -> None:
-        """Remove what a process that was killed left half written or half removed."""
+        """Remove incomplete folders that a killed process left behind."""
         for leftover in (*self._folder.glob(".writing-*"), *self._folder.glob(f"{GOING}*")):
             remove_folder(leftover)
 
     def _check_room(self, tensors: Mapping[str, Mapping[str, Rows]]) -> None:
-        """OSError where the disk has less room than the tensors take."""
+        """Raise OSError if the disk has less free space than the tensors need."""
         self._folder.mkdir(parents=True, exist_ok=True)
         needed = sum(rows.whole_bytes for group in tensors.values() for rows in group.values())
         disk = shutil.disk_usage(self._folder)
-        if disk.total and disk.free < needed:  # some network file systems say nothing
+        if disk.total and disk.free < needed:  # some network file systems report 0
             found = f"{needed / 1e6:,.1f} MB are needed, {disk.free / 1e6:,.1f} MB are free"
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {found}")
 
@@ -134,12 +142,12 @@ class CheckpointStore:
         if not self._resumes:
             last = "from its newest checkpoint"
         return CheckpointNotWritten(
-            f"{self._folder}: step {step} could not be saved ({error.strerror or error}); mend "
-            f"that and give the same command again, which goes on {last}"
+            f"{self._folder}: step {step} could not be saved ({error.strerror or error}); fix "
+            f"this and run the same command again, which continues {last}"
         )
 
     def _whole_steps(self) -> set[int]:
-        """Steps of this run's checkpoints that were finished, whatever became of them since."""
+        """Return the steps of this run's complete checkpoints, without verifying their files."""
         return {
             checkpoint.step
             for checkpoint in map(Checkpoint, steps_in(self._folder))
@@ -147,7 +155,7 @@ class CheckpointStore:
         }
 
     def _remove_old(self, newest: Checkpoint) -> None:
-        """Remove what need not be kept; `newest` is whole. A kill leaves no half of any."""
+        """Remove checkpoints that need not be kept, each atomically; `newest` is intact."""
         if self._keep_last is None:
             return
         steps = sorted(step for step in self._whole_steps() if step <= newest.step)
@@ -162,7 +170,7 @@ class CheckpointStore:
     def _write(
         self, final: Path, tensors: Mapping[str, Mapping[str, Rows]], state: Mapping[str, Any]
     ) -> None:
-        """A whole checkpoint at `final`, or nothing; every process writes what it holds."""
+        """Write a complete checkpoint at `final` or nothing; every process writes what it holds."""
         beside = self._folder / f".writing-{final.name}"
 
         def prepare() -> None:
@@ -175,11 +183,11 @@ class CheckpointStore:
             self._team.first(lambda: self._finish(beside, final, state, listed))
         except BaseException:
             if self._team.index == 0:
-                shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the room
+                shutil.rmtree(beside, ignore_errors=True)  # frees space on a full disk
             raise
 
     def _write_tensors(self, beside: Path, tensors: Mapping[str, Mapping[str, Rows]]) -> Listed:
-        """The files of this process, synced."""
+        """Write and sync the files of this process."""
         team, files = self._team, []
         for name, group in tensors.items():
             files += write_tensors(beside, name, group, index=team.index, size=team.size)
@@ -188,20 +196,20 @@ class CheckpointStore:
     def _finish(
         self, beside: Path, final: Path, state: Mapping[str, Any], listed: Sequence[Listed]
     ) -> None:
-        """The scalars and the list of all files; then it takes its name, and then its marker."""
+        """Write the scalars and the list of all files, rename the folder, then add its marker."""
         scalars, marker = beside / "state.json", beside / f".{MARKER}"
         _write_json(scalars, state)
         files = {file: facts for of_one in listed for file, facts in of_one.items()}
         _write_json(marker, files | _listed(beside, [scalars]))
         sync(marker)
-        remove_folder(final)  # a damaged one that was skipped
+        remove_folder(final)  # a damaged checkpoint that was skipped
         os.replace(beside, final)
         sync(self._folder)
         os.replace(final / f".{MARKER}", final / MARKER)
         sync(final)
 
     def verify(self, checkpoint: Checkpoint) -> None:
-        """Raise DamagedCheckpoint unless the checkpoint is whole and of this run."""
+        """Raise DamagedCheckpoint unless the checkpoint is intact and belongs to this run."""
         checkpoint.verify()
         if not self._is_ours(checkpoint):
             run = checkpoint.state().get("run")
@@ -210,12 +218,12 @@ class CheckpointStore:
     def _is_ours(self, checkpoint: Checkpoint) -> bool:
         try:
             run = checkpoint.state().get("run")
-        except DamagedCheckpoint:  # nobody knows
+        except DamagedCheckpoint:  # unknown run
             return False
         return run == self._run or run in self._ancestors
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint; damaged ones are named and skipped."""
+        """Return the newest intact checkpoint; warn about damaged ones and skip them."""
         for path in reversed(steps_in(self._folder)):
             checkpoint = Checkpoint(path)
             try:
@@ -228,7 +236,7 @@ class CheckpointStore:
 
 
 def _listed(folder: Path, files: Sequence[Path]) -> Listed:
-    """What the marker says of files below a folder, once they are synced."""
+    """Sync files and return their marker entries, relative to a folder."""
     for file in files:
         sync(file)
     return {

@@ -1,7 +1,7 @@
-"""Which noise belongs to which image.
+"""Couplings: which noise is paired with which image.
 
-Objectives join each image to a noise; the usual noise is independent of the image, drawn anew each
-time. Noise that lies nearer to its image makes straighter paths that cross less.
+By default, noise is drawn independently of the image. Pairing images with nearby noise gives
+straighter paths that cross less.
 
 Shapes: N images, C channels, H x W pixels or latent cells.
 """
@@ -19,22 +19,29 @@ from dit_lab.core.types import Batch
 
 
 class Independent:
-    """Every image has noise of its own, which says nothing of it."""
+    """Independent coupling: every image keeps its own noise. Implements `types.Coupling`."""
 
     def couple(self, batch: Batch) -> Batch:
         return batch
 
 
 class OptimalTransport:
-    """Within groups of images, noise is dealt out anew so that the squared distances add up to the
-    least (Tong et al. 2023, "Improving and Generalizing Flow-Based Generative Models with Minibatch
-    Optimal Transport", section 3.2; Pooladian et al. 2023).
+    """Minibatch optimal transport: permutes noise within groups of images.
 
-    Groups are `group_images` consecutive sample counters, the same ones for any number of processes
-    and any accumulation.
-    within_class: only images of one label exchange noise, so that the noise of every class is
-        still standard normal, as sampling takes it to be. Without it a label's noise is not, which
-        is refused for labelled data (by the checks of a command) unless `force`.
+    The permutation minimises the sum of squared distances (Tong et al. 2023, "Improving and
+    Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", section 3.2;
+    Pooladian et al. 2023). A group is `group_images` consecutive sample counters, independent of
+    the number of processes and of gradient accumulation.
+
+    Args:
+        group_images: images in a group, at least 2.
+        within_class: permute noise only among images of one label, so that the noise of each class
+            remains standard normal, as sampling assumes. Without it, this is not so; the commands
+            then reject labelled data unless `force` is set.
+        force: allow `within_class=False` for labelled data.
+
+    Raises:
+        RequestError: `group_images` is below 2.
     """
 
     def __init__(
@@ -47,7 +54,7 @@ class OptimalTransport:
         self.force = force
 
     def couple(self, batch: Batch) -> Batch:
-        """The batch, whose images are whole groups, with its noise in another order."""
+        """Return the batch with its noise permuted; its images must be whole groups."""
         data, noise = (images.flatten(1).double().cpu() for images in (batch.data, batch.noise))
         labels = batch.labels.cpu() if self.within_class else torch.zeros(len(data))
         group = batch.sample_counter.cpu().div(self.group_images, rounding_mode="floor")
@@ -58,13 +65,13 @@ class OptimalTransport:
 
 
 def _alike(*keys: Tensor) -> list[Tensor]:
-    """The places (n,) of equal keys (N,), one tensor for each."""
+    """Return the positions (n,) of each set of equal keys (N,)."""
     _, which = torch.unique(torch.stack([key.long() for key in keys]), dim=1, return_inverse=True)
     return [(which == value).nonzero()[:, 0] for value in which.unique()]
 
 
 def _nearest(data: Tensor, noise: Tensor) -> Tensor:
-    """(n,): for each of n images the noise that the best assignment gives it; both (n, D)."""
+    """Return the optimal assignment (n,), a noise index for each image; both inputs are (n, D)."""
     from scipy.optimize import linear_sum_assignment
 
     _, columns = linear_sum_assignment(torch.cdist(data, noise).square().numpy())
@@ -72,9 +79,11 @@ def _nearest(data: Tensor, noise: Tensor) -> Tensor:
 
 
 class Reflow(Independent):
-    """Images and noise are the two ends of paths that a trained model was followed along (Liu et
-    al. 2022, algorithm 1). They are read from `pairs`, a folder that `dit-lab reflow` wrote, in the
-    place of the dataset's images."""
+    """Reflow: pairs of noise and data, the two ends of trajectories of a trained model.
+
+    Liu et al. 2022, algorithm 1. The pairs are read from `pairs`, a folder that `dit-lab reflow`
+    wrote, instead of the dataset's images.
+    """
 
     def __init__(self, *, pairs: str) -> None:
         self.pairs = Path(pairs)

@@ -1,4 +1,4 @@
-"""The processes that train together: one accelerator each, and what they have to agree on."""
+"""Setup of data-parallel training: process group, accelerator, and agreement on stopping."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dit_lab.training.float8 import in_float8
 from dit_lab.training.parallel import ParallelModel, Sharded, Whole, compile_blocks
 from dit_lab.training.stop import StopSignal
 
-LONGEST_WAIT = timedelta(days=2)  # of the others, while the first one measures samples
+LONGEST_WAIT = timedelta(days=2)  # while rank 0 evaluates samples
 
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 class DistributedContext:
-    """This process among those that train together; a single process is a group of one.
+    """This process and its process groups; a single process is a group of one.
 
-    `team` is for the thread that trains, `writers` for the one that writes checkpoints, and
-    `snapshot_writers` for the one that writes averages.
+    `team` serves the training thread, `writers` the thread that writes checkpoints, and
+    `snapshot_writers` the thread that writes snapshots of averages.
     """
 
     def __init__(
@@ -39,12 +39,21 @@ class DistributedContext:
         static_graph: bool = False,
         cpu_offload: bool = False,
     ) -> None:
-        """Joins the group that RANK, WORLD_SIZE, and MASTER_ADDR and MASTER_PORT (or the file of
-        `MEETING_FILE`, on one machine) describe.
+        """Join the group described by RANK, WORLD_SIZE, and MASTER_ADDR and MASTER_PORT.
 
-        `mixed_precision`: "no", "bf16" or "fp8", which is bf16 but for what blocks multiply.
-        `static_graph`: every backward pass sums gradients over the processes. `cpu_offload`:
-        tensors in the host's memory are summed as well as those of GPUs.
+        On one machine, the file named by `MEETING_FILE` replaces the last two.
+
+        Args:
+            stop: stop signal of this process.
+            mixed_precision: "no", "bf16", or "fp8", which is bf16 with float8 matrix products in
+                blocks.
+            tf32: allow TF32 for float32 matrix products and convolutions.
+            static_graph: every backward pass synchronises gradients (no gradient accumulation), so
+                that DDP's `static_graph` can be used.
+            cpu_offload: also reduce tensors in host memory, through gloo.
+
+        Raises:
+            RequestError: accelerate was configured for another kind of training.
         """
         self.stop = stop
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -56,7 +65,7 @@ class DistributedContext:
             _meet(os.environ[MEETING_FILE], backend or ("nccl" if on_gpus else "gloo"))
         self.accelerator = Accelerator(
             mixed_precision="bf16" if self._float8 else mixed_precision,
-            cpu=several and not on_gpus,  # not told so, each would train alone
+            cpu=several and not on_gpus,  # otherwise, each process would train alone
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=LONGEST_WAIT, backend=backend),
                 DistributedDataParallelKwargs(
@@ -78,7 +87,7 @@ class DistributedContext:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes, shows and tracks."""
+        """Whether this process is the main process, which writes, displays and tracks."""
         return self.team.index == 0
 
     def parallel_model(
@@ -90,8 +99,15 @@ class DistributedContext:
         cpu_offload: bool = False,
         compiled: bool = False,
     ) -> ParallelModel:
-        """The model to train, on this process's device, whole or in shards. `compiled`: its blocks
-        are."""
+        """Return the model to train, on this process's device.
+
+        Args:
+            model: the model, on any device.
+            sharded: shard parameters (FSDP) instead of replicating them (DDP).
+            processes_per_copy: processes that share one copy of a sharded model; None for all.
+            cpu_offload: keep shards, gradients and optimizer state in host memory.
+            compiled: compile the blocks.
+        """
         if not sharded:
             model = model.to(self.accelerator.device)
             trained = in_float8(model) if self._float8 else model
@@ -108,16 +124,20 @@ class DistributedContext:
         )
 
     def check_stop(self) -> None:
-        """Raise StopRequested, in every process at the same step, if one of them was told to stop.
+        """Raise StopRequested in all processes at the same step if any received a stop signal.
 
-        Signals reach processes at different moments; what they agree on never waits for a device.
+        Processes receive signals at different times. They agree through a CPU group, without
+        waiting for a GPU.
         """
         if number := self.team.largest(self.stop.number):
             raise StopRequested(number)
 
 
 def _meet(file: str, backend: str) -> None:
-    """Join the group by a file, before accelerate would by a port that all interfaces listen on."""
+    """Join the group through a file.
+
+    accelerate would join through a port, which listens on all network interfaces.
+    """
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = distributed.FileStore(file, processes)
     store.set_timeout(LONGEST_WAIT)

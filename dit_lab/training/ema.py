@@ -1,4 +1,4 @@
-"""Averages of the weights, in float32, updated once per optimizer step."""
+"""Averages of the parameters in float32, updated once per optimizer step."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from dit_lab.training.power import gamma_of, name_of
 
 
 class Average(ABC):
-    """Weights to sample with, besides those that learn."""
+    """Averaged parameters for sampling and evaluation."""
 
     shadow: Mapping[str, Tensor]
-    """By the names of the weights, in float32."""
+    """Averaged parameters by name, float32."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """How files and options call this average."""
+        """Name of the average in files and options."""
 
     @abstractmethod
     def update(self, weights: Mapping[str, Tensor], applied: Tensor) -> None:
-        """Follow the weights; `applied` () is 1, or 0 where the optimizer step was skipped."""
+        """Update from the parameters; `applied` () is 1, or 0 if the optimizer step was skipped."""
 
     @abstractmethod
     def scalars(self) -> dict[str, float]:
-        """What belongs in state.json beside the tensors of `shadow`."""
+        """Return the scalars for state.json."""
 
     @abstractmethod
     def load(self, shadow: Mapping[str, Tensor], scalars: Mapping[str, float]) -> None:
-        """Restore in place, exactly."""
+        """Restore the average exactly, in place."""
 
 
 class Running(Average):
-    """shadow <- shadow + (1 - d) * (weights - shadow), where d may depend on the update.
+    """Running average: shadow <- shadow + (1 - d) * (weights - shadow); d may depend on the update.
 
-    The counter of updates is part of the state: losing it on resume would start the average anew.
+    The number of updates is part of the state; without it, the average would restart on resume.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -52,14 +52,16 @@ class Running(Average):
 
     @abstractmethod
     def _current_decay(self) -> Tensor:
-        """d () of the next update, in the widest type of the device."""
+        """Return d () of the next update, in the device's widest float dtype."""
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], applied: Tensor) -> None:
-        """On a GPU nothing waits for the host, which is why the step's size stays a tensor; on the
-        host there is nothing to wait for, and a number lets one pass over memory do for three.
+        """Update from the parameters; `applied` () is 1, or 0 if the optimizer step was skipped.
+
+        On a GPU, the step size stays a tensor to avoid a sync. On the CPU, a number allows one pass
+        over memory instead of three.
         """
-        applied = applied.to(self.num_updates.device)  # offloaded averages are on the host
+        applied = applied.to(self.num_updates.device)  # offloaded averages are on the CPU
         step_size = (1 - self._current_decay()) * applied
         shadow = list(self.shadow.values())
         current = [weights[name].detach().float() for name in self.shadow]
@@ -78,7 +80,7 @@ class Running(Average):
 
 
 class EMA(Running):
-    """The exponential average: d = decay.
+    """Exponential moving average: d = decay.
 
     With `warmup`, d = min(decay, (1 + n) / (10 + n)) at the n-th update, so that short runs do not
     average over their initialisation.
@@ -105,14 +107,14 @@ class EMA(Running):
 
 
 class PowerAverage(Running):
-    """The average of `power.py`: d = (1 - 1/t) ** (gamma + 1) at the t-th update, from 1.
+    """Power-function average, see `power.py`: d = (1 - 1/t) ** (gamma + 1) at update t = 1, 2, ...
 
-    (Karras et al. 2024, equation 2.) The first update takes the weights over, so that nothing is
-    left of the initialisation.
+    Karras et al. 2024, equation 2. The first update copies the parameters, so that the
+    initialisation has no weight.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], *, std: float) -> None:
-        """`std`: the width, relative to the training so far; above 0 and below 1/sqrt(12)."""
+        """Start an average of relative width `std`, above 0 and below 1/sqrt(12)."""
         super().__init__(weights)
         self.std = std
         self.gamma = gamma_of(std)
@@ -130,10 +132,10 @@ class PowerAverage(Running):
 
 
 class ScheduleFree(Average):
-    """The average x that schedule-free AdamW keeps with its state: y = (1 - beta) z + beta x.
+    """The average x of schedule-free AdamW: y = (1 - beta) z + beta x.
 
-    The weights are y, and z is in the optimizer's state, so that x takes no memory, follows by
-    itself and is restored with these two.
+    The parameters are y and the optimizer's state holds z. So x needs no memory, no update, and no
+    checkpoint of its own.
     """
 
     name = SCHEDULE_FREE
@@ -144,7 +146,7 @@ class ScheduleFree(Average):
     @property
     @torch.no_grad()
     def shadow(self) -> Mapping[str, Tensor]:  # type: ignore[override]
-        """Computed anew whenever it is asked for."""
+        """Averaged parameters by name, computed at each access."""
         state = self._optimizer.state
         beta = {w: group["betas"][0] for group in self._groups for w in group["params"]}
 
@@ -156,14 +158,14 @@ class ScheduleFree(Average):
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
-        """Those of schedule-free; other groups may have another optimizer."""
+        """Parameter groups of schedule-free AdamW; other groups may have another optimizer."""
         return [group for group in self._optimizer.param_groups if "weight_sum" in group]
 
     def update(self, weights: Mapping[str, Tensor], applied: Tensor) -> None:
-        """Nothing to do: it has stepped with the optimizer."""
+        """Do nothing: the average follows from the optimizer's state."""
 
     def scalars(self) -> dict[str, float]:
         return {"num_updates": float(max((group["k"] for group in self._groups), default=0))}
 
     def load(self, shadow: Mapping[str, Tensor], scalars: Mapping[str, float]) -> None:
-        """Nothing to do: it comes back with the weights and the optimizer."""
+        """Do nothing: the average is restored with the parameters and the optimizer."""

@@ -1,4 +1,4 @@
-"""The evaluators of a training: which are due, and what they find, told and written down."""
+"""Evaluations during training: which are due, and the recording of their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dit_lab.training.state import TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluations:
-    """What looks at the averaged weights while they are trained; `state` knows what it has seen."""
+    """Evaluators of the averaged parameters; `state` records the last evaluated step."""
 
     evaluators: Sequence[Evaluator]
     total_steps: int
@@ -28,7 +28,7 @@ class Evaluations:
     saver: BackgroundSaver
 
     def due(self) -> list[Evaluator]:
-        """Those of this step that have not run; a step without any counts as evaluated."""
+        """Return the evaluators due at this step that have not run; if none, mark it evaluated."""
         state = self.state
         if state.evaluated_step == state.step:
             return []
@@ -42,7 +42,7 @@ class Evaluations:
         return chosen
 
     def run(self, chosen: Sequence[Evaluator]) -> None:
-        """Tell the hooks what they find, and note it beside the checkpoint of this step."""
+        """Run evaluators, report their results to the hooks, and store them with the checkpoint."""
         if not chosen:
             return
         state, metrics = self.state, dict(self.state.results)

@@ -1,6 +1,8 @@
-"""Matrix products of a training in float8 (Micikevicius et al. 2022, "FP8 Formats for Deep
-Learning"), by torchao: weights, tokens and gradients are scaled by their largest magnitude and
-rounded for each product alone. Everything that is kept stays float32."""
+"""Float8 matrix products in training, by torchao.
+
+Micikevicius et al. 2022, "FP8 Formats for Deep Learning". Weights, tokens and gradients are scaled
+by their largest magnitude and rounded for each product only. All stored tensors stay float32.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,16 @@ from torch import nn
 
 from dit_lab.training.parallel import blocks_of, with_weights
 
-MULTIPLE = 16  # of both sizes of a weight, as GPUs ask for
+MULTIPLE = 16  # of both dimensions of a weight, required by GPUs
 FIRST_WITH_FLOAT8 = (8, 9)  # compute capability
 
 
 def in_float8(model: nn.Module) -> nn.Module:
-    """A copy that holds the very weights of `model`, whose blocks multiply tokens in float8.
+    """Return a copy of `model` with the same parameters, whose blocks multiply tokens in float8.
 
-    Products of the condition are too small to gain, and what enters and leaves a model is too
-    delicate: they stay as they are. A device that multiplies no float8 computes the same numbers
-    in a wider type, and is slower for it.
+    Linear layers of the condition are too small to benefit, and the input and output layers too
+    sensitive; they are not changed. A device without float8 support emulates it in a wider dtype,
+    with the same results but more slowly.
     """
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 

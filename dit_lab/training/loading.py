@@ -1,4 +1,4 @@
-"""Reading ahead in worker processes, which end with the reader and leave stopping to it."""
+"""Prefetching of batches in worker processes, and their transfer to the device."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.utils.data import Dataset as TorchDataset
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import Dataset
 
-AHEAD = 2  # items that a worker has ready or in work, beyond the one that was taken last
+AHEAD = 2  # items that each worker prefetches
 
 
 class Tensors(Protocol):
     """A record of tensors."""
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The record with every tensor changed."""
+        """Apply `change` to every tensor."""
 
 
 Record = TypeVar("Record", bound=Tensors)
@@ -30,10 +30,15 @@ Record = TypeVar("Record", bound=Tensors)
 def read_ahead(
     items: TorchDataset[Any], *, num_workers: int, **options: Any
 ) -> Generator[Any, None, None]:
-    """What a DataLoader with these options gives, unchanged, read by `num_workers` processes.
+    """Yield the items of a DataLoader with these options, uncollated.
 
-    An item that is a RequestError is raised here: raised in a worker, it would come wrapped in the
-    worker's own traceback.
+    An item that is a RequestError is raised here, because an error raised in a worker would include
+    the worker's traceback.
+
+    Args:
+        items: the dataset.
+        num_workers: number of worker processes; 0 reads in this process.
+        **options: further options of the DataLoader.
     """
     loader = DataLoader(
         items,
@@ -50,23 +55,23 @@ def read_ahead(
                 raise item
             yield item
     except (ConnectionError, EOFError) as error:
-        if not num_workers or "Caught" in str(error):  # the dataset's own, in a worker's words
+        if not num_workers or "Caught" in str(error):  # a dataset's own error
             raise
-        # A worker that was killed while it handed a batch over: torch says nothing of it.
+        # A worker was killed while it sent a batch; torch does not report this case itself.
         raise RuntimeError(f"DataLoader worker exited unexpectedly ({error})") from error
     finally:
-        # Left to the garbage collector, workers outlive an error: its traceback refers to them,
-        # and at exit the one SIGTERM that they are sent is the one that they ignore. torch has no
-        # public call for it; without this one, workers end with the last reference to the iterator.
+        # Shut the workers down here: after an error, its traceback keeps the iterator alive, and
+        # at exit they receive only one SIGTERM, which they ignore. torch has no public method for
+        # this; without the private one, workers end with the last reference to the iterator.
         getattr(iterator, "_shutdown_workers", lambda: None)()
         del iterator
 
 
 class Transfer:
-    """Copies records of tensors to a device: on CUDA beside the step that it still computes.
+    """Copies records of tensors to a device; on CUDA, asynchronously to the current step.
 
-    Copies run on a stream of their own, from pinned memory; who computes next waits for them on
-    the device, not on the host.
+    Copies run on a stream of their own, from pinned memory. The computing stream waits for them on
+    the device; the host does not wait.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -74,7 +79,7 @@ class Transfer:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, record: Record) -> Record:
-        """The record on the device; itself where it is there already."""
+        """Return the record on the device."""
         if self._stream is None:
             return record.each(lambda tensor: tensor.to(self._device))
         with torch.cuda.stream(self._stream):
@@ -85,13 +90,13 @@ class Transfer:
 
 
 def _used_by(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:
-    """The tensor, whose memory is not given to others before this stream has done with it."""
+    """Mark the tensor as used by a stream, so that its memory is not reused too early."""
     tensor.record_stream(stream)
     return tensor
 
 
 def messages_of(dataset: Dataset) -> tuple[str, ...]:
-    """What a dataset in a worker process has to say of what it gave last, if it ever does."""
+    """Return the messages of a dataset in a worker process about its last item, if it has any."""
     messages = getattr(dataset, "messages", None)
     return () if messages is None else tuple(messages())
 
@@ -101,9 +106,10 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _leave_stopping_to_the_main_process(worker: int) -> None:
-    """Schedulers and terminals signal all processes: a worker that died would fail the run.
+    """Ignore SIGINT and the first SIGTERM in a worker.
 
-    A second SIGTERM ends the worker: that one is the main process's, which is leaving.
+    Schedulers and terminals signal all processes, and a worker that died would fail the run. A
+    second SIGTERM ends the worker: the main process sends it when it exits.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))

@@ -1,4 +1,4 @@
-"""The training loop: one function, read from top to bottom."""
+"""The training loop, as one function to be read from top to bottom."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from dit_lab.training.state import Clock, Snapshot, TrainState, Window
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """What the loop itself is told; the rest it is handed as objects."""
+    """Numbers that the loop needs; everything else is passed to it as objects."""
 
     total_steps: int
     clip_norm: float | None
@@ -70,10 +70,11 @@ def train(
 ) -> dict[str, float]:
     """Train to `settings.total_steps` and return the last value of every evaluation metric.
 
-    `model` takes (x, time, labels); labels that a batch drops become `null_label` (None: none are
-    dropped). Every process of the `team` calls this alike; one that has nothing of its own to save
-    has no `checkpoints`. Evaluators see `emas[0]`. `check_stop` raises StopRequested, in every
-    process, where they should end; the state is saved before that exception goes on.
+    `model` takes (x, time, labels); dropped labels become `null_label` (None: no label dropout).
+    Every process of the `team` calls this function; `checkpoints` is None in processes that have
+    nothing of their own to save. Evaluators get the average `emas[0]`. `check_stop` raises
+    StopRequested in all processes at the same step; the state is saved before the exception is
+    re-raised.
     """
     weights = dict(model.module.named_parameters())
     state, window = TrainState(), Window(accelerator.device)
@@ -82,7 +83,7 @@ def train(
         model=model.module, optimizer=optimizer, emas=emas, state=state, window=window
     )
 
-    # 1. Resume: weights, averages and their counters, optimizer, position, half-filled means.
+    # 1. Resume: parameters, averages and their counters, optimizer, position, partial means.
     notes = everything.restore(resume_from) if resume_from else []
     guard = NonFiniteGuard(
         state,
@@ -98,7 +99,7 @@ def train(
     def due(every_steps: int) -> bool:
         return is_due(state.step, every_steps=every_steps, total_steps=settings.total_steps)
 
-    last_step: list[tuple[Batch, Tensor]] = []  # its micro-batches and the loss of each image
+    last_step: list[tuple[Batch, Tensor]] = []  # micro-batches and the loss of each image
 
     def check_finite() -> None:
         if guard.too_many():
@@ -110,8 +111,8 @@ def train(
         refuse_nonfinite(team, {"model": weights, **averages}, step=state.step)
 
     def save() -> None:
-        check_weights()  # nothing non-finite is ever written
-        snapshots.wait()  # none of an earlier step would ever be written again
+        check_weights()  # non-finite values are never written
+        snapshots.wait()  # a run that resumes here would not repeat earlier snapshots
         saver.save(state.step, tensors=everything.tensors(), state=everything.scalars())
 
     def written() -> None:
@@ -131,7 +132,7 @@ def train(
     )
     steps = batches.from_step(state.step)
     try:
-        # 2. Snapshots and evaluations that the last stop cut off.
+        # 2. Snapshots and evaluations that the last stop prevented.
         if resume_from is not None and due(snapshots.every_steps):
             snapshots.save(state.step)
         evaluations.run(evaluations.due())
@@ -142,7 +143,7 @@ def train(
             saver.check()
             snapshots.check()
 
-            # 3. Gradients of one global batch, over exactly its micro-batches.
+            # 3. Gradients of one global batch, accumulated over its micro-batches.
             factor = schedule.factor(state.step, settings.total_steps)
             rate = set_learning_rate(optimizer, factor)
             with clock.waiting():
@@ -160,7 +161,7 @@ def train(
                     sums[name] = sums.get(name, 0) + share.detach()
             sums = accelerator.reduce(sums, reduction="mean")
 
-            # 4. One step of the optimizer and of each average, unless something is not finite.
+            # 4. Step the optimizer and each average, unless loss or gradients are not finite.
             norm = gradient_norm(optimizer)
             nonfinite = guard.flag(sums["loss"], norm)
             guarded_step(optimizer, nonfinite, norm=norm, clip_norm=settings.clip_norm)
@@ -173,7 +174,7 @@ def train(
             for hook in hooks:
                 hook.on_step(state.step)
 
-            # 5. Log, save, evaluate; in this order, so that no evaluation costs what was trained.
+            # 5. Log, save, evaluate; in this order, so that a failed evaluation loses no training.
             if due(settings.log_every_steps):
                 check_finite()
                 metrics = window.means() | {"train/lr": rate}
@@ -190,19 +191,19 @@ def train(
                 if due(snapshots.every_steps):
                     snapshots.save(state.step)
                 evaluations.run(chosen)
-        team.every(written)  # nobody leaves before everything is on the disk
+        team.every(written)  # no process ends before everything is on disk
     except StopRequested:
         save()
         team.every(written)
         raise
     finally:
-        steps.close()  # ends the workers that read ahead
-        written()  # also after an error: the newest checkpoint is what the next start has
+        steps.close()  # ends the DataLoader workers
+        written()  # also after an error: the next start resumes from this checkpoint
     return state.results
 
 
 def _labelled(model: ParallelModel, batch: Batch, null_label: int | None) -> ModelCall:
-    """The model with the batch's labels, the null label where they are dropped."""
+    """Return the model as a function of (x, time), with the batch's labels after label dropout."""
     labels = batch.labels
     if null_label is not None:
         labels = torch.where(batch.drop_label, null_label, labels)
@@ -210,8 +211,7 @@ def _labelled(model: ParallelModel, batch: Batch, null_label: int | None) -> Mod
 
 
 def peak_memory_bytes() -> float:
-    """The most that tensors have taken of the GPU so far; where there is none, the process of the
-    machine, its libraries included."""
+    """Return the peak GPU memory of tensors; without a GPU, the peak memory of the process."""
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated())
     return float(most_memory_bytes())
@@ -220,7 +220,7 @@ def peak_memory_bytes() -> float:
 def _progress(
     state: TrainState, settings: LoopSettings, global_batch_size: int, clock: Clock
 ) -> dict[str, float]:
-    """Speed and position, for one logged row."""
+    """Return speed and position for a logged row."""
     seconds, waited = clock.seconds_per_step(state.step)
     images = state.step * global_batch_size
     return {
@@ -228,7 +228,7 @@ def _progress(
         "train/epochs": images / settings.images_per_epoch,
         "train/skipped_steps": float(state.skipped_steps),
         "perf/images_per_second": global_batch_size / seconds,
-        "perf/data_seconds": waited,  # of a step, for its images, noise and encoding
+        "perf/data_seconds": waited,  # per step, for images, noise and encoding
         "perf/stall_share": waited / seconds,
         "perf/seconds_left": (settings.total_steps - state.step) * seconds,
         "perf/peak_memory_bytes": peak_memory_bytes(),

@@ -1,7 +1,8 @@
-"""Steps whose loss or gradients are not finite: skipped, counted, and explained if they go on.
+"""Guard against non-finite losses and gradients: such steps are skipped, counted and diagnosed.
 
-The flag of a step is a number on the device that every process computes alike, from the loss and
-the gradient norm of the whole batch, so that all of them skip it and none waits for the host.
+The flag of a step is a tensor on the device, which every process computes identically from the loss
+and the gradient norm of the global batch, so that all processes skip the step and no host waits for
+its device.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from dit_lab.training.batches import Order
 from dit_lab.training.state import TrainState
 from dit_lab.training.tensor_files import rows_of
 
-MOST_SKIPPED = 0.1  # of all steps
+MOST_SKIPPED = 0.1  # fraction of all steps
 SHOWN_IMAGES = 5
 SHOWN_WEIGHTS = 10
 ADVICE = "Try a lower optimizer.lr, a longer schedule.warmup_steps or precision=fp32"
 
 
 class NonFiniteGuard:
-    """Counts steps whose loss or gradients were not finite, on the device; the host looks only when
-    `too_many` is called."""
+    """Counters, on the device, of the steps whose loss or gradients were not finite.
+
+    The host waits for the device only in `too_many`.
+    """
 
     def __init__(
         self, state: TrainState, *, max_in_a_row: int, total_steps: int, device: torch.device
@@ -39,7 +42,7 @@ class NonFiniteGuard:
         self._longest = torch.tensor(float(state.longest_skipped), device=device)
 
     def flag(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
-        """1.0 () where this step must not be taken, else 0.0; also counted."""
+        """Return 1.0 () if this step must be skipped, else 0.0, and count it."""
         finite = torch.isfinite(loss) & torch.isfinite(grad_norm.to(loss.device))
         nonfinite = 1 - finite.float()
         self._total += nonfinite
@@ -48,8 +51,11 @@ class NonFiniteGuard:
         return nonfinite
 
     def too_many(self) -> bool:
-        """Bring the counters to the host, into the state; whether the longest streak reached its
-        maximum, or more than a tenth of all steps of the training were skipped."""
+        """Copy the counters into the state, and return whether training should stop.
+
+        It should if the longest streak of skipped steps reached its maximum, or if more than a
+        tenth of all steps of the training were skipped.
+        """
         counters = torch.stack([self._total, self._in_a_row, self._longest]).tolist()
         state = self._state
         state.skipped_steps, state.skipped_in_a_row, state.longest_skipped = map(int, counters)
@@ -60,8 +66,7 @@ class NonFiniteGuard:
 
 
 def refuse_nonfinite(team: Team, groups: Mapping[str, Mapping[str, Tensor]], *, step: int) -> None:
-    """Raise Diverged, in every process, where a tensor of a group ("model", "ema-0.9999") has
-    values that are not finite."""
+    """Raise Diverged in every process if a tensor of a group, such as "model", is not finite."""
 
     def found() -> list[str]:
         return [
@@ -81,7 +86,7 @@ def refuse_nonfinite(team: Team, groups: Mapping[str, Mapping[str, Tensor]], *, 
 
 
 def _are_finite(tensors: Iterable[Tensor]) -> list[bool]:
-    """Of each tensor, as far as this process holds it; in one transfer."""
+    """Return for each tensor whether this process's part of it is finite, in one transfer."""
     flags = [torch.isfinite(rows_of(tensor).tensor).all() for tensor in tensors]
     return [bool(flag) for flag in torch.stack(flags).tolist()]
 
@@ -94,10 +99,14 @@ def explain(
     order: Order,
     weights: Mapping[str, Tensor],
 ) -> Diverged:
-    """What to raise where too many steps were skipped, the same in every process.
+    """Return the error for too many skipped steps, the same in every process.
 
-    `last_step`: the micro-batches of this process, each with the loss (N,) of its images; `order`
-    knows which images they are.
+    Args:
+        team: the processes that train together.
+        state: position of the training and its numbers of skipped steps.
+        last_step: micro-batches of this process, each with the losses (N,) of its images.
+        order: maps sample counters to indices of training images.
+        weights: parameters by name.
     """
     found = team.every(lambda: [_suspects(order, *of_one) for of_one in last_step])
     suspects = [
@@ -128,7 +137,7 @@ def explain(
 
 
 def _suspects(order: Order, batch: Batch, loss: Tensor) -> list[dict[str, Any]]:
-    """The images of a micro-batch whose loss is not finite."""
+    """Return the images of a micro-batch whose loss is not finite."""
     bad = ~torch.isfinite(loss).cpu()
     counters = batch.sample_counter.cpu()[bad]
     data = torch.isfinite(batch.data).flatten(1).all(dim=1).cpu()[bad]
@@ -143,13 +152,13 @@ def _suspects(order: Order, batch: Batch, loss: Tensor) -> list[dict[str, Any]]:
 
 
 def _largest(weights: Mapping[str, Tensor]) -> dict[str, float]:
-    """The largest magnitude in what this process holds of each weight."""
+    """Return the largest magnitude in this process's part of each parameter."""
     held = {name: rows_of(weight).tensor for name, weight in weights.items()}
     return {name: rows.abs().max().item() if rows.numel() else 0.0 for name, rows in held.items()}
 
 
 def _where(suspects: Sequence[Mapping[str, Any]], state: TrainState) -> str:
-    """The first images of the last step, in words; nothing where that step was finite."""
+    """Describe the images of the last step with a non-finite loss; "" if that step was finite."""
     if not state.skipped_in_a_row:
         return ""
     if not suspects:

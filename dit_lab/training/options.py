@@ -1,4 +1,4 @@
-"""The options of couplings and schedules; those of optimizers are theirs. Torch-free."""
+"""Options of couplings and schedules, and those of the optimizers. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from dit_lab.training.optimizers import options as optimizers
 @dataclass
 class OptimalTransport(Component):
     group_images: int = option(
-        32, at_least=2, help="consecutive images; divides what a process sees at a time"
+        32, at_least=2, help="images per group; must divide the micro-batch of a process"
     )
-    within_class: bool = option(True, help="false is refused for labelled data without force=true")
-    force: bool = option(False, help="also for labelled data across classes")
+    within_class: bool = option(
+        True, help="permute noise within classes only; labelled data need it or force=true"
+    )
+    force: bool = option(False, help="allow within_class=false for labelled data")
 
 
 @dataclass
@@ -28,12 +30,14 @@ class Reflow(Component):
 
 @dataclass
 class Constant(Component):
-    warmup_steps: int = option(0, at_least=0, help="over which the rate rises linearly")
+    warmup_steps: int = option(0, at_least=0, help="steps of linear warm-up of the learning rate")
 
 
 @dataclass
 class Cosine(Constant):
-    final_factor: float = option(0.0, at_least=0, at_most=1, help="of lr, at the last step")
+    final_factor: float = option(
+        0.0, at_least=0, at_most=1, help="learning rate at the last step, as a fraction of lr"
+    )
 
 
 COMPONENTS: dict[str, dict[str, type[Component]]] = {

@@ -1,9 +1,8 @@
-"""Linear layers that read their weights many times, in the order in which a kernel reads them.
+"""Linear layers with weights packed for oneDNN, for sampling on the CPU.
 
-Sampling asks a model hundreds of times at the same weights. On a CPU in float32, oneDNN's product
-with weights that it has once laid out for itself takes less time than a product with the weights as
-they lie in memory, the more so the fewer the rows: a forward pass of an S takes 0.96 of the
-processor time for 64 images, and 0.71 for 2.
+Sampling evaluates a model hundreds of times with the same weights. On a CPU in float32, oneDNN
+multiplies faster if it has packed the weights into its own layout once, the more so for few rows: a
+forward pass of an S model takes 0.96 of the processor time for 64 images, and 0.71 for 2.
 """
 
 from __future__ import annotations
@@ -11,20 +10,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-LEAST_SIZE = 256  # of input and output: what is narrower gains next to nothing
+LEAST_SIZE = 256  # of input and output; narrower layers hardly benefit
 KERNELS = ("_linear_pointwise", "_reorder_linear_weight")
-"""Operators of torch's that have no public name; layers stay plain where one of them is gone."""
-ROWS = 1024  # tokens of a chunk of images, for which the order is chosen; any number is right
+"""Private operators of torch; if one of them is missing, layers are not packed."""
+ROWS = 1024  # expected rows (tokens of a chunk), to choose the layout; only affects the speed
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer that keeps its weights laid out for the kernel besides, and lays them out anew
-    when they change. Where gradients are recorded or autocast is on, it computes as it did."""
+    """Linear layer that also keeps its weights in oneDNN's layout, repacked when they change.
 
-    _packed: tuple[Tensor, int, Tensor] | None = None  # the weights, their version, laid out
+    With gradients or autocast on, it computes as a plain linear layer.
+    """
+
+    _packed: tuple[Tensor, int, Tensor] | None = None  # weights, their version, packed weights
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Map x (..., in) to (..., out)."""
         if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         kernel = torch.ops.mkldnn._linear_pointwise
@@ -40,8 +41,10 @@ class PackedLinear(nn.Linear):
 
 
 def pack(model: nn.Module) -> None:
-    """Make each wide linear layer on a CPU a `PackedLinear`, in place; weights and their names stay
-    what they are. Does nothing where torch comes without oneDNN or without its kernels."""
+    """Turn each wide linear layer on a CPU into a `PackedLinear`, in place.
+
+    Parameters and their names do not change. Does nothing if torch lacks oneDNN or its operators.
+    """
     if not torch.backends.mkldnn.is_available():
         return
     if not all(hasattr(torch.ops.mkldnn, name) for name in KERNELS):

@@ -1,4 +1,4 @@
-"""One model on several processes: a whole copy on each, or a part of every weight on each."""
+"""Data-parallel models: replicated (DDP) or sharded (FSDP2)."""
 
 from __future__ import annotations
 
@@ -19,27 +19,30 @@ from dit_lab.training.tensor_files import is_spread
 
 
 class ParallelModel(Protocol):
-    """A model to train, wherever its weights lie."""
+    """A model to train, replicated or sharded over the processes."""
 
     module: nn.Module
-    """Holds the parameters that the optimizer and the averages follow, plain or sharded."""
+    """Module with the parameters of the optimizer and the averages, plain or sharded."""
 
     trained: nn.Module
-    """What computes in training: `module`, or a copy that holds the same parameters."""
+    """Module that computes in training: `module`, or a copy with the same parameters."""
 
     def __call__(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        """The model in the configured precision; its output is that of its weights."""
+        """Evaluate the model in the configured precision."""
 
     def accumulating(self) -> AbstractContextManager[None]:
-        """Inside, gradients add up in this process alone; outside, over all of them."""
+        """Context in which gradients accumulate locally, without synchronisation."""
 
     def at(self, weights: Mapping[str, Tensor]) -> LabelledCall:
-        """The model's function at other weights that are spread as its own are, for evaluation:
-        no process needs another one for it. The weights are not to change while it is used."""
+        """Return the model with other parameters, sharded like its own, for evaluation.
+
+        All processes must call it; each can then use the result on its own. The tensors must not
+        change while it is in use.
+        """
 
 
 class Whole:
-    """The whole model on every process; gradients are averaged by DDP where there are several."""
+    """Replicated model: all parameters on every process; DDP averages gradients over processes."""
 
     def __init__(
         self,
@@ -48,11 +51,13 @@ class Whole:
         *,
         trained: nn.Module | None = None,
     ) -> None:
-        """`model` is on the accelerator's device, and `trained`, if it is another one, holds the
-        same parameters."""
+        """Wrap a model that is on the accelerator's device.
+
+        `trained`, if it is another module, must have the same parameters.
+        """
         self.module = model
         self.trained = model if trained is None else trained
-        # Asked to place it, accelerate imports what sharded tensors need: a second.
+        # Accelerate's placement imports the sharded-tensor code (about 1 s), so it is off.
         self._prepared = accelerator.prepare(self.trained, device_placement=[False])
         self._accelerator = accelerator
 
@@ -67,12 +72,12 @@ class Whole:
 
 
 class Sharded:
-    """Rows of every weight on each process, which are gathered block by block while they are used
-    (FSDP2: Zhao et al. 2023, "PyTorch FSDP"; ZeRO stage 3 of Rajbhandari et al. 2020).
+    """Sharded model: rows of every parameter on each process, gathered block by block when used.
 
-    Torch's `fully_shard` is used as it is, on GPUs and CPUs alike. Blocks are gathered in the
-    precision of their matrix products and everything else in float32, so that the arithmetic is
-    that of autocast on whole float32 weights; gradients are averaged in float32.
+    FSDP2 (Zhao et al. 2023, "PyTorch FSDP"; ZeRO stage 3 of Rajbhandari et al. 2020) by torch's
+    `fully_shard`, on GPUs and CPUs. Blocks are gathered in the precision of their matrix products
+    and all else in float32, so that the arithmetic equals autocast of whole float32 parameters.
+    Gradients are averaged in float32.
     """
 
     def __init__(
@@ -83,9 +88,15 @@ class Sharded:
         processes_per_copy: int | None = None,
         cpu_offload: bool = False,
     ) -> None:
-        """`model` may still be on the host. With `processes_per_copy`, that many processes hold a
-        copy of the weights between them (hybrid sharding); None: all. With `cpu_offload`, shards,
-        gradients and what follows from them stay in the host's memory."""
+        """Shard a model, which may still be on the CPU.
+
+        Args:
+            model: the model; it is sharded in place.
+            accelerator: device, precision and processes.
+            processes_per_copy: number of processes that share one copy of the parameters (hybrid
+                sharding); None for all.
+            cpu_offload: keep shards, gradients and optimizer state in host memory.
+        """
         from torch.distributed.fsdp import (
             CPUOffloadPolicy,
             FSDPModule,
@@ -130,7 +141,7 @@ class Sharded:
         return self._in_precision(for_sampling(self._whole, {**buffers, **whole}))
 
     def _in_precision(self, call: LabelledCall) -> LabelledCall:
-        """As `Accelerator.prepare` makes a whole model compute."""
+        """Wrap a call with autocast as `Accelerator.prepare` does for a replicated model."""
         if self._accelerator.mixed_precision == "no":
             return call
 
@@ -142,35 +153,39 @@ class Sharded:
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The repeated parts of a model: the members of its lists of modules."""
+    """Return the blocks of a model: the members of its `nn.ModuleList`s."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return [block for modules in lists for block in modules]
 
 
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """A copy of the modules alone, which hold `weights` by their names, and the very parameters and
-    buffers of `model` besides. What is compiled in `model` is not in the copy."""
+    """Return a copy of the modules with the parameters `weights`, by name.
+
+    All other parameters and buffers are shared with `model`. Compiled code is not copied.
+    """
     own = (*model.named_parameters(), *model.named_buffers())
     held = weights or {}
     return deepcopy(model, {id(tensor): held.get(name, tensor) for name, tensor in own})
 
 
 def for_sampling(model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """The model as `with_weights`, to be asked many times at the same weights."""
+    """Return the model of `with_weights` in evaluation mode, optimised for repeated evaluation."""
     copy = with_weights(model, weights).eval()
     pack(copy)
     return copy
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each block in place: its weights and their names stay what they are. Blocks that are
-    alike share what is compiled, for each shape that they meet."""
+    """Compile each block in place; parameters and their names do not change.
+
+    Equal blocks share their compiled code, which is specific to each input shape.
+    """
     for block in blocks_of(model):
         block.compile(dynamic=False)
 
 
 def whole_of(tensor: Tensor) -> Tensor:
-    """All rows of a tensor; every process must ask at the same time."""
+    """Return all rows of a tensor; all processes must call it at the same time."""
     return tensor.full_tensor() if is_spread(tensor) else tensor
 
 
@@ -180,7 +195,7 @@ def _mesh(
     from torch.distributed.device_mesh import init_device_mesh
 
     device, processes = accelerator.device.type, accelerator.num_processes
-    if not distributed.is_initialized():  # a process alone shards in a group of one
+    if not distributed.is_initialized():  # a single process needs a group too
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         os.environ |= on_loopback()
         distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)

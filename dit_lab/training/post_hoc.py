@@ -1,10 +1,11 @@
-"""Averages of any width, made of the snapshots that a training has kept (`training/power.py`).
+"""Post-hoc EMA: averages of any width, computed from the snapshots of a training (`power.py`).
 
     RUN/averages/step-00001000/                        a snapshot, written by training
-    RUN/averages/power-0.15-step-00001000.safetensors  made of it and those before by `dit-lab ema`
-                                                       (of others' runs: in `RunFolder.results`)
+    RUN/averages/power-0.15-step-00001000.safetensors  computed from snapshots by `dit-lab ema`
+                                                       (for runs of other users, it is written to
+                                                       `RunFolder.results`)
 
-Torch-free until something is read, for the checks of commands.
+Torch-free until a file is read, for the checks of commands.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from dit_lab.training.checkpoint_store import CheckpointStore
 
 PREFIX = "power:"
-"""What `sample.weights` begins with where it means one of these."""
+"""Prefix of `sample.weights` that selects a post-hoc average."""
 
 
 def open_averages(
     folder: RunFolder, *, warn: Callable[[str], None], **options: Any
 ) -> CheckpointStore:
-    """The snapshots of a run, whose identity must have been recorded."""
+    """Open the snapshots of a run that has a recorded identity."""
     from dit_lab.training.checkpoint_store import CheckpointStore
 
     known = recorded(folder)
@@ -46,8 +47,11 @@ def open_averages(
 
 
 def made_average(folder: RunFolder, weights: str, *, step: int | None = None) -> tuple[Path, int]:
-    """The file that `sample.weights=power:0.1` means, the newest where there is no step, and the
-    step that it is of. Raises RequestError where it has not been made."""
+    """Return the file of `sample.weights=power:0.1`, and its step; the newest if `step` is None.
+
+    Raises:
+        RequestError: the average has not been computed.
+    """
     std = width_in(weights)
     places = dict.fromkeys([folder.averages, folder.results / "averages"])
     found = [f for at in places for f in at.glob(f"{name_of(std)}-step-*.safetensors")]
@@ -62,7 +66,7 @@ def made_average(folder: RunFolder, weights: str, *, step: int | None = None) ->
 
 
 def width_in(weights: str) -> float:
-    """0.1 of "power:0.1". Raises RequestError."""
+    """Return 0.1 for "power:0.1"; raise RequestError for anything else."""
     try:
         std = float(weights.removeprefix(PREFIX))
     except ValueError:
@@ -76,7 +80,11 @@ def width_in(weights: str) -> float:
 
 
 def read_average(folder: RunFolder, file: Path) -> dict[str, Tensor]:
-    """The tensors of an average that was made, float32. Raises RequestError."""
+    """Read the tensors of a post-hoc average, float32.
+
+    Raises:
+        RequestError: the file is damaged or belongs to another run.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:

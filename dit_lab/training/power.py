@@ -1,13 +1,14 @@
-"""Power-function averages of the weights, as numbers (Karras et al. 2024, "Analyzing and Improving
-the Training Dynamics of Diffusion Models", section 3 and appendix C).
+"""Power-function averages of the parameters: profiles and their linear combination (EDM2).
 
-After t updates the weights of update tau count as tau ** gamma. The *profile* of such an average
-is that density, p(tau) = (gamma + 1) tau ** gamma / t ** (gamma + 1) on [0, t], and its width `std`
-the standard deviation of tau / t, so that one width is the same share of any training. An average
-of another width is a sum of those that were kept, as well as its profile is a sum of theirs.
+Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", section 3
+and appendix C. After t updates, the parameters of update tau have a weight proportional to
+tau ** gamma. The *profile* of an average is this density on [0, t],
+p(tau) = (gamma + 1) tau ** gamma / t ** (gamma + 1). Its width `std` is the standard deviation of
+tau / t, so that one width is the same fraction of any training. An average of another width is a
+linear combination of stored averages, as accurate as its profile is the same combination of theirs.
 
-Updates are counted from 1, in optimizer steps that were not skipped. Torch-free, and NumPy comes
-only with the first number: the checks of every command import this module.
+Updates are counted from 1, in optimizer steps that were not skipped. Torch-free; NumPy is imported
+only when needed, because the checks of every command import this module.
 """
 
 from __future__ import annotations
@@ -22,25 +23,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WIDEST = 1 / math.sqrt(12)
-"""The width of gamma = 0, the plain mean of all weights; widths are below it."""
+"""Width of gamma = 0, the plain mean of all parameters; widths are below it."""
 
-ROUNDING = 1e-14  # of a sum of squares near 1, some dozens of float64's epsilon
+ROUNDING = 1e-14  # of a sum of squares near 1: some dozens of float64 epsilons
 
 
 def is_width(std: float) -> bool:
-    """Whether there is an average of that width."""
+    """Return whether an average of this width exists."""
     return 0 < std < WIDEST
 
 
 def name_of(std: float) -> str:
-    """What files and cards call an average: `power-0.1`."""
+    """Return the name of an average in files and model cards, `power-0.1`."""
     return f"power-{std}"
 
 
 def gamma_of(std: float) -> float:
-    """The exponent of a width (appendix C.1): the positive root of
-    gamma^3 + 7 gamma^2 + (16 - std^-2) gamma + (12 - std^-2), which is
-    std^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) solved for it."""
+    """Return the exponent gamma of a width (appendix C.1).
+
+    It is the positive root of gamma^3 + 7 gamma^2 + (16 - std^-2) gamma + (12 - std^-2), which
+    follows from std^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)).
+    """
     import numpy as np
 
     assert is_width(std), std
@@ -50,14 +53,14 @@ def gamma_of(std: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How the weights of every update count in an average."""
+    """Weight of every update in an average."""
 
-    updates: float  # t, those that it has seen; above 0
+    updates: float  # t, number of updates so far; above 0
     gamma: float
 
 
 def inner_products(left: Sequence[Profile], right: Sequence[Profile]) -> NDArray[np.float64]:
-    """The integrals of p_i p_j over tau (appendix C.3), (len(left), len(right)).
+    """Return the integrals of p_i p_j over tau (appendix C.3), (len(left), len(right)).
 
     With t_i <= t_j: (gamma_i + 1) (gamma_j + 1) (t_i / t_j) ** gamma_j
     / ((gamma_i + gamma_j + 1) t_j).
@@ -72,7 +75,7 @@ def inner_products(left: Sequence[Profile], right: Sequence[Profile]) -> NDArray
 
 
 def _columns(profiles: Sequence[Profile]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """t and gamma, (n, 1) each."""
+    """Return the columns t and gamma, (n, 1) each."""
     import numpy as np
 
     found = np.array([(profile.updates, profile.gamma) for profile in profiles], dtype=np.float64)
@@ -81,18 +84,18 @@ def _columns(profiles: Sequence[Profile]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A profile as a sum of others."""
+    """A profile as a linear combination of others."""
 
-    coefficients: list[float]  # one for each of them
+    coefficients: list[float]  # one for each profile
     relative_error: float  # |sum - wanted| / |wanted|, of functions of tau
 
 
 def fit(wanted: Profile, kept: Sequence[Profile]) -> Fit:
-    """The sum of kept profiles that is nearest to the wanted one, by least squares.
+    """Return the linear combination of stored profiles closest to the wanted one, by least squares.
 
-    Solves A x = b for their inner products (appendix C.3), with every profile at length 1, and
-    under the condition that the coefficients add up to 1. The paper, with its many snapshots, has
-    no need of that; with a few, weights that hardly move would shrink by the error of the fit.
+    Solves A x = b for their inner products (appendix C.3), with every profile at length 1, under
+    the constraint that the coefficients sum to 1. The paper, which has many snapshots, does not
+    need the constraint. With few, parameters that hardly change would shrink by the fit error.
     """
     import numpy as np
 
@@ -104,7 +107,7 @@ def fit(wanted: Profile, kept: Sequence[Profile]) -> Fit:
     with_multiplier = np.block([[gram, share[:, None] / most], [share / most, np.zeros(1)]])
     wanted_of_it = np.append(products / length, 1 / (length * most))
     found = np.linalg.lstsq(with_multiplier, wanted_of_it, rcond=None)[0][:-1]
-    # |sum / length - wanted / length| ** 2, a difference of numbers near 1
+    # |sum - wanted|^2 / length^2, a difference of numbers near 1
     rest = 1 - 2 * found @ products / length + found @ gram @ found
     return Fit(
         coefficients=(found * length * share).tolist(),

@@ -1,7 +1,4 @@
-"""Learning-rate schedules.
-
-Torch-free: whether a run can be extended is known before anything is built.
-"""
+"""Learning-rate schedules. Torch-free, to check before building whether a run can be extended."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import math
 
 
 class Constant:
-    """1 after a linear warm-up over `warmup_steps`."""
+    """Factor 1 after a linear warm-up over `warmup_steps`."""
 
     depends_on_end = False
 

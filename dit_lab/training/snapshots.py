@@ -1,8 +1,8 @@
-"""Power-function averages that are kept from time to time: what other widths are made of later.
+"""Snapshots of power-function averages, from which post-hoc EMAs are computed.
 
     averages/step-00001000/  power-0.05.safetensors  power-0.1.safetensors  state.json  COMPLETE
 
-Written as checkpoints are, in float16, and never removed.
+Written like checkpoints, in float16, and never removed.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from dit_lab.training.ema import Average
 
 
 class Snapshots:
-    """Writes averages every so many steps, while training goes on.
+    """Saves averages at regular steps, asynchronously.
 
-    A checkpoint must not be written before the snapshots of earlier steps are: training that goes
-    on from it does not come by there again. That of its own step may still be under way.
+    Snapshots of earlier steps must be written before a checkpoint is: a run that resumes from the
+    checkpoint does not repeat these steps. The snapshot of the checkpoint's own step may still be
+    in progress.
     """
 
     def __init__(
         self, store: CheckpointStore | None, *, averages: Sequence[Average], every_steps: int
     ) -> None:
-        """No store: there is nothing to write, or another process writes what this one has."""
+        """Prepare saving; `store` is None if another process writes or nothing is to be written."""
         self._saver = BackgroundSaver(store, dtype=torch.float16)
         self._averages = averages
         self.every_steps = every_steps
 
     def save(self, step: int) -> None:
-        """Save the averages as they are now; a whole snapshot of this step is left as it is."""
+        """Save the current averages; an intact snapshot of this step is kept."""
         self._saver.save(
             step,
             tensors={average.name: average.shadow for average in self._averages},
@@ -43,9 +44,9 @@ class Snapshots:
         )
 
     def check(self) -> None:
-        """Raise what went wrong, if that is known by now."""
+        """Raise the error of the thread if it has already failed; does not wait."""
         self._saver.check()
 
     def wait(self) -> None:
-        """Return when everything is on the disk; raise where it is not."""
+        """Wait until everything is on disk; raise the error of the thread if it failed."""
         self._saver.wait()

@@ -1,4 +1,4 @@
-"""What a training has to remember: its position, the means it logs, and how to save and restore."""
+"""State of a training: position, logged means and timing, and how to save and restore it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from dit_lab.training.optimizers.state import (
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Position of a run. The data position and every random draw follow from `step`."""
+    """Position of a run. The data position and all random values follow from `step`."""
 
     step: int = 0  # finished optimizer steps, skipped ones included
     evaluated_step: int = 0  # the last step at which the evaluators have run
     skipped_steps: int = 0  # steps whose loss or gradient was not finite
-    skipped_in_a_row: int = 0  # of these, the last ones
-    longest_skipped: int = 0  # the most of them in a row
+    skipped_in_a_row: int = 0  # current streak of skipped steps
+    longest_skipped: int = 0  # longest streak of skipped steps
     results: dict[str, float] = field(default_factory=dict)  # latest value of each evaluation
 
 
 class Window:
-    """Means since the last logged step, summed on the device: nothing waits for the host.
+    """Means since the last logged step, summed on the device without synchronisation.
 
-    Steps that were skipped do not count. Part of a checkpoint, so that the first mean after a
+    Skipped steps are excluded. The sums are part of a checkpoint, so that the first mean after a
     resume covers the same steps.
     """
 
@@ -54,7 +54,7 @@ class Window:
         self._steps = self._steps + applied
 
     def means(self) -> dict[str, float]:
-        """Means over the window, in one transfer (NaN without a step); the window starts anew."""
+        """Return the means in one transfer (NaN without a step) and reset the window."""
         means = {name: total / self._steps for name, total in self._sums.items()}
         values = torch.stack(list(means.values())).tolist() if means else []
         self._sums, self._steps = {}, self._zero
@@ -70,7 +70,7 @@ class Window:
 
 
 class Clock:
-    """Times training steps; evaluations and saves run while it is paused."""
+    """Timer of training steps that excludes evaluations and saving."""
 
     def __init__(self, step: int) -> None:
         self._step = step
@@ -79,7 +79,7 @@ class Clock:
         self._since = time.perf_counter()
 
     def seconds_per_step(self, step: int) -> tuple[float, float]:
-        """Mean since the last reading, which starts anew, and how much of it was waiting."""
+        """Return mean seconds per step since the last call, and those spent waiting for data."""
         now = time.perf_counter()
         steps = step - self._step
         means = (self._seconds + now - self._since) / steps, self._waited / steps
@@ -88,14 +88,14 @@ class Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time inside as waiting for data."""
+        """Context whose time counts as waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time inside."""
+        """Context whose time does not count."""
         self._seconds += time.perf_counter() - self._since
         yield
         self._since = time.perf_counter()
@@ -103,7 +103,7 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Everything that a checkpoint holds, by reference: saved from here and restored into here."""
+    """References to everything that a checkpoint holds, to save from and to restore into."""
 
     model: nn.Module  # unwrapped
     optimizer: Optimizer
@@ -116,7 +116,7 @@ class Snapshot:
         return {parameter: name for name, parameter in self.model.named_parameters()}
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        """File name (without ending) -> tensors by name."""
+        """Return the tensor groups: file name (without suffix) -> tensors by name."""
         return {
             "model": self.model.state_dict(),
             **{ema.name: ema.shadow for ema in self.emas},
@@ -133,12 +133,12 @@ class Snapshot:
         }
 
     def restore(self, checkpoint: Checkpoint) -> list[str]:
-        """Put everything back in place, exactly; returns what the user should know."""
+        """Restore everything exactly, in place; return notes for the user."""
         scalars = checkpoint.state()
         own = self.model.state_dict()
 
         def held(name: str) -> dict[str, Tensor]:
-            """What this process holds of a group; "weight/exp_avg" is spread as "weight" is."""
+            """Read this process's rows of a group; "weight/exp_avg" is sharded like "weight"."""
             group = checkpoint.group(name)
             return {
                 key: group.read_like(key, own.get(key.partition("/")[0])) for key in group.names()
@@ -155,8 +155,8 @@ class Snapshot:
         notes = [f"resumed at step {self.state.step}"]
         if not same_groups:
             notes.append(
-                "the optimizer has other groups than the checkpoint: numbers that it keeps for a "
-                "group begin anew"
+                "the optimizer's parameter groups differ from those of the checkpoint: their own "
+                "values, such as step sizes, are reset"
             )
         if scalars["num_threads"] != torch.get_num_threads():
             notes.append(

@@ -1,5 +1,4 @@
-"""Ctrl-C, and the signals that terminals and queues send before they end a process, as a question
-that the program asks itself at safe places."""
+"""Stop signals: Ctrl-C and SIGTERM are recorded, and the program stops where nothing is lost."""
 
 from __future__ import annotations
 
@@ -11,23 +10,25 @@ from typing import Any
 from dit_lab.core.errors import StopRequested
 
 LIKE_SIGTERM = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-"""By the first two, queues announce that time is nearly up; the last is of a lost terminal."""
+"""Queues send the first two shortly before their time limit; the third means a lost terminal."""
 
 SAME_SECONDS = 1.0
-"""A Ctrl-C so soon after another is the same one: launchers pass on what their child has too."""
+"""A second Ctrl-C within this time is a duplicate, because launchers forward the signal that their
+child has also received.
+"""
 
 
 class StopSignal:
-    """While entered, the first SIGTERM or SIGINT only sets a flag; a later SIGINT interrupts.
+    """Context in which the first SIGTERM or SIGINT only sets a flag; a later SIGINT interrupts.
 
-    LIKE_SIGTERM count as SIGTERM; SIGHUP that is ignored (nohup) stays so.
-    Long loops (training, sampling, validation) call `check` where stopping loses nothing.
+    Signals in LIKE_SIGTERM count as SIGTERM; a SIGHUP that is ignored (nohup) stays ignored. Long
+    loops (training, sampling, validation) call `check` where stopping loses nothing.
     """
 
     def __init__(self) -> None:
-        self.asked = 0  # how often: a sign of life
+        self.asked = 0  # number of checks, which the watchdog takes as progress
         self._received: int | None = None
-        self._at = 0.0  # when
+        self._at = 0.0  # time of the signal
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -54,21 +55,21 @@ class StopSignal:
             signal.signal(number, handler)
 
     def ask(self) -> None:
-        """Ask to stop, as SIGTERM does."""
+        """Request a stop, as SIGTERM does."""
         self._received = self._received or signal.SIGTERM
 
     @property
     def requested(self) -> bool:
-        """Whether somebody asked to stop."""
+        """Whether a stop was requested."""
         return self._received is not None
 
     @property
     def number(self) -> int:
-        """Of the signal that asked to stop, 0 while nobody has."""
+        """Number of the signal that requested a stop, or 0."""
         self.asked += 1
         return self._received or 0
 
     def check(self) -> None:
-        """Raise StopRequested if somebody asked to stop."""
+        """Raise StopRequested if a stop was requested."""
         if number := self.number:
             raise StopRequested(number)

@@ -1,4 +1,4 @@
-"""How busy the machine is, sampled with each logged row, under MLflow's own names of metrics."""
+"""System metrics, sampled with each logged row, under MLflow's names."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Any
 import psutil
 import torch
 
-MEGABYTE = 1e6  # as MLflow counts
+MEGABYTE = 1e6  # as in MLflow
 
 
 class SystemMetrics:
-    """Processor and memory of the machine; the GPUs of this process where NVML can be asked, which
-    takes the package nvidia-ml-py."""
+    """CPU and memory of the machine, and the GPUs of this process if nvidia-ml-py is installed."""
 
     def __init__(self) -> None:
-        psutil.cpu_percent()  # the next value is of the time since this one
+        psutil.cpu_percent()  # the next call reports the usage since this one
         self._nvml, self._gpus = _gpus()
 
     def sample(self) -> dict[str, float]:
-        """Percentages and megabytes; the processor's is of the time since the last sample."""
+        """Return percentages and megabytes; CPU usage is that since the last sample."""
         memory = psutil.virtual_memory()
         found = {
             "cpu_utilization_percentage": psutil.cpu_percent(),
@@ -32,7 +31,7 @@ class SystemMetrics:
         return {f"system/{name}": round(float(value), 1) for name, value in found.items()}
 
     def _of(self, gpu: Any) -> dict[str, float]:
-        """What NVML says of a GPU; parts of it are not supported everywhere."""
+        """Return NVML's metrics of a GPU, as far as it supports them."""
         nvml, found = self._nvml, {}
         with suppress(nvml.NVMLError):
             memory = nvml.nvmlDeviceGetMemoryInfo(gpu)
@@ -51,7 +50,7 @@ class SystemMetrics:
 
 
 def _gpus() -> tuple[Any, list[Any]]:
-    """NVML and its handles of the GPUs that torch sees, in torch's order; none without it."""
+    """Return NVML and its handles of the GPUs in torch's order; (None, []) if not available."""
     if not torch.cuda.is_available():
         return None, []
     try:
@@ -63,5 +62,5 @@ def _gpus() -> tuple[Any, list[Any]]:
             for index in range(torch.cuda.device_count())
         ]
         return pynvml, [pynvml.nvmlDeviceGetHandleByUUID(name) for name in names]
-    except Exception:  # not installed, no driver, a part of a GPU: the training needs none of it
+    except Exception:  # not installed, no driver, or MIG: metrics are optional
         return None, []

@@ -1,10 +1,10 @@
-"""Tensors on disk, whole in one file or by rows in several, read back by whoever needs which rows.
+"""Tensors on disk, whole in one file or sharded by rows, from which any rows can be read.
 
-Whole:     model.safetensors
-By rows:   model/shard-00001-model-00001-of-00001.safetensors, shard-00002-..., one of each process
+    model.safetensors                                       whole
+    model/shard-00001-model-00001-of-00001.safetensors ...  by rows, one file of each process
 
-The second is the layout of torch's distributed checkpoints (`HuggingFaceStorageWriter` with
-`save_distributed=True`), which its reader takes as well. No pickle in either.
+The sharded layout is that of torch's distributed checkpoints (`HuggingFaceStorageWriter` with
+`save_distributed=True`), whose reader can load it. Neither contains a pickle.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from dit_lab.core.typed import Count, read_as
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-SHARDING = "DCP_SHARDING_INFO"  # in the header of a file, alone, for the order of several varies
+SHARDING = "DCP_SHARDING_INFO"  # the only metadata key: the order of several would vary
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Consecutive rows of a tensor: what one process holds of it, often all of them."""
+    """Consecutive rows of a tensor that one process holds, often all of them."""
 
-    tensor: Tensor  # (n, ...), or () for a number
-    first: int  # which row of the whole is the first of these
-    shape: tuple[int, ...]  # of the whole
+    tensor: Tensor  # (n, ...), or () for a scalar
+    first: int  # index of the first row in the whole tensor
+    shape: tuple[int, ...]  # of the whole tensor
     copy: bool = False  # another process holds the same rows
 
     @property
@@ -45,22 +45,22 @@ class Rows:
 
     @property
     def whole_bytes(self) -> int:
-        """Of the whole tensor."""
+        """Size of the whole tensor."""
         return math.prod(self.shape) * self.tensor.element_size()
 
     def on_the_host(self, dtype: torch.dtype | None = None) -> Rows:
-        """A copy in the host's memory, in another precision where one is given."""
+        """Return a copy in host memory, converted to `dtype` if given."""
         copied = self.tensor.detach().to("cpu", dtype, copy=True)
         return Rows(copied, self.first, self.shape, self.copy)
 
 
 def is_spread(tensor: Tensor | None) -> TypeGuard[DTensor]:
-    """Whether a tensor is one of several processes (whose module takes a second to import)."""
+    """Return whether a tensor is sharded, without importing DTensor (about 1 s)."""
     return hasattr(tensor, "placements")
 
 
 def rows_of(tensor: Tensor | Rows) -> Rows:
-    """What this process holds of a tensor: all of it, or the rows of its shard."""
+    """Return the rows of a tensor that this process holds: all of them, or those of its shard."""
     if isinstance(tensor, Rows):
         return tensor
     if not is_spread(tensor):
@@ -70,7 +70,7 @@ def rows_of(tensor: Tensor | Rows) -> Rows:
     first, copy = 0, False
     for dimension, placement in enumerate(tensor.placements):
         if placement.is_shard(0):
-            each = -(-tensor.shape[0] // mesh.size(dimension))  # as torch.chunk cuts
+            each = -(-tensor.shape[0] // mesh.size(dimension))  # as torch.chunk divides
             first = min(coordinates[dimension] * each, tensor.shape[0])
         else:
             assert placement.is_replicate(), placement
@@ -81,14 +81,14 @@ def rows_of(tensor: Tensor | Rows) -> Rows:
 def write_tensors(
     folder: Path, name: str, tensors: Mapping[str, Rows], *, index: int, size: int
 ) -> list[Path]:
-    """Write what the process at `index` of `size` holds of a group; the files that it wrote.
+    """Write the rows of a group that process `index` of `size` holds; return the files written.
 
-    Raises OSError where the disk does not take it.
+    Raises OSError if the disk rejects them.
     """
     if size == 1:
         whole = {key: rows.tensor for key, rows in tensors.items()}
         return [save_tensors(whole, folder / f"{name}.safetensors")]
-    # What every process holds whole, and what replicas of a shard hold, is written once.
+    # Tensors that every process holds whole, and replicas of a shard, are written once.
     own = {
         key: rows
         for key, rows in tensors.items()
@@ -106,7 +106,7 @@ def write_tensors(
 
 
 class TensorGroup:
-    """The tensors of a group on disk, by name; nothing is read before it is asked for."""
+    """A tensor group on disk, by name; tensors are read on request."""
 
     def __init__(self, folder: Path, name: str) -> None:
         whole = folder / f"{name}.safetensors"
@@ -122,13 +122,13 @@ class TensorGroup:
         return self._pieces
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of the whole tensor."""
+        """Return the shape of the whole tensor."""
         pieces = self._pieces[name]
         shape = pieces[0].shape
         return (max(piece.end for piece in pieces), *shape[1:]) if shape else shape
 
     def read(self, name: str, first: int = 0, count: int | None = None) -> Tensor:
-        """`count` rows from `first` on (all where None), on the CPU."""
+        """Read `count` rows from `first` on (all if None) to the CPU."""
         shape = self.shape(name)
         if not shape:
             return self._pieces[name][0].read_number()
@@ -139,7 +139,7 @@ class TensorGroup:
         return touched[0] if len(touched) == 1 else torch.cat(touched)
 
     def read_like(self, name: str, like: Tensor | None) -> Tensor:
-        """What this process holds of a tensor that is spread as `like` is."""
+        """Read the rows that this process holds of a tensor that is sharded like `like`."""
         if not is_spread(like) or self.shape(name) != tuple(like.shape):
             return self.read(name)
         from torch.distributed.tensor import DTensor
@@ -169,7 +169,7 @@ class _Piece:
         return self.first + self.shape[0]
 
     def read(self, first: int, end: int) -> Tensor:
-        """Those of the rows [first, end) of the whole that are here."""
+        """Read those of the rows [first, end) of the whole tensor that this file has."""
         rows = self.shape[0]
         start, stop = (min(max(row - self.first, 0), rows) for row in (first, end))
         return self.file.get_slice(self.name)[start:stop]
@@ -179,7 +179,7 @@ class _Piece:
 
 
 class _Offsets(TypedDict):
-    saved_offsets: list[Count]  # of a number, none
+    saved_offsets: list[Count]  # empty for a scalar
 
 
 def _pieces_of(file: Path) -> Iterable[tuple[str, _Piece]]:

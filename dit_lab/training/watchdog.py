@@ -1,4 +1,4 @@
-"""A training that hangs ends, and says where: every process writes the stacks of its threads."""
+"""Watchdog: ends a training that hangs, after every process has written its stack traces."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-LOOKS = 8  # for signs of life, in the time that is given
+LOOKS = 8  # checks for progress within the time limit
 
 
 class Watchdog:
-    """While entered, ends this process once none of those that train together makes progress.
+    """Context that ends this process if no process of the training makes progress.
 
-    Processes wait for each other, so that one that hangs stops all, and each sees it at the same
-    time. One that waits for another which is still busy is no hang: signs of life are files in a
-    folder that all of them see, one for each process, touched while it makes progress.
+    Processes wait for each other, so one that hangs blocks all of them, and each detects it at the
+    same time. A process that waits for a busy one does not hang: each process touches a file in a
+    shared folder while it makes progress, and all processes watch all of these files.
     """
 
     def __init__(
@@ -31,9 +31,14 @@ class Watchdog:
         progress: Callable[[], int],
         on_hang: Callable[[str], None],
     ) -> None:
-        """`progress()` changes with whatever this process (number `index`) does. None: never.
+        """Prepare the watchdog.
 
-        `on_hang` is told in one sentence, in a thread of its own, before the process ends.
+        Args:
+            folder: shared folder of the progress files and stack traces.
+            index: index of this process.
+            seconds: time without progress after which the process ends; None for never.
+            progress: returns a number that changes with any progress of this process.
+            on_hang: called with a message, in a thread of its own, before the process ends.
         """
         self._folder, self._own = folder, folder / f"alive-{index}"
         self._stacks = folder / f"stacks-{index}.txt"
@@ -43,7 +48,7 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         if self._seconds is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._stacks.unlink(missing_ok=True)  # of an earlier start
+            self._stacks.unlink(missing_ok=True)  # from an earlier start
             threading.Thread(
                 target=self._watch, args=[self._seconds], name="watchdog", daemon=True
             ).start()
@@ -57,7 +62,7 @@ class Watchdog:
     ) -> None:
         self._over.set()
         self._own.unlink(missing_ok=True)
-        with suppress(OSError):  # the last of them removes it, unless there are stacks
+        with suppress(OSError):  # not empty: other processes still run, or stacks were written
             self._folder.rmdir()
 
     def _watch(self, seconds: float) -> None:
@@ -67,7 +72,7 @@ class Watchdog:
         while not self._over.wait(seconds / LOOKS):
             if (now := self._progress()) != known:
                 known = now
-                with suppress(OSError):  # the folder goes with the first process that is done
+                with suppress(OSError):  # another process may have removed the folder
                     self._own.touch()
             if (signs := self._signs_of_life()) != seen:
                 seen, since = signs, time.monotonic()
@@ -75,10 +80,10 @@ class Watchdog:
                 self._end(seconds)
 
     def _signs_of_life(self) -> dict[str, int]:
-        """Of every process: when it last touched its file."""
+        """Return the time at which each process last touched its file."""
         signs = {}
         for file in self._folder.glob("alive-*"):
-            with suppress(OSError):  # of a process that has just ended
+            with suppress(OSError):  # its process has just ended
                 signs[file.name] = file.stat().st_mtime_ns
         return signs
 
@@ -87,8 +92,8 @@ class Watchdog:
             faulthandler.dump_traceback(file, all_threads=True)
         try:
             self._on_hang(
-                f"no process made progress for {seconds:g} s; where each of them is stands in "
-                f"{self._folder}/stacks-*.txt; the same command goes on from the last checkpoint"
+                f"no process made progress for {seconds:g} s; stack traces of all processes are in "
+                f"{self._folder}/stacks-*.txt; the same command resumes from the last checkpoint"
             )
         finally:
-            os._exit(1)  # the thread that hangs cannot be ended otherwise
+            os._exit(1)  # a hanging thread cannot be ended otherwise

@@ -344,7 +344,7 @@ def test_a_repository_is_read_from_the_hubs_cache(save: Save, tmp_path: Path) ->
     shape, fingerprint, refusal = done.stdout.splitlines()
     assert shape == "(4, 4, 4)"
     assert fingerprint == Autoencoder(path=save()).fingerprint
-    assert refusal.startswith("codec.path=hub:someone/gone: config.json cannot be had (")
+    assert refusal.startswith("codec.path=hub:someone/gone: config.json cannot be downloaded (")
 
 
 # ---- as autoencoders lie on disks ---------------------------------------------------------------

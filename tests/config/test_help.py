@@ -24,5 +24,5 @@ def test_comments_stand_beside_their_options(
         "how the steps are spread; uniform, quadratic, shifted, given"
     )
     assert lines["    extractor: inception"].endswith("; pixels, classifier, inception, dinov2")
-    assert lines["  final_factor: 0.0"] == "of lr, at the last step"
+    assert lines["  final_factor: 0.0"] == "learning rate at the last step, as a fraction of lr"
     assert lines["seed: 0"] == "of everything that is random in training"

@@ -35,11 +35,11 @@ def other_objective(folder: Path) -> None:
 # fmt: off
 CASES = (
     Case("noise predicted where there is nothing else", f"{DDPM} objective.zero_terminal_snr=true",
-         "objective.prediction=noise: with zero_terminal_snr the last timestep is noise"),
+         "objective.prediction=noise: with zero_terminal_snr the last timestep is pure"),
     Case("a timestep without signal and without weight",
          f"{DDPM} objective.zero_terminal_snr=true objective.prediction=v "
          "objective.min_snr_gamma=5",
-         "objective.min_snr_gamma=5: gives a timestep without signal no weight"),
+         "objective.min_snr_gamma=5: gives weight 0 to a timestep without signal"),
     Case("a variance both learned and fixed", f"{DDPM} objective.fixed_variance=large",
          "objective.fixed_variance=large: not with learn_sigma=true"),
     Case("a bound that is not in the loss",
@@ -64,7 +64,7 @@ CASES = (
          "sampler.time_grid=given: give times with time_grid=given, and only with that"),
     Case("more steps than given times",
          f"{FLOW} sampler=euler sampler.time_grid=given sampler.times=[0,0.5,1]",
-         "sampler.steps=50: 3 times for 2 steps; give both alike"),
+         "sampler.steps=50: needs 51 times, times has 3; give as many, or change steps"),
     Case("times that fall",
          f"{FLOW} sampler=euler sampler.steps=2 sampler.time_grid=given " "sampler.times=[1,0.5,0]",
          r"sampler.times=\[1.0, 0.5, 0.0\]: expected flow times that rise from 0"),

@@ -44,11 +44,11 @@ CASES = (
          "optimizer.nesterov=true: needs a momentum above 0; give momentum=0.95"),
     Case("one small number where there are two",
          f"{DIGITS} optimizer=adafactor optimizer.eps=[0.001]",
-         r"optimizer.eps=\[0.001\]: expected two numbers from 0, or null and one"),
+         r"optimizer.eps=\[0.001\]: expected two numbers of at least 0; the first may"),
     Case("matrices by no expression", f"{DIGITS} optimizer=muon 'optimizer.matrices=\"(\"'",
          r"optimizer.matrices=\(: no regular expression \("),
     heavy("matrices that are not there", f"{DIGITS} optimizer=muon optimizer.matrices=layers.*",
-         r"optimizer.matrices=layers.\*: matches no parameter of two dimensions; give an"),
+         r"optimizer.matrices=layers.\*: matches no matrix; give an"),
     # ---- shards
     Case("shards by rows and columns", f"{SHARDS} optimizer=adafactor",
          "optimizer=adafactor: cannot step shards of a weight .distributed=fsdp.; use dist"),

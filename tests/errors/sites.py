@@ -116,7 +116,7 @@ LIBRARY_ONLY = {
         ("evaluation/features/statistics.py", "unknown ending; use"),
     ),
     "it needs a machine without a network, as in tests/codecs/test_codecs.py": (
-        ("codecs/facts.py", "config.json cannot be had"),
+        ("codecs/facts.py", "config.json cannot be downloaded"),
         ("data/torchvision_facts.py", "cannot be downloaded"),
     ),
     "it needs an installation without one of the extras": (

@@ -330,7 +330,7 @@ def test_other_classes_and_another_size(digits: Path, forked_in: Any) -> None:
         "resized: final_layer.linear.weight (1 of 3 channels)",
         "resized: pos_embed (computed for the new size)",
         "resized: x_embedder.proj.weight (1 of 3 channels)",
-        "skipped: y_embedder.embedding_table.weight (the classes are others)",
+        "skipped: y_embedder.embedding_table.weight (the classes differ)",
     ]
     losses = [
         float(line.split()[-1])

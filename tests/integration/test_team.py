@@ -45,7 +45,7 @@ def test_a_disk_that_is_full_for_one(tmp_path: Path) -> None:
     for index in (0, 1):
         refused, left, saved = json.loads((tmp_path / f"said-{index}.json").read_text())
         assert "step 0 could not be saved (File too large)" in refused
-        assert "goes on from the start" in refused
+        assert "continues from the start" in refused
         assert left == []
         assert saved == "saved"
     checkpoint = Checkpoint(tmp_path / "step-00000000")

@@ -174,7 +174,7 @@ def test_zero_terminal_snr_teaches_at_the_last_timestep() -> None:
         ({"zero_terminal_snr": True}, "prediction=noise: with zero_terminal_snr the last timestep"),
         (
             {"zero_terminal_snr": True, "prediction": "v", "min_snr_gamma": 5},
-            "min_snr_gamma=5: gives a timestep without signal no weight",
+            "min_snr_gamma=5: gives weight 0 to a timestep without signal",
         ),
         ({"fixed_variance": "large"}, "fixed_variance=large: not with learn_sigma=true"),
         ({"rescale_bound": True, "learn_sigma": False}, "rescale_bound=true: there is no bound in"),

@@ -110,7 +110,7 @@ def test_what_may_pass_is_tried_again(tmp_path: Path, monkeypatch: pytest.Monkey
     store = store_in(tmp_path, said)
     save(store, 5)
     assert slept == [1, 4]
-    assert [line.split(" (")[0] for line in said] == ["step 5 is not saved yet"] * 2
+    assert [line.split(" (")[0] for line in said] == ["step 5 could not be saved"] * 2
     assert store.latest().step == 5 and steps_in(tmp_path) == [5]  # type: ignore[union-attr]
 
 
@@ -133,7 +133,7 @@ def test_room_is_looked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     usage = SimpleNamespace(total=10_000, free=3_999)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage)
     monkeypatch.setattr(CheckpointStore, "_write_tensors", lambda *_: pytest.fail("written"))
-    with pytest.raises(CheckpointNotWritten, match=r"0.0 MB are needed.*goes on from step 1"):
+    with pytest.raises(CheckpointNotWritten, match=r"0.0 MB are needed.*continues from step 1"):
         save(store_in(tmp_path, []), 2)
     monkeypatch.undo()
     usage = SimpleNamespace(total=0, free=0)

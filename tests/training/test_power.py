@@ -251,7 +251,7 @@ def test_a_snapshot_that_the_disk_does_not_take(
     average = PowerAverage({"w": torch.ones(3)}, std=0.1)
     snapshots = Snapshots(store, averages=[average], every_steps=1)
     snapshots.save(1)
-    with pytest.raises(CheckpointNotWritten, match="which goes on from its newest checkpoint"):
+    with pytest.raises(CheckpointNotWritten, match="which continues from its newest checkpoint"):
         snapshots.wait()
 
 

@@ -29,8 +29,8 @@ def test_a_hang_is_ended_with_its_stack(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stdout == (
-        "no process made progress for 1 s; where each of them is stands in "
-        f"{tmp_path}/stacks-*.txt; the same command goes on from the last checkpoint\n"
+        "no process made progress for 1 s; stack traces of all processes are in "
+        f"{tmp_path}/stacks-*.txt; the same command resumes from the last checkpoint\n"
     )
     stacks = (tmp_path / "stacks-0.txt").read_text()
     assert "in hang" in stacks and "in _watch" in stacks

@@ -1,4 +1,4 @@
-"""Several optimizers as one: each has weights of its own, and all step together."""
+"""Several optimizers as one: each has its own parameters, and all step together."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from torch.optim import Optimizer
 
 
 class Combined(Optimizer):
-    """Optimizers side by side. `param_groups` and `state` are those of all of them, in order; what
-    is changed in a group is changed in the optimizer that has it."""
+    """Optimizer that consists of several; `param_groups` and `state` are concatenated in order.
+
+    A change to a group changes it in the optimizer that it belongs to.
+    """
 
     def __init__(self, parts: Sequence[Optimizer]) -> None:
-        """`parts` may be combined themselves. (The base class would make a group of its own.)"""
+        """Combine the parts, which may be combined optimizers themselves.
+
+        The base class is not initialised, because it would create a parameter group.
+        """
         self.parts = [part for several in parts for part in parts_of(several)]
         self.defaults: dict[str, Any] = {}
 
@@ -37,5 +42,5 @@ class Combined(Optimizer):
 
 
 def parts_of(optimizer: Optimizer) -> list[Optimizer]:
-    """The optimizers that one is made of."""
+    """Return the optimizers that an optimizer consists of."""
     return optimizer.parts if isinstance(optimizer, Combined) else [optimizer]

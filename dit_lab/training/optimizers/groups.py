@@ -1,4 +1,4 @@
-"""Which parameters an option means: patterns over their names."""
+"""Selection of parameters by patterns over their names."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ MODULATION = "adaLN_modulation"
 def by_pattern(
     names: Mapping[Weight, str], entries: Sequence[Entry]
 ) -> list[tuple[Entry, list[Weight]]]:
-    """Each entry with the weights that it decides about: those whose whole name its expression is
-    the first to match. Before them {} with the others, if there are any.
+    """Assign each parameter to the first entry whose `match` fits its whole name.
 
-    Raises RequestError for an entry that decides about none.
+    Returns:
+        Each entry with its parameters; the parameters without an entry come first, as {}.
+
+    Raises:
+        RequestError: an entry has no parameters.
     """
     found: list[list[Weight]] = [[] for _ in entries]
     others: list[Weight] = []
@@ -42,7 +45,7 @@ def by_pattern(
 
 
 def hidden_matrices(names: Mapping[Weight, str], *, matrices: str, modulation: str) -> set[Weight]:
-    """The weights that Muon steps. Raises RequestError where there is none."""
+    """Return the parameters that Muon optimises; raise RequestError if there are none."""
     found = {
         weight
         for weight, name in names.items()
@@ -52,8 +55,7 @@ def hidden_matrices(names: Mapping[Weight, str], *, matrices: str, modulation: s
     }
     if not found:
         raise RequestError(
-            f"optimizer.matrices={matrices}: matches no parameter of two dimensions; give an "
-            "expression for the whole names of the hidden matrices, as there is "
-            f"{next(iter(names.values()))}"
+            f"optimizer.matrices={matrices}: matches no matrix; give an expression for the "
+            f"whole names of the hidden matrices (one parameter is {next(iter(names.values()))})"
         )
     return found

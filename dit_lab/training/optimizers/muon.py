@@ -1,7 +1,7 @@
-"""Muon: the momentum of each hidden matrix, orthogonalised (Jordan et al. 2024).
+"""Muon: steps along the orthogonalised momentum of each hidden matrix (Jordan et al. 2024).
 
-Muon takes the matrices of the blocks, and AdamW all else: embeddings, the final layer, biases,
-scales of norms, and the adaLN modulations unless the options say otherwise.
+Muon optimises the matrices of the blocks, and AdamW all other parameters: embeddings, the final
+layer, biases, scales of norms, and, by default, the adaLN modulations.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from dit_lab.training.parallel import whole_of
 from dit_lab.training.tensor_files import is_spread
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the polynomial of an iteration, by Jordan et al.: the steepest at 0."""
+"""Coefficients of the Newton-Schulz polynomial by Jordan et al., chosen for a steep slope at 0."""
 
 EPS = 1e-7
-"""The least norm that a matrix is divided by."""
+"""Smallest norm that a matrix is divided by."""
 
 AT_ONCE = 2**26
-"""The most numbers that are orthogonalised at once: 256 MB, and three times that for products."""
+"""Most values that are orthogonalised at once: 256 MB, and three times that for the products."""
 
 FUSED = {"qkv": 3, "w12": 2, "adaLN_modulation": 6}
-"""Modules whose weight is several matrices in one, below each other."""
+"""Modules whose weight consists of several matrices, stacked by rows."""
 
 
 def muon(
@@ -51,8 +51,10 @@ def muon(
     betas: Sequence[float],
     eps: float,
 ) -> Optimizer:
-    """Muon for the weights of two dimensions whose names `matrices` matches as a whole, AdamW for
-    the others. Raises RequestError where there is none."""
+    """Build Muon for the matrices whose whole names `matrices` matches, and AdamW for the others.
+
+    Raises RequestError if it matches no matrix.
+    """
     groups = params if isinstance(params[0], dict) else [{"params": params}]
     names = {weight: parameter_names[weight] for group in groups for weight in group["params"]}
     hidden = hidden_matrices(names, matrices=matrices, modulation=modulation)
@@ -92,19 +94,19 @@ def muon(
 
 
 def _pieces(name: str, rows: int) -> int:
-    """As how many matrices a weight of this name is orthogonalised."""
+    """Return the number of matrices that a weight of this name is split into."""
     pieces = math.prod(FUSED.get(part, 1) for part in name.split("."))
     return pieces if rows % pieces == 0 else 1
 
 
 class Muon(Uncompiled):
-    """Matrices step along their orthogonalised momentum.
+    """Optimizer that steps matrices along their orthogonalised momentum.
 
-    In bfloat16, without pieces, this is `torch.optim.Muon` bit by bit. Shards of a matrix are
-    gathered for the iterations, which every process then makes for itself; momenta stay in shards.
+    In bfloat16 and without splitting, it equals `torch.optim.Muon` bit by bit. Shards of a matrix
+    are gathered for the iterations, which every process computes itself; momenta stay sharded.
     """
 
-    _step_supports_amp_scaling = True  # takes found_inf and grad_scale
+    _step_supports_amp_scaling = True  # supports found_inf and grad_scale
     found_inf: Tensor | None = None
     grad_scale: Tensor | None = None
 
@@ -121,7 +123,7 @@ class Muon(Uncompiled):
         dtype: torch.dtype,
         pieces: Mapping[Tensor, int],
     ) -> None:
-        """`pieces`: as how many matrices, below each other, a weight is orthogonalised."""
+        """Create the optimizer; `pieces` says into how many matrices a weight is split by rows."""
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, defaults)
         self._nesterov, self._scale = nesterov, scale
@@ -141,7 +143,7 @@ class Muon(Uncompiled):
                     weight.copy_(self._unless_skipped(stepped, weight))
 
     def _moved(self, weight: Tensor, momentum: float) -> Tensor:
-        """Move the momentum of a weight; along what it is to step, before that is orthogonal."""
+        """Update the momentum of a weight, and return the update before orthogonalisation."""
         state, gradient = self.state[weight], weight.grad
         assert gradient is not None
         if not state:
@@ -156,8 +158,10 @@ class Muon(Uncompiled):
     def _orthogonalised(
         self, weights: Sequence[Tensor], updates: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, float]]:
-        """Each update orthogonalised, spread as it was, and how large a step of it is. Matrices of
-        one shape go together through the iterations."""
+        """Yield each update, orthogonalised and sharded as before, with the scale of its step.
+
+        Matrices of equal shape are iterated as a batch.
+        """
         parts = [
             whole_of(update).chunk(self._pieces[weight])
             for weight, update in zip(weights, updates, strict=True)
@@ -183,8 +187,10 @@ class Muon(Uncompiled):
 
 
 def orthogonalised(matrices: Tensor, *, iterations: int, dtype: torch.dtype) -> Tensor:
-    """Matrices (k, m, n) with their singular values brought near 1 (0.7 to 1.2) by Newton-Schulz,
-    five iterations of which multiply what is small by up to 485."""
+    """Bring the singular values of matrices (k, m, n) near 1 (0.7 to 1.2) by Newton-Schulz.
+
+    Five iterations multiply small singular values by up to 485.
+    """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if tall else matrices).to(dtype)
@@ -196,7 +202,7 @@ def orthogonalised(matrices: Tensor, *, iterations: int, dtype: torch.dtype) -> 
 
 
 def _batches(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Weights that are gathered and orthogonalised at once."""
+    """Yield batches of weights that are gathered and orthogonalised together."""
     batch: list[Tensor] = []
     for weight in weights:
         if batch and sum(w.numel() for w in batch) + weight.numel() > AT_ONCE:
@@ -208,7 +214,7 @@ def _batches(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _spread_as(like: Tensor, whole: Tensor) -> Tensor:
-    """This process's rows of a whole tensor."""
+    """Return this process's rows of a whole tensor."""
     if not is_spread(like):
         return whole
     from torch.distributed.tensor import distribute_tensor

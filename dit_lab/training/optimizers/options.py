@@ -1,4 +1,4 @@
-"""The options of optimizers, and what is known of each without torch. Torch-free."""
+"""Options of the optimizers, and properties of each that are needed without torch. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dit_lab.core.options import Component, option
 # ruff: noqa: UP045
 
 ENTRY = ("match", "lr", "weight_decay", "optimizer")
-"""The keys of an entry of `groups`."""
+"""Keys of an entry of `groups`."""
 
 
 @dataclass
 class Optimizer(Component):
-    """What every optimizer has, also one of `torch.optim` or of the user's own."""
+    """Options of every optimizer, also of `torch.optim` and user-defined ones."""
 
     groups: list[Any] = option(
         [],
@@ -29,9 +29,9 @@ class Optimizer(Component):
         "the first whose expression matches a parameter's whole name decides",
     )
 
-    package: ClassVar[str | None] = None  # the module that has it, where an extra installs that
-    takes_shards: ClassVar[bool] = True  # of FSDP2
-    copies: ClassVar[float] = 2  # of the weights, which its state is as large as
+    package: ClassVar[str | None] = None  # module of an optional dependency
+    takes_shards: ClassVar[bool] = True  # supports FSDP2
+    copies: ClassVar[float] = 2  # size of its state, relative to the parameters
 
     def check_together(self) -> None:
         for index, entry in enumerate(self.groups):
@@ -39,7 +39,7 @@ class Optimizer(Component):
             self.check_entry(f"groups[{index}]", entry)
 
     def check_entry(self, key: str, entry: Mapping[str, Any]) -> None:
-        """Raise RequestError for an entry of `groups` that this optimizer cannot take."""
+        """Raise RequestError for an entry of `groups` that this optimizer does not support."""
 
 
 @dataclass
@@ -77,14 +77,14 @@ class Muon(Optimizer):
     matrices: str = option(
         r"(.+\.)?(blocks|layers)\.\d+\..+",
         transfers=False,
-        help="a regular expression for the whole names of what Muon steps, if it has two "
-        "dimensions; AdamW steps the rest",
+        help="regular expression: Muon optimises the matrices whose whole names match, AdamW "
+        "all other parameters",
     )
     modulation: str = option(
         "adamw",
         choices=("adamw", "muon"),
         transfers=False,
-        help="what steps the adaLN modulations of the blocks",
+        help="optimizer of the adaLN modulations of the blocks",
     )
     split: bool = option(
         True,
@@ -100,7 +100,7 @@ class Muon(Optimizer):
         "sqrt(max(1, rows / columns))",
     )
     iterations: int = option(
-        5, at_least=1, at_most=99, transfers=False, help="of Newton and Schulz"
+        5, at_least=1, at_most=99, transfers=False, help="number of Newton-Schulz iterations"
     )
     dtype: str = option(
         "float32",
@@ -114,7 +114,7 @@ class Muon(Optimizer):
         1e-8, above=0, transfers=False, help="added to the root of the second moment"
     )
 
-    copies: ClassVar[float] = 4 / 3  # one of 12 matrices of a block in 18, two of the rest
+    copies: ClassVar[float] = 4 / 3  # of 18 D^2 in a block, 12 have one copy and 6 two
 
     def check_together(self) -> None:
         super().check_together()
@@ -153,7 +153,7 @@ class Adafactor(Optimizer):
     weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
 
     takes_shards: ClassVar[bool] = False
-    copies: ClassVar[float] = 0  # a row and a column of each matrix
+    copies: ClassVar[float] = 0  # only a row and a column per matrix
 
     def check_together(self) -> None:
         super().check_together()
@@ -163,7 +163,8 @@ class Adafactor(Optimizer):
             or any(e is not None and e < 0 for e in self.eps)
         ):
             raise RequestError(
-                f"eps={self.eps}: expected two numbers from 0, or null and one such as [null,0.001]"
+                f"eps={self.eps}: expected two numbers of at least 0; the first may be null, as in "
+                "[null,0.001]"
             )
 
 
@@ -185,7 +186,10 @@ class Prodigy(Optimizer):
     d0: float = option(1e-6, above=0, transfers=False, help="the first step size")
     d_coef: float = option(1.0, above=0, transfers=False, help="factor of the step size")
     growth_rate: Optional[float] = option(
-        None, above=1, transfers=False, help="of the step size, in one step; null: any"
+        None,
+        above=1,
+        transfers=False,
+        help="largest growth of the step size in one step; null: no limit",
     )
     use_bias_correction: bool = option(False, transfers=False, help="as Adam's")
     safeguard_warmup: bool = option(
@@ -225,7 +229,7 @@ MEMBERS = {
     "prodigy": "dit_lab.training.optimizers.packages.prodigy",
     "lion": "dit_lab.training.optimizers.packages.lion",
 }
-"""The members of the group `optimizer` -> what they name; `groups` names optimizers so."""
+"""Targets of the members of the config group `optimizer`; entries of `groups` use the names."""
 
 COMPONENTS: dict[str, type[Optimizer]] = {
     MEMBERS["adamw"]: AdamW,
@@ -238,7 +242,7 @@ COMPONENTS: dict[str, type[Optimizer]] = {
 }
 
 WITHOUT_SHARDS = ("torch.optim.Adafactor", "torch.optim.Rprop")
-"""Optimizers of torch whose arithmetic has no form for DTensors, so that a step raises."""
+"""Optimizers of torch that do not support DTensors: a step raises."""
 
 WITHOUT_SHARDS_IF_FUSED = ("torch.optim.SGD", "torch.optim.Adagrad")
 
@@ -250,12 +254,12 @@ NEVER = {
 
 
 def kinds_in(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The targets of the optimizers that entries of `groups` name."""
+    """Return the targets of the optimizers that entries of `groups` name."""
     return [MEMBERS[entry["optimizer"]] for entry in groups if entry.get("optimizer") in MEMBERS]
 
 
 def _check_entry(key: str, entry: Any) -> None:
-    """Raise RequestError for what is no entry of `groups`."""
+    """Raise RequestError for an invalid entry of `groups`."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("match"), str):
         raise RequestError(
             f"{key}={entry}: expected {{match: REGULAR_EXPRESSION}} with lr, weight_decay or "
@@ -287,7 +291,7 @@ def _is_number(value: Any, *, zero: bool) -> bool:
 
 
 def _trouble_of(pattern: str) -> str:
-    """Why a text is no regular expression, "" where it is one."""
+    """Return why a text is not a regular expression, or "" if it is one."""
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:

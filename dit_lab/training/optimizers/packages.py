@@ -1,4 +1,4 @@
-"""Optimizers of other packages: `pip install 'dit-lab[optimizers]'`."""
+"""Optimizers of optional packages: `pip install 'dit-lab[optimizers]'`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def schedule_free_adamw(
     r: float,
     weight_lr_power: float,
 ) -> Optimizer:
-    """Schedule-free AdamW (Defazio et al. 2024, "The Road Less Scheduled").
+    """Build schedule-free AdamW (Defazio et al. 2024, "The Road Less Scheduled").
 
-    The weights are the points y at which gradients are taken, at all times: `ema.ScheduleFree`
-    computes the average x beside them, so that nothing is exchanged for an evaluation or a save.
+    The parameters always are the points y at which gradients are taken. `ema.ScheduleFree` computes
+    the average x separately, so that evaluating and saving do not have to swap parameters.
     """
     from schedulefree import AdamWScheduleFree
 
@@ -55,10 +55,10 @@ def prodigy(
     use_bias_correction: bool,
     safeguard_warmup: bool,
 ) -> Optimizer:
-    """Prodigy, AdamW with a step size that it finds itself (Mishchenko & Defazio 2023)."""
+    """Build Prodigy, AdamW with an estimated step size (Mishchenko & Defazio 2023)."""
     from prodigyopt import Prodigy
 
-    with contextlib.redirect_stdout(StringIO()):  # it prints how it decays weights
+    with contextlib.redirect_stdout(StringIO()):  # it prints its kind of weight decay
         optimizer: Optimizer = Prodigy(
             params,
             lr=lr,
@@ -76,7 +76,7 @@ def prodigy(
 
 
 def lion(params: Any, *, lr: float, betas: Sequence[float], weight_decay: float) -> Optimizer:
-    """Lion (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms")."""
+    """Build Lion (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms")."""
     from lion_pytorch import Lion
 
     optimizer: Optimizer = Lion(params, lr=lr, betas=tuple(betas), weight_decay=weight_decay)

@@ -1,8 +1,8 @@
-"""What an optimizer remembers, for checkpoints, and back in its place, exactly.
+"""Saving and exact restoring of an optimizer's state.
 
-Tensors of its state go into safetensors, filed by the name of their weight. All else are plain
-values for JSON: numbers of the state, and what the optimizer itself keeps in its groups (the step
-size that Prodigy has found, the weight of schedule-free's average so far).
+Tensors of the state are stored in safetensors by the name of their parameter. All else is stored as
+JSON: numbers of the state, and values that the optimizer keeps in its groups (such as Prodigy's
+step size, or the total weight of schedule-free's average).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from dit_lab.training.optimizers.combined import parts_of
 
 GIVEN = {"params", "param_names", "lr", "initial_lr", "weight_decay"}
-"""What the configuration and the schedule say of a group."""
+"""Keys of a group that the configuration and the schedule set."""
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -33,14 +33,14 @@ Value = bool | int | float | str | list[bool | int | float | str | None] | Store
 
 
 class Numbers(TypedDict):
-    """What state.json says of an optimizer. Older checkpoints say nothing."""
+    """Optimizer part of state.json; absent in older checkpoints."""
 
     groups: list[dict[str, Value]]
     state: dict[str, Value]  # "<parameter name>/<state name>" -> value
 
 
 def optimizer_tensors(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """The tensors of the state as `<parameter name>/<state name>` -> tensor."""
+    """Return the tensors of the state by `<parameter name>/<state name>`."""
     return {
         f"{names[parameter]}/{key}": value
         for parameter, state in optimizer.state.items()
@@ -50,8 +50,10 @@ def optimizer_tensors(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict
 
 
 def optimizer_numbers(optimizer: Optimizer, names: Mapping[Tensor, str]) -> Numbers:
-    """The rest of the state, and of each group what is no longer as it was constructed. Options
-    are what they were, so they stay the configuration's to say."""
+    """Return all other state, and the values of each group that changed since construction.
+
+    Unchanged options are not stored, because they come from the configuration.
+    """
     return {
         "groups": [
             {
@@ -77,8 +79,12 @@ def load_optimizer(
     tensors: Mapping[str, Tensor],
     numbers: Numbers | None = None,
 ) -> bool:
-    """Restore what `optimizer_tensors` and `optimizer_numbers` gave, for parameters that have a
-    state. Whether the groups are those that were saved: of others, only tensors are restored."""
+    """Restore the results of `optimizer_tensors` and `optimizer_numbers`.
+
+    Returns:
+        Whether the groups are those that were saved; otherwise only the state of parameters is
+        restored.
+    """
     by_name: dict[str, dict[str, Any]] = {}
     state: dict[str, Value] = {} if numbers is None else numbers["state"]
     for path, value in (*tensors.items(), *((p, _from_json(v)) for p, v in state.items())):
@@ -105,14 +111,14 @@ def _load_state(
     optimizer.load_state_dict(state)
     for i, held in found.items():
         loaded = optimizer.state[order[i]]
-        for key, value in held.items():  # torch gives most tensors the precision of the weight
+        for key, value in held.items():  # torch casts most tensors to the parameter's dtype
             if isinstance(value, Tensor) and loaded[key].dtype != value.dtype:
                 loaded[key] = value.to(loaded[key].device)
 
 
 def _has_moved(value: Any, defaults: Mapping[str, Any], key: str) -> bool:
     if isinstance(value, Tensor):
-        return True  # it may have changed in its place, and the default with it
+        return True  # may have changed in place, and the default with it
     return key not in defaults or type(defaults[key]) is not type(value) or defaults[key] != value
 
 
@@ -136,7 +142,7 @@ def _from_json(value: Any) -> Any:
 
 
 def _like(before: Any, value: Any, weight: Tensor) -> Any:
-    """A value as the group had it: a tuple, or a tensor where its weights are."""
+    """Convert a value to the type that the group had: a tuple, or a tensor on the same device."""
     if isinstance(value, Tensor):
         return value.to(before.device if isinstance(before, Tensor) else weight.device)
     return tuple(value) if isinstance(before, tuple) else value

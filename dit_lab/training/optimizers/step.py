@@ -1,4 +1,4 @@
-"""The learning rate of an optimizer, and its step under the non-finite guard."""
+"""Learning rate of an optimizer, and its step under the non-finite guard."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from torch.optim import Optimizer
 from dit_lab.training.optimizers.combined import parts_of
 from dit_lab.training.parallel import whole_of
 
-CLIP_EPS = 1e-6  # as torch's own clipping adds to the norm
+CLIP_EPS = 1e-6  # added to the norm, as in torch's clipping
 
 
 def set_learning_rate(optimizer: Optimizer, factor: float) -> float:
-    """Set every group to its own base rate times the factor; returns the first group's rate."""
+    """Set each group's rate to its base rate times the factor; return the first group's rate."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
     return optimizer.param_groups[0]["lr"]
 
 
 def gradient_norm(optimizer: Optimizer) -> Tensor:
-    """The norm () of all gradients together, over all processes that hold a part of them."""
+    """Return the norm () of all gradients together, over all shards."""
     return whole_of(nn.utils.get_total_norm(_gradients(optimizer)))
 
 
 def guarded_step(
     optimizer: Optimizer, nonfinite: Tensor, *, norm: Tensor, clip_norm: float | None
 ) -> None:
-    """Step by gradients whose norm () is brought down to `clip_norm` where it is above, unless
-    `nonfinite` () is 1: then neither weights nor the optimizer's counters move.
+    """Clip gradients with norm () to `clip_norm` and step, unless `nonfinite` () is 1.
 
-    Optimizers that take `grad_scale` and `found_inf` (made for gradient scalers: the fused ones of
-    torch, and Muon) do both on the device: no step waits for the host, and clipping takes no pass
-    over memory of its own. Of the others, the host waits for the flag at every step.
+    In that case neither the parameters nor the optimizer's counters change. Optimizers that take
+    `grad_scale` and `found_inf` (made for gradient scalers: the fused ones of torch, and Muon) do
+    both on the device, without a sync and without a separate pass over memory for clipping. For all
+    others, the host waits for the flag at every step.
     """
     divisor = None if clip_norm is None else ((norm + CLIP_EPS) / clip_norm).clamp(min=1.0)
     parts = parts_of(optimizer)
     if all(getattr(part, "_step_supports_amp_scaling", False) for part in parts):
         device = optimizer.param_groups[0]["params"][0].device
         if divisor is not None:
-            divisor = divisor.to(device, torch.float32)  # also of float64 weights
+            divisor = divisor.to(device, torch.float32)  # also for float64 parameters
         for part in parts:
             part.found_inf = nonfinite.to(device)  # type: ignore[attr-defined]
             part.grad_scale = divisor  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Optimizers of torch, with what suits this training."""
+"""Optimizers of torch, adapted to this training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dit_lab.training.tensor_files import is_spread
 def sgd(
     params: Any, *, lr: float, momentum: float, nesterov: bool, weight_decay: float
 ) -> Optimizer:
-    """`torch.optim.SGD`, fused where weights are whole: torch has no fused step for shards."""
+    """Build `torch.optim.SGD`, fused unless parameters are sharded, as torch requires."""
     first = params[0]["params"][0] if isinstance(params[0], dict) else params[0]
     fused = not is_spread(first)
     optimizer = without_compiler(SGD)(
@@ -27,7 +27,7 @@ def sgd(
         fused=fused,
     )  # type: ignore[call-arg]
     if fused and momentum:
-        # Torch begins with memory that nothing was written to where its first step is skipped.
+        # If the first step is skipped, torch would use uninitialised memory.
         for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     return optimizer
@@ -42,7 +42,7 @@ def adafactor(
     d: float,
     weight_decay: float,
 ) -> Optimizer:
-    """`torch.optim.Adafactor` (Shazeer & Stern 2018)."""
+    """Build `torch.optim.Adafactor` (Shazeer & Stern 2018)."""
     return without_compiler(Adafactor)(
         params, lr=lr, beta2_decay=beta2_decay, eps=tuple(eps), d=d, weight_decay=weight_decay
     )  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""Optimizers of torch without what keeps `torch.compile` out of them."""
+"""Optimizers of torch without their wrappers that disable `torch.compile`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ WRAPPED = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")  # b
 
 
 def without_compiler(kind: type[Optimizer]) -> type[Optimizer]:
-    """The same optimizer, if it is one of torch's own, with the same arithmetic and state, for a
-    step that is never compiled: what torch wraps around its methods to keep `torch.compile` out of
-    them imports the compiler, 1.1 s of processor time before the first step (0.001 s without).
-    Methods that a version of torch does not wrap are used as they are."""
+    """Return a subclass of a torch optimizer with unwrapped methods; other classes as they are.
+
+    Arithmetic and state are the same; the step must not be compiled. torch's wrappers, which
+    disable `torch.compile` in these methods, import the compiler: 1.1 s of processor time before
+    the first step (0.001 s without). Methods that a version of torch does not wrap are used as they
+    are.
+    """
     if not kind.__module__.startswith("torch.optim."):
         return kind
     plain_step = inspect.unwrap(kind.step)
@@ -29,7 +32,7 @@ def without_compiler(kind: type[Optimizer]) -> type[Optimizer]:
 
 
 class Uncompiled(Optimizer):
-    """The base of the lab's own optimizers: torch's, without these wrappers."""
+    """Base class of the lab's own optimizers: torch's, without these wrappers."""
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
     state_dict = inspect.unwrap(Optimizer.state_dict)

@@ -146,7 +146,7 @@ def test_muon_steps_the_matrices_of_the_blocks(make_model: Callable[..., DiT]) -
     assert by_muon(weights, matrices=r"blocks\.0\.mlp\..+") == {
         "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight",
     }  # fmt: skip
-    with pytest.raises(RequestError, match=r"optimizer.matrices=layers.*: matches no parameter"):
+    with pytest.raises(RequestError, match=r"optimizer.matrices=layers.*: matches no matrix"):
         by_muon(weights, matrices="layers.*")
 
 
