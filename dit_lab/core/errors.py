@@ -15,11 +15,11 @@ class RequestError(ValueError):
 
 
 QUICKSTART = "or run `dit-lab train experiment=quickstart`, which needs no files"
-"""What a message says to who has no data or weights yet."""
+"""Suggestion in messages about missing data or weights."""
 
 
 DIVERGED = "diverged"
-"""The first word of what a status and a table say of a run that ended by `Diverged`."""
+"""First word of the status of a run that ended with `Diverged`."""
 
 
 class Diverged(ArithmeticError):  # noqa: N818 - says what was met

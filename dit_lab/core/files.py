@@ -22,20 +22,21 @@ from typing import Any, BinaryIO
 from dit_lab.core.errors import RequestError
 
 RECORD_BYTES = 16 * 2**20
-"""Of one record, JSON or YAML. The largest that the lab writes, the manifest of a sweep of ten
-thousand jobs, has a third of it."""
+"""Size limit of a record, JSON or YAML. The largest one that the package writes, the manifest of a
+sweep of ten thousand jobs, has a third of it.
+"""
 
 MOST_DEPTH = 64
-"""Of lists and mappings within each other. The lab's own records have eight."""
+"""Maximum nesting of lists and mappings. The package's own records have eight levels."""
 
 MOST_BITS = 64
-"""Of a whole number."""
+"""Maximum size of an integer."""
 
 NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-"""What Python calls a number that is not finite -> how JSON's text has it."""
+"""Non-finite numbers: Python's name -> the text in JSON."""
 
 BESIDE = re.compile(r"\..+\.[0-9]+")
-"""The name of a file that is being written beside the one that it will replace."""
+"""Names of the temporary files of atomic writes."""
 
 
 class Denied(RequestError):  # noqa: N818 - named after the state

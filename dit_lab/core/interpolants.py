@@ -21,8 +21,9 @@ from torch import Tensor
 from dit_lab.core.errors import RequestError
 
 PREDICTIONS = ("noise", "data", "v", "velocity", "score")
-"""What a model can be asked for: an end of the path, v = alpha * noise - sigma * data (Salimans &
-Ho 2022), the velocity dx_t/dt, or the score, the gradient of log p_t."""
+"""Kinds of prediction: noise or data; v = alpha * noise - sigma * data (Salimans & Ho 2022); the
+velocity dx_t/dt; or the score, the gradient of log p_t.
+"""
 
 
 class Shares(NamedTuple):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import MISSING, OmegaConf
 
 WORDS = ("help", "later", "filled", "transfers")
-"""What an option's metadata says besides its range."""
+"""Keys of an option's metadata besides its range."""
 
 
 def option(

@@ -22,7 +22,7 @@ KEPT_BLOCK_BYTES = 256 * 2**20
 KEPT_BYTES = 2**31 - 1  # largest value that mallopt takes
 
 MEETING_FILE = "DIT_LAB_MEETING_FILE"
-"""The variable that names a file by which the processes of one machine find each other."""
+"""Environment variable with the file through which the processes of one machine form a group."""
 
 
 class Child:

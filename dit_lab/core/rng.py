@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 SAMPLE_NOISE = "sample/noise"
-"""The purpose of the noise that generated image i starts from."""
+"""Purpose of the initial noise of generated image i."""
 
 _BLOCK = 2**17  # normal numbers per block, which fits in the CPU cache
 

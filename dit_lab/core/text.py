@@ -23,8 +23,9 @@ from dit_lab.core.errors import RequestError
 JOINERS = "\u200c\u200d"  # needed by several scripts and emoji
 SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of control characters, of formats such as the overrides of the writing
-direction, of surrogates, and of line and paragraph separators."""
+"""Unicode categories: control characters, formats (such as writing direction), surrogates, and line
+and paragraph separators.
+"""
 
 
 def one_line(text: object) -> str:

@@ -25,11 +25,12 @@ from dit_lab.core.text import store_uri
 MODULES, STORES, PASSWORD = (
     "DIT_LAB_TRUSTED_MODULES", "DIT_LAB_TRACKING_URIS", "DIT_LAB_TRACKING_PASSWORD",
 )  # fmt: skip
-"""Environment variables: modules divided by commas, addresses divided by spaces, and the password
-of the store."""
+"""Environment variables: modules separated by commas, URIs separated by spaces, and the password of
+the store.
+"""
 
 FILE_KEYS = ("trusted_modules", "tracking_uris")
-"""What trust.yaml may say: two lists."""
+"""Keys of trust.yaml, both lists."""
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -39,7 +40,7 @@ LIBRARIES = (
 )  # fmt: skip
 
 NEVER = frozenset({*LIBRARIES, *sys.stdlib_module_names})
-"""Packages that nobody can trust as a whole: they hold more than components."""
+"""Packages that cannot be trusted as a whole: they contain more than components."""
 
 
 @dataclass(slots=True)
@@ -327,7 +328,7 @@ def _quoted(password: str) -> str:
 
 
 AUTHORITY = re.compile(r"(\w[\w+.-]*://[^/@:]*):(?!\d*(?:/|$))(.*)@(.*)", re.DOTALL)
-"""USER:PASSWORD@HOST in an address; what follows a colon and is a number is a port."""
+"""USER:PASSWORD@HOST in a URI; a number after a colon is a port."""
 
 
 def _divided(uri: str) -> tuple[str, str | None]:

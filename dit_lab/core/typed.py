@@ -39,7 +39,7 @@ from dit_lab.core.files import NOT_FINITE
 Kind = TypeVar("Kind")
 
 Check = Callable[[Any], str]
-"""A value -> what is expected in its place, "" where it is that."""
+"""A value -> a description of the expected value, "" if the value is accepted."""
 
 WORDS: Mapping[Any, str] = {
     int: "a whole number",
@@ -118,7 +118,7 @@ Hash = Annotated[str, spelled("[0-9a-f]{1,128}", "hexadecimal digits")]
 Count = Annotated[int, within(0)]
 Duration = Annotated[float, within(0)]
 Seconds = Annotated[float, within(0, 253_402_300_799)]
-"""Since the epoch, up to the year 9999, the last that can be shown."""
+"""Since the epoch, up to the year 9999, the last that can be displayed."""
 
 
 # ---- conversion ----------------------------------------------------------------------------------

@@ -138,16 +138,16 @@ class EvaluationResult:
 
 
 ModelCall = Callable[["Tensor", "Tensor"], "Tensor"]
-"""(x_t (N, C, H, W), model time (N,)) -> raw output (N, C or 2C, H, W); labels are closed over."""
+"""(x_t (N, C, H, W), model time (N,)) -> raw output (N, C or 2C, H, W); the labels are bound."""
 
 LabelledCall = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 """(x_t (N, C, H, W), model time (N,), labels (N,)) -> raw output (N, C or 2C, H, W)."""
 
 Predict = Callable[["Tensor", float], Prediction]
-"""(x_t (N, C, H, W), flow time t shared by the batch) -> Prediction; what samplers are given."""
+"""(x_t (N, C, H, W), flow time t shared by the batch) -> Prediction; the argument of samplers."""
 
 DrawNoise = Callable[[int], "Tensor"]
-"""step index -> fresh standard normal noise (N, C, H, W), reproducible per image."""
+"""Step index -> fresh standard normal noise (N, C, H, W), reproducible per image."""
 
 
 class Model(Protocol):
