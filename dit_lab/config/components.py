@@ -1,5 +1,7 @@
-"""Which components there are, by group, and what typed options each has: what the parts register,
-each in its `options.py`, and classes and functions of the user's own in modules that are trusted.
+"""Registry of components by group, with their options.
+
+Each package registers its components in its `options.py`. User-defined classes and functions are
+allowed in trusted modules.
 """
 
 from __future__ import annotations
@@ -40,12 +42,12 @@ LISTS = ("metric", "hook")
 
 
 def options_of(group: str, target: Any) -> type[Component] | None:
-    """The options of a component that the package registers, by its `_target_`."""
+    """Return the options class of a registered component by its `_target_`, or None."""
     return COMPONENTS.get(group, {}).get(target) if isinstance(target, str) else None
 
 
 def is_registered(group: str, target: Any) -> bool:
-    """Whether a name is that of a component of the group."""
+    """Return whether a name is that of a registered component of the group."""
     if options_of(group, target):
         return True
     is_text = isinstance(target, str)
@@ -53,8 +55,10 @@ def is_registered(group: str, target: Any) -> bool:
 
 
 def refuse_unregistered(named: Iterable[tuple[str, Any]]) -> None:
-    """Raise RequestError for the first (dotted key, `_target_`) that names neither a registered
-    component nor one in a trusted module, with all modules that would have to be. Imports nothing.
+    """Raise RequestError for (dotted key, `_target_`) neither registered nor in a trusted module.
+
+    The message names the first one, and all modules that would have to be trusted. Nothing is
+    imported.
     """
     unknown = [(key, target) for key, target in named if not _may_be_named(key, target)]
     if not unknown:
@@ -78,8 +82,10 @@ def _may_be_named(key: str, target: Any) -> bool:
 
 
 def load_component(target: str, *, key: str) -> Any:
-    """The class or function that `target` names; `key` is its dotted key, `objective._target_`.
-    Raises RequestError."""
+    """Return the class or function that `target` names; `key` is for messages: `model._target_`.
+
+    Raises RequestError if it is not registered or trusted, or does not exist.
+    """
     refuse_unregistered([(key, target)])
     group = key.partition(".")[0]
     if not is_registered(group, target):
