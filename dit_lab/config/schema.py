@@ -1,7 +1,7 @@
-"""The typed shape of the configuration. Types and ranges only: the values live in conf/.
+"""Typed schema of the configuration: types and ranges. The values are in conf/.
 
-The options of components are in the `options.py` of each part. Nothing here imports torch, so a
-wrong key is refused in a second.
+The options of components are in the `options.py` of each package. Nothing here imports torch, so a
+wrong key is refused within a second.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from omegaconf import MISSING
 
 from dit_lab.core.options import Component, option
 
-# Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
+# OmegaConf 2.3 evaluates these annotations; it supports Optional[...] but not X | None.
 # ruff: noqa: UP045
 
-MOST_IMAGES = 100_000_000  # to draw or to measure
-MOST_AT_ONCE = 10_000_000  # images of a batch
+MOST_IMAGES = 100_000_000  # to sample or to evaluate
+MOST_AT_ONCE = 10_000_000  # images per batch
 MOST_PROCESSES = 1_024  # on one machine
 
 DROP_OPTION = "drop_option"
@@ -141,7 +141,7 @@ class Evaluation:
         at_most=MOST_IMAGES,
         help="generated images that are measured against real ones; 0: none",
     )
-    # what has a default was not there when older runs were recorded
+    # options with a default were added after runs had been recorded without them
     num_seeds: int = option(
         1, at_least=1, at_most=10_000, help="measure so often, with seeds from sample.seed on"
     )
@@ -212,7 +212,7 @@ class Paths:
 
 @dataclass
 class RunConfig:
-    """What a run records. Each component has the options class that its `_target_` names."""
+    """The configuration that a run records. A component has the options class of its `_target_`."""
 
     seed: int = option(at_least=0, help="of everything that is random in training")
     name: str = option(filled=True, help="of the run folder; null: the experiment, or the groups")
@@ -259,7 +259,7 @@ class TrainConfig(RunConfig):
 
 @dataclass
 class SampleConfig:
-    """`conf/sample.yaml`: what may be chosen anew for a trained run."""
+    """`conf/sample.yaml`: the settings for sampling from a trained run."""
 
     run: str = option(help="RUN")
     out: str = option(
@@ -277,7 +277,7 @@ class SampleConfig:
 
 @dataclass
 class EvaluateConfig:
-    """`conf/evaluate.yaml`: what may be chosen anew when a trained run is measured."""
+    """`conf/evaluate.yaml`: the settings for evaluating a trained run."""
 
     run: str = option(help="RUN")
     baselines: bool = option(help="also a memoriser and a Gaussian for each class")
@@ -296,7 +296,7 @@ class EvaluateConfig:
 
 @dataclass
 class EncodeConfig:
-    """`conf/encode.yaml`: which images become which latents, and where they are kept."""
+    """`conf/encode.yaml`: the images to encode, the codec, and the folder of the latents."""
 
     out: str = option(help="the folder that is written")
     dtype: str = option(choices=("float16", "float32"), help="of the means and log-variances")
@@ -315,7 +315,7 @@ class EncodeConfig:
 
 @dataclass
 class CheckConfig:
-    """`conf/check.yaml`: which images are looked at."""
+    """`conf/check.yaml`: the images to check."""
 
     out: Optional[str] = option(help="a JSON file for the whole report")
     num_processes: Optional[int] = option(

@@ -1,4 +1,4 @@
-"""The optimizer against what it is to step, and against what is installed. Torch-free."""
+"""Checks of the optimizer against the parameters and the installed packages. Torch-free."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dit_lab.training.optimizers.options import (
 
 
 def check_optimizer_settings(config: RunConfig) -> None:
-    """Raise RequestError for an optimizer that could not train this configuration."""
+    """Raise RequestError for an optimizer that cannot train this configuration."""
     optimizer = config.optimizer
     target = target_of(optimizer)
     if target in NEVER:
@@ -38,7 +38,7 @@ def check_optimizer_settings(config: RunConfig) -> None:
 
 
 def _named(target: str) -> str:
-    """How a command chooses an optimizer."""
+    """Return the override that chooses an optimizer."""
     names = {known: name for name, known in MEMBERS.items()}
     return f"optimizer={names[target]}" if target in names else f"optimizer._target_={target}"
 

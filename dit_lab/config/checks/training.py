@@ -1,4 +1,4 @@
-"""Combinations that cannot work, refused in one line before anything slow is imported."""
+"""Checks of combinations of settings, before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dit_lab.training.power import is_width
 
 
 def check_settings(config: RunConfig) -> None:
-    """What a training configuration shows without its data. Raises RequestError."""
+    """Check a training configuration without its data. Raises RequestError."""
     check_processes(config)
     check_float8(config)
     _check_batch(config)
@@ -36,7 +36,7 @@ def check_settings(config: RunConfig) -> None:
 
 
 def check_data(config: RunConfig, *, reading: int = NOW) -> Shapes:
-    """Look at the data's facts and check the model against them. Raises RequestError."""
+    """Read the data's facts and check the configuration against them. Raises RequestError."""
     facts = read_facts(config, reading=reading)
     check_declarations(config.dataset, facts)
     shapes = Shapes(facts, latents_of(config.codec, facts))
@@ -50,7 +50,7 @@ def check_data(config: RunConfig, *, reading: int = NOW) -> Shapes:
 
 
 def check_model(config: RunConfig, shapes: Shapes) -> None:
-    """The model, the objective and the guidance against the shapes. Raises RequestError."""
+    """Check the model, the objective and guidance against the shapes. Raises RequestError."""
     if (patch := getattr(config.model, "patch_size", None)) is not None:
         _check_patch(patch, shapes.latent)
     _check_direction(config.objective, shapes.latent)
@@ -107,7 +107,7 @@ def _check_averages(ema: EMA, optimizer: Component) -> None:
 
 def _check_heads(model: Component) -> None:
     if not hasattr(model, "num_heads") or not hasattr(model, "hidden_size"):
-        return  # an architecture of the user's own
+        return  # a user-defined architecture
     width, heads = model.hidden_size, model.num_heads
     if width % 4:
         raise RequestError(
@@ -142,7 +142,7 @@ def _check_direction(objective: Component, latent: tuple[int, int, int]) -> None
 
 
 def check_likelihood(config: RunConfig) -> None:
-    """Bits of images are known to a model of their pixels alone. Raises RequestError."""
+    """Raise RequestError for likelihoods of latents: bits per dimension need a model of pixels."""
     images, codec = config.evaluation.likelihood_images, config.codec
     if images and target_of(codec) != IDENTITY:
         raise RequestError(
