@@ -28,10 +28,10 @@ from dit_lab.config.validate import to_plain
 from dit_lab.core.errors import RequestError
 
 BASE = "base"
-"""The arm that others stand on unless they say otherwise."""
+"""The arm that others extend by default."""
 
 ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume")
-"""What a sweep has once, and no axis or arm can be."""
+"""Keys with one value for a whole sweep, which no axis or arm can set."""
 
 NOT_IN_ARMS = (*ONE_FOR_ALL, "arm", "arms", "experiment", "hydra")
 

@@ -19,13 +19,13 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.text import LONGEST_NAME
 
 LAUNCHER_EXTRAS = ("joblib", "submitit", "ray")
-"""Extras of this package that bring launchers of Hydra's, which are named after them."""
+"""Extras of this package that install Hydra's launchers, and have their names."""
 
 SEARCH = "hydra/sweeper=optuna"
-"""Typed for a sweep whose values are not a grid but proposed, one after the other."""
+"""The override for a search, where an optimiser proposes values instead of a grid."""
 
 LISTED = (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)
-"""Axes that say all their values, unlike intervals and globs."""
+"""Kinds of axes that list all their values, unlike intervals and globs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from dit_lab.core.options import Component, target_of
 ANY_PATH = (
     "euler", "midpoint", "heun", "rk4", "dopri5", "euler_maruyama", "ddim", "dpm_solver", "unipc",
 )  # fmt: skip
-"""Names in conf/sampler that only need an interpolant."""
+"""Names in conf/sampler of the samplers that only need an interpolant."""
 
 
 def _first(name: str) -> tuple[str, ...]:
@@ -24,7 +24,7 @@ SAMPLERS = {
     "dit_lab.objectives.rectified_flow.RectifiedFlow": _first("heun"),
     "dit_lab.objectives.flow_matching.FlowMatching": _first("heun"),
 }
-"""Objective -> names in conf/sampler that fit it, its natural sampler first."""
+"""Objective -> names in conf/sampler of the compatible samplers, the default first."""
 
 
 def draws_noise(sampler: Component) -> bool:

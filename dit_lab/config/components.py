@@ -27,18 +27,19 @@ PARTS = (models, objectives, training, samplers, data, codecs, evaluation)
 COMPONENTS: dict[str, dict[str, type[Component]]] = {
     group: dict(components) for part in PARTS for group, components in part.COMPONENTS.items()
 }
-"""Group -> the name of a class or function that it registers -> its options. Nothing else of this
-package can be named by a configuration."""
+"""Group -> dotted name of a component -> its options class. A configuration can name nothing else
+of this package.
+"""
 
 TORCH_OPTIMIZERS = re.compile(r"torch\.optim\.[A-Z]\w*")
-"""Optimizers of torch, which are registered as well; their signatures are their options."""
+"""Optimizers of torch, which are allowed too; their signatures declare their options."""
 
 COMPONENT_GROUPS = (
     "model", "objective", "coupling", "sampler", "dataset", "codec", "optimizer", "schedule",
 )  # fmt: skip
 
 LISTS = ("metric", "hook")
-"""Groups of which several members are chosen, each a component under its own name."""
+"""Groups with several chosen members, each a component under its own name."""
 
 
 def options_of(group: str, target: Any) -> type[Component] | None:

@@ -43,7 +43,7 @@ PATHS = (
     "paths.root", "dataset.root", "dataset.images_root", "codec.path", "coupling.pairs", "out",
     "evaluation.weights_path",
 )  # fmt: skip
-"""Keys that hold a path; relative ones are read against the folder the command is typed in."""
+"""Keys that hold a path; relative paths are relative to the current folder."""
 
 RESUME_WORDS = ("auto", "never", "force")
 

@@ -97,7 +97,7 @@ CONTRACTS = {
         },
     ),
 }
-"""Group -> what it asks of its members."""
+"""Group -> contract of its members."""
 
 
 def given_in_code(group: str) -> set[str]:
@@ -201,7 +201,7 @@ def _own(component: Any, name: str) -> Any:
 
 
 BODIES = ("to", "latents", "encode")
-"""Methods that protocols of core/types give to what extends them."""
+"""Methods of the protocols in core/types that have a usable body."""
 
 
 def _can_be_called(component: Any, name: str, arguments: str) -> bool:

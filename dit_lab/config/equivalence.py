@@ -9,7 +9,7 @@ from dit_lab.runs.folder import digest
 from dit_lab.runs.recorded import deciding
 
 RECTIFIED = {"path": "linear", "prediction": "velocity", "weighting": "none"}
-"""Options with which flow matching is rectified flow, up to its sigma_min."""
+"""Options with which flow matching equals rectified flow, up to its sigma_min."""
 
 SAME_MATHEMATICS = "the same mathematics up to flow_matching's sigma_min"
 

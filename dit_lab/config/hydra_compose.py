@@ -37,13 +37,13 @@ from dit_lab.core.text import quoted
 from dit_lab.runs.folder import flatten
 
 SET_OTHERS = ("experiment", "patch")
-"""Groups whose members, where they lie in no file, set keys of other groups."""
+"""Groups whose members set keys of other groups, if they are not defined in files."""
 
 Chosen = tuple[DictConfig, dict[str, str]]
-"""The composed members of the groups, and their names: not to be changed."""
+"""The composed configuration and the names of its members; neither may be modified."""
 
 KEPT = 256
-"""How many compositions a process remembers."""
+"""Number of compositions that are cached per process."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

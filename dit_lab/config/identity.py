@@ -51,7 +51,7 @@ from dit_lab.training.optimizers.options import kinds_in
 Tree = Mapping[str, Any]
 
 NO_LONGER_THERE: dict[str, Any] = {"trusted_modules": []}
-"""Keys that configurations had when hashes of all that they say were first recorded."""
+"""Keys that configurations had when hashes of the full configuration were first recorded."""
 
 
 def run_folder(config: RunConfig) -> RunFolder:

@@ -39,7 +39,7 @@ GROUPS = {
 }
 
 VERBS = ("sample", "evaluate", "encode", "check")
-"""Those that have keys which training has not."""
+"""Commands with keys that training does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from dit_lab.training.optimizers.options import SCHEDULE_FREE
 Tree = dict[str, Any]
 
 OPEN = ("tags",)
-"""Keys whose names below them are the user's to choose."""
+"""Keys with names chosen by the user below them."""
 
 
 @dataclass(kw_only=True)

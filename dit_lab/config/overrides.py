@@ -14,10 +14,10 @@ from hydra.errors import HydraException
 from dit_lab.core.errors import RequestError
 
 MEMBER = re.compile(r"[\w+-][\w .+-]*")
-"""The name of a member of a group, which is that of its file: nothing that leads elsewhere."""
+"""Name of a member of a group, which is a file name and cannot lead to another folder."""
 
 ARM = "arms."
-"""`arms.NAME=OVERRIDE` defines an arm; what it is set to is no value of Hydra's grammar."""
+"""`arms.NAME=OVERRIDE` defines an arm; its value is not in Hydra's grammar."""
 
 
 def parse_override(text: str) -> Override:

@@ -23,13 +23,13 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component
 
 OF_RECIPE = "of_recipe"
-"""Where the composed configuration holds what recipes set of components: group -> options."""
+"""Key of the composed configuration with the values of recipes for components: group -> options."""
 
 PER_MEMBER = "options"
-"""group -> member -> options: values for one member of a group, of a recipe or typed."""
+"""Key with options for single members, from a recipe or overrides: group -> member -> options."""
 
 ARMS = "arms"
-"""Of a recipe, its named arms, which are no part of a configuration."""
+"""Key of a recipe with its arms, which are not part of a configuration."""
 
 
 def recipe_nodes(name: str, known: Mapping[str, Path]) -> dict[str, Any]:

@@ -25,10 +25,10 @@ from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.former_names import with_names_of_today
 
 REFERENCE = "reference"
-"""The folder below `paths.root` for what was found out about real images, for all runs."""
+"""Folder below `paths.root` that caches results about real images, for all runs."""
 
 FORMER_KEYS = ("trusted_modules",)
-"""Keys of records that mean nothing any more: what is trusted is said by the command."""
+"""Keys of old records without meaning: only a command can grant trust."""
 
 
 def read_recorded(folder: RunFolder, *, root: Path | None = None, hooks: bool = False) -> RunConfig:

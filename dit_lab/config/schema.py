@@ -22,7 +22,7 @@ MOST_AT_ONCE = 10_000_000  # images per batch
 MOST_PROCESSES = 1_024  # on one machine
 
 DROP_OPTION = "drop_option"
-"""`sweep.on_refusal` where jobs leave out the typed options that their members do not have."""
+"""Value of `sweep.on_refusal` with which jobs drop overrides of options that their members lack."""
 
 
 @dataclass
@@ -335,4 +335,4 @@ ROOTS: dict[str, Any] = {
 }
 
 ADDED = "choices"
-"""What composing adds to a configuration, and no key sets."""
+"""Key that is added by composition and cannot be set."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from dit_lab.core.errors import RequestError
 
 OF_USERS = ("experiment", "hook")
-"""Groups to which users add, whether or not the package has members of them in conf/."""
+"""Groups to which users add members, even if the package has none in conf/."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 

@@ -37,7 +37,7 @@ BASES: dict[str, type[Component]] = {
     "metric": Metric,
     "optimizer": Optimizer,
 }
-"""What every component of a group has, with defaults: a user's file need not repeat it."""
+"""Options with defaults that every component of a group has, and that a user's file may omit."""
 
 
 @cache

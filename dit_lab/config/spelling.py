@@ -60,7 +60,7 @@ KEYS_OF_OTHERS = {
     "name": "run_name exp_name experiment_name project",
     "init_from": "ckpt checkpoint pretrained load_from init_checkpoint",
 }
-"""A key of the lab -> what other trainers call it."""
+"""Key of this package -> names in other training frameworks."""
 
 _MEANT: dict[str, list[str]] = {}
 for _key, _names in KEYS_OF_OTHERS.items():

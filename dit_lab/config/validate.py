@@ -31,10 +31,10 @@ from dit_lab.core.options import WORDS, Component, default_of
 from dit_lab.runs.folder import flatten
 
 INTERPOLATION = "${"
-"""What OmegaConf would resolve."""
+"""Start of an OmegaConf interpolation."""
 
 LIMIT = 2**63
-"""Above every number, which has to fit into torch's integers."""
+"""Bound on all numbers, which must fit into torch's integers."""
 
 
 def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,11 +24,11 @@ from dit_lab.data.split_folders import FIRST, NOW
 from dit_lab.runs.folder import read_json
 
 UNKNOWN_DATA = "unknown"
-"""The fingerprint of data that nobody has seen here: of weights that were imported."""
+"""Fingerprint of unknown data, for imported weights."""
 
 
 OfData = RunConfig | EncodeConfig | CheckConfig
-"""What has a dataset."""
+"""Configurations that have a dataset."""
 
 
 def images_of(config: RunConfig) -> Component:

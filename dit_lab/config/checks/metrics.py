@@ -14,7 +14,7 @@ FRECHET = "dit_lab.evaluation.metrics.components.Frechet"
 CLASS_ACCURACY = "dit_lab.evaluation.metrics.components.ClassAccuracy"
 
 LEAST_IMAGES = 2048
-"""That a Frechet distance may be measured by: the covariance of fewer is that of too few."""
+"""Minimum number of images for a Frechet distance, whose covariance needs so many."""
 
 
 def asked(options: Component) -> dict[str, Any]:

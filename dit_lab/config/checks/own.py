@@ -16,10 +16,10 @@ from dit_lab.core.options import Component, accepted, arguments_of, target_of
 from dit_lab.core.types import DataFacts, Shapes
 
 MADE = ("objective", "schedule", "sampler")
-"""Groups whose members take no time to make."""
+"""Groups whose members are quick to create."""
 
 _codecs: dict[tuple[Any, str], Any] = {}
-"""Those that were made, by class and options: one that has weights reads them once."""
+"""Codecs that were created, by class and options, since loading weights takes time."""
 
 
 def check_own_parts(config: RunConfig, shapes: Shapes) -> None:

@@ -96,7 +96,7 @@ def check_averages(config: RunConfig, folder: RunFolder) -> None:
 SAME = (
     "_target_", "hidden_size", "depth", "num_heads", "mlp_ratio", "norm", "mlp", "rope", "qk_norm",
 )  # fmt: skip
-"""What cannot differ, of the model's options."""
+"""Options of the model that must be equal."""
 
 
 def check_initial(config: RunConfig) -> None:
