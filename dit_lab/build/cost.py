@@ -29,7 +29,7 @@ COUNTED = (
     "patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob", "norm",
     "mlp", "rope", "qk_norm",
 )  # fmt: skip
-"""The options of the model that decide what it costs."""
+"""Options of the model that determine its cost."""
 MOST_RUNS = 50  # runs that are read to estimate the speed of this machine
 
 
