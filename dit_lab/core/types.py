@@ -1,6 +1,7 @@
 """Shared types: data records, and the protocols of components. Torch-free.
 
-Shapes: N images, C channels, H x W pixels or latent cells.
+Shapes: N images, c channels and h x w pixels of images, C channels and H x W cells of latents (the
+same without an encoder). Flow time t is 0 for noise and 1 for data.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Model(Protocol):
         Args:
             x: Noisy images or latents, (N, C, H, W).
             time: (N,), as `Objective.model_time` returns it.
-            labels: (N,) int64.
+            labels: (N,) int64 in [0, num_classes), or the null label num_classes.
         """
 
 
@@ -121,19 +122,37 @@ class Objective(Protocol):
         """The path from noise to data that samplers follow."""
 
     def time_from_uniform(self, uniform: Tensor) -> Tensor:
-        """Return `Batch.time` (N,) for draws (N,) from U[0, 1): the quantile function of time."""
+        """Return training times for uniform draws: the quantile function of time.
+
+        Args:
+            uniform: (N,) from U[0, 1).
+
+        Returns:
+            `Batch.time`, (N,).
+        """
 
     def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
-        """Return loss terms by name, each (N,) float32, one value per image; "loss" is minimised.
+        """Return the loss terms of a batch, by name.
 
-        `predict` calls the model on noisy images and times, with the labels of the batch.
+        Args:
+            predict: The model, with the labels of the batch; takes noisy inputs and model times.
+            batch: Clean data, noise and times, from which the noisy inputs are made.
+
+        Returns:
+            Terms of shape (N,), float32, one value per image. "loss" is minimised; all are logged.
         """
 
     def model_time(self, t: float) -> float:
         """Return the time that the model receives at flow time t, such as a DDPM timestep."""
 
     def prediction(self, output: Tensor, x: Tensor, t: float) -> Prediction:
-        """Convert a raw output (N, C or 2C, H, W) at x (N, C, H, W) and flow time t."""
+        """Convert a raw model output to a prediction of data and noise.
+
+        Args:
+            output: (N, C, H, W), or (N, 2C, H, W) with `learn_sigma`.
+            x: The noisy input of the model, (N, C, H, W).
+            t: The flow time of x.
+        """
 
 
 class Sampler(Protocol):
@@ -151,10 +170,10 @@ class Sampler(Protocol):
         """Return the data (N, C, H, W) into which the noise is transformed.
 
         Args:
-            predict: The Prediction at (x, flow time), with guidance.
+            predict: The prediction for (x, flow time), with guidance applied.
             noise: (N, C, H, W), standard normal.
             interpolant: The path of the objective, to be followed from `t_min` to `t_max`.
-            draw_noise: Fresh noise for a step, reproducible per image.
+            draw_noise: Fresh noise for a step, reproducible per image; for stochastic samplers.
             on_step: Called as `on_step(k)` after step k, counted from 0.
         """
 
@@ -162,12 +181,13 @@ class Sampler(Protocol):
 class Codec(Protocol):
     """Converts pixels in [-1, 1] to latents and back, including all scales and shifts.
 
-    `moments` depend only on the image and can be cached: mean and log-variance of a posterior, or
-    the latents themselves. `latents` draws latents from a posterior. The methods with a body here
-    suit codecs without weights, whose moments are the latents.
+    Encoding has two steps. `moments` depend only on the image and can be cached: mean and
+    log-variance of a posterior, or the latents themselves. `latents` draws latents from a
+    posterior. The methods with a body here suit codecs without weights, whose moments are the
+    latents.
     """
 
-    fingerprint: str
+    fingerprint: str  # identifies the codec and its weights
     draws: bool = False  # whether `latents` draws from a posterior and needs noise
 
     def to(self, device: torch.device) -> Codec:
@@ -181,11 +201,16 @@ class Codec(Protocol):
         """Return the moments (N, M, H, W) of images (N, c, h, w)."""
 
     def latents(self, moments: Tensor, noise: Tensor | None) -> Tensor:
-        """Return latents (N, C, H, W) for moments (N, M, H, W); noise (N, C, H, W) if `draws`."""
+        """Return the latents (N, C, H, W).
+
+        Args:
+            moments: (N, M, H, W).
+            noise: (N, C, H, W), standard normal; only needed if `draws`.
+        """
         return moments
 
     def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
-        """Return the latents (N, C, H, W) of images (N, c, h, w)."""
+        """Return the latents (N, C, H, W) of images (N, c, h, w): `moments`, then `latents`."""
         return self.latents(self.moments(images), noise)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -198,10 +223,16 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return images (N, c, h, w) float32 in [-1, 1] and labels (N,) int64.
+        """Return images and labels.
 
-        `counters` (N,) seed the augmentation; None means no augmentation (validation, reference). A
-        dataset of cached latents returns moments (N, M, H, W) instead of images.
+        Args:
+            indices: (N,) int64, positions in the dataset.
+            counters: (N,) int64 sample counters, which seed the augmentation; None for no
+                augmentation (validation, reference images).
+
+        Returns:
+            Images (N, c, h, w), float32 in [-1, 1], or cached moments (N, M, H, W); and labels
+            (N,), int64.
         """
 
 
@@ -209,7 +240,7 @@ class PairedDataset(Dataset, Protocol):
     """A dataset in which every item is a latent with a fixed noise (reflow pairs)."""
 
     def noise(self, indices: Tensor) -> Tensor:
-        """Return the noise (N, C, H, W) float32 of these items, in the shape of their latents."""
+        """Return the noise (N, C, H, W), float32, of the latents with these indices."""
 
 
 class Coupling(Protocol):
@@ -232,23 +263,26 @@ class Team(Protocol):
     """A process group, or a single process. All members call the same methods in the same order."""
 
     @property
-    def index(self) -> int: ...
+    def index(self) -> int: ...  # rank
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int: ...  # number of processes
 
     def first(self, compute: Callable[[], Result]) -> Result:
-        """Return the result of rank 0 on all processes; if it raises, all raise its error."""
+        """Return the result of rank 0 on all processes. If it raises, all raise its error."""
 
     def every(self, compute: Callable[[], Result]) -> list[Result]:
-        """Return the results of all processes by rank; if any raise, all raise the first error."""
+        """Return the results of all processes by rank. If any raise, all raise the first error."""
 
     def largest(self, number: int) -> int:
         """Return the maximum of `number` over all processes (cheap: one integer is reduced)."""
 
 
 class Evaluator(Protocol):
-    """Evaluates the averaged weights every `every_steps` and at the end; 0: only at the end."""
+    """Evaluates the averaged weights every `every_steps` and at the end; 0: only at the end.
+
+    `run` takes the averaged model as a function, and the number of finished steps.
+    """
 
     @property
     def every_steps(self) -> int: ...
@@ -271,7 +305,7 @@ class Hook(Protocol):
         return
 
     def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Called with metrics by name, every `training.log_every_steps` and after evaluations."""
+        """Called with metrics by name: every `training.log_every_steps`, and after evaluations."""
         return
 
     def on_artifact(self, step: int, path: Path) -> None:
@@ -283,10 +317,20 @@ class Hook(Protocol):
         return
 
     def on_end(self, *, status: str, step: int, error: str | None) -> None:
-        """Called at the end: FINISHED, KILLED (stopped and saved), or FAILED with a traceback."""
+        """Called when the run ends.
+
+        Args:
+            status: FINISHED, KILLED (stopped by a signal, and saved) or FAILED.
+            step: The last finished step.
+            error: The traceback of a failed run, else None.
+        """
         return
 
 
 def is_due(step: int, *, every_steps: int, total_steps: int) -> bool:
-    """Return whether step > 0 is a multiple of `every_steps` (0: never), or the last step."""
+    """Return whether something is due after `step` finished steps.
+
+    It is due at every multiple of `every_steps` above 0, and at `total_steps`. If `every_steps` is
+    0, it is due only at the end.
+    """
     return step == total_steps or (every_steps > 0 and step > 0 and step % every_steps == 0)
