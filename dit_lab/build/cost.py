@@ -134,8 +134,8 @@ class Pace:
     @property
     def source(self) -> str:
         if self._known:
-            return "from what finished runs took here"
-        return "a rough guess, from a matrix product; what is drawn and measured comes on top"
+            return "estimated from finished runs on this machine"
+        return "a rough estimate from one matrix product, without sampling and evaluation"
 
     def seconds(self, config: RunConfig, shapes: Shapes, *, trained: bool = False) -> float | None:
         """Return the seconds of a training, or None for a user-defined architecture.

@@ -55,6 +55,6 @@ def _other_meaning(before: RunConfig, config: RunConfig) -> list[str]:
     if there["_target_"] != here["_target_"]:
         keys = ["_target_"] + [key for key in keys if key == "time_scale"]
     return [
-        f"note: objective.{key} was {there[key]} and is {here[key]}: the weights have to learn it"
+        f"note: objective.{key}={here[key]} differs from {there[key]} of the initial weights"
         for key in keys
     ]

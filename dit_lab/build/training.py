@@ -44,7 +44,7 @@ def training_objects(
         begin_with(plain, config, parts.shapes, on_message=on_message)
     device = context.accelerator.device
     if config.precision.mixed_precision == "fp8" and not multiplies_float8(device):
-        on_message(f"precision=fp8: emulated, slowly: {device.type} here multiplies no float8")
+        on_message(f"precision=fp8: emulated and slow: this {device.type} has no float8 matmul")
     model = context.parallel_model(
         plain,
         sharded=config.distributed.sharded,

@@ -103,7 +103,7 @@ def with_arm(
     for one in _lineage(name, arms_of(overrides)).values():
         of_arm |= {parse_override(text).key_or_group: text for text in one.overrides}
     notes = [
-        f"{typed[key]} takes the place of {text} of arm={name}"
+        f"{typed[key]} overrides {text} of arm={name}"
         for key, text in of_arm.items()
         if key in typed and typed[key] != text
     ]
@@ -127,7 +127,7 @@ def _lineage(name: str, arms: Mapping[str, Arm]) -> dict[str, Arm]:
             message = no_such_choice("arm", above, list(arms))
             raise RequestError(message if above == name else f"arms.{[*found][-1]}.from: {message}")
         if above in found:
-            raise RequestError(f"arms.{above}.from: stands on itself, by {', '.join(found)}")
+            raise RequestError(f"arms.{above}.from: extends itself, through {', '.join(found)}")
         found[above] = arms[above]
         above = arms[above].stands_on
     return dict(reversed(found.items()))
@@ -164,7 +164,7 @@ def _arm(name: str, value: Any, *, has_base: bool) -> Arm:
     for text in overrides:
         one = parse_override(text)
         if one.is_sweep_override():
-            raise RequestError(f"{key}: {text}: several values; an arm has one of each")
+            raise RequestError(f"{key}: {text}: several values; an arm sets one value for each key")
         if one.key_or_group.replace("/", ".").partition(".")[0] in NOT_IN_ARMS:
-            raise RequestError(f"{key}: {text}: not of an arm; give it to the whole command")
+            raise RequestError(f"{key}: {text}: cannot be set by an arm; add it to the command")
     return Arm(None if stands_on is None else str(stands_on), tuple(overrides))

@@ -97,8 +97,8 @@ def _grid(typed: Sequence[Override], config_dirs: Iterable[Path]) -> dict[str, s
     sweeps = [name for name, grid in grids.items() if grid]
     if sweeps and len(names) > 1:
         raise RequestError(
-            f"experiment={','.join(names)}: {sweeps[0]} is a sweep itself, whose axes would not be "
-            "read here; run it by itself"
+            f"experiment={','.join(names)}: {sweeps[0]} is a named sweep, which cannot be combined "
+            "with others; run it alone"
         )
     return grids[sweeps[0]] if sweeps else {}
 
@@ -189,7 +189,9 @@ def combinations(overrides: Sequence[str]) -> list[tuple[dict[str, str], list[st
     """
     typed = sweep_overrides(overrides)
     if "run" in axes_of(typed, search=False):
-        raise RequestError("run: one run in many ways; dit-lab report compares several")
+        raise RequestError(
+            "run: several values; give one RUN, or compare several with dit-lab report"
+        )
     fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
     return [(settings_of(texts), [*fixed, *texts]) for texts in product(typed)]
 
@@ -206,8 +208,8 @@ def values_of(one: Override) -> list[str]:
         return [one.get_value_element_as_str().strip("'\"")]
     if one.value_type not in LISTED:
         raise RequestError(
-            f"{one.input_line}: not here; give the values themselves, as in seed=0,1,2 or "
-            f"seed=range(3), or let {SEARCH} search"
+            f"{one.input_line}: does not list its values; write them out, as in seed=0,1,2 or "
+            f"seed=range(3), or add {SEARCH} for a search"
         )
     return [text.strip("'\"") for text in one.sweep_string_iterator()]
 
@@ -226,7 +228,7 @@ def _span(one: Override) -> Span | None:
         log = "log" in value.tags
         if value.start >= value.end or (log and value.start <= 0):
             raise RequestError(
-                f"{one.input_line}: no span of numbers; write the smaller one first"
+                f"{one.input_line}: not an interval; write the smaller number first"
                 + (", and only positive ones with tag(log, ...)" if log else "")
             )
         return Span(low=value.start, high=value.end, log=log)
@@ -244,7 +246,9 @@ def _check_axes(axes: Mapping[str, Sequence[str]]) -> None:
         if not values:
             raise RequestError(f"{key}: has no values; give two or more, or leave it out")
         if key.partition(".")[0] in ONE_FOR_ALL:
-            raise RequestError(f"{key}={','.join(values)}: one for the whole sweep; give one value")
+            raise RequestError(
+                f"{key}={','.join(values)}: is set once for the whole sweep; give one value"
+            )
 
 
 def as_text(value: float | str) -> str:

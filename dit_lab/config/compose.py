@@ -290,7 +290,7 @@ def _finish(config: Tree, *, objective: Tree) -> Tree:
     if guidance["scale"] is not None and guidance["weight"] is not None:
         raise RequestError(
             f"guidance.scale={guidance['scale']} and guidance.weight={guidance['weight']}: two "
-            "ways of saying one thing (scale = 1 + weight); give one of them"
+            "conventions of one setting (scale = 1 + weight); give one of them"
         )
     if guidance["scale"] is None:
         guidance["scale"] = 1.0 + (guidance["weight"] or 0.0)

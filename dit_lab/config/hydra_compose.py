@@ -106,7 +106,9 @@ class Request:
             raise RequestError(f"{text}: several values at once make a sweep, which needs -m{one}")
         key, value = parsed.key_or_group, parsed.get_value_element_as_str()
         if key in groups and parsed.package is not None:
-            raise RequestError(f"{text}: a group has one place; write {key}=NAME")
+            raise RequestError(
+                f"{text}: the package of a group cannot be changed; write {key}=NAME"
+            )
         if key in groups and not parsed.is_delete():
             _check_members(text, key, parsed.value())
             self.groups[key] = value.strip("'\"")
@@ -203,8 +205,8 @@ class Request:
         except RecursionError:
             chosen = ", ".join(f"{group}={member}" for group, member in self.groups.items())
             raise RequestError(
-                f"{chosen}: the defaults of a file lead back to itself; a member of your own that "
-                "builds on one of the lab needs another name"
+                f"{chosen}: circular defaults; a user-defined member that extends one of the lab "
+                "needs another name"
             ) from None
         except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
             self._refuse_other_files()

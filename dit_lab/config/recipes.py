@@ -58,8 +58,8 @@ def recipes_of(
     file = known[name] / "recipe.yaml"
     if name in built_on:
         raise RequestError(
-            f"{file}: its defaults lead back to itself; a recipe of your own that builds on one of "
-            "the lab needs another name"
+            f"{file}: circular defaults; a user-defined recipe that extends one of the lab needs "
+            "another name"
         )
     recipe = load_recipe(file)
     yield name, recipe

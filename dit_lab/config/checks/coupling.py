@@ -29,8 +29,8 @@ def check_coupling(config: RunConfig) -> None:
     chosen, objective = config.choices, config.objective
     if hasattr(objective, "num_timesteps"):
         raise RequestError(
-            f"coupling={chosen['coupling']}: not with objective={chosen['objective']}, whose steps "
-            "back take the noise to be independent; use rectified_flow or flow_matching"
+            f"coupling={chosen['coupling']}: not with objective={chosen['objective']}, whose "
+            "reverse steps assume independent noise; use rectified_flow or flow_matching"
         )
     if hasattr(config.coupling, "pairs") and getattr(objective, "path", "linear") != "linear":
         raise RequestError(
@@ -44,8 +44,8 @@ def check_coupling(config: RunConfig) -> None:
     if at_once % group:
         fitting = [n for n in range(2, at_once + 1) if at_once % n == 0]
         raise RequestError(
-            f"coupling.group_images={group}: does not divide the {at_once} images that a process "
-            f"sees at a time; use {', '.join(map(str, fitting[-6:]))}"
+            f"coupling.group_images={group}: does not divide the micro-batch of {at_once} images "
+            f"per process; use {', '.join(map(str, fitting[-6:]))}"
         )
 
 
@@ -68,8 +68,8 @@ def check_coupled_data(config: RunConfig, shapes: Shapes) -> None:
     coupling, classes = config.coupling, shapes.data.num_classes
     if classes and not getattr(coupling, "within_class", True) and not coupling.force:
         raise RequestError(
-            f"coupling.within_class=false: the data has {counted(classes, 'class')}, each of "
-            "which would get a noise of its own that sampling does not start from; use true, or "
+            f"coupling.within_class=false: the data has {counted(classes, 'class')}, and the "
+            "noise of each would not be standard normal, as sampling assumes; use true, or "
             "coupling.force=true"
         )
     if hasattr(coupling, "pairs"):

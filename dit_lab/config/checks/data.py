@@ -155,7 +155,7 @@ def check_encoding(config: EncodeConfig) -> DataFacts:
         raise RequestError("dataset=latents: is encoded already; choose the images themselves")
     if getattr(dataset, "crop", None) == "random":
         raise RequestError(
-            "dataset.crop=random: every use of an image is another crop, which cannot be kept; "
+            "dataset.crop=random: crops change with every use and cannot be cached; "
             "use dataset.crop=centre"
         )
     facts = encoded_facts(config)

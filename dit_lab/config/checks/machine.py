@@ -33,15 +33,14 @@ def check_processes(config: RunConfig) -> None:
         )
     if asked.cpu_offload and not asked.sharded:
         raise RequestError(
-            "distributed.cpu_offload=true: only shards are kept in the host's memory; use "
-            "distributed=fsdp"
+            "distributed.cpu_offload=true: CPU offload needs sharding; use distributed=fsdp"
         )
     if per_copy is None:
         return
     if not asked.sharded:
         raise RequestError(
-            f"distributed.processes_per_copy={per_copy}: every process has a copy of its own "
-            "unless it is sharded; use distributed=fsdp"
+            f"distributed.processes_per_copy={per_copy}: hybrid sharding needs sharding; use "
+            "distributed=fsdp"
         )
     if processes != AUTO and processes % per_copy:
         raise RequestError(
@@ -73,8 +72,8 @@ def check_copies(config: RunConfig) -> None:
     check_processes(config)
     if config.distributed.sharded:
         raise RequestError(
-            f"distributed={config.choices['distributed']}: only training cuts a model into "
-            "shards; use distributed=ddp, with the whole model on every process"
+            f"distributed={config.choices['distributed']}: sharding is for training only; use "
+            "distributed=ddp"
         )
 
 

@@ -54,7 +54,7 @@ def check_metrics(config: RunConfig, data: DataFacts) -> None:
             )
         if extractor == "classifier" and data.num_classes == 0:
             raise RequestError(
-                f"metric.{name}.extractor=classifier: the data has no classes to train one by; "
+                f"metric.{name}.extractor=classifier: the data has no classes for a classifier; "
                 "use pixels"
             )
 
@@ -63,11 +63,11 @@ def _check_frechet(name: str, options: Component, count: int, data: DataFacts) -
     instead = "metric=[kernel_distance] suits few images"
     if count < LEAST_IMAGES:
         raise RequestError(
-            f"metric.{name}: evaluation.num_images={count} are too few for a covariance, "
-            f"{LEAST_IMAGES} are the least; {instead}"
+            f"metric.{name}: evaluation.num_images={count} are too few for a covariance; "
+            f"use at least {LEAST_IMAGES}; {instead}"
         )
     if options.reference is None and data.train_images < LEAST_IMAGES:
         raise RequestError(
             f"metric.{name}: {data.train_images} training images are too few for a covariance, "
-            f"{LEAST_IMAGES} are the least; {instead}"
+            f"which needs {LEAST_IMAGES}; {instead}"
         )

@@ -32,8 +32,8 @@ def check_extension(config: RunConfig, now: Mapping[str, Any]) -> None:
     start = f"resume={parent.root}"
     if parent.is_exported or "imported" in recorded(parent):
         raise RequestError(
-            f"{start}: holds weights without the rest of a training; init_from={parent.root} "
-            "begins one with them"
+            f"{start}: has weights but no training state; init_from={parent.root} "
+            "starts a training with them"
         )
     newest = newest_checkpoint(parent)
     if newest is None:

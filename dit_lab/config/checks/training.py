@@ -73,8 +73,8 @@ def _check_checkpoints(training: Training) -> None:
         return
     if training.keep_last is None and training.keep_finished is None:
         raise RequestError(
-            f"training.keep_every_steps={kept}: all checkpoints are kept; give training.keep_last "
-            "or training.keep_finished, the number of others to keep, too"
+            f"training.keep_every_steps={kept}: has no effect while all checkpoints are kept; "
+            "also give training.keep_last or training.keep_finished"
         )
     if not every or kept % every:
         raise RequestError(
@@ -95,13 +95,13 @@ def _check_averages(ema: EMA, optimizer: Component) -> None:
         )
     if stds and not every:
         raise RequestError(
-            f"ema.snapshot_every_steps=0: averages of ema.power_stds={stds} are only good for what "
-            "is made of their snapshots; give a number of steps between these"
+            f"ema.snapshot_every_steps=0: post-hoc EMA with ema.power_stds={stds} needs snapshots; "
+            "give a number of steps between them"
         )
     if every and not stds:
         raise RequestError(
-            f"ema.snapshot_every_steps={every}: there is nothing to keep where ema.power_stds is "
-            "empty; use ema.power_stds=[0.05,0.1], or 0"
+            f"ema.snapshot_every_steps={every}: there are no averages to keep, since "
+            "ema.power_stds is empty; use ema.power_stds=[0.05,0.1], or 0"
         )
 
 
@@ -136,8 +136,8 @@ def _check_direction(objective: Component, latent: tuple[int, int, int]) -> None
     weight = getattr(objective, "direction_weight", 0.0)
     if weight and latent[0] == 1:
         raise RequestError(
-            f"objective.direction_weight={weight:g}: the model sees one channel, where a direction "
-            "is a sign and teaches nothing; use 0"
+            f"objective.direction_weight={weight:g}: needs latents or images of several channels, "
+            "not one; use 0"
         )
 
 
@@ -146,6 +146,6 @@ def check_likelihood(config: RunConfig) -> None:
     images, codec = config.evaluation.likelihood_images, config.codec
     if images and target_of(codec) != IDENTITY:
         raise RequestError(
-            f"evaluation.likelihood_images={images}: the model sees latents, whose density says "
-            "nothing of the bits of an image; use 0, or a model of pixels (codec=identity)"
+            f"evaluation.likelihood_images={images}: bits per dimension need the density of "
+            "pixels, not of latents; use 0, or codec=identity"
         )
