@@ -27,15 +27,15 @@ from dit_lab.core.options import default_of
 
 GROUPS = {
     "model": "size of the DiT, or an architecture",
-    "objective": "what is trained",
+    "objective": "training objective",
     "coupling": "which noise a training image is paired with",
-    "sampler": "how images are drawn; auto: the objective's own",
+    "sampler": "sampler of images; auto: the default of the objective",
     "dataset": "the images",
     "codec": "images to latents and back",
-    "optimizer": "how weights are stepped",
-    "schedule": "of the learning rate",
-    "metric": "what samples are measured by",
-    "hook": "code of your own that a training calls",
+    "optimizer": "optimizer of the trainable parameters",
+    "schedule": "schedule of the learning rate",
+    "metric": "metrics of generated samples",
+    "hook": "user-defined callbacks of training",
 }
 
 VERBS = ("sample", "evaluate", "encode", "check")

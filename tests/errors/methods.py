@@ -77,7 +77,7 @@ CASES = (
          "sampler=euler_maruyama: is a stochastic sampler, which needs a model whose"),
     Case("groups that no batch is made of",
          f"{FLOW} coupling=optimal_transport coupling.group_images=48",
-         "coupling.group_images=48: does not divide the 256 images .* use 8, 16, 32, 64"),
+         "coupling.group_images=48: does not divide the micro-batch of 256 .* use 8, 16, 32, 64"),
     Case("noise exchanged between classes",
          f"{FLOW} coupling=optimal_transport coupling.within_class=false",
          "coupling.within_class=false: the data has 10 classes, each of which would get"),
