@@ -80,7 +80,7 @@ CASES = (
          "coupling.group_images=48: does not divide the micro-batch of 256 .* use 8, 16, 32, 64"),
     Case("noise exchanged between classes",
          f"{FLOW} coupling=optimal_transport coupling.within_class=false",
-         "coupling.within_class=false: the data has 10 classes, each of which would get"),
+         "coupling.within_class=false: the data has 10 classes, and the noise of each"),
     Case("no pairs named", f"{FLOW} coupling=reflow",
          "coupling.pairs: not given; dit-lab reflow run=RUN draws pairs"),
     Case("no pairs there", f"{FLOW} coupling=reflow coupling.pairs=nowhere",
@@ -113,7 +113,7 @@ CASES = (
          start="tiny", prepare=other_objective),
     Case("bits of images from a model of latents",
          "evaluate run=RUN evaluation.likelihood_images=10",
-         "evaluation.likelihood_images=10: the model sees latents", start="latent"),
+         "evaluation.likelihood_images=10: bits per dimension need the", start="latent"),
     Case("every job of a sweep refused", f"{FLOW} -m sampler=ddpm seed=0,1 sweep.on_refusal=skip",
          "all 2 jobs are refused: sampler=ddpm: does not fit"),
 )
