@@ -1,1 +1,1 @@
-"""From a checked configuration to objects."""
+"""Construction of objects from a checked configuration."""

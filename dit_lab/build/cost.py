@@ -1,4 +1,4 @@
-"""What a configuration costs, and how long it will take. Torch-free."""
+"""Cost and training time of a configuration. Torch-free."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from dit_lab.runs.folder import FINISHED, RunFolder, read_status
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.runs.recorded import recorded_shapes
 
-START_SECONDS = 10.0  # of a process: imports, data, the tracker
-SHARE_OF_PRODUCT = 0.2  # of the rate of large matrix products, that small models reach
+START_SECONDS = 10.0  # start of a process: imports, data, the tracker
+SHARE_OF_PRODUCT = 0.2  # fraction of the measured matmul throughput that small models reach
 COUNTED = (
     "patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob", "norm",
     "mlp", "rope", "qk_norm",
 )  # fmt: skip
-"""The options of the model that decide what it costs."""
-MOST_RUNS = 50  # that are looked at for how fast this machine is
+"""Options of the model that determine its cost."""
+MOST_RUNS = 50  # runs that are read to estimate the speed of this machine
 
 
 def model_cost(config: RunConfig, shapes: Shapes) -> Cost | None:
-    """The cost of the configured DiT; None for an architecture of the user's own."""
+    """Return the cost of the configured DiT, or None for a user-defined architecture."""
     return _cost(config.model, shapes, getattr(config.objective, "learn_sigma", False))
 
 
 def recorded_cost(config: Mapping[str, Any], shapes: Shapes) -> Cost | None:
-    """The same of a configuration as a file holds it."""
+    """Return the cost of the DiT of a recorded configuration, or None."""
     if config["model"]["_target_"] not in COMPONENTS["model"]:
         return None
     model = to_component("model", config["model"])
@@ -67,7 +67,7 @@ def device_memory(
     sharded: bool = False,
     activation_checkpointing: int | str,
 ) -> TrainingMemory:
-    """Of each of `devices` processes that divide the configured batch."""
+    """Return the memory of each of `devices` processes that share the configured batch."""
     training = config.training
     return training_memory(
         size,
@@ -83,25 +83,24 @@ def device_memory(
 
 
 def in_bf16(config: RunConfig) -> bool:
-    """Whether matrix products are in bfloat16, but for those of a training in float8."""
+    """Return whether matrix products are in bfloat16 (with fp8: those that are not in float8)."""
     return config.precision.mixed_precision != "no"
 
 
 def arithmetic(config: RunConfig) -> str:
-    """In which numbers a model computes that is sampled, and whether its blocks are compiled."""
+    """Return the precision of sampling in words, and whether blocks are compiled."""
     plain = "tf32" if config.precision.tf32 else "float32"
     compiled = " compiled" if config.sample.compile else ""
     return f"{'bf16 autocast' if in_bf16(config) else plain}{compiled}"
 
 
 def training_images(config: RunConfig) -> int:
-    """Images that a whole training sees, each as often as it is drawn."""
+    """Return the number of images that a whole training processes, with repetitions."""
     return config.training.total_steps * config.training.global_batch_size
 
 
 def training_seconds(rows: Sequence[MetricsRow], *, batch: int) -> float:
-    """What a run has spent in optimizer steps of `batch` images, as its metrics tell: evaluations
-    left out."""
+    """Return the time of a run in optimizer steps of `batch` images, without evaluations."""
     seconds, last = 0.0, 0
     for row in rows:
         if row.metrics.get("perf/images_per_second", 0) > 0:
@@ -110,21 +109,23 @@ def training_seconds(rows: Sequence[MetricsRow], *, batch: int) -> float:
     return seconds
 
 
-# ---- an estimate --------------------------------------------------------------------------------
+# ---- estimated time -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A run that has finished here."""
+    """Measured speed of a finished run."""
 
     flops_per_image: float
     images_per_second: float
-    seconds_after: float  # from its last step to its end: samples drawn and measured
+    seconds_after: float  # from the last step to the end: sampling and evaluation
 
 
 class Pace:
-    """How fast this machine trains, from the runs below `paths.root` that have finished here, or
-    else from a matrix product."""
+    """Training speed of this machine.
+
+    It is measured from finished runs below `paths.root`, or else estimated from a matrix product.
+    """
 
     def __init__(self, root: Path) -> None:
         self._known = list(filter(None, map(_known, all_runs(root)[-MOST_RUNS:])))
@@ -133,12 +134,14 @@ class Pace:
     @property
     def source(self) -> str:
         if self._known:
-            return "from what finished runs took here"
-        return "a rough guess, from a matrix product; what is drawn and measured comes on top"
+            return "estimated from finished runs on this machine"
+        return "a rough estimate from one matrix product, without sampling and evaluation"
 
     def seconds(self, config: RunConfig, shapes: Shapes, *, trained: bool = False) -> float | None:
-        """Of one training, None for an architecture that cannot be counted. `trained`: of what is
-        measured on it alone."""
+        """Return the seconds of a training, or None for a user-defined architecture.
+
+        With `trained`, return only those of the start and of the evaluation at the end.
+        """
         size = model_cost(config, shapes)
         if size is None:
             return None
@@ -170,7 +173,7 @@ def _known(folder: RunFolder) -> _Known | None:
 
 
 def _product_rate() -> float:
-    """FLOP/s of a matrix product in float32."""
+    """Return the FLOP/s of a float32 matrix product."""
     import numpy as np
 
     size = 1024
@@ -185,5 +188,5 @@ def _product_rate() -> float:
 
 
 def sweep_seconds(seconds: Sequence[float], *, places: int) -> float:
-    """Of jobs that run in `places` device sets: jobs that share one do not get faster by it."""
+    """Return the seconds of jobs on `places` device sets; jobs that share a set are not faster."""
     return max(max(seconds), sum(seconds) / places)

@@ -1,5 +1,4 @@
-"""What generated images are measured with: the metrics of the configuration, real images, and the
-networks that look at both."""
+"""Construction of metrics, real reference images and feature extractors."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ FOREIGN = {"inception": Inception, "dinov2": DinoV2}
 
 
 def build_metrics(config: RunConfig) -> dict[str, Metric]:
-    """The listed metrics, by name."""
+    """Return the chosen metrics by name."""
     metrics = {}
     for name, options in config.metric.items():
         component = load_component(target_of(options), key=f"metric.{name}._target_")
@@ -37,7 +36,7 @@ def build_metrics(config: RunConfig) -> dict[str, Metric]:
 
 
 class Extractors:
-    """Every extractor of a configuration, each made when it is first asked for."""
+    """The feature extractors of a configuration, each created on first use."""
 
     def __init__(self, parts: Parts, check_stop: Callable[[], None]) -> None:
         self._parts, self._check_stop = parts, check_stop
@@ -63,7 +62,7 @@ class Extractors:
         )
 
     def fingerprints(self) -> dict[str, str]:
-        """Of those that the listed metrics look through."""
+        """Return the fingerprints of the extractors that the chosen metrics use."""
         data, config = self._parts.shapes.data, self._parts.config
         return {name: self._fingerprint(name) for name in extractors_of(config, data.num_classes)}
 
@@ -72,20 +71,20 @@ class Extractors:
         if name == "pixels":
             height, width = pooled_size(data.height, data.width)
             return f"{height}x{width}x{data.channels}"
-        if name == "classifier":  # known before there is one
+        if name == "classifier":  # known before it is trained
             return classifier_fingerprint(data)
         return self[name].fingerprint
 
 
 def cache_folder(config: RunConfig) -> Path:
-    """Where is kept what was found out about real images, for all runs."""
+    """Return the folder that caches results about real images, for all runs."""
     return Path(config.paths.root) / REFERENCE
 
 
 def build_reference_set(
     parts: Parts, extractors: Extractors, check_stop: Callable[[], None]
 ) -> ReferenceSet:
-    """The real images of the run's data."""
+    """Return the reference set of real images from the run's data."""
     folder = cache_folder(parts.config)
 
     def statistics(extractor: str) -> Moments:
@@ -110,7 +109,7 @@ def build_reference_set(
 
 
 def _described(parts: Parts) -> dict[str, Any]:
-    """What identifies the images of the training split as they are compared."""
+    """Return what identifies the images of the training split after preprocessing."""
     data, options = parts.shapes.data, images_config(asdict(parts.config.dataset))
     elsewhere = ("root", "download", "num_workers", "num_classes", "horizontal_flip")
     return {
@@ -124,7 +123,7 @@ def _described(parts: Parts) -> dict[str, Any]:
 
 
 def load_reference(parts: Parts, check_stop: Callable[[], None]) -> Reference:
-    """Training images and held-out ones, `evaluation.reference_images` of each at most."""
+    """Load at most `evaluation.reference_images` training images and as many held-out images."""
     train, held_out = (
         load_images(
             build_images(parts.config, parts.shapes.data, split),

@@ -1,4 +1,4 @@
-"""The card of an evaluation, as far as it is known before there are images."""
+"""Construction of an evaluation's card, before there are samples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def evaluation_card(
     weights: str,
     weak: Trained | None,
 ) -> Card:
-    """The circumstances of an evaluation as far as they are known before it."""
+    """Return the card of an evaluation: all of its settings that are known in advance."""
     config, data, hashed = parts.config, parts.shapes.data, as_hashed(to_tree(parts.config))
     train, held_out = counts_compared(config, parts.shapes)
     return Card(
@@ -88,6 +88,6 @@ def _how_likelihood(parts: Parts) -> dict[str, Any] | None:
 
 
 def counts_compared(config: RunConfig, shapes: Shapes) -> tuple[int, int]:
-    """Training and held-out images that are compared with."""
+    """Return the numbers of training and held-out images that samples are compared with."""
     at_most = config.evaluation.reference_images
     return min(at_most, shapes.data.train_images), min(at_most, shapes.data.validation_images)

@@ -1,4 +1,4 @@
-"""Training that begins with the weights of another run, for other classes, sizes or channels."""
+"""Initialisation from the weights of another run, also for other classes, sizes or channels."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 def begin_with(
     model: nn.Module, config: RunConfig, shapes: Shapes, *, on_message: Callable[[str], None]
 ) -> None:
-    """Put the weights of `init_from` into a model: its first average. What could not be taken over,
-    and what the weights were trained for where that is something else, is told."""
+    """Load the weights of `init_from`, the first average, into a model.
+
+    Messages name the tensors that were resized or skipped, and options of the objective that differ
+    from those of the other run.
+    """
     from dit_lab.build.trained import read_weights
     from dit_lab.models.transfer import transfer
 
@@ -46,12 +49,12 @@ def begin_with(
 
 
 def _other_meaning(before: RunConfig, config: RunConfig) -> list[str]:
-    """What the weights were trained for, where it is not what they are trained for now."""
+    """Return notes on options of the objective that differ from those of the initial weights."""
     there, here = asdict(before.objective), asdict(config.objective)
     keys = [key for key in there if key in here and there[key] != here[key]]
     if there["_target_"] != here["_target_"]:
         keys = ["_target_"] + [key for key in keys if key == "time_scale"]
     return [
-        f"note: objective.{key} was {there[key]} and is {here[key]}: the weights have to learn it"
+        f"note: objective.{key}={here[key]} differs from {there[key]} of the initial weights"
         for key in keys
     ]

@@ -1,4 +1,4 @@
-"""The optimizer of a training: one, or several that each have the parameters of some groups."""
+"""Construction of the optimizer, or of several for different parameter groups."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dit_lab.training.optimizers.uncompiled import without_compiler
 
 
 def build_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
-    """The optimizer over the weights that learn; several as one where groups name others."""
+    """Return the optimizer of the trainable parameters, or several in one if groups name others."""
     options, own = arguments_of(config.optimizer), target_of(config.optimizer)
     names = _names(model)
     groups = by_pattern(names, entries := options.pop("groups"))
@@ -49,19 +49,22 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
 def single_optimizer(
     target: str, params: Sequence[Any], names: Mapping[Tensor, str], options: Mapping[str, Any]
 ) -> Optimizer:
-    """An optimizer over weights, or over groups of them."""
+    """Return one optimizer over parameters or parameter groups. Raises RequestError."""
     component = load_component(target, key="optimizer._target_")
     takes_names = "parameter_names" in inspect.signature(component).parameters
     given: dict[str, Any] = {"parameter_names": names} if takes_names else {}
     optimizer: Optimizer = without_compiler(component)(params=params, **options, **given)
     if target not in COMPONENTS:
-        check_optimizer(target, type(optimizer))  # a function may have made it
+        check_optimizer(target, type(optimizer))  # the target may be a function
     return optimizer
 
 
 def check_patterns(config: RunConfig, shapes: Shapes) -> None:
-    """Raise RequestError for patterns of the optimizer's options that match no parameter, from the
-    names alone. A model that cannot be built without its numbers is left to the training."""
+    """Raise RequestError for patterns in the optimizer's options that match no parameter.
+
+    Only the names are used, of a model on the meta device. A model that cannot be built there is
+    checked when it is trained.
+    """
     optimizer = config.optimizer
     if not optimizer.groups and not isinstance(optimizer, Muon):
         return
@@ -75,5 +78,5 @@ def check_patterns(config: RunConfig, shapes: Shapes) -> None:
 
 
 def _names(model: nn.Module) -> dict[Tensor, str]:
-    """The weights that learn."""
+    """Return the names of the trainable parameters."""
     return {weight: name for name, weight in model.named_parameters() if weight.requires_grad}

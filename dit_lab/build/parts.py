@@ -1,4 +1,4 @@
-"""From the configuration to objects: the one place that builds what `_target_` names."""
+"""Construction of components from a configuration: the only place that creates `_target_`s."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ VALIDATION_BATCH = 128
 
 
 def build(config: RunConfig | EncodeConfig, group: str, **given: Any) -> Any:
-    """The component of a group, from its options and what the lab gives itself."""
+    """Create the component of a group from its options and the further arguments `given`."""
     return component_class(config, group)(**arguments_of(getattr(config, group)), **given)
 
 
 def component_class(config: OfData, group: str) -> Any:
-    """The class or function that a group's `_target_` names."""
+    """Return the class or function that a group's `_target_` names."""
     return load_component(target_of(getattr(config, group)), key=f"{group}._target_")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """A configuration and what training, sampling and evaluation all need of it, built once."""
+    """Objects that training, sampling and evaluation share, built once from a configuration."""
 
     config: RunConfig
     shapes: Shapes
@@ -77,20 +77,20 @@ def build_parts(config: RunConfig, shapes: Shapes, device: torch.device) -> Part
 
 
 def build_objective(config: RunConfig, shapes: Shapes) -> Objective:
-    """What is learned, for latents of these shapes."""
+    """Return the objective for latents of these shapes."""
     given = accepted(component_class(config, "objective"), {"latent_shape": shapes.latent})
     objective: Objective = build(config, "objective", **given)
     return objective
 
 
 def parts_of_model(config: RunConfig, shapes: Shapes, device: torch.device) -> Parts:
-    """What a model alone is built from: no codec is loaded."""
+    """Return the parts that are needed for a model alone, without loading a codec."""
     objective = build_objective(config, shapes)
     return Parts(config=config, shapes=shapes, objective=objective, codec=Identity(), device=device)
 
 
 def build_model(parts: Parts) -> nn.Module:
-    """The model for the data's shapes, initialised from the seed, on the CPU."""
+    """Return the model for the data's shapes, initialised from the seed, on the CPU."""
     channels, height, width = parts.shapes.latent
     model: nn.Module = build(
         parts.config,
@@ -105,8 +105,10 @@ def build_model(parts: Parts) -> nn.Module:
 
 
 def labelled_call(parts: Parts, model: nn.Module) -> LabelledCall:
-    """The model as a function, in the configured precision and compiled if `sample` says so; its
-    output is float32. The model itself stays as it is."""
+    """Return the model as a function in the configured precision, with float32 output.
+
+    It is compiled if `sample.compile` is set. The model itself is not changed.
+    """
     if parts.config.sample.compile:
         model = with_weights(model)
         compile_blocks(model)
@@ -123,33 +125,38 @@ def labelled_call(parts: Parts, model: nn.Module) -> LabelledCall:
 
 
 def null_label(parts: Parts) -> int | None:
-    """What stands for "no label": the row after the classes, where training drops labels."""
+    """Return the null label, which follows the classes, or None if training drops no labels."""
     num_classes = parts.shapes.data.num_classes
     drops = num_classes > 0 and class_dropout(parts.config.model) > 0
     return num_classes if drops else None
 
 
 def build_dataset(config: OfData, split: str, *, reading: int, seed: int = 0) -> Dataset:
-    """The "train" or "validation" split; augmentation follows from the seed. `reading` is how the
-    facts of the data were read."""
+    """Return the "train" or "validation" split; augmentation depends on the seed.
+
+    `reading` is the version of the rules for folders by which the facts of the data were read.
+    """
     kind = component_class(config, "dataset")
     options = {**arguments_of(config.dataset), "split": split, "seed": seed}
-    if "reading" in parameters_of(kind):  # not what takes any options
+    if "reading" in parameters_of(kind):  # passed only to an explicit parameter
         options["reading"] = reading
     dataset: Dataset = kind(**accepted(kind, options))
     return dataset
 
 
 def build_examples(parts: Parts, split: str) -> tuple[Dataset, Codec]:
-    """What is trained on, and what encodes it: the dataset's images, or their cached moments, or
-    pairs, which a model has drawn and which are latents already."""
+    """Return the training examples of a split and their codec.
+
+    Examples are the dataset's images, their cached moments, or reflow pairs, which are latents
+    already.
+    """
     pairs = getattr(parts.config.coupling, "pairs", None)
     if pairs is not None:
         return Pairs(Path(pairs), split=split), Identity()
     data, seed = parts.shapes.data, parts.config.seed
     dataset = build_dataset(parts.config, split, reading=data.reading, seed=seed)
     labelled = dataset if data.num_classes else Unlabelled(dataset)
-    if not hasattr(dataset, "manifest"):  # which cached moments have
+    if not hasattr(dataset, "manifest"):  # only datasets of cached moments have one
         return labelled, parts.codec
     _refuse_latents_of_another(parts.codec, dataset)
     return labelled, Cached(parts.codec)
@@ -166,7 +173,7 @@ def _refuse_latents_of_another(codec: Codec, dataset: Any) -> None:
 
 
 def build_images(config: RunConfig, data: DataFacts, split: str) -> Dataset:
-    """The "train" or "validation" images themselves, also where training reads their latents."""
+    """Return the "train" or "validation" images, even if training reads cached latents."""
     images = replace(config, dataset=images_of(config))
     dataset = build_dataset(images, split, reading=data.reading, seed=config.seed)
     return dataset if data.num_classes else Unlabelled(dataset)
@@ -180,7 +187,7 @@ def build_batches(
     process_index: int,
     num_processes: int,
 ) -> TrainingBatches:
-    """Training data in the order and with the draws that the seed decides."""
+    """Return the training batches, in the order and with the random draws of the seed."""
     config = parts.config
     return TrainingBatches(
         dataset=dataset,
@@ -200,8 +207,11 @@ def build_batches(
 def validation_batches(
     parts: Parts, *, dataset: Dataset, codec: Codec
 ) -> list[Callable[[], Batch]]:
-    """What makes each batch of `evaluation.loss_images` held-out images, evenly spread over the
-    split (lists are often sorted by class), at noise and times fixed by the seed."""
+    """Return functions that make the batches of held-out images for the validation loss.
+
+    The `evaluation.loss_images` images are spread evenly over the split, because lists are often
+    sorted by class. Their noise and times are fixed by the seed.
+    """
     count = min(parts.config.evaluation.loss_images, len(dataset))
     chosen = torch.arange(count) * len(dataset) // count
     draws = _draws(parts, codec, "validation")
@@ -215,7 +225,7 @@ def validation_batches(
 
 
 def _draws(parts: Parts, codec: Codec, purpose: str) -> Draws:
-    """How noise and times are drawn; labels are dropped in training only."""
+    """Return the settings of random draws; labels are dropped in training only."""
     config = parts.config
     drops = purpose == "train" and null_label(parts) is not None
     return Draws(
@@ -237,9 +247,9 @@ def build_generator(
     guidance: Guidance | None = None,
     weak: LabelledCall | None = None,
 ) -> Generator:
-    """What draws images, for the configured sampler and guidance unless these are given.
+    """Return the image generator, for the configured sampler and guidance unless these are given.
 
-    `weak` is the model that guidance goes away from, where it is not the null label.
+    `weak` is the weak model for autoguidance; None for the null label.
     """
     return Generator(
         objective=parts.objective,

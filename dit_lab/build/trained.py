@@ -1,4 +1,4 @@
-"""A trained model, ready to draw images: what `dit-lab sample` and `dit_lab.load` use."""
+"""A trained model for sampling, as `dit-lab sample` and `dit_lab.load` use it."""
 
 from __future__ import annotations
 
@@ -43,34 +43,32 @@ Labels = Sequence[int | str] | Tensor | np.ndarray
 
 
 class Drawing(TypedDict, total=False):
-    """How images are drawn."""
+    """Options of sampling."""
 
-    sampler: Sampler | None  # an object; wins over `settings`, as the next two do
+    sampler: Sampler | None  # overrides `settings`, as the next two do
     guidance: Guidance | None
-    weak: Trained | None  # the model that guidance goes away from
-    seed: int  # 0 where it is left out
-    settings: (
-        RunConfig | None
-    )  # sampler, guidance and precision as configured, in place of the run's
-    team: Team  # shares the work; each of its processes gets all images
+    weak: Trained | None  # the weak model for autoguidance
+    seed: int  # default 0
+    settings: RunConfig | None  # sampler, guidance and precision instead of the run's
+    team: Team  # processes that share the work; each gets all images
     check_stop: Callable[[], None]
-    on_pass: Callable[[int], None]  # hears of n images passing through a model
+    on_pass: Callable[[int], None]  # called per chunk with the model evaluations of its images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The weights of a run at one checkpoint, with everything that is needed to sample them."""
+    """The weights of a run at one checkpoint, with everything that sampling from them needs."""
 
-    parts: Parts  # with the configuration that the run recorded
+    parts: Parts  # with the recorded configuration
     folder: RunFolder
-    identity: Mapping[str, Any]  # what its identity.json says
+    identity: Mapping[str, Any]  # content of identity.json
     step: int
-    weights: str  # "model", or the average's name: "ema-0.9999", "power-0.1", "schedule_free"
+    weights: str  # "model", "ema-0.9999", "power-0.1" or "schedule_free"
     model: nn.Module
 
     @property
     def name(self) -> str:
-        """What these weights are, wherever they lie."""
+        """Identity of the weights, independent of their location."""
         return weights_name(self.identity, self.step, self.weights)
 
     def sample(
@@ -80,7 +78,7 @@ class Trained:
         num_images: int | None = None,
         **how: Unpack[Drawing],
     ) -> tuple[Tensor, Tensor]:
-        """Images uint8 (N, H, W, c) and their labels (N,): those of `images`, all at once."""
+        """Return the images uint8 (N, H, W, c) and labels (N,) of `images`, concatenated."""
         images, given = zip(*self.images(labels, num_images=num_images, **how), strict=True)
         return torch.cat(images), torch.cat(given)
 
@@ -91,11 +89,16 @@ class Trained:
         num_images: int | None = None,
         **how: Unpack[Drawing],
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Groups of images uint8 (n, H, W, c) and their labels (n,), N images in all.
+        """Yield batches of images uint8 (n, H, W, c) and labels (n,), N images in all.
 
-        `labels` are classes, as a list of names or numbers from 0, or as a tensor or array of
-        integers of shape (L,). They are cycled through (all classes in turn where None); N is
-        `num_images`, or one for each label. Raises RequestError.
+        Args:
+            labels: Classes as a list of names or numbers from 0, or as a tensor or array of
+                integers (L,); they are repeated cyclically. None for all classes.
+            num_images: N; None for one image per label.
+            how: See `Drawing`.
+
+        Raises:
+            RequestError: A label, number or setting is invalid for this model.
         """
         data = self.parts.shapes.data
         if labels is None:
@@ -129,12 +132,12 @@ class Trained:
         )
 
     def labelled(self, settings: RunConfig) -> LabelledCall:
-        """The model as a function, in the precision of `settings`; its output is float32."""
+        """Return the model as a function, in the precision of `settings`, with float32 output."""
         return labelled_call(replace(self.parts, config=settings), self.model)
 
 
 def _whole(name: str, given: Any, least: int) -> int:
-    """A number for `Trained.sample`; RequestError where it is none."""
+    """Return an argument of `Trained.sample` as an integer. Raises RequestError."""
     whole = isinstance(given, Integral) and not isinstance(given, bool)
     if not whole or not least <= int(given) < 2**63:
         raise RequestError(f"{name}={given}: expected a whole number at least {least}, below 2^63")
@@ -150,13 +153,20 @@ def load(
     codec_path: str | Path | None = None,
     device: str | torch.device | None = None,
 ) -> Trained:
-    """The model of a run folder, a checkpoint folder, an exported file or a tracking run id (looked
-    up in `root`).
+    """Load the model of a run folder, a checkpoint folder, an exported file or an MLflow run id.
 
-    weights: "ema" (the first average), "ema:0.9999", "schedule_free" (where the optimizer keeps
-    it), "raw", or "power:0.1", the newest average of that width which `dit-lab ema` has made (of a
-    chosen checkpoint: at its step). `codec_path`:
-    where the codec lies now. `device` None takes a GPU where there is one. Raises RequestError.
+    Args:
+        run: The path or id.
+        root: The folder in which ids and names are looked up.
+        weights: "ema" (the first average), "ema:0.9999", "schedule_free" (if the optimizer keeps
+            it), "raw", or "power:0.1", an average of `dit-lab ema` of that width: the newest, or
+            that of the given checkpoint.
+        trusted_modules: User-defined packages whose code may run.
+        codec_path: The present path of the codec.
+        device: None for a GPU if there is one, else the CPU.
+
+    Raises:
+        RequestError: The run, its weights or its codec are not found or do not fit.
     """
     trust.trust_modules(trusted_modules)
     folder, chosen = find_run(str(run), root=Path(root))
@@ -181,7 +191,7 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The tensors of a model, and what they are."""
+    """The tensors of a model, with their name, step and source."""
 
     tensors: dict[str, Tensor]
     name: str  # "model", "ema-0.9999", "power-0.1", "schedule_free"
@@ -192,8 +202,10 @@ class Weights:
 def read_weights(
     folder: RunFolder, chosen: Path | None, weights: str, config: RunConfig
 ) -> Weights:
-    """What `sample.weights` means of a run, of one of its checkpoints, or of an exported file.
-    Raises RequestError."""
+    """Return the weights that `weights` names, of a run, a checkpoint or an exported file.
+
+    Raises RequestError.
+    """
     if folder.is_exported:
         return _exported_weights(folder.root, weights, config)
     checkpoint, name = _checkpoint(folder, chosen), file_of(weights, config)
@@ -209,7 +221,7 @@ def read_weights(
             "from had one set of weights, sample.weights=ema"
         )
     if checkpoint.holds("model"):
-        # An average holds parameters only; buffers, if a model has any, are the model's own.
+        # Averages hold parameters only; buffers, if any, come from the model.
         own = checkpoint.group("model")
         tensors |= {key: own.read(key) for key in own.names() if key not in tensors}
     return Weights(tensors, name, step, source)
@@ -225,8 +237,11 @@ def _exported_weights(file: Path, weights: str, config: RunConfig) -> Weights:
 
 
 def load_weak(parts: Parts) -> Trained | None:
-    """The model of `guidance.weak_run`, if there is one: its average, or its raw weights where the
-    model's own are raw. Raises RequestError where it is for other images."""
+    """Load the model of `guidance.weak_run`, or return None if it is not set.
+
+    Its weights are its average, or raw if `sample.weights` is raw. Raises RequestError if it is for
+    other images.
+    """
     name = parts.config.guidance.weak_run
     if name is None:
         return None
@@ -257,7 +272,7 @@ def _seen(shapes: Shapes) -> str:
 
 
 def _refuse_other_codec(codec: Codec, folder: RunFolder) -> None:
-    """Latents mean something only to the codec that made them."""
+    """Raise RequestError for another codec than that of training, to which the latents belong."""
     trained_with = recorded(folder)["codec_fingerprint"]
     if trained_with not in (UNKNOWN_CODEC, codec.fingerprint):
         raise RequestError(
@@ -269,7 +284,7 @@ def _refuse_other_codec(codec: Codec, folder: RunFolder) -> None:
 def open_checkpoints(
     folder: RunFolder, *, warn: Callable[[str], None], **keep: Any
 ) -> CheckpointStore:
-    """The checkpoints of a run, whose identity must have been recorded."""
+    """Return the checkpoints of a run, whose identity must have been recorded."""
     known = recorded(folder)
     return CheckpointStore(
         folder.checkpoints,
@@ -281,7 +296,7 @@ def open_checkpoints(
 
 
 def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
-    """The chosen checkpoint, or the newest whole one; newer ones that are not whole are named."""
+    """Return the chosen checkpoint, or the newest complete one; warn of incomplete newer ones."""
     skipped: list[str] = []
     store = open_checkpoints(folder, warn=skipped.append)
     refuse_unreadable(f"run={folder.root}", folder, chosen)
@@ -302,7 +317,7 @@ def _checkpoint(folder: RunFolder, chosen: Path | None) -> Checkpoint:
 
 
 def file_of(weights: str, config: RunConfig) -> str:
-    """The name of what `sample.weights` means: of a checkpoint, the file without its ending."""
+    """Return the name of the weights that `sample.weights` means: a file name without suffix."""
     if weights == "raw":
         return "model"
     if weights.startswith(PREFIX):

@@ -1,4 +1,4 @@
-"""What decides the weights of a training, built as the loop is handed it."""
+"""Construction of the objects that the training loop takes."""
 
 from __future__ import annotations
 
@@ -34,15 +34,17 @@ from dit_lab.training.snapshots import Snapshots
 def training_objects(
     parts: Parts, context: DistributedContext, *, begin: bool, on_message: Callable[[str], None]
 ) -> dict[str, Any]:
-    """What decides the weights, as the loop is handed it. `begin`: with the weights of
-    `init_from`."""
+    """Return the arguments of the training loop that determine the weights.
+
+    With `begin`, the model starts from the weights of `init_from`.
+    """
     config = parts.config
     plain = build_model(parts)
     if begin:
         begin_with(plain, config, parts.shapes, on_message=on_message)
     device = context.accelerator.device
     if config.precision.mixed_precision == "fp8" and not multiplies_float8(device):
-        on_message(f"precision=fp8: emulated, slowly: {device.type} here multiplies no float8")
+        on_message(f"precision=fp8: emulated and slow: this {device.type} has no float8 matmul")
     model = context.parallel_model(
         plain,
         sharded=config.distributed.sharded,
@@ -75,8 +77,7 @@ def training_objects(
 
 
 def averages(config: RunConfig, weights: Mapping[str, Tensor]) -> list[Average]:
-    """The averages of these weights that follow them; evaluations look at the first, unless the
-    optimizer keeps one."""
+    """Return the averages of these weights; the first is evaluated if the optimizer keeps none."""
     options = config.ema
     emas = [EMA(weights, decay=decay, warmup=options.warmup) for decay in options.decays]
     return [*emas, *(PowerAverage(weights, std=std) for std in options.power_stds)]
@@ -96,7 +97,7 @@ def loop_settings(
     log_every_steps: int,
     checkpoint_every_steps: int,
 ) -> LoopSettings:
-    """The loop's own settings, looked at and saved this often."""
+    """Return the settings of the training loop, with these intervals of logging and checkpoints."""
     training = config.training
     return LoopSettings(
         total_steps=training.total_steps,
@@ -118,11 +119,12 @@ def train_steps(
     hooks: Sequence[Hook],
     evaluators: Sequence[Evaluator] = (),
 ) -> None:
-    """The first steps of a training by the loop itself, `steps` of them or all where there are
-    fewer, with nothing saved, and measured by `evaluators` alone.
+    """Run at most `steps` steps of a training, without checkpoints.
 
-    `objects`, of `training_objects`, is what the loop is handed: weights and optimizer go on from
-    where they are, batches begin with the first.
+    Args:
+        objects: The result of `training_objects`. Weights and optimizer continue from their present
+            state; batches start from the first.
+        evaluators: Replace those of the configuration.
     """
     count = _Count()
 
@@ -149,12 +151,12 @@ def train_steps(
         )
 
 
-class _Enough(Exception):  # noqa: N818 - an end, not an error
-    """All steps that were asked for have been made."""
+class _Enough(Exception):  # noqa: N818 - not an error
+    """The requested number of steps is done."""
 
 
 class _Count(Hook):
-    """How many steps were made."""
+    """Counter of finished steps."""
 
     def __init__(self) -> None:
         self.steps = 0

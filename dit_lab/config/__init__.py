@@ -1,1 +1,1 @@
-"""From what was typed to a typed, checked configuration. Torch-free."""
+"""Composition and validation of configurations, from overrides to typed objects. Torch-free."""

@@ -1,14 +1,14 @@
-"""Named arms of a comparison: sets of overrides, each on top of the arm that it stands on.
+"""Named arms of a comparison: sets of overrides, each extending another arm.
 
     arms:
       base: []
       logit_normal: [objective.time_sampling=logit_normal]
       beta2: {from: logit_normal, overrides: ["optimizer.betas=[0.9,0.95]"]}
 
-A recipe defines them under `arms`, a command as `arms.NAME=OVERRIDE` or with several overrides in a
-list; `arm=NAME` chooses one, and several make an axis. An arm stands on `base`, where there is an
-arm of that name, unless `from` says otherwise. What is chosen is replaced by its overrides before
-anything is composed, so that an arm is no part of a configuration or of its hash.
+A recipe defines arms under `arms`, a command by `arms.NAME=OVERRIDE` or by a list of overrides.
+`arm=NAME` chooses one arm, and several make an axis. Unless `from` is given, an arm extends `base`,
+if there is an arm of that name. The chosen arm is replaced by its overrides before the
+configuration is composed, so it is not part of the configuration or its hash.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from dit_lab.config.validate import to_plain
 from dit_lab.core.errors import RequestError
 
 BASE = "base"
-"""The arm that others stand on unless they say otherwise."""
+"""The arm that others extend by default."""
 
 ONE_FOR_ALL = ("sweep", "paths", "tracking", "resume")
-"""What a sweep has once, and no axis or arm can be."""
+"""Keys with one value for a whole sweep, which no axis or arm can set."""
 
 NOT_IN_ARMS = (*ONE_FOR_ALL, "arm", "arms", "experiment", "hydra")
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """What an arm sets, and the arm that it stands on."""
+    """The overrides of an arm, and the arm that it extends."""
 
     stands_on: str | None
     overrides: tuple[str, ...]
 
 
 def arms_of(overrides: Sequence[str], config_dirs: Iterable[Path] = ()) -> dict[str, Arm]:
-    """The arms that a recipe and a command define, by name. Raises RequestError."""
+    """Return the arms that a recipe and a command define, by name. Raises RequestError."""
     given: dict[str, Any] = {}
     names = [
         text.partition("=")[2].strip("'\"") for text in overrides if text.startswith("experiment=")
@@ -68,21 +68,31 @@ def arms_of(overrides: Sequence[str], config_dirs: Iterable[Path] = ()) -> dict[
 
 
 def lineage(names: Sequence[str], arms: Mapping[str, Arm]) -> dict[str, Arm]:
-    """Arms with all that they stand on, those first that others stand on. Raises RequestError."""
+    """Return arms with all arms that they extend, those first. Raises RequestError."""
     return {one: arm for name in names for one, arm in _lineage(name, arms).items()}
 
 
 def defines_arms(text: str) -> bool:
-    """Whether an override has a part in what arms there are."""
+    """Return whether an override defines arms, or names a recipe that may."""
     return text.startswith((ARM, "experiment="))
 
 
 def with_arm(
     overrides: Sequence[str], arms_of: Callable[[Sequence[str]], Mapping[str, Arm]] = arms_of
 ) -> tuple[list[str], list[str]]:
-    """The overrides with `arm=NAME` replaced by what that arm sets, and which of it does not apply,
-    in words: what is typed beside it comes after it. `arms_of` may know the arms already. Raises
-    RequestError."""
+    """Replace `arm=NAME` in overrides by the overrides of that arm.
+
+    The other overrides come after those of the arm, and take precedence.
+
+    Args:
+        arms_of: Returns the arms that overrides define, for example from a cache.
+
+    Returns:
+        The overrides, and notes on those of the arm that do not apply.
+
+    Raises:
+        RequestError: There is no such arm, or an arm is invalid.
+    """
     chosen = [text.partition("=")[2].strip("'\"") for text in overrides if _chooses(text)]
     rest = [text for text in overrides if not _chooses(text) and not text.startswith(ARM)]
     if not chosen:
@@ -93,7 +103,7 @@ def with_arm(
     for one in _lineage(name, arms_of(overrides)).values():
         of_arm |= {parse_override(text).key_or_group: text for text in one.overrides}
     notes = [
-        f"{typed[key]} takes the place of {text} of arm={name}"
+        f"{typed[key]} overrides {text} of arm={name}"
         for key, text in of_arm.items()
         if key in typed and typed[key] != text
     ]
@@ -105,7 +115,7 @@ def _chooses(text: str) -> bool:
 
 
 def _lineage(name: str, arms: Mapping[str, Arm]) -> dict[str, Arm]:
-    """An arm and all that it stands on, itself last."""
+    """Return an arm with all arms that it extends, itself last."""
     if not arms:
         raise RequestError(
             f"arm={name}: no arms are defined; give arms.{name}=OVERRIDE, or a recipe with arms"
@@ -117,19 +127,19 @@ def _lineage(name: str, arms: Mapping[str, Arm]) -> dict[str, Arm]:
             message = no_such_choice("arm", above, list(arms))
             raise RequestError(message if above == name else f"arms.{[*found][-1]}.from: {message}")
         if above in found:
-            raise RequestError(f"arms.{above}.from: stands on itself, by {', '.join(found)}")
+            raise RequestError(f"arms.{above}.from: extends itself, through {', '.join(found)}")
         found[above] = arms[above]
         above = arms[above].stands_on
     return dict(reversed(found.items()))
 
 
 def _typed(key: str, value: str) -> Any:
-    """What a command sets an arm to: one override, or in brackets several, or a mapping."""
+    """Parse an arm's value on the command line: an override, a list of them, or a mapping."""
     if not value.startswith(("[", "{")):
         return [value] if value else []
-    with suppress(RequestError):  # as Hydra writes lists and mappings
+    with suppress(RequestError):  # lists and mappings in Hydra's syntax
         return parse_override(f"value={value}").value()
-    with suppress(yaml.YAMLError):  # or as a recipe does, which takes A=B without quotes
+    with suppress(yaml.YAMLError):  # YAML, which accepts A=B without quotes
         return yaml.safe_load(value)
     raise RequestError(
         f"{key}={value}: not understood; write {key}=OVERRIDE, or several as "
@@ -138,7 +148,7 @@ def _typed(key: str, value: str) -> Any:
 
 
 def _arm(name: str, value: Any, *, has_base: bool) -> Arm:
-    """The arm that a recipe or a command means. Raises RequestError."""
+    """Return the arm that a recipe or a command defines. Raises RequestError."""
     key = f"{ARM}{name}"
     if not MEMBER.fullmatch(name):
         raise RequestError(f"{key}: is no name; use letters, digits, spaces and . _ + -")
@@ -154,7 +164,7 @@ def _arm(name: str, value: Any, *, has_base: bool) -> Arm:
     for text in overrides:
         one = parse_override(text)
         if one.is_sweep_override():
-            raise RequestError(f"{key}: {text}: several values; an arm has one of each")
+            raise RequestError(f"{key}: {text}: several values; an arm sets one value for each key")
         if one.key_or_group.replace("/", ".").partition(".")[0] in NOT_IN_ARMS:
-            raise RequestError(f"{key}: {text}: not of an arm; give it to the whole command")
+            raise RequestError(f"{key}: {text}: cannot be set by an arm; add it to the command")
     return Arm(None if stands_on is None else str(stands_on), tuple(overrides))

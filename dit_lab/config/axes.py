@@ -1,5 +1,4 @@
-"""What was typed for a sweep, told apart: its axes, what is fixed, and who runs the jobs or chooses
-their values. Torch-free."""
+"""Axes, fixed overrides and search space of a sweep, parsed from overrides. Torch-free."""
 
 from __future__ import annotations
 
@@ -20,18 +19,18 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.text import LONGEST_NAME
 
 LAUNCHER_EXTRAS = ("joblib", "submitit", "ray")
-"""Extras of this package that bring launchers of Hydra's, which are named after them."""
+"""Extras of this package that install Hydra's launchers, and have their names."""
 
 SEARCH = "hydra/sweeper=optuna"
-"""Typed for a sweep whose values are not a grid but proposed, one after the other."""
+"""The override for a search, where an optimiser proposes values instead of a grid."""
 
 LISTED = (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)
-"""Axes that say all their values, unlike intervals and globs."""
+"""Kinds of axes that list all their values, unlike intervals and globs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """An axis of numbers from `low` to `high`, both included; whole ones where both are."""
+    """An axis of numbers from `low` to `high`, both included; integers if both are."""
 
     low: float
     high: float
@@ -44,8 +43,10 @@ class Span:
 
 
 def sweep_overrides(overrides: Sequence[str], config_dirs: Iterable[Path] = ()) -> list[Override]:
-    """What was typed, and the axes of a named sweep that were not typed; RequestError where axes
-    are written where nothing would read them. `~KEY` leaves an axis of a named sweep out."""
+    """Return the overrides, with the axes of a named sweep that were not overridden.
+
+    `~KEY` removes an axis of a named sweep. Raises RequestError for unsupported overrides of Hydra.
+    """
     of_keys = [text for text in overrides if not is_for_launcher(text) and text != SEARCH]
     parsed = [parse_override(text) for text in of_keys]
     typed = list({one.key_or_group: one for one in parsed}.values())  # the last of each key
@@ -59,31 +60,33 @@ def sweep_overrides(overrides: Sequence[str], config_dirs: Iterable[Path] = ()) 
 
 
 def recipe_grid(overrides: Sequence[str], config_dirs: Iterable[Path] = ()) -> dict[str, str]:
-    """The axes of a named sweep, typed or not, with the values that its recipe gives them."""
+    """Return all axes of a named sweep with the values of its recipe, overridden or not."""
     typed = [parse_override(t) for t in overrides if not is_for_launcher(t) and t != SEARCH]
     return _grid(typed, config_dirs)
 
 
 def recipe_axes(overrides: Sequence[str], config_dirs: Iterable[Path] = ()) -> frozenset[str]:
-    """The axes of a named sweep that were not typed: like other options of a recipe, they give way
-    where the chosen members do not have them."""
+    """Return the axes of a named sweep that were not overridden.
+
+    Like other options of a recipe, they are dropped if the chosen members do not have them.
+    """
     typed = {text.lstrip("+~").partition("=")[0] for text in overrides}
     return frozenset(recipe_grid(overrides, config_dirs)) - typed
 
 
 def is_for_launcher(text: str) -> bool:
-    """Whether an override chooses one of Hydra's launchers, or sets something of it."""
+    """Return whether an override chooses or configures one of Hydra's launchers."""
     return text.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
 
 
 def asks_for_sweep(overrides: Sequence[str], config_dirs: Iterable[Path] = ()) -> bool:
-    """Whether a sweep is meant although nobody said -m: a named one, with an axis left."""
+    """Return whether overrides name a sweep with an axis left, so that -m is implied."""
     typed = sweep_overrides(overrides, config_dirs)
     return bool(_grid(typed, config_dirs)) and any(one.is_sweep_override() for one in typed)
 
 
 def _grid(typed: Sequence[Override], config_dirs: Iterable[Path]) -> dict[str, str]:
-    """The axes of the named experiment, {} where it is no sweep."""
+    """Return the axes of the named experiment; {} if it is not a sweep."""
     chosen = [one for one in typed if one.key_or_group == "experiment"]
     names = [name for one in chosen for name in values_of(one)]
     grids = {
@@ -94,8 +97,8 @@ def _grid(typed: Sequence[Override], config_dirs: Iterable[Path]) -> dict[str, s
     sweeps = [name for name, grid in grids.items() if grid]
     if sweeps and len(names) > 1:
         raise RequestError(
-            f"experiment={','.join(names)}: {sweeps[0]} is a sweep itself, whose axes would not be "
-            "read here; run it by itself"
+            f"experiment={','.join(names)}: {sweeps[0]} is a named sweep, which cannot be combined "
+            "with others; run it alone"
         )
     return grids[sweeps[0]] if sweeps else {}
 
@@ -118,8 +121,7 @@ def _recipe_grid(recipe: Path) -> dict[str, str]:
 
 
 def check_extras(overrides: Sequence[str]) -> None:
-    """Refuse a launcher of Hydra's, or Optuna, where it is not installed, as far as they are known
-    here."""
+    """Raise RequestError if a chosen launcher of LAUNCHER_EXTRAS, or Optuna, is not installed."""
     for text in overrides:
         name = text.rpartition("launcher=")[2].partition("_")[0]
         if is_for_launcher(text) and name in LAUNCHER_EXTRAS:
@@ -136,18 +138,18 @@ def _require(package: str, text: str, *, extra: str) -> None:
 def _missing(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is None
-    except ModuleNotFoundError:  # not even another plugin
+    except ModuleNotFoundError:  # the parent package is missing: no plugins at all
         return True
 
 
 def name_of(axes: Iterable[str]) -> str:
-    """The name of a sweep where none is given: its axes, as many as a name can hold."""
+    """Return the default name of a sweep: its axes, cut to the length of a name."""
     name = "-".join(key.rpartition(".")[2].replace("/", "-") for key in axes)
     return name[:LONGEST_NAME].rstrip("-")
 
 
 def axes_of(typed: Sequence[Override], *, search: bool) -> dict[str, list[str]]:
-    """Axis -> its values as text, or for numbers of a search its two ends; raises RequestError."""
+    """Return axis -> values as text; for numbers of a search, both ends. Raises RequestError."""
     space = space_of(typed) if search else {}
     axes = {
         one.key_or_group: found.ends if isinstance(found, Span) else values_of(one)
@@ -160,7 +162,7 @@ def axes_of(typed: Sequence[Override], *, search: bool) -> dict[str, list[str]]:
 
 
 def product(typed: Sequence[Override]) -> list[list[str]]:
-    """The axes' values of each job, the last axis the fastest."""
+    """Return the overrides of each job for the axes; the last axis varies fastest."""
     axes = [
         [f"{one.get_key_element()}={text}" for text in one.sweep_string_iterator()]
         for one in typed
@@ -170,60 +172,63 @@ def product(typed: Sequence[Override]) -> list[list[str]]:
 
 
 def settings_of(texts: Iterable[str]) -> dict[str, str]:
-    """Key -> value of what is set for one job, as people read it: `ema:0.9`, where Hydra writes
-    `ema\\:0.9`."""
+    """Return the overrides of a job as a mapping from key to value, without Hydra's escapes."""
     pairs = (text.lstrip("+").partition("=")[::2] for text in texts)
     return {key: re.sub(r"\\(.)", r"\1", value) for key, value in pairs}
 
 
 def label_of(settings: Mapping[str, str]) -> str:
-    """`model=s patch=8`."""
+    """Return a label such as `model=s patch=8`."""
     return " ".join(f"{key}={text}" for key, text in settings.items())
 
 
 def combinations(overrides: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
-    """Every combination of the values that were typed for one run, and what was typed with these
-    alone. Raises RequestError where there is nothing to combine."""
+    """Return each combination of values in overrides: the settings that vary, and all overrides.
+
+    Raises RequestError if no override has several values.
+    """
     typed = sweep_overrides(overrides)
     if "run" in axes_of(typed, search=False):
-        raise RequestError("run: one run in many ways; dit-lab report compares several")
+        raise RequestError(
+            "run: several values; give one RUN, or compare several with dit-lab report"
+        )
     fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
     return [(settings_of(texts), [*fixed, *texts]) for texts in product(typed)]
 
 
 def corners(typed: Sequence[Override]) -> list[list[str]]:
-    """The first values of all axes of a search, and the last."""
+    """Return the overrides with the first values of all axes of a search, and with the last."""
     axes = axes_of(typed, search=True)
     return [[f"{key}={values[end]}" for key, values in axes.items()] for end in (0, -1)]
 
 
 def values_of(one: Override) -> list[str]:
-    """The values of an axis, or the one value of a key, as text."""
+    """Return the values of an axis, or the only value of a key, as text."""
     if not one.is_sweep_override():
         return [one.get_value_element_as_str().strip("'\"")]
     if one.value_type not in LISTED:
         raise RequestError(
-            f"{one.input_line}: not here; give the values themselves, as in seed=0,1,2 or "
-            f"seed=range(3), or let {SEARCH} search"
+            f"{one.input_line}: does not list its values; write them out, as in seed=0,1,2 or "
+            f"seed=range(3), or add {SEARCH} for a search"
         )
     return [text.strip("'\"") for text in one.sweep_string_iterator()]
 
 
 def space_of(typed: Sequence[Override]) -> dict[str, Span | list[str]]:
-    """What a search may choose from, one axis after the other."""
+    """Return the search space: for each axis its values, or its interval."""
     swept = [one for one in typed if one.is_sweep_override()]
     return {one.key_or_group: _span(one) or values_of(one) for one in swept}
 
 
 def _span(one: Override) -> Span | None:
-    """The numbers of `interval(a,b)`, `tag(log,interval(a,b))` and `range(a,b,step)`."""
+    """Return the range of `interval(a,b)`, `tag(log,interval(a,b))` or `range(a,b,step)`."""
     value = one.value()
     if isinstance(value, IntervalSweep):
         assert value.start is not None and value.end is not None
         log = "log" in value.tags
         if value.start >= value.end or (log and value.start <= 0):
             raise RequestError(
-                f"{one.input_line}: no span of numbers; write the smaller one first"
+                f"{one.input_line}: not an interval; write the smaller number first"
                 + (", and only positive ones with tag(log, ...)" if log else "")
             )
         return Span(low=value.start, high=value.end, log=log)
@@ -241,9 +246,11 @@ def _check_axes(axes: Mapping[str, Sequence[str]]) -> None:
         if not values:
             raise RequestError(f"{key}: has no values; give two or more, or leave it out")
         if key.partition(".")[0] in ONE_FOR_ALL:
-            raise RequestError(f"{key}={','.join(values)}: one for the whole sweep; give one value")
+            raise RequestError(
+                f"{key}={','.join(values)}: is set once for the whole sweep; give one value"
+            )
 
 
 def as_text(value: float | str) -> str:
-    """A value of an axis as it is typed."""
+    """Return a value of an axis as it is written in an override."""
     return value if isinstance(value, str) else repr(value)

@@ -1,4 +1,4 @@
-"""Which sampler fits which objective. The one table that documentation, schema and `auto` read."""
+"""Compatibility of samplers and objectives, for validation, `sampler=auto` and the docs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dit_lab.core.options import Component, target_of
 ANY_PATH = (
     "euler", "midpoint", "heun", "rk4", "dopri5", "euler_maruyama", "ddim", "dpm_solver", "unipc",
 )  # fmt: skip
-"""Names in conf/sampler that only need an interpolant."""
+"""Names in conf/sampler of the samplers that only need an interpolant."""
 
 
 def _first(name: str) -> tuple[str, ...]:
@@ -24,11 +24,11 @@ SAMPLERS = {
     "dit_lab.objectives.rectified_flow.RectifiedFlow": _first("heun"),
     "dit_lab.objectives.flow_matching.FlowMatching": _first("heun"),
 }
-"""Objective -> names in conf/sampler that fit it, its natural sampler first."""
+"""Objective -> names in conf/sampler of the compatible samplers, the default first."""
 
 
 def draws_noise(sampler: Component) -> bool:
-    """Whether a sampler of the lab draws noise after the start, as its options are."""
+    """Return whether a sampler of this package is stochastic with these options."""
     name = target_of(sampler).rpartition(".")[2]
     return (
         name in ("DDPMSampler", "EulerMaruyama")
@@ -38,10 +38,11 @@ def draws_noise(sampler: Component) -> bool:
 
 
 def samplers_for(objective: str, load: Callable[[str], Any]) -> tuple[str, ...]:
-    """Names of the samplers that fit an objective's `_target_`, the natural one first.
+    """Return the names of the samplers that fit an objective's `_target_`, the default first.
 
-    An objective of the user's own says so in a class attribute `samplers`. Without one, what fits
-    the lab's objective that it extends fits, and else the samplers that only need an interpolant.
+    A user-defined objective lists them in a class attribute `samplers`. Without it, they are those
+    of the package's objective that the class extends, or else all samplers that only need an
+    interpolant.
     """
     if objective in SAMPLERS:
         return SAMPLERS[objective]

@@ -1,5 +1,7 @@
-"""Which components there are, by group, and what typed options each has: what the parts register,
-each in its `options.py`, and classes and functions of the user's own in modules that are trusted.
+"""Registry of components by group, with their options.
+
+Each package registers its components in its `options.py`. User-defined classes and functions are
+allowed in trusted modules.
 """
 
 from __future__ import annotations
@@ -25,27 +27,28 @@ PARTS = (models, objectives, training, samplers, data, codecs, evaluation)
 COMPONENTS: dict[str, dict[str, type[Component]]] = {
     group: dict(components) for part in PARTS for group, components in part.COMPONENTS.items()
 }
-"""Group -> the name of a class or function that it registers -> its options. Nothing else of this
-package can be named by a configuration."""
+"""Group -> dotted name of a component -> its options class. A configuration can name nothing else
+of this package.
+"""
 
 TORCH_OPTIMIZERS = re.compile(r"torch\.optim\.[A-Z]\w*")
-"""Optimizers of torch, which are registered as well; their signatures are their options."""
+"""Optimizers of torch, which are allowed too; their signatures declare their options."""
 
 COMPONENT_GROUPS = (
     "model", "objective", "coupling", "sampler", "dataset", "codec", "optimizer", "schedule",
 )  # fmt: skip
 
 LISTS = ("metric", "hook")
-"""Groups of which several members are chosen, each a component under its own name."""
+"""Groups with several chosen members, each a component under its own name."""
 
 
 def options_of(group: str, target: Any) -> type[Component] | None:
-    """The options of a component that the package registers, by its `_target_`."""
+    """Return the options class of a registered component by its `_target_`, or None."""
     return COMPONENTS.get(group, {}).get(target) if isinstance(target, str) else None
 
 
 def is_registered(group: str, target: Any) -> bool:
-    """Whether a name is that of a component of the group."""
+    """Return whether a name is that of a registered component of the group."""
     if options_of(group, target):
         return True
     is_text = isinstance(target, str)
@@ -53,8 +56,10 @@ def is_registered(group: str, target: Any) -> bool:
 
 
 def refuse_unregistered(named: Iterable[tuple[str, Any]]) -> None:
-    """Raise RequestError for the first (dotted key, `_target_`) that names neither a registered
-    component nor one in a trusted module, with all modules that would have to be. Imports nothing.
+    """Raise RequestError for (dotted key, `_target_`) neither registered nor in a trusted module.
+
+    The message names the first one, and all modules that would have to be trusted. Nothing is
+    imported.
     """
     unknown = [(key, target) for key, target in named if not _may_be_named(key, target)]
     if not unknown:
@@ -78,8 +83,10 @@ def _may_be_named(key: str, target: Any) -> bool:
 
 
 def load_component(target: str, *, key: str) -> Any:
-    """The class or function that `target` names; `key` is its dotted key, `objective._target_`.
-    Raises RequestError."""
+    """Return the class or function that `target` names; `key` is for messages: `model._target_`.
+
+    Raises RequestError if it is not registered or trusted, or does not exist.
+    """
     refuse_unregistered([(key, target)])
     group = key.partition(".")[0]
     if not is_registered(group, target):

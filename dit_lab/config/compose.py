@@ -1,7 +1,7 @@
-"""From what was typed to a typed configuration: composed once, before torch is imported.
+"""Composition of the configurations of commands, from overrides to typed objects.
 
-`compose_train` and `compose_for_run` tell the story; `hydra_compose.py` is where Hydra composes,
-and `layers.py` says what goes over what.
+Everything is composed once, before torch is imported. Begin with `compose_train` and
+`compose_for_run`. `hydra_compose.py` calls Hydra, and `layers.py` defines the precedence of values.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PATHS = (
     "paths.root", "dataset.root", "dataset.images_root", "codec.path", "coupling.pairs", "out",
     "evaluation.weights_path",
 )  # fmt: skip
-"""Keys that hold a path; relative ones are read against the folder the command is typed in."""
+"""Keys that hold a path; relative paths are relative to the current folder."""
 
 RESUME_WORDS = ("auto", "never", "force")
 
@@ -54,11 +54,17 @@ def compose_train(
     config_dirs: Iterable[Path] = (),
     on_note: Callable[[str], None] = lambda note: None,
 ) -> RunConfig:
-    """`conf/train.yaml` with overrides: resolved, typed, checked one by one; raises RequestError.
+    """Compose a training configuration, `conf/train.yaml` with overrides.
 
-    With `resume=RUN`, what RUN recorded takes the place of the defaults. The result names the
-    chosen groups under `choices`, and its paths are absolute. `on_note` is told what of a recipe
-    or an arm does not apply.
+    With `resume=RUN`, the configuration of RUN replaces the defaults. The result names the chosen
+    members of groups under `choices`, and its paths are absolute.
+
+    Args:
+        config_dirs: Further configuration folders of the user.
+        on_note: Called with a note on each value of a recipe or an arm that does not apply.
+
+    Raises:
+        RequestError: A key is unknown, or a value has the wrong type or range.
     """
     found = Composer(config_dirs).compose(overrides)
     for note in found.notes:
@@ -67,21 +73,21 @@ def compose_train(
 
 
 def of_one_training(config: TrainConfig) -> RunConfig:
-    """The configuration without `sweep`, which no run records."""
+    """Return the configuration without `sweep`, which runs do not record."""
     return RunConfig(**{field.name: getattr(config, field.name) for field in fields(RunConfig)})
 
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """A training configuration, and how it came to be."""
+    """A composed training configuration, with notes on its composition."""
 
     config: TrainConfig
-    notes: Sequence[str]  # what of a recipe or an arm does not apply, and why
-    dropped: Mapping[str, str]  # options that the members do not have -> how it is said
+    notes: Sequence[str]  # values of a recipe or an arm that do not apply, and why
+    dropped: Mapping[str, str]  # overridden options that the members do not have -> note
 
 
 class Composer:
-    """Composes training configurations; what lies in configuration folders is looked at once."""
+    """Composes training configurations, and reads the user's configuration folders only once."""
 
     def __init__(self, config_dirs: Iterable[Path] = ()) -> None:
         self._folders = user_folders(config_dirs)
@@ -90,11 +96,12 @@ class Composer:
     def compose(
         self, overrides: Sequence[str], *, recipe_axes: Collection[str] = (), of_sweep: bool = False
     ) -> Composed:
-        """As `compose_train`, with `sweep`, which concerns `-m` alone and which no run records.
+        """Compose a configuration as `compose_train` does, but with `sweep`.
 
-        recipe_axes: options that are axes of the recipe; the members that do not have them do
-        without.
-        of_sweep: the same for all options, where `sweep.on_refusal=drop_option`.
+        Args:
+            recipe_axes: Options that are axes of the recipe; they are dropped for members that do
+                not have them.
+            of_sweep: With `sweep.on_refusal=drop_option`, this applies to all options.
         """
         typed, of_arm = with_arm(overrides, self._arms_of)
         extended = _extended_run(typed)
@@ -119,9 +126,9 @@ class Composer:
 
 
 def _finished(found: Composition, extended: RunFolder | None, *, patches: bool) -> Tree:
-    """What was composed, checked and with all that follows from it. Raises RequestError.
+    """Return the checked configuration with derived values. Raises RequestError.
 
-    patches: the command gives the size of patches.
+    `patches` says whether the command sets the patch size.
     """
     try:
         tree = plain(found.config)
@@ -134,7 +141,7 @@ def _finished(found: Composition, extended: RunFolder | None, *, patches: bool) 
     config["choices"] = found.choices
     if (begin := config["init_from"]) is not None:
         path = local_path(begin, "init_from=").absolute()
-        config["init_from"] = str(path) if path.exists() else begin  # a tracking run id
+        config["init_from"] = str(path) if path.exists() else begin  # else an MLflow run id
     if extended is not None:
         forced = config["resume"].startswith("force:")
         config["resume"] = f"{'force:' if forced else ''}{extended.root}"
@@ -154,10 +161,13 @@ def compose_for_run(
     recorded: RunConfig,
     config_dirs: Iterable[Path] = (),
 ) -> ForRun:
-    """`conf/sample.yaml` or `conf/evaluate.yaml` over what a run recorded, as `compose_train`."""
+    """Compose `conf/sample.yaml` or `conf/evaluate.yaml` over what a run recorded.
+
+    Otherwise as `compose_train`.
+    """
     verb, before = ("sample" if kind is SampleConfig else "evaluate"), to_tree(recorded)
     if option(overrides, "guidance.weight") is not None:
-        before["guidance"]["scale"] = None  # the recorded scale gives way to the other convention
+        before["guidance"]["scale"] = None  # the override in the other convention replaces it
     nodes = _recorded_nodes(before, only=("guidance", "sample", "paths"))
     request = Request(verb, overrides, user_folders(config_dirs), nodes)
     found = composition(request, objective=before["objective"]["_target_"])
@@ -169,8 +179,10 @@ def compose_for_run(
 def compose_reflow(
     overrides: Sequence[str], *, recorded: RunConfig, config_dirs: Iterable[Path] = ()
 ) -> RunConfig:
-    """What a run recorded, with another coupling: the training of its reflow. The folder of the
-    pairs is not known yet."""
+    """Compose the training of a reflow from the configuration that a run recorded.
+
+    The folder of the pairs is not set yet.
+    """
     name = option(overrides, "name") or f"{recorded.name}-reflow"
     before = {**to_tree(recorded), "name": name, "resume": "auto", "init_from": None}
     nodes = _recorded_nodes(before)
@@ -186,7 +198,7 @@ def compose_reflow(
 def compose_data(
     kind: type[OfData], overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()
 ) -> OfData:
-    """`conf/encode.yaml` or `conf/check.yaml`, which concern a dataset alone."""
+    """Compose `conf/encode.yaml` or `conf/check.yaml`, the commands about a dataset."""
     verb = "encode" if kind is EncodeConfig else "check"
     found = composition(Request(verb, overrides, user_folders(config_dirs)))
     config = _with_absolute_paths(checked_types(verb, plain(found.config)))
@@ -195,7 +207,7 @@ def compose_data(
 
 
 def _extended_run(overrides: Sequence[str]) -> RunFolder | None:
-    """The run that `resume=RUN` or `resume=force:RUN` names."""
+    """Return the run that `resume=RUN` or `resume=force:RUN` names, or None."""
     given = option(overrides, "resume")
     if given is None or given in RESUME_WORDS:
         return None
@@ -215,32 +227,37 @@ def _extended_run(overrides: Sequence[str]) -> RunFolder | None:
 
 
 def _recorded_nodes(recorded: Tree, only: Sequence[str] | None = None) -> Tree:
-    """A run's configuration as the member `recorded` of every group, `group/name` -> what it
-    sets."""
+    """Return a run's configuration as member `recorded` of all groups: `group/name` -> values."""
     groups = {name: recorded[name] for name in search_path.groups() if name in recorded}
     rest = only or [key for key in recorded if key not in (*groups, "choices")]
     return {
         **{f"{name}/recorded": values for name, values in groups.items()},
         "recorded": {key: recorded[key] for key in rest},
-        "patch/recorded": {},  # is part of the model
+        "patch/recorded": {},  # the patch size is part of the model
     }
 
 
 def _filled(choices: dict[str, str], recorded: dict[str, str]) -> dict[str, str]:
-    """The names of the chosen members, those of the run where its own were kept."""
+    """Return the names of the chosen members; for `recorded`, the name that the run recorded."""
     return {**recorded, **{group: name for group, name in choices.items() if name != "recorded"}}
 
 
 def over(recorded: RunConfig, chosen: SampleConfig | EvaluateConfig) -> RunConfig:
-    """What a run recorded, with what was chosen anew in its place."""
+    """Return the recorded configuration with the values of a later command."""
     names = {field.name for field in fields(RunConfig)}
     anew = {f.name: getattr(chosen, f.name) for f in fields(chosen) if f.name in names}
     return replace(recorded, **anew)
 
 
 def given_run(overrides: Sequence[str]) -> tuple[str, Path, RunFolder, RunConfig]:
-    """`run=RUN` of a command: as it was given, where it is looked up, its folder, and what it
-    recorded. Raises RequestError."""
+    """Find `run=RUN` of a command, and read its configuration.
+
+    Returns:
+        RUN, the root folder of the search, the run folder, and the recorded configuration.
+
+    Raises:
+        RequestError: There is no such run, or it cannot be read.
+    """
     wanted = option(overrides, "run")
     if not wanted:
         raise RequestError("run: missing; give run=RUN, a folder below outputs/runs")
@@ -253,27 +270,27 @@ def given_run(overrides: Sequence[str]) -> tuple[str, Path, RunFolder, RunConfig
 
 
 def typed_root(overrides: Sequence[str]) -> Path | None:
-    """The `paths.root` that a command was given, absolute."""
+    """Return the absolute `paths.root` if it is overridden, else None."""
     given = option(overrides, "paths.root") is not None
     return root_option(overrides).absolute() if given else None
 
 
 def root_option(overrides: Sequence[str]) -> Path:
-    """The `paths.root` in which a run is looked up, before anything is composed."""
+    """Return the `paths.root` of the overrides, or its default, before anything is composed."""
     return local_path(option(overrides, "paths.root") or "outputs", "paths.root=")
 
 
-# ---- finishing ----------------------------------------------------------------------------------
+# ---- derived values -----------------------------------------------------------------------------
 
 
 def _finish(config: Tree, *, objective: Tree) -> Tree:
-    """Paths absolute, guidance in one convention; `objective` is that of the model."""
+    """Make paths absolute and convert guidance to a scale; `objective` is that of the model."""
     config = _with_absolute_paths(config)
     guidance = config["guidance"]
     if guidance["scale"] is not None and guidance["weight"] is not None:
         raise RequestError(
             f"guidance.scale={guidance['scale']} and guidance.weight={guidance['weight']}: two "
-            "ways of saying one thing (scale = 1 + weight); give one of them"
+            "conventions of one setting (scale = 1 + weight); give one of them"
         )
     if guidance["scale"] is None:
         guidance["scale"] = 1.0 + (guidance["weight"] or 0.0)
@@ -299,8 +316,10 @@ def _with_absolute_paths(config: Tree) -> Tree:
 
 
 def _weak_run(config: Tree, objective: Tree) -> Path:
-    """The folder of the run or checkpoint that guidance goes away from; RequestError where its
-    outputs mean something else."""
+    """Return the folder of the weak run or checkpoint for autoguidance.
+
+    Raises RequestError if its objective differs, because its outputs would not be comparable.
+    """
     given = f"guidance.weak_run={config['guidance']['weak_run']}"
     try:
         folder, checkpoint = find_run(
@@ -320,6 +339,6 @@ def _weak_run(config: Tree, objective: Tree) -> Path:
 
 
 def _default_name(choices: dict[str, str]) -> str:
-    """The run's name where none is given: the experiment, or what was chosen."""
+    """Return the default name of a run: the experiment, or the chosen members."""
     parts = (choices.get(group, "") for group in ("dataset", "model", "patch", "objective"))
     return choices.get("experiment") or "-".join(filter(None, parts))

@@ -1,5 +1,7 @@
-"""What the lab gives a component of each group, and what it must have: the contract of classes of
-the user's own, checked as soon as one is named. Torch-free, though the user's module need not be.
+"""Contracts of components: the arguments they get, and the methods they must have.
+
+A user-defined class is checked against the contract of its group as soon as it is named.
+Torch-free, though modules of the user may import torch.
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ from dit_lab.core.options import parameters_of
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """What a group asks of a class or function."""
+    """Requirements of a group on its classes and functions."""
 
-    stated: str  # the class that states it
-    given: tuple[str, ...] = ()  # constructor arguments that the lab always gives
-    offered: tuple[str, ...] = ()  # those that it gives where the constructor has them
+    stated: str  # class with the documentation
+    given: tuple[str, ...] = ()  # constructor arguments that are always passed
+    offered: tuple[str, ...] = ()  # constructor arguments that are passed if accepted
     calls: Mapping[str, str] = field(default_factory=dict)  # method -> its arguments
-    static: tuple[str, ...] = ()  # methods that are called without an object, by its options
-    has: tuple[str, ...] = ()  # attributes
-    extends: str = ""  # the class that it must extend
-    hears: Mapping[str, str] = field(default_factory=dict)  # methods of which some are enough
+    static: tuple[str, ...] = ()  # static methods, called with the options
+    has: tuple[str, ...] = ()  # required attributes
+    extends: str = ""  # required base class
+    hears: Mapping[str, str] = field(default_factory=dict)  # methods, at least one of them
 
 
 CONTRACTS = {
@@ -95,20 +97,22 @@ CONTRACTS = {
         },
     ),
 }
-"""Group -> what it asks of its members."""
+"""Group -> contract of its members."""
 
 
 def given_in_code(group: str) -> set[str]:
-    """Constructor arguments that are no options: the lab gives them itself."""
+    """Return the constructor arguments that are not options, because the package passes them."""
     contract = CONTRACTS.get(group)
     return {*contract.given, *contract.offered} if contract else set()
 
 
 @cache
 def check_contract(path: str, target: str, component: Any) -> None:
-    """Refuse a class or function of the user's own that the lab could not use, by the contract of
-    its group; `path` is its dotted key. Of what a function makes, only the arguments are known.
-    Raises RequestError."""
+    """Raise RequestError for a user-defined class or function that violates its group's contract.
+
+    `path` is its dotted key. For a function only the arguments are checked, since its result is not
+    known.
+    """
     contract = CONTRACTS[path.partition(".")[0]]
     trouble = _trouble(contract, component)
     if trouble:
@@ -116,7 +120,7 @@ def check_contract(path: str, target: str, component: Any) -> None:
 
 
 def check_attributes(path: str, target: str, made: Any) -> None:
-    """The same of what only an object shows. Raises RequestError."""
+    """Raise RequestError if an object of a user-defined class lacks a required attribute."""
     contract = CONTRACTS[path.partition(".")[0]]
     lacking = [name for name in contract.has if not hasattr(made, name)]
     if lacking:
@@ -127,13 +131,13 @@ def check_attributes(path: str, target: str, made: Any) -> None:
 
 
 def takes(component: Any, name: str) -> bool:
-    """Whether a class or function takes an argument of this name."""
+    """Return whether a class or function accepts an argument of this name."""
     parameters = parameters_of(component)
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _trouble(contract: Contract, component: Any) -> str:
-    """What is wrong with a component and what to do, "" where nothing is."""
+    """Return the violation of a contract and how to repair it, or ""."""
     untaken = [name for name in contract.given if not takes(component, name)]
     if untaken:
         return (
@@ -157,7 +161,7 @@ def _trouble(contract: Contract, component: Any) -> str:
 
 
 def _unheard(contract: Contract, component: Any) -> str:
-    """The same for a class whose methods are called where it has them."""
+    """Return the violation for a class whose methods are optional callbacks, or ""."""
     written = [name for name in dir(component) if name.startswith("on_")]
     for name in written:
         if name not in contract.hears:
@@ -180,7 +184,7 @@ def _uncallable(component: Any, name: str, arguments: str) -> str:
 
 
 def _extends(component: Any, name: str) -> bool:
-    """Whether a class extends the one that a package offers by this name."""
+    """Return whether a class extends the public class `name`, wherever its package defines it."""
     package, _, leaf = name.rpartition(".")
     return any(
         base.__qualname__ == leaf and f"{base.__module__}.".startswith(f"{package}.")
@@ -189,15 +193,15 @@ def _extends(component: Any, name: str) -> bool:
 
 
 def _own(component: Any, name: str) -> Any:
-    """A method that has a body: a protocol's own, without one, is what is still to be written."""
+    """Return a method, or None if it is missing or a protocol's own without a body."""
     method = getattr(component, name, None)
     stated = getattr(method, "__module__", "") == types.__name__ and name not in BODIES
-    unwritten = getattr(method, "__name__", "") == "_forward_unimplemented"  # torch's
+    unwritten = getattr(method, "__name__", "") == "_forward_unimplemented"  # of torch.nn.Module
     return None if stated or unwritten else method
 
 
 BODIES = ("to", "latents", "encode")
-"""Methods that protocols of core/types give to what extends them."""
+"""Methods of the protocols in core/types that have a usable body."""
 
 
 def _can_be_called(component: Any, name: str, arguments: str) -> bool:
@@ -207,7 +211,7 @@ def _can_be_called(component: Any, name: str, arguments: str) -> bool:
         _signature(component, name).bind(*by_place, **dict.fromkeys(_names(named)))
     except TypeError:
         return False
-    except ValueError:  # it does not say what it takes
+    except ValueError:  # a builtin without a signature
         return True
     return True
 
@@ -217,7 +221,7 @@ def _names(text: str) -> list[str]:
 
 
 def _signature(component: Any, name: str) -> inspect.Signature:
-    """How a method is called on an object."""
+    """Return the signature of a method as called on an object."""
     signature = inspect.signature(getattr(component, name))
     if isinstance(inspect.getattr_static(component, name), staticmethod | classmethod):
         return signature
@@ -225,7 +229,7 @@ def _signature(component: Any, name: str) -> inspect.Signature:
 
 
 def _shown(component: Any, name: str) -> str:
-    """The arguments of a method as they are written, without types and defaults."""
+    """Return the arguments of a method as written, without types and defaults."""
     bare = [
         parameter.replace(annotation=parameter.empty, default=parameter.empty)
         for parameter in _signature(component, name).parameters.values()

@@ -1,4 +1,4 @@
-"""Configurations whose mathematics is the same, though they are named differently. Torch-free."""
+"""Detection of configurations that are mathematically equal under different names. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from dit_lab.runs.folder import digest
 from dit_lab.runs.recorded import deciding
 
 RECTIFIED = {"path": "linear", "prediction": "velocity", "weighting": "none"}
-"""Options with which flow matching is rectified flow, up to its sigma_min."""
+"""Options with which flow matching equals rectified flow, up to its sigma_min."""
 
 SAME_MATHEMATICS = "the same mathematics up to flow_matching's sigma_min"
 
 
 def idea(tree: Mapping[str, Any]) -> str:
-    """A hash that is equal for rectified flow, and flow matching that does the same, sampled
-    alike."""
+    """Return a hash, equal for rectified flow and equivalent flow matching, sampled alike."""
     keys = {**deciding(tree), "sampler": tree["sampler"], "guidance": tree["guidance"]}
     options = {name: keys.get(f"objective.{name}") for name in RECTIFIED}
     if options == RECTIFIED and (keys.get("objective.sigma_min") or 0.0) <= 1e-3:

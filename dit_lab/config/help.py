@@ -1,4 +1,4 @@
-"""What a configuration's options mean, written beside their values."""
+"""YAML of a configuration with the meaning of its options as comments."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ LINE = re.compile(r"( *)(\w+):")
 
 
 def with_help(config: Any) -> str:
-    """A typed configuration as YAML, with a comment after each option that says something of
-    itself: its meaning, and what may be chosen."""
+    """Return a typed configuration as YAML, with help and choices of options as comments."""
     return "".join(
         f"{line}  # {said}\n" if (said := _of(config, path)) else f"{line}\n"
         for line, path in _paths(to_yaml(to_tree(config)))
@@ -23,7 +22,7 @@ def with_help(config: Any) -> str:
 
 
 def _paths(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The lines of a YAML text, each with the keys that lead to it; [] for an item of a list."""
+    """Yield the lines of a YAML text, each with the keys that lead to it; [] for items of lists."""
     above: list[str] = []
     for line in text.splitlines():
         if found := LINE.match(line):
@@ -32,7 +31,7 @@ def _paths(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _of(config: Any, path: list[str]) -> str:
-    """The comment of the option at a path; "" where there is nothing to say."""
+    """Return the comment for the option at a path, or ""."""
     *parents, name = path or [""]
     owner = config
     for parent in parents:

@@ -1,7 +1,7 @@
-"""The overrides of one command, composed by Hydra.
+"""Composition of the overrides of one command by Hydra.
 
-Every refusal becomes one line that names the key, what was given, what is allowed and the closest
-valid spelling.
+Every error becomes one line with the key, the given value, the allowed values and the closest valid
+spelling.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from dit_lab.core.text import quoted
 from dit_lab.runs.folder import flatten
 
 SET_OTHERS = ("experiment", "patch")
-"""Groups whose members, where they lie in no file, set keys of other groups."""
+"""Groups whose members set keys of other groups, if they are not defined in files."""
 
 Chosen = tuple[DictConfig, dict[str, str]]
-"""The composed members of the groups, and their names: not to be changed."""
+"""The composed configuration and the names of its members; neither may be modified."""
 
 KEPT = 256
-"""How many compositions a process remembers."""
+"""Number of compositions that are cached per process."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folders:
-    """The user's configuration folders; what lies in them is looked at once for such an object."""
+    """The user's configuration folders; their content is cached per object."""
 
     paths: tuple[Path, ...] = ()
 
@@ -57,26 +57,28 @@ NO_FOLDERS = Folders()
 
 
 def user_folders(given: Iterable[Path] = ()) -> Folders:
-    """`./conf` and the given ones, where there are any. Raises RequestError."""
+    """Return `./conf` and the given folders, as far as they exist. Raises RequestError."""
     paths = tuple(search_path.user_config_dirs(given))
     return Folders(paths) if paths else NO_FOLDERS
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What is composed with, beside the package's own files: folders, and what lies in no file of
-    theirs, `group/name` -> what it sets."""
+    """Sources of a composition besides the package's files.
+
+    These are the user's folders, and members that are not in files: `group/name` -> values.
+    """
 
     folders: Folders
     nodes: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    text: str = ""  # of the nodes
+    text: str = ""  # the nodes, for comparison
 
 
 class Request:
-    """The overrides of one command, parsed and told apart: those that choose a group's member,
-    which decide what keys exist, and those that set a key.
+    """The parsed overrides of a command: choices of group members, and values of keys.
 
-    recorded: what a run recorded, `group/name` -> what it sets.
+    The chosen members determine which keys exist. `recorded` is the configuration that a run
+    recorded: `group/name` -> values.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Request:
         self.folders = folders
         self._recorded = recorded or {}
         self.groups: dict[str, str] = {}  # group -> chosen member
-        self._early: list[str] = []  # groups taken away
+        self._early: list[str] = []  # overrides that remove a group
         self._values: list[tuple[str, str]] = []  # (key, override text)
         known = search_path.groups()
         for text in overrides:
@@ -104,45 +106,47 @@ class Request:
             raise RequestError(f"{text}: several values at once make a sweep, which needs -m{one}")
         key, value = parsed.key_or_group, parsed.get_value_element_as_str()
         if key in groups and parsed.package is not None:
-            raise RequestError(f"{text}: a group has one place; write {key}=NAME")
+            raise RequestError(
+                f"{text}: the package of a group cannot be changed; write {key}=NAME"
+            )
         if key in groups and not parsed.is_delete():
             _check_members(text, key, parsed.value())
             self.groups[key] = value.strip("'\"")
         elif key in groups:
             self._early.append(text)
         elif self._is_of_component(key) and not parsed.is_delete():
-            # The class says which keys there are: its file may leave out those with a default.
+            # The class defines the keys: the member's file may omit those with a default.
             self._values.append((key, text if text.startswith("+") else f"++{text}"))
         else:
             self._values.append((key, text))
 
     def _is_of_component(self, key: str) -> bool:
-        """Whether a key is an option of a component, or of a member of its group."""
+        """Return whether a key is an option of a component, or of a named member of its group."""
         top = key.partition(".")[0]
         per_member = top == PER_MEMBER and self.config_name == "train"
         return top in (*COMPONENT_GROUPS, *LISTS) or per_member
 
     @property
     def experiment(self) -> str:
-        """The override that names a recipe, `experiment=NAME`; "" where there is none."""
+        """The override `experiment=NAME` that names a recipe, or ""."""
         name = self.groups.get("experiment", "")
         return f"experiment={name}" if name else ""
 
     @property
     def typed(self) -> set[str]:
-        """The keys that are set, in what is left when groups are chosen."""
+        """The keys that overrides set, apart from groups."""
         return {key for key, _ in self._values}
 
     def value(self, key: str) -> Any:
-        """What a key is set to; None where it is not."""
+        """Return the value that overrides set for a key, or None."""
         texts = [text for of, text in self._values if of == key]
         return parse_override(texts[-1]).value() if texts else None
 
     def apply(self, config: DictConfig, *, which: Callable[[str], bool]) -> None:
-        """Set the typed keys that are asked for. Raises RequestError for one that is not there.
+        """Set the keys of overrides that `which` selects. Raises RequestError for an unknown key.
 
-        Hydra has no public name for this. To compose again takes 109 ms, this 3 ms. Versions of
-        Hydra that might lack it are not allowed (pyproject.toml).
+        This calls a private function of Hydra, because composing again takes 109 ms instead of 3
+        ms. Versions of Hydra that might lack it are excluded in pyproject.toml.
         """
         texts = [text for key, text in self._values if which(key)]
         try:
@@ -157,8 +161,10 @@ class Request:
             raise RequestError(" ".join(str(error).split())) from None
 
     def of_recipe_alone(self) -> Chosen | None:
-        """What the recipe composes to by itself; None where there is none, or where it leaves a
-        choice to the command."""
+        """Return the composition of the recipe without other overrides.
+
+        Returns None without a recipe, or if the recipe leaves a choice to the command.
+        """
         if "experiment" not in self.groups:
             return None
         with suppress(RequestError):
@@ -167,14 +173,14 @@ class Request:
         return None
 
     def alone(self, group: str, member: str) -> DictConfig:
-        """What a member of a group sets by itself."""
+        """Return the values that a single member of a group sets."""
         typed = [f"{group}={quoted(member)}"]
         return self._composed(_alone(group), typed, Sources(self.folders))[0]
 
     def choose(self) -> Chosen:
-        """The members of the groups, composed, and their names."""
+        """Return the composition of the chosen members, and their names."""
         overrides = [
-            # Quoted, so that patch=2 names a member and not a number.
+            # Quoted, so that Hydra reads patch=2 as a name and not as a number.
             f"{group}={member}" if group in LISTS else f"{group}={quoted(member)}"
             for group, member in self.groups.items()
         ]
@@ -183,7 +189,7 @@ class Request:
 
     @cached_property
     def _sources(self) -> Sources:
-        """Raises RequestError for an experiment that there is not."""
+        """The sources of the composition. Raises RequestError for an unknown experiment."""
         nodes = dict(self._recorded)
         if (experiment := self.groups.get("experiment")) is not None:
             nodes |= recipe_nodes(experiment, search_path.experiments(self.folders.paths))
@@ -199,15 +205,15 @@ class Request:
         except RecursionError:
             chosen = ", ".join(f"{group}={member}" for group, member in self.groups.items())
             raise RequestError(
-                f"{chosen}: the defaults of a file lead back to itself; a member of your own that "
-                "builds on one of the lab needs another name"
+                f"{chosen}: circular defaults; a user-defined member that extends one of the lab "
+                "needs another name"
             ) from None
         except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
             self._refuse_other_files()
             raise RequestError(" ".join(str(error).split())) from None
 
     def _refuse_other_files(self) -> None:
-        """Refuse a member's file of the user's own that holds no keys and values, by its name."""
+        """Raise RequestError for a chosen file of the user without keys and values, by its name."""
         chosen = [Path(group, f"{member}.yaml") for group, member in self.groups.items()]
         for file in (folder / path for folder in self.folders.paths for path in chosen):
             if file.is_file():
@@ -226,7 +232,7 @@ class Request:
         return no_such_choice(group, member, allowed)
 
     def _refuse_unknown_keys(self, chosen: DictConfig) -> None:
-        """Refuse a value for a key that the chosen groups do not have, before Hydra does."""
+        """Raise RequestError for keys that the chosen members do not have."""
         known = {key for key, _ in flatten(to_plain(chosen))}
         for key, text in self._values:
             if text.startswith("+") or key in known:
@@ -244,10 +250,12 @@ class Request:
 
 @lru_cache(KEPT)
 def _compose(config_name: str, overrides: tuple[str, ...], sources: Sources) -> Chosen:
-    """Let Hydra compose, once for what is equal: the package's own files do not change while a
-    process runs. Raises RequestError and what Hydra raises."""
+    """Compose with Hydra; cached, since the package's own files do not change while a process runs.
+
+    Raises RequestError, and all errors of Hydra.
+    """
     alone = {_alone(group): {"defaults": [{group: "???"}]} for group in search_path.groups()}
-    # hook/_none: else Hydra takes an empty list for a value
+    # hook/_none: without a member, Hydra reads an empty list as a value
     for path, values in {**alone, "hook/_none": {}, **sources.nodes}.items():
         group, _, name = path.rpartition("/")
         package = "_global_" if group in SET_OTHERS else None
@@ -269,8 +277,11 @@ def _compose(config_name: str, overrides: tuple[str, ...], sources: Sources) -> 
 
 
 class Members(FileConfigSource):
-    """The members of groups in a folder of the user's: not its other files, which may be those of
-    another program, nor parts of the lab's members that have a name of the lab's."""
+    """The members of groups in a folder of the user.
+
+    Excludes other files, which may belong to another program, and partial files that have the name
+    of one of the package's.
+    """
 
     @staticmethod
     def scheme() -> str:
@@ -283,10 +294,10 @@ class Members(FileConfigSource):
 
 
 def _put_first(folders: Sequence[Path]) -> None:
-    """Let Hydra look into these folders before those of the package, the last one first: a member
-    of the user's own comes before the lab's of the same name.
+    """Put the user's folders before the package's in Hydra's search path, the last one first.
 
-    Hydra has no public name for this: `hydra.searchpath` comes after the package's folder.
+    A member of the user thus replaces the package's member of the same name. This uses private
+    functions of Hydra, since `hydra.searchpath` comes after the package's folder.
     """
     SourcesRegistry.instance().register(Members)
     loader = GlobalHydra.instance().config_loader()
@@ -298,12 +309,12 @@ def _put_first(folders: Sequence[Path]) -> None:
 
 
 def _alone(group: str) -> str:
-    """The name of a configuration that holds a member of this group and nothing else."""
+    """Return the name of a configuration that contains only a member of this group."""
     return f"{group}_alone"
 
 
 def _check_members(text: str, group: str, chosen: Any) -> None:
-    """Refuse what is no name of a member of a group, or of a list no names, such as a path."""
+    """Raise RequestError if a value is not a member's name, or a list of names for a list group."""
     names = chosen if isinstance(chosen, list) and group in LISTS else [chosen]
     if not all(
         isinstance(name, str | int | float | None) and MEMBER.fullmatch(str(name)) for name in names
@@ -313,8 +324,7 @@ def _check_members(text: str, group: str, chosen: Any) -> None:
 
 
 def check_launcher(overrides: Sequence[str]) -> None:
-    """Compose a launcher of Hydra's with its settings, as the process that runs it will do. Raises
-    RequestError."""
+    """Compose a Hydra launcher with its settings, as its process will do. Raises RequestError."""
     try:
         with initialize_config_dir(str(search_path.packaged("conf")), version_base="1.3"):
             compose(None, overrides=list(overrides), return_hydra_config=True)
@@ -326,7 +336,7 @@ def check_launcher(overrides: Sequence[str]) -> None:
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:
-    """Interpolations resolved, nothing of OmegaConf left."""
+    """Return the configuration as plain values, with interpolations resolved."""
     try:
         resolved = to_plain(composed, resolve=True)
         refuse_interpolations(resolved)

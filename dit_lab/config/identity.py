@@ -1,6 +1,6 @@
-"""Which run folder a configuration means, and whether what lies there is the same run.
+"""Identity of a run: its folder and hashes, and the comparison with what is recorded there.
 
-Torch-free: a finished run is shown, and a foreign one refused, without building anything.
+Torch-free: finished runs are shown and foreign ones refused without building anything.
 """
 
 from __future__ import annotations
@@ -51,20 +51,21 @@ from dit_lab.training.optimizers.options import kinds_in
 Tree = Mapping[str, Any]
 
 NO_LONGER_THERE: dict[str, Any] = {"trusted_modules": []}
-"""Keys that configurations had when hashes of all that they say were first recorded."""
+"""Keys that configurations had when hashes of the full configuration were first recorded."""
 
 
 def run_folder(config: RunConfig) -> RunFolder:
-    """`<paths.root>/runs/<name>/<train hash>`; touches nothing. Raises RequestError."""
+    """Return `<paths.root>/runs/<name>/<train hash>` without creating it. Raises RequestError."""
     name = checked_name("name", config.name)
     return RunFolder(Path(config.paths.root) / "runs" / name / train_hash(config))
 
 
 def train_hash(config: RunConfig) -> str:
-    """12 hex digits of what decides the weights; equal for commands that train the same thing.
+    """Return 12 hex digits that identify the trained weights; equal for equivalent commands.
 
-    What was forced to go on depends on the run that it goes on from, so that is part of its hash,
-    and of the hashes of all that extends it. So are the weights that it began with.
+    A forced continuation (`resume=force:RUN`) depends on the run that it continues, so that run is
+    part of its hash and of the hashes of all its extensions. Initial weights are also part of the
+    hash.
     """
     inherited = {}
     if parent := parent_run(config):
@@ -77,19 +78,21 @@ def train_hash(config: RunConfig) -> str:
 
 
 def config_hash(config: RunConfig) -> str:
-    """12 hex digits of all that a configuration says."""
+    """Return 12 hex digits of the full configuration."""
     return recorded_hash(to_tree(config))
 
 
 def recorded_hash(tree: Tree) -> str:
-    """The same of a configuration as a file holds it."""
+    """Return the hash of the full configuration from a file."""
     return digest({**NO_LONGER_THERE, **as_hashed(tree)})
 
 
 def as_hashed(config: Tree) -> dict[str, Any]:
-    """A configuration as it enters hashes, which stay what they were when the package grows:
-    components under the names that they had first, and without options that were added later
-    where these have the value that changes nothing."""
+    """Return a configuration as it is hashed, which keeps hashes stable as the package grows.
+
+    Components have their original names, and options that were added later are left out at their
+    default, which has no effect.
+    """
     found = dict(without_neutral(RunConfig, config))
     for group in COMPONENT_GROUPS:
         if group in found:
@@ -111,8 +114,10 @@ def _as_hashed(group: str, options: Tree) -> Tree:
 
 
 def initial_weights(config: RunConfig) -> str:
-    """What `init_from` names, wherever it lies: the run's hash, the step and which weights; ""
-    where training begins with random ones. Raises RequestError."""
+    """Return the identity of the weights of `init_from`: hash of the run, step and name.
+
+    It does not depend on their location, and is "" for random initial weights. Raises RequestError.
+    """
     if parent := parent_run(config):
         return str(recorded(parent).get("initial_weights", ""))
     if config.init_from is None:
@@ -128,7 +133,7 @@ def initial_weights(config: RunConfig) -> str:
 
 
 def initial_run(config: RunConfig) -> tuple[RunFolder, Path | None]:
-    """The run of `init_from` and its checkpoint, or an exported file. Raises RequestError."""
+    """Return the run and checkpoint of `init_from`, or its exported file. Raises RequestError."""
     given = f"init_from={config.init_from}"
     try:
         folder, checkpoint = find_run(str(config.init_from), root=Path(config.paths.root))
@@ -142,24 +147,27 @@ def initial_run(config: RunConfig) -> tuple[RunFolder, Path | None]:
 
 
 def parent_run(config: RunConfig) -> RunFolder | None:
-    """The run that `resume=RUN` extends."""
+    """Return the run that `resume=RUN` extends, or None."""
     name = config.resume.removeprefix("force:")
     return None if name in ("auto", "never", "force") else RunFolder(Path(name))
 
 
 def is_forced(config: RunConfig) -> bool:
-    """Whether to go on with a run that is no longer the same."""
+    """Return whether training resumes regardless of changes to the run."""
     return config.resume.partition(":")[0] == "force"
 
 
 def identity(
     config: RunConfig, shapes: Shapes, *, before: Tree, codec: str | None = None
 ) -> dict[str, Any]:
-    """What identity.json records: hashes of configuration, code and data, and the data's facts.
+    """Return the content of identity.json: hashes of configuration, code and data, and data facts.
 
-    `before` is what it recorded so far; `codec` the codec's fingerprint, None before it is loaded.
-    A run that was recorded before code was compared by its meaning goes on, with the old hash as a
-    note `predates` of its own.
+    A run recorded before code was compared by its meaning can be continued; its old code hash is
+    kept as `predates`.
+
+    Args:
+        before: The content that is recorded so far.
+        codec: Fingerprint of the codec; None before it is loaded.
     """
     line = before or _inherited(config)
     now = {
@@ -184,18 +192,18 @@ def identity(
 
 
 def source_now(config: RunConfig) -> dict[str, Any]:
-    """What the source files that decide the weights mean now, and a hash of all of them."""
+    """Return digests of the current source files that determine the weights, and a hash of them."""
     return source_of(targets_in(deciding(to_tree(config))))
 
 
 def source_of(targets: Sequence[str]) -> dict[str, Any]:
-    """The same for the components that decide the weights, by their names."""
+    """Return the same for given components that determine the weights, by their names."""
     code = deciding_code(targets, own_code(targets))
     return {"code_hash": code_hash(code), "code_hash_of": CODE_HASH_OF, "code_files": code}
 
 
 def targets_in(tree: Tree) -> list[str]:
-    """The names of all components in a configuration or in a part of it."""
+    """Return the names of all components in a configuration or a part of it."""
     found: list[str] = []
     for key, value in flatten(tree):
         if key == "optimizer.groups":
@@ -206,18 +214,20 @@ def targets_in(tree: Tree) -> list[str]:
 
 
 def evaluating_targets(tree: Tree) -> list[str]:
-    """The names of the components that decide what is measured: all but hooks."""
+    """Return the names of all components that affect evaluations: all except hooks."""
     return targets_in({key: value for key, value in tree.items() if key != "hook"})
 
 
 def evaluating_code(targets: Iterable[str]) -> str:
-    """A hash of the source files that measure runs of such components, as they are now."""
+    """Return a hash of the current source code that evaluates runs of these components."""
     return code_hash(code_files(EVALUATING_CODE, own_code(targets)))
 
 
 def own_code(targets: Iterable[str]) -> dict[str, Path]:
-    """The source files of trusted modules that components lie in, and of those that these import,
-    by their path within the package."""
+    """Return the source files of user-defined components and of trusted modules that they import.
+
+    The keys are paths within the packages.
+    """
     return own_closure(targets, trust.source_files(trust.trusted_modules()))
 
 
@@ -227,8 +237,7 @@ def _pairs_fingerprint(config: RunConfig) -> str:
 
 
 def _inherited(config: RunConfig) -> dict[str, list[str]]:
-    """What a new run takes over from the one that it extends: the hashes of the runs that it goes
-    on from, the nearest first, and what was forced on the way."""
+    """Return the ancestors of a new run, nearest first, and the forced changes among them."""
     parent = parent_run(config)
     if parent is None:
         return {"ancestors": [], "forced_over": []}
@@ -241,10 +250,9 @@ def _inherited(config: RunConfig) -> dict[str, list[str]]:
 
 
 def refuse_foreign(folder: RunFolder, config: RunConfig, now: Mapping[str, Any]) -> None:
-    """Raise RequestError where the run that lies there was made by other code or data.
+    """Raise RequestError if the run in the folder was made by other code or data.
 
-    `resume=never` and `resume=force` answer the question that the message asks. Where nothing was
-    trained yet there is nothing to ask about.
+    Nothing is refused with `resume=never` or `resume=force`, or if the run has no checkpoint.
     """
     if config.resume == "never" or is_forced(config):
         return
@@ -263,7 +271,7 @@ def refuse_foreign(folder: RunFolder, config: RunConfig, now: Mapping[str, Any])
 
 
 def set_aside(folder: RunFolder) -> Path:
-    """Move a run out of the way, whole; refused while somebody writes to it. Returns where to."""
+    """Rename a run folder and return its new path. Raises if another process writes to it."""
     with Lease(folder.lease):
         stamp = time.strftime("%Y%m%d-%H%M%S")
         aside = folder.root.with_name(f"{folder.root.name}.before-{stamp}-{os.getpid()}")

@@ -1,6 +1,7 @@
-"""Every key of a configuration: what it takes, its default and what it means. Torch-free.
+"""Reference of all configuration keys: type, default and meaning. Torch-free.
 
-The words stand where an option is declared: in `schema.py`, and in the `options.py` of each part.
+The texts are those of the options' declarations, in `schema.py` and in the `options.py` of each
+package.
 """
 
 from __future__ import annotations
@@ -26,36 +27,39 @@ from dit_lab.core.options import default_of
 
 GROUPS = {
     "model": "size of the DiT, or an architecture",
-    "objective": "what is trained",
+    "objective": "training objective",
     "coupling": "which noise a training image is paired with",
-    "sampler": "how images are drawn; auto: the objective's own",
+    "sampler": "sampler of images; auto: the default of the objective",
     "dataset": "the images",
     "codec": "images to latents and back",
-    "optimizer": "how weights are stepped",
-    "schedule": "of the learning rate",
-    "metric": "what samples are measured by",
-    "hook": "code of your own that a training calls",
+    "optimizer": "optimizer of the trainable parameters",
+    "schedule": "schedule of the learning rate",
+    "metric": "metrics of generated samples",
+    "hook": "user-defined callbacks of training",
 }
 
 VERBS = ("sample", "evaluate", "encode", "check")
-"""Those that have keys which training has not."""
+"""Commands with keys that training does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One key, as `describe --key` and the reference show it."""
+    """A key as shown by `describe --key` and in the reference."""
 
     name: str  # training.total_steps
     takes: str  # a whole number at least 1
-    default: str  # "" where it has to be given
+    default: str  # "" if a value is required
     meaning: str
-    of: tuple[str, ...] = ()  # the members of its group that have it; all where empty
+    of: tuple[str, ...] = ()  # members of its group, or commands, that have it; () for all
 
 
 @cache
 def all_keys() -> tuple[Key, ...]:
-    """Every key, in the order of the configuration: those of training first, with the options of
-    each component, then what other verbs have besides."""
+    """Return all keys in the order of the configuration.
+
+    Keys of training come first, with the options of each component, then further keys of other
+    commands.
+    """
     tree = to_tree(Composer().compose([]).config)
     tree["paths"] = read_recipe(search_path.member_file("paths", "default"))
     found = list(_of_root(TrainConfig, tree))
@@ -71,7 +75,7 @@ def all_keys() -> tuple[Key, ...]:
 
 
 def search(text: str) -> list[Key]:
-    """The keys of this name, or else those that have the text in their name or meaning."""
+    """Return the key of this name, or else the keys whose name or meaning contains the text."""
     exact = [key for key in all_keys() if key.name == text]
     low = text.lower()
     return exact or [
@@ -109,7 +113,7 @@ def _key(name: str, field: Any, default: Any) -> Key:
 
 
 def _as_text(value: Any) -> str:
-    """As it would be typed."""
+    """Return a value as written in an override."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_as_text, value))}]"
     if isinstance(value, dict):
@@ -129,7 +133,7 @@ def _group(group: str, defaults: dict[str, Any]) -> Key:
 
 
 def _of_group(group: str) -> Iterator[Key]:
-    """The options of a group's components; one that several have with the same words once."""
+    """Yield the options of a group's components, merging those that are declared equally."""
     members = _members(group)
     of_all: dict[Key, list[str]] = {}
     for target, schema in COMPONENTS.get(group, {}).items():
@@ -145,13 +149,13 @@ def _of_group(group: str) -> Iterator[Key]:
 
 
 def _resolved(schema: type[Any], field: Any) -> Any:
-    """A field with its type instead of the type's name."""
+    """Return a field with its type resolved."""
     hint = typing.get_type_hints(schema)[field.name]
     return types.SimpleNamespace(type=hint, metadata=field.metadata)
 
 
 def _members(group: str) -> dict[str, tuple[str, ...]]:
-    """`_target_` -> the names of the lab's members that have it, their bases included."""
+    """Return `_target_` -> names of the package's members with it, including inherited targets."""
     found: dict[str, list[str]] = {}
     for name in search_path.choices(group):
         if target := _target(group, name):

@@ -1,5 +1,8 @@
-"""What goes over what in a configuration: the files of the chosen members, what a recipe sets, what
-is set for one member of a group, the defaults of components, and what is typed."""
+"""Precedence of values in a configuration, lowest first.
+
+Defaults of components; files of the chosen members; the recipe; options set for one member of a
+group; overrides.
+"""
 
 from __future__ import annotations
 
@@ -25,22 +28,22 @@ from dit_lab.training.optimizers.options import SCHEDULE_FREE
 Tree = dict[str, Any]
 
 OPEN = ("tags",)
-"""Keys whose names below them are the user's to choose."""
+"""Keys with names chosen by the user below them."""
 
 
 @dataclass(kw_only=True)
 class Composition:
-    """What the overrides of a command compose to."""
+    """The composition of a command's overrides."""
 
     config: DictConfig
     choices: dict[str, str]  # group -> member
     experiment: str = ""  # experiment=NAME
-    notes: list[str] = field(default_factory=list)  # what of a recipe does not apply, and why
-    of_recipe: set[str] = field(default_factory=set)  # keys that the recipe sets
-    dropped: dict[str, str] = field(default_factory=dict)  # option to be set -> why it is not
+    notes: list[str] = field(default_factory=list)  # recipe values that do not apply, and why
+    of_recipe: set[str] = field(default_factory=set)  # keys that have a value of the recipe
+    dropped: dict[str, str] = field(default_factory=dict)  # dropped option -> reason
 
     def blamed(self, refusal: str) -> str:
-        """Whose value is refused, to be added to a refusal of one that nobody typed."""
+        """Return a suffix for an error about a value that the recipe has set; else ""."""
         key = refusal.partition(":")[0].partition("=")[0]
         return f"; {self.experiment} sets it" if key in self.of_recipe else ""
 
@@ -52,11 +55,16 @@ def composition(
     recipe_axes: Collection[str] = (),
     of_sweep: bool = False,
 ) -> Composition:
-    """The composed configuration and the chosen members of its groups. Raises RequestError.
+    """Compose a configuration and choose the members of its groups.
 
-    objective: the `_target_` that a run recorded; `sampler=auto` becomes its natural sampler, and
-    without a run that of the composed objective.
-    recipe_axes, of_sweep: as for `Composer.compose`.
+    Args:
+        objective: The `_target_` of the objective that a run recorded, which determines
+            `sampler=auto`; None for the objective of this configuration.
+        recipe_axes: See `Composer.compose`.
+        of_sweep: See `Composer.compose`.
+
+    Raises:
+        RequestError: A key or member is unknown.
     """
     chosen, choices = request.choose()
     found = Composition(
@@ -74,7 +82,7 @@ def composition(
 
 
 class Layers:
-    """One composition in the making."""
+    """A composition in progress, to which each method applies one layer."""
 
     def __init__(self, request: Request, found: Composition) -> None:
         self._request = request
@@ -87,10 +95,10 @@ class Layers:
         self._per_member: Tree = to_plain(self._config.pop(PER_MEMBER, OmegaConf.create()))
         _check_per_member(self._per_member, request)
 
-    # ---- members ---------------------------------------------------------------------------------
+    # ---- chosen members --------------------------------------------------------------------------
 
     def _now(self, group: str) -> Member:
-        """The chosen member: by its file, or the `_target_` that the recipe or the command sets."""
+        """Return the chosen member, from its file or a `_target_` of the recipe or overrides."""
         name = self._found.choices.get(group, group)
         target = (self._config.get(group) or {}).get("_target_")
         of_recipe = self._of_recipe.get(group, {}).get("_target_")
@@ -101,7 +109,7 @@ class Layers:
         return Member(group=group, name=name, target=target)
 
     def _before(self, group: str) -> Member | None:
-        """The member that the recipe is written for; None where that is left to the command."""
+        """Return the member for which the recipe was written; None if it leaves that open."""
         if (alone := self._request.of_recipe_alone()) is None:
             return None
         config, choices = alone
@@ -110,15 +118,18 @@ class Layers:
         return Member(group=group, name=choices.get(group, group), target=target)
 
     def _is_anew(self, group: str) -> bool:
-        """Whether the command chooses another member of a group than the recipe does."""
+        """Return whether overrides choose another member of a group than the recipe."""
         if group not in self._request.groups:
             return False
         alone = self._request.of_recipe_alone()
         return alone is not None and alone[1].get(group) != self._request.groups[group]
 
     def _own(self, group: str) -> set[str]:
-        """The options of a group that files set which the command has chosen in the place of the
-        recipe's: those of its member, and of groups that set a part of it, such as `patch`."""
+        """Return the options of a group that come from files chosen instead of the recipe's.
+
+        These are the files of the group's member, and of groups that set a part of it, such as
+        `patch`.
+        """
         others = [name for name in self._request.groups if name not in (*COMPONENT_GROUPS, *LISTS)]
         files = [
             self._request.alone(name, self._request.groups[name])
@@ -130,8 +141,10 @@ class Layers:
     # ---- layers ----------------------------------------------------------------------------------
 
     def choose_sampler(self, objective: str | None) -> None:
-        """The natural sampler for `sampler=auto`, and in the place of a recipe's that does not fit
-        the objective that the command has chosen."""
+        """Choose the default sampler of the objective for `sampler=auto`.
+
+        It also replaces a recipe's sampler that does not fit an objective chosen by overrides.
+        """
         named = self._found.choices.get("sampler")
         is_auto = named == "auto"
         if not is_auto and ("sampler" in self._request.groups or not self._is_anew("objective")):
@@ -146,8 +159,7 @@ class Layers:
                 self._note([f"sampler={named}"], f"{self._now('objective').name} takes {fit[0]}")
 
     def choose_schedule(self) -> None:
-        """A constant rate in the place of a recipe's that falls, for an optimizer without one that
-        the command has chosen."""
+        """Replace a recipe's decaying schedule by a constant one for a schedule-free optimizer."""
         if "schedule" in self._request.groups or not self._is_anew("optimizer"):
             return
         optimizer, target = self._now("optimizer"), self._now("schedule").target
@@ -159,12 +171,12 @@ class Layers:
             self._note([f"schedule={named}"], f"{optimizer.name} takes constant")
 
     def _take(self, group: str, member: str) -> None:
-        """Choose a member in the place of the one that is chosen."""
+        """Replace the chosen member of a group."""
         self._config[group] = self._request.alone(group, member)[group]
         self._found.choices[group] = member
 
     def lay_recipe(self) -> None:
-        """Set what of the recipe reaches the chosen members, and note what does not."""
+        """Apply the values of the recipe that fit the chosen members, and note the others."""
         for group, section in self._of_recipe.items():
             if group in LISTS:
                 self._lay_list(group, section)
@@ -192,11 +204,11 @@ class Layers:
         self._found.of_recipe |= {f"{group}.{name}" for name in kept if name not in set_otherwise}
 
     def _lay_list(self, group: str, section: Tree) -> None:
-        """The same for a group of which several members are chosen, each by its own name."""
+        """Apply the recipe's values for a group with several members, each under its own name."""
         members = self._config.get(group) or {}
         known = search_path.choices(group, self._request.folders.paths)
         for name, options in section.items():
-            if name in members or name not in known:  # else it is misspelt, or a whole component
+            if name in members or name not in known:  # unknown: misspelt, or a whole component
                 self._config[group] = OmegaConf.merge(
                     self._config.get(group) or {}, {name: options}
                 )
@@ -206,7 +218,7 @@ class Layers:
                 self._note(keys, f"{name} is not chosen")
 
     def lay_per_member(self) -> None:
-        """Set what is given for the chosen members by name."""
+        """Apply the options that are set for the chosen members by name."""
         for group in self._per_member:
             if group in LISTS:
                 chosen = self._config.get(group) or {}
@@ -216,8 +228,7 @@ class Layers:
             self._config[group] = OmegaConf.merge(self._config.get(group) or {}, given)
 
     def lay_defaults(self) -> None:
-        """Give components whose options are known their defaults: keys that may be set and
-        referred to."""
+        """Add the defaults of components, so that these keys can be overridden and referred to."""
         places = [(self._config, group, group) for group in COMPONENT_GROUPS]
         places += [
             (self._config[group], name, group)
@@ -232,8 +243,10 @@ class Layers:
                     parent[name] = OmegaConf.merge(defaults(schema), options)
 
     def note_options_to_drop(self, recipe_axes: Collection[str], *, of_sweep: bool) -> None:
-        """Note the options to be set that the chosen members do not have: of the recipe's axes, and
-        all where `sweep.on_refusal` says so."""
+        """Note overridden options that the chosen members do not have, to be dropped.
+
+        Dropped are options of the recipe's axes and, with `sweep.on_refusal=drop_option`, all.
+        """
         typed = self._request.value("sweep.on_refusal")
         asked = typed or (self._config.get("sweep") or {}).get("on_refusal")
         for group in COMPONENT_GROUPS:
@@ -248,9 +261,9 @@ class Layers:
                     self._found.dropped[key] = f"{key}: {now.name} has none"
 
     def lay_typed(self) -> None:
-        """Set what is typed, but for what is dropped."""
+        """Apply the overrides, except dropped ones."""
         dropped = self._found.dropped
-        OmegaConf.set_struct(self._config, True)  # a key that is not there is refused
+        OmegaConf.set_struct(self._config, True)  # unknown keys are refused
         for name in OPEN:
             if isinstance(self._config.get(name), DictConfig):
                 OmegaConf.set_struct(self._config[name], False)
@@ -262,7 +275,7 @@ class Layers:
     # ---- helpers ---------------------------------------------------------------------------------
 
     def _typed_of(self, group: str) -> list[str]:
-        """The options of a group that are typed."""
+        """Return the options of a group that overrides set."""
         return [
             key.removeprefix(f"{group}.")
             for key in self._request.typed
@@ -270,7 +283,7 @@ class Layers:
         ]
 
     def _options_of(self, member: Member) -> Tree:
-        """What is given for a member by its name."""
+        """Return the options that are set for a member by its name."""
         return self._per_member.get(member.group, {}).get(member.name) or {}
 
     def _note(self, keys: list[str], why: str) -> None:
@@ -285,7 +298,7 @@ def _is_per_member(key: str) -> bool:
 
 
 def _check_per_member(given: Tree, request: Request) -> None:
-    """Refuse what is given for a group or a member that there is not. Raises RequestError."""
+    """Raise RequestError for options that are set for an unknown group or member."""
     for group, members in given.items():
         key = f"{PER_MEMBER}.{group}"
         if group not in (*COMPONENT_GROUPS, *LISTS):

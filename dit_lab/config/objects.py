@@ -1,4 +1,4 @@
-"""Checked values as typed configurations, and back: files hold the one, code reads the other."""
+"""Conversion between plain values, as in files, and typed configurations, as in code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Config = TypeVar("Config")
 
 
 def to_config(kind: type[Config], tree: Mapping[str, Any]) -> Config:
-    """A typed configuration of what `checked_types` has checked."""
+    """Create a typed configuration from values that `checked_types` has checked."""
     values = dict(tree)
     for name, section in sections(cast(Any, kind)).items():
         values[name] = section(**tree[name])
@@ -33,18 +33,18 @@ def to_config(kind: type[Config], tree: Mapping[str, Any]) -> Config:
 
 
 def to_component(path: str, options: Mapping[str, Any]) -> Component:
-    """A component's options as an object of its options class; `path` is its dotted key."""
+    """Create the options object of a component; `path` is its dotted key."""
     return component_options(path, options)(**options)
 
 
 def to_tree(config: Any) -> dict[str, Any]:
-    """A typed configuration as nested plain values, as files hold it."""
+    """Return a typed configuration as nested plain values."""
     return dataclasses.asdict(config)
 
 
 @cache
 def sections(kind: Any) -> dict[str, Any]:
-    """The fields of a configuration that have options of their own and are no components."""
+    """Return the fields of a configuration that have options themselves and are not components."""
     hints = typing.get_type_hints(kind)
     return {
         name: hint

@@ -1,4 +1,4 @@
-"""Overrides as they are typed: parsed one by one, and looked up. Torch-free."""
+"""Parsing and lookup of overrides. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hydra.errors import HydraException
 from dit_lab.core.errors import RequestError
 
 MEMBER = re.compile(r"[\w+-][\w .+-]*")
-"""The name of a member of a group, which is that of its file: nothing that leads elsewhere."""
+"""Name of a member of a group, which is a file name and cannot lead to another folder."""
 
 ARM = "arms."
-"""`arms.NAME=OVERRIDE` defines an arm; what it is set to is no value of Hydra's grammar."""
+"""`arms.NAME=OVERRIDE` defines an arm; its value is not in Hydra's grammar."""
 
 
 def parse_override(text: str) -> Override:
-    """What was typed, as Hydra understands it. Raises RequestError."""
+    """Parse an override with Hydra's grammar. Raises RequestError."""
     if text.startswith(ARM) and "=" in text:
         key, _, value = text.partition("=")
         return Override(OverrideType.CHANGE, key, ValueType.ELEMENT, value, None, input_line=text)
@@ -35,7 +35,11 @@ def parse_override(text: str) -> Override:
 
 
 def option(overrides: Sequence[str], key: str) -> Any:
-    """The value given for a key on the command line, the last one if there are several; or None."""
+    """Return the last value that overrides give to a key, or None.
+
+    Raises:
+        RequestError: The override has several values.
+    """
     found = [text for text in overrides if text.partition("=")[0] == key]
     if not found:
         return None
@@ -49,7 +53,7 @@ def option(overrides: Sequence[str], key: str) -> Any:
 
 
 def no_such_choice(group: str, member: str, allowed: Sequence[str]) -> str:
-    """The message for a member that a group does not have."""
+    """Return the message for an unknown member of a group."""
     close = difflib.get_close_matches(member, allowed, n=1)
     hint = f"; did you mean {group}={close[0]}?" if close else ""
     return f"{group}={member}: no such choice; allowed: {', '.join(allowed)}{hint}"

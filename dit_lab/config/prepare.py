@@ -1,7 +1,7 @@
-"""What every command starts from: a request that was composed and checked, in one order.
+"""Preparation of commands: requests are composed and checked in a fixed order.
 
-`prepare` is for training, by itself, as a job of a sweep or after a reflow; `prepare_for_run` for
-what draws from a trained run. Nothing is written, and nothing slow is imported.
+`prepare` is for training, alone, as a job of a sweep or after a reflow; `prepare_for_run` for
+commands that sample from a trained run. Nothing is written, and nothing slow is imported.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A training that can be begun, or gone on with."""
+    """A training that can start or resume."""
 
     config: RunConfig
     shapes: Shapes
     folder: RunFolder
-    identity: Mapping[str, Any]  # what identity.json will hold
-    before: Mapping[str, Any]  # what it holds, {} before there is one
-    notes: Sequence[str]  # on data that no run has been trained on so far
+    identity: Mapping[str, Any]  # the future content of identity.json
+    before: Mapping[str, Any]  # the present content of identity.json, or {}
+    notes: Sequence[str]  # on the data, if this is a new run
 
     @property
     def is_finished(self) -> bool:
@@ -66,14 +66,16 @@ class Prepared:
 
 
 def prepare(config: RunConfig) -> Prepared:
-    """Check a composed training, by itself and against what lies in its run folder. Raises
-    RequestError."""
+    """Check a composed training, by itself and against its run folder. Raises RequestError."""
     config = with_processes(config)
     return prepare_folder(config, check_request(config, look=check_data))
 
 
 def check_request(config: RunConfig, *, look: Callable[[RunConfig], Found]) -> Found:
-    """Check a composed training by itself; what a look at its data finds. Raises RequestError."""
+    """Check a composed training by itself, and return the result of `look`. Raises RequestError.
+
+    `look` reads and checks the data.
+    """
     check_settings(config)
     found = look(config)
     check_initial(config)
@@ -81,7 +83,7 @@ def check_request(config: RunConfig, *, look: Callable[[RunConfig], Found]) -> F
 
 
 def prepare_folder(config: RunConfig, shapes: Shapes) -> Prepared:
-    """Check a training against what lies in its run folder. Raises RequestError."""
+    """Check a training against its run folder. Raises RequestError."""
     check_root(config)
     folder = run_folder(config)
     before = {} if config.resume == "never" else recorded_training(folder)
@@ -107,8 +109,10 @@ def prepare_folder(config: RunConfig, shapes: Shapes) -> Prepared:
 
 
 def _line(config: RunConfig) -> Mapping[str, Any]:
-    """What the run recorded that this one goes on from, or has pairs of: its data is read as that
-    one's was, so that classes stay in their order. {} where there is none."""
+    """Return the identity of the run that is extended, or that drew the pairs, or {}.
+
+    The data is read by the rules of that run, so that the classes keep their order.
+    """
     if parent := parent_run(config):
         return recorded(parent)
     pairs = getattr(config.coupling, "pairs", None)
@@ -117,14 +121,14 @@ def _line(config: RunConfig) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedForRun(Generic[Chosen]):
-    """What is to be drawn from a trained run."""
+    """A request to sample from a trained run."""
 
-    run: str  # as it was given
-    root: Path  # in which it is looked up
+    run: str  # the value of run=
+    root: Path  # root folder of the search
     folder: RunFolder
     recorded: RunConfig
     chosen: Chosen
-    config: RunConfig  # what was recorded, with what was chosen anew in its place
+    config: RunConfig  # the recorded one with the values of this command
     shapes: Shapes
 
 
@@ -137,7 +141,11 @@ def prepare_for_run(
 ) -> PreparedForRun[Chosen]:
     """Compose and check `conf/sample.yaml` or `conf/evaluate.yaml` over what `run=RUN` recorded.
 
-    given: what `given_run` has found, where that is known. Raises RequestError.
+    Args:
+        given: The result of `given_run`, if it is known already.
+
+    Raises:
+        RequestError: The run is not found, or the request does not fit it.
     """
     run, root, folder, recorded = given or given_run(overrides)
     chosen = compose_for_run(kind, overrides, recorded=recorded, config_dirs=config_dirs)

@@ -1,8 +1,8 @@
-"""What a recipe sets of components, and how far it reaches the members that are chosen.
+"""Recipes: the values that they set for components, and which of these apply to other members.
 
-A recipe is written for its own members of groups. Where a command chooses others, an option of the
-recipe applies where the chosen member has it and it means the same there; else it is dropped, and
-said. What a command sets itself is never dropped.
+A recipe is written for its own members of groups. If a command chooses others, an option of the
+recipe applies only if the chosen member has it with the same meaning; otherwise it is dropped with
+a note. Overrides are never dropped.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component
 
 OF_RECIPE = "of_recipe"
-"""Where the composed configuration holds what recipes set of components: group -> options."""
+"""Key of the composed configuration with the values of recipes for components: group -> options."""
 
 PER_MEMBER = "options"
-"""group -> member -> options: values for one member of a group, of a recipe or typed."""
+"""Key with options for single members, from a recipe or overrides: group -> member -> options."""
 
 ARMS = "arms"
-"""Of a recipe, its named arms, which are no part of a configuration."""
+"""Key of a recipe with its arms, which are not part of a configuration."""
 
 
 def recipe_nodes(name: str, known: Mapping[str, Path]) -> dict[str, Any]:
-    """A named experiment and those that it is built on, as Hydra is told of them:
-    `experiment/NAME` -> what it sets. Raises RequestError."""
+    """Return an experiment and its bases as nodes for Hydra: `experiment/NAME` -> values.
+
+    Raises RequestError.
+    """
     nodes = {}
     for base, recipe in recipes_of(name, known):
         node = to_plain(recipe)
@@ -47,15 +49,17 @@ def recipe_nodes(name: str, known: Mapping[str, Path]) -> dict[str, Any]:
 def recipes_of(
     name: str, known: Mapping[str, Path], built_on: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, DictConfig]]:
-    """A named experiment and those that it is built on, the outermost first, with their recipes;
-    `built_on` are those that build on it. Raises RequestError."""
+    """Yield an experiment and the experiments that it extends, with their recipes, outermost first.
+
+    `built_on` are the experiments that extend it. Raises RequestError.
+    """
     if name not in known:
         raise RequestError(no_such_choice("experiment", name, sorted(known)))
     file = known[name] / "recipe.yaml"
     if name in built_on:
         raise RequestError(
-            f"{file}: its defaults lead back to itself; a recipe of your own that builds on one of "
-            "the lab needs another name"
+            f"{file}: circular defaults; a user-defined recipe that extends one of the lab needs "
+            "another name"
         )
     recipe = load_recipe(file)
     yield name, recipe
@@ -70,11 +74,11 @@ class Member:
 
     group: str
     name: str
-    target: Any  # its `_target_`; None where it is not known
+    target: Any  # its `_target_`, or None if unknown
 
     @property
     def schema(self) -> type[Component] | None:
-        """Its options class; None where there is none, which is refused later."""
+        """Its options class, or None if unknown, which is refused later."""
         try:
             return component_options(self.group, {"_target_": self.target})
         except RequestError:
@@ -82,7 +86,7 @@ class Member:
 
 
 def has_option(schema: type[Component] | None, key: str) -> bool:
-    """Whether a class has an option, as far as the class is known; `key` may lead into it."""
+    """Return whether a class has an option; True for an unknown class. `key` may be dotted."""
     name = key.partition(".")[0]
     return schema is None or any(field.name == name for field in dataclasses.fields(schema))
 
@@ -90,11 +94,14 @@ def has_option(schema: type[Component] | None, key: str) -> bool:
 def why_not(
     name: str, value: Any, now: Member, before: Member | None, *, own: Collection[str] = ()
 ) -> str:
-    """Why an option of a recipe does not reach the member that is chosen `now`; "" where it does,
-    and where no class has it, so that it is refused.
+    """Return why an option of a recipe does not apply to the chosen member, or "" if it does.
 
-    before: the recipe's own member, None where it leaves the choice to the command.
-    own: options that the files of members set which the command has chosen in their place.
+    Also returns "" if no class has the option, so that it is refused later.
+
+    Args:
+        now: The chosen member.
+        before: The recipe's own member; None if it leaves the choice to the command.
+        own: Options that are set by the files of members that the command chose instead.
     """
     schema, made_for = now.schema, before.schema if before else None
     if not has_option(schema, name):
@@ -111,6 +118,6 @@ def why_not(
 
 
 def _transfers(name: str, *schemas: type[Component] | None) -> bool:
-    """Whether the value of an option means the same for these classes, by what they say."""
+    """Return whether an option has the same meaning in all these classes, as they declare."""
     fields = [f for of in schemas if of for f in dataclasses.fields(of) if f.name == name]
     return all(field.metadata.get("transfers", True) for field in fields)

@@ -1,7 +1,7 @@
-"""What runs, jobs of sweeps and benchmark records hold, as a typed configuration of this command.
+"""Reading of recorded configurations of runs, jobs and benchmarks as typed configurations.
 
-Somebody else may have made these files: their values are literals, in which nothing is resolved,
-and they do not say where this command writes.
+Somebody else may have made these files, so their values are literals without interpolation, and
+they do not determine where this command writes.
 """
 
 from __future__ import annotations
@@ -25,24 +25,31 @@ from dit_lab.runs.folder import RunFolder
 from dit_lab.runs.former_names import with_names_of_today
 
 REFERENCE = "reference"
-"""The folder below `paths.root` for what was found out about real images, for all runs."""
+"""Folder below `paths.root` that caches results about real images, for all runs."""
 
 FORMER_KEYS = ("trusted_modules",)
-"""Keys of records that mean nothing any more: what is trusted is said by the command."""
+"""Keys of old records without meaning: only a command can grant trust."""
 
 
 def read_recorded(folder: RunFolder, *, root: Path | None = None, hooks: bool = False) -> RunConfig:
-    """The configuration that a run recorded, with the paths of this command: `paths.root` is
-    `root`, or else the folder below which the run lies. Raises RequestError."""
+    """Return the configuration that a run recorded, with the paths of this command.
+
+    Args:
+        root: `paths.root`; None for the folder below which the run lies.
+        hooks: Keep the hooks, which must then be trusted and found.
+
+    Raises:
+        RequestError: The configuration cannot be read, or does not fit this version.
+    """
     found = read_exported(folder.root)["config"] if folder.is_exported else read_yaml(folder.config)
     recorded = as_recorded(found, folder.config, hooks=hooks)
     return rebased(recorded, root or root_of(folder))
 
 
 def as_recorded(tree: Mapping[str, Any], file: Path, *, hooks: bool = False) -> RunConfig:
-    """The configuration in a file, as it stands there. Raises RequestError.
+    """Return the configuration in a file, with its own paths. Raises RequestError.
 
-    hooks: those of its training as well, which only a training needs to trust and to find.
+    `hooks` keeps its hooks, which only training needs to trust and find.
     """
     left_out = FORMER_KEYS if hooks else (*FORMER_KEYS, "hook")
     kept = {key: value for key, value in tree.items() if key not in left_out}
@@ -63,8 +70,7 @@ def as_recorded(tree: Mapping[str, Any], file: Path, *, hooks: bool = False) -> 
 
 
 def rebased(config: RunConfig, root: Path) -> RunConfig:
-    """The configuration with what it writes below `root`; its store as well, where that was the
-    one of the folder that it wrote to before."""
+    """Return the configuration with another `paths.root`, and its default store there as well."""
     tracking = config.tracking
     if tracking.uri == trust.default_store(config.paths.root):
         tracking = replace(tracking, uri=trust.default_store(root))
@@ -73,8 +79,10 @@ def rebased(config: RunConfig, root: Path) -> RunConfig:
 
 
 def root_of(folder: RunFolder) -> Path:
-    """The `paths.root` below which a run lies; `outputs` where it lies outside of one, or in one
-    that this user cannot write to."""
+    """Return the `paths.root` below which a run lies.
+
+    Returns `outputs` if the run is outside of a root folder, or this user cannot write there.
+    """
     above = folder.root.absolute().parents
     inside = not folder.is_exported and len(above) > 2 and above[1].name == "runs"
     own = inside and all(map(may_write, (above[2], above[2] / REFERENCE)))
@@ -82,8 +90,7 @@ def root_of(folder: RunFolder) -> Path:
 
 
 def recorded_overrides(texts: Iterable[str], where: str) -> list[str]:
-    """Overrides that a file holds, to be composed again. Raises RequestError where one would be
-    resolved."""
+    """Return overrides from a file, to compose again. Raises RequestError for interpolations."""
     kept = list(texts)
     for text in kept:
         if INTERPOLATION in text:

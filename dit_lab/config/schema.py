@@ -1,7 +1,7 @@
-"""The typed shape of the configuration. Types and ranges only: the values live in conf/.
+"""Typed schema of the configuration: types and ranges. The values are in conf/.
 
-The options of components are in the `options.py` of each part. Nothing here imports torch, so a
-wrong key is refused in a second.
+The options of components are in the `options.py` of each package. Nothing here imports torch, so a
+wrong key is refused within a second.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from omegaconf import MISSING
 
 from dit_lab.core.options import Component, option
 
-# Annotations are evaluated by OmegaConf 2.3, which knows Optional[...] but not X | None.
+# OmegaConf 2.3 evaluates these annotations; it supports Optional[...] but not X | None.
 # ruff: noqa: UP045
 
-MOST_IMAGES = 100_000_000  # to draw or to measure
-MOST_AT_ONCE = 10_000_000  # images of a batch
+MOST_IMAGES = 100_000_000  # to sample or to evaluate
+MOST_AT_ONCE = 10_000_000  # images per batch
 MOST_PROCESSES = 1_024  # on one machine
 
 DROP_OPTION = "drop_option"
-"""`sweep.on_refusal` where jobs leave out the typed options that their members do not have."""
+"""Value of `sweep.on_refusal` with which jobs drop overrides of options that their members lack."""
 
 
 @dataclass
@@ -30,10 +30,10 @@ class EMA:
     decays: list[float] = option(help="EMA decays; the first is what is sampled and evaluated")
     warmup: bool = option(help="decay (1 + n) / (10 + n) up to ema.decays: for short runs")
     power_stds: list[float] = option(
-        help="widths of power-function averages, such as [0.05,0.1]: any other is made of them"
+        help="widths of power-function EMAs (EDM2), such as [0.05,0.1], for post-hoc EMA"
     )
     snapshot_every_steps: int = option(
-        at_least=0, help="between snapshots of power-function averages"
+        at_least=0, help="steps between snapshots for post-hoc EMA; 0: none"
     )
 
 
@@ -48,7 +48,7 @@ class Guidance:
     rescale: float = option(
         at_least=0,
         at_most=1,
-        help="1: guided outputs get back the standard deviation of plain ones",
+        help="1: guided outputs are rescaled to the standard deviation of unguided ones",
     )
     weak_run: Optional[str] = option(
         help="RUN, a smaller model or an earlier checkpoint to guide away from (autoguidance)"
@@ -59,10 +59,10 @@ class Guidance:
 class Sample:
     num_images: int = option(at_least=1, at_most=MOST_IMAGES, help="images to draw")
     labels: Optional[list[int | str]] = option(
-        help="classes, by name or number, cycled through; null: all in turn"
+        help="classes, by name or number, repeated cyclically; null: all classes"
     )
     batch_size: int = option(
-        at_least=1, at_most=MOST_AT_ONCE, help="drawn at once; changes no image"
+        at_least=1, at_most=MOST_AT_ONCE, help="images per batch; does not affect the images"
     )
     seed: int = option(at_least=0, help="of the noise")
     weights: str = option(
@@ -83,27 +83,33 @@ class Training:
     compile: bool = option(
         help="torch.compile of the blocks: minutes at the start, faster steps on GPUs"
     )
-    clip_norm: Optional[float] = option(above=0, help="of the gradients; null: no clipping")
+    clip_norm: Optional[float] = option(above=0, help="maximum gradient norm; null: no clipping")
     log_every_steps: int = option(at_least=1, help="steps between logged rows")
     checkpoint_every_steps: int = option(at_least=0, help="0: only at the end")
-    keep_last: Optional[int] = option(at_least=1, help="so many checkpoints; null: all")
+    keep_last: Optional[int] = option(at_least=1, help="newest checkpoints to keep; null: all")
     keep_every_steps: int = option(
-        at_least=0, help="keep also the checkpoints of every so many steps; 0: none"
+        at_least=0, help="also keep the checkpoints at multiples of this step; 0: none"
     )
     keep_finished: Optional[int] = option(
         None,
         at_least=1,
         later=True,
-        help="so many checkpoints stay once the run is finished; null: all",
+        help="newest checkpoints to keep once the run is finished; null: all",
     )
-    sample_every_steps: int = option(at_least=0, help="samples are drawn; 0: only at the end")
-    validate_every_steps: int = option(at_least=0, help="held-out loss; 0: only at the end")
-    evaluate_every_steps: int = option(at_least=0, help="samples are measured; 0: only at the end")
+    sample_every_steps: int = option(
+        at_least=0, help="steps between sample grids; 0: only at the end"
+    )
+    validate_every_steps: int = option(
+        at_least=0, help="steps between held-out losses; 0: only at the end"
+    )
+    evaluate_every_steps: int = option(
+        at_least=0, help="steps between evaluations of samples; 0: only at the end"
+    )
     max_skipped_in_a_row: int = option(
         at_least=1, help="non-finite steps are skipped; the run fails after so many in a row"
     )
     hang_after_seconds: Optional[float] = option(
-        above=0, at_most=10**7, help="without progress; then the run fails; null: never"
+        above=0, at_most=10**7, help="time without progress after which the run fails; null: never"
     )
     system_metrics: bool = option(
         True, later=True, help="processor, memory, GPU in each logged row"
@@ -122,11 +128,11 @@ class Precision:
 @dataclass
 class Distributed:
     num_processes: Any = option(help="auto: one for each GPU; under torchrun, in all")
-    sharded: bool = option(help="each process holds a part of weights and averages (FSDP2)")
+    sharded: bool = option(help="shard parameters, optimizer state and averages (FSDP2)")
     processes_per_copy: Optional[int] = option(
-        at_least=1, help="that share a copy (hybrid sharding); null: all"
+        at_least=1, help="processes that share one sharded copy (hybrid sharding); null: all"
     )
-    cpu_offload: bool = option(help="shards and steps in the host's memory: slower")
+    cpu_offload: bool = option(help="keep shards and optimizer steps on the CPU; slower")
 
 
 @dataclass
@@ -139,19 +145,19 @@ class Evaluation:
     num_images: int = option(
         at_least=0,
         at_most=MOST_IMAGES,
-        help="generated images that are measured against real ones; 0: none",
+        help="generated images to compare with real ones; 0: none",
     )
-    # what has a default was not there when older runs were recorded
+    # options with a default were added after runs had been recorded without them
     num_seeds: int = option(
-        1, at_least=1, at_most=10_000, help="measure so often, with seeds from sample.seed on"
+        1, at_least=1, at_most=10_000, help="repeat with so many seeds, from sample.seed on"
     )
     labels: str = option(
         "training",
         choices=("training", "balanced", "random"),
-        help="of generated images: as frequent as in training, in turn, or drawn",
+        help="of generated images: as frequent as in training, balanced, or random",
     )
     reference_images: int = option(
-        at_least=1, at_most=MOST_IMAGES, help="training images that they are compared with, at most"
+        at_least=1, at_most=MOST_IMAGES, help="maximum number of training images to compare with"
     )
     likelihood_images: int = option(
         at_least=0,
@@ -197,12 +203,12 @@ class Sweep:
         at_least=1, at_most=1_000_000, help="jobs of a search (hydra/sweeper=optuna)"
     )
     trials_at_once: Optional[int] = option(
-        at_least=1, help="proposed together; null: one for each slot"
+        at_least=1, help="trials proposed at once; null: one per slot"
     )
     metric: Optional[str] = option(
-        help="that a search goes by; null: the primary metric of the report"
+        help="objective of a search; null: the primary metric of the report"
     )
-    failed_value: Optional[float] = option(help="of a failed trial; null: it is not counted")
+    failed_value: Optional[float] = option(help="objective of a failed trial; null: it is ignored")
 
 
 @dataclass
@@ -212,7 +218,7 @@ class Paths:
 
 @dataclass
 class RunConfig:
-    """What a run records. Each component has the options class that its `_target_` names."""
+    """The configuration that a run records. A component has the options class of its `_target_`."""
 
     seed: int = option(at_least=0, help="of everything that is random in training")
     name: str = option(filled=True, help="of the run folder; null: the experiment, or the groups")
@@ -259,7 +265,7 @@ class TrainConfig(RunConfig):
 
 @dataclass
 class SampleConfig:
-    """`conf/sample.yaml`: what may be chosen anew for a trained run."""
+    """`conf/sample.yaml`: the settings for sampling from a trained run."""
 
     run: str = option(help="RUN")
     out: str = option(
@@ -277,7 +283,7 @@ class SampleConfig:
 
 @dataclass
 class EvaluateConfig:
-    """`conf/evaluate.yaml`: what may be chosen anew when a trained run is measured."""
+    """`conf/evaluate.yaml`: the settings for evaluating a trained run."""
 
     run: str = option(help="RUN")
     baselines: bool = option(help="also a memoriser and a Gaussian for each class")
@@ -296,7 +302,7 @@ class EvaluateConfig:
 
 @dataclass
 class EncodeConfig:
-    """`conf/encode.yaml`: which images become which latents, and where they are kept."""
+    """`conf/encode.yaml`: the images to encode, the codec, and the folder of the latents."""
 
     out: str = option(help="the folder that is written")
     dtype: str = option(choices=("float16", "float32"), help="of the means and log-variances")
@@ -315,7 +321,7 @@ class EncodeConfig:
 
 @dataclass
 class CheckConfig:
-    """`conf/check.yaml`: which images are looked at."""
+    """`conf/check.yaml`: the images to check."""
 
     out: Optional[str] = option(help="a JSON file for the whole report")
     num_processes: Optional[int] = option(
@@ -335,4 +341,4 @@ ROOTS: dict[str, Any] = {
 }
 
 ADDED = "choices"
-"""What composing adds to a configuration, and no key sets."""
+"""Key that is added by composition and cannot be set."""

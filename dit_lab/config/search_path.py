@@ -1,7 +1,8 @@
-"""Where the package's own configuration and experiments lie, and where users put theirs.
+"""Locations of the configurations and experiments of the package and of the user.
 
 In a wheel they are `dit_lab/conf` and `dit_lab/experiments`; in a checkout (editable install) they
-stand beside the package. Standard library only: `--help` lists groups and experiments from here.
+are next to the package. Uses only the standard library, since `--help` lists groups and
+experiments.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from pathlib import Path
 from dit_lab.core.errors import RequestError
 
 OF_USERS = ("experiment", "hook")
-"""Groups to which users add, whether or not the package has members of them in conf/."""
+"""Groups to which users add members, even if the package has none in conf/."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def packaged(name: str) -> Path:
-    """The folder `conf` or `experiments` that came with the package."""
+    """Return the folder `conf` or `experiments` of the package."""
     installed = _PACKAGE / name
     return installed if installed.is_dir() else _PACKAGE.parent / name
 
 
 def user_config_dirs(given: Iterable[Path] = ()) -> list[Path]:
-    """Further configuration folders: `./conf` and those given by `--config-dir`."""
+    """Return the user's configuration folders: `./conf` and those of `--config-dir`."""
     given = list(given)
     for path in given:
         if not path.is_dir():
@@ -36,9 +37,9 @@ def user_config_dirs(given: Iterable[Path] = ()) -> list[Path]:
 
 
 def own_choices(given: Iterable[Path] = ()) -> str:
-    """What the user's own folders mean for a command, in one line; "" where there are none.
+    """Return a line on what the user's folders add or replace, or "".
 
-    A member or a recipe of the user's own comes before the lab's of the same name.
+    A member or a recipe of the user replaces the package's one of the same name.
     """
     found = []
     for folder in user_config_dirs(given):
@@ -72,7 +73,7 @@ def own_choices(given: Iterable[Path] = ()) -> str:
 
 
 def choices(group: str, config_dirs: Iterable[Path] = ()) -> list[str]:
-    """The names that `group=NAME` accepts; files that start with _ are parts of others."""
+    """Return the names that `group=NAME` accepts. Files that begin with _ are parts of others."""
     folders = [packaged("conf"), *config_dirs]
     if group == "experiment":
         return sorted(experiments(folders[1:]))
@@ -82,13 +83,13 @@ def choices(group: str, config_dirs: Iterable[Path] = ()) -> list[str]:
 
 
 def groups() -> list[str]:
-    """The configuration groups, those of users included."""
+    """Return the names of all config groups, including those for users."""
     found = {path.name for path in packaged("conf").iterdir() if path.is_dir()}
     return sorted({*found, *OF_USERS})
 
 
 def groups_to_choose(config_dirs: Iterable[Path] = ()) -> list[str]:
-    """Those with more than one member or with one of the user's own, and `experiment`."""
+    """Return the groups with several members or with a member of the user, and `experiment`."""
     dirs = list(config_dirs)
     least = {group: 1 if group in OF_USERS else 2 for group in groups()}
     return [
@@ -99,8 +100,11 @@ def groups_to_choose(config_dirs: Iterable[Path] = ()) -> list[str]:
 
 
 def experiments(config_dirs: Iterable[Path] = ()) -> dict[str, Path]:
-    """Named experiments: name -> folder with recipe.yaml, of the package, of `./experiments` and
-    below `experiments` of each configuration folder; of one name the last counts."""
+    """Return experiments by name, with the folder of their recipe.yaml.
+
+    They are those of the package, of `./experiments`, and of `experiments` in each configuration
+    folder; the last one of a name is used.
+    """
     own = [Path("experiments"), *(folder / "experiments" for folder in config_dirs)]
     return {
         recipe.parent.name: recipe.parent
@@ -110,15 +114,17 @@ def experiments(config_dirs: Iterable[Path] = ()) -> dict[str, Path]:
 
 
 def member_file(group: str, name: str, config_dirs: Iterable[Path] = ()) -> Path:
-    """The file of a group's member: the user's own before the package's, of several the last. It
-    need not exist."""
+    """Return the file of a group's member, which need not exist.
+
+    Files of the user precede those of the package; of several, the last one is used.
+    """
     own = [folder / group / f"{name}.yaml" for folder in config_dirs]
     found = [file for file in own if file.is_file()]
     return found[-1] if found else packaged("conf") / group / f"{name}.yaml"
 
 
 def experiment_folder(name: str) -> Path:
-    """The folder of a named experiment. Raises RequestError."""
+    """Return the folder of an experiment. Raises RequestError if it is unknown."""
     known = experiments()
     if name not in known:
         raise RequestError(f"{name}: no such experiment; there are {', '.join(sorted(known))}")
@@ -126,11 +132,11 @@ def experiment_folder(name: str) -> Path:
 
 
 def header(experiment: Path) -> dict[str, str]:
-    """What the comments at the head of a recipe say: question, hardware, time, expected."""
+    """Return the comments at the head of a recipe: question, hardware, time, expected."""
     found = {}
     try:
         text = (experiment / "recipe.yaml").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):  # who runs it is told why
+    except (OSError, UnicodeDecodeError):  # running it reports the reason
         return {}
     for line in text.splitlines():
         if not line.startswith("# "):

@@ -1,8 +1,8 @@
-"""The schema of a component of the user's own, read from the signature of its class or function.
+"""Schema of a user-defined component, from the signature of its class or function.
 
-The annotations say everything: `Literal["a", "b"]` lists the allowed values,
-`Annotated[float, option(above=0)]` gives bounds, and an argument's default holds where the
-configuration gives no value. Torch-free, as the schema is; the user's module need not be.
+`Literal["a", "b"]` lists the allowed values, `Annotated[float, option(above=0)]` sets bounds, and
+an argument's default applies if the configuration has no value. Torch-free, though modules of the
+user may import torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dit_lab.data.options import Dataset
 from dit_lab.evaluation.options import Metric
 from dit_lab.training.optimizers.options import Optimizer
 
-# Types are put together here at run time, which Optional[...] and Union[...] are for.
+# Types are built at run time, which requires Optional[...] and Union[...].
 # ruff: noqa: UP007, UP045
 
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None), Any)
@@ -37,14 +37,15 @@ BASES: dict[str, type[Component]] = {
     "metric": Metric,
     "optimizer": Optimizer,
 }
-"""What every component of a group has, with defaults: a user's file need not repeat it."""
+"""Options with defaults that every component of a group has, and that a user's file may omit."""
 
 
 @cache
 def component_schema(group: str, target: str, component: Any) -> type[Component]:
-    """The typed arguments of the class or function that `target` names, as a schema.
+    """Return a schema of the typed arguments of the class or function that `target` names.
 
-    Raises RequestError for an annotation that no key can be checked against.
+    Raises:
+        RequestError: An annotation cannot be checked.
     """
     annotations = _annotations(group, target, component)
     fields = []
@@ -59,7 +60,7 @@ def component_schema(group: str, target: str, component: Any) -> type[Component]
                 f"{group}.{name}: {target} says {inspect.formatannotation(parameter.annotation)}, "
                 f"which no key can hold; {HINT}"
             ) from None
-        if group == "optimizer":  # no two of them mean the same by a rate
+        if group == "optimizer":  # learning rates of different optimizers are not comparable
             limits = {**limits, "transfers": False}
         fields.append((name, *_field(kind, limits, parameter.default)))
     base = BASES.get(group, Component)
@@ -72,8 +73,7 @@ def component_schema(group: str, target: str, component: Any) -> type[Component]
 
 
 def check_optimizer(target: str, kind: type[Any]) -> None:
-    """Raise RequestError for a class that the training loop cannot step: it gives one `step()` for
-    each gradient, and nothing else."""
+    """Raise RequestError for an optimizer that does not take exactly one `step()` per gradient."""
     step = inspect.unwrap(getattr(kind, "step", lambda optimizer: None))
     asked = [
         parameter.name
@@ -104,7 +104,7 @@ def _line(error: Exception) -> str:
 
 
 def _annotations(group: str, target: str, component: Any) -> dict[str, Any]:
-    """What the arguments are said to be, by name."""
+    """Return the annotations of the arguments by name."""
     call = component.__init__ if inspect.isclass(component) else component
     try:
         return typing.get_type_hints(call, include_extras=True)
@@ -116,7 +116,7 @@ def _annotations(group: str, target: str, component: Any) -> dict[str, Any]:
 
 
 def _field(kind: Any, limits: dict[str, Any], default: Any) -> tuple[Any, Any]:
-    """Type and dataclass field of an argument with this default."""
+    """Return type and dataclass field of an argument with this default."""
     if default is inspect.Parameter.empty:
         return kind, dataclasses.field(default=MISSING, metadata=limits)
     if default is None:
@@ -125,9 +125,10 @@ def _field(kind: Any, limits: dict[str, Any], default: Any) -> tuple[Any, Any]:
 
 
 def _checkable(hint: Any) -> tuple[Any, dict[str, Any]]:
-    """A type that OmegaConf checks, and the bounds and choices beside it; or TypeError.
+    """Return a type that OmegaConf can check, and bounds and choices. Raises TypeError.
 
-    Of a union, the members that a configuration can hold count: `float | Tensor` is a float.
+    Of a union, only the members that a configuration can contain count: `float | Tensor` is a
+    float.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
@@ -140,7 +141,7 @@ def _checkable(hint: Any) -> tuple[Any, dict[str, Any]]:
     if origin in (list, tuple, dict):
         members = [(a, {}) if a is ... else _checkable(a) for a in arguments]
         if any(limits for _, limits in members):
-            raise TypeError  # only a whole value is checked, not what is in it
+            raise TypeError  # bounds are checked for whole values only, not for items
         return origin[tuple(kind for kind, _ in members)], {}
     if hint not in PLAIN:
         raise TypeError
@@ -148,7 +149,7 @@ def _checkable(hint: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _bounded(hint: Any, *notes: Any) -> tuple[Any, dict[str, Any]]:
-    """The type inside Annotated, with what `option(...)` says among the notes."""
+    """Return the type inside Annotated, with the metadata of `option(...)`."""
     kind, limits = _checkable(hint)
     bounds: dict[str, Any] = {}
     for note in notes:

@@ -1,4 +1,4 @@
-"""What people who know other tools type, and what the lab calls it. Torch-free."""
+"""Suggestions for keys under the names of other training frameworks. Torch-free."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ KEYS_OF_OTHERS = {
     "name": "run_name exp_name experiment_name project",
     "init_from": "ckpt checkpoint pretrained load_from init_checkpoint",
 }
-"""A key of the lab -> what other trainers call it."""
+"""Key of this package -> names in other training frameworks."""
 
 _MEANT: dict[str, list[str]] = {}
 for _key, _names in KEYS_OF_OTHERS.items():
@@ -69,8 +69,10 @@ for _key, _names in KEYS_OF_OTHERS.items():
 
 
 def meant(key: str, known: Iterable[str]) -> str:
-    """The known keys, joined by "or", that somebody means who types another tool's name; ""
-    where there are none. Of a key in a section, those of that section alone."""
+    """Return the known keys that another framework's name may stand for, joined by "or"; else "".
+
+    For a key in a section, only keys of that section are returned.
+    """
     section, _, leaf = key.rpartition(".")
     names = set(known)
     found = [
@@ -82,22 +84,21 @@ def meant(key: str, known: Iterable[str]) -> str:
 
 
 def lacking(key: str) -> str:
-    """The option of a component that such a name stands for, where the chosen one has none; ""
-    for all other keys."""
+    """Return the option that such a name stands for but the chosen component lacks, or ""."""
     names = [name for name in _MEANT.get(key, []) if name.partition(".")[0] in COMPONENT_GROUPS]
     return "" if "." in key or not names else names[0]
 
 
 def names_option(key: str, known: Iterable[str]) -> bool:
-    """Whether a word without a section is an option, here or for users of other tools."""
+    """Return whether a name without a section is an option, here or in another framework."""
     leaves = {name.rpartition(".")[2] for name in known}
     return key in leaves or bool(meant(key, known) or lacking(key))
 
 
 def unknown_key(key: str, candidates: Iterable[str], *, verb: str = "train") -> str:
-    """The message for a key that nothing reads; `verb` is the command that it was given to."""
+    """Return the message for an unknown key of the command `verb`."""
     names = sorted(name for name in candidates if not name.endswith("._target_"))
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.51)  # more than half
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.51)  # more than half alike
     if known := meant(key, names):
         return f"{key}: no such key; did you mean {known}?"
     if verb == "train" and (option := lacking(key)):
@@ -117,7 +118,7 @@ def unknown_key(key: str, candidates: Iterable[str], *, verb: str = "train") -> 
 
 @cache
 def takes_list(key: str) -> bool:
-    """Whether a dotted key of a training is a list, as far as the package's own classes say."""
+    """Return whether a key of a training configuration is a list, by the package's classes."""
     group, _, name = key.partition(".")
     if group in COMPONENTS:
         return any(_is_list(schema, name) for schema in COMPONENTS[group].values())
@@ -132,7 +133,7 @@ def _is_list(schema: Any, name: str) -> bool:
 
 
 def holds_lists(hint: Any) -> bool:
-    """Whether a type is a list, or a list or null."""
+    """Return whether a type is a list, or a list or null."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     members = set(typing.get_args(hint) if union else (hint,)) - {type(None)}
     return bool(members) and all(typing.get_origin(member) in (list, tuple) for member in members)

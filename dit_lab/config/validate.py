@@ -1,4 +1,4 @@
-"""Types and ranges: every key known, every value of its type, in one line where it is not."""
+"""Validation of types and ranges: known keys, values of their type, and errors of one line."""
 
 from __future__ import annotations
 
@@ -31,17 +31,20 @@ from dit_lab.core.options import WORDS, Component, default_of
 from dit_lab.runs.folder import flatten
 
 INTERPOLATION = "${"
-"""What OmegaConf would resolve."""
+"""Start of an OmegaConf interpolation."""
 
 LIMIT = 2**63
-"""Above every number, which has to fit into torch's integers."""
+"""Bound on all numbers, which must fit into torch's integers."""
 
 
 def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` in the types of the schema `ROOTS[root]`; raises RequestError for what does not fit.
+    """Return `config` converted to the types of the schema `ROOTS[root]`.
 
-    Components are typed by the class that they name; numbers in strings are converted, as OmegaConf
-    does.
+    Components have the types of the class that they name. Numbers in strings are converted, as in
+    OmegaConf.
+
+    Raises:
+        RequestError: A key is unknown, or a value has the wrong type or range.
     """
     checked = _typed(_as_typed_in(ROOTS[root]), config, "")
     refuse_unregistered(
@@ -56,8 +59,7 @@ def checked_types(root: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_patches(tree: dict[str, Any], choices: dict[str, str]) -> dict[str, str]:
-    """Take the patch size that a recipe or the defaults chose out of a configuration where the
-    model is of the user's own and has none; what is then chosen. Raises RequestError."""
+    """Remove the patch size if the model is user-defined and has none; return the choices."""
     model = tree.get("model")
     if not isinstance(model, Mapping) or not trust.is_trusted(str(model.get("_target_"))):
         return choices
@@ -69,8 +71,10 @@ def without_patches(tree: dict[str, Any], choices: dict[str, str]) -> dict[str, 
 
 
 def checked_component(path: str, options: Any, others: Iterable[str] = ()) -> dict[str, Any]:
-    """The options of the component at a dotted key, typed and checked; raises RequestError.
-    `others` are keys elsewhere; one of them may have been meant."""
+    """Return the checked and typed options of the component at a dotted key. Raises RequestError.
+
+    `others` are keys elsewhere, as suggestions for a misspelt one.
+    """
     schema = component_options(path, options)
     typed = _typed(schema, options, f"{path}.", others)
     _check_together(path, schema(**typed))
@@ -79,8 +83,11 @@ def checked_component(path: str, options: Any, others: Iterable[str] = ()) -> di
 
 @cache
 def _as_typed_in(kind: Any) -> type[Any]:
-    """The class of a configuration, or of a part of it, as OmegaConf checks it: components are
-    anything yet, null is what composing fills in, and what composing adds is no key."""
+    """Return a configuration class in the form that OmegaConf checks.
+
+    Components have any type, fields that are filled in later may be null, and `choices` is not a
+    key.
+    """
     hints = typing.get_type_hints(kind)
 
     def loose(field: dataclasses.Field[Any]) -> Any:
@@ -100,7 +107,7 @@ def _as_typed_in(kind: Any) -> type[Any]:
 
 
 def _components(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
-    """Every component: the mapping that holds it, its name there, and its dotted key."""
+    """Yield every component: the mapping that contains it, its name there, and its dotted key."""
     for group in COMPONENT_GROUPS:
         if group in config:
             yield config, group, group
@@ -117,8 +124,7 @@ def _check_together(path: str, component: Component) -> None:
 
 
 def refuse_interpolations(tree: Mapping[str, Any]) -> None:
-    """Raise RequestError for a value or key that would be resolved: of what a file holds nothing
-    is, and of what is typed everything was."""
+    """Raise RequestError for interpolations in values or keys, which are not resolved in files."""
     for key, value in flatten(tree):
         for text in (key, *_texts(value)):
             if INTERPOLATION in text:
@@ -138,12 +144,12 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def to_plain(node: Any, **options: Any) -> dict[str, Any]:
-    """An OmegaConf mapping as plain dictionaries, lists and values."""
+    """Return an OmegaConf mapping as plain dictionaries, lists and values."""
     return cast(dict[str, Any], OmegaConf.to_container(node, **options))
 
 
 def component_options(path: str, options: Any) -> type[Component]:
-    """The options class of the component at a dotted key, by its `_target_`."""
+    """Return the options class of the component at a dotted key, by its `_target_`."""
     if not isinstance(options, Mapping) or "_target_" not in options:
         raise RequestError(no_target(path))
     target, group = options["_target_"], path.partition(".")[0]
@@ -159,10 +165,7 @@ def component_options(path: str, options: Any) -> type[Component]:
 def _typed(
     schema: type, values: Mapping[str, Any], prefix: str, others: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """`values` merged into the schema: plain, typed, complete and within limits.
-
-    `others` are keys elsewhere; one of them may have been meant.
-    """
+    """Return `values` merged into the schema, typed and checked; `others`: keys to suggest."""
     _check_lists(schema, values, prefix)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), values)
@@ -177,7 +180,7 @@ def _typed(
 
 
 def why_refused(schema: type, name: str, value: Any) -> str:
-    """What an option takes, in words, where it does not take this value; "" where it does."""
+    """Return a description of the values that an option accepts if it refuses this one, else ""."""
     (field,) = [field for field in dataclasses.fields(schema) if field.name == name]
     kind = typing.get_type_hints(schema)[name]
     alone = dataclasses.make_dataclass(schema.__name__, [(name, kind, copy(field))])
@@ -191,7 +194,7 @@ def why_refused(schema: type, name: str, value: Any) -> str:
 def _explain(
     schema: type, values: Mapping[str, Any], full_key: str, prefix: str, others: Iterable[str]
 ) -> str:
-    """One line for the key that OmegaConf stumbled over."""
+    """Return the message for the key at which OmegaConf failed."""
     given: Any = values
     for part in full_key.replace("]", "").replace("[", ".").split("."):
         given = given[int(part)] if isinstance(given, list) else given[part]
@@ -216,7 +219,7 @@ def _explain(
 
 
 def _field(schema: type, path: str) -> Any:
-    """The dataclass field at a dotted path, None where there is none; its `type` is resolved."""
+    """Return the dataclass field at a dotted path with its type resolved, or None."""
     found: Any = None
     for part in filter(None, path.split(".")):
         hints = typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
@@ -229,8 +232,10 @@ def _field(schema: type, path: str) -> Any:
 
 
 def _check_lists(schema: type, values: Mapping[str, Any], prefix: str) -> None:
-    """Refuse what OmegaConf lets through or stumbles over: lists in lists, and names where a list
-    belongs, or the other way about."""
+    """Raise RequestError for nested lists, and for mappings instead of lists or vice versa.
+
+    OmegaConf accepts some of these, and fails without a clear message for others.
+    """
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         value, kind = values.get(field.name), hints[field.name]
@@ -282,7 +287,7 @@ def _within(value: Any, limits: Mapping[str, Any]) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a number, or each in a list, is one, and fits into torch's integers."""
+    """Return whether a number, or each in a list, is finite and fits into torch's integers."""
     if isinstance(value, list | tuple):
         return all(map(_is_finite, value))
     return not isinstance(value, int | float) or (math.isfinite(value) and abs(value) < LIMIT)
@@ -299,7 +304,7 @@ _WORDS = {
 
 
 def in_words(field: Any) -> str:
-    """What a field takes, in words."""
+    """Return a description of the values that a field accepts."""
     kinds = _kinds(field.type)
     null = " or null" if type(None) in kinds else ""
     if "choices" in field.metadata:
@@ -313,7 +318,7 @@ def in_words(field: Any) -> str:
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself."""
+    """Return the members of a union, or the type itself."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return typing.get_args(hint) if union else (hint,)
 
@@ -333,7 +338,7 @@ def _kind_in_words(kind: Any) -> str:
 
 
 def no_target(path: str) -> str:
-    """The message for a component that does not say what it is."""
+    """Return the message for a component without `_target_`."""
     group, _, name = path.partition(".")
     if name:
         return f"{path}: not in the list; choose with {group}=[NAME,...], {name} among them"

@@ -1,6 +1,6 @@
-"""Files of YAML: those that this package writes, and those that people write.
+"""Reading and writing of YAML files of this package and of users.
 
-Neither may hold aliases, of which a few lines make gigabytes.
+Aliases are not allowed, since a few lines of them expand to gigabytes.
 """
 
 from __future__ import annotations
@@ -27,36 +27,41 @@ from dit_lab.runs.folder import RunFolder
 Config = dict[str, Any]
 Tree = TypeVar("Tree")
 
-WRITTEN_BYTES = 2 * 2**20  # of what this package writes: ten times its longest
+WRITTEN_BYTES = 2 * 2**20  # limit for the package's own files: ten times the longest
 RECIPE_BYTES = 2**18
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(path: Path) -> Config:
-    """A configuration that this package wrote, as plain values; RequestError where it is none.
+    """Return a configuration that this package wrote, as plain values. Raises RequestError.
 
-    OmegaConf's own reader, which people's files need, takes twenty times as long.
+    OmegaConf's own reader, which files of users need, is twenty times slower.
     """
     with _reading(path):
         loaded = yaml.load(_text(path, WRITTEN_BYTES), Loader=_Loader)
         refuse_unplain(loaded)
-    return _mapping({} if loaded is None else loaded, dict, path)  # an empty file has no keys
+    return _mapping({} if loaded is None else loaded, dict, path)  # of an empty file
 
 
 def read_config(folder: RunFolder) -> Config:
-    """config.yaml of a run as plain values, of the types that `runs.records` declares. Raises
-    RequestError. What composes with it reads it by `config.compose.read_recorded`."""
+    """Return the config.yaml of a run as plain values of the types in `runs.records`.
+
+    Raises RequestError. Code that composes with it uses `config.recorded.read_recorded`.
+    """
     return dict(read_as(records.Config, read_yaml(folder.config), where=folder.config))
 
 
 def read_recipe(path: Path) -> Config:
-    """A recipe as plain values, before it is composed with anything."""
+    """Return a recipe as plain values, before it is composed."""
     return to_plain(load_recipe(path))
 
 
 def load_recipe(path: Path) -> DictConfig:
-    """The keys and values of a file that a person wrote, not to be changed; RequestError where it
-    holds something else."""
+    """Return the content of a user's file, not to be modified.
+
+    Raises:
+        RequestError: It does not contain keys and values.
+    """
     with _reading(path):
         loaded = _loaded(_text(path, RECIPE_BYTES).getvalue(), str(path))
     return _mapping(loaded, DictConfig, path)
@@ -64,14 +69,14 @@ def load_recipe(path: Path) -> DictConfig:
 
 @lru_cache(64)
 def _loaded(text: str, name: str) -> Any:
-    """What OmegaConf makes of a file, which takes it 10 ms for a recipe."""
+    """Return the content of a file, parsed by OmegaConf (10 ms for a recipe, therefore cached)."""
     file = io.StringIO(text)
     file.name = name
     return OmegaConf.load(file)
 
 
 def _text(path: Path, limit: int) -> io.StringIO:
-    """The text of a file without aliases and of little depth, which knows the file's name."""
+    """Return a file's text, named after the file, if it has no aliases and limited nesting."""
     text = io.StringIO(read_within(path, limit=limit).decode())
     text.name = str(path)
     depth = 0
@@ -106,12 +111,12 @@ def _mapping(loaded: Any, kind: type[Tree], path: Path) -> Tree:
 
 
 def to_yaml(config: Config) -> str:
-    """The configuration as files and `--cfg job` show it."""
+    """Return the configuration as YAML for files and `--cfg job`."""
     return OmegaConf.to_yaml(OmegaConf.create(config))
 
 
 def yaml_trouble(error: YAMLError) -> str:
-    """Why a file is no YAML, with its name and line, as one line."""
+    """Return the error of a YAML file as one line, with file name and line number."""
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
         return f"{mark.name}: line {mark.line + 1}: no YAML ({error.problem})"
     return " ".join(str(error).split())

@@ -1,1 +1,1 @@
-"""What every other part stands on: types, random numbers, paths of diffusion, processes, costs."""
+"""Foundations of all packages: types, random numbers, interpolants, processes, costs."""

@@ -1,14 +1,15 @@
-"""What several devices send each other in an optimizer step.
+"""Communication volume of an optimizer step on several devices.
 
-Formulas, no measurement. Torch-free.
+Formulas, not measurements. Torch-free.
 
-Letters: N devices, S of them share the states between them (the shards), R = N / S replicas of such
-a group; P trainable parameters; A micro-batches in a step. S = 1 is DDP, S = N is FSDP, and S = the
-devices of a machine is hybrid sharding: only gradients, and 1/S of them, leave the machine.
+Letters: N devices, S of which share one sharded copy of the states, so that there are R = N / S
+replicas; P trainable parameters; A micro-batches per step. S = 1 is DDP and S = N is FSDP. With S =
+the devices of one machine (hybrid sharding), only gradients leave the machine, 1/S of them per
+device.
 
-A ring all-gather or reduce-scatter of B bytes over n devices makes each send (n - 1)/n B, a ring
-all-reduce 2 (n - 1)/n B (Patarasuk & Yuan 2009, "Bandwidth Optimal All-reduce Algorithms for
-Clusters of Workstations").
+For n devices and B bytes, each device sends (n - 1)/n B in a ring all-gather or reduce-scatter and
+2 (n - 1)/n B in a ring all-reduce (Patarasuk & Yuan 2009, "Bandwidth Optimal All-reduce Algorithms
+for Clusters of Workstations").
 """
 
 from __future__ import annotations
@@ -20,22 +21,25 @@ from dit_lab.core.cost import BFLOAT16_BYTES, FLOAT32_BYTES, Cost
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes that one device sends; it receives as many."""
+    """Bytes that each device sends, and as many that it receives."""
 
-    forward_gather_bytes: float  # of weights, in every micro-batch
-    backward_gather_bytes: float  # again, for they were dropped after the forward pass
-    scatter_bytes: float  # reduce-scatter of the gradients among the S shards, once in a step
-    replica_bytes: float  # all-reduce of a shard's gradients among the R replicas, once in a step
+    forward_gather_bytes: float  # parameters, per micro-batch
+    backward_gather_bytes: float  # parameters again, freed after the forward pass
+    scatter_bytes: float  # reduce-scatter of gradients among the S shards, once per step
+    replica_bytes: float  # all-reduce of gradients among the R replicas, once per step
 
     def step_bytes(self, accumulation: int = 1) -> float:
-        """In an optimizer step."""
+        """Return the bytes per optimizer step of `accumulation` micro-batches."""
         gathered = self.forward_gather_bytes + self.backward_gather_bytes
         return accumulation * gathered + self.scatter_bytes + self.replica_bytes
 
 
 def traffic(model: Cost, *, devices: int, shards: int, bf16: bool) -> Traffic:
-    """What each of N devices sends: gathers of the blocks in the precision of the products and of
-    the rest in float32, which stays gathered; gradients in float32."""
+    """Return the bytes that each of `devices` devices sends.
+
+    Blocks are gathered in the precision of matrix products. All other parameters are gathered in
+    float32 and kept through the backward pass. Gradients are float32.
+    """
     assert devices % shards == 0
     sent, replicas = (shards - 1) / shards, devices // shards
     product_bytes = BFLOAT16_BYTES if bf16 else FLOAT32_BYTES

@@ -1,6 +1,6 @@
-"""What a DiT costs, from numbers alone: parameters, multiply-adds and training memory.
+"""Cost of a DiT from its configuration: parameters, multiply-adds and training memory.
 
-Nothing is built and torch is not imported, so that a configuration can be judged in milliseconds.
+Nothing is built and torch is not imported, so the cost is known within milliseconds.
 
 Letters in the formulas: T tokens, D width, M MLP width, L depth, p patch size, C channels.
 """
@@ -9,43 +9,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TIME_FEATURES = 256  # as in models.embeddings, which needs torch
+TIME_FEATURES = 256  # as in models.embeddings, which imports torch
 FLOAT32_BYTES = 4
 BFLOAT16_BYTES = 2
 
 
 def mlp_width(hidden_size: int, mlp_ratio: float, mlp: str) -> int:
-    """M of an MLP: of "swiglu" two thirds, so that its three matrices have as many numbers as the
-    two of "gelu" (Shazeer 2020, "GLU Variants Improve Transformer")."""
+    """Return the MLP width M.
+
+    For "swiglu" it is two thirds, so that its three matrices have as many parameters as the two of
+    "gelu" (Shazeer 2020, "GLU Variants Improve Transformer").
+    """
     width = int(hidden_size * mlp_ratio)
     return int(2 / 3 * width) if mlp == "swiglu" else width
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """How many numbers autograd keeps between forward and backward, of a token, tensor by tensor.
+    """Numbers per token that autograd stores between the forward and the backward pass.
 
     Under autocast the residual stream and the norms stay float32 (wide), and matrix products keep
     their inputs in bfloat16 (narrow).
     """
 
-    width: int  # of the residual stream
-    wide: int  # of a block
-    narrow: int  # of a block
-    widened: int  # of a block, copies that only autocast makes, wide
-    products: int  # what a block's products and attention give, narrow
+    width: int  # width of the residual stream
+    wide: int  # float32 numbers of a block
+    narrow: int  # numbers of a block in the precision of products
+    widened: int  # float32 numbers of a block in copies that only autocast makes
+    products: int  # outputs of a block's matrix products and attention, narrow
 
     def block_bytes(self, bf16: bool) -> int:
         wide = self.wide + (self.widened if bf16 else 0)
         return wide * FLOAT32_BYTES + self.narrow * _product_bytes(bf16)
 
     def redone_bytes(self, bf16: bool, *, selective: bool) -> int:
-        """Of a block that is recomputed: its input, and what its products gave or not."""
+        """Return the bytes of a recomputed block: its input and, if `selective`, its `products`."""
         kept = self.products * _product_bytes(bf16) if selective else 0
         return self.width * FLOAT32_BYTES + kept
 
     def final_bytes(self, bf16: bool) -> int:
-        """Of the final layer: its norm's input and output, and it modulated."""
+        """Return the bytes of the final layer: input, output and modulated output of its norm."""
         return self.width * (2 * FLOAT32_BYTES + _product_bytes(bf16))
 
 
@@ -54,30 +57,30 @@ class Cost:
     """Cost of one model. A multiply-add counts once in MACs, twice in FLOPs."""
 
     tokens: int
-    parameters: int  # positions included, though they are fixed
+    parameters: int  # with the fixed position embedding
     trainable_parameters: int
     forward_macs_per_image: int
-    training_flops_per_image: int  # forward and twice as much backward: 6 x MACs
+    training_flops_per_image: int  # 6 x MACs: the backward pass costs two forward passes
     depth: int
     block_parameters: int  # of one block, all trainable
     kept: Kept
 
     @property
     def end_parameters(self) -> int:
-        """Trainable ones outside the blocks: the embedders and the final layer."""
+        """Trainable parameters outside the blocks: embedders and final layer."""
         return self.trainable_parameters - self.depth * self.block_parameters
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingMemory:
-    """An estimate of the most that one training process holds at once, in bytes."""
+    """Estimated peak memory of one training process, in bytes."""
 
     weights_bytes: int  # float32, plus the copies that bf16 autocast keeps until the backward pass
     gradients_bytes: int
     optimizer_bytes: int  # AdamW: two moments
     ema_bytes: int
     activations_bytes: int
-    gathered_bytes: int  # what FSDP has put together of other processes' shards, else 0
+    gathered_bytes: int  # with FSDP: gathered parameters and an unreduced gradient, else 0
 
     @property
     def total_bytes(self) -> int:
@@ -108,15 +111,17 @@ def cost(
     rope: bool = False,
     qk_norm: bool = False,
 ) -> Cost:
-    """Exact parameter counts, the multiply-adds of one forward pass (matrix products only), and
-    what is kept of it. The arguments are those of `models.dit.DiT`."""
+    """Return exact parameter counts, multiply-adds of one forward pass, and stored activations.
+
+    Only matrix products are counted. The arguments are those of `models.dit.DiT`.
+    """
     height, width = input_size
     tokens = (height // patch_size) * (width // patch_size)
     d, m = hidden_size, mlp_width(hidden_size, mlp_ratio, mlp)
     patch_in = patch_size**2 * in_channels
     patch_out = 2 * patch_in if learn_sigma else patch_in
 
-    # (inputs, outputs) of the linear maps, by what they are applied to: a token or an image.
+    # (inputs, outputs) of the linear layers that are applied per token, and per image.
     mlp_in = 2 * m if mlp == "swiglu" else m
     token_block = [(d, 3 * d), (d, d), (d, mlp_in), (m, d)]  # qkv, proj, fc1 or w12, fc2 or w3
     image_block = [(d, 6 * d)]  # adaLN
@@ -124,12 +129,12 @@ def cost(
     image_ends = [(TIME_FEATURES, d), (d, d), (d, 2 * d)]  # time MLP, final adaLN
 
     label_rows = num_classes + (class_dropout_prob > 0) if num_classes else 0
-    scale = d if norm == "rms" else 0  # of a norm
+    scale = d if norm == "rms" else 0  # parameters of a norm
     block = _parameters(token_block + image_block) + 2 * scale
-    if qk_norm:  # of a head's queries and its keys: a scale, and layer norm's shift
+    if qk_norm:  # for queries and keys of a head: a scale, and for layer norm a shift
         block += 2 * (d // num_heads) * (1 if norm == "rms" else 2)
     trainable = _parameters(token_ends + image_ends) + depth * block + label_rows * d + scale
-    attention = 2 * tokens**2 * d  # queries with keys, then weights with values
+    attention = 2 * tokens**2 * d  # queries x keys, then weights x values
     macs = (
         tokens * _macs(token_ends)
         + _macs(image_ends)
@@ -149,15 +154,15 @@ def cost(
 
 def _kept(d: int, m: int, *, norm: str, mlp: str, rope: bool, qk_norm: bool) -> Kept:
     gated = mlp == "swiglu"
-    # The input of each norm and its output, twice; of a norm with a scale what is scaled, too.
+    # Input and output of each of two norms; a norm with a scale also stores what is scaled.
     wide = (6 if norm == "rms" else 4) * d
-    # Two modulated norms, queries, keys and values, attention's output, the two branches before
-    # their gates; and both sides of GELU, or of SwiGLU both halves, the gate, and what has passed.
+    # Two modulated norms, queries, keys, values, output of attention, two branches before their
+    # gates; input and output of GELU, or for SwiGLU both halves, the gate and the product.
     narrow = 8 * d + (4 if gated else 2) * m
     if rope or qk_norm:
-        narrow += 2 * d  # queries and keys as attention sees them
+        narrow += 2 * d  # normalised or rotated queries and keys
     scaled = 2 * d if qk_norm and norm == "rms" else 0  # queries and keys before their scales
-    # Queries, keys and values, attention's output, the branches, what GELU or the gate gets.
+    # Queries, keys, values, output of attention, two branches, input of GELU or of the gate.
     products = 6 * d + (2 if gated else 1) * m
     return Kept(d, wide + scaled, narrow, widened=scaled, products=products)
 
@@ -174,15 +179,18 @@ def training_memory(
     num_devices: int = 1,
     sharded: bool = False,
 ) -> TrainingMemory:
-    """Memory of one of `num_devices` training processes, `batch_size` images per forward pass.
+    """Return the memory of one of `num_devices` training processes.
 
-    optimizer_copies: of the trainable weights, what the optimizer's state takes.
-    activation_checkpointing: "none", k to recompute every k-th block (1: all of them), or
-        "selective" to recompute all but the outputs of matrix products and of attention.
-    num_devices, sharded: one process; several with everything on each (DDP); or several that
-        each hold one part of the states and gather a block when it is used (FSDP).
+    The overhead of the allocator and the temporaries of the optimizer come on top (about 10 %).
 
-    The allocator's overhead and the optimizer's temporaries come on top (some 10 %).
+    Args:
+        batch_size: Images per forward pass of this process.
+        accumulation: Micro-batches per optimizer step.
+        optimizer_copies: Size of the optimizer's state in copies of the trainable parameters.
+        activation_checkpointing: "none"; k to recompute every k-th block (1: all of them); or
+            "selective" to recompute all but the outputs of matrix products and attention.
+        sharded: States are sharded over the devices, and a block is gathered when it is used
+            (FSDP). Otherwise each device has everything (DDP).
     """
     recomputed = recomputed_blocks(model.depth, activation_checkpointing)
     whole = model.kept.block_bytes(bf16)
@@ -190,7 +198,7 @@ def training_memory(
     activations = (
         (model.depth - recomputed) * whole
         + recomputed * part
-        + (whole - part if recomputed else 0)  # the rest of one block, while it is redone
+        + (whole - part if recomputed else 0)  # the rest of the block that is being recomputed
         + model.kept.final_bytes(bf16)
     )
     trainable = model.trainable_parameters
@@ -198,11 +206,12 @@ def training_memory(
     if sharded:
         gathered = _gathered_bytes(model, bf16)
     elif bf16:
-        # Autocast keeps a bfloat16 copy of each weight for the backward pass; recomputing drops it.
+        # Autocast keeps a bfloat16 copy of each weight for the backward pass, except in recomputed
+        # blocks.
         copies = (trainable - recomputed * model.block_parameters) * BFLOAT16_BYTES
     parts = num_devices if sharded else 1
     held, learned = (-(-count // parts) for count in (model.parameters, trainable))
-    # FSDP reduces gradients after the last micro-batch: until then those of the others are whole.
+    # FSDP reduces gradients after the last micro-batch and accumulates them unsharded until then.
     whole_gradients = trainable if sharded and accumulation > 1 else 0
     return TrainingMemory(
         weights_bytes=held * FLOAT32_BYTES + copies,
@@ -215,7 +224,7 @@ def training_memory(
 
 
 def recomputed_blocks(depth: int, activation_checkpointing: int | str) -> int:
-    """Blocks of which less than everything is kept for the backward pass."""
+    """Return the number of blocks that are recomputed, wholly or in part, in the backward pass."""
     if activation_checkpointing == "none":
         return 0
     if activation_checkpointing == "selective":
@@ -225,13 +234,13 @@ def recomputed_blocks(depth: int, activation_checkpointing: int | str) -> int:
 
 
 def _gathered_bytes(model: Cost, bf16: bool) -> int:
-    """What FSDP holds beside the shards at the worst moment, in the backward pass."""
-    # A block in use and the next one, fetched meanwhile. They are gathered in the precision of the
-    # products, so that autocast has nothing to copy.
+    """Return the peak memory of FSDP beyond its shards, which is reached in the backward pass."""
+    # The current block and the next, which is prefetched; both in the precision of the products,
+    # so that autocast makes no copies.
     blocks = 2 * model.block_parameters * _product_bytes(bf16)
-    # The group of the rest is gathered once, in float32, and stays until the step's end.
+    # The other parameters are gathered once, in float32, and kept until the end of the step.
     ends = model.end_parameters * FLOAT32_BYTES
-    gradient = model.block_parameters * FLOAT32_BYTES  # of one block, before it is reduced
+    gradient = model.block_parameters * FLOAT32_BYTES  # of one block, before reduction
     return blocks + ends + gradient
 
 

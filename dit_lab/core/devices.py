@@ -1,4 +1,4 @@
-"""What a device can compute with."""
+"""Capabilities of devices."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 
 @cache
 def widest_float(device: torch.device) -> torch.dtype:
-    """float64, or float32 on devices that have none, such as Apple's GPUs: counters, sums and
-    solver times are as exact as the device allows."""
+    """Return float64, or float32 on devices without it, such as Apple's GPUs.
+
+    Counters, sums and solver times are computed in this precision.
+    """
     try:
         torch.zeros((), dtype=torch.float64, device=device)
     except (TypeError, RuntimeError):

@@ -1,4 +1,4 @@
-"""Discrete diffusion: chains of betas, also read as an interpolant in continuous time.
+"""Discrete diffusion: a chain of betas, which is also an interpolant in continuous time.
 
 Shapes: N images, C channels, H x W pixels or latent cells, T timesteps.
 """
@@ -14,26 +14,26 @@ from torch import Tensor
 from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant, Shares
 
-SMALLEST_ALPHA_BAR = 2.0**-24  # stands for 0 where the continuous reading takes its logarithm
+SMALLEST_ALPHA_BAR = 2.0**-24  # lower bound of alpha_bar for the log-SNR
 
 
 class DiscreteDiffusion(Interpolant):
-    """A variance-preserving chain of T betas (Ho et al. 2020), also read in continuous time.
+    """A variance-preserving chain of T betas (Ho et al. 2020), also defined in continuous time.
 
-    The chain adds noise in T small steps; alpha_bar[k] = prod(1 - beta[0..k]) is what is left of
-    the data's variance at timestep k. Two readings, one object:
+    The chain adds noise in T small steps; alpha_bar[k] = prod(1 - beta[0..k]) is the remaining
+    variance of the data at timestep k. The object has two interfaces:
 
-    - discrete: the posterior of one step back, at integer timesteps, for DDPM's bound and for
-      ancestral samplers. `respaced` gives the same chain seen only at some of its timesteps.
-    - continuous: timestep k sits at t = 1 - k / (T - 1), and between integer timesteps the log-SNR
-      lambda = log(alpha_bar / (1 - alpha_bar)) is linear in tau = (T - 1)(1 - t), so that
-      alpha = sqrt(sigmoid(lambda)), sigma = sqrt(sigmoid(-lambda)). For ODE samplers.
+    - discrete: the posterior of one reverse step at integer timesteps, for DDPM's bound and for
+      ancestral samplers. `respaced` returns the chain on a subset of its timesteps.
+    - continuous, for ODE samplers: timestep k is at t = 1 - k / (T - 1). Between integer timesteps
+      the log-SNR lambda = log(alpha_bar / (1 - alpha_bar)) is linear in tau = (T - 1)(1 - t), and
+      alpha = sqrt(sigmoid(lambda)), sigma = sqrt(sigmoid(-lambda)).
 
-    The last beta may be 1 (zero terminal SNR): there alpha is 0, and on the way to it lambda goes
-    to that of alpha_bar = 2^-24.
+    The last beta may be 1 (zero terminal SNR). There alpha is 0, and lambda approaches that of
+    alpha_bar = 2^-24.
 
-    Timesteps are an int shared by the batch or int64 (N,). Tables are float64; what is looked up
-    takes the dtype of the images it is used with.
+    Timesteps are an int shared by the batch, or int64 (N,). Tables are float64; products of their
+    values with images keep the dtype of the images.
     """
 
     def __init__(self, betas: Tensor) -> None:
@@ -55,7 +55,7 @@ class DiscreteDiffusion(Interpolant):
         before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
         gone = 1 - self.alphas_cumprod
         variance = self.betas * (1 - before) / gone
-        # The step from timestep 0 ends in data and has variance 0; its logarithm borrows the next.
+        # The step from timestep 0 has variance 0; its log variance is set to that of timestep 1.
         variance = torch.cat([variance[1:2], variance[1:]])
         self._log_beta = _Table(self.betas.log())
         self._log_posterior_variance = _Table(variance.log())
@@ -66,56 +66,58 @@ class DiscreteDiffusion(Interpolant):
     def num_timesteps(self) -> int:
         return len(self.betas)
 
-    # Discrete reading
+    # ---- discrete time ----
 
     def respaced(self, timesteps: Sequence[int]) -> DiscreteDiffusion:
-        """The chain that visits only `timesteps`, ascending (Nichol & Dhariwal 2021, eq. 19).
+        """Return the chain on a subset of the timesteps, in ascending order.
 
-        Its timestep i is `timesteps[i]` of this chain, with the same alpha_bar.
+        Nichol & Dhariwal 2021, eq. 19.
+
+        Timestep i of the result is `timesteps[i]` of this chain, with the same alpha_bar.
         """
         kept = self.alphas_cumprod[list(timesteps)]
         before = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
         return DiscreteDiffusion(1 - kept / before)
 
     def shares_at(self, timestep: Tensor | int, x: Tensor) -> Shares:
-        """Both shares at a timestep, to be used with images like x."""
+        """Return alpha and sigma at a timestep, for use with images like x."""
         return Shares(self._alpha.at(timestep, x), self._sigma.at(timestep, x))
 
     def posterior_mean(self, data: Tensor, x: Tensor, timestep: Tensor | int) -> Tensor:
-        """Mean of q(x_{k-1} | x_k = x, data), (N, C, H, W); at timestep 0 that is `data`."""
+        """Return the mean of q(x_{k-1} | x_k = x, data), (N, C, H, W); `data` at timestep 0."""
         of_data, of_x = self._mean_of_data.at(timestep, x), self._mean_of_x.at(timestep, x)
         return of_data * data + of_x * x
 
     def log_variance(self, fraction: Tensor | float, x: Tensor, timestep: Tensor | int) -> Tensor:
-        """Log variance of one step back from x, broadcasting against x (N, C, H, W).
+        """Return the log variance of one reverse step from x, broadcastable to x (N, C, H, W).
 
-        Fraction 0 gives the posterior's own, the smallest sensible one, and 1 gives beta, the
-        largest; between them it moves on a log scale (Nichol & Dhariwal 2021, eq. 15). A learned
-        fraction is shaped like x.
+        A fraction of 0 gives the variance of the posterior (the lower bound), 1 gives beta (the
+        upper bound); in between, the log variance is interpolated linearly (Nichol & Dhariwal 2021,
+        eq. 15). A learned fraction has the shape of x.
         """
         low = self._log_posterior_variance.at(timestep, x)
         return fraction * self._log_beta.at(timestep, x) + (1 - fraction) * low
 
-    # Continuous reading
+    # ---- continuous time ----
 
     def timestep(self, t: float) -> float:
-        """tau in [0, T - 1] at flow time t; in float32 it is integer where t is a grid point."""
+        """Return tau in [0, T - 1] at flow time t; an integer in float32 if t is a grid point."""
         return (self.num_timesteps - 1) * (1 - t)
 
     def flow_time(self, timestep: float) -> float:
-        """t in [0, 1] of a timestep."""
+        """Return the flow time t in [0, 1] of a timestep."""
         return 1 - timestep / (self.num_timesteps - 1)
 
     def _log_snr_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """lambda and d lambda / dt at t, by linear interpolation of the table.
+        """Return lambda and d lambda / dt at t, by linear interpolation of the table.
 
-        At a timestep, where the slope jumps, it is the mean of both sides: solvers whose steps end
-        on timesteps then keep their order.
+        At a timestep, where the slope jumps, the mean of both sides is returned: solvers whose
+        steps end on timesteps then keep their order.
         """
         table = self._log_snr.to(t.device)
         last = self.num_timesteps - 1
         tau = (last * (1 - t.to(torch.float64))).clamp(0, last)
-        nearest = tau.round()  # a grid point computed in floating point is that grid point
+        nearest = tau.round()  # removes rounding errors of grid points
         tau = torch.where((tau - nearest).abs() < 1e-9 * last, nearest, tau)
         low = tau.floor().long().clamp(max=last - 1)
         side = (tau.ceil().long() - 1).clamp(min=0)  # equals `low` between timesteps
@@ -146,10 +148,10 @@ class DiscreteDiffusion(Interpolant):
 
 
 class _Table:
-    """One float64 number per timestep, looked up for a batch of images.
+    """A table of one float64 number per timestep, looked up for batches of images.
 
-    A copy is kept for each device and dtype that asked: making it anew at every training step
-    would make the host wait for the accelerator.
+    A copy is cached for each device and dtype: copying at every training step would make the host
+    wait for the accelerator.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -157,7 +159,7 @@ class _Table:
         self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def at(self, timestep: Tensor | int, x: Tensor) -> Tensor:
-        """0-d for an int, (N, 1, 1, 1) for (N,): both broadcast against x and keep its dtype."""
+        """Return values that broadcast to x: shape () for an int, (N, 1, 1, 1) for (N,)."""
         if isinstance(timestep, int):
             return self._values[timestep]
         place = (x.device, x.dtype)
@@ -170,7 +172,7 @@ class _Table:
 
 
 def make_betas(schedule: str, num_timesteps: int, *, zero_terminal_snr: bool = False) -> Tensor:
-    """The betas (T,) float64 of a schedule by its name: linear, scaled_linear or cosine."""
+    """Return the betas (T,) float64 of a schedule: "linear", "scaled_linear" or "cosine"."""
     if schedule not in SCHEDULES:
         raise RequestError(f"beta_schedule: unknown {schedule!r}; use {', '.join(SCHEDULES)}")
     betas = SCHEDULES[schedule](num_timesteps)
@@ -178,9 +180,9 @@ def make_betas(schedule: str, num_timesteps: int, *, zero_terminal_snr: bool = F
 
 
 def linear_betas(num_timesteps: int = 1000) -> Tensor:
-    """The 1e-4 .. 0.02 schedule of Ho et al. 2020, rescaled with the number of timesteps.
+    """Return the schedule 1e-4 .. 0.02 of Ho et al. 2020, scaled by 1000 / T; (T,) float64.
 
-    (T,) float64. Rescaling keeps the noise at the end of the chain about the same for every T.
+    The scaling keeps the noise at the end of the chain about the same for every T.
     """
     if num_timesteps <= 20:
         raise RequestError(f"num_timesteps: {num_timesteps} gives a beta >= 1; use 21 or more")
@@ -189,8 +191,10 @@ def linear_betas(num_timesteps: int = 1000) -> Tensor:
 
 
 def scaled_linear_betas(num_timesteps: int = 1000) -> Tensor:
-    """Linear in sqrt(beta) from 0.00085 to 0.012, the schedule of latent diffusion (Rombach et al.
-    2022), rescaled with the number of timesteps like the linear one. (T,) float64."""
+    """Return betas that are linear in sqrt(beta) from 0.00085 to 0.012, scaled by 1000 / T.
+
+    The schedule of latent diffusion (Rombach et al. 2022). (T,) float64.
+    """
     if num_timesteps <= 12:
         raise RequestError(f"num_timesteps: {num_timesteps} gives a beta >= 1; use 13 or more")
     ends = (math.sqrt(0.00085), math.sqrt(0.012))
@@ -199,7 +203,9 @@ def scaled_linear_betas(num_timesteps: int = 1000) -> Tensor:
 
 
 def cosine_betas(num_timesteps: int = 1000) -> Tensor:
-    """alpha_bar(u) = cos((u + 0.008) / 1.008 * pi / 2)^2 at u = k / T, betas at most 0.999.
+    """Return the cosine schedule, with betas of at most 0.999.
+
+    alpha_bar(u) = cos((u + 0.008) / 1.008 * pi / 2)^2 at u = k / T.
 
     Nichol & Dhariwal 2021, eq. 17. (T,) float64.
     """
@@ -216,10 +222,10 @@ SCHEDULES: dict[str, Callable[[int], Tensor]] = {
 
 
 def with_zero_terminal_snr(betas: Tensor) -> Tensor:
-    """The schedule shifted and stretched so that the last timestep holds no data at all.
+    """Return the betas rescaled to zero terminal SNR.
 
-    sqrt(alpha_bar) is moved linearly: the first timestep keeps its value, the last gets 0 (Lin et
-    al. 2024, "Common Diffusion Noise Schedules and Sample Steps Are Flawed", algorithm 1).
+    sqrt(alpha_bar) is transformed linearly: the first timestep keeps its value, the last becomes 0
+    (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps Are Flawed", algorithm 1).
     """
     root = torch.cumprod(1 - betas, dim=0).sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])

@@ -1,4 +1,4 @@
-"""What is raised for the person who typed the command."""
+"""Exceptions with a message for the user."""
 
 from __future__ import annotations
 
@@ -7,29 +7,32 @@ from typing import Any
 
 
 class RequestError(ValueError):
-    """What was asked for cannot be done: one line that says what, where, and what instead.
+    """A request that cannot be carried out.
 
-    The command line prints it without a traceback and exits with code 2.
+    The message is one line: what is wrong, where, and what to do instead. The command line prints
+    it without a traceback and exits with code 2.
     """
 
 
 QUICKSTART = "or run `dit-lab train experiment=quickstart`, which needs no files"
-"""What a message says to who has no data or weights yet."""
+"""Suggestion in messages about missing data or weights."""
 
 
 DIVERGED = "diverged"
-"""The first word of what a status and a table say of a run that ended by `Diverged`."""
+"""First word of the status of a run that ended with `Diverged`."""
 
 
 class Diverged(ArithmeticError):  # noqa: N818 - says what was met
-    """Weights, losses or images that are not finite: nothing that was asked for can be had.
+    """Weights, losses or images that are not finite, so that no result is possible.
 
-    `diagnosis` is what is known of it, for a file. The command line prints one line without a
-    traceback and exits with code 1.
+    The command line prints one line without a traceback and exits with code 1.
+
+    Attributes:
+        diagnosis: Details for a file.
     """
 
     def __init__(self, text: str, diagnosis: Mapping[str, Any] | None = None) -> None:
-        super().__init__(text, diagnosis)  # from which a process makes what another one has sent
+        super().__init__(text, diagnosis)  # unpickling in another process needs both arguments
         self.text, self.diagnosis = text, diagnosis
 
     def __str__(self) -> str:
@@ -37,7 +40,7 @@ class Diverged(ArithmeticError):  # noqa: N818 - says what was met
 
 
 class HookError(RuntimeError):
-    """A hook of the user's own raised something, which is the cause of this."""
+    """An exception in a user-defined hook, which is its `__cause__`."""
 
     def __init__(self, name: str, method: str, error: Exception) -> None:
         said = " ".join(str(error).split())
@@ -46,7 +49,7 @@ class HookError(RuntimeError):
 
 
 class StopRequested(Exception):  # noqa: N818 - a request, not an error
-    """Somebody (SIGTERM, Ctrl-C) asked the process to save and stop. Carries the signal number."""
+    """A request to save and stop (SIGTERM, Ctrl-C), with the signal number."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")

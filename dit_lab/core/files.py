@@ -1,8 +1,8 @@
-"""Files that somebody else may have made: read whole, within limits, and as plain values; and how
-files are written so that others find them whole and can read them.
+"""Safe reading of files that others may have made, and atomic writing of files for others.
 
-A limit is compared with the size of the file before anything is read. Only regular files are read,
-and a FIFO is never waited for. Torch-free.
+Files are read whole, within a size limit, as plain values. The limit is compared with the size of
+the file before it is read. Only regular files are opened, and opening a FIFO never blocks.
+Torch-free.
 """
 
 from __future__ import annotations
@@ -22,29 +22,32 @@ from typing import Any, BinaryIO
 from dit_lab.core.errors import RequestError
 
 RECORD_BYTES = 16 * 2**20
-"""Of one record, JSON or YAML. The largest that the lab writes, the manifest of a sweep of ten
-thousand jobs, has a third of it."""
+"""Size limit of a record, JSON or YAML. The largest one that the package writes, the manifest of a
+sweep of ten thousand jobs, has a third of it.
+"""
 
 MOST_DEPTH = 64
-"""Of lists and mappings within each other. The lab's own records have eight."""
+"""Maximum nesting of lists and mappings. The package's own records have eight levels."""
 
 MOST_BITS = 64
-"""Of a whole number."""
+"""Maximum size of an integer."""
 
 NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-"""What Python calls a number that is not finite -> how JSON's text has it."""
+"""Non-finite numbers: Python's name -> the text in JSON."""
 
 BESIDE = re.compile(r"\..+\.[0-9]+")
-"""The name of a file that is being written beside the one that it will replace."""
+"""Names of the temporary files of atomic writes."""
 
 
-class Denied(RequestError):  # noqa: N818 - says how it is
+class Denied(RequestError):  # noqa: N818 - named after the state
     """A file or folder that this user may not read."""
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder, where there is one, with all that it holds. A link to one goes, and what it
-    leads to stays: it lies where somebody has moved it. Raises OSError."""
+    """Remove a folder with its content, if it exists. Raises OSError.
+
+    Only the link is removed if it is symbolic: somebody moved its target elsewhere on purpose.
+    """
     if path.is_symlink():
         path.unlink()
     elif path.exists():
@@ -52,9 +55,11 @@ def remove_folder(path: Path) -> None:
 
 
 def as_created(path: Path) -> None:
-    """Give a file, or a folder with all that it holds, the access that whatever this process
-    creates has by its umask. Libraries that write beside and rename make files for their user
-    alone, so that nobody else of a group could read a run. Raises OSError."""
+    """Set the permissions of a file, or of all files in a folder, to those of newly created files.
+
+    These follow from the umask. Libraries that write a temporary file and rename it leave files
+    that only their user can read, so that nobody else in a group could read a run. Raises OSError.
+    """
     probe = path.with_name(f".access-of-{path.name}.{os.getpid()}")
     probe.unlink(missing_ok=True)
     probe.touch(mode=0o666)
@@ -68,24 +73,28 @@ def as_created(path: Path) -> None:
 
 
 def may_write(path: Path) -> bool:
-    """Whether this user may write to a file or folder, or make it where there is none."""
+    """Return whether this user may write to a file or folder, or create it if it does not exist."""
     there = next(place for place in (path, *path.parents) if os.path.lexists(place))
     return os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `write_atomically` left beside files of a folder where it was killed: whatever
-    has lain there for longer than any such write takes."""
+    """Remove temporary files of `write_atomically` that a killed process left in a folder.
+
+    Files younger than 60 s are kept, because another process may still be writing them.
+    """
     for beside in folder.glob(".*"):
-        with suppress(OSError):  # it has taken its name
+        with suppress(OSError):  # another process has renamed the file meanwhile
             if BESIDE.fullmatch(beside.name) and time.time() - beside.stat().st_mtime > 60:
                 beside.unlink()
 
 
 @contextmanager
 def written_at(out: Path) -> Iterator[Path]:
-    """A path beside `out` for a file or folder, which takes its name where all goes well, and is
-    removed where it does not: a full disk needs the room."""
+    """Context of a temporary path for a file or folder, which is renamed to `out` at the end.
+
+    If the block raises, the temporary file is removed, since a full disk needs the space.
+    """
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         yield beside
@@ -98,7 +107,7 @@ def written_at(out: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Force a file's content, or a folder's entries, to the disk."""
+    """Flush a file's content, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -107,15 +116,17 @@ def sync(path: Path) -> None:
 
 
 def denied(path: Path) -> str:
-    """What is to be done about a file or folder that this user may not read."""
+    """Return the message about a file or folder that this user may not read."""
     return f"{path}: this user may not read it; its owner can allow that by `chmod -R a+rX`"
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; never waits.
+    """Open a regular file for reading, without blocking.
 
-    Raises FileNotFoundError or NotADirectoryError where there is none, which mean something else
-    to each caller, and RequestError where something else is in its place or it cannot be read.
+    Raises:
+        FileNotFoundError: There is no such file. Each caller has its own message for this.
+        NotADirectoryError: A parent of the path is a file. Likewise.
+        RequestError: It is not a regular file, or cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -135,7 +146,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_within(path: Path, *, limit: int = RECORD_BYTES) -> bytes:
-    """The bytes of a file that has at most `limit` of them. Raises as `open_regular` does."""
+    """Return the content of a file of at most `limit` bytes. Raises as `open_regular` does."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
@@ -150,23 +161,29 @@ def read_within(path: Path, *, limit: int = RECORD_BYTES) -> bytes:
 
 
 def parse_json(content: bytes) -> Any:
-    """The plain values of JSON in UTF-8. Raises ValueError, in a few words, where it is none or
-    `refuse_unplain` refuses them."""
+    """Return the plain values of JSON in UTF-8.
+
+    Raises:
+        ValueError: It is not JSON, or `refuse_unplain` refuses its values.
+    """
     try:
         values = json.loads(content.decode())
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise
     except RecursionError:
         raise ValueError(f"nested deeper than {MOST_DEPTH}") from None
-    except ValueError:  # Python converts no more than 4300 digits
+    except ValueError:  # Python refuses to convert more than 4300 digits
         raise ValueError("a whole number of thousands of digits") from None
     refuse_unplain(values)
     return values
 
 
 def to_json(content: Any, *, indent: int | None = None) -> str:
-    """JSON that every reader takes: numbers that are not finite are the texts "NaN", "Infinity" and
-    "-Infinity", which `core/typed.py` reads back as numbers."""
+    """Return standard JSON, which all readers accept.
+
+    Non-finite numbers become the texts "NaN", "Infinity" and "-Infinity", which `core/typed.py`
+    converts back.
+    """
     try:
         return json.dumps(content, indent=indent, allow_nan=False)
     except ValueError:
@@ -184,9 +201,12 @@ def _strict(value: Any) -> Any:
 
 
 def refuse_unplain(values: Any) -> None:
-    """Raise ValueError for values that no record of the lab holds: other types than those of JSON,
-    keys that are no text, more depth than MOST_DEPTH, whole numbers beyond MOST_BITS, and text with
-    a NUL or with half a character, which can be neither a path nor written."""
+    """Raise ValueError for values that no record of the package contains.
+
+    These are types other than those of JSON, keys that are not text, nesting deeper than
+    MOST_DEPTH, integers beyond MOST_BITS, and text with a NUL or a lone surrogate, which can be
+    neither a path nor written.
+    """
     level = [values]
     for _ in range(MOST_DEPTH + 1):
         below: list[Any] = []

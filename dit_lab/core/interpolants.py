@@ -1,12 +1,12 @@
 """Interpolants x_t = alpha(t) * data + sigma(t) * noise, and conversions between predictions.
 
-Flow time t runs from noise (t = 0) to data (t = 1). A path is two functions, the shares alpha and
-sigma of its ends, and their derivatives. At one (x, t) the two ends have one unknown between them,
-so that a prediction of either end, of the velocity, of the score or of v is a prediction of all:
-`ends` reads any of them, `target` is what each should be.
+Flow time t goes from noise (t = 0) to data (t = 1). An interpolant is defined by its coefficients
+alpha and sigma and their derivatives. Given (x, t), data and noise determine each other, so a
+prediction of data, noise, velocity, score or v can be converted to any other: `ends` returns data
+and noise for a prediction, `target` returns the training target.
 
-t is a float shared by the batch, or a tensor (N,) with one time per image.
-Shapes: N images, C channels, H x W pixels or latent cells.
+t is a float shared by the batch, or a tensor (N,) with one time per image. Shapes: N images, C
+channels, H x W pixels or latent cells.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from torch import Tensor
 from dit_lab.core.errors import RequestError
 
 PREDICTIONS = ("noise", "data", "v", "velocity", "score")
-"""What a model can be asked for: an end of the path, v = alpha * noise - sigma * data (Salimans &
-Ho 2022), the velocity dx_t/dt, or the score, the gradient of log p_t."""
+"""Kinds of prediction: noise or data; v = alpha * noise - sigma * data (Salimans & Ho 2022); the
+velocity dx_t/dt; or the score, the gradient of log p_t.
+"""
 
 
 class Shares(NamedTuple):
-    """The shares of both ends at a time, broadcasting against images (N, C, H, W)."""
+    """Coefficients of data and noise at a time, broadcastable to images (N, C, H, W)."""
 
     alpha: Tensor
     sigma: Tensor
 
     def mix(self, data: Tensor, noise: Tensor) -> Tensor:
-        """x (N, C, H, W)."""
+        """Return x = alpha * data + sigma * noise, (N, C, H, W)."""
         return self.alpha * data + self.sigma * noise
 
     def target(self, kind: str, data: Tensor, noise: Tensor) -> Tensor:
-        """What a prediction of `kind` should be where the ends are known; not for "velocity"."""
+        """Return the target for a prediction of `kind`, except "velocity", given data and noise."""
         if kind == "noise":
             return noise
         if kind == "data":
@@ -47,9 +48,9 @@ class Shares(NamedTuple):
         return -noise / self.sigma
 
     def ends(self, kind: str, value: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(data, noise) that x and a prediction of `kind` say; not for "velocity".
+        """Return (data, noise), given x and a prediction of `kind`, except "velocity".
 
-        Noise and score need alpha > 0, data needs sigma > 0.
+        "noise" and "score" require alpha > 0, "data" requires sigma > 0.
         """
         if kind == "data":
             return value, (x - self.alpha * value) / self.sigma
@@ -62,9 +63,9 @@ class Shares(NamedTuple):
 
 
 class Interpolant(ABC):
-    """A path from noise to data. Subclasses give the shares and their derivatives in t.
+    """A path from noise to data. Subclasses define alpha, sigma and their derivatives in t.
 
-    t_min, t_max: the span that models are trained on and samplers integrate over.
+    Models are trained, and samplers integrate, over the interval [t_min, t_max].
     """
 
     def __init__(self, *, t_min: float = 0.0, t_max: float = 1.0) -> None:
@@ -72,45 +73,45 @@ class Interpolant(ABC):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Share of data at t; same shape as t."""
+        """Return the coefficient of data at t, in the shape of t."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """Share of noise at t; same shape as t."""
+        """Return the coefficient of noise at t, in the shape of t."""
 
     @abstractmethod
     def alpha_dot(self, t: Tensor) -> Tensor:
-        """d alpha / dt."""
+        """Return d alpha / dt, in the shape of t."""
 
     @abstractmethod
     def sigma_dot(self, t: Tensor) -> Tensor:
-        """d sigma / dt."""
+        """Return d sigma / dt, in the shape of t."""
 
     def shares(self, t: Tensor | float, x: Tensor) -> Shares:
-        """Both shares at t, to be used with images like x."""
+        """Return alpha and sigma at t, broadcastable to x."""
         t = time_like(t, x)
         return Shares(self.alpha(t), self.sigma(t))
 
     def interpolate(self, data: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
-        """x_t (N, C, H, W)."""
+        """Return x_t (N, C, H, W)."""
         return self.shares(t, data).mix(data, noise)
 
     def velocity(self, data: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
-        """dx_t/dt along the path that joins `noise` to `data`."""
+        """Return dx_t/dt (N, C, H, W) for given data and noise."""
         t = time_like(t, data)
         return self.alpha_dot(t) * data + self.sigma_dot(t) * noise
 
     def target(self, kind: str, data: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
-        """What a prediction of `kind`, one of PREDICTIONS, should be where the ends are known."""
+        """Return the target for a prediction of `kind` (see PREDICTIONS), given data and noise."""
         if kind == "velocity":
             return self.velocity(data, noise, t)
         return self.shares(t, data).target(kind, data, noise)
 
     def ends(self, kind: str, value: Tensor, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """(data, noise) that explain x and a prediction of `kind`, one of PREDICTIONS.
+        """Return (data, noise), given x and a prediction of `kind`, one of PREDICTIONS.
 
-        A velocity and x are a 2 x 2 system per pixel. Noise and score need alpha(t) > 0, data
-        needs sigma(t) > 0; velocity and v are read everywhere.
+        For a velocity, this solves a 2 x 2 system per pixel. "noise" and "score" require alpha(t) >
+        0, "data" requires sigma(t) > 0; "velocity" and "v" can be converted at all t.
         """
         shares = self.shares(t, x)
         if kind != "velocity":
@@ -123,27 +124,27 @@ class Interpolant(ABC):
         return data, noise
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """g(t)^2 / 2 of the forward SDE with a linear drift whose marginals are this path's:
-        sigma * (sigma * alpha_dot / alpha - sigma_dot). Needs alpha(t) > 0.
+        """Return g(t)^2 / 2 of the forward SDE with linear drift and the marginals of this path.
 
-        Ma et al. 2024 (SiT), appendix; on a DDPM chain it is beta / 2 (Song et al. 2021).
+        It is sigma * (sigma * alpha_dot / alpha - sigma_dot), and requires alpha(t) > 0. Ma et al.
+        2024 (SiT), appendix; on a DDPM chain it is beta / 2 (Song et al. 2021).
         """
         sigma = self.sigma(t)
         return sigma * (sigma * self.alpha_dot(t) / self.alpha(t) - self.sigma_dot(t))
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha^2 / sigma^2), rising in t; infinite where an end has no share."""
+        """Return log(alpha^2 / sigma^2), increasing in t; infinite where alpha or sigma is 0."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def leftover_noise(self) -> float:
-        """sigma(t_max): where it is positive, samplers end with a noise-free prediction of data."""
+        """Return sigma(t_max); if it is positive, samplers end with a prediction of data."""
         return self.sigma(torch.tensor(self.t_max, dtype=torch.float64)).item()
 
 
 def time_like(t: Tensor | float, x: Tensor) -> Tensor:
-    """t as a tensor that broadcasts against x (N, C, H, W): 0-d for a float, (N, 1, 1, 1) for (N,).
+    """Return t as a tensor that broadcasts to x: () for a float, (N, 1, 1, 1) for (N,).
 
-    A float becomes float64, so that a solver's grid is exact, and stays on the CPU: a 0-d tensor
+    A float becomes float64, which keeps a solver's grid exact, and stays on the CPU: a 0-d tensor
     neither promotes x nor makes the host wait for the accelerator.
     """
     if isinstance(t, Tensor):
@@ -152,9 +153,9 @@ def time_like(t: Tensor | float, x: Tensor) -> Tensor:
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
-    """Times in [0, 1] moved towards noise by a shift above 1, towards data below; ends stay.
+    """Shift times in [0, 1] towards noise (shift > 1) or data (shift < 1); 0 and 1 stay.
 
-    The noise's share s = 1 - t becomes shift * s / (1 + (shift - 1) s): Esser et al. 2024,
+    The noise coefficient s = 1 - t becomes shift * s / (1 + (shift - 1) s): Esser et al. 2024,
     "Scaling Rectified Flow Transformers", eq. 23.
     """
     return t / (t + shift * (1 - t))
@@ -187,7 +188,7 @@ class Linear(Interpolant):
 
 
 class Trigonometric(Interpolant):
-    """alpha = sin(pi t / 2), sigma = cos(pi t / 2): a quarter of a circle.
+    """alpha = sin(pi t / 2), sigma = cos(pi t / 2).
 
     Variance preserving; SiT's GVP path (Ma et al. 2024; Albergo & Vanden-Eijnden 2023).
     """
@@ -196,7 +197,7 @@ class Trigonometric(Interpolant):
         return torch.sin(math.pi / 2 * t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.sin(math.pi / 2 * (1 - t))  # exactly 0 at t = 1, as a cosine is not
+        return torch.sin(math.pi / 2 * (1 - t))  # exactly 0 at t = 1, unlike the cosine
 
     def alpha_dot(self, t: Tensor) -> Tensor:
         return math.pi / 2 * self.sigma(t)
@@ -206,11 +207,11 @@ class Trigonometric(Interpolant):
 
 
 class VariancePreserving(Interpolant):
-    """The VP diffusion in continuous time: beta rises from 0.1 (data) to 20 (noise) linearly.
+    """The VP diffusion in continuous time: beta falls linearly from 20 (noise) to 0.1 (data).
 
     log alpha = -(19.9 s^2 / 4 + 0.1 s / 2) with s = 1 - t, sigma = sqrt(1 - alpha^2) (Song et al.
-    2021, eq. 33; SiT's VP path). Near data sigma rises like a square root, with no end to its
-    slope, so that the path stops at t = 0.999, where sigma = 0.01, as a DDPM chain does.
+    2021, eq. 33; SiT's VP path). Near data sigma grows like a square root, with unbounded slope, so
+    the path ends at t = 0.999, where sigma = 0.01, as on a DDPM chain.
     """
 
     BETA_MIN, BETA_MAX = 0.1, 20.0

@@ -1,4 +1,4 @@
-"""What libraries warn of: for train.log, and not for the terminal. Torch-free."""
+"""Logging of the warnings of libraries to train.log instead of the terminal. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ _HERE = Path(__file__).parents[1]
 
 @contextmanager
 def library_warnings_logged() -> Iterator[None]:
-    """Python's warnings go to the log while entered, but for those of the user's own files, and
-    unless the interpreter was asked for them (`-W`, PYTHONWARNINGS)."""
+    """Context in which warnings of the package and of libraries are logged instead of shown.
+
+    Warnings from files of the user are still shown. Nothing changes if the interpreter was started
+    with `-W` or PYTHONWARNINGS.
+    """
     if sys.warnoptions:
         yield
         return
@@ -44,7 +47,7 @@ def library_warnings_logged() -> Iterator[None]:
 
 
 def _is_own(file: Path) -> bool:
-    """Whether a file is neither the lab's nor a library's."""
+    """Return whether a file belongs to the user: neither to this package nor to a library."""
     libraries = (_HERE, Path(sysconfig.get_paths()["stdlib"]))
     packaged = any(name in file.parts for name in _PACKAGES)
     return not packaged and not any(file.is_relative_to(folder) for folder in libraries)

@@ -1,8 +1,7 @@
-"""How an option is declared: its type, its range, its default and one line of help. Torch-free.
+"""Declaration of options: type, range, default and help. Torch-free.
 
-Each part of the package has an `options.py` with a class for the options of each of its components,
-found by the `_target_` that it belongs to; a class of the user's own says the same in the
-annotations of its constructor.
+Each package of components has an `options.py` with one options class per component, found by its
+`_target_`. A user-defined class declares its options by the annotations of its constructor.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import MISSING, OmegaConf
 
 WORDS = ("help", "later", "filled", "transfers")
-"""What an option's metadata says besides its range."""
+"""Keys of an option's metadata besides its range."""
 
 
 def option(
@@ -33,11 +32,15 @@ def option(
     filled: bool = False,
     transfers: bool = True,
 ) -> Any:
-    """A field of an options class; in a user's own class, `Annotated[float, option(above=0)]`.
+    """Declare an option: a field of an options class.
 
-    filled: null stands for a value that composing fills in.
-    later: it was added when runs had been recorded without it, its default does what those did,
-    and at its default it is no part of what identifies a run.
+    User-defined classes write `Annotated[float, option(above=0)]` instead.
+
+    Args:
+        filled: null stands for a value that is filled in when the configuration is composed.
+        later: The option was added after runs had been recorded without it. Its default must keep
+            their behaviour; at its default it is left out of hashes.
+        transfers: The same value has the same meaning for other components with this option.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     said: dict[str, Any] = {name: bound for name, bound in bounds.items() if bound is not None}
@@ -58,25 +61,25 @@ def option(
 
 @dataclass
 class Component:
-    """What every component has: the name of its class or function."""
+    """Options of a component, and the name of its class or function."""
 
     _target_: str = MISSING
 
-    if TYPE_CHECKING:  # which options there are is known to those who know the class
+    if TYPE_CHECKING:  # subclasses declare the options
 
         def __getattr__(self, name: str) -> Any: ...
 
     def check_together(self) -> None:
-        """Raise RequestError for options that do not go together, named without their group."""
+        """Raise RequestError for options that are incompatible, naming them without their group."""
 
 
 def target_of(component: Component) -> str:
-    """The dotted name of a component's class or function."""
+    """Return the dotted name of a component's class or function."""
     return component._target_
 
 
 def arguments_of(component: Component) -> dict[str, Any]:
-    """The options of a component, as keyword arguments of its class or function."""
+    """Return the options of a component as keyword arguments of its class or function."""
     return {
         field.name: getattr(component, field.name)
         for field in dataclasses.fields(component)
@@ -85,18 +88,18 @@ def arguments_of(component: Component) -> dict[str, Any]:
 
 
 def changed(component: Component, **options: Any) -> Component:
-    """The component with other options."""
+    """Return a copy of the component with some options replaced."""
     return dataclasses.replace(component, **options)
 
 
 def defaults(schema: type[Component]) -> dict[str, Any]:
-    """The options that have a default, as configurations spell them."""
+    """Return the options that have a default, as plain values."""
     made = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(schema)))
     return {name: value for name, value in made.items() if value != MISSING}
 
 
 def without_neutral(schema: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without those that were added later and are at their default."""
+    """Return the options without those declared `later` that are at their default."""
     later = {f.name: default_of(f) for f in dataclasses.fields(schema) if f.metadata.get("later")}
     return {
         name: value for name, value in values.items() if name not in later or value != later[name]
@@ -104,16 +107,16 @@ def without_neutral(schema: type[Any], values: Mapping[str, Any]) -> dict[str, A
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
-    """The default of a field."""
+    """Return the default of a field."""
     factory = field.default_factory
     return field.default if factory is dataclasses.MISSING else factory()
 
 
 def accepted(call: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a class or function takes.
+    """Return the options that a class or function accepts as arguments.
 
-    Every dataset has `num_workers` and may declare `num_classes` and `image_size`; those that it
-    does not take itself are the loader's, or were only there to be checked.
+    Every dataset has the option `num_workers` and may declare `num_classes` and `image_size`. Those
+    that its class does not accept are for the data loader, or were only there to be checked.
     """
     taken = parameters_of(call)
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
@@ -122,8 +125,10 @@ def accepted(call: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, 
 
 
 def parameters_of(component: Any) -> Mapping[str, inspect.Parameter]:
-    """What a class or function takes, by name; nothing where `typing.Protocol` stands in for a
-    constructor that nobody wrote."""
+    """Return the parameters of a class or function, by name.
+
+    Returns none for a protocol class without a constructor, whose `__init__` comes from `typing`.
+    """
     constructor = component.__init__ if inspect.isclass(component) else None
     if getattr(constructor, "__module__", "") == "typing":
         return {}

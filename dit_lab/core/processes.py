@@ -1,5 +1,4 @@
-"""A command in a process group of its own, which ends with the process that started it, and how a
-process that computes on the CPU shares it with others and holds its memory."""
+"""Child processes, and the CPU threads, GPUs and memory of a process."""
 
 from __future__ import annotations
 
@@ -20,19 +19,19 @@ from pathlib import Path
 from dit_lab.core import trust
 
 KEPT_BLOCK_BYTES = 256 * 2**20
-KEPT_BYTES = 2**31 - 1  # the most that can be asked for
+KEPT_BYTES = 2**31 - 1  # largest value that mallopt takes
 
 MEETING_FILE = "DIT_LAB_MEETING_FILE"
-"""The variable that names a file by which the processes of one machine find each other."""
+"""Environment variable with the file through which the processes of one machine form a group."""
 
 
 class Child:
-    """`python -m MODULE ARGUMENTS`, in a whole environment of its own, with what this command
-    trusts. The folder in which it is started is not searched for modules.
+    """`python -m MODULE ARGUMENTS` in a process group of its own, which ends with this process.
 
-    Its standard input is a pipe that nothing is written to: it ends when this process does, however
-    that happens, and tells the child to save and stop. What it prints is appended to `output`, or
-    goes where this process prints.
+    The child gets a complete environment, plus what this command trusts. It does not search the
+    current folder for modules. Its standard input is a pipe to which nothing is written: the pipe
+    closes when this process ends for any reason, which tells the child to save and stop. Its output
+    is appended to `output`, or goes where this process prints.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Child:
             stdout=log,
             stderr=subprocess.STDOUT if log else None,
             env=trusting(environment),
-            start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
+            start_new_session=True,  # Ctrl-C reaches only this process, which passes it on
         )
         if log:
             log.close()
@@ -61,9 +60,9 @@ class Child:
         return time.monotonic() - self._started
 
     def poll(self) -> int | None:
-        """The exit code, -n where signal n ended it, None while it runs.
+        """Return the exit code, -n after signal n, or None while the process runs.
 
-        What it started and left behind is ended with it.
+        Kills processes that the child started and left running.
         """
         code = self._process.poll()
         if code is not None:
@@ -71,12 +70,12 @@ class Child:
         return code
 
     def stop(self) -> None:
-        """Let it save and end."""
+        """Tell the child to save and end (SIGTERM)."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it and all that it started, at once."""
+        """Kill the child and all processes that it started."""
         self._kill_group()
         self._process.wait()
 
@@ -86,18 +85,21 @@ class Child:
 
 
 def trusting(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process that trusts what this command does, and that finds no module in
-    the folder where it is started before those of Python and of packages."""
+    """Return the environment with what this command trusts, and with Python's safe path.
+
+    With the safe path, modules in the current folder cannot replace those of Python and of
+    packages.
+    """
     return {**environment, **trust.environment(), "PYTHONSAFEPATH": "1"}
 
 
 def worker(folder: Path, *, environment: Mapping[str, str], output: Path | None = None) -> Child:
-    """A process of this package that does what a folder describes (`dit_lab/cli/worker.py`)."""
+    """Start a process of this package that runs the task in a folder (`dit_lab/cli/worker.py`)."""
     return Child("dit_lab", ["worker", str(folder)], environment=environment, output=output)
 
 
 def end_with_the_parent() -> None:
-    """In a `Child`: when the process that started it is gone, stop as if it had said so."""
+    """Stop this process, a `Child`, by SIGTERM when the process that started it ends."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1):
@@ -108,32 +110,31 @@ def end_with_the_parent() -> None:
 
 
 def on_loopback() -> dict[str, str]:
-    """Variables that let gloo and NCCL talk over the loopback interface alone."""
+    """Return environment variables that restrict gloo and NCCL to the loopback interface."""
     loopback = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}  # Linux, macOS
     return {f"{library}_SOCKET_IFNAME": name for library in ("GLOO", "NCCL") for name in loopback}
 
 
 def usable_cpus() -> int:
-    """How many processors this process may use; all of the machine where the system does not say,
-    as macOS."""
+    """Return the number of CPUs this process may use, or all CPUs if unknown (macOS)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def threads_each(places: int) -> int:
-    """Threads for each of `places` processes that compute side by side on the CPU."""
+    """Return the number of threads for each of `places` processes that compute on the CPU."""
     return max(1, usable_cpus() // places)
 
 
 def most_memory_bytes() -> int:
-    """The most memory that this process has taken so far. macOS counts it in bytes, Linux in kB."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the peak memory of this process so far, in bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, kB on Linux
     return most if sys.platform == "darwin" else most * 1024
 
 
 def gpus() -> list[str]:
-    """The GPUs that may be used, without asking torch."""
+    """Return the indices of the available GPUs, without importing torch."""
     if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in given.split(",") if name]
     if shutil.which("nvidia-smi") is None:
@@ -144,15 +145,15 @@ def gpus() -> list[str]:
 
 
 def keep_freed_memory() -> None:
-    """Let this process use memory again that it has freed, where the C library is glibc.
+    """Let glibc keep freed memory for reuse by this process.
 
-    Left to itself, glibc gives blocks back to the system and gets them anew, page by page and set
-    to zero, at every layer of a model that is not trained. A forward pass of 64 images takes 0.88
-    of the processor time with this in an S, 0.93 in a nano, and the same for 2 images. Blocks above
-    256 MB still go back, and so does the end of the heap above 2 GB. Under another C library this
-    does nothing.
+    By default, glibc returns blocks to the system and gets them anew, page by page and zeroed, at
+    every layer of an inference pass. With this setting, a forward pass of 64 images takes 0.88 of
+    the CPU time for an S model and 0.93 for a nano model; with 2 images there is no difference.
+    Blocks above 256 MB are still returned, and so is the end of the heap above 2 GB. Under another
+    C library this does nothing.
     """
-    m_trim_threshold, m_mmap_threshold = -1, -3  # of malloc.h
+    m_trim_threshold, m_mmap_threshold = -1, -3  # constants of malloc.h
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):
         library.mallopt(m_mmap_threshold, KEPT_BLOCK_BYTES)

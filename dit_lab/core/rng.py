@@ -1,10 +1,10 @@
-"""The only source of randomness: every draw is a function of (seed, purpose, index).
+"""Random numbers: every draw is a function of (seed, purpose, index).
 
-Each image has a Philox-4x64 stream of its own (Salmon et al. 2011), keyed by a 64-bit digest of
-(seed, purpose) and by the image's index, so streams never collide and no draw depends on batch
-size, process count, worker count or what was drawn before. Draws happen on the CPU and always for
-the whole shape of one image: the first four numbers of a stream of sixteen are not those of a
-stream of four in every generator, so nothing here relies on prefixes.
+Each image has its own Philox-4x64 stream (Salmon et al. 2011), keyed by a 64-bit digest of (seed,
+purpose) and by the index of the image. Streams therefore never collide, and no draw depends on
+batch size, process count, worker count or earlier draws. Draws are made on the CPU, always for the
+whole shape of one image: some generators give other first numbers for a shorter draw, so nothing
+here relies on prefixes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 SAMPLE_NOISE = "sample/noise"
-"""The purpose of the noise that generated image i starts from."""
+"""Purpose of the initial noise of generated image i."""
 
-_BLOCK = 2**17  # normal numbers at a time, which stay in a processor's cache
+_BLOCK = 2**17  # normal numbers per block, which fits in the CPU cache
 
 
 def _key(seed: int, purpose: str) -> int:
@@ -29,7 +29,7 @@ def _key(seed: int, purpose: str) -> int:
 
 
 def _streams(seed: int, purpose: str, indices: Iterable[int]) -> Iterator[np.random.Generator]:
-    """One generator per index. It is the same object, re-keyed: building one costs ten times."""
+    """Yield one generator per index: the same object with a new key, 10x cheaper than a new one."""
     bits = np.random.Philox(key=_key(seed, purpose))
     stream = np.random.Generator(bits)
     state = bits.state  # counter 0, empty buffer
@@ -40,10 +40,11 @@ def _streams(seed: int, purpose: str, indices: Iterable[int]) -> Iterator[np.ran
 
 
 def normal(seed: int, purpose: str, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal float32 of shape (len(indices), *shape) on the CPU.
+    """Return standard normal float32 numbers of shape (len(indices), *shape) on the CPU.
 
-    Box and Muller's method (1958), a block of images at a time: numpy's own normals come one by
-    one and take up to twice as long. No number exceeds 6.7, which 3 in 10^11 would.
+    Uses the method of Box and Muller (1958) on blocks of images; numpy's own normal numbers are
+    drawn one by one and take up to twice as long. No number exceeds 6.7 in magnitude, which 3 in
+    10^11 would.
     """
     size = math.prod(shape)
     out = np.empty((len(indices), size), np.float32)
@@ -51,16 +52,17 @@ def normal(seed: int, purpose: str, indices: Tensor, shape: tuple[int, ...]) -> 
     streams = _streams(seed, purpose, indices.tolist())
     for start in range(0, len(out), len(bits)):
         block = out[start : start + len(bits)]
-        for row, stream in zip(bits[: len(block)], streams, strict=False):  # the rest is later's
+        for row, stream in zip(bits[: len(block)], streams, strict=False):
             row[:] = stream.bit_generator.random_raw(len(row))
         _box_muller(bits[: len(block)], block)
     return torch.from_numpy(out.reshape(len(out), *shape))
 
 
 def _box_muller(bits: np.ndarray, out: np.ndarray) -> None:
-    """Random bits (n, k) uint64 to standard normal (n, 2k or 2k - 1) float32.
+    """Convert random bits (n, k) uint64 to standard normal numbers (n, 2k or 2k - 1) float32.
 
-    One half of them gives radii, whose squares are exponential, the other angles in [-pi, pi].
+    One half of the bits gives radii, whose squares are exponential, the other half angles in [-pi,
+    pi].
     """
     radius_bits, angle_bits = np.split(bits.view(np.int32), 2, axis=1)  # (n, k) each
     radius = (radius_bits & 0x7FFFFFFF).astype(np.float32)
@@ -80,17 +82,17 @@ def _box_muller(bits: np.ndarray, out: np.ndarray) -> None:
 
 
 def uniform(seed: int, purpose: str, indices: Tensor) -> Tensor:
-    """U[0, 1) float64 of shape (len(indices),) on the CPU."""
+    """Return U[0, 1) float64 numbers of shape (len(indices),) on the CPU."""
     draws = [stream.random() for stream in _streams(seed, purpose, indices.tolist())]
     return torch.tensor(draws, dtype=torch.float64)
 
 
 def permutation(seed: int, purpose: str, index: int, size: int) -> Tensor:
-    """A permutation of range(size), int64 of shape (size,)."""
+    """Return a permutation of range(size), int64 of shape (size,)."""
     (stream,) = _streams(seed, purpose, [index])
     return torch.from_numpy(stream.permutation(size))
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
-    """A torch generator on the CPU, for torch's own initialisers."""
+    """Return a torch generator on the CPU, for torch's own initialisers."""
     return torch.Generator().manual_seed(_key(seed, purpose) >> 1)

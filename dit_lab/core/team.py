@@ -1,5 +1,4 @@
-"""Processes that work together: that agree on what one of them found and on what went wrong in any
-of them, and share work out."""
+"""Process groups that share results, errors and work."""
 
 from __future__ import annotations
 
@@ -35,9 +34,9 @@ ALONE = Alone()
 
 
 class ProcessGroup:
-    """Several processes, connected by a group on the host. Implements `types.Team`.
+    """Several processes, connected by a group on the CPU. Implements `types.Team`.
 
-    A process that is gone raises in all others: a group notices closed connections.
+    If a process dies, its closed connection raises an error in all others.
     """
 
     def __init__(self, group: distributed.ProcessGroup) -> None:
@@ -62,12 +61,12 @@ class ProcessGroup:
 
 
 class _Raised:
-    """What a process could not compute, on its way to the others."""
+    """An exception of one process, to be sent to the others."""
 
     def __init__(self, error: Exception) -> None:
         try:
             deepcopy(error)
-        except Exception:  # not every exception can be sent
+        except Exception:  # not every exception can be pickled
             error = RuntimeError(f"{type(error).__name__}: {error}")
         self.error = error
 
@@ -89,9 +88,9 @@ def _results(outcomes: list[Any]) -> list[Any]:
 def shared_out(
     team: Team, items: Sequence[Item], compute: Callable[[Item], Result]
 ) -> Iterator[Result]:
-    """`compute` of every item, in order, each item in one process, round by round.
+    """Yield `compute` of every item, in order; each item is computed by one process, in rounds.
 
-    Every process must take all of the results. Where one raises, all do in the same round.
+    Every process must consume all results. If one raises, all raise in the same round.
     """
     for start in range(0, len(items), team.size):
         part = items[start : start + team.size]
@@ -100,4 +99,4 @@ def shared_out(
             return compute(part[team.index]) if team.index < len(part) else None
 
         results = team.every(mine)[: len(part)]
-        yield from results  # type: ignore[misc]  # None is only of those without a part
+        yield from results  # type: ignore[misc]  # only processes without an item return None

@@ -1,4 +1,4 @@
-"""Tensors as one safetensors file."""
+"""Writing of tensors to a safetensors file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ from dit_lab.core.files import as_created
 def save_tensors(
     tensors: Mapping[str, Tensor], file: Path, header: Mapping[str, str] | None = None
 ) -> Path:
-    """Write tensors as one file, which others may read as they may this user's other files;
-    OSError where the disk does not take it. Of the library's own it is for this user alone."""
+    """Write tensors to one file with the permissions of newly created files, and return its path.
+
+    The library itself would make it readable only for this user.
+
+    Raises:
+        OSError: The disk does not accept the file.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(on_host, file, dict(header) if header else None)
-    except SafetensorError as error:  # which is how it says what the system said
+    except SafetensorError as error:  # its text holds the system's error number
         number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else 0
         raise OSError(number, os.strerror(number) if number else str(error), str(file)) from error
     as_created(file)

@@ -1,8 +1,7 @@
-"""Text that others made: on a terminal, as a folder's name, as a path, a store's address or a word
-of a shell. Torch-free.
+"""Text from other people, made safe for a terminal, a path, a store's URI or a shell. Torch-free.
 
 Names of classes, files, runs and experiments come from folders and records of other people. Nothing
-else in the package prints, expands a path, or puts a name into a path, an address or a command.
+else in the package prints, expands a path, or puts a name into a path, a URI or a command.
 """
 
 from __future__ import annotations
@@ -19,18 +18,22 @@ from typing import Any, TextIO
 
 from dit_lab.core.errors import RequestError
 
-# ---- on a terminal ------------------------------------------------------------------------------
+# ---- terminal output ----------------------------------------------------------------------------
 
-JOINERS = "\u200c\u200d"  # which several scripts and emoji need
+JOINERS = "\u200c\u200d"  # needed by several scripts and emoji
 SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of control characters, of formats such as the overrides of the writing
-direction, of surrogates, and of line and paragraph separators."""
+"""Unicode categories: control characters, formats (such as writing direction), surrogates, and line
+and paragraph separators.
+"""
 
 
 def one_line(text: object) -> str:
-    """A text as one line that no terminal obeys: control characters, line breaks, changes of the
-    writing direction and surrogates as escapes such as `\\x1b`."""
+    """Return a text as one printable line.
+
+    Control characters, line breaks, changes of the writing direction and surrogates become escapes
+    such as `\\x1b`.
+    """
     found = str(text)
     if found.isascii() and found.isprintable():
         return found
@@ -49,10 +52,10 @@ def _shown(letter: str) -> str:
 
 
 def say(text: object = "", file: TextIO | None = None) -> None:
-    """Print one line, on standard output unless another file is given.
+    """Print one line to standard output, or to another file.
 
-    Where nobody reads any more (a closed pipe, a lost terminal), what follows goes nowhere, and the
-    command goes on: a display never stops the work. Raises OSError where a disk is full.
+    If the reader is gone (closed pipe, lost terminal), further output is discarded and the command
+    continues. Raises OSError if a disk is full.
     """
     stream = file or sys.stdout
     if stream is None:  # closed before the command was started
@@ -67,13 +70,13 @@ def say(text: object = "", file: TextIO | None = None) -> None:
 
 
 def say_lines(text: str) -> None:
-    """Print the lines of a text of the lab's own, such as help or a configuration."""
+    """Print the lines of a text of this package, such as help or a configuration."""
     for line in text.removesuffix("\n").split("\n"):
         say(line)
 
 
 def to_nowhere(stream: TextIO) -> None:
-    """Let what is written to a stream of this process go nowhere from now on."""
+    """Discard everything that this process writes to a stream from now on."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, stream.fileno())
@@ -81,57 +84,63 @@ def to_nowhere(stream: TextIO) -> None:
         os.close(nowhere)
 
 
-# ---- on the command line ------------------------------------------------------------------------
+# ---- messages and overrides ---------------------------------------------------------------------
 
 PLAIN = re.compile(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z/][A-Za-z0-9_/.+:@-]*")
 
 
 def counted(number: int, thing: str) -> str:
-    """`1 seed`, `3 classes`, `1,437 images`; of a thing in several words the last one changes."""
+    """Return a count with its noun: `1 seed`, `3 classes`, `1,437 images`.
+
+    Of a noun of several words, the last one gets the plural.
+    """
     ending = "" if number == 1 else "es" if thing.endswith(("s", "x", "sh", "ch")) else "s"
     return f"{number:,} {thing}{ending}"
 
 
 def evaluations(number: float) -> str:
-    """`1 evaluation`, `49.5 evaluations`: of a model, for an image."""
+    """Return `1 evaluation` or `49.5 evaluations`: the NFE of a model per image."""
     return f"{number:g} evaluation{'' if number == 1 else 's'}"
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """`a, b, c, d, e and 7 more`."""
+    """Return the names as `a, b, c, d, e and 7 more`."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def shell_line(*words: object) -> str:
-    """A command as it can be pasted into a shell: paths with spaces and quotes are quoted."""
+    """Return a command as it can be pasted into a shell, with quoting."""
     return one_line(shlex.join(map(str, words)))
 
 
 def key_value(key: str, value: object) -> str:
-    """KEY=VALUE of a text as an override, in quotes where Hydra needs them."""
+    """Return the override KEY=VALUE for a text, quoted if Hydra needs it."""
     text = str(value)
     return f"{key}={text if PLAIN.fullmatch(text) else quoted(text)}"
 
 
 def quoted(text: str) -> str:
-    """A text in quotes as Hydra reads it: a backslash counts only before a quote."""
+    """Return a text quoted for Hydra, where a backslash is special only before a quote."""
     escaped = re.sub(r"(\\*)(')", r"\1\1\\\2", text)
     ends = len(escaped) - len(escaped.rstrip("\\"))
     return f"'{escaped}{escaped[len(escaped) - ends :]}'"
 
 
-# ---- as a name ----------------------------------------------------------------------------------
+# ---- names --------------------------------------------------------------------------------------
 
-LONGEST_NAME = 200  # bytes: the 255 of a file system, without the date and hash of a sweep's folder
+LONGEST_NAME = 200  # bytes: 255 of the file system, less date and hash of a sweep folder
 MARKS = " ._+@-"
 
 
 def checked_name(key: str, name: Any) -> str:
-    """A name that becomes a folder and a word on the command line. Raises RequestError.
+    """Return the text of a name that becomes a folder and a word on the command line.
 
-    It is made of letters, digits and `MARKS`, begins with a letter, a digit or `_`, and ends with
-    neither a space nor a dot.
+    It consists of letters, digits and `MARKS`, begins with a letter, a digit or `_`, and does not
+    end with a space or a dot.
+
+    Raises:
+        RequestError: The name of `key` is anything else.
     """
     text = str(name)
     first, last = text[:1], text[-1:]
@@ -154,18 +163,25 @@ def checked_name(key: str, name: Any) -> str:
 
 
 def _is_letter(letter: str) -> bool:
-    """Whether it is a letter, a mark on one, or a digit, of any script."""
+    """Return whether a character is a letter, a mark on a letter, or a digit, of any script."""
     return unicodedata.category(letter)[0] in "LMN"
 
 
-# ---- as a path ----------------------------------------------------------------------------------
+# ---- paths and URIs -----------------------------------------------------------------------------
 
 LONGEST_PART, LONGEST_PATH = 255, 4095  # bytes
 
 
 def local_path(given: object, what: str) -> Path:
-    """A path that somebody gave, with `~` and `~USER` expanded; `what` it was given as, such as
-    "out=" or "--out ". Raises RequestError where no file system could have it."""
+    """Return a path given by a user, with `~` and `~USER` expanded.
+
+    Args:
+        given: The path.
+        what: Prefix that it was given with, for messages: "out=" or "--out ".
+
+    Raises:
+        RequestError: No file system can have such a path.
+    """
     text = str(given)
     if not text:
         raise RequestError(f"{what or repr(text)}: is empty; give a path")
@@ -188,7 +204,9 @@ def local_path(given: object, what: str) -> Path:
 
 
 def store_uri(file: Path | str) -> str:
-    """The address of a sqlite database: an absolute path as SQLAlchemy reads it, which takes `?`
-    for the end of the path and `%41` for a letter."""
+    """Return the URI of a sqlite database, with an absolute path.
+
+    Escapes `?` and `%41`, which SQLAlchemy would read as the end of the path and as a letter.
+    """
     path = re.sub("%(?=[0-9A-Fa-f]{2})", "%25", str(file)).replace("?", "%3F")
     return f"sqlite:///{path}"

@@ -1,9 +1,8 @@
-"""What this command trusts: the user's own modules, whose code may run, and MLflow stores, which
-may be contacted.
+"""Trust of a command: user-defined modules whose code may run, and MLflow stores it may contact.
 
-The command line says it, or an environment variable, or `trust.yaml` in the user's configuration
-folder. No run, sweep, record, recipe or folder of configurations does: somebody else may have made
-those. Processes that a command starts get it through their environment.
+Trust comes from the command line, an environment variable, or `trust.yaml` in the user's
+configuration folder; never from a run, sweep, record, recipe or configuration folder, which
+somebody else may have made. Child processes get it through their environment.
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ from dit_lab.core.text import store_uri
 MODULES, STORES, PASSWORD = (
     "DIT_LAB_TRUSTED_MODULES", "DIT_LAB_TRACKING_URIS", "DIT_LAB_TRACKING_PASSWORD",
 )  # fmt: skip
-"""Environment variables: modules divided by commas, addresses divided by spaces, and the password
-of the store."""
+"""Environment variables: modules separated by commas, URIs separated by spaces, and the password of
+the store.
+"""
 
 FILE_KEYS = ("trusted_modules", "tracking_uris")
-"""What trust.yaml may say: two lists."""
+"""Keys of trust.yaml, both lists."""
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -40,12 +40,12 @@ LIBRARIES = (
 )  # fmt: skip
 
 NEVER = frozenset({*LIBRARIES, *sys.stdlib_module_names})
-"""Packages that nobody can trust as a whole: they hold more than components."""
+"""Packages that cannot be trusted as a whole: they contain more than components."""
 
 
 @dataclass(slots=True)
 class _Grants:
-    """What the command line or the user's Python has granted."""
+    """Trust given on the command line or by the user's Python code."""
 
     modules: list[str] = field(default_factory=list)
     stores: list[str] = field(default_factory=list)
@@ -58,7 +58,7 @@ _granted = _Grants()
 
 @contextmanager
 def this_command() -> Iterator[None]:
-    """Whatever is granted inside ends with the command."""
+    """Context of a command, which ends the trust that is given in it."""
     global _granted
     before, _granted = _granted, _Grants()
     try:
@@ -68,9 +68,11 @@ def this_command() -> Iterator[None]:
 
 
 def taken_from(words: Sequence[str]) -> list[str]:
-    """The words of a command line without `trusted_modules=[...]`, which is granted, and without
-    the password of `tracking.uri=ADDRESS`, which may be contacted. Raises RequestError."""
-    trusted_modules()  # what the environment and the user's own file say is checked at once
+    """Grant the trust in the arguments of a command line, and return the arguments without it.
+
+    Removes `trusted_modules=[...]`, and the password from `tracking.uri=URI`. Raises RequestError.
+    """
+    trusted_modules()  # checks the environment and the user's file early
     kept = []
     for word in words:
         key, found, value = word.partition("=")
@@ -85,7 +87,7 @@ def taken_from(words: Sequence[str]) -> list[str]:
 
 
 def _as_list(value: str) -> Any:
-    import yaml  # only where there is something to read: help must answer at once
+    import yaml  # slow, and help must be fast
 
     try:
         return yaml.safe_load(value)
@@ -94,7 +96,7 @@ def _as_list(value: str) -> Any:
 
 
 def environment() -> dict[str, str]:
-    """What this command trusts, for the processes that it starts."""
+    """Return the environment variables that pass the trust of this command to its children."""
     kept = {MODULES: ",".join(trusted_modules()), STORES: " ".join(trusted_stores())}
     if password := _password():
         kept[PASSWORD] = password
@@ -102,23 +104,23 @@ def environment() -> dict[str, str]:
 
 
 def user_file() -> Path:
-    """The user's own file, `~/.config/dit-lab/trust.yaml`."""
+    """Return the path of the user's trust file, `~/.config/dit-lab/trust.yaml`."""
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(home) / "dit-lab" / "trust.yaml"
 
 
 def _said_by_user(key: str) -> list[str]:
-    """A list in the user's own file. Raises RequestError where that says anything else."""
+    """Return a list of the user's trust file. Raises RequestError if the file has other content."""
     file = user_file()
     try:
         content = file.read_bytes()
-    except OSError:  # mostly there is none
+    except OSError:  # usually the file does not exist
         return []
     import yaml
 
     try:
         said = yaml.safe_load(content)
-    except yaml.YAMLError:  # or no text
+    except yaml.YAMLError:  # also if it is not text
         said = None
     lists = said.values() if isinstance(said, Mapping) and set(said) <= set(FILE_KEYS) else [None]
     if not all(isinstance(found, list) and _are_texts(found) for found in lists):
@@ -135,8 +137,7 @@ def _are_texts(found: list[Any]) -> bool:
 
 
 def trust_modules(given: Any) -> None:
-    """Let components lie in packages of the user's own. Raises RequestError for what is no list of
-    packages that are there."""
+    """Trust user-defined packages. Raises RequestError unless `given` lists existing packages."""
     if isinstance(given, str) or not isinstance(given, Sequence):
         shown = "null" if given is None else given
         name = given if isinstance(given, str) else "PACKAGE"
@@ -156,7 +157,7 @@ def trust_modules(given: Any) -> None:
 
 
 def trusted_modules() -> tuple[str, ...]:
-    """Packages and modules of the user's own whose code may run."""
+    """Return the user-defined packages and modules whose code may run."""
     from_environment = [name for name in os.environ.get(MODULES, "").split(",") if name]
     _refuse_no_modules(from_environment, MODULES)
     from_file = _said_by_user("trusted_modules")
@@ -176,13 +177,12 @@ def _refuse_no_modules(given: Iterable[Any], where: str) -> None:
 
 
 def is_trusted(name: str) -> bool:
-    """Whether a dotted name lies in a module of the user's own."""
+    """Return whether a dotted name is in a trusted module."""
     return any(name.startswith(f"{module}.") for module in trusted_modules())
 
 
 def load_own(target: str, *, key: str) -> Any:
-    """The class or function of the user's own that `target` names, defined in a trusted module.
-    Raises RequestError."""
+    """Return the user-defined class or function that `target` names. Raises RequestError."""
     module_name, _, name = target.rpartition(".")
     _look_here_too()
     try:
@@ -192,7 +192,7 @@ def load_own(target: str, *, key: str) -> Any:
     if not callable(component):
         kind = type(component).__name__
         raise RequestError(f"{key}={target}: is of type {kind}; name a class or a function")
-    own_name = getattr(component, "__qualname__", name)  # `name` may be the user's own for it
+    own_name = getattr(component, "__qualname__", name)  # `name` may be an alias
     home = f"{getattr(component, '__module__', '')}.{own_name}"
     if not is_trusted(home):
         raise RequestError(
@@ -202,13 +202,13 @@ def load_own(target: str, *, key: str) -> Any:
 
 
 def source_files(modules: Iterable[str]) -> dict[str, Path]:
-    """The source files of modules of the user's own, by their path within the package."""
+    """Return the source files of user-defined modules, by their path within the package."""
     _look_here_too()
     files: dict[str, Path] = {}
     for module in modules:
         try:
             spec = importlib.util.find_spec(module)
-        except (ImportError, ValueError):  # of a package that `module` says it lies in
+        except (ImportError, ValueError):  # a parent package is missing
             spec = None
         if spec is None:
             continue
@@ -223,7 +223,7 @@ def source_files(modules: Iterable[str]) -> dict[str, Path]:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong in the user's code, and in which line of a module, as one line."""
+    """Return one line with an error of the user's code and the line of code where it occurred."""
     text = " ".join(str(error).split())
     machinery = (str(PACKAGE), importlib.__file__, "<frozen")
     calls = traceback.extract_tb(error.__traceback__)
@@ -233,8 +233,7 @@ def reason(error: Exception) -> str:
 
 
 def _look_here_too() -> None:
-    """A module of the user's own may lie where the command is typed. It is found after the standard
-    library and all that is installed, which no file in that folder can take the place of."""
+    """Append the current folder to `sys.path`: last, so that its files replace no other module."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
 
@@ -243,65 +242,67 @@ def _look_here_too() -> None:
 
 
 def trust_store(uri: str) -> str:
-    """Let an MLflow store be contacted; its address without the password, which is remembered."""
+    """Trust an MLflow store, and return its URI without the password, which is remembered."""
     _granted.stores.append(without_password(uri))
     return _granted.stores[-1]
 
 
 def default_store(root: Path | str) -> str:
-    """The address of the store of the runs below `paths.root`, where no other is named."""
+    """Return the URI of the default store of the runs below `paths.root`."""
     return store_uri(Path(root) / "mlflow.db")
 
 
 def trust_own_store(root: Path | str) -> None:
-    """Let the store be used that lies where this command writes."""
+    """Trust the default store of a root folder to which this command writes."""
     _granted.own_stores.append(default_store(root))
 
 
 def trusted_stores() -> tuple[str, ...]:
-    """Addresses that may be contacted."""
+    """Return the URIs that may be contacted, without passwords."""
     from_environment = os.environ.get(STORES, "").split()
     said = [*_granted.stores, *from_environment, *_said_by_user("tracking_uris")]
     return tuple(dict.fromkeys(_divided(uri)[0] for uri in said))
 
 
 def is_named(uri: str) -> bool:
-    """Whether the command or the user names a store, so that what it says is believed."""
+    """Return whether the command or the user names a store, so that its content is trusted."""
     return _same_place(uri) in map(_same_place, trusted_stores())
 
 
 def may_contact(uri: str) -> bool:
-    """Whether this command may talk to a store."""
+    """Return whether this command may contact a store."""
     return is_named(uri) or _same_place(uri) in map(_same_place, _granted.own_stores)
 
 
 def sqlite_path(uri: str) -> Path:
-    """The file behind a sqlite URI: what follows the third slash, an empty path where nothing."""
+    """Return the file of a sqlite URI, after its third slash; an empty path if there is none."""
     found = re.match(r"[\w+]+:///([^?]*)", uri)
     return Path(found[1] if found else "")
 
 
 def _same_place(uri: str) -> str:
-    """The address, of a file whatever links lead to it."""
+    """Return a URI for comparison: of a file, with symbolic links resolved."""
     uri = _divided(uri)[0].rstrip("/")
     return f"sqlite:{sqlite_path(uri).resolve()}" if uri.startswith("sqlite:") else uri
 
 
 def without_password(uri: str) -> str:
-    """The address as it may be kept and shown; its password is remembered for this command."""
+    """Return a URI to be stored and shown; its password is remembered for this command."""
     plain, password = _divided(uri)
     _granted.password = password or _granted.password
     return plain
 
 
 def plain_address(uri: str) -> str:
-    """The address that a file holds, without the password, which means nothing here."""
+    """Return a URI from a file without its password, which is not used."""
     return _divided(uri)[0]
 
 
 def with_password(uri: str) -> str:
-    """The address as its store takes it: with the password that the command line or the environment
-    gave, where it names a user and none."""
+    """Return a URI for its store, with the password of the command line or the environment.
+
+    The password is added if the URI names a user and no password.
+    """
     plain, password = _divided(uri)
     password = password or _password()
     found = re.match(r"(\w[\w+.-]*://[^/@]*)@(.*)", plain, re.DOTALL)
@@ -311,8 +312,7 @@ def with_password(uri: str) -> str:
 
 
 def lacks_password(uri: str) -> str:
-    """The variable that is missing where a store refuses the login of a user, to be added to the
-    reason; "" where none is."""
+    """Return a hint to add to a refused login if the password variable is not set; else ""."""
     names_user = re.match(r"\w[\w+.-]*://[^/@]+@", uri) is not None
     return f"; {PASSWORD} is not set" if names_user and not _password() else ""
 
@@ -328,11 +328,11 @@ def _quoted(password: str) -> str:
 
 
 AUTHORITY = re.compile(r"(\w[\w+.-]*://[^/@:]*):(?!\d*(?:/|$))(.*)@(.*)", re.DOTALL)
-"""USER:PASSWORD@HOST in an address; what follows a colon and is a number is a port."""
+"""USER:PASSWORD@HOST in a URI; a number after a colon is a port."""
 
 
 def _divided(uri: str) -> tuple[str, str | None]:
-    """An address without its password, and the password."""
+    """Split a URI into the URI without its password, and the password."""
     from urllib.parse import unquote
 
     password: str | None = None

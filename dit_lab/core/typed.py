@@ -1,4 +1,4 @@
-"""Plain values of a file as what a dataclass declares, or one line that says what is wrong.
+"""Conversion of plain values from a file to declared types, with errors of one line.
 
     @dataclass(frozen=True)
     class Holder:
@@ -7,9 +7,9 @@
 
     read_as(Holder, {"host": "here", "pid": 12}, where="lease")
 
-A dataclass says all fields of a record; another field is refused. A TypedDict says those that are
-used; other keys are left as they are. `Annotated` adds checks: functions that say what they expect
-of a value that they do not accept, and "" of others. Torch-free.
+A dataclass declares all fields of a record, and other fields are refused. A TypedDict declares the
+fields that are used, and other keys are kept. `Annotated` adds checks: functions that return "" or
+a description of the expected value. Torch-free.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from dit_lab.core.files import NOT_FINITE
 Kind = TypeVar("Kind")
 
 Check = Callable[[Any], str]
-"""A value -> what is expected in its place, "" where it is that."""
+"""A value -> a description of the expected value, "" if the value is accepted."""
 
 WORDS: Mapping[Any, str] = {
     int: "a whole number",
@@ -52,8 +52,8 @@ WORDS: Mapping[Any, str] = {
 }
 
 
-class Unfit(ValueError):  # noqa: N818 - says what it found
-    """A value that is not what was declared: where in the record, and why."""
+class Unfit(ValueError):  # noqa: N818 - named after the value
+    """A value that does not match its declaration; the message says where and why."""
 
 
 def read_as(
@@ -64,12 +64,15 @@ def read_as(
     what: str = "damaged",
     instead: str = "move it away to go on without it",
 ) -> Kind:
-    """The plain values of a file as `kind`: a dataclass, a TypedDict, or any annotation made of
-    these, of the types of JSON, of tuples, Literal, Annotated, unions and Any.
+    """Convert the plain values of a file to `kind`.
 
-    A bool is no number, a float no whole number, and a whole number a float where one is declared,
-    as are the texts by which `to_json` writes numbers that are not finite.
-    Raises RequestError, `{where}: {what} (FIELD: why); {instead}`.
+    `kind` is a dataclass, a TypedDict, or an annotation made of these, the types of JSON, tuples,
+    Literal, Annotated, unions and Any. A bool is not a number and a float not an integer. An
+    integer is converted to a declared float, and so are the texts in which `to_json` writes
+    non-finite numbers.
+
+    Raises:
+        RequestError: `{where}: {what} (FIELD: why); {instead}`.
     """
     try:
         found: Kind = _read(kind, values, "")
@@ -82,29 +85,29 @@ def read_as(
 
 
 def within(least: float, most: float = math.inf) -> Check:
-    """Of a number."""
+    """Return a check that a number is from `least` to `most`."""
     words = f"at least {least:,}" if most == math.inf else f"from {least:,} to {most:,}"
     return lambda value: "" if least <= value <= most else words
 
 
 def spelled(pattern: str, words: str) -> Check:
-    """Of a text that matches a regular expression as a whole."""
+    """Return a check that a whole text matches a regular expression."""
     return lambda text: "" if re.fullmatch(pattern, text) else words
 
 
 def not_empty(found: Sequence[Any] | Mapping[str, Any]) -> str:
-    """Of a list or of keys and values."""
+    """Check that a list or mapping is not empty."""
     return "" if found else "at least one"
 
 
 def file_name(text: str) -> str:
-    """The name of a file or folder, which no path can be made of that leads elsewhere."""
+    """Check that a text is the name of a file or folder, with which no path leads elsewhere."""
     good = text.isprintable() and "/" not in text and text not in ("", ".", "..")
     return "" if good and len(text.encode(errors="replace")) <= 255 else "a name, not a path"
 
 
 def path_below(text: str) -> str:
-    """A relative path of names, to something below the folder that it is relative to."""
+    """Check that a text is a relative path that stays below its folder."""
     good = not any(map(file_name, text.split("/")))
     return "" if good else "a relative path without .."
 
@@ -115,10 +118,10 @@ Hash = Annotated[str, spelled("[0-9a-f]{1,128}", "hexadecimal digits")]
 Count = Annotated[int, within(0)]
 Duration = Annotated[float, within(0)]
 Seconds = Annotated[float, within(0, 253_402_300_799)]
-"""Since the epoch, up to the year 9999, the last that can be shown."""
+"""Since the epoch, up to the year 9999, the last that can be displayed."""
 
 
-# ---- reading -------------------------------------------------------------------------------------
+# ---- conversion ----------------------------------------------------------------------------------
 
 
 def _read(kind: Any, value: Any, at: str) -> Any:
@@ -174,7 +177,7 @@ def _read_one_of(kinds: Sequence[Any], value: Any, at: str) -> Any:
     if value is None and type(None) in kinds:
         return None
     wanted = [kind for kind in kinds if kind is not type(None)]
-    wanted.sort(key=lambda kind: kind is not type(value))  # a whole number stays one
+    wanted.sort(key=lambda kind: kind is not type(value))  # an integer stays an integer
     troubles = []
     for kind in wanted:
         try:
@@ -241,7 +244,7 @@ def _of_type(kind: type, value: Any, at: str) -> None:
         raise _unfit(at, WORDS[kind], value)
 
 
-# ---- words ---------------------------------------------------------------------------------------
+# ---- messages ------------------------------------------------------------------------------------
 
 
 def _unfit(at: str, expected: str, value: Any) -> Unfit:
@@ -253,13 +256,13 @@ def _place(at: str) -> str:
 
 
 def _below(at: str, key: Any) -> str:
-    """jobs.3.status; keys come from the file."""
+    """Return the dotted path of a key, such as jobs.3.status; keys are escaped."""
     name = key if isinstance(key, int) or re.fullmatch(r"[\w./-]{1,80}", key) else _shown(key)
     return f"{at}.{name}" if at else str(name)
 
 
 def _shown(value: Any) -> str:
-    """A value of a file in a message: short, and without what a terminal would act on."""
+    """Return a value for a message: short, and without terminal control characters."""
     if isinstance(value, str):
         return ascii(value if len(value) <= 60 else f"{value[:57]}...")
     if isinstance(value, bool) or value is None:

@@ -1,14 +1,19 @@
-"""The lab's shared vocabulary: plain records and the protocols between its parts. Torch-free.
+"""Shared types: data records, and the protocols of components. Torch-free.
 
-Shapes: N images, C channels, H x W pixels or latent cells.
+Shapes: N images, c channels and h x w pixels of images, C channels and H x W cells of latents (the
+same without an encoder). Flow time t is 0 for noise and 1 for data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from dit_lab.core.data_facts import DataFacts as DataFacts
+from dit_lab.core.data_facts import FirstLook as FirstLook
+from dit_lab.core.data_facts import drawn_classes as drawn_classes
 
 if TYPE_CHECKING:
     import torch
@@ -22,98 +27,42 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch with everything random already drawn, each image from its own stream."""
+    """A micro-batch with all its random draws, made from a separate stream for each image."""
 
-    sample_counter: Tensor  # (N,) int64, the image's position in the global order
-    data: Tensor  # (N, C, H, W) float32, what the model learns to produce
+    sample_counter: Tensor  # (N,) int64, position of the image in the global training order
+    data: Tensor  # (N, C, H, W) float32, clean images or latents
     labels: Tensor  # (N,) int64 in [0, num_classes); all 0 for an unconditional model
     noise: Tensor  # (N, C, H, W) float32, standard normal
-    time: Tensor  # (N,) in the objective's unit: flow time in [0, 1] or the DDPM timestep
-    drop_label: Tensor  # (N,) bool, where the null label takes the label's place
+    time: Tensor  # (N,) in the unit of the objective: flow time in [0, 1] or DDPM timestep
+    drop_label: Tensor  # (N,) bool, True where the null label replaces the label
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch with every tensor changed."""
+        """Return a copy of the batch with `change` applied to each tensor."""
         return Batch(*(change(getattr(self, name)) for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of the two ends of its interpolant, seen from one noisy image."""
+    """Clean data and noise as predicted from a batch of noisy images."""
 
     data: Tensor  # (N, C, H, W)
     noise: Tensor  # (N, C, H, W)
-    # of one step back on a chain, 0 = posterior, 1 = beta: (N, C, H, W) with learn_sigma
+    # reverse variance, from 0 (posterior's) to 1 (beta), on a log scale; (N, C, H, W) if learned
     variance_fraction: Tensor | float = 0.0
-    guided: bool = False  # more than one model's, or one label's, word
-
-
-@dataclass(frozen=True, slots=True)
-class FirstLook:
-    """What matters of data where a training begins with it."""
-
-    notes: tuple[str, ...] = ()  # lines
-    doubt: str = ""  # why none does, in one line
-    lost: str = ""  # of an image that is not where it should be, in one line
-    files: tuple[str, ...] = ()  # some of the images, where they are files
-
-
-@dataclass(frozen=True, slots=True)
-class DataFacts:
-    """What the data knows and the model is built from."""
-
-    channels: int
-    height: int
-    width: int
-    num_classes: int  # 0 for an unconditional set
-    class_names: tuple[str, ...]
-    train_images: int
-    validation_images: int
-    fingerprint: str  # changes when the data does
-    levels: int = 256  # brightnesses that a pixel can have
-    reading: int = 1  # how folders were read: the one of runs that were recorded without one
-    absent_classes: tuple[int, ...] = ()  # without a training image: drawn where asked for alone
-    first_look: FirstLook = FirstLook()  # not recorded
-
-    @property
-    def drawn_classes(self) -> tuple[int, ...]:
-        """The classes that are drawn unless others are asked for; (0,) without classes."""
-        return drawn_classes(self.num_classes, self.absent_classes)
-
-    def recorded(self) -> dict[str, Any]:
-        """As files hold them, as they did before there were facts that say nothing here."""
-        known = {**asdict(self), "class_names": list(self.class_names)}
-        del known["first_look"]
-        if self.reading == 1:
-            del known["reading"]
-        known["absent_classes"] = list(self.absent_classes)
-        if not self.absent_classes:
-            del known["absent_classes"]
-        return known
-
-    @classmethod
-    def of(cls, recorded: Mapping[str, Any]) -> DataFacts:
-        """What a file holds, which was checked."""
-        names = ("class_names", "absent_classes")
-        return cls(**{**recorded, **{key: tuple(recorded.get(key, ())) for key in names}})
-
-
-def drawn_classes(num_classes: int, absent_classes: Iterable[int]) -> tuple[int, ...]:
-    """The classes that are drawn unless others are asked for; (0,) without classes."""
-    absent = set(absent_classes)
-    return tuple(at for at in range(max(1, num_classes)) if at not in absent)
+    guided: bool = False  # whether classifier-free guidance or autoguidance was applied
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """What the data and the codec tell the model."""
+    """Properties of the data and shape of the latents, from which the model is built."""
 
     data: DataFacts
-    latent: tuple[int, int, int]  # channels, height, width
+    latent: tuple[int, int, int]  # (C, H, W); the shape of images for codec=identity
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """Images as files hold them, with their labels."""
+    """Images and labels as stored in files."""
 
     pixels: Tensor  # (N, H, W, c) uint8
     labels: Tensor  # (N,) int64
@@ -127,61 +76,87 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """What an evaluator found: numbers by metric name, and files worth keeping with the run."""
+    """Result of an evaluator: metrics by name, and files to keep with the run."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     artifacts: tuple[Path, ...] = ()
 
 
 ModelCall = Callable[["Tensor", "Tensor"], "Tensor"]
-"""(x_t (N, C, H, W), model time (N,)) -> raw output (N, C or 2C, H, W); labels are closed over."""
+"""(x_t (N, C, H, W), model time (N,)) -> raw output (N, C or 2C, H, W); the labels are bound."""
 
 LabelledCall = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 """(x_t (N, C, H, W), model time (N,), labels (N,)) -> raw output (N, C or 2C, H, W)."""
 
 Predict = Callable[["Tensor", float], Prediction]
-"""(x_t (N, C, H, W), flow time t shared by the batch) -> Prediction; what samplers are given."""
+"""(x_t (N, C, H, W), flow time t shared by the batch) -> Prediction; the argument of samplers."""
 
 DrawNoise = Callable[[int], "Tensor"]
-"""step index -> fresh standard normal noise (N, C, H, W), reproducible per image."""
+"""Step index -> fresh standard normal noise (N, C, H, W), reproducible per image."""
 
 
 class Model(Protocol):
-    """What is trained: a `torch.nn.Module`, built for the shapes of the data.
+    """A trainable network: a `torch.nn.Module` built for the shapes of the data.
 
-    With an option `class_dropout_prob` above 0, its labels go up to `num_classes`, which stands for
-    no label; without that option no label is dropped.
+    If its option `class_dropout_prob` is above 0, the label `num_classes` is the null label.
+    Without that option no labels are dropped in training.
     """
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        """x (N, C, H, W), time (N,) in the objective's unit, labels (N,) int64 -> (N, C, H, W), or
-        (N, 2C, H, W) with `learn_sigma`."""
+        """Return the raw output, (N, C, H, W), or (N, 2C, H, W) with `learn_sigma`.
+
+        Args:
+            x: Noisy images or latents, (N, C, H, W).
+            time: (N,), as `Objective.model_time` returns it.
+            labels: (N,) int64 in [0, num_classes), or the null label num_classes.
+        """
 
 
 class Objective(Protocol):
-    """What is learned: a target on an interpolant, and how a raw output is read."""
+    """A training target on an interpolant, and the interpretation of the model's raw output."""
 
     learn_sigma: bool = False  # the model has 2C output channels
 
     @property
     def interpolant(self) -> Interpolant:
-        """The path between noise and data that samplers follow."""
+        """The path from noise to data that samplers follow."""
 
     def time_from_uniform(self, uniform: Tensor) -> Tensor:
-        """Map draws from U[0, 1), shape (N,), to `Batch.time`, the quantile function of time."""
+        """Return training times for uniform draws: the quantile function of time.
+
+        Args:
+            uniform: (N,) from U[0, 1).
+
+        Returns:
+            `Batch.time`, (N,).
+        """
 
     def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
-        """Per-image terms, each (N,) float32; the key "loss" is the one that is minimised."""
+        """Return the loss terms of a batch, by name.
+
+        Args:
+            predict: The model, with the labels of the batch; takes noisy inputs and model times.
+            batch: Clean data, noise and times, from which the noisy inputs are made.
+
+        Returns:
+            Terms of shape (N,), float32, one value per image. "loss" is minimised; all are logged.
+        """
 
     def model_time(self, t: float) -> float:
-        """Flow time t to the number that the model was trained to receive."""
+        """Return the time that the model receives at flow time t, such as a DDPM timestep."""
 
     def prediction(self, output: Tensor, x: Tensor, t: float) -> Prediction:
-        """Read a raw model output at (x, flow time t)."""
+        """Convert a raw model output to a prediction of data and noise.
+
+        Args:
+            output: (N, C, H, W), or (N, 2C, H, W) with `learn_sigma`.
+            x: The noisy input of the model, (N, C, H, W).
+            t: The flow time of x.
+        """
 
 
 class Sampler(Protocol):
-    """Carries noise to data along an interpolant by asking for predictions."""
+    """Transforms noise into data along an interpolant by evaluating the model."""
 
     def sample(
         self,
@@ -192,100 +167,122 @@ class Sampler(Protocol):
         draw_noise: DrawNoise,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """noise (N, C, H, W) -> data (N, C, H, W). `on_step(k)` is called after step k."""
+        """Return the data (N, C, H, W) into which the noise is transformed.
+
+        Args:
+            predict: The prediction for (x, flow time), with guidance applied.
+            noise: (N, C, H, W), standard normal.
+            interpolant: The path of the objective, to be followed from `t_min` to `t_max`.
+            draw_noise: Fresh noise for a step, reproducible per image; for stochastic samplers.
+            on_step: Called as `on_step(k)` after step k, counted from 0.
+        """
 
 
 class Codec(Protocol):
-    """Pixels in [-1, 1] to what the model sees, and back. Owns every scale and shift.
+    """Converts pixels in [-1, 1] to latents and back, including all scales and shifts.
 
-    In between stand moments, which depend on the image alone and can be kept: the mean and
-    log-variance of a posterior, from which each use draws latents, or the latents themselves.
-    What has a body here is for codecs without weights whose moments are the latents.
+    Encoding has two steps. `moments` depend only on the image and can be cached: mean and
+    log-variance of a posterior, or the latents themselves. `latents` draws latents from a
+    posterior. The methods with a body here suit codecs without weights, whose moments are the
+    latents.
     """
 
-    fingerprint: str
-    draws: bool = False  # latents are drawn, so that `latents` needs noise
+    fingerprint: str  # identifies the codec and its weights
+    draws: bool = False  # whether `latents` draws from a posterior and needs noise
 
     def to(self, device: torch.device) -> Codec:
-        """The codec with its weights, if it has any, on the device."""
+        """Return the codec with its weights, if any, on the device."""
         return self
 
     def latent_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
-        """(channels, height, width) of pixels to those of latents."""
+        """Return the latent shape (C, H, W) for images of shape (channels, height, width)."""
 
     def moments(self, images: Tensor) -> Tensor:
-        """images (N, c, h, w) -> moments (N, M, H, W)."""
+        """Return the moments (N, M, H, W) of images (N, c, h, w)."""
 
     def latents(self, moments: Tensor, noise: Tensor | None) -> Tensor:
-        """moments (N, M, H, W) and, where it draws, noise (N, C, H, W) -> latents (N, C, H, W)."""
+        """Return the latents (N, C, H, W).
+
+        Args:
+            moments: (N, M, H, W).
+            noise: (N, C, H, W), standard normal; only needed if `draws`.
+        """
         return moments
 
     def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
-        """images (N, c, h, w) to their latents (N, C, H, W): both steps."""
+        """Return the latents (N, C, H, W) of images (N, c, h, w): `moments`, then `latents`."""
         return self.latents(self.moments(images), noise)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """latents (N, C, H, W) -> images (N, c, h, w) in [-1, 1]."""
+        """Return the images (N, c, h, w) in [-1, 1] of latents (N, C, H, W)."""
 
 
 class Dataset(Protocol):
-    """Labelled images by index; augmentation depends on (seed, sample counter) alone."""
+    """Labelled images by index. Augmentation depends only on the seed and the sample counters."""
 
     def __len__(self) -> int: ...
 
     def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Images (N, c, h, w) float32 in [-1, 1] and labels (N,) int64.
+        """Return images and labels.
 
-        `counters` (N,) seed the augmentation; None means no augmentation (validation, reference).
-        A dataset of cached latents gives moments (N, M, H, W) in the place of images.
+        Args:
+            indices: (N,) int64, positions in the dataset.
+            counters: (N,) int64 sample counters, which seed the augmentation; None for no
+                augmentation (validation, reference images).
+
+        Returns:
+            Images (N, c, h, w), float32 in [-1, 1], or cached moments (N, M, H, W); and labels
+            (N,), int64.
         """
 
 
 class PairedDataset(Dataset, Protocol):
-    """A dataset whose images each have a noise that belongs to them."""
+    """A dataset in which every item is a latent with a fixed noise (reflow pairs)."""
 
     def noise(self, indices: Tensor) -> Tensor:
-        """(N, C, H, W) float32; the images are latents of the same shape."""
+        """Return the noise (N, C, H, W), float32, of the latents with these indices."""
 
 
 class Coupling(Protocol):
-    """Which noise belongs to which image of a training batch."""
+    """The pairing of noise with the images of a training batch."""
 
     def couple(self, batch: Batch) -> Batch:
-        """The batch, its data encoded, with its noise as it should be."""
+        """Return the batch with its noise paired with its data, which is already encoded."""
 
 
 class Schedule(Protocol):
-    """A factor on the base learning rate, a function of the step alone (nothing to save)."""
+    """A factor on the base learning rate as a function of the step; it has no state to save."""
 
-    depends_on_end: bool = True  # the factor of a step changes with `total_steps`
+    depends_on_end: bool = True  # whether the factor of a step depends on `total_steps`
 
     def factor(self, step: int, total_steps: int) -> float:
-        """Factor for the step after `step` finished ones."""
+        """Return the factor for the step after `step` finished steps."""
 
 
 class Team(Protocol):
-    """The processes that do one thing together, all of which call the same methods in the same
-    order; a process alone is a team as well."""
+    """A process group, or a single process. All members call the same methods in the same order."""
 
     @property
-    def index(self) -> int: ...
+    def index(self) -> int: ...  # rank
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int: ...  # number of processes
 
     def first(self, compute: Callable[[], Result]) -> Result:
-        """What the first process computes; every process gets it, or raises what it raised."""
+        """Return the result of rank 0 on all processes. If it raises, all raise its error."""
 
     def every(self, compute: Callable[[], Result]) -> list[Result]:
-        """What each process computes, in their order; where some raise, all raise the first."""
+        """Return the results of all processes by rank. If any raise, all raise the first error."""
 
     def largest(self, number: int) -> int:
-        """The largest of the numbers that the processes give, at little cost."""
+        """Return the maximum of `number` over all processes (cheap: one integer is reduced)."""
 
 
 class Evaluator(Protocol):
-    """Looks at the averaged weights every `every_steps` and at the end; 0 = only at the end."""
+    """Evaluates the averaged weights every `every_steps` and at the end; 0: only at the end.
+
+    `run` takes the averaged model as a function, and the number of finished steps.
+    """
 
     @property
     def every_steps(self) -> int: ...
@@ -294,37 +291,46 @@ class Evaluator(Protocol):
 
 
 class Hook(Protocol):
-    """Listens to a run: a metrics file, a tracker, a progress display. Rank 0 only.
+    """Callbacks of a run, on rank 0 only: a metrics file, a tracker, a progress display.
 
-    Subclasses say what they listen to; the rest passes them by.
+    Subclasses override the methods that they need.
     """
 
     def on_start(self, *, first_step: int, total_steps: int) -> None:
-        """Training begins, or goes on after `first_step` finished steps."""
+        """Called when training starts, or resumes after `first_step` finished steps."""
         return
 
     def on_step(self, step: int) -> None:
-        """The optimizer has finished `step` steps."""
+        """Called when the optimizer has finished `step` steps."""
         return
 
     def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Numbers by name: of training every `training.log_every_steps`, and of each evaluation."""
+        """Called with metrics by name: every `training.log_every_steps`, and after evaluations."""
         return
 
     def on_artifact(self, step: int, path: Path) -> None:
-        """An evaluation wrote a file into the run folder, such as a picture of samples."""
+        """Called when an evaluation has written a file to the run folder, such as a sample grid."""
         return
 
     def on_message(self, text: str) -> None:
-        """A line for whoever watches."""
+        """Called with a line for the user."""
         return
 
     def on_end(self, *, status: str, step: int, error: str | None) -> None:
-        """It ended: FINISHED, KILLED (stopped and saved) or FAILED with a traceback as `error`."""
+        """Called when the run ends.
+
+        Args:
+            status: FINISHED, KILLED (stopped by a signal, and saved) or FAILED.
+            step: The last finished step.
+            error: The traceback of a failed run, else None.
+        """
         return
 
 
 def is_due(step: int, *, every_steps: int, total_steps: int) -> bool:
-    """Whether something is due after `step` finished steps: at every multiple of `every_steps`, and
-    at the end; 0 is only at the end."""
+    """Return whether something is due after `step` finished steps.
+
+    It is due at every multiple of `every_steps` above 0, and at `total_steps`. If `every_steps` is
+    0, it is due only at the end.
+    """
     return step == total_steps or (every_steps > 0 and step > 0 and step % every_steps == 0)

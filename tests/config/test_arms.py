@@ -62,7 +62,7 @@ def test_what_is_typed_wins_and_is_said() -> None:
     found = Composer().compose([MINE, "optimizer.betas=[0.9,0.97]", "arm=beta2"])
     assert found.config.optimizer.betas == [0.9, 0.97]
     assert found.notes == [
-        "optimizer.betas=[0.9,0.97] takes the place of optimizer.betas=[0.9,0.95] of arm=beta2"
+        "optimizer.betas=[0.9,0.97] overrides optimizer.betas=[0.9,0.95] of arm=beta2"
     ]
 
 
@@ -104,12 +104,18 @@ def test_a_command_adds_to_the_arms_of_a_recipe_and_of_those_below(folder: Path)
         (["arm=none"], "arm=none: no such choice; allowed: base, logit_normal, beta2, plain"),
         (["arm=beta"], "did you mean arm=beta2?"),
         (["arms.a={from: b}"], "arms.a.from: arm=b: no such choice; allowed: base"),
-        (["arms.base={from: beta2}"], "arms.base.from: stands on itself"),
+        (["arms.base={from: beta2}"], "arms.base.from: extends itself"),
         (["arms.a={above: b}"], "arms.a.above: an arm has from and overrides"),
         (["arms.a=[1]"], r"arms.a=\[1\]: expected a list of overrides"),
-        (["arms.a=seed=0,1"], "arms.a: seed=0,1: several values; an arm has one of each"),
-        (["arms.a=tracking=none"], "arms.a: tracking=none: not of an arm"),
-        (["arms.a=hydra/launcher=joblib"], "arms.a: hydra/launcher=joblib: not of an arm"),
+        (
+            ["arms.a=seed=0,1"],
+            "arms.a: seed=0,1: several values; an arm sets one value for each key",
+        ),
+        (["arms.a=tracking=none"], "arms.a: tracking=none: cannot be set by an arm"),
+        (
+            ["arms.a=hydra/launcher=joblib"],
+            "arms.a: hydra/launcher=joblib: cannot be set by an arm",
+        ),
         (["arms.a=[seed=1"], r"arms.a=\[seed=1: not understood; write arms.a=OVERRIDE"),
         (["arms.a/b=seed=1"], "arms.a/b: is no name"),
         (["arms.a=seed"], "seed: not understood"),

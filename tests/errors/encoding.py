@@ -161,7 +161,7 @@ CASES = (
          "encode dataset=latents dataset.root=latents codec.path=vae out=new",
          "dataset=latents: is encoded already; choose the images themselves", start="encoded"),
     Case("encoding random crops", f"{ENCODE} dataset.crop=random",
-         "dataset.crop=random: every use of an image is another crop.*; use dataset.crop=cent",
+         "dataset.crop=random: crops change with every use.*; use dataset.crop=cent",
          prepare=with_vae()),
     Case("latents among the images", f"encode {IMAGES} codec.path=vae out=images/new",
          "out=FOLDER/images/new: lies inside dataset.root=FOLDER/images; choose another",

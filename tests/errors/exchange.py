@@ -370,6 +370,6 @@ CASES = (
          "init_from=FOLDER/outputs/runs/tiny/HASH: has no checkpoint yet", start="tiny",
          prepare=without_checkpoints),
     Case("more steps for weights alone", "train resume=tiny.safetensors training.total_steps=9",
-         "holds weights without the rest of a training; init_from=.* begins one with them",
+         "has weights but no training state; init_from=.* starts a training with them",
          start="tiny", prepare=exported),
 )

@@ -143,7 +143,7 @@ CASES = (
     Case("an entry of a list that lies elsewhere", f"{Q} metric=[../metric/fid]",
          "names no member; write metric="),
     Case("a group in another place", f"{Q} +model@training=s",
-         r"\+model@training=s: a group has one place; write model=NAME"),
+         r"\+model@training=s: the package of a group cannot be changed"),
     Case("a group that is a mapping", f"{Q} 'model={{hidden_size:3}}'", "names no member"),
     Case("several runs at once", "sample run=A,B",
          "run=A,B: several values at once; give one, and text with a comma as run="),

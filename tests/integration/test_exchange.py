@@ -365,7 +365,7 @@ def test_weights_alone_are_not_resumed(tmp_path: Path, forked: Forked) -> None:
     imported(tmp_path, "DiT")
     done = forked("train", "resume=DiT", "training.total_steps=500000")
     assert done.returncode == 2
-    assert "holds weights without the rest of a training; init_from=" in done.stderr
+    assert "has weights but no training state; init_from=" in done.stderr
 
 
 # ---- as the documents say -----------------------------------------------------------------------

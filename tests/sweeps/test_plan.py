@@ -210,7 +210,7 @@ def test_hashes_do_not_depend_on_how_a_sweep_is_run() -> None:
 
 @pytest.mark.parametrize("key", ["paths.root=a,b", "resume=auto,never", "sweep.retries=1,2"])
 def test_what_a_sweep_has_once_is_no_axis(key: str) -> None:
-    with pytest.raises(RequestError, match="one for the whole sweep"):
+    with pytest.raises(RequestError, match="is set once for the whole sweep"):
         plan_sweep([*TINY, key])
 
 

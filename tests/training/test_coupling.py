@@ -191,7 +191,7 @@ REFUSED = {
     "a chain": ([DEALT, "objective=ddpm"], "coupling=optimal_transport: not with objective=ddpm"),
     "half a group": (
         [DEALT, "training.accumulation=2"],
-        "coupling.group_images=32: does not divide the 16 images that a process sees at a time; "
+        "coupling.group_images=32: does not divide the micro-batch of 16 images per process; "
         "use 2, 4, 8, 16",
     ),
     "across classes": (

@@ -1,1 +1,1 @@
-"""What a configuration is refused for, one area each. Torch-free."""
+"""Checks that refuse invalid configurations, by topic. Torch-free."""

@@ -1,4 +1,4 @@
-"""Couplings against objectives, samplers, batches and data. Torch-free."""
+"""Checks of couplings against objectives, samplers, batches and data. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ INDEPENDENT = "dit_lab.training.coupling.Independent"
 
 
 def is_coupled(config: RunConfig) -> bool:
-    """Whether the noise of an image says something of it."""
+    """Return whether the noise of an image depends on the image."""
     return target_of(config.coupling) != INDEPENDENT
 
 
 def check_coupling(config: RunConfig) -> None:
-    """The objective and the size of micro-batches. Raises RequestError."""
+    """Check the coupling against the objective and the micro-batch size. Raises RequestError."""
     if not is_coupled(config):
         return
     chosen, objective = config.choices, config.objective
     if hasattr(objective, "num_timesteps"):
         raise RequestError(
-            f"coupling={chosen['coupling']}: not with objective={chosen['objective']}, whose steps "
-            "back take the noise to be independent; use rectified_flow or flow_matching"
+            f"coupling={chosen['coupling']}: not with objective={chosen['objective']}, whose "
+            "reverse steps assume independent noise; use rectified_flow or flow_matching"
         )
     if hasattr(config.coupling, "pairs") and getattr(objective, "path", "linear") != "linear":
         raise RequestError(
@@ -38,21 +38,24 @@ def check_coupling(config: RunConfig) -> None:
         )
     group = getattr(config.coupling, "group_images", 1)
     training, processes = config.training, config.distributed.num_processes
-    if processes == AUTO:  # looked at again when it is known
+    if processes == AUTO:  # checked again once the number is known
         return
     at_once = training.global_batch_size // (training.accumulation * processes)
     if at_once % group:
         fitting = [n for n in range(2, at_once + 1) if at_once % n == 0]
         raise RequestError(
-            f"coupling.group_images={group}: does not divide the {at_once} images that a process "
-            f"sees at a time; use {', '.join(map(str, fitting[-6:]))}"
+            f"coupling.group_images={group}: does not divide the micro-batch of {at_once} images "
+            f"per process; use {', '.join(map(str, fitting[-6:]))}"
         )
 
 
 def check_coupled_sampling(
     sampler: Component, trained: RunConfig, choices: Mapping[str, str]
 ) -> None:
-    """Samplers that renew noise need the score, which coupled noise does not give."""
+    """Raise RequestError for a stochastic sampler with a model that was trained on coupled noise.
+
+    Such a sampler needs the score, which models of coupled noise do not give.
+    """
     if is_coupled(trained) and draws_noise(sampler):
         raise RequestError(
             f"sampler={choices['sampler']}: is a stochastic sampler, which needs a model whose "
@@ -61,12 +64,12 @@ def check_coupled_sampling(
 
 
 def check_coupled_data(config: RunConfig, shapes: Shapes) -> None:
-    """Labels, and the shape of pairs. Raises RequestError."""
+    """Check the coupling against the classes, and reflow pairs by shape. Raises RequestError."""
     coupling, classes = config.coupling, shapes.data.num_classes
     if classes and not getattr(coupling, "within_class", True) and not coupling.force:
         raise RequestError(
-            f"coupling.within_class=false: the data has {counted(classes, 'class')}, each of "
-            "which would get a noise of its own that sampling does not start from; use true, or "
+            f"coupling.within_class=false: the data has {counted(classes, 'class')}, and the "
+            "noise of each would not be standard normal, as sampling assumes; use true, or "
             "coupling.force=true"
         )
     if hasattr(coupling, "pairs"):
@@ -76,15 +79,17 @@ def check_coupled_data(config: RunConfig, shapes: Shapes) -> None:
 
 
 def check_pair_noise(trained: RunConfig, *, seed: int, num_seeds: int = 1) -> None:
-    """Seeds that a model is to be drawn by, against the noise that it was trained on. What is known
-    of that are the pairs' facts, as long as these are there. Raises RequestError."""
+    """Raise RequestError for sampling seeds whose noise a reflow model was trained on.
+
+    The noise is known from the facts of the pairs, so nothing is checked if these no longer exist.
+    """
     pairs = getattr(trained.coupling, "pairs", None)
     if pairs is not None and (Path(pairs) / FACTS).exists():
         _check_noise(read_pair_facts(pairs), seed, num_seeds)
 
 
 def _check_noise(facts: PairFacts, seed: int, num_seeds: int) -> None:
-    """Pairs have noise of their own, those of earlier versions had that of samples."""
+    """Check the seeds; only pairs of earlier versions have the noise of samples."""
     if facts.noise is not None or facts.seed not in range(seed, seed + num_seeds):
         return
     several = f" and evaluation.num_seeds={num_seeds}" if num_seeds > 1 else ""
@@ -96,7 +101,7 @@ def _check_noise(facts: PairFacts, seed: int, num_seeds: int) -> None:
 
 
 def check_pairs(facts: PairFacts, config: RunConfig, shapes: Shapes) -> None:
-    """Pairs, before or after they are drawn, against the model that is to learn from them."""
+    """Raise RequestError if pairs, drawn or not yet, do not have the shapes of the model."""
     classes = shapes.data.num_classes
     if (tuple(facts.latent_shape), facts.num_classes) != (shapes.latent, classes):
         raise RequestError(

@@ -1,4 +1,4 @@
-"""Refusing data that cannot be trained on, encoded or measured, from its facts. Torch-free."""
+"""Checks of data for training, encoding and evaluation, from its facts. Torch-free."""
 
 from __future__ import annotations
 
@@ -24,22 +24,24 @@ from dit_lab.data.split_folders import FIRST, NOW
 from dit_lab.runs.folder import read_json
 
 UNKNOWN_DATA = "unknown"
-"""The fingerprint of data that nobody has seen here: of weights that were imported."""
+"""Fingerprint of unknown data, for imported weights."""
 
 
 OfData = RunConfig | EncodeConfig | CheckConfig
-"""What has a dataset."""
+"""Configurations that have a dataset."""
 
 
 def images_of(config: RunConfig) -> Component:
-    """The dataset of a configuration's images: its own, or what cached latents were made of."""
+    """Return the dataset of a configuration's images; for cached latents, of the encoded images."""
     options = checked_component("dataset", images_config(asdict(config.dataset)))
     return to_component("dataset", options)
 
 
 def read_facts(config: OfData, *, reading: int = NOW) -> DataFacts:
-    """The facts of the configured dataset, whose folders are read as when a run was recorded.
-    Raises RequestError."""
+    """Return the facts of the configured dataset. Raises RequestError.
+
+    `reading` is the version of the rules for folders, which is that of the recorded run.
+    """
 
     def load(target: str) -> Any:
         return load_component(target, key="dataset._target_")
@@ -49,7 +51,7 @@ def read_facts(config: OfData, *, reading: int = NOW) -> DataFacts:
 
 
 def check_declarations(dataset: Component, facts: DataFacts) -> None:
-    """Refuse classes and sizes that the data does not have."""
+    """Raise RequestError if a declared number of classes or image size differs from the data's."""
     classes, size = getattr(dataset, "num_classes", None), getattr(dataset, "image_size", None)
     if classes is not None and classes != facts.num_classes:
         raise RequestError(
@@ -62,8 +64,7 @@ def check_declarations(dataset: Component, facts: DataFacts) -> None:
 
 
 def check_same_codec(config: RunConfig, recorded: RunConfig) -> None:
-    """Raise RequestError where a trained run is to be used with another kind of codec than its
-    own."""
+    """Raise RequestError if a trained run is to be used with another kind of codec."""
     if target_of(config.codec) != target_of(recorded.codec):
         raise RequestError(
             f"codec={config.choices['codec']}: the run was trained with "
@@ -72,8 +73,11 @@ def check_same_codec(config: RunConfig, recorded: RunConfig) -> None:
 
 
 def first_look(config: RunConfig, facts: DataFacts) -> tuple[str, ...]:
-    """What who begins to train on this data should know, in lines. Raises RequestError for data
-    that no training should begin with."""
+    """Return notes on data for a user who begins to train on it.
+
+    Raises:
+        RequestError: The data is not fit for training.
+    """
     look, dataset = facts.first_look, config.dataset
     if look.doubt or look.lost:
         raise RequestError(look.doubt or look.lost)
@@ -90,8 +94,11 @@ def first_look(config: RunConfig, facts: DataFacts) -> tuple[str, ...]:
 
 
 def check_same_data(config: RunConfig, shapes: Shapes) -> DataFacts:
-    """The facts of the configured data; refused where a run was trained on other data, or, if
-    nobody knows on which, where it is for other images. Raises RequestError."""
+    """Return the facts of the configured data, and refuse data other than the run's training data.
+
+    If that is unknown, images of another size or number of classes are refused. Raises
+    RequestError.
+    """
     is_unknown = shapes.data.fingerprint == UNKNOWN_DATA
     facts = read_facts(config, reading=NOW if is_unknown else shapes.data.reading)
     if is_unknown:
@@ -106,7 +113,7 @@ def check_same_data(config: RunConfig, shapes: Shapes) -> DataFacts:
 
 
 def refuse_other_images(config: RunConfig, facts: DataFacts, trained: DataFacts) -> None:
-    """Raise RequestError where data is not of the size and classes that a model was trained for."""
+    """Raise RequestError for data with another image size or number of classes than the model's."""
     found, expected = (
         (of.channels, of.height, of.width, of.num_classes) for of in (facts, trained)
     )
@@ -123,8 +130,7 @@ def _in_words(images: tuple[int, int, int, int]) -> str:
 
 
 def check_images(config: RunConfig) -> None:
-    """Where training reads cached latents but samples are measured: refuse unless the images that
-    were encoded are there."""
+    """Check that the images behind cached latents exist if samples are to be compared with them."""
     dataset, count = config.dataset, config.evaluation.num_images
     if target_of(dataset) != LATENTS or count == 0:
         return
@@ -141,7 +147,7 @@ def check_images(config: RunConfig) -> None:
 
 
 def check_encoding(config: EncodeConfig) -> DataFacts:
-    """The facts of the images that `dit-lab encode` is asked to encode. Raises RequestError."""
+    """Return the facts of the images that `dit-lab encode` is to encode. Raises RequestError."""
     dataset, codec = config.dataset, config.codec
     if target_of(codec) == IDENTITY:
         raise RequestError("codec=identity: leaves images as they are; choose codec=vae")
@@ -149,7 +155,7 @@ def check_encoding(config: EncodeConfig) -> DataFacts:
         raise RequestError("dataset=latents: is encoded already; choose the images themselves")
     if getattr(dataset, "crop", None) == "random":
         raise RequestError(
-            "dataset.crop=random: every use of an image is another crop, which cannot be kept; "
+            "dataset.crop=random: crops change with every use and cannot be cached; "
             "use dataset.crop=centre"
         )
     facts = encoded_facts(config)
@@ -159,7 +165,7 @@ def check_encoding(config: EncodeConfig) -> DataFacts:
 
 
 def encoded_facts(config: EncodeConfig) -> DataFacts:
-    """The facts of images to encode, read as those were that are encoded already."""
+    """Return the facts of images to encode, by the folder rules of an encoding that was begun."""
     plan = read_json(Path(config.out) / PLAN)
     before = plan.get("data")
     began = isinstance(before, dict) and before.get("reading", FIRST) == FIRST

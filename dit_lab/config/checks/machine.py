@@ -1,4 +1,4 @@
-"""What this machine has for a command: processes, number types, folders. Torch-free."""
+"""Checks of what this machine offers: processes, number formats and folders. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AUTO = "auto"
 
 
 def check_processes(config: RunConfig) -> None:
-    """Refuse what no number of processes could be. Raises RequestError."""
+    """Raise RequestError for settings that no number of processes could satisfy."""
     asked = config.distributed
     processes, per_copy = asked.num_processes, asked.processes_per_copy
     if processes != AUTO and (type(processes) is not int or processes < 1):
@@ -33,15 +33,14 @@ def check_processes(config: RunConfig) -> None:
         )
     if asked.cpu_offload and not asked.sharded:
         raise RequestError(
-            "distributed.cpu_offload=true: only shards are kept in the host's memory; use "
-            "distributed=fsdp"
+            "distributed.cpu_offload=true: CPU offload needs sharding; use distributed=fsdp"
         )
     if per_copy is None:
         return
     if not asked.sharded:
         raise RequestError(
-            f"distributed.processes_per_copy={per_copy}: every process has a copy of its own "
-            "unless it is sharded; use distributed=fsdp"
+            f"distributed.processes_per_copy={per_copy}: hybrid sharding needs sharding; use "
+            "distributed=fsdp"
         )
     if processes != AUTO and processes % per_copy:
         raise RequestError(
@@ -51,8 +50,11 @@ def check_processes(config: RunConfig) -> None:
 
 
 def with_processes(config: RunConfig) -> RunConfig:
-    """The configuration with `distributed.num_processes` as a number: what torchrun started, or
-    one for each GPU of this machine. Raises RequestError where there is none."""
+    """Return the configuration with `distributed.num_processes` as a number.
+
+    It is the world size under torchrun, or else the number of GPUs. Raises RequestError without
+    GPUs.
+    """
     asked = config.distributed
     if asked.num_processes != AUTO:
         return config
@@ -66,17 +68,17 @@ def with_processes(config: RunConfig) -> RunConfig:
 
 
 def check_copies(config: RunConfig) -> None:
-    """Refuse shards where nothing is trained. Raises RequestError."""
+    """Raise RequestError for sharding in commands that do not train."""
     check_processes(config)
     if config.distributed.sharded:
         raise RequestError(
-            f"distributed={config.choices['distributed']}: only training cuts a model into "
-            "shards; use distributed=ddp, with the whole model on every process"
+            f"distributed={config.choices['distributed']}: sharding is for training only; use "
+            "distributed=ddp"
         )
 
 
 def check_root(config: RunConfig) -> None:
-    """Refuse a paths.root that cannot be written to or lies among the data."""
+    """Raise RequestError for a paths.root that is not writable or is inside the data folder."""
     root, data = config.paths.root, getattr(config.dataset, "root", None)
     if data and Path(root).is_relative_to(data):
         raise RequestError(
@@ -87,7 +89,7 @@ def check_root(config: RunConfig) -> None:
 
 
 def check_writable(key: str, path: Path) -> None:
-    """Refuse a folder that cannot be written to, by trying. Leaves nothing behind."""
+    """Raise RequestError for a folder that is not writable, by trying. Leaves nothing behind."""
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if not existing.is_dir():
         raise RequestError(f"{key}={path}: {existing} is a file; choose a folder")
@@ -101,7 +103,7 @@ def check_writable(key: str, path: Path) -> None:
 
 
 def check_own(folder: RunFolder) -> None:
-    """Refuse to train in the folder of a run that somebody else has trained."""
+    """Raise RequestError for a run folder to which this user cannot write."""
     for place in (folder.root, folder.checkpoints, folder.lease):
         if not may_write(place):
             raise RequestError(
@@ -111,23 +113,24 @@ def check_own(folder: RunFolder) -> None:
 
 
 def check_new(what: str, out: Path) -> None:
-    """Refuse a path where something is already, or where nothing can be made; `what` it was given
-    as, such as "--out "."""
+    """Raise RequestError for a path that exists or cannot be created.
+
+    `what` is the prefix that it was given with, such as "--out ".
+    """
     if out.exists():
         raise RequestError(f"{what}{out}: exists already; choose another name, or move it away")
     check_parent(what, out)
 
 
 def check_file(what: str, out: Path) -> None:
-    """Refuse a file where a folder is, or in a folder that cannot be written to."""
+    """Raise RequestError for a file path that is a folder, or in a folder that is not writable."""
     if out.is_dir():
         raise RequestError(f"{what}{out}: is a folder; give the name of a file")
     check_parent(what, out)
 
 
 def check_folder(key: str, out: Path) -> None:
-    """Refuse a folder of results that holds the current one, such as `.` or `/`, or that cannot be
-    written to."""
+    """Raise RequestError for a results folder that is unwritable or contains the current one."""
     if Path.cwd().is_relative_to(out.resolve()):
         raise RequestError(
             f"{key}={out}: the current folder lies there, and what is written would lie among its "
@@ -137,7 +140,7 @@ def check_folder(key: str, out: Path) -> None:
 
 
 def check_parent(what: str, out: Path) -> None:
-    """Refuse a path in a folder that does not exist or cannot be written to."""
+    """Raise RequestError for a path in a folder that does not exist or is not writable."""
     parent = out.absolute().parent
     if not parent.is_dir():
         raise RequestError(f"{what}{out}: the folder {parent} does not exist; create it first")
@@ -146,7 +149,7 @@ def check_parent(what: str, out: Path) -> None:
 
 
 def check_float8(config: RunConfig) -> None:
-    """Refuse a training in float8 that nothing here could run. Raises RequestError."""
+    """Raise RequestError for float8 training with sharding or without torchao."""
     if config.precision.mixed_precision != "fp8":
         return
     if config.distributed.sharded:
@@ -162,7 +165,7 @@ def check_float8(config: RunConfig) -> None:
 
 
 def check_compiler(config: RunConfig) -> None:
-    """Refuse compiled blocks where nothing could compile them. Raises RequestError."""
+    """Raise RequestError for compiled blocks if there is no C++ compiler."""
     compilers = (os.environ.get("CXX", "g++"), "clang++")
     for group in ("training", "sample"):
         if getattr(config, group).compile and not any(which(name) for name in compilers):

@@ -1,4 +1,4 @@
-"""The list of metrics: what it asks for, and what cannot be measured. Torch-free."""
+"""Settings of the chosen metrics, and checks of their requirements. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ FRECHET = "dit_lab.evaluation.metrics.components.Frechet"
 CLASS_ACCURACY = "dit_lab.evaluation.metrics.components.ClassAccuracy"
 
 LEAST_IMAGES = 2048
-"""That a Frechet distance may be measured by: the covariance of fewer is that of too few."""
+"""Minimum number of images for a Frechet distance, whose covariance needs so many."""
 
 
 def asked(options: Component) -> dict[str, Any]:
-    """What a metric itself is given: not its name, nor when it is due."""
+    """Return the constructor arguments of a metric, without its evaluation interval."""
     return {key: value for key, value in arguments_of(options).items() if key != "every_steps"}
 
 
 def extractors_of(config: RunConfig, num_classes: int) -> list[str]:
-    """What the listed metrics look through, each once."""
+    """Return the names of the feature extractors that the chosen metrics use."""
     listed = config.metric.values()
     named = {options.extractor for options in listed if hasattr(options, "extractor")}
     if num_classes > 1 and any(target_of(options) == CLASS_ACCURACY for options in listed):
@@ -32,7 +32,7 @@ def extractors_of(config: RunConfig, num_classes: int) -> list[str]:
 
 
 def cadences(config: RunConfig) -> dict[str, int]:
-    """Metric -> the number of steps between two measurements, 0 for only at the end."""
+    """Return metric -> evaluation interval in steps; 0 for only at the end."""
     usual = config.training.evaluate_every_steps
     return {
         name: usual if getattr(options, "every_steps", None) is None else options.every_steps
@@ -41,7 +41,7 @@ def cadences(config: RunConfig) -> dict[str, int]:
 
 
 def check_metrics(config: RunConfig, data: DataFacts) -> None:
-    """Refuse what the images are too few for, or have no classes for. Raises RequestError."""
+    """Raise RequestError for metrics that need more images, or classes."""
     count = config.evaluation.num_images
     if count == 0:
         return
@@ -54,7 +54,7 @@ def check_metrics(config: RunConfig, data: DataFacts) -> None:
             )
         if extractor == "classifier" and data.num_classes == 0:
             raise RequestError(
-                f"metric.{name}.extractor=classifier: the data has no classes to train one by; "
+                f"metric.{name}.extractor=classifier: the data has no classes for a classifier; "
                 "use pixels"
             )
 
@@ -63,11 +63,11 @@ def _check_frechet(name: str, options: Component, count: int, data: DataFacts) -
     instead = "metric=[kernel_distance] suits few images"
     if count < LEAST_IMAGES:
         raise RequestError(
-            f"metric.{name}: evaluation.num_images={count} are too few for a covariance, "
-            f"{LEAST_IMAGES} are the least; {instead}"
+            f"metric.{name}: evaluation.num_images={count} are too few for a covariance; "
+            f"use at least {LEAST_IMAGES}; {instead}"
         )
     if options.reference is None and data.train_images < LEAST_IMAGES:
         raise RequestError(
             f"metric.{name}: {data.train_images} training images are too few for a covariance, "
-            f"{LEAST_IMAGES} are the least; {instead}"
+            f"which needs {LEAST_IMAGES}; {instead}"
         )

@@ -1,4 +1,4 @@
-"""The optimizer against what it is to step, and against what is installed. Torch-free."""
+"""Checks of the optimizer against the parameters and the installed packages. Torch-free."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dit_lab.training.optimizers.options import (
 
 
 def check_optimizer_settings(config: RunConfig) -> None:
-    """Raise RequestError for an optimizer that could not train this configuration."""
+    """Raise RequestError for an optimizer that cannot train this configuration."""
     optimizer = config.optimizer
     target = target_of(optimizer)
     if target in NEVER:
@@ -38,7 +38,7 @@ def check_optimizer_settings(config: RunConfig) -> None:
 
 
 def _named(target: str) -> str:
-    """How a command chooses an optimizer."""
+    """Return the override that chooses an optimizer."""
     names = {known: name for name, known in MEMBERS.items()}
     return f"optimizer={names[target]}" if target in names else f"optimizer._target_={target}"
 
@@ -49,8 +49,8 @@ def _check_betas(optimizer: Component) -> None:
         raise RequestError(f"optimizer.betas={betas}: expected two numbers from 0 to below 1")
     if target_of(optimizer) == SCHEDULE_FREE and not betas[0]:
         raise RequestError(
-            f"optimizer.betas={betas}: schedule-free needs a first number above 0, the share of "
-            "the average in the weights; use 0.9"
+            f"optimizer.betas={betas}: schedule-free needs a first beta above 0, the weight of "
+            "the average in the interpolation; use 0.9"
         )
 
 
@@ -81,8 +81,8 @@ def _check_shards(target: str, optimizer: Component, distributed: str) -> None:
     if not known.takes_shards or target in WITHOUT_SHARDS or fused:
         how = " optimizer.fused=true" if fused else ""
         raise RequestError(
-            f"{_named(target)}{how}: cannot step shards of a weight (distributed={distributed}); "
-            "use distributed=ddp, or optimizer=adamw"
+            f"{_named(target)}{how}: does not support sharded parameters "
+            f"(distributed={distributed}); use distributed=ddp, or optimizer=adamw"
         )
 
 
@@ -90,6 +90,6 @@ def _check_schedule(config: RunConfig) -> None:
     schedule = load_component(target_of(config.schedule), key="schedule._target_")
     if getattr(schedule, "depends_on_end", False):
         raise RequestError(
-            f"schedule={config.choices['schedule']}: optimizer=schedule_free_adamw averages in the "
-            "place of a rate that falls; use schedule=constant, which may warm up"
+            f"schedule={config.choices['schedule']}: optimizer=schedule_free_adamw replaces "
+            "learning-rate decay by averaging; use schedule=constant, which may warm up"
         )

@@ -1,5 +1,4 @@
-"""Components of the user's own, made once before anything is trained: what is wrong with them is
-said before there is a run folder."""
+"""Checks of user-defined components by creating them before there is a run folder."""
 
 from __future__ import annotations
 
@@ -17,14 +16,14 @@ from dit_lab.core.options import Component, accepted, arguments_of, target_of
 from dit_lab.core.types import DataFacts, Shapes
 
 MADE = ("objective", "schedule", "sampler")
-"""Groups whose members take no time to make."""
+"""Groups whose members are quick to create."""
 
 _codecs: dict[tuple[Any, str], Any] = {}
-"""Those that were made, by class and options: one that has weights reads them once."""
+"""Codecs that were created, by class and options, since loading weights takes time."""
 
 
 def check_own_parts(config: RunConfig, shapes: Shapes) -> None:
-    """Make the cheap ones of the user's own. Raises RequestError."""
+    """Create the user-defined components that are quick to create. Raises RequestError."""
     for group in MADE:
         component = getattr(config, group)
         if not is_registered(group, target_of(component)):
@@ -33,7 +32,7 @@ def check_own_parts(config: RunConfig, shapes: Shapes) -> None:
 
 
 def latents_of(codec: Component, facts: DataFacts) -> tuple[int, int, int]:
-    """(channels, height, width) of the latents of the data's images. Raises RequestError."""
+    """Return the latent shape (C, H, W) of the data's images. Raises RequestError."""
     target, options = target_of(codec), arguments_of(codec)
     if is_registered("codec", target):
         return codec_facts(
@@ -56,8 +55,11 @@ def latents_of(codec: Component, facts: DataFacts) -> tuple[int, int, int]:
 
 
 def made(group: str, component: Component, **offered: Any) -> Any:
-    """A component of the user's own. Raises RequestError where its constructor fails, or where the
-    object lacks something."""
+    """Create a user-defined component.
+
+    Raises:
+        RequestError: Its constructor fails, or the object lacks a required attribute.
+    """
     target = target_of(component)
     kind = load_component(target, key=f"{group}._target_")
     given: Mapping[str, Any] = accepted(kind, offered)

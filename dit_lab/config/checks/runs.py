@@ -1,4 +1,4 @@
-"""A training against the runs that it goes on from or begins with. Torch-free."""
+"""Checks of a training against the run that it extends or whose weights it loads. Torch-free."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ END = "training.total_steps"
 
 
 def check_extension(config: RunConfig, now: Mapping[str, Any]) -> None:
-    """Raise RequestError where more steps of the parent would not be what `config` describes.
+    """Raise RequestError if `config` does not describe more steps of the run that it extends.
 
-    `resume=force:RUN` goes on where something differs, never backwards.
+    `resume=force:RUN` allows differences, but not fewer steps.
     """
     parent = parent_run(config)
     if parent is None:
@@ -32,8 +32,8 @@ def check_extension(config: RunConfig, now: Mapping[str, Any]) -> None:
     start = f"resume={parent.root}"
     if parent.is_exported or "imported" in recorded(parent):
         raise RequestError(
-            f"{start}: holds weights without the rest of a training; init_from={parent.root} "
-            "begins one with them"
+            f"{start}: has weights but no training state; init_from={parent.root} "
+            "starts a training with them"
         )
     newest = newest_checkpoint(parent)
     if newest is None:
@@ -46,7 +46,7 @@ def check_extension(config: RunConfig, now: Mapping[str, Any]) -> None:
 
 
 def _other_training(config: RunConfig, parent: RunFolder, now: Mapping[str, Any]) -> str:
-    """What makes this another training than the parent's, in words, or ""."""
+    """Return how this training differs from that of the run it extends, or ""."""
     before = deciding(to_tree(read_recorded(parent)))
     after = deciding(to_tree(config))
     changed = sorted(
@@ -62,7 +62,7 @@ def _other_training(config: RunConfig, parent: RunFolder, now: Mapping[str, Any]
         return why
     schedule = target_of(config.schedule)
     component = load_component(schedule, key="schedule._target_")
-    depends_on_end = getattr(component, "depends_on_end", True)  # a schedule of the user's own
+    depends_on_end = getattr(component, "depends_on_end", True)  # of a user-defined schedule
     if depends_on_end and before[END] != after[END]:
         return (
             f"schedule={config.choices['schedule']} depends on {END}, so a run of "
@@ -73,8 +73,10 @@ def _other_training(config: RunConfig, parent: RunFolder, now: Mapping[str, Any]
 
 
 def check_averages(config: RunConfig, folder: RunFolder) -> None:
-    """Raise RequestError where training would go on from a checkpoint that lacks averages which are
-    now to be kept: those of its first steps cannot be had any more."""
+    """Raise RequestError if the checkpoint to resume lacks averages that are to be kept.
+
+    These need every step since the first and cannot be reconstructed.
+    """
     stds, parent = config.ema.power_stds, parent_run(config)
     if not stds or config.resume == "never":
         return
@@ -94,11 +96,11 @@ def check_averages(config: RunConfig, folder: RunFolder) -> None:
 SAME = (
     "_target_", "hidden_size", "depth", "num_heads", "mlp_ratio", "norm", "mlp", "rope", "qk_norm",
 )  # fmt: skip
-"""What cannot differ, of the model's options."""
+"""Options of the model that must be equal."""
 
 
 def check_initial(config: RunConfig) -> None:
-    """Raise RequestError where the weights of `init_from` are of another architecture."""
+    """Raise RequestError if the weights of `init_from` are of another architecture."""
     if config.init_from is None:
         return
     folder, _ = initial_run(config)

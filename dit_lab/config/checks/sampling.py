@@ -1,4 +1,4 @@
-"""Sampler, guidance, labels and weights against what was trained. Torch-free."""
+"""Checks of sampler, guidance, labels and weights against the trained model. Torch-free."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from dit_lab.training.post_hoc import PREFIX, made_average
 
 
 def check_sampling(config: RunConfig, *, trained: RunConfig, run: RunFolder | None = None) -> None:
-    """Sampler, guidance and chosen weights against what was trained, without the data.
+    """Check sampler, guidance and chosen weights, without the data. Raises RequestError.
 
-    Averages that were made after training are those of `run`, if one is given.
+    If `run` is given, its post-hoc averages are allowed as weights.
     """
     sampler, objective = config.sampler, trained.objective
     names = samplers_for(
@@ -55,7 +55,7 @@ def check_sampling(config: RunConfig, *, trained: RunConfig, run: RunFolder | No
 
 
 def check_conditioning(config: RunConfig, shapes: Shapes, *, model: Component) -> None:
-    """Guidance and labels against the number of classes and channels."""
+    """Check guidance and labels against the number of classes and channels. Raises RequestError."""
     guidance, num_classes = config.guidance, shapes.data.num_classes
     away_from_null = guidance.scale != 1.0 and guidance.weak_run is None
     if guidance.weak_run is not None and guidance.scale == 1.0:
@@ -101,5 +101,5 @@ def _check_weights(weights: str, trained: RunConfig, run: RunFolder | None) -> N
 
 def _sampler_targets(names: Sequence[str]) -> list[str]:
     folder = search_path.packaged("conf") / "sampler"
-    files = [folder / f"{name}.yaml" for name in names]  # a user's own samplers lie elsewhere
+    files = [folder / f"{name}.yaml" for name in names]  # user-defined ones have no file here
     return [to_plain(OmegaConf.load(file))["_target_"] for file in files if file.exists()]

@@ -1,6 +1,6 @@
-"""Settings that are valid, each by itself, and useless together: said before training, not refused.
+"""Warnings about settings that are valid one by one but unlikely to be useful together.
 
-A short trial of the settings of a long run is a good reason for most of them.
+They do not stop a training, since a short trial of a long configuration is a good reason for most.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ from dit_lab.core.options import target_of
 from dit_lab.core.types import Shapes
 from dit_lab.training.average_names import averages_of
 
-MOST_INITIAL = 0.1  # of an average: what is left of the weights that it began with
-FEW_INITIAL = 0.02  # what a decay that is proposed leaves of them
+MOST_INITIAL = 0.1  # tolerated share of the initial weights in an average
+FEW_INITIAL = 0.02  # the same for a proposed decay
 DECAYS = (0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99995)
-WARMUP_SHARE = 20  # the usual warm-up is at most one such part of a training
+WARMUP_SHARE = 20  # a proposed warm-up takes 1/20 of the training
 
 
 def doubts(config: RunConfig, shapes: Shapes) -> list[str]:
-    """What is likely not meant, each in one line that names the keys and a value that fits."""
+    """Return warnings, each one line with the keys and a better value."""
     found = _initial_average(config), _endless_warmup(config), _repeated_images(config, shapes)
     return [line for line in found if line]
 
 
 def _initial_average(config: RunConfig) -> str:
-    """Samples are drawn from the first average: one that is mostly the random weights of the start
-    is noise."""
+    """Warn if the first average, which is sampled, is mostly the random initial weights."""
     ema, total = config.ema, config.training.total_steps
     kept = averages_of(target_of(config.optimizer), ema.decays)
     if ema.warmup or config.init_from is not None or len(kept) > len(ema.decays):

@@ -1,4 +1,4 @@
-"""Combinations that cannot work, refused in one line before anything slow is imported."""
+"""Checks of combinations of settings, before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dit_lab.training.power import is_width
 
 
 def check_settings(config: RunConfig) -> None:
-    """What a training configuration shows without its data. Raises RequestError."""
+    """Check a training configuration without its data. Raises RequestError."""
     check_processes(config)
     check_float8(config)
     _check_batch(config)
@@ -36,7 +36,7 @@ def check_settings(config: RunConfig) -> None:
 
 
 def check_data(config: RunConfig, *, reading: int = NOW) -> Shapes:
-    """Look at the data's facts and check the model against them. Raises RequestError."""
+    """Read the data's facts and check the configuration against them. Raises RequestError."""
     facts = read_facts(config, reading=reading)
     check_declarations(config.dataset, facts)
     shapes = Shapes(facts, latents_of(config.codec, facts))
@@ -50,7 +50,7 @@ def check_data(config: RunConfig, *, reading: int = NOW) -> Shapes:
 
 
 def check_model(config: RunConfig, shapes: Shapes) -> None:
-    """The model, the objective and the guidance against the shapes. Raises RequestError."""
+    """Check the model, the objective and guidance against the shapes. Raises RequestError."""
     if (patch := getattr(config.model, "patch_size", None)) is not None:
         _check_patch(patch, shapes.latent)
     _check_direction(config.objective, shapes.latent)
@@ -73,8 +73,8 @@ def _check_checkpoints(training: Training) -> None:
         return
     if training.keep_last is None and training.keep_finished is None:
         raise RequestError(
-            f"training.keep_every_steps={kept}: all checkpoints are kept; give training.keep_last "
-            "or training.keep_finished, the number of others to keep, too"
+            f"training.keep_every_steps={kept}: has no effect while all checkpoints are kept; "
+            "also give training.keep_last or training.keep_finished"
         )
     if not every or kept % every:
         raise RequestError(
@@ -95,19 +95,19 @@ def _check_averages(ema: EMA, optimizer: Component) -> None:
         )
     if stds and not every:
         raise RequestError(
-            f"ema.snapshot_every_steps=0: averages of ema.power_stds={stds} are only good for what "
-            "is made of their snapshots; give a number of steps between these"
+            f"ema.snapshot_every_steps=0: post-hoc EMA with ema.power_stds={stds} needs snapshots; "
+            "give a number of steps between them"
         )
     if every and not stds:
         raise RequestError(
-            f"ema.snapshot_every_steps={every}: there is nothing to keep where ema.power_stds is "
-            "empty; use ema.power_stds=[0.05,0.1], or 0"
+            f"ema.snapshot_every_steps={every}: there are no averages to keep, since "
+            "ema.power_stds is empty; use ema.power_stds=[0.05,0.1], or 0"
         )
 
 
 def _check_heads(model: Component) -> None:
     if not hasattr(model, "num_heads") or not hasattr(model, "hidden_size"):
-        return  # an architecture of the user's own
+        return  # a user-defined architecture
     width, heads = model.hidden_size, model.num_heads
     if width % 4:
         raise RequestError(
@@ -136,16 +136,16 @@ def _check_direction(objective: Component, latent: tuple[int, int, int]) -> None
     weight = getattr(objective, "direction_weight", 0.0)
     if weight and latent[0] == 1:
         raise RequestError(
-            f"objective.direction_weight={weight:g}: the model sees one channel, where a direction "
-            "is a sign and teaches nothing; use 0"
+            f"objective.direction_weight={weight:g}: needs latents or images of several channels, "
+            "not one; use 0"
         )
 
 
 def check_likelihood(config: RunConfig) -> None:
-    """Bits of images are known to a model of their pixels alone. Raises RequestError."""
+    """Raise RequestError for likelihoods of latents: bits per dimension need a model of pixels."""
     images, codec = config.evaluation.likelihood_images, config.codec
     if images and target_of(codec) != IDENTITY:
         raise RequestError(
-            f"evaluation.likelihood_images={images}: the model sees latents, whose density says "
-            "nothing of the bits of an image; use 0, or a model of pixels (codec=identity)"
+            f"evaluation.likelihood_images={images}: bits per dimension need the density of "
+            "pixels, not of latents; use 0, or codec=identity"
         )
