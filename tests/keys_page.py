@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[1] / "docs/keys.md"
 
 HEAD = """# All keys
 
-`dit-lab describe --key KEY` prints the same of one key, or of all that have a word in their name
+`dit-lab describe --key KEY` prints the same for one key, or of all that have a word in their name
 or meaning. `dit-lab train ... --cfg job` prints a whole configuration with meanings beside values.
 
 `NAME` stands for a chosen metric. Where the last column has names, only those members of the group
@@ -35,7 +35,7 @@ def _lines() -> Iterator[str]:
     for key in all_keys():
         sections.setdefault(_section(key), []).append(key)
     for name, keys in sections.items():
-        yield f"\n## {name}\n\n| key | takes | default | meaning | of |\n|---|---|---|---|---|\n"
+        yield f"\n## {name}\n\n| key | type | default | meaning | only for |\n|---|---|---|---|---|\n"
         for key in keys:
             cells = (f"`{key.name}`", key.takes, key.default, key.meaning, ", ".join(key.of))
             yield f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |\n"

@@ -116,7 +116,7 @@ def _describe_key(text: str) -> int:
     if not found:
         raise RequestError(f"--key {text}: no key has that in its name or meaning; try less of it")
     rows = [(key.name, key.takes, key.default, key.meaning, ", ".join(key.of)) for key in found]
-    headings = ("key", "takes", "default", "meaning", "of")
+    headings = ("key", "type", "default", "meaning", "only for")
     Screen().print(table(headings, rows, left=[True] * len(headings)))
     return 0
 

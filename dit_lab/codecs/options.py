@@ -15,10 +15,13 @@ class Autoencoder(Component):
     dtype: str = option(
         "float32",
         choices=CODEC_DTYPE,
-        help="of the network; bfloat16 and float16 are faster and change the latents slightly",
+        help="precision of the autoencoder; bfloat16 and float16 are faster and change the "
+        "latents slightly",
     )
     chunk_images: int = option(16, at_least=1, help="images that are encoded or decoded at once")
-    tiling: bool = option(False, help="true cuts large images into overlapping tiles, for memory")
+    tiling: bool = option(
+        False, help="true: encode large images in overlapping tiles, to save memory"
+    )
 
 
 COMPONENTS: dict[str, dict[str, type[Component]]] = {

@@ -30,7 +30,7 @@ GROUPS = {
     "objective": "training objective",
     "coupling": "which noise a training image is paired with",
     "sampler": "sampler of images; auto: the default of the objective",
-    "dataset": "the images",
+    "dataset": "dataset of images or latents",
     "codec": "images to latents and back",
     "optimizer": "optimizer of the trainable parameters",
     "schedule": "schedule of the learning rate",

@@ -27,7 +27,7 @@ DROP_OPTION = "drop_option"
 
 @dataclass
 class EMA:
-    decays: list[float] = option(help="EMA decays; the first is what is sampled and evaluated")
+    decays: list[float] = option(help="EMA decays; the first EMA is sampled and evaluated")
     warmup: bool = option(help="decay (1 + n) / (10 + n) up to ema.decays: for short runs")
     power_stds: list[float] = option(
         help="widths of power-function EMAs (EDM2), such as [0.05,0.1], for post-hoc EMA"
@@ -44,7 +44,9 @@ class Guidance:
     )
     weight: Optional[float] = option(at_least=-1, help="the other convention, s = 1 + w")
     interval: list[float] = option(help="flow times at which guidance acts; 0 is noise, 1 is data")
-    channels: Any = option(help="all, or how many of the first; the original DiT guides 3 of 4")
+    channels: Any = option(
+        help="channels that are guided: all, or the first k; the original DiT guides 3 of 4"
+    )
     rescale: float = option(
         at_least=0,
         at_most=1,
@@ -64,28 +66,31 @@ class Sample:
     batch_size: int = option(
         at_least=1, at_most=MOST_AT_ONCE, help="images per batch; does not affect the images"
     )
-    seed: int = option(at_least=0, help="of the noise")
+    seed: int = option(at_least=0, help="seed of the noise")
     weights: str = option(
-        help="ema, ema:0.9999, raw or schedule_free; of a trained run power:0.1 (dit-lab ema)"
+        help="weights to sample: ema, ema:0.9999, raw or schedule_free; power:0.1 for a post-hoc "
+        "EMA of a run"
     )
-    compile: bool = option(
-        False, help="torch.compile of the blocks where a trained run is drawn from"
-    )
+    compile: bool = option(False, help="torch.compile of the blocks in dit-lab sample and evaluate")
 
 
 @dataclass
 class Training:
     total_steps: int = option(at_least=1, help="optimizer steps")
     global_batch_size: int = option(
-        at_least=1, at_most=MOST_AT_ONCE, help="over all processes and accumulated micro-batches"
+        at_least=1,
+        at_most=MOST_AT_ONCE,
+        help="images per step, over all processes and accumulated micro-batches",
     )
-    accumulation: int = option(at_least=1, help="micro-batches of a step")
+    accumulation: int = option(at_least=1, help="micro-batches per step")
     compile: bool = option(
         help="torch.compile of the blocks: minutes at the start, faster steps on GPUs"
     )
     clip_norm: Optional[float] = option(above=0, help="maximum gradient norm; null: no clipping")
     log_every_steps: int = option(at_least=1, help="steps between logged rows")
-    checkpoint_every_steps: int = option(at_least=0, help="0: only at the end")
+    checkpoint_every_steps: int = option(
+        at_least=0, help="steps between checkpoints; 0: only at the end"
+    )
     keep_last: Optional[int] = option(at_least=1, help="newest checkpoints to keep; null: all")
     keep_every_steps: int = option(
         at_least=0, help="also keep the checkpoints at multiples of this step; 0: none"
@@ -109,10 +114,12 @@ class Training:
         at_least=1, help="non-finite steps are skipped; the run fails after so many in a row"
     )
     hang_after_seconds: Optional[float] = option(
-        above=0, at_most=10**7, help="time without progress after which the run fails; null: never"
+        above=0,
+        at_most=10**7,
+        help="seconds without progress after which the run fails; null: never",
     )
     system_metrics: bool = option(
-        True, later=True, help="processor, memory, GPU in each logged row"
+        True, later=True, help="log the load of processor, memory and GPU"
     )
 
 
@@ -120,14 +127,14 @@ class Training:
 class Precision:
     mixed_precision: str = option(
         choices=("no", "bf16", "fp8"),
-        help="of matrix products: bfloat16 by autocast, or float8 (torchao)",
+        help="precision of matrix products: bfloat16 by autocast, or float8 (torchao)",
     )
     tf32: bool = option(help="TensorFloat-32 for float32 products on GPUs")
 
 
 @dataclass
 class Distributed:
-    num_processes: Any = option(help="auto: one for each GPU; under torchrun, in all")
+    num_processes: Any = option(help="number of processes; auto: one per GPU, or those of torchrun")
     sharded: bool = option(help="shard parameters, optimizer state and averages (FSDP2)")
     processes_per_copy: Optional[int] = option(
         at_least=1, help="processes that share one sharded copy (hybrid sharding); null: all"
@@ -140,7 +147,7 @@ class Evaluation:
     loss_images: int = option(
         at_least=1,
         at_most=MOST_IMAGES,
-        help="held-out images that the validation loss is measured on, at most",
+        help="maximum number of held-out images for the validation loss",
     )
     num_images: int = option(
         at_least=0,
@@ -149,12 +156,12 @@ class Evaluation:
     )
     # options with a default were added after runs had been recorded without them
     num_seeds: int = option(
-        1, at_least=1, at_most=10_000, help="repeat with so many seeds, from sample.seed on"
+        1, at_least=1, at_most=10_000, help="number of sampling seeds, from sample.seed on"
     )
     labels: str = option(
         "training",
         choices=("training", "balanced", "random"),
-        help="of generated images: as frequent as in training, balanced, or random",
+        help="labels of generated images: as frequent as in training, balanced, or random",
     )
     reference_images: int = option(
         at_least=1, at_most=MOST_IMAGES, help="maximum number of training images to compare with"
@@ -167,25 +174,24 @@ class Evaluation:
     weights_path: Optional[str] = option(
         None, help="FOLDER with the weights of inception and dinov2, as torch-fidelity names them"
     )
-    seed: int = option(at_least=0, help="of the trees, folds and draws of the metrics")
+    seed: int = option(at_least=0, help="seed of the trees, folds and draws of the metrics")
 
 
 @dataclass
 class Tracking:
     backend: str = option(choices=("mlflow", "none"), help="where runs are tracked")
-    uri: str = option(
-        filled=True, help="of the MLflow store; null: sqlite:///<paths.root>/mlflow.db"
-    )
-    experiment: str = option(filled=True, help="in MLflow; null: the run's name")
+    uri: str = option(filled=True, help="MLflow store; null: sqlite:///<paths.root>/mlflow.db")
+    experiment: str = option(filled=True, help="MLflow experiment; null: the run's name")
     send: str = option(
-        choices=("now", "later"), help="later: by the sweep when it ends, or by dit-lab doctor"
+        choices=("now", "later"), help="later: send when the sweep ends, or by dit-lab doctor"
     )
 
 
 @dataclass
 class Sweep:
     name: Optional[str] = option(
-        help="of its folder and its MLflow experiment; null: the named experiment, or the axes"
+        help="name of the sweep's folder and MLflow experiment; null: the named experiment, or "
+        "the axes"
     )
     slots: Any = option(
         help="where jobs run: auto (every GPU, or the CPU) or device sets, [0,1] or ['0,1',cpu]"
@@ -198,7 +204,7 @@ class Sweep:
         choices=("stop", "skip", DROP_OPTION),
         help="skip refused jobs, or leave out the options that a job's members lack",
     )
-    retries: int = option(at_least=0, help="how often a failed job is tried again")
+    retries: int = option(at_least=0, help="retries of a failed job")
     trials: int = option(
         at_least=1, at_most=1_000_000, help="jobs of a search (hydra/sweeper=optuna)"
     )
@@ -220,14 +226,16 @@ class Paths:
 class RunConfig:
     """The configuration that a run records. A component has the options class of its `_target_`."""
 
-    seed: int = option(at_least=0, help="of everything that is random in training")
-    name: str = option(filled=True, help="of the run folder; null: the experiment, or the groups")
+    seed: int = option(at_least=0, help="seed of all randomness in training")
+    name: str = option(
+        filled=True,
+        help="name of the run folder; null: the experiment's name, or the chosen groups",
+    )
     resume: str = option(
-        help="auto: go on; never: anew; force: go on regardless; RUN or force:RUN: extend that run"
+        help="auto: continue; never: train again; force: continue even if code or data changed; "
+        "RUN or force:RUN: extend that run"
     )
-    init_from: Optional[str] = option(
-        None, help="RUN or an exported file, with whose weights to begin"
-    )
+    init_from: Optional[str] = option(None, help="RUN or an exported file with the initial weights")
     model: Component = MISSING
     objective: Component = MISSING
     coupling: Component = MISSING
@@ -247,7 +255,7 @@ class RunConfig:
     hook: dict[str, Component] = option({}, later=True)
     tracking: Tracking = MISSING
     tags: dict[str, str] = option(
-        {}, later=True, help="of the run in MLflow: tags={topic: guidance}"
+        {}, later=True, help="tags of the run in MLflow: tags={topic: guidance}"
     )
     note: Optional[str] = option(
         None, later=True, help="description of the run in MLflow, in Markdown"
@@ -267,7 +275,7 @@ class TrainConfig(RunConfig):
 class SampleConfig:
     """`conf/sample.yaml`: the settings for sampling from a trained run."""
 
-    run: str = option(help="RUN")
+    run: str = option(help="run folder, checkpoint, exported file or MLflow run id")
     out: str = option(
         help="NAME.png: a grid; NAME.npz: ADM's arrays; a name without ending: a folder of PNGs"
     )
@@ -285,7 +293,7 @@ class SampleConfig:
 class EvaluateConfig:
     """`conf/evaluate.yaml`: the settings for evaluating a trained run."""
 
-    run: str = option(help="RUN")
+    run: str = option(help="run folder, checkpoint, exported file or MLflow run id")
     baselines: bool = option(help="also a memoriser and a Gaussian for each class")
     sampler: Component = MISSING
     dataset: Component = MISSING
@@ -304,15 +312,17 @@ class EvaluateConfig:
 class EncodeConfig:
     """`conf/encode.yaml`: the images to encode, the codec, and the folder of the latents."""
 
-    out: str = option(help="the folder that is written")
-    dtype: str = option(choices=("float16", "float32"), help="of the means and log-variances")
+    out: str = option(help="folder to write")
+    dtype: str = option(
+        choices=("float16", "float32"), help="precision of the means and log-variances"
+    )
     shard_images: int = option(
         at_least=1, at_most=MOST_IMAGES, help="images in one file; a multiple of codec.chunk_images"
     )
     num_processes: int = option(
         at_least=1,
         at_most=MOST_PROCESSES,
-        help="on this machine, each on a GPU of its own where there are any",
+        help="processes on this machine, each on its own GPU if there are any",
     )
     dataset: Component = MISSING
     codec: Component = MISSING
@@ -323,9 +333,9 @@ class EncodeConfig:
 class CheckConfig:
     """`conf/check.yaml`: the images to check."""
 
-    out: Optional[str] = option(help="a JSON file for the whole report")
+    out: Optional[str] = option(help="JSON file of the whole report")
     num_processes: Optional[int] = option(
-        at_least=1, at_most=MOST_PROCESSES, help="null: one for each core"
+        at_least=1, at_most=MOST_PROCESSES, help="number of processes; null: one per core"
     )
     dataset: Component = MISSING
     choices: dict[str, str] = dataclasses.field(default_factory=dict)  # group -> member

@@ -57,27 +57,27 @@ class Dataset(Component):
 
 @dataclass
 class ImageFiles(Dataset):
-    root: Optional[str] = option(None, help="give dataset.root=FOLDER", transfers=False)
-    image_size: Any = option(
-        256, help="images are cropped to their central part and scaled to this; or [height,width]"
+    root: Optional[str] = option(
+        None, help="folder of the images, or of the latents", transfers=False
     )
-    horizontal_flip: bool = option(False, help="true mirrors half of the training images")
+    image_size: Any = option(256, help="size after a central crop, as a number or [height,width]")
+    horizontal_flip: bool = option(False, help="true: mirror half of the training images")
     crop: str = option(
-        "centre", choices=CROP, help="or random: 0.8 to 1 of a training image, anywhere"
+        "centre", choices=CROP, help="random: crop 0.8 to 1 of a training image, at a random place"
     )
     exif: str = option(
-        "ignore", choices=EXIF, help="apply turns images as the camera noted beside the pixels"
+        "ignore", choices=EXIF, help="apply: rotate images by their EXIF orientation"
     )
     transparency: str = option(
         "drop",
         choices=TRANSPARENCY,
         later=True,
-        help="white or black lays transparent images over that; drop shows what lies below",
+        help="white or black: background of transparent images; drop: ignore transparency",
     )
     on_bad_image: str = option(
         "error",
         choices=ON_BAD_IMAGE,
-        help="skip takes the next image in the place of one that cannot be read",
+        help="skip: replace an unreadable image by the next one",
     )
 
 
@@ -86,24 +86,25 @@ class LabelledList(ImageFiles):
     num_workers: int = option(
         4, at_least=0, at_most=MOST_WORKERS, help="processes that decode images"
     )
-    allow_outside: bool = option(False, help="true takes paths and links out of images/")
+    allow_outside: bool = option(False, help="true: allow paths and links to files outside images/")
 
 
 @dataclass
 class ImageFolder(ImageFiles):
-    image_size: Any = option(32, help="as for every dataset of image files")
+    image_size: Any = option(32, help="size after a central crop, as a number or [height,width]")
     validation_share: float = option(
-        0.1, above=0, below=1, help="of every class, held out; not used with train and val"
+        0.1,
+        above=0,
+        below=1,
+        help="share of each class that is held out; unused with folders train and val",
     )
 
 
 @dataclass
 class TorchvisionSet(Dataset):
-    root: Optional[str] = option(
-        None, help="give dataset.root=FOLDER, where the files lie", transfers=False
-    )
-    download: bool = option(False, help="true gets them through torchvision")
-    horizontal_flip: bool = option(False, help="true mirrors half of the training images")
+    root: Optional[str] = option(None, help="folder with the files of the dataset", transfers=False)
+    download: bool = option(False, help="true: download the files with torchvision")
+    horizontal_flip: bool = option(False, help="true: mirror half of the training images")
 
 
 @dataclass
@@ -111,10 +112,12 @@ class Latents(Dataset):
     num_workers: int = option(
         2, at_least=0, at_most=MOST_WORKERS, help="processes that read images"
     )
-    root: Optional[str] = option(None, help="give dataset.root=FOLDER", transfers=False)
+    root: Optional[str] = option(
+        None, help="folder of the images, or of the latents", transfers=False
+    )
     images_root: Optional[str] = option(
         None,
-        help="where the encoded images lie now, for evaluation; as it was where null",
+        help="folder of the encoded images, for evaluation; null: where they were",
         transfers=False,
     )
 

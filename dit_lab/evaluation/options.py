@@ -19,7 +19,10 @@ class Metric(Component):
     """What every entry of the list of metrics has."""
 
     every_steps: Optional[int] = option(
-        None, at_least=0, help="0: only at the end; null: training.evaluate_every_steps"
+        None,
+        at_least=0,
+        help="evaluation interval in steps; 0: only at the end; null: "
+        "training.evaluate_every_steps",
     )
 
 

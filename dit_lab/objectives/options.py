@@ -35,7 +35,7 @@ class Learned(Component):
         later=True,
     )
     huber_c: Optional[float] = option(
-        None, above=0, help="of loss=huber: the error at which it turns linear; null: 0.1",
+        None, above=0, help="error at which loss=huber becomes linear; null: 0.1",
         later=True,
     )  # fmt: skip
 
@@ -45,7 +45,9 @@ class Learned(Component):
 
 @dataclass
 class DDPM(Learned):
-    num_timesteps: int = option(1000, at_least=21, at_most=100_000, help="T of the chain")
+    num_timesteps: int = option(
+        1000, at_least=21, at_most=100_000, help="number of timesteps T of the chain"
+    )
     beta_schedule: str = option("linear", choices=BETA_SCHEDULE, help="schedule of the betas")
     zero_terminal_snr: bool = option(
         False, help="true: the last timestep is pure noise; for prediction=v or data"
@@ -75,8 +77,10 @@ class DDPM(Learned):
 @dataclass
 class Flow(Learned):
     time_sampling: str = option("uniform", choices=TIME_SAMPLING, help="distribution of t")
-    logit_mean: float = option(0.0, help="of time_sampling=logit_normal")
-    logit_std: float = option(1.0, above=0, help="of time_sampling=logit_normal")
+    logit_mean: float = option(0.0, help="mean of logit(t) for time_sampling=logit_normal")
+    logit_std: float = option(
+        1.0, above=0, help="standard deviation of logit(t) for time_sampling=logit_normal"
+    )
     time_shift: Any = option(1.0, help="above 1: more noise; auto: sqrt(values of a latent / 4096)")
     time_scale: float = option(1000.0, above=0, help="the model receives time_scale * t")
     learn_sigma: bool = option(
@@ -105,7 +109,7 @@ class FlowMatching(Flow):
         None, at_least=0, below=1, help="noise at t = 1 of path=linear; null: 1e-4"
     )
     prediction: str = option("velocity", choices=FLOW_PREDICTION, help="what the model predicts")
-    weighting: str = option("none", choices=WEIGHTING, help="of the loss over t")
+    weighting: str = option("none", choices=WEIGHTING, help="weighting of the loss over t")
 
     def check_together(self) -> None:
         super().check_together()

@@ -29,16 +29,20 @@ CACHE_INTERVAL: Any = option(
 
 @dataclass
 class Ancestral(Component):
-    steps: int = option(250, at_least=1, at_most=MOST_STEPS, help="timesteps")
-    spacing: str = option("even", choices=SPACING, help="of the timesteps: even, or every k-th")
+    steps: int = option(250, at_least=1, at_most=MOST_STEPS, help="number of timesteps visited")
+    spacing: str = option(
+        "even", choices=SPACING, help="timesteps are spaced evenly, or every k-th is taken"
+    )
     clip_data: bool = option(False, help="clamp predicted data to [-1, 1]")
     cache_interval: int = CACHE_INTERVAL
 
 
 @dataclass
 class DDIM(Ancestral):
-    steps: int = option(50, at_least=1, at_most=MOST_STEPS, help="timesteps")
-    spacing: str = option("stride", choices=SPACING, help="of the timesteps: even, or every k-th")
+    steps: int = option(50, at_least=1, at_most=MOST_STEPS, help="number of timesteps visited")
+    spacing: str = option(
+        "stride", choices=SPACING, help="timesteps are spaced evenly, or every k-th is taken"
+    )
     eta: float = option(
         0.0, at_least=0, at_most=1, help="0: DDIM, deterministic; 1: as much noise as DDPM"
     )
@@ -46,14 +50,14 @@ class DDIM(Ancestral):
 
 @dataclass
 class Stepped(Component):
-    steps: int = option(25, at_least=1, at_most=MOST_STEPS, help="timesteps")
-    time_shift: float = option(1.0, above=0, help="of time_grid=shifted")
-    times: Optional[list[float]] = option(None, help="of time_grid=given")
+    steps: int = option(25, at_least=1, at_most=MOST_STEPS, help="number of steps")
+    time_shift: float = option(1.0, above=0, help="shift of time_grid=shifted")
+    times: Optional[list[float]] = option(None, help="flow times of time_grid=given")
 
 
 @dataclass
 class FixedStep(Stepped):
-    time_grid: str = option("uniform", choices=GRID, help="how the steps are spread")
+    time_grid: str = option("uniform", choices=GRID, help="spacing of the steps over flow time")
 
     def check_together(self) -> None:
         _check_grid(self)
@@ -61,12 +65,12 @@ class FixedStep(Stepped):
 
 @dataclass
 class Euler(FixedStep):
-    steps: int = option(50, at_least=1, at_most=MOST_STEPS, help="timesteps")
+    steps: int = option(50, at_least=1, at_most=MOST_STEPS, help="number of steps")
 
 
 @dataclass
 class RK4(FixedStep):
-    steps: int = option(12, at_least=1, at_most=MOST_STEPS, help="timesteps")
+    steps: int = option(12, at_least=1, at_most=MOST_STEPS, help="number of steps")
 
 
 @dataclass
@@ -79,9 +83,11 @@ class EulerMaruyama(FixedStep):
     )
     diffusion_norm: float = option(1.0, at_least=0, help="factor of w(t)")
     last_step: str = option(
-        "mean", choices=LAST_STEP, help="how the last step, without noise, is made"
+        "mean", choices=LAST_STEP, help="form of the last step, which adds no noise"
     )
-    last_step_size: float = option(0.04, above=0, below=1, help="of flow time")
+    last_step_size: float = option(
+        0.04, above=0, below=1, help="size of the last step in flow time"
+    )
     cache_interval: int = CACHE_INTERVAL
 
     def check_together(self) -> None:
@@ -90,8 +96,10 @@ class EulerMaruyama(FixedStep):
 
 @dataclass
 class Multistep(Stepped):
-    steps: int = option(20, at_least=1, at_most=MOST_STEPS, help="timesteps")
-    time_grid: str = option("log_snr", choices=MULTISTEP_GRID, help="how the steps are spread")
+    steps: int = option(20, at_least=1, at_most=MOST_STEPS, help="number of steps")
+    time_grid: str = option(
+        "log_snr", choices=MULTISTEP_GRID, help="spacing of the steps over flow time"
+    )
 
     def check_together(self) -> None:
         _check_grid(self, rules=MULTISTEP_GRID, after=1)
@@ -99,7 +107,9 @@ class Multistep(Stepped):
 
 @dataclass
 class DPMSolver(Multistep):
-    solver: str = option("ode", choices=SOLVER, help="ODE, or SDE")
+    solver: str = option(
+        "ode", choices=SOLVER, help="ode: DPM-Solver++; sde: its stochastic variant"
+    )
 
 
 @dataclass

@@ -49,16 +49,18 @@ class AdamW(Optimizer):
     eps: float = option(
         1e-8, above=0, transfers=False, help="added to the root of the second moment"
     )
-    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
-    fused: bool = option(True, help="one kernel for all parameters")
+    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled weight decay")
+    fused: bool = option(True, help="torch's fused kernel")
 
 
 @dataclass
 class SGD(Optimizer):
     lr: float = option(0.1, above=0, transfers=False, help="learning rate")
-    momentum: float = option(0.9, at_least=0, below=1, transfers=False, help="of the gradient")
-    nesterov: bool = option(False, transfers=False, help="look ahead by the momentum")
-    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
+    momentum: float = option(
+        0.9, at_least=0, below=1, transfers=False, help="momentum of the gradient"
+    )
+    nesterov: bool = option(False, transfers=False, help="Nesterov momentum")
+    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled weight decay")
 
     copies: ClassVar[float] = 1
 
@@ -71,9 +73,11 @@ class SGD(Optimizer):
 @dataclass
 class Muon(Optimizer):
     lr: float = option(1e-3, above=0, transfers=False, help="learning rate")
-    momentum: float = option(0.95, at_least=0, below=1, transfers=False, help="of the gradient")
-    nesterov: bool = option(True, transfers=False, help="look ahead by the momentum")
-    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
+    momentum: float = option(
+        0.95, at_least=0, below=1, transfers=False, help="momentum of the gradient"
+    )
+    nesterov: bool = option(True, transfers=False, help="Nesterov momentum")
+    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled weight decay")
     matrices: str = option(
         r"(.+\.)?(blocks|layers)\.\d+\..+",
         transfers=False,
@@ -96,7 +100,7 @@ class Muon(Optimizer):
         "match_rms_adamw",
         choices=("match_rms_adamw", "original"),
         transfers=False,
-        help="of the step: 0.2 sqrt(max(rows, columns)), as large as AdamW's, or "
+        help="scale of the step: 0.2 sqrt(max(rows, columns)), as large as AdamW's, or "
         "sqrt(max(1, rows / columns))",
     )
     iterations: int = option(
@@ -106,10 +110,14 @@ class Muon(Optimizer):
         "float32",
         choices=("float32", "bfloat16"),
         transfers=False,
-        help="of the Newton-Schulz iterations",
+        help="precision of the Newton-Schulz iterations",
     )
-    adamw_lr: Optional[float] = option(None, above=0, transfers=False, help="null: lr")
-    betas: list[float] = option([0.9, 0.999], transfers=False, help="of AdamW, as eps")
+    adamw_lr: Optional[float] = option(
+        None, above=0, transfers=False, help="learning rate of AdamW's parameters; null: lr"
+    )
+    betas: list[float] = option(
+        [0.9, 0.999], transfers=False, help="betas of AdamW, for its parameters"
+    )
     eps: float = option(
         1e-8, above=0, transfers=False, help="added to the root of the second moment"
     )
@@ -131,10 +139,23 @@ class ScheduleFreeAdamW(Optimizer):
     eps: float = option(
         1e-8, above=0, transfers=False, help="added to the root of the second moment"
     )
-    weight_decay: float = option(0.0, at_least=0, transfers=False, help="at the gradient's point")
-    r: float = option(0.0, at_least=0, transfers=False, help="step t counts t^r in the average")
+    weight_decay: float = option(
+        0.0,
+        at_least=0,
+        transfers=False,
+        help="weight decay at the point where the gradient is taken",
+    )
+    r: float = option(
+        0.0,
+        at_least=0,
+        transfers=False,
+        help="exponent r: step t has the weight t^r in the average",
+    )
     weight_lr_power: float = option(
-        2.0, at_least=0, transfers=False, help="a step counts lr^p in the average"
+        2.0,
+        at_least=0,
+        transfers=False,
+        help="exponent p: a step has the weight lr^p in the average",
     )
 
     package: ClassVar[str | None] = "schedulefree"
@@ -142,15 +163,17 @@ class ScheduleFreeAdamW(Optimizer):
 
 @dataclass
 class Adafactor(Optimizer):
-    lr: float = option(1e-2, above=0, transfers=False, help="of step t at most 1/sqrt(t)")
+    lr: float = option(
+        1e-2, above=0, transfers=False, help="learning rate, at step t at most 1/sqrt(t)"
+    )
     beta2_decay: float = option(
         -0.8, below=0, transfers=False, help="exponent of the decay of the second moment"
     )
     eps: list[Optional[float]] = option(
         [None, 1e-3], transfers=False, help="added to the root of the second moment"
     )
-    d: float = option(1.0, at_least=1, transfers=False, help="the clipping threshold")
-    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
+    d: float = option(1.0, at_least=1, transfers=False, help="clipping threshold of the update")
+    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled weight decay")
 
     takes_shards: ClassVar[bool] = False
     copies: ClassVar[float] = 0  # only a row and a column per matrix
@@ -170,7 +193,7 @@ class Adafactor(Optimizer):
 
 @dataclass
 class Prodigy(Optimizer):
-    lr: float = option(1.0, above=0, transfers=False, help="a factor on the step size it finds")
+    lr: float = option(1.0, above=0, transfers=False, help="factor of the estimated step size")
     betas: list[float] = option([0.9, 0.999], transfers=False, help="decay of the moments")
     beta3: Optional[float] = option(
         None,
@@ -182,8 +205,8 @@ class Prodigy(Optimizer):
     eps: float = option(
         1e-8, above=0, transfers=False, help="added to the root of the second moment"
     )
-    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
-    d0: float = option(1e-6, above=0, transfers=False, help="the first step size")
+    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled weight decay")
+    d0: float = option(1e-6, above=0, transfers=False, help="first step size")
     d_coef: float = option(1.0, above=0, transfers=False, help="factor of the step size")
     growth_rate: Optional[float] = option(
         None,
@@ -191,9 +214,13 @@ class Prodigy(Optimizer):
         transfers=False,
         help="largest growth of the step size in one step; null: no limit",
     )
-    use_bias_correction: bool = option(False, transfers=False, help="as Adam's")
+    use_bias_correction: bool = option(
+        False, transfers=False, help="true: bias correction as in Adam"
+    )
     safeguard_warmup: bool = option(
-        False, transfers=False, help="leave the rate out of the estimate of D"
+        False,
+        transfers=False,
+        help="true: leave the learning rate out of the estimate of the step size",
     )
 
     package: ClassVar[str | None] = "prodigyopt"
@@ -212,7 +239,7 @@ class Prodigy(Optimizer):
 class Lion(Optimizer):
     lr: float = option(1e-4, above=0, transfers=False, help="learning rate")
     betas: list[float] = option([0.9, 0.99], transfers=False, help="decay of the moments")
-    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled")
+    weight_decay: float = option(0.0, at_least=0, transfers=False, help="decoupled weight decay")
 
     package: ClassVar[str | None] = "lion_pytorch"
     copies: ClassVar[float] = 1
