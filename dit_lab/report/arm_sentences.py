@@ -1,4 +1,4 @@
-"""Named arms in a report: what each changes, and what each step is worth."""
+"""Sentences and tables about named arms: what each arm changes, and the effect of the change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dit_lab.report.wording import (
 
 
 def arm_sections(ablation: Ablation) -> list[Section]:
-    """What the arms are, and each against what it stands on and against the baseline's arm."""
+    """Return the sections on the arms and on their comparisons with parent and baseline."""
     if not ablation.question.arms or ARM not in ablation.configurations[0].settings:
         return []
     return [
@@ -32,7 +32,7 @@ def arm_sections(ablation: Ablation) -> list[Section]:
 
 
 def new_steps(ablation: Ablation) -> list[str]:
-    """What the steps say that the comparisons with the baseline have not said."""
+    """Return the sentences on steps that do not repeat comparisons with the baseline."""
     return [
         _step(ablation, step)
         for step in ablation.steps
@@ -53,7 +53,7 @@ def _arms(ablation: Ablation) -> Table:
 
 
 def _step(ablation: Ablation, step: Step) -> str:
-    """`beta2 is better than logit_normal, on which it stands, by 0.05 ± 0.01`."""
+    """Return the sentence on a step: `beta2 is better than logit_normal, ..., by 0.05 ± 0.01`."""
     tested = step.tested
     if tested is None:
         return f"{step.arm} against {step.reference}, on which it stands: {step.verdict}."
@@ -71,7 +71,7 @@ def _step(ablation: Ablation, step: Step) -> str:
 
 
 def remarks_on(one: Effect | Step) -> list[str]:
-    """What its average hides."""
+    """Return remarks on what an average does not show: nested axes and interactions."""
     found = []
     if one.nested:
         found.append(f"each averaged over its {', '.join(one.nested)}")
@@ -81,7 +81,7 @@ def remarks_on(one: Effect | Step) -> list[str]:
 
 
 def steps_table(ablation: Ablation) -> Table:
-    """One row for each comparison of arms."""
+    """Return the table of steps, one row per comparison of two arms."""
     table = Table(
         headings=["arm", "instead of", "which is", "mean difference", "adjusted p", "verdict",
                   "detectable difference", "complete blocks", "remark"],
@@ -106,7 +106,7 @@ def _which_is(ablation: Ablation, step: Step) -> str:
 
 
 def steps_csv(ablation: Ablation) -> str:
-    """The same table, numbers to the last digit, with what each arm changes."""
+    """Return the table of steps as CSV, with full precision and with what each arm changes."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["arm", "changes", "instead_of", "stands_on_it", "difference", "low", "high",

@@ -1,4 +1,4 @@
-"""What is wrong with a comparison as a whole, in plain sentences."""
+"""Warnings about a comparison as a whole."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dit_lab.report.results import NO_RUN, Configuration, Result
 
-MOST_NAMED = 6  # configurations in one sentence
+MOST_NAMED = 6  # configurations named in one warning
 
+# property that all runs should share -> (its hash in a run, the consequence of a difference)
 CONSEQUENCES: Mapping[str, tuple[Callable[[Result], str], str]] = {
     "evaluation protocol": (
         lambda run: run.protocol,
@@ -20,7 +21,7 @@ CONSEQUENCES: Mapping[str, tuple[Callable[[Result], str], str]] = {
 
 
 def flags(configurations: Sequence[Configuration], axes: Sequence[str]) -> tuple[str, ...]:
-    """The gravest first; empty if nothing is wrong."""
+    """Return the warnings, the gravest first."""
     found = [
         _unlike(configurations, axes, what, read, so) for what, (read, so) in CONSEQUENCES.items()
     ]
@@ -38,7 +39,10 @@ def _unlike(
     read: Callable[[Result], str],
     so: str,
 ) -> str:
-    """Which runs were made by something else than most; unknown hashes accuse nobody."""
+    """Return a warning that names the runs whose hash differs from the most common one.
+
+    Runs with an unknown hash are ignored.
+    """
     hashes = Counter(read(run) for c in configurations for run in c.measured if read(run))
     if len(hashes) < 2:
         return ""

@@ -1,4 +1,4 @@
-"""A report over a sweep or any runs: what is asked of them, the answer, and where it is kept."""
+"""Reports over a sweep or any runs: their question, their answer and their files."""
 
 from __future__ import annotations
 
@@ -44,9 +44,13 @@ def report_on(
     baseline: Mapping[str, str] | None = None,
     arms: Mapping[str, Arm] | None = None,
 ) -> tuple[Ablation, list[Path]]:
-    """Analyse the runs and write the report into `folder`; the answer and the files.
+    """Analyse runs, and write the report into `folder`.
 
-    Raises RequestError for a metric or a baseline that they do not have.
+    Returns:
+        The answer, and the files of the report.
+
+    Raises:
+        RequestError: if the runs do not have the metric or the baseline.
     """
     found = results(runs)
     asked = _question(runs, found, metric=metric, baseline=baseline)
@@ -60,8 +64,11 @@ def report_on_sweep(
     metric: str | None = None,
     baseline: Mapping[str, str] | None = None,
 ) -> tuple[Ablation, list[Path], str]:
-    """The same for a sweep, kept in its folder and with its run in the tracker; the last is ""
-    or why the tracker did not take it."""
+    """Analyse a sweep, and write the report into its folder and to its MLflow run.
+
+    Returns:
+        The answer, the files of the report, and why MLflow could not be updated ("" if it was).
+    """
     manifest = folder.read()
     ablation, files = report_on(
         runs_of_sweep(folder),
@@ -103,7 +110,7 @@ def _question(
 
 
 def _expected_equal(runs: Sequence[Run]) -> list[Expectation]:
-    """Configurations whose mathematics is the same, though their weights are trained apart."""
+    """Return configurations with the same mathematics whose weights were trained separately."""
     trained: dict[tuple[tuple[str, str], ...], set[RunFolder]] = defaultdict(set)
     ideas: dict[tuple[tuple[str, str], ...], str] = {}
     for run in runs:
@@ -125,7 +132,7 @@ def _expected_equal(runs: Sequence[Run]) -> list[Expectation]:
 
 
 def _samplers(runs: Sequence[Run]) -> list[str]:
-    """Say so where configurations were sampled in different ways without an axis that says it."""
+    """Return a remark if configurations used different samplers and no axis shows it."""
     if any(key.partition(".")[0] == "sampler" for run in runs for key in run.settings):
         return []
     ways: dict[str, set[str]] = defaultdict(set)
@@ -142,7 +149,7 @@ def _samplers(runs: Sequence[Run]) -> list[str]:
 
 
 def _caveats(runs: Sequence[Run], metric: str) -> list[str]:
-    """Say so where a number looks good although the samples are not."""
+    """Return remarks on runs for which the metric does not count, with the reasons."""
     why: dict[str, list[str]] = defaultdict(list)
     for run in runs:
         for row in run.evaluation.rows if run.evaluation else ():

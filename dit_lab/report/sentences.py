@@ -1,4 +1,4 @@
-"""A report in plain words: sections of sentences and tables, for any format."""
+"""The text of a report: sections of sentences and tables, for any format."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from dit_lab.report.wording import (
     without_empty_columns,
 )
 
-MOST_CLAIMS = 5  # sentences of one kind in the answer; the table has all
+MOST_CLAIMS = 5  # sentences per verdict in the answer; the table has all claims
 MOST_INTERACTIONS = 20
 
 
 def sections(ablation: Ablation) -> list[Section]:
-    """Everything but plots and pictures; sections with nothing to say are left out."""
+    """Return the sections that have content, without plots and pictures."""
     every = [
         Section(title="Answer", lines=answer(ablation)),
         Section(title="Warnings", lines=[as_sentence(flag) for flag in ablation.flags]),
@@ -49,7 +49,7 @@ def sections(ablation: Ablation) -> list[Section]:
 
 
 def answer(ablation: Ablation) -> list[str]:
-    """One sentence a claim, the largest first."""
+    """Return one sentence per claim, the largest differences first."""
     base = ablation.baseline
     if len(ablation.configurations) == 1:
         sample = base.sample
@@ -106,7 +106,7 @@ def _unjudged(ablation: Ablation, verdict: Verdict, why: str) -> list[str]:
 
 
 def circumstances(ablation: Ablation) -> str:
-    """What was compared, in one line."""
+    """Return a line on what was compared."""
     configurations, question = ablation.configurations, ablation.question
     measured = sum(c.sample.n for c in configurations)
     runs = sum(len(c.results) for c in configurations)
@@ -137,7 +137,7 @@ def results(ablation: Ablation) -> Table:
 
 
 def judged(ablation: Ablation) -> Table:
-    """The table of results up to the verdict; what follows is in the files."""
+    """Return the table of results up to the verdict."""
     whole = results(ablation)
     shown = whole.headings.index("verdict") + 1
     return Table(
@@ -169,7 +169,7 @@ def _effects(ablation: Ablation) -> Table | None:
 
 
 def _where_set(ablation: Ablation, axis: str) -> list[str]:
-    """Say so where some configurations have no such setting."""
+    """Return a remark if some configurations do not have the axis."""
     having = [c.settings[axis] != NOT_SET for c in ablation.configurations]
     return [] if all(having) else [f"in the {sum(having)} of {len(having)} that have it"]
 
