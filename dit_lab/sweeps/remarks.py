@@ -1,4 +1,4 @@
-"""What can be known of a sweep before its first job starts, in words. Torch-free."""
+"""Remarks on a sweep before its first job starts. Torch-free."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from dit_lab.sweeps.plan import Plan
 
 
 def remarks(plan: Plan) -> list[str]:
-    """What does not apply, what is likely not meant, jobs that were refused, that are one training
-    or that are expected to agree, and why the report will compare nothing."""
+    """Return the remarks on a plan.
+
+    They name options that do not apply, likely mistakes, refused jobs, jobs that share a training,
+    jobs that are expected to agree, and why the report will compare nothing.
+    """
     if plan.manifest.settings["search"]:
         return plan.notes
     refused = [f"left out {counted(n, 'job')}: {why}" for why, n in plan.left_out.items()]
@@ -62,7 +65,7 @@ def _groups(plan: Plan, key: Callable[[RunConfig], object]) -> list[list[Job]]:
 
 
 def _incomparable(plan: Plan) -> Iterator[str]:
-    """Why there is nothing that a report could say about several configurations."""
+    """Yield the reasons why a report cannot compare the configurations."""
     seeds: dict[str, set[int]] = defaultdict(set)
     for job, config in zip(plan.manifest.jobs, plan.configs, strict=True):
         seeds[str(without_seeds(settings_of(job.overrides)))].add(config.seed)

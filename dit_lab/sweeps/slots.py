@@ -1,4 +1,4 @@
-"""Where jobs run side by side: sets of devices, each with an environment of its own. Torch-free."""
+"""Slots in which jobs run in parallel: sets of devices with their environments. Torch-free."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Slot:
     threads: int | None  # of a job on the CPU; None leaves them to torch
 
     def environment(self) -> dict[str, str]:
-        """The whole environment of a job here."""
+        """Return the whole environment of a job in this slot."""
         kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         if self.threads is not None:
             kept.setdefault("OMP_NUM_THREADS", str(self.threads))
@@ -32,9 +32,9 @@ class Slot:
 
 
 def make_slots(asked: str | Sequence[str | int], *, jobs_per_slot: int) -> list[Slot]:
-    """The slots of `sweep.slots`, each as often as jobs may share it.
+    """Return the slots of `sweep.slots`, each as often as jobs may share it.
 
-    "auto" is every GPU by itself, or the CPU where there is none, whose threads jobs share.
+    "auto" is one slot per GPU, or the CPU if there is none. Jobs on the CPU share its threads.
     """
     if isinstance(asked, str):
         if asked != "auto":
