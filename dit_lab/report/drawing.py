@@ -30,6 +30,7 @@ INK = "#0f0f0e"  # placeholder for the page's text colour; no other element has 
 
 @contextmanager
 def style(ink: str) -> Iterator[None]:
+    """Apply the matplotlib settings of reports; `ink` is the colour of text and axes."""
     import matplotlib
 
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")

@@ -73,7 +73,7 @@ LATEX: Mapping[str, str] = {
     "_": r"\_", "%": r"\%", "^": r"\^{}", "~": r"\~{}", "<": "$<$", ">": "$>$", "|": "$|$",
     '"': "''", "±": r"$\pm$", "[": "{[}", "*": "{*}",
 }  # fmt: skip
-"""The last two would be read as arguments at the start of a row."""
+"""The last two would be read as optional arguments at the start of a row."""
 
 
 def latex(table: Table) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FORMATS = (".parquet", ".csv")
 
 Only = Mapping[str, Any]
-"""Key -> the value, or the values, of the runs that are wanted."""
+"""Key -> the wanted value or values."""
 
 
 def results(

@@ -29,7 +29,7 @@ Cell = tuple[str, ...]
 """The levels of some axes in one configuration."""
 
 Block = Mapping[Cell, Sequence[int]]
-"""Each cell -> the configurations whose mean it is."""
+"""Cell -> the indices of its configurations, whose mean is the value of the cell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

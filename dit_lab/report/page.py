@@ -58,6 +58,7 @@ def _with_grid(configuration: Configuration) -> Result | None:
 
 
 def _chosen(ablation: Ablation) -> list[Configuration]:
+    """Return the configurations of which a sample grid is shown."""
     return [c for c in shown(ablation, MOST_GRIDS) if _with_grid(c)]
 
 

@@ -32,7 +32,7 @@ BESIDE = (
     ("eval/distance_ratio_pixels", "eval/distance_ratio_classifier"),
     ("eval/class_accuracy_classifier",),
 )
-"""What else is shown: of each, the first that was measured."""
+"""Secondary metrics: of each line, the first that was measured is shown."""
 
 
 def report_on(

@@ -19,10 +19,10 @@ from dit_lab.statistics.samples import Sample
 Settings = Mapping[str, str]
 
 NOT_SET = "-"
-"""The value of a setting in a configuration that has no such setting."""
+"""The value of a setting that a configuration does not have."""
 
 NO_RUN = "no run"
-"""Why a seed is missing that other configurations have."""
+"""The reason for a missing seed that other configurations have."""
 
 ARM = "arm"
 """The axis whose values are named arms."""

@@ -26,7 +26,7 @@ from dit_lab.runs.recorded import MEASURING
 Config = Mapping[str, Any]
 
 DRAWING = ("sampler", "guidance")
-"""What decides how images are drawn, and not what the weights are."""
+"""Groups that decide how images are sampled, and not the weights."""
 
 
 def find(given: str, *, root: Path) -> SweepFolder | RunFolder:

@@ -26,7 +26,7 @@ from dit_lab.tracking.addresses import is_local
 from dit_lab.tracking.parent import PARENT_TAG, log_child, member_tags
 
 Settings = Mapping[str, str]
-"""Axis -> value, as typed."""
+"""Axis -> value, as on the command line."""
 
 
 def measure_all(

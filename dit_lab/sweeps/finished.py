@@ -34,7 +34,7 @@ from dit_lab.runs.recorded import (
 from dit_lab.sweeps.job import keep_result, read_task
 
 KNOWN_EXTRACTORS = {"pixels", "classifier"}
-"""Those whose features code and data decide, and no file that could be another one now."""
+"""Extractors whose features depend on code and data alone, not on a file that may have changed."""
 
 
 @dataclass(frozen=True, slots=True)

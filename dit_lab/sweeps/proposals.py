@@ -25,7 +25,7 @@ Values = Mapping[str, str]
 
 
 Space = Mapping[str, Span | Sequence[str]]
-"""Axis -> the numbers or the words that it may be."""
+"""Axis -> its range of numbers, or its values."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from dit_lab.sweeps.slots import make_slots
 from dit_lab.sweeps.tracker import tell_end, tell_late, tell_start
 
 ONLY = {"failed": (FAILED,), "missing": (PENDING, RUNNING, KILLED)}
-"""What `--only` may name, and the statuses that it stands for."""
+"""The values of `--only`, and the job statuses that each selects."""
 
 
 def take_up(plan: Plan) -> SweepFolder:

@@ -13,7 +13,7 @@ FOREIGN = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR",
     "MASTER_PORT", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME",
 )  # fmt: skip
-"""Variables of whoever started the sweep that would be taken for a job's own."""
+"""Variables of the process that starts the sweep, which a job would take for its own."""
 
 
 @dataclass(frozen=True, slots=True)
