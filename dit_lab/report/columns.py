@@ -29,7 +29,7 @@ class Column:
     heading: str
     text: Callable[[Row], str]  # "" if there is no value
     exact: Mapping[str, Callable[[Row], str | float | None]]  # CSV heading -> value
-    left: bool = False  # alignment of text; numbers are aligned right
+    left: bool = False  # aligned left: text, not numbers
 
 
 def rows(ablation: Ablation) -> list[Row]:

@@ -198,7 +198,7 @@ def _values(
 
 def _shared_models(configurations: Sequence[Configuration]) -> tuple[int, ...]:
     """Return a number for each configuration, equal if configurations share trained models."""
-    number: dict[str, int] = {}  # by training
+    number: dict[str, int] = {}  # training -> number
     found: list[int] = []
     for index, configuration in enumerate(configurations):
         trainings = [run.training for run in configuration.measured if run.training]

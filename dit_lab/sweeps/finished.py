@@ -98,7 +98,7 @@ def _there(
     now = code.deciding(tuple(targets_in(deciding(config))))
     if not result or not has_comparable_code(before) or difference(before, now):
         return None
-    if config["sample"]["weights"].startswith("power"):  # a newer one may exist
+    if config["sample"]["weights"].startswith("power"):  # a newer average of that width may exist
         return None
     found = Found(result["evaluation"], f"job {other.number} of {sweep.root.name}")
     if found.evaluation is None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 ASK_SECONDS = 5.0  # between two calls of squeue
-MOMENT_SECONDS = 0.2  # age of an answer that still holds for further jobs
+MOMENT_SECONDS = 0.2  # answers younger than this are used again
 ANSWER_SECONDS = 30.0  # timeout of squeue
 LONG_SECONDS = 60.0  # after which a launcher has submitted all jobs of a round
 

@@ -33,7 +33,7 @@ def log_late(uri: str, run_id: str, row: MetricsRow, *, artifact: Path) -> str:
         client = open_existing(uri)
         log_points(client, run_id, points_of([row]))
         client.log_artifact(run_id, str(artifact), "evaluations")
-    except Exception as error:  # of any kind: the file on disk has everything
+    except Exception as error:  # the file on disk has everything
         return root_cause(error)
     return ""
 
@@ -70,7 +70,7 @@ def find_folders(uri: str, filter_string: str) -> list[Path]:
 
 
 def settle(folder: RunFolder, config: Mapping[str, Any]) -> str:
-    """Bring the MLflow run of a run that has ended up to date; return what was done, in words.
+    """Update the MLflow run of a run that has ended; return what was done, in words.
 
     A run that the store does not have is created, with the times of its training. Other runs get
     what they lack: points, parameters, tags, files, and how they ended.

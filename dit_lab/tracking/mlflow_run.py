@@ -146,13 +146,13 @@ class MlflowRun(Hook):
                 self._folder.root,
             )
 
-    # ---- the thread -----------------------------------------------------------------------------
+    # ---- sending thread -------------------------------------------------------------------------
 
     def _work(self) -> None:
         trouble = self._send_everything()
         if trouble and self._refused is None and is_local(self._uri):
             self._refused = RequestError(f"tracking.uri={self._uri}: cannot be used: {trouble}")
-        raised = self._refused is not None and not self._trouble  # by the waiting constructor
+        raised = self._refused is not None and not self._trouble  # the constructor raises it
         if not raised:
             self._report(trouble)
         self._tried.set()
@@ -189,7 +189,7 @@ class MlflowRun(Hook):
             except RequestError as error:
                 self._refused = error
                 trouble = str(error)
-            except Exception as error:  # of any kind: tracking must not stop a training
+            except Exception as error:  # tracking must not stop a training
                 trouble = root_cause(error)
             if self._client is None:
                 break

@@ -30,7 +30,7 @@ LOCK_SECONDS = 120.0  # creating the tables takes seconds; other jobs wait for t
 BUSY_SECONDS = 20.0  # how long sqlite waits for another writer, as mlflow does
 
 PLACES = ("paths", "sweep", "tracking")
-LABELS = ("tags", "note")  # of a configuration, which are no parameters
+LABELS = ("tags", "note")  # keys of a config that are not logged as parameters
 
 WRONG_PASSWORD = "password authentication failed"  # PostgreSQL's message
 

@@ -89,7 +89,7 @@ def open_parent(
         return run.info.run_id, ""
     except RequestError:
         raise
-    except Exception as error:  # of any kind: a sweep can start without MLflow
+    except Exception as error:  # a sweep can start without MLflow
         return run_id, root_cause(error)
 
 
@@ -103,7 +103,7 @@ def close_parent(
             client.log_artifact(run_id, str(path))
         _tell_counts(client, run_id, counts)
         client.set_terminated(run_id, status)
-    except Exception as error:  # of any kind: the sweep's folder has everything
+    except Exception as error:  # the sweep's folder has everything
         return root_cause(error)
     return ""
 
@@ -155,7 +155,7 @@ def delete_runs(uri: str, run_ids: Iterable[str], *, but: Collection[str] = ()) 
                 if one.info.lifecycle_stage == "active" and one.info.run_id not in but:
                     client.delete_run(one.info.run_id)
                     deleted += 1
-    except Exception as error:  # of any kind: the runs' folders are removed already
+    except Exception as error:  # the runs' folders are removed already
         return deleted, root_cause(error)
     return deleted, ""
 
@@ -171,7 +171,7 @@ def has_ended(uri: str, run_id: str | None) -> bool:
     """Return whether a run has ended in the store; False if the store lacks it or is away."""
     try:
         return run_id is not None and open_existing(uri).get_run(run_id).info.status != RUNNING
-    except Exception:  # of any kind: the next update of the store reports it
+    except Exception:  # the next update of the store reports it
         return False
 
 
