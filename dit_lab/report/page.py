@@ -82,7 +82,7 @@ def _pictures_note(ablation: Ablation) -> str:
         else ""
     )
     return (
-        "The same seeds and labels in every picture, of each configuration's first run." + left_out
+        "Samples of the first run of each configuration, with the same seeds and labels." + left_out
     )
 
 

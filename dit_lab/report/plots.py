@@ -64,7 +64,7 @@ def plots(ablation: Ablation) -> Iterator[Plot]:
         yield Plot(
             title="By axis",
             svg=svg(lambda: _by_axis(ablation, axes), "axes"),
-            note="A ring is one run, whatever its other settings; a bar is the mean of them.",
+            note="A ring is one run at this level of the axis; a bar is the mean of these runs.",
         )
     if compute_varies(ablation):
         yield Plot(
@@ -74,10 +74,10 @@ def plots(ablation: Ablation) -> Iterator[Plot]:
         )
     if evaluations_vary(ablation):
         yield Plot(
-            title="Quality against evaluations",
+            title="Quality against NFE",
             svg=svg(lambda: against_evaluations(ablation), "evaluations"),
-            note="Of the model, for one generated image. Means over seeds; a line joins settings "
-            "that differ in the sampler's options alone.",
+            note="Number of function evaluations (NFE) per generated image. Means over seeds; a "
+            "line joins settings that differ only in the sampler's options.",
         )
     curves = shown(ablation, MOST_CURVES)
     for name in sorted({name for c in curves for run in c.measured for name in run.curves}):
@@ -105,7 +105,7 @@ def pictures(ablation: Ablation) -> Iterator[Picture]:
     if evaluations_vary(ablation):
         yield Picture(
             name="evaluations.png",
-            caption="quality against evaluations of the model",
+            caption="quality against the number of function evaluations (NFE)",
             draw=lambda: against_evaluations(ablation),
         )
 
