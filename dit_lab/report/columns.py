@@ -16,10 +16,11 @@ Row = tuple[Configuration, Comparison]
 COMPUTE: Mapping[str, Callable[[Compute], float | None]] = {
     "parameters": lambda compute: compute.parameters,
     "training FLOPs": lambda compute: compute.training_flops,
-    "seconds": lambda compute: compute.seconds,
+    "training seconds": lambda compute: compute.seconds,
     "images seen": lambda compute: compute.images,
-    "evaluations": lambda compute: compute.evaluations,
+    "NFE": lambda compute: compute.evaluations,
 }
+CSV_NAMES = {"training seconds": "seconds", "NFE": "evaluations"}  # heading -> CSV heading
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def _compute(heading: str, read: Callable[[Compute], float | None]) -> Column:
         value = read(row[0].compute)
         return "" if value is None else quantity(value)
 
-    name = heading.replace(" ", "_").lower()
+    name = CSV_NAMES.get(heading, heading.replace(" ", "_").lower())
     return Column(heading, text, {name: lambda row: read(row[0].compute)})
 
 

@@ -348,9 +348,9 @@ def test_evaluations_are_told_where_known_and_plotted_where_they_differ(
     assert (tmp_path / "evaluations.png").exists() is plotted
     assert ("](evaluations.png)" in (tmp_path / "report.md").read_text()) is plotted
     headings, _, *rows = table_of_markdown(tmp_path / "report.md")[: 2 + 4]
-    assert ("evaluations" in headings) is (column is not None)
+    assert ("NFE" in headings) is (column is not None)
     if column is not None:
-        assert [row[headings.index("evaluations")] for row in rows] == column
+        assert [row[headings.index("NFE")] for row in rows] == column
 
 
 def test_a_line_for_each_sampler_and_a_panel_for_each_value_of_another_axis() -> None:
