@@ -13,10 +13,10 @@ MOST_NAMED = 6  # configurations named in one warning
 CONSEQUENCES: Mapping[str, tuple[Callable[[Result], str], str]] = {
     "evaluation protocol": (
         lambda run: run.protocol,
-        "their numbers cannot be compared with the others",
+        "their metrics cannot be compared with the others",
     ),
-    "code": (lambda run: run.code, "a difference may be the code's"),
-    "data": (lambda run: run.data, "a difference may be the data's"),
+    "code": (lambda run: run.code, "differences may be due to the code"),
+    "data": (lambda run: run.data, "differences may be due to the data"),
 }
 
 
@@ -53,7 +53,7 @@ def _unlike(
         if seeds:
             which = "" if len(seeds) == len(configuration.measured) else f"{name_seeds(seeds)} of "
             odd.append(which + configuration.label(axes))
-    return f"different {what}: {count} runs have {usual[:8]}, not so {_listed(odd)}; {so}"
+    return f"different {what}: {count} runs have hash {usual[:8]}, unlike {_listed(odd)}; {so}"
 
 
 def _missing(configurations: Sequence[Configuration]) -> str:
@@ -62,9 +62,9 @@ def _missing(configurations: Sequence[Configuration]) -> str:
         return ""
     said = f"seeds are missing in {incomplete} of {len(configurations)} configurations"
     if {why for c in configurations for why in c.missing.values()} == {NO_RUN}:
-        return f"{said}: there are no runs of them, so that these means are less certain"
+        return f"{said}: there are no runs of them, so these means are less certain"
     return (
-        f"{said}: if they failed because of their settings, the means of the others flatter these"
+        f"{said}: if the settings made these runs fail, the means over the other seeds are too good"
     )
 
 
@@ -73,8 +73,8 @@ def _no_spread(configurations: Sequence[Configuration], axes: Sequence[str]) -> 
     if not alike:
         return ""
     return (
-        f"every seed gave the same number with {_listed(alike)}: check that the seed reaches the "
-        "run, and that the metric can tell runs apart"
+        f"all seeds gave the same value with {_listed(alike)}: check that the seed reaches the run "
+        "and that the metric distinguishes runs"
     )
 
 
