@@ -136,8 +136,8 @@ def group(results: Sequence[Result], question: Question) -> tuple[Configuration,
         seeds = by_settings.setdefault(key, {})
         if result.seed in seeds:
             raise RequestError(
-                f"seed {result.seed} is there twice with the same settings, in "
-                f"{seeds[result.seed].run} and {result.run}: leave one of them out"
+                f"seed={result.seed}: two runs have this seed and the same settings, "
+                f"{seeds[result.seed].run} and {result.run}; leave one of them out"
             )
         seeds[result.seed] = result
     _check_metric(results, question.metric)
@@ -161,7 +161,9 @@ def _check_metric(results: Sequence[Result], metric: str) -> None:
         near = get_close_matches(metric, names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         listed = ", ".join(names) or "none"
-        raise RequestError(f"no finished run has the metric {metric}; {hint}measured are: {listed}")
+        raise RequestError(
+            f"report.metric={metric}: no finished run has this metric; {hint}measured: {listed}"
+        )
 
 
 def _configuration(
@@ -246,12 +248,13 @@ def find_baseline(
         if column not in configurations[0].settings:
             listed = ", ".join(axes) or "nothing"
             raise RequestError(
-                f"the baseline {column}={value} names no setting of the sweep: it varies {listed}"
+                f"report.baseline={column}={value}: not a setting of the sweep; it varies {listed}"
             )
         values = dict.fromkeys(c.settings[column] for c in configurations)
         if value not in values:
             raise RequestError(
-                f"no run has {column}={value}, the baseline: {column} is {', '.join(values)}"
+                f"report.baseline={column}={value}: no run has this value; {column} is "
+                f"{', '.join(values)}"
             )
     found = [
         index
@@ -260,13 +263,13 @@ def find_baseline(
     ]
     if len(found) == 1:
         return found[0]
-    asked = ", ".join(f"{column}={value}" for column, value in wanted.items())
+    asked = ",".join(f"{column}={value}" for column, value in wanted.items())
     if not found:
-        raise RequestError(f"no configuration has all of {asked}, the baseline")
+        raise RequestError(f"report.baseline={asked}: no configuration has all of these settings")
     open_axes = [
         axis for axis in axes if len({configurations[n].settings[axis] for n in found}) > 1
     ]
     raise RequestError(
-        f"{len(found)} configurations have {asked}, and a baseline is one: "
-        f"say also {', '.join(open_axes)}"
+        f"report.baseline={asked}: {len(found)} configurations have these settings; add "
+        f"{', '.join(open_axes)} to choose one"
     )

@@ -80,9 +80,9 @@ def _of_job(folder: SweepFolder, job: Job, settings: Mapping[str, str]) -> Run:
     is_there = file is not None and file.exists()
     status = job.status
     if status == FINISHED and not run.root.is_dir():
-        status = "run folder is away"
+        status = "run folder is missing"
     elif status == FINISHED and file is not None and not is_there:
-        status = "evaluation is away"
+        status = "evaluation is missing"
     return Run(
         name=f"job {job.number}",
         folder=run,

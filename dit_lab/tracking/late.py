@@ -63,8 +63,8 @@ def find_folders(uri: str, filter_string: str) -> list[Path]:
     here = dict.fromkeys(path for path in folders if (path / "config.yaml").is_file())
     if not here:
         raise RequestError(
-            f"filter={filter_string}: finds {counted(len(found), 'run')}, of which none lies "
-            "on this machine"
+            f"filter={filter_string}: finds {counted(len(found), 'run')}, none of them on this "
+            "machine"
         )
     return list(here)
 
@@ -94,7 +94,7 @@ def settle(folder: RunFolder, config: Mapping[str, Any]) -> str:
             update_status(folder, is_tracked_whole=True)
     except Exception as trouble:  # `dit-lab doctor` must go on with the other runs
         return f"MLflow could not be updated ({root_cause(trouble)})"
-    return f"MLflow was updated with what it lacked: {lacked}" if lacked else ""
+    return f"MLflow was updated: {lacked}" if lacked else ""
 
 
 def _make(

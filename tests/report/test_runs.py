@@ -178,11 +178,11 @@ def test_a_job_whose_run_or_evaluation_is_away_is_a_missing_seed(sweep: SweepFol
     (sweep.run(jobs[1]).evaluations / sweep.read_result(jobs[1])["evaluation"]).unlink()
     ablation, files, _ = report_on_sweep(sweep)
     assert ablation.configurations[0].missing == {
-        0: "run folder is away", 1: "evaluation is away",
+        0: "run folder is missing", 1: "evaluation is missing",
     }  # fmt: skip
     assert [len(c.measured) for c in ablation.configurations] == [1, 3, 3, 3]
     (page,) = [file for file in files if file.suffix == ".md"]
-    assert "1 of 3: seed 0 run folder is away; seed 1 evaluation is away" in page.read_text()
+    assert "1 of 3: seed 0 run folder is missing; seed 1 evaluation is missing" in page.read_text()
 
 
 def test_other_code_is_flagged(sweep: SweepFolder) -> None:
