@@ -58,10 +58,10 @@ def measure_all(
         if before:
             on_message(f"{name}: measured before")
         elif trouble := _track(trained, config, settings, evaluation):
-            on_message(f"{name}: MLflow did not take it ({trouble})")
+            on_message(f"{name}: MLflow could not be updated ({trouble})")
         runs.append(Run(name, folder, to_tree(config), settings, FINISHED, evaluation))
     place = folder.results / "reports" / digest({"ways": [run.name for run in runs]})
-    title = f"{wanted}, measured in many ways"
+    title = f"{wanted}, evaluated with several settings"
     return report_on(runs, place, title=title, metric=_judged_by(runs[0]))
 
 

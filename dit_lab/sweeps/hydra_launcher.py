@@ -55,7 +55,7 @@ class HydraLauncher:
         host = self._submit(new) if new else None
         attempts = Attempts(self.folder, self.manifest)
         if said := attempts.said([job for job in jobs if job not in new]):
-            self.on_message(f"of an earlier start, {said}; waiting for them")
+            self.on_message(f"from an earlier start, {said}; waiting for them")
         try:
             while not self.stopping():
                 host_runs = host is not None and host.poll() is None
@@ -109,7 +109,7 @@ class HydraLauncher:
             time.sleep(LOOK_SECONDS)
             self._look(jobs, attempts, over=True)
         if said := attempts.said(jobs):
-            self.on_message(f"{said}; they end by themselves: once saved, or as soon as they start")
+            self.on_message(f"{said}; running jobs end once saved, queued ones as they start")
 
     def _look(
         self,

@@ -58,8 +58,8 @@ def job_config(sweep: SweepFolder, job: Job) -> RunConfig:
     config = as_recorded(found, file, hooks=True)
     if recorded_hash(found) != job.config_hash:
         raise RequestError(
-            f"{file}: is not what job {job.number} was made with ({job.config_hash}); put it back, "
-            "or start a sweep of its own"
+            f"{file}: differs from what job {job.number} was made with ({job.config_hash}); "
+            "restore it, or start a new sweep"
         )
     return rebased(config, sweep.paths_root)
 
@@ -86,7 +86,7 @@ def keep_result(task: Task, name: str | None, on_message: Callable[[str], None])
         config = to_tree(task.config)
         run_id, trouble = track(task.run, task.job, config=config, tags=task.tags, evaluation=name)
         if trouble:
-            on_message(f"MLflow did not take it ({trouble}); {task.run.root} has everything")
+            on_message(f"MLflow could not be updated ({trouble}); {task.run.root} has all results")
     write_json(task.folder / "result.json", {"evaluation": name, "tracking_run_id": run_id})
 
 

@@ -125,7 +125,7 @@ def job_of(number: int, texts: Sequence[str], config: RunConfig) -> Job:
 
 def _check_search(axes: Mapping[str, Sequence[str]], composed: ComposedJobs) -> None:
     if composed.anew:
-        raise RequestError(f"resume=never: not with {SEARCH}; give another name or sweep.name")
+        raise RequestError(f"resume=never: not for {SEARCH}; give another name or sweep.name")
     measured = composed.configs[0].evaluation.num_images > 0
     metric = composed.settings.metric or ("" if measured else LOSS)
     first = composed.configs[0]

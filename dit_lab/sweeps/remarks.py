@@ -47,7 +47,7 @@ def _alike(plan: Plan) -> list[str]:
         if len({job.run for job in group}) > 1
     ]
     said = {
-        "the same weights, trained once and measured each": once,
+        "the same weights, trained once and evaluated for each job": once,
         f"{SAME_MATHEMATICS}; they are expected to agree": agreeing,
     }
     return [
@@ -73,8 +73,8 @@ def _incomparable(plan: Plan) -> Iterator[str]:
     if len(seeds) > 1 and most < ENOUGH_SEEDS:
         enough = ",".join(map(str, range(ENOUGH_SEEDS)))
         yield (
-            f"{len(seeds)} configurations with {counted(most, 'seed')} each: nothing will be "
-            f"claimed of them, as a comparison takes {ENOUGH_SEEDS} seeds, such as seed={enough}"
+            f"{len(seeds)} configurations with {counted(most, 'seed')} each: the report will not "
+            f"compare them; a comparison needs {ENOUGH_SEEDS} seeds, such as seed={enough}"
         )
     jobs = zip(plan.manifest.jobs, plan.configs, strict=True)
     losses = {loss_of_run(to_tree(config), settings_of(job.overrides)) for job, config in jobs}

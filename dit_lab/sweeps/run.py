@@ -221,7 +221,7 @@ def _report(folder: SweepFolder, on_message: Callable[[str], None]) -> None:
         on_message(line)
     on_message(f"report: {files[0]}")
     if trouble:
-        on_message(f"MLflow did not take the report ({trouble})")
+        on_message(f"the report could not be sent to MLflow ({trouble})")
 
 
 def resumed(folder: SweepFolder, *, launcher: Sequence[str]) -> Manifest:
@@ -239,15 +239,16 @@ def resumed(folder: SweepFolder, *, launcher: Sequence[str]) -> Manifest:
     manifest = folder.read()
     before = manifest.settings["launcher"]
     if before != list(launcher):
-        raise RequestError(
-            f"{folder.root}: its jobs ran through {shell_line(*before) or 'no launcher of Hydra'}; "
-            f"{'add that to this command' if before else 'leave it out'}, or start a sweep of its "
-            "own"
-        )
+        ran = f"through {shell_line(*before)}" if before else "without a launcher of Hydra's"
+        do = "add that to this command" if before else f"leave out {shell_line(*launcher)}"
+        raise RequestError(f"{folder.root}: its jobs ran {ran}; {do}, or start a new sweep")
     if manifest.unmade:
-        again = shell_line("dit-lab", "train", "-m", *manifest.typed)
         if manifest.config_dirs:
-            raise RequestError(f"{folder.root}: its trials are composed anew; type {again} again")
+            dirs = [word for place in manifest.config_dirs for word in ("--config-dir", place)]
+            again = shell_line("dit-lab", "train", "-m", *manifest.typed, *dirs)
+            raise RequestError(
+                f"{folder.root}: its further trials need --config-dir; run this instead: {again}"
+            )
         recorded_overrides(manifest.typed, str(folder.root))
     for job in manifest.jobs:
         job_config(folder, job)

@@ -47,7 +47,7 @@ def make_slots(asked: str | Sequence[str | int], *, jobs_per_slot: int) -> list[
         devices = ["" if str(item) == "cpu" else str(item) for item in asked]
     places = [name for name in devices for _ in range(jobs_per_slot)]
     if not places:
-        raise RequestError("sweep.slots=[]: no place for a job; give at least one device set")
+        raise RequestError("sweep.slots=[]: no slot for a job; give at least one device set")
     on_cpu = places.count("")
     threads = threads_each(on_cpu) if on_cpu else None
     return [Slot(name, None if name else threads) for name in places]

@@ -25,7 +25,7 @@ def log_file(client: MlflowClient, run_id: str, path: Path, folder: RunFolder) -
     """
     step = _step_of(path, folder)
     if not path.exists():
-        _log.warning("%s: is gone, so MLflow does not get it", path)
+        _log.warning("%s: missing, so it is not sent to MLflow", path)
     elif step is None:
         client.log_artifact(run_id, str(path), _place(path, folder))
     else:
@@ -35,7 +35,7 @@ def log_file(client: MlflowClient, run_id: str, path: Path, folder: RunFolder) -
             with Image.open(path) as picture:
                 client.log_image(run_id, picture, key=KEY, step=step)
         except UnidentifiedImageError:
-            _log.warning("%s: is no picture, so MLflow does not get it", path)
+            _log.warning("%s: not an image, so it is not sent to MLflow", path)
 
 
 def lacking_files(client: MlflowClient, run_id: str, folder: RunFolder) -> list[Path]:

@@ -137,8 +137,8 @@ class MlflowRun(Hook):
         rows = len({point.step for point in [*self._batch, *self._points]})
         if not self.is_whole:
             _log.warning(
-                "MLflow at %s did not take everything (%s); metric rows left: %d, files left: %d; "
-                "they are in %s, and `dit-lab doctor` or the same command sends them",
+                "MLflow at %s lacks data of this run (%s); metric rows left: %d, files left: %d; "
+                "they are in %s; send them with `dit-lab doctor` or the same command",
                 shown(self._uri),
                 self._trouble or "too slow",
                 rows,
@@ -198,14 +198,14 @@ class MlflowRun(Hook):
     def _report(self, trouble: str) -> None:
         if trouble and not self._trouble:
             _log.warning(
-                "MLflow at %s does not take what is sent (%s); training goes on, metrics are kept "
-                "in %s and sent once it does",
+                "MLflow at %s cannot be updated (%s); training goes on, metrics are kept in %s and "
+                "sent once it can",
                 shown(self._uri),
                 trouble,
                 self._folder.metrics,
             )
         elif self._trouble and not trouble:
-            _log.info("MLflow at %s takes what is sent again", shown(self._uri))
+            _log.info("MLflow at %s is updated again", shown(self._uri))
         self._trouble = trouble
 
     def _connect(self) -> None:

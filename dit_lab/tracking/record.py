@@ -130,5 +130,5 @@ class Record:
             if self.status == FINISHED:
                 log_trained(client, run_id)
             client.set_terminated(run_id, self.status, end_time=self.ended)
-            sent.append("how it ended")
+            sent.append("final status")
         return ", ".join(sent)
