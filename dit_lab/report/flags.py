@@ -57,6 +57,7 @@ def _unlike(
 
 
 def _missing(configurations: Sequence[Configuration]) -> str:
+    """Return a warning about missing seeds, or ""."""
     incomplete = sum(bool(c.missing) for c in configurations)
     if not incomplete:
         return ""
@@ -69,6 +70,7 @@ def _missing(configurations: Sequence[Configuration]) -> str:
 
 
 def _no_spread(configurations: Sequence[Configuration], axes: Sequence[str]) -> str:
+    """Return a warning about configurations without any spread between seeds, or ""."""
     alike = [c.label(axes) for c in configurations if c.sample.sd == 0]
     if not alike:
         return ""

@@ -52,6 +52,7 @@ class HydraLauncher:
                 return
 
     def _round(self, jobs: Sequence[Job], new: Sequence[Job]) -> None:
+        """Submit the new jobs, and watch all jobs until they end or a stop is requested."""
         host = self._submit(new) if new else None
         attempts = Attempts(self.folder, self.manifest)
         if said := attempts.said([job for job in jobs if job not in new]):

@@ -122,6 +122,7 @@ def _holding(path: Path, *, stopping: Callable[[], bool]) -> Iterator[bool]:
 
 
 def _start_and_watch(sweep: Path, number: int, attempt: str, typed_in: Path) -> int:
+    """Run the process of a job under its lease, record start and end, return the exit code."""
     folder = SweepFolder(sweep)
     wanted = _Attempt(folder, number, attempt)
     with StopSignal() as stop:

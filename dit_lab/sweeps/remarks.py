@@ -32,6 +32,7 @@ def remarks(plan: Plan) -> list[str]:
 
 
 def _doubts(plan: Plan) -> list[str]:
+    """Return warnings about settings that are likely mistakes, with their jobs."""
     found: dict[str, list[Job]] = defaultdict(list)
     for job, config, shapes in zip(plan.manifest.jobs, plan.configs, plan.shapes, strict=True):
         for line in doubts(config, shapes):
@@ -40,6 +41,7 @@ def _doubts(plan: Plan) -> list[str]:
 
 
 def _alike(plan: Plan) -> list[str]:
+    """Return which jobs share a training, and which are expected to agree."""
     once = _groups(plan, lambda config: run_folder(config).root)
     agreeing = [
         group

@@ -149,6 +149,7 @@ class MlflowRun(Hook):
     # ---- sending thread -------------------------------------------------------------------------
 
     def _work(self) -> None:
+        """Send what waits until the run has ended, and then the rest until `END_SECONDS` pass."""
         trouble = self._send_everything()
         if trouble and self._refused is None and is_local(self._uri):
             self._refused = RequestError(f"tracking.uri={self._uri}: cannot be used: {trouble}")
@@ -196,6 +197,7 @@ class MlflowRun(Hook):
         return trouble
 
     def _report(self, trouble: str) -> None:
+        """Warn when the store begins to fail, and log when it works again."""
         if trouble and not self._trouble:
             _log.warning(
                 "MLflow at %s cannot be updated (%s); training goes on, metrics are kept in %s and "
@@ -245,6 +247,7 @@ class MlflowRun(Hook):
         return None
 
     def _take_up(self, client: MlflowClient, run: Run) -> None:
+        """Resume a run: set it to RUNNING, and log new and changed parameters and tags."""
         run_id, known = run.info.run_id, run.data
         self._in_store = steps_in_store(client, run)
         earlier = re.findall(r"^resume\.(\d+)", "\n".join(known.tags), re.MULTILINE)
