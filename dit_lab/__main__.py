@@ -1,9 +1,9 @@
-"""python -m dit_lab == dit-lab."""
+"""Entry point of `python -m dit_lab`, which is the same as `dit-lab`."""
 
 import os
 import sys
 
-if sys.path and sys.path[0] in ("", os.getcwd()):  # put there by -m, before the standard library
+if sys.path and sys.path[0] in ("", os.getcwd()):  # -m puts it before the standard library
     sys.path.append(sys.path.pop(0))
 
 from dit_lab.cli.main import command

@@ -1,1 +1,1 @@
-"""What the runs of a sweep say: the answer, in tables, words, plots and files."""
+"""Reports on runs and sweeps: analysis, tables, sentences, plots and files."""

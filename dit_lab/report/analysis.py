@@ -1,6 +1,6 @@
-"""The runs of a sweep as an answer: which configuration is better, by how much, how surely.
+"""Analysis of a sweep: which configuration is better, by how much, and with which confidence.
 
-Axes, levels, cells and blocks are what `grid` says they are.
+`grid` defines axes, levels, cells and blocks.
 """
 
 from __future__ import annotations
@@ -32,40 +32,40 @@ class Verdict(StrEnum):
     WORSE = "worse"
     NOT_SHOWN = "no difference shown"
     FEW_SEEDS = "not enough seeds"
-    NO_SPREAD = "no spread between seeds"  # nothing to hold a difference against
+    NO_SPREAD = "no spread between seeds"  # so that no difference can be tested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One configuration against the baseline."""
+    """One configuration compared with the baseline."""
 
     verdict: Verdict
-    difference: float | None = None  # None if either has no number
+    difference: float | None = None  # None if either was not measured
     tested: Tested | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """One level of an axis against the reference level, averaged over complete blocks."""
+    """One level of an axis compared with the reference level, averaged over complete blocks."""
 
     axis: str
     level: str
     reference: str
     verdict: Verdict
     tested: Tested | None
-    blocks: int  # complete: enough seeds at every level of the axis
-    of_blocks: int
-    depends_on: tuple[str, ...] = ()  # axes that it interacts with: the average hides something
-    nested: tuple[str, ...] = ()  # axes that some levels have: each level is averaged over them
+    blocks: int  # complete ones, with enough seeds at every level of the axis
+    of_blocks: int  # complete or not
+    depends_on: tuple[str, ...] = ()  # axes that interact with this one
+    nested: tuple[str, ...] = ()  # axes of some levels only: each level is averaged over them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One named arm against the arm that it stands on, or against the baseline's."""
+    """One named arm compared with its parent arm, or with the baseline's arm."""
 
     arm: str
     reference: str
-    stands_on_it: bool
+    stands_on_it: bool  # whether the reference is the parent arm
     verdict: Verdict
     tested: Tested | None
     blocks: int
@@ -76,7 +76,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interaction:
-    """How far the effect of one axis changes with another, averaged over complete blocks."""
+    """How the effect of one axis changes with another axis, averaged over complete blocks."""
 
     axes: tuple[str, str]
     levels: tuple[str, str]
@@ -89,7 +89,7 @@ class Interaction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """Two configurations that should agree."""
+    """Two configurations that should agree, and whether they do."""
 
     first: Configuration
     second: Configuration
@@ -100,29 +100,31 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ablation:
-    """The whole answer. `configurations` and `comparisons` go together, in order of appearance."""
+    """The answer. `configurations` and `comparisons` have the same order, that of appearance."""
 
     question: Question
     axes: tuple[str, ...]
     configurations: tuple[Configuration, ...]
     baseline: Configuration
     comparisons: tuple[Comparison, ...]
-    effects: tuple[Effect, ...]  # none where there is one axis: they would repeat the comparisons
-    steps: tuple[Step, ...]  # of named arms, which have no effects
+    effects: tuple[Effect, ...]  # empty with a single axis: they would repeat the comparisons
+    steps: tuple[Step, ...]  # of named arms, in place of their effects
     interactions: tuple[Interaction, ...]
-    untested_pairs: tuple[tuple[str, str], ...]  # of axes, for want of a complete block
+    untested_pairs: tuple[tuple[str, str], ...]  # pairs of axes without a complete block
     agreements: tuple[Agreement, ...]
-    family: int  # comparisons, effects and steps that are corrected together
-    flags: tuple[str, ...]  # what is wrong with the comparison as a whole
+    family: int  # number of comparisons, effects and steps that are corrected together
+    flags: tuple[str, ...]  # warnings about the comparison as a whole
 
 
 def analyse(results: Sequence[Result], question: Question) -> Ablation:
-    """Every configuration against the baseline, and every axis over the others.
+    """Compare every configuration with the baseline, and the levels of every axis.
 
-    All claims against the baseline, along axes and of arms are one family, each hypothesis once:
-    the chance of any false one is alpha. Interactions are a family of their own, and so are
-    agreements.
-    RequestError for a metric or baseline that is not there, and for seeds that are twice.
+    Comparisons, effects and steps of arms are one family with a family-wise error rate of alpha;
+    each hypothesis counts once. Interactions are a family of their own, and so are agreements.
+
+    Raises:
+        RequestError: if the metric or the baseline does not exist, or two runs of a configuration
+            have the same seed.
     """
     configurations = group(results, question)
     axes = differing(configurations)
@@ -185,7 +187,7 @@ def _verdict(tested: Tested | None, question: Question) -> Verdict:
     return Verdict.BETTER if (tested.difference < 0) == question.lower_is_better else Verdict.WORSE
 
 
-# ---- against the baseline -----------------------------------------------------------------------
+# ---- comparisons with the baseline --------------------------------------------------------------
 
 
 def _comparison(
@@ -204,16 +206,16 @@ def _comparison(
     tested = family.get(weights)
     return Comparison(
         verdict=_verdict(tested, question),
-        difference=tested.difference if tested else apart,  # by the seeds that were compared
+        difference=tested.difference if tested else apart,  # tested on common seeds only
         tested=tested,
     )
 
 
-# ---- along axes ---------------------------------------------------------------------------------
+# ---- effects and interactions of axes -----------------------------------------------------------
 
 
 def _axis_contrasts(grid: Grid, *, without: str) -> dict[tuple[str, str, str], Asked]:
-    """(axis, level, reference level) -> their mean difference."""
+    """Return (axis, level, reference level) -> the contrast of the two levels."""
     asked = {}
     for axis in grid.axes:
         if axis == without:
@@ -231,7 +233,7 @@ def _axis_contrasts(grid: Grid, *, without: str) -> dict[tuple[str, str, str], A
 
 
 def _partners(axis: str, interactions: Sequence[Interaction]) -> tuple[str, ...]:
-    """The axes that its effects depend on."""
+    """Return the axes on which the effects of an axis depend."""
     with_it = (set(one.axes) - {axis} for one in interactions if one.flagged and axis in one.axes)
     return tuple(sorted(set().union(*with_it)))
 
@@ -239,13 +241,13 @@ def _partners(axis: str, interactions: Sequence[Interaction]) -> tuple[str, ...]
 def _interactions(
     grid: Grid, question: Question
 ) -> tuple[tuple[Interaction, ...], tuple[tuple[str, str], ...]]:
-    """Contrasts of contrasts of every pair of axes, and the pairs without a complete block."""
+    """Return the interactions of every pair of axes, and the pairs without a complete block."""
     asked: dict[tuple[tuple[str, str], tuple[str, str]], tuple[Weights, Blocks]] = {}
     untested = []
     for one, other in itertools.combinations(grid.axes, 2):
         blocks = grid.blocks(one, other)
         if min(map(len, blocks.levels)) < 2:
-            continue  # one of them is set for a single value of the other
+            continue  # one axis is set for a single level of the other
         if not blocks.complete:
             untested.append((one, other))
             continue
@@ -280,8 +282,10 @@ def _interactions(
 
 
 def _agreements(grid: Grid, question: Question) -> tuple[Agreement, ...]:
-    """Pairs that should agree, the first of each expectation with every other one. They do where
-    the simultaneous interval of their difference contains 0."""
+    """Compare the first configuration of each expectation with each of the others.
+
+    They agree if the simultaneous interval of their difference contains 0.
+    """
     pairs = [
         (first, other, expectation.reason)
         for expectation in question.expected_equal

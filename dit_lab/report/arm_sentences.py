@@ -1,4 +1,4 @@
-"""Named arms in a report: what each changes, and what each step is worth."""
+"""Sentences and tables about named arms: what each arm changes, and the effect of the change."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dit_lab.report.wording import (
 
 
 def arm_sections(ablation: Ablation) -> list[Section]:
-    """What the arms are, and each against what it stands on and against the baseline's arm."""
+    """Return the sections on the arms and on their comparisons with parent and baseline."""
     if not ablation.question.arms or ARM not in ablation.configurations[0].settings:
         return []
     return [
         Section(title="Arms", table=_arms(ablation)),
         Section(
-            title="Step by step",
+            title="Steps between arms",
             lines=[_step(ablation, step) for step in ablation.steps if step.stands_on_it],
             table=steps_table(ablation) if ablation.steps else None,
         ),
@@ -32,7 +32,7 @@ def arm_sections(ablation: Ablation) -> list[Section]:
 
 
 def new_steps(ablation: Ablation) -> list[str]:
-    """What the steps say that the comparisons with the baseline have not said."""
+    """Return the sentences on steps that do not repeat comparisons with the baseline."""
     return [
         _step(ablation, step)
         for step in ablation.steps
@@ -45,7 +45,7 @@ def _arms(ablation: Ablation) -> Table:
     arms = ablation.question.arms
     shown = dict.fromkeys(c.settings[ARM] for c in ablation.configurations)
     return Table(
-        headings=["arm", "stands on", "changes"],
+        headings=["arm", "parent", "overrides"],
         rows=[[name, arms[name].stands_on or "", arms[name].changed]
               for name in shown if name in arms],
         left=[True, True, True],
@@ -53,38 +53,36 @@ def _arms(ablation: Ablation) -> Table:
 
 
 def _step(ablation: Ablation, step: Step) -> str:
-    """`beta2 is better than logit_normal, on which it stands, by 0.05 ± 0.01`."""
+    """Return the sentence on a step: `beta2 is better than its parent logit_normal by 0.05 ...`."""
     tested = step.tested
     if tested is None:
-        return f"{step.arm} against {step.reference}, on which it stands: {step.verdict}."
+        return f"{step.arm} compared with its parent {step.reference}: {step.verdict}."
     if step.verdict == Verdict.NOT_SHOWN:
         size = measured(ablation.question, tested, tested.difference)
         return (
-            f"No difference is shown between {step.arm} and {step.reference}, on which it stands: "
+            f"No difference is shown between {step.arm} and its parent {step.reference}: "
             f"{size}. A difference above {detectable(tested)} would probably have been seen."
         )
     size = measured(ablation.question, tested, abs(tested.difference))
     over = f", averaged over {step.blocks} blocks" if step.blocks > 1 else ""
-    return (
-        f"{step.arm} is {step.verdict} than {step.reference}, on which it stands, by {size}{over}."
-    )
+    return f"{step.arm} is {step.verdict} than its parent {step.reference} by {size}{over}."
 
 
 def remarks_on(one: Effect | Step) -> list[str]:
-    """What its average hides."""
+    """Return remarks on what an average does not show: nested axes and interactions."""
     found = []
     if one.nested:
-        found.append(f"each averaged over its {', '.join(one.nested)}")
+        found.append(f"averaged over {', '.join(one.nested)}")
     if one.depends_on:
         found.append(f"depends on {', '.join(one.depends_on)}")
     return found
 
 
 def steps_table(ablation: Ablation) -> Table:
-    """One row for each comparison of arms."""
+    """Return the table of steps, one row per comparison of two arms."""
     table = Table(
-        headings=["arm", "instead of", "which is", "mean difference", "adjusted p", "verdict",
-                  "detectable difference", "complete blocks", "remark"],
+        headings=["arm", "reference", "role of the reference", "mean difference", "adjusted p",
+                  "verdict", "detectable difference", "complete blocks", "remark"],
         rows=[
             [
                 step.arm, step.reference, _which_is(ablation, step), *tested_cells(step.tested),
@@ -101,12 +99,12 @@ def steps_table(ablation: Ablation) -> Table:
 
 def _which_is(ablation: Ablation, step: Step) -> str:
     base = step.reference == ablation.baseline.settings[ARM]
-    roles = ["what it stands on"] * step.stands_on_it + ["the baseline"] * base
+    roles = ["parent"] * step.stands_on_it + ["baseline"] * base
     return " and ".join(roles)
 
 
 def steps_csv(ablation: Ablation) -> str:
-    """The same table, numbers to the last digit, with what each arm changes."""
+    """Return the table of steps as CSV, with full precision and with what each arm changes."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["arm", "changes", "instead_of", "stands_on_it", "difference", "low", "high",

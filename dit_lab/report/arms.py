@@ -1,4 +1,4 @@
-"""Named arms of a comparison: each stands on another one, or on none, and changes some settings."""
+"""Named arms of a comparison: the overrides of each on top of its parent arm, or of none."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from dit_lab.runs.manifest import Manifest
 
 
 def arms_of(manifests: Iterable[tuple[str, Manifest]]) -> dict[str, Arm]:
-    """The arms of some sweeps, each with its name. Raises RequestError where an arm is not the same
-    in all of them."""
+    """Return the arms of some sweeps by name.
+
+    Raises:
+        RequestError: if two sweeps define an arm differently.
+    """
     found: dict[str, tuple[str, Arm]] = {}
     for sweep, manifest in manifests:
         for name, of in manifest.arms.items():
@@ -36,8 +39,11 @@ def _told(arm: Arm) -> str:
 
 
 def steps_of(grid: Grid, arms: Mapping[str, Arm]) -> dict[tuple[str, str], Asked]:
-    """(arm, what it is compared with) -> the contrast: with what it stands on first, and with the
-    baseline's arm, averaged over the complete blocks of all arms, as the effect of an axis is."""
+    """Return (arm, reference arm) -> the contrast of the two.
+
+    The reference is the parent arm, and then the baseline's arm. Contrasts are averaged over the
+    complete blocks of all arms, as effects of axes are.
+    """
     if ARM not in grid.axes or not arms:
         return {}
     blocks = grid.blocks(ARM)
@@ -60,5 +66,5 @@ def steps_of(grid: Grid, arms: Mapping[str, Arm]) -> dict[tuple[str, str], Asked
 
 
 def stands_on(arms: Mapping[str, Arm], name: str) -> str | None:
-    """The arm that one stands on; None where it stands on none or is not known."""
+    """Return the parent of an arm; None if it has none or is unknown."""
     return arms[name].stands_on if name in arms else None

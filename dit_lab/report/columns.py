@@ -1,4 +1,4 @@
-"""The table of a report: what its columns are, as text for people and as numbers for programs."""
+"""The columns of a report's table, as text for the page and as numbers for the CSV file."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ Row = tuple[Configuration, Comparison]
 COMPUTE: Mapping[str, Callable[[Compute], float | None]] = {
     "parameters": lambda compute: compute.parameters,
     "training FLOPs": lambda compute: compute.training_flops,
-    "seconds": lambda compute: compute.seconds,
+    "training seconds": lambda compute: compute.seconds,
     "images seen": lambda compute: compute.images,
-    "evaluations": lambda compute: compute.evaluations,
+    "NFE": lambda compute: compute.evaluations,
 }
+CSV_NAMES = {"training seconds": "seconds", "NFE": "evaluations"}  # heading -> CSV heading
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column for people, and one or several in the CSV file."""
+    """A column of the page's table, and its column or columns in the CSV file."""
 
     heading: str
-    text: Callable[[Row], str]  # "" where there is nothing to say
+    text: Callable[[Row], str]  # "" if there is no value
     exact: Mapping[str, Callable[[Row], str | float | None]]  # CSV heading -> value
-    left: bool = False  # words, not numbers
+    left: bool = False  # aligned left: text, not numbers
 
 
 def rows(ablation: Ablation) -> list[Row]:
@@ -37,7 +38,7 @@ def rows(ablation: Ablation) -> list[Row]:
 
 
 def columns(ablation: Ablation) -> list[Column]:
-    """Those that say something about some row."""
+    """Return the columns that have a value in some row."""
     question = ablation.question
     better = "lower" if question.lower_is_better else "higher"
     every = [
@@ -67,7 +68,7 @@ def _setting(axis: str) -> Column:
 
 
 def missing(configuration: Configuration) -> str:
-    """`seeds 1, 2 FAILED; seed 4 no run`; empty if all seeds are there."""
+    """Return the missing seeds with the reasons: `seeds 1, 2 FAILED; seed 4 no run`; "" if none."""
     by_reason: dict[str, list[int]] = {}
     for seed, why in configuration.missing.items():
         by_reason.setdefault(why, []).append(seed)
@@ -146,7 +147,7 @@ def _compute(heading: str, read: Callable[[Compute], float | None]) -> Column:
         value = read(row[0].compute)
         return "" if value is None else quantity(value)
 
-    name = heading.replace(" ", "_").lower()
+    name = CSV_NAMES.get(heading, heading.replace(" ", "_").lower())
     return Column(heading, text, {name: lambda row: read(row[0].compute)})
 
 

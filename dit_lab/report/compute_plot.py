@@ -1,4 +1,4 @@
-"""Quality and loss against training compute."""
+"""The plot of quality and loss against training compute."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_LEVELS = 24  # values of an axis that can be told apart
-LEAST_FACTOR = 1.2  # between most and least compute; below it, points stand in one column or two
+MOST_LEVELS = 24  # values of an axis in one plot; more are hard to tell apart
+LEAST_FACTOR = 1.2  # ratio of most to least compute; below it a plot shows nothing
 
 
 def compute_varies(ablation: Ablation) -> bool:
-    """Whether measured configurations took amounts of compute that differ enough to show."""
+    """Return whether the training compute of measured configurations varies enough for a plot."""
     compute = (c.compute.training_flops for c in ablation.configurations if c.sample.n)
     known = [flops for flops in compute if flops is not None]
     return bool(known) and max(known) > LEAST_FACTOR * min(known)
 
 
 def against_compute(ablation: Ablation) -> Figure:
-    """A panel for the metric and one for each loss beside it; a line where a power law fits."""
+    """Draw a panel for the metric and for each other loss, with a power law if one fits."""
     metric = ablation.question.metric
     names = [metric, *(name for name in losses(ablation) if name != metric)]
     figure = new_figure(9, 4.5)
@@ -52,7 +52,7 @@ def against_compute(ablation: Ablation) -> Figure:
 
 
 def _points(ablation: Ablation, name: str, axes: Axes) -> None:
-    """Means and deviations; colour and marker by the first axis."""
+    """Draw means with standard deviations; colour and marker encode the first axis."""
     first = ablation.axes[0]
     levels = dict.fromkeys(c.settings[first] for c in ablation.configurations)
     for number, level in enumerate(levels):
@@ -77,4 +77,5 @@ def _law(ablation: Ablation, name: str, axes: Axes) -> None:
     axes.set_yscale("log")
     plain_powers(axes.yaxis)
     law_text = f"FLOPs ^ -{law.exponent:.3f}"
-    axes.text(0.97, 0.93, law_text, ha="right", transform=axes.transAxes)  # a falling line is away
+    # The line falls, so the top right corner is free.
+    axes.text(0.97, 0.93, law_text, ha="right", transform=axes.transAxes)

@@ -1,7 +1,7 @@
-"""What all plots share: colours, the figure, and how it becomes a page's element.
+"""Shared drawing code of all plots: colours, figures, and their conversion to SVG and PNG.
 
-Drawn without a display and without matplotlib's global figures. The same numbers give the same
-bytes. Colour is never alone: markers, line styles or words say the same.
+Figures are drawn without a display and without matplotlib's global figures. Equal numbers give
+equal bytes. Colour is never the only cue: markers, line styles or words repeat it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 COLOURS = ("#1f83c4", "#d55e00", "#009e73", "#b05a8c", "#a87b00", "#3a9bdc", "#7f7f7f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":", "-.")
-LETTER_INCHES, MARK_INCHES = 0.08, 0.6  # of a legend: a letter, and what stands before a label
-INK = "#0f0f0e"  # replaced by the page's text colour; nothing else has it
+LETTER_INCHES, MARK_INCHES = 0.08, 0.6  # widths in a legend: of a letter and of the marker
+INK = "#0f0f0e"  # placeholder for the page's text colour; no other element has this colour
 
 
 @contextmanager
 def style(ink: str) -> Iterator[None]:
+    """Apply the matplotlib settings of reports; `ink` is the colour of text and axes."""
     import matplotlib
 
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
@@ -40,16 +41,20 @@ def style(ink: str) -> Iterator[None]:
         "axes.spines.top": False,
         "axes.spines.right": False,
         "legend.frameon": False,
-        "text.parse_math": False,  # settings may hold a $
+        "text.parse_math": False,  # settings may contain $
         "svg.fonttype": "none",
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # letters that the font lacks are boxes
+        warnings.filterwarnings("ignore", "Glyph")  # missing letters are drawn as boxes
         yield
 
 
 def svg(draw: Callable[[], Figure], salt: str) -> str:
-    """An element for a page: no prologue, no date, no background, only ids that are used."""
+    """Return the drawing as an <svg> element for a page.
+
+    It has no prologue, date or background, and only ids that are referred to. `salt` makes the ids
+    reproducible and different from those of other plots.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -68,7 +73,7 @@ def svg(draw: Callable[[], Figure], salt: str) -> str:
 
 
 def png(draw: Callable[[], Figure]) -> bytes:
-    """A file of its own, on white."""
+    """Return the drawing as a PNG file with a white background."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with style("black"):
@@ -81,14 +86,14 @@ def png(draw: Callable[[], Figure]) -> bytes:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Inches, of which a page makes 100 pixels or fewer."""
+    """Return a figure of a size in inches; a page shows at most 100 pixels per inch."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """In as many columns as there is room for; at least one."""
+    """Add a legend below the axes, in as many columns as fit, at least one."""
     widest = LETTER_INCHES * max(map(len, labels)) + MARK_INCHES
     columns = max(1, int(figure.get_figwidth() / widest))
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
@@ -104,7 +109,7 @@ def direction(ablation: Ablation) -> str:
 
 
 def plain_powers(axis: Axis) -> None:
-    """1e13, where matplotlib writes powers as formulas."""
+    """Label powers of ten as 1e13, instead of as matplotlib's formulas."""
     from matplotlib.ticker import LogFormatter
 
     axis.set_major_formatter(LogFormatter())

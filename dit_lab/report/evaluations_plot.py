@@ -1,4 +1,4 @@
-"""Quality against evaluations of the model: what each sampler makes of its budget."""
+"""The plot of quality against the number of function evaluations (NFE) of each sampler."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ MOST_PANELS = 4
 
 
 def evaluations_vary(ablation: Ablation) -> bool:
-    """Whether there is anything to show."""
+    """Return whether the NFE differs between the measured configurations."""
     measured = [c for c in ablation.configurations if c.sample.n]
     return len({c.compute.evaluations for c in measured} - {None}) > 1
 
 
 def against_evaluations(ablation: Ablation) -> Figure:
-    """A panel for each value of the first axis that is not the sampler's, if they are few; a line
-    for each combination of the rest without the sampler's options."""
+    """Draw quality against NFE.
+
+    There is a panel for each value of the first axis that does not belong to the sampler and has at
+    most MOST_PANELS values. A line joins configurations that differ in the sampler's options alone.
+    """
     panel_axis = _panel_axis(ablation)
     panels: dict[str, dict[str, list[Configuration]]] = {}
     for c in ablation.configurations:

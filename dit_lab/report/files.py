@@ -1,4 +1,4 @@
-"""A report of a sweep as files: a page, Markdown, and the table as CSV and LaTeX."""
+"""Files of a report: the HTML page, Markdown, and tables as CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ from dit_lab.runs.records import SUMMARY
 
 
 def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
-    """Write report.html, .md, .csv, .tex and the pictures of .md into `folder`, which is made,
-    summary.json, and steps.csv and .tex where there are named arms.
+    """Write a report into `folder`, which is created if needed.
 
-    report.html stands alone. The same answer gives the same bytes. Returns the files.
+    The files are report.html, which is self-contained, report.md with its pictures, report.csv,
+    report.tex and summary.json; with named arms also steps.csv and steps.tex. Equal answers give
+    equal bytes.
+
+    Returns:
+        The paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
@@ -40,7 +44,7 @@ def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
         texts["steps.csv"] = steps_csv(ablation)
         texts["steps.tex"] = latex(steps_table(ablation))
     for name, text in texts.items():
-        safe = "\n".join(map(one_line, text.split("\n")))  # settings and names may hold anything
+        safe = "\n".join(map(one_line, text.split("\n")))  # settings and names may contain anything
         (folder / name).write_text(safe, encoding="utf-8", newline="\n")
     shown = list(pictures(ablation))
     for picture in shown:
@@ -52,7 +56,7 @@ def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
 
 
 def csv_table(ablation: Ablation) -> str:
-    """One line for each configuration, numbers to the last digit, empty where there is none."""
+    """Return one CSV row per configuration, with full precision; unknown values are empty."""
     shown = columns(ablation)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -69,11 +73,11 @@ LATEX: Mapping[str, str] = {
     "_": r"\_", "%": r"\%", "^": r"\^{}", "~": r"\~{}", "<": "$<$", ">": "$>$", "|": "$|$",
     '"': "''", "±": r"$\pm$", "[": "{[}", "*": "{*}",
 }  # fmt: skip
-"""The last two would be read as arguments at the start of a row."""
+"""The last two would be read as optional arguments at the start of a row."""
 
 
 def latex(table: Table) -> str:
-    """A tabular that needs no package."""
+    """Return the table as a LaTeX tabular that needs no package."""
     alignment = "".join("l" if left else "r" for left in table.left)
     lines = [
         rf"\begin{{tabular}}{{{alignment}}}",

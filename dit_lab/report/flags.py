@@ -1,4 +1,4 @@
-"""What is wrong with a comparison as a whole, in plain sentences."""
+"""Warnings about a comparison as a whole."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dit_lab.report.results import NO_RUN, Configuration, Result
 
-MOST_NAMED = 6  # configurations in one sentence
+MOST_NAMED = 6  # configurations named in one warning
 
+# property that all runs should share -> (its hash in a run, the consequence of a difference)
 CONSEQUENCES: Mapping[str, tuple[Callable[[Result], str], str]] = {
     "evaluation protocol": (
         lambda run: run.protocol,
-        "their numbers cannot be compared with the others",
+        "their metrics cannot be compared with the others",
     ),
-    "code": (lambda run: run.code, "a difference may be the code's"),
-    "data": (lambda run: run.data, "a difference may be the data's"),
+    "code": (lambda run: run.code, "differences may be due to the code"),
+    "data": (lambda run: run.data, "differences may be due to the data"),
 }
 
 
 def flags(configurations: Sequence[Configuration], axes: Sequence[str]) -> tuple[str, ...]:
-    """The gravest first; empty if nothing is wrong."""
+    """Return the warnings, the gravest first."""
     found = [
         _unlike(configurations, axes, what, read, so) for what, (read, so) in CONSEQUENCES.items()
     ]
@@ -38,7 +39,10 @@ def _unlike(
     read: Callable[[Result], str],
     so: str,
 ) -> str:
-    """Which runs were made by something else than most; unknown hashes accuse nobody."""
+    """Return a warning that names the runs whose hash differs from the most common one.
+
+    Runs with an unknown hash are ignored.
+    """
     hashes = Counter(read(run) for c in configurations for run in c.measured if read(run))
     if len(hashes) < 2:
         return ""
@@ -49,28 +53,30 @@ def _unlike(
         if seeds:
             which = "" if len(seeds) == len(configuration.measured) else f"{name_seeds(seeds)} of "
             odd.append(which + configuration.label(axes))
-    return f"different {what}: {count} runs have {usual[:8]}, not so {_listed(odd)}; {so}"
+    return f"different {what}: {count} runs have hash {usual[:8]}, unlike {_listed(odd)}; {so}"
 
 
 def _missing(configurations: Sequence[Configuration]) -> str:
+    """Return a warning about missing seeds, or ""."""
     incomplete = sum(bool(c.missing) for c in configurations)
     if not incomplete:
         return ""
     said = f"seeds are missing in {incomplete} of {len(configurations)} configurations"
     if {why for c in configurations for why in c.missing.values()} == {NO_RUN}:
-        return f"{said}: there are no runs of them, so that these means are less certain"
+        return f"{said}: there are no runs of them, so these means are less certain"
     return (
-        f"{said}: if they failed because of their settings, the means of the others flatter these"
+        f"{said}: if the settings made these runs fail, the means over the other seeds are too good"
     )
 
 
 def _no_spread(configurations: Sequence[Configuration], axes: Sequence[str]) -> str:
+    """Return a warning about configurations without any spread between seeds, or ""."""
     alike = [c.label(axes) for c in configurations if c.sample.sd == 0]
     if not alike:
         return ""
     return (
-        f"every seed gave the same number with {_listed(alike)}: check that the seed reaches the "
-        "run, and that the metric can tell runs apart"
+        f"all seeds gave the same value with {_listed(alike)}: check that the seed reaches the run "
+        "and that the metric distinguishes runs"
     )
 
 

@@ -1,4 +1,4 @@
-"""The runs of a report as a table for pandas: one row for each run and evaluation."""
+"""The runs of a report as a pandas table: one row per run and evaluation."""
 
 from __future__ import annotations
 
@@ -22,25 +22,29 @@ if TYPE_CHECKING:
 FORMATS = (".parquet", ".csv")
 
 Only = Mapping[str, Any]
-"""Key -> the value, or the values, of the runs that are wanted."""
+"""Key -> the wanted value or values."""
 
 
 def results(
     *given: str | Path, root: str | Path = "outputs", only: Only | None = None
 ) -> pd.DataFrame:
-    """The runs of sweeps and single runs as a pandas.DataFrame, as a report of them counts them.
+    """Return the results of sweeps and runs as a pandas.DataFrame.
+
+    The runs are those that a report on the same sweeps and runs counts.
 
     Args:
-        given: sweeps and runs, each by its folder, its name below `root`, or the id of its run in
-            MLflow.
-        root: `paths.root` of what is given by name or id.
-        only: settings of the runs that are wanted, such as
+        given: sweeps and runs, each by its folder, its name below `root`, or the id of its MLflow
+            run.
+        root: `paths.root`, where names and MLflow ids are looked up.
+        only: settings of the wanted runs, each with one value or several, such as
             `{"objective": ["ddpm", "rectified_flow"], "seed": 0}`.
 
     Returns:
-        One row for each run and evaluation; see docs/sweeps.md for its columns.
+        One row per run and evaluation, with settings, seed, status, metrics and compute. Missing
+        values are NaN. docs/sweeps.md lists the columns.
 
-    Raises RequestError for what is not there.
+    Raises:
+        RequestError: if nothing is given, or a sweep, run, setting or value does not exist.
     """
     if not given:
         raise RequestError("dit_lab.results(): give at least one sweep or run")
@@ -59,7 +63,7 @@ def _texts(values: Any) -> list[str]:
 
 
 def frame_of(runs: Sequence[Run]) -> pd.DataFrame:
-    """The table of some runs. Numbers are numbers; what is missing is NaN."""
+    """Return the table of the given runs; missing values are NaN."""
     import pandas as pd
 
     found = records(runs)
@@ -95,7 +99,7 @@ COSTS: Mapping[str, Callable[[Compute], float | None]] = {
 
 
 def _step(run: Run) -> float | None:
-    """At which it was measured, or that it has come to."""
+    """Return the step of the evaluation, or else the last step of the run."""
     if run.evaluation:
         return run.evaluation.card.step
     return read_status(run.folder).get("step")
@@ -106,7 +110,10 @@ def _numbers(values: Iterable[float | None]) -> list[float]:
 
 
 def _typed(texts: Sequence[str]) -> list[Any]:
-    """Settings as numbers or as truth values where all are, and else as they are written."""
+    """Return settings as numbers or booleans if all of them are, and else as text.
+
+    Settings that a run does not have are None.
+    """
     values = [value_of(text) for text in texts if text != NOT_SET]
     for kinds in ((int,), (int, float), (bool,)):
         if values and all(type(value) in kinds for value in values):
@@ -115,7 +122,7 @@ def _typed(texts: Sequence[str]) -> list[Any]:
 
 
 def write_frame(table: pd.DataFrame, file: Path) -> None:
-    """As the ending of the file says, one of `FORMATS`."""
+    """Write the table as CSV or Parquet, according to the suffix of `file`, one of `FORMATS`."""
     with written_at(file) as beside:
         if file.suffix == ".csv":
             table.to_csv(beside, index=False)

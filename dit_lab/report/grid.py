@@ -1,12 +1,13 @@
-"""Configurations as cells of a factorial design, perhaps with holes, and contrasts of them.
+"""Configurations as cells of a factorial design, possibly incomplete, and contrasts of them.
 
-Words: an axis is a setting with several values, its levels; a cell is one combination of levels; a
-block is one combination of the levels of all other axes, complete if every cell in it has enough
+An axis is a setting with several values, its levels. A cell is one combination of levels. A block
+is one combination of the levels of all other axes; it is complete if every cell in it has enough
 seeds.
 
-An axis may be set in some configurations only: objective.min_snr_gamma with objective=ddpm. It has
-blocks where it is set. It is nested in an axis of which some levels have it and others have not:
-there a cell is the mean over its values. Cells that there cannot be are not missing.
+An axis may be set in some configurations only, such as objective.min_snr_gamma, which only
+objective=ddpm has. Its blocks are those in which it is set. It is nested in an axis of which some
+levels have it and others do not: a cell of that axis is then the mean over the values of the
+nested axis. Cells that cannot exist do not count as missing.
 """
 
 from __future__ import annotations
@@ -22,58 +23,58 @@ from dit_lab.statistics.contrasts import Array, Family, Weights, common_seeds, e
 from dit_lab.statistics.correction import null_distribution
 from dit_lab.statistics.power import detectable_difference
 
-ENOUGH_SEEDS = 3  # two leave one degree of freedom, and an interval 13 standard errors wide
+ENOUGH_SEEDS = 3  # two leave one degree of freedom: an interval of ± 13 standard errors
 
 Cell = tuple[str, ...]
 """The levels of some axes in one configuration."""
 
 Block = Mapping[Cell, Sequence[int]]
-"""Each cell -> the configurations whose mean it is."""
+"""Cell -> the indices of its configurations, whose mean is the value of the cell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:
-    """Where some axes can be compared."""
+    """The blocks within which the levels of some axes are compared."""
 
     complete: Sequence[Block]
-    total: int
-    levels: tuple[list[str], ...]  # of each of the axes, where all of them are set
-    references: Cell  # the baseline's levels; the first ones where it has none of these
+    total: int  # number of blocks, complete or not
+    levels: tuple[list[str], ...]  # of each compared axis, where all of them are set
+    references: Cell  # the baseline's level of each axis; the first level if it has none
     nested: tuple[str, ...]  # other axes, over whose values each cell is averaged
 
     def others(self, axis: int) -> list[str]:
-        """Levels of one of the axes but the reference."""
+        """Return the levels of the compared axis at this index, without the reference level."""
         return [level for level in self.levels[axis] if level != self.references[axis]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tested:
-    """A difference that was tested, in the metric's unit."""
+    """The result of testing one difference, in the metric's unit."""
 
     difference: float
-    low: float  # of the simultaneous interval: it excludes 0 where the adjusted p is below alpha
+    low: float  # of the simultaneous interval, which excludes 0 if adjusted_p is below alpha
     high: float
-    adjusted_p: float  # for all differences of its family
-    detectable: float  # smallest true difference that would probably have been found
+    adjusted_p: float  # for all differences of the family
+    detectable: float  # smallest true difference that is found with the power of the question
 
     @property
     def reversed(self) -> Tested:
-        """The same with the sides exchanged."""
+        """The same difference with its sides exchanged."""
         return replace(self, difference=-self.difference, low=-self.high, high=-self.low)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A contrast over blocks."""
+    """A contrast that is averaged over blocks, before it is tested."""
 
-    weights: Weights  # empty: no block is complete
-    blocks: int  # complete
-    of_blocks: int
+    weights: Weights  # empty if it cannot be tested
+    blocks: int  # number of complete blocks
+    of_blocks: int  # number of all blocks
     nested: tuple[str, ...]  # axes over whose values each side is averaged
 
 
 class Grid:
-    """The design: what varies, and against what."""
+    """The factorial design: its configurations, axes and baseline, and the values of the metric."""
 
     def __init__(
         self,
@@ -93,20 +94,22 @@ class Grid:
         return self.samples[index].n >= ENOUGH_SEEDS
 
     def difference(self, index: int, reference: int) -> Weights:
-        """One cell less another; empty where it cannot be tested."""
+        """Return the contrast of one configuration minus another; empty if it cannot be tested."""
         if index == reference:
             return ()
         return self.testable(tuple(sorted([(index, 1.0), (reference, -1.0)])))
 
     def testable(self, contrast: Weights) -> Weights:
-        """The contrast; empty where a configuration has too few seeds, or those that share models
-        have too few in common."""
+        """Return the contrast, or an empty one if it has too few seeds.
+
+        Each configuration needs ENOUGH_SEEDS; configurations that share models need them in common.
+        """
         parts = split(contrast, self.trained)
         enough = all(sum(common_seeds(part, self.measured)) >= ENOUGH_SEEDS for part in parts)
         return contrast if enough else ()
 
     def mean_over(self, blocks: Sequence[Block], signs: Mapping[Cell, int]) -> Weights:
-        """The contrast of cells, averaged over blocks; empty if it cannot be tested."""
+        """Return the contrast of cells, averaged over blocks; empty if it cannot be tested."""
         return self.testable(
             tuple(
                 sorted(
@@ -119,7 +122,7 @@ class Grid:
         )
 
     def blocks(self, *varied: str) -> Blocks:
-        """The blocks of some axes: all combinations of the levels of the others."""
+        """Return the blocks of some axes: all combinations of the levels of the other axes."""
         of_cells: dict[Cell, list[int]] = {}
         for index, configuration in enumerate(self.configurations):
             cell = tuple(configuration.settings[axis] for axis in varied)
@@ -166,7 +169,7 @@ class Grid:
         return tuple(settings[axis] for axis in axes)
 
     def _is_nested(self, axis: str, cells: Iterable[Sequence[int]]) -> bool:
-        """Whether the configurations of some cells have the axis, and none of some others."""
+        """Return whether the axis is set in some of the cells and in none of the others."""
         has = {
             any(self.configurations[index].settings[axis] != NOT_SET for index in members)
             for members in cells
@@ -174,7 +177,7 @@ class Grid:
         return len(has) == 2
 
     def find(self, members: Sequence[Settings]) -> list[int]:
-        """Those of some settings that are in the report, in its order."""
+        """Return the indices of the configurations with the given settings, in report order."""
         wanted = {frozenset(settings.items()) for settings in members}
         return [
             index
@@ -186,7 +189,7 @@ class Grid:
 def _values(
     configurations: Sequence[Configuration], metric: str
 ) -> tuple[Array, tuple[tuple[bool, ...], ...]]:
-    """(configurations, seeds) of the metric, and where there is one; 0 elsewhere."""
+    """Return the metric (configurations, seeds), 0 where missing, and which values exist."""
     found = [{run.seed: run.metrics[metric] for run in c.measured} for c in configurations]
     seeds = sorted({seed for of in found for seed in of})
     measured = tuple(tuple(seed in of for seed in seeds) for of in found)
@@ -194,8 +197,8 @@ def _values(
 
 
 def _shared_models(configurations: Sequence[Configuration]) -> tuple[int, ...]:
-    """A number for each configuration, equal where they were measured with the same models."""
-    number: dict[str, int] = {}  # of each training
+    """Return a number for each configuration, equal if configurations share trained models."""
+    number: dict[str, int] = {}  # training -> number
     found: list[int] = []
     for index, configuration in enumerate(configurations):
         trainings = [run.training for run in configuration.measured if run.training]
@@ -208,10 +211,10 @@ def _shared_models(configurations: Sequence[Configuration]) -> tuple[int, ...]:
 
 
 def judge(claims: Iterable[Weights], grid: Grid, question: Question) -> dict[Weights, Tested]:
-    """Distinct contrasts as one family: the chance that any of them is falsely claimed is alpha.
+    """Test contrasts as one family, with a family-wise error rate of alpha.
 
-    Contrasts without any spread are left out: they cannot be tested. A contrast and the same with
-    its sides exchanged are one hypothesis.
+    Contrasts without any spread cannot be tested and are left out. A contrast and its reverse are
+    one hypothesis.
     """
     asked = dict.fromkeys(filter(None, claims))
     once: dict[Weights, None] = {}
@@ -224,12 +227,12 @@ def judge(claims: Iterable[Weights], grid: Grid, question: Question) -> dict[Wei
 
 
 def reverse(contrast: Weights) -> Weights:
-    """The contrast with its sides exchanged."""
+    """Return the contrast with its sides exchanged."""
     return tuple((index, -weight) for index, weight in contrast)
 
 
 def hypotheses(family: Iterable[Weights]) -> int:
-    """How many there are, each once whichever side is first."""
+    """Return the number of hypotheses; a contrast and its reverse are one."""
     return len({min(weights, reverse(weights)) for weights in family})
 
 

@@ -1,4 +1,4 @@
-"""A report as Markdown, and its parts."""
+"""A report as Markdown, and the Markdown of its parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dit_lab.report.wording import Section, Table
 
 
 def markdown(ablation: Ablation, *, title: str) -> str:
-    """GitHub's kind, which others read too."""
+    """Return the report as GitHub Flavored Markdown."""
     answer, *rest = sections(ablation)
     parts = [
         f"# {_plain(title)}",
@@ -31,13 +31,13 @@ def _markdown_section(section: Section) -> Iterator[str]:
 
 
 def markdown_lines(sentences: Sequence[str]) -> list[str]:
-    """Paragraphs: one sentence, or a list of several."""
+    """Return paragraphs: a single sentence as it is, several as one list."""
     lines = [_plain(line) for line in sentences]
     return ["\n".join(f"- {line}" for line in lines)] if len(lines) > 1 else lines
 
 
 def markdown_table(table: Table) -> str:
-    """One line for the headings, one for the alignment, and one for each row."""
+    """Return a table as Markdown."""
     lines = [
         table.headings,
         [":--" if left else "--:" for left in table.left],
@@ -48,7 +48,7 @@ def markdown_table(table: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that no renderer takes for markup; single underscores inside a word are safe."""
+    """Return text without markup; single underscores inside a word are safe and stay."""
     text = " ".join(text.split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*|~])", r"\\\1", text)

@@ -1,4 +1,4 @@
-"""Which metric runs are judged by, and which way is better. Torch-free."""
+"""The primary metric of a report, and which direction of a metric is better. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dit_lab.evaluation.table import AIMED_AT, HIGHER_IS_BETTER
 from dit_lab.report.results import NOT_SET
 
 LOSS = "eval/loss"
-OF_OBJECTIVE = "objective."  # keys that are options of the objective
+OF_OBJECTIVE = "objective."  # prefix of the objective's options
 LEADING = (
     "eval/two_sample_pixels_held_out", "eval/two_sample_pixels",
     "eval/two_sample_classifier_held_out", "eval/two_sample_classifier",
@@ -19,12 +19,15 @@ LEADING = (
 
 
 def leading_metric(names: Iterable[str]) -> str:
-    """The metric that runs are judged by unless another is asked for."""
+    """Return the primary metric, which decides unless another one is requested."""
     return smallest_draw(list(names), LEADING) or LOSS
 
 
 def smallest_draw(names: Iterable[str], starts: Sequence[str]) -> str | None:
-    """The metric of the smallest draw: the one whose spread is known."""
+    """Return the metric with the fewest samples per draw, whose spread is known, or None.
+
+    `starts` are beginnings of metric names, in order of preference.
+    """
     for start in starts:
         fitting = [name for name in names if re.fullmatch(f"{start}_n[0-9]{{1,9}}", name)]
         if fitting:
@@ -37,11 +40,15 @@ def is_lower_better(metric: str) -> bool:
 
 
 def loss_of(objective: str, target: str, settings: Mapping[str, str]) -> str:
-    """What the loss of a run is a loss of, as far as its settings tell runs apart:
-    `rectified_flow time_sampling=cosmap`. Every option of the lab's own objectives makes it another
-    quantity; what those of the user's own do is theirs to say.
+    """Return what a loss measures: `rectified_flow time_sampling=cosmap`.
 
-    objective: the chosen member of the group; target: its `_target_`.
+    Losses can be compared if these texts are equal. Every option of the lab's own objectives makes
+    the loss another quantity. Options of user-defined objectives are ignored.
+
+    Args:
+        objective: the chosen member of the group.
+        target: its `_target_`.
+        settings: the settings that distinguish the runs.
     """
     own = (
         f"{key}={text}".removeprefix(OF_OBJECTIVE)
@@ -52,12 +59,16 @@ def loss_of(objective: str, target: str, settings: Mapping[str, str]) -> str:
 
 
 def loss_of_run(config: Mapping[str, Any], settings: Mapping[str, str]) -> str:
-    """The same, of a run by its configuration."""
+    """Return `loss_of` of a run, given its config."""
     return loss_of(config["choices"]["objective"], config["objective"]["_target_"], settings)
 
 
 def refuse_incomparable(metric: str, objectives: Iterable[str], *, key: str) -> None:
-    """RequestError where `metric`, given as `key`, says nothing about which run is better."""
+    """Raise RequestError if a metric cannot rank runs.
+
+    This holds for losses of different objectives, and for metrics whose best value lies between low
+    and high. `key` is the option that gave the metric, for the message.
+    """
     different = sorted(set(objectives))
     if metric.endswith("/loss") and len(different) > 1:
         raise RequestError(

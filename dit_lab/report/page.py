@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: styles, plots and pictures are inside."""
+"""A report as one self-contained HTML file, with styles, plots and pictures embedded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dit_lab.report.sentences import sections
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 MOST_GRIDS = 24
-GRID_PIXELS = 768  # larger grids are shrunk to this many on their longer side
+GRID_PIXELS = 768  # longest side of an embedded grid; larger grids are shrunk
 JPEG_QUALITY = 88
-FRONT = ("Answer", "Warnings")  # before the first plot
+FRONT = ("Answer", "Warnings")  # sections before the first plot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,10 @@ class Picture:
 
 
 def page(ablation: Ablation, *, title: str) -> str:
-    """The whole document. Everything but plots is escaped here, and plots by matplotlib."""
+    """Return the HTML document.
+
+    The template escapes all text except the plots, whose text matplotlib escapes.
+    """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -50,16 +53,17 @@ def page(ablation: Ablation, *, title: str) -> str:
 
 
 def _with_grid(configuration: Configuration) -> Result | None:
-    """Its first seed that has one."""
+    """Return the first measured run that has a sample grid, or None."""
     return next((run for run in configuration.measured if run.grid), None)
 
 
 def _chosen(ablation: Ablation) -> list[Configuration]:
+    """Return the configurations of which a sample grid is shown."""
     return [c for c in shown(ablation, MOST_GRIDS) if _with_grid(c)]
 
 
 def _pictures(ablation: Ablation) -> Iterator[Picture]:
-    """One at a time: a page may have many."""
+    """Yield the sample grids, one at a time since a page may have many."""
     for configuration in _chosen(ablation):
         run = _with_grid(configuration)
         if run and run.grid:
@@ -68,7 +72,7 @@ def _pictures(ablation: Ablation) -> Iterator[Picture]:
 
 
 def _pictures_note(ablation: Ablation) -> str:
-    """Empty if there are no pictures."""
+    """Return the note on the sample grids; empty if there are none."""
     chosen, every = _chosen(ablation), [c for c in ablation.configurations if _with_grid(c)]
     if not every:
         return ""
@@ -78,12 +82,15 @@ def _pictures_note(ablation: Ablation) -> str:
         else ""
     )
     return (
-        "The same seeds and labels in every picture, of each configuration's first run." + left_out
+        "Samples of the first run of each configuration, with the same seeds and labels." + left_out
     )
 
 
 def _embedded(file: Path) -> str:
-    """Small pictures as they are; large ones as a JPEG of at most GRID_PIXELS."""
+    """Return the `data:` address of a PNG file; "" if it cannot be read.
+
+    Grids larger than GRID_PIXELS become a JPEG of that size.
+    """
     from PIL import Image
 
     try:
@@ -91,7 +98,7 @@ def _embedded(file: Path) -> str:
             if max(image.size) <= GRID_PIXELS:
                 return _address("image/png", file.read_bytes())
             small = image.convert("RGB")
-    except Exception:  # whatever bytes that are no picture make a decoder raise
+    except Exception:  # decoders raise exceptions of many types for damaged files
         return ""
     small.thumbnail((GRID_PIXELS, GRID_PIXELS))
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Plots of a report: which there are, and how each is drawn."""
+"""The plots of a report."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_ROWS = 40  # configurations in the overview
-MOST_CURVES = 10  # configurations in one plot of curves: as many as can be told apart
-MOST_POINTS = 200  # steps of one curve
-LOG_FROM = 20  # a curve that falls by this factor is drawn on a logarithmic scale
+MOST_CURVES = 10  # configurations in one plot of curves; more are hard to tell apart
+MOST_POINTS = 200  # of one curve; longer curves are thinned
+LOG_FROM = 20  # ratio of the highest to the lowest mean above which the scale is logarithmic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
     title: str
-    svg: str  # an <svg> element, its text in the font and colour of the page
-    note: str  # what it shows, and what was left out
+    svg: str  # an <svg> element; its text takes the font and colour of the page
+    note: str  # what is shown, and how many configurations were left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A plot as a file of its own."""
+    """A plot that is written as a PNG file."""
 
     name: str
     caption: str
@@ -51,7 +51,7 @@ class Picture:
 
 
 def plots(ablation: Ablation) -> Iterator[Plot]:
-    """Those that the runs have numbers for, one at a time."""
+    """Yield the plots of a page for which the runs have values, one at a time."""
     rows = shown(ablation, MOST_ROWS)
     yield Plot(
         title="Every run",
@@ -64,7 +64,7 @@ def plots(ablation: Ablation) -> Iterator[Plot]:
         yield Plot(
             title="By axis",
             svg=svg(lambda: _by_axis(ablation, axes), "axes"),
-            note="A ring is one run, whatever its other settings; a bar is the mean of them.",
+            note="A ring is one run at this level of the axis; a bar is the mean of these runs.",
         )
     if compute_varies(ablation):
         yield Plot(
@@ -74,10 +74,10 @@ def plots(ablation: Ablation) -> Iterator[Plot]:
         )
     if evaluations_vary(ablation):
         yield Plot(
-            title="Quality against evaluations",
+            title="Quality against NFE",
             svg=svg(lambda: against_evaluations(ablation), "evaluations"),
-            note="Of the model, for one generated image. Means over seeds; a line joins settings "
-            "that differ in the sampler's options alone.",
+            note="Number of function evaluations (NFE) per generated image. Means over seeds; a "
+            "line joins settings that differ only in the sampler's options.",
         )
     curves = shown(ablation, MOST_CURVES)
     for name in sorted({name for c in curves for run in c.measured for name in run.curves}):
@@ -90,7 +90,7 @@ def plots(ablation: Ablation) -> Iterator[Plot]:
 
 
 def pictures(ablation: Ablation) -> Iterator[Picture]:
-    """Those that Markdown shows."""
+    """Yield the plots of the Markdown report."""
     yield Picture(
         name="report.png",
         caption="every run, and means with their intervals",
@@ -105,13 +105,13 @@ def pictures(ablation: Ablation) -> Iterator[Picture]:
     if evaluations_vary(ablation):
         yield Picture(
             name="evaluations.png",
-            caption="quality against evaluations of the model",
+            caption="quality against the number of function evaluations (NFE)",
             draw=lambda: against_evaluations(ablation),
         )
 
 
 def shown(ablation: Ablation, most: int) -> list[Configuration]:
-    """The baseline and the best by their mean, in the order of the report."""
+    """Return the baseline and the best by mean, `most` in all, in the order of the report."""
     sign = 1 if ablation.question.lower_is_better else -1
     measured = [c for c in ablation.configurations if c.sample.n]
     measured.sort(key=lambda c: (c is not ablation.baseline, sign * c.sample.mean))
@@ -134,7 +134,7 @@ def _levels(ablation: Ablation, axis: str) -> int:
 
 
 def _overview(ablation: Ablation, rows: Sequence[Configuration]) -> Figure:
-    """One line for each configuration, first on top."""
+    """Draw one line per configuration, from the top: its runs, mean and interval."""
     figure = new_figure(9, 1.2 + 0.34 * len(rows))
     axes = figure.subplots()
     verdicts = {
@@ -162,7 +162,7 @@ def _overview(ablation: Ablation, rows: Sequence[Configuration]) -> Figure:
 
 
 def _by_axis(ablation: Ablation, names: Sequence[str]) -> Figure:
-    """One panel for each axis, three in a row, on one scale."""
+    """Draw one panel per axis, three in a row, with a shared scale."""
     across = min(3, len(names))
     down = -(-len(names) // across)
     figure = new_figure(9, 3.2 * down)
@@ -178,7 +178,7 @@ def _by_axis(ablation: Ablation, names: Sequence[str]) -> Figure:
         for x, values in enumerate(levels.values()):
             if not values:
                 continue  # no run of this level has finished
-            # spread in a fixed order, so that equal values stay apart
+            # fixed horizontal offsets keep equal values apart
             places = x + np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [x]
             panel.plot(places, values, "o", color=COLOURS[0], fillstyle="none", markersize=5)
             panel.plot([x - 0.3, x + 0.3], [np.mean(values)] * 2, "-", color=COLOURS[1])
@@ -202,7 +202,7 @@ def _curves(ablation: Ablation, rows: Sequence[Configuration], name: str) -> Fig
         mean = values.mean(0)
         spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
         colour = COLOURS[number % len(COLOURS)]
-        line = LINES[number % len(LINES)]  # 4 styles by 7 colours: all pairs differ
+        line = LINES[number % len(LINES)]  # 4 styles and 7 colours: 28 distinct pairs
         axes.plot(steps, mean, color=colour, linestyle=line, label=c.label(ablation.axes))
         axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
         lowest, highest = min(lowest, mean.min()), max(highest, mean.max())
@@ -218,7 +218,7 @@ def _curves(ablation: Ablation, rows: Sequence[Configuration], name: str) -> Fig
 
 
 def _curve(configuration: Configuration, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (S,) that all seeds have, and values (seeds, S), thinned."""
+    """Return the steps (S,) that all seeds have, thinned, and the values (seeds, S)."""
     curves = [dict(run.curves[name]) for run in configuration.measured if name in run.curves]
     common = sorted(set.intersection(*map(set, curves))) if curves else []
     steps = common[:: -(-len(common) // MOST_POINTS) or 1]

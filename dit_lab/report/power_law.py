@@ -1,4 +1,4 @@
-"""How a loss falls with training compute: a power law through the configurations of a report."""
+"""Power law of a loss over training compute, fitted to the configurations of a report."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from dit_lab.report.analysis import Ablation
 from dit_lab.report.results import Configuration
 from dit_lab.statistics.samples import Sample
 
-LEAST_POINTS = 4  # two are always on a line, three nearly so
+LEAST_POINTS = 4  # a line fits two points always, and three almost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PowerLaw:
-    """`loss = factor * FLOPs ** -exponent`, by least squares of the logarithms."""
+    """A fit of `loss = factor * FLOPs ** -exponent`, by least squares of the logarithms."""
 
     metric: str
     factor: float
     exponent: float
     standard_error: float  # of the exponent
-    explained: float  # R squared, of the logarithms
-    flops: tuple[float, float]  # the least and the most that it was fitted to
+    explained: float  # R squared of the logarithms
+    flops: tuple[float, float]  # range of the fit
     configurations: int
 
     def loss(self, flops: float) -> float:
@@ -31,13 +31,13 @@ class PowerLaw:
 
 
 def losses(ablation: Ablation) -> list[str]:
-    """The losses among the metrics of a report."""
+    """Return the losses among the metrics of a report."""
     names = (ablation.question.metric, *ablation.question.secondary)
     return [name for name in names if name.endswith("/loss")]
 
 
 def samples(ablation: Ablation, metric: str) -> list[tuple[Configuration, float, Sample]]:
-    """Each configuration of which both are known, its training FLOPs and the metric over seeds."""
+    """Return (configuration, training FLOPs, metric over seeds) where both numbers are known."""
     found = []
     for one in ablation.configurations:
         values = [run.metrics[metric] for run in one.measured if metric in run.metrics]
@@ -47,8 +47,11 @@ def samples(ablation: Ablation, metric: str) -> list[tuple[Configuration, float,
 
 
 def power_law(ablation: Ablation, metric: str) -> PowerLaw | None:
-    """None where there are too few different amounts of compute, losses that are all the same, or
-    numbers below 0."""
+    """Fit a power law to the means of a metric.
+
+    Returns None if there are fewer than LEAST_POINTS different amounts of compute, if the means are
+    all equal, or if one of them is not positive.
+    """
     points = [(flops, sample.mean) for _, flops, sample in samples(ablation, metric)]
     if len({flops for flops, _ in points}) < LEAST_POINTS or min(y for _, y in points) <= 0:
         return None

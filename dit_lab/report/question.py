@@ -1,4 +1,4 @@
-"""A report over a sweep or any runs: what is asked of them, the answer, and where it is kept."""
+"""Reports over a sweep or any runs: their question, their answer and their files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dit_lab.config.equivalence import SAME_MATHEMATICS, idea
-from dit_lab.core.text import counted, evaluations
+from dit_lab.core.text import counted
 from dit_lab.report.analysis import Ablation, analyse
 from dit_lab.report.arms import arms_of
 from dit_lab.report.files import write_report
@@ -32,7 +32,7 @@ BESIDE = (
     ("eval/distance_ratio_pixels", "eval/distance_ratio_classifier"),
     ("eval/class_accuracy_classifier",),
 )
-"""What else is shown: of each, the first that was measured."""
+"""Secondary metrics: of each line, the first that was measured is shown."""
 
 
 def report_on(
@@ -44,9 +44,13 @@ def report_on(
     baseline: Mapping[str, str] | None = None,
     arms: Mapping[str, Arm] | None = None,
 ) -> tuple[Ablation, list[Path]]:
-    """Analyse the runs and write the report into `folder`; the answer and the files.
+    """Analyse runs, and write the report into `folder`.
 
-    Raises RequestError for a metric or a baseline that they do not have.
+    Returns:
+        The answer, and the files of the report.
+
+    Raises:
+        RequestError: if the runs do not have the metric or the baseline.
     """
     found = results(runs)
     asked = _question(runs, found, metric=metric, baseline=baseline)
@@ -60,8 +64,11 @@ def report_on_sweep(
     metric: str | None = None,
     baseline: Mapping[str, str] | None = None,
 ) -> tuple[Ablation, list[Path], str]:
-    """The same for a sweep, kept in its folder and with its run in the tracker; the last is ""
-    or why the tracker did not take it."""
+    """Analyse a sweep, and write the report into its folder and to its MLflow run.
+
+    Returns:
+        The answer, the files of the report, and why MLflow could not be updated ("" if it was).
+    """
     manifest = folder.read()
     ablation, files = report_on(
         runs_of_sweep(folder),
@@ -103,7 +110,7 @@ def _question(
 
 
 def _expected_equal(runs: Sequence[Run]) -> list[Expectation]:
-    """Configurations whose mathematics is the same, though their weights are trained apart."""
+    """Return configurations with the same mathematics whose weights were trained separately."""
     trained: dict[tuple[tuple[str, str], ...], set[RunFolder]] = defaultdict(set)
     ideas: dict[tuple[tuple[str, str], ...], str] = {}
     for run in runs:
@@ -125,7 +132,7 @@ def _expected_equal(runs: Sequence[Run]) -> list[Expectation]:
 
 
 def _samplers(runs: Sequence[Run]) -> list[str]:
-    """Say so where configurations were sampled in different ways without an axis that says it."""
+    """Return a remark if configurations used different samplers and no axis shows it."""
     if any(key.partition(".")[0] == "sampler" for run in runs for key in run.settings):
         return []
     ways: dict[str, set[str]] = defaultdict(set)
@@ -133,16 +140,16 @@ def _samplers(runs: Sequence[Run]) -> list[str]:
         if run.evaluation is not None:
             sampler, chosen = run.config["sampler"], run.config["choices"]
             steps = f" with {counted(sampler['steps'], 'step')}" if "steps" in sampler else ""
-            cost = f"{evaluations(run.evaluation.card.evaluations_per_image)} an image"
-            ways[f"{chosen['sampler']}{steps} ({cost})"].add(chosen["objective"])
+            nfe = run.evaluation.card.evaluations_per_image
+            ways[f"{chosen['sampler']}{steps} (NFE {nfe:g})"].add(chosen["objective"])
     if len(ways) < 2:
         return []
     said = "; ".join(f"{', '.join(sorted(of))} by {way}" for way, of in ways.items())
-    return [f"samples are drawn by each objective's own sampler: {said}"]
+    return [f"objectives are sampled with different samplers: {said}"]
 
 
 def _caveats(runs: Sequence[Run], metric: str) -> list[str]:
-    """Say so where a number looks good although the samples are not."""
+    """Return remarks on runs for which the metric does not count, with the reasons."""
     why: dict[str, list[str]] = defaultdict(list)
     for run in runs:
         for row in run.evaluation.rows if run.evaluation else ():

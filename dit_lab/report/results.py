@@ -1,6 +1,6 @@
-"""What is asked of a sweep, its runs as records, and the runs grouped into configurations.
+"""The question that a report answers, the records of its runs, and their configurations.
 
-One configuration is one combination of settings; its seeds are repeats of it.
+A configuration is one combination of settings; its seeds are repeats.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dit_lab.statistics.samples import Sample
 Settings = Mapping[str, str]
 
 NOT_SET = "-"
-"""The value of a setting in a configuration that has no such setting."""
+"""The value of a setting that a configuration does not have."""
 
 NO_RUN = "no run"
-"""Why a seed is missing that other configurations have."""
+"""The reason for a missing seed that other configurations have."""
 
 ARM = "arm"
 """The axis whose values are named arms."""
@@ -30,37 +30,37 @@ ARM = "arm"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
-    """What one run took, or the mean of several; None where unknown."""
+    """The compute of one run, or the mean of several runs; None if unknown."""
 
     parameters: float | None = None
     training_flops: float | None = None  # of the whole training
     seconds: float | None = None  # of training
     images: float | None = None  # seen in training
-    evaluations: float | None = None  # of the model, for one generated image
+    evaluations: float | None = None  # NFE per generated image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One run."""
+    """The record of one run."""
 
     run: str  # folder or id, for messages
-    settings: Settings  # what tells configurations apart, without the seed; same keys in all runs
+    settings: Settings  # that identify the configuration, without the seed; same keys in all runs
     seed: int
-    training: str = ""  # which trained the weights; equal where runs share them, "" if unknown
+    training: str = ""  # of the weights; equal for runs that share them, "" if unknown
     status: str  # FINISHED, FAILED, KILLED, RUNNING, PENDING, or diverged
     metrics: Mapping[str, float] = field(default_factory=dict)
-    deviations: Mapping[str, float] = field(default_factory=dict)  # over draws of one evaluation
+    deviations: Mapping[str, float] = field(default_factory=dict)  # SD over an evaluation's draws
     compute: Compute | None = None
-    code: str = ""  # hashes of what made it, "" where unknown
+    code: str = ""  # hashes of the source code, the data and the evaluation; "" if unknown
     data: str = ""
-    protocol: str = ""  # of the evaluation
+    protocol: str = ""
     curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)  # (step, value)
     grid: Path | None = None  # image of samples, of the same seeds and labels in all runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """Configurations that should agree, each by its complete settings, and why."""
+    """Configurations that should agree, given by their complete settings, and the reason."""
 
     members: Sequence[Settings]
     reason: str
@@ -68,10 +68,10 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """A named arm: the arm that it stands on (None: on none), and what it changes there."""
+    """A named arm: its parent arm (None if it has none) and the overrides that it adds."""
 
     stands_on: str | None
-    changes: Sequence[str]  # overrides: `optimizer.betas=[0.9,0.99]`
+    changes: Sequence[str]  # overrides such as `optimizer.betas=[0.9,0.99]`
 
     @property
     def changed(self) -> str:
@@ -80,45 +80,49 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked of the runs."""
+    """The question asked of the runs."""
 
     metric: str
     lower_is_better: bool
-    baseline: Settings | None = None  # enough of it to match one; None: the first configuration,
-    # where there are arms the first whose arm stands on none
+    baseline: Settings | None = None  # settings that match one configuration. None: the first
+    # configuration, or with named arms the first one whose arm has no parent
     alpha: float = 0.05
     power: float = 0.8
     expected_equal: Sequence[Expectation] = ()
-    secondary: Sequence[str] = ()  # metrics that are shown and not tested
-    remarks: Sequence[str] = ()  # sentences that a reader needs to judge the metric
+    secondary: Sequence[str] = ()  # metrics that are shown but not tested
+    remarks: Sequence[str] = ()  # on how to judge the metric
     arms: Mapping[str, Arm] = field(default_factory=dict)  # by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """One row of the answer."""
+    """A configuration with its runs: one row of the report."""
 
     settings: Settings
-    results: tuple[Result, ...]  # every run, by seed
-    measured: tuple[Result, ...]  # those that finished with a number
-    missing: Mapping[int, str]  # seed -> why it has no number
+    results: tuple[Result, ...]  # all runs, by seed
+    measured: tuple[Result, ...]  # finished runs with a finite value of the metric
+    missing: Mapping[int, str]  # seed -> why it has no value
     sample: Sample  # of the metric, over training seeds
-    evaluation_spread: float | None  # over draws of one evaluation, mean of the measured runs
+    evaluation_spread: float | None  # SD over draws of one evaluation, mean of the measured runs
     secondary: Mapping[str, Sample]
     compute: Compute  # means over the measured runs
 
     def label(self, axes: Iterable[str]) -> str:
-        """What tells it apart: `objective=ddpm, model=pico`; settings that it does not have are
-        named only where it has none of them."""
+        """Return the settings on the given axes as text: `objective=ddpm, model=pico`.
+
+        Settings that the configuration does not have are left out, unless it has none of them.
+        """
         every = {axis: self.settings[axis] for axis in axes}
         shown = {axis: value for axis, value in every.items() if value != NOT_SET} or every
         return ", ".join(f"{axis}={value}" for axis, value in shown.items()) or "all runs"
 
 
 def group(results: Sequence[Result], question: Question) -> tuple[Configuration, ...]:
-    """Runs of equal settings together, in order of appearance.
+    """Group runs with equal settings into configurations, in order of appearance.
 
-    RequestError where two runs have the same settings and seed, or no run has the metric.
+    Raises:
+        RequestError: if there are no runs, if two runs have the same settings and seed, or if no
+            finished run has the metric.
     """
     if not results:
         raise RequestError("there is nothing to report: the sweep has no runs")
@@ -132,8 +136,8 @@ def group(results: Sequence[Result], question: Question) -> tuple[Configuration,
         seeds = by_settings.setdefault(key, {})
         if result.seed in seeds:
             raise RequestError(
-                f"seed {result.seed} is there twice with the same settings, in "
-                f"{seeds[result.seed].run} and {result.run}: leave one of them out"
+                f"seed={result.seed}: two runs have this seed and the same settings, "
+                f"{seeds[result.seed].run} and {result.run}; leave one of them out"
             )
         seeds[result.seed] = result
     _check_metric(results, question.metric)
@@ -157,7 +161,9 @@ def _check_metric(results: Sequence[Result], metric: str) -> None:
         near = get_close_matches(metric, names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         listed = ", ".join(names) or "none"
-        raise RequestError(f"no finished run has the metric {metric}; {hint}measured are: {listed}")
+        raise RequestError(
+            f"report.metric={metric}: no finished run has this metric; {hint}measured: {listed}"
+        )
 
 
 def _configuration(
@@ -182,7 +188,7 @@ def _configuration(
 
 
 def _why_missing(run: Result | None, metric: str) -> str:
-    """Empty if the run counts. A loss that is not a number is no number to average."""
+    """Return why a run has no finite value of the metric; "" if it has one."""
     if run is None:
         return NO_RUN
     if run.status != FINISHED:
@@ -218,7 +224,7 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def differing(configurations: Sequence[Configuration]) -> tuple[str, ...]:
-    """Settings with more than one value."""
+    """Return the settings with more than one value."""
     columns = configurations[0].settings
     return tuple(
         column for column in columns if len({c.settings[column] for c in configurations}) > 1
@@ -228,7 +234,11 @@ def differing(configurations: Sequence[Configuration]) -> tuple[str, ...]:
 def find_baseline(
     configurations: Sequence[Configuration], question: Question, axes: Sequence[str]
 ) -> int:
-    """Index of the one configuration with the wanted settings; RequestError if not exactly one."""
+    """Return the index of the baseline.
+
+    Raises:
+        RequestError: if the wanted settings match no configuration, or more than one.
+    """
     wanted = question.baseline
     if wanted is None:
         roots = [name for name, arm in question.arms.items() if arm.stands_on is None]
@@ -238,12 +248,13 @@ def find_baseline(
         if column not in configurations[0].settings:
             listed = ", ".join(axes) or "nothing"
             raise RequestError(
-                f"the baseline {column}={value} names no setting of the sweep: it varies {listed}"
+                f"report.baseline={column}={value}: not a setting of the sweep; it varies {listed}"
             )
         values = dict.fromkeys(c.settings[column] for c in configurations)
         if value not in values:
             raise RequestError(
-                f"no run has {column}={value}, the baseline: {column} is {', '.join(values)}"
+                f"report.baseline={column}={value}: no run has this value; {column} is "
+                f"{', '.join(values)}"
             )
     found = [
         index
@@ -252,13 +263,13 @@ def find_baseline(
     ]
     if len(found) == 1:
         return found[0]
-    asked = ", ".join(f"{column}={value}" for column, value in wanted.items())
+    asked = ",".join(f"{column}={value}" for column, value in wanted.items())
     if not found:
-        raise RequestError(f"no configuration has all of {asked}, the baseline")
+        raise RequestError(f"report.baseline={asked}: no configuration has all of these settings")
     open_axes = [
         axis for axis in axes if len({configurations[n].settings[axis] for n in found}) > 1
     ]
     raise RequestError(
-        f"{len(found)} configurations have {asked}, and a baseline is one: "
-        f"say also {', '.join(open_axes)}"
+        f"report.baseline={asked}: {len(found)} configurations have these settings; add "
+        f"{', '.join(open_axes)} to choose one"
     )

@@ -1,4 +1,4 @@
-"""Numbers for people: as many digits as their uncertainty leaves meaning to."""
+"""Numbers as text, with the digits that their uncertainty leaves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SMALLEST_P = 0.0001
 
 
 def rounded(value: float, uncertainty: float | None) -> str:
-    """The value to two digits of its uncertainty; four digits where there is none."""
+    """Return the value to two significant digits of its uncertainty, or to four without one."""
     if not math.isfinite(value):
         return str(value)
     if not uncertainty or not math.isfinite(uncertainty):
@@ -24,14 +24,14 @@ def _decimals(uncertainty: float) -> int:
 
 
 def plus_minus(value: float, uncertainty: float | None) -> str:
-    """`0.583 ± 0.012`."""
+    """Return the value with its uncertainty: `0.583 ± 0.012`."""
     if uncertainty is None:
         return rounded(value, None)
     return f"{rounded(value, uncertainty)} ± {rounded(uncertainty, uncertainty)}"
 
 
 def between(value: float, low: float, high: float) -> str:
-    """`-0.05 [-0.06, -0.04]`."""
+    """Return the value with its interval: `-0.05 [-0.06, -0.04]`."""
     reach = (high - low) / 2
     return f"{rounded(value, reach)} [{rounded(low, reach)}, {rounded(high, reach)}]"
 
@@ -43,7 +43,7 @@ def p_value(p: float) -> str:
 
 
 def quantity(value: float) -> str:
-    """A count or an amount: `512`, `2.01 M`, `1.20e+15`."""
+    """Return a count or an amount: `512`, `2.01 M`, `1.20e+15`."""
     if value >= 1e15:
         return f"{value:.2e}"
     for size, prefix in PREFIXES:

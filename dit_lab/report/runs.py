@@ -1,4 +1,4 @@
-"""From runs on disk to the records of a report: what was measured, and what it took."""
+"""Records of a report, read from run folders."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from dit_lab.training.average_names import first_average
 
 Config = Mapping[str, Any]
 
-REPEATS = ("sample.seed", "evaluation.seed")  # axes that repeat an evaluation of the same weights
+REPEATS = ("sample.seed", "evaluation.seed")  # axes that repeat the evaluation of the same weights
 CURVES = ("train/loss", "eval/loss")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run with what a report needs to know of it, before the records are made.
+    """A run as it is read for a report, before its record is made.
 
-    Its name and its settings are of one line, whatever was recorded.
+    The name and the settings are reduced to one line each.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Run:
     settings: Mapping[str, str]
     status: str
     evaluation: Evaluation | None
-    tracked: str | None = None  # its run in the tracker
+    tracked: str | None = None  # id of its MLflow run
 
     def __post_init__(self) -> None:
         settings = {one_line(key): one_line(text) for key, text in self.settings.items()}
@@ -51,8 +51,11 @@ class Run:
 
 
 def results(runs: Sequence[Run]) -> list[Result]:
-    """One record a run; evaluations of one run with several seeds are one record, with their
-    spread."""
+    """Return one record per run.
+
+    Evaluations of one run with several seeds become one record, with the mean and the standard
+    deviation of each metric.
+    """
     together: dict[tuple[Any, ...], list[Result]] = defaultdict(list)
     for result in records(runs):
         together[(tuple(result.settings.items()), result.seed, result.training)].append(result)
@@ -60,7 +63,7 @@ def results(runs: Sequence[Run]) -> list[Result]:
 
 
 def records(runs: Sequence[Run]) -> list[Result]:
-    """One record of each run and evaluation."""
+    """Return one record per run and evaluation."""
     identities = [
         recorded_so_far(run.folder) if run.folder.identity.exists() else {} for run in runs
     ]
@@ -71,8 +74,11 @@ def records(runs: Sequence[Run]) -> list[Result]:
 
 
 def _code(identities: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Of each run a hash that is equal where no source file differs that two runs share; "" where
-    it is unknown. Runs of other components have other files."""
+    """Return a code hash for each run; "" if unknown.
+
+    Two runs have equal hashes if all source files that both have are equal: runs with other
+    components have other files.
+    """
     versions: list[dict[str, str]] = []
     found: list[dict[str, str]] = []
     for line in identities:
@@ -115,13 +121,13 @@ def _result(run: Run, *, code: str, data: str) -> Result:
 
 
 def _ending(run: Run) -> str:
-    """Its status; `diverged` for a run that failed by that."""
+    """Return the status of a run; `diverged` instead of FAILED if it diverged."""
     why = read_status(run.folder).get("error") or "" if run.status == FAILED else ""
     return DIVERGED if why.startswith(DIVERGED) else run.status
 
 
 def measured(run: Run) -> dict[str, float]:
-    """What a finished run is judged by: its loss, and what its samples were found to be."""
+    """Return the metrics of a finished run: its validation loss and the metrics of its samples."""
     losses = read_status(run.folder).get("results") or {}
     known = {LOSS: losses[LOSS]} if LOSS in losses else {}
     rows = run.evaluation.rows if run.evaluation else ()
@@ -129,7 +135,7 @@ def measured(run: Run) -> dict[str, float]:
 
 
 def configuration(run: Run) -> dict[str, str]:
-    """Its settings without the seeds."""
+    """Return the settings of a run without the seeds."""
     return without_seeds(run.settings)
 
 
@@ -150,7 +156,10 @@ def _compute(run: Run, rows: Sequence[MetricsRow]) -> Compute:
 
 
 def _protocol(run: Run) -> str:
-    """A hash of how it was measured, but for what is the configuration's own."""
+    """Return a hash of how a run was evaluated; "" if it was not.
+
+    The choice of weights is part of it only if it is neither the default of the run nor an axis.
+    """
     if run.evaluation is None:
         return ""
     names = ["num_images", "labels", "seed", "num_seeds", "metrics_seed", "reference", "features",
@@ -171,5 +180,5 @@ def _merged(same: Sequence[Result]) -> Result:
         same[0],
         metrics={name: fmean(found) for name, found in values.items()},
         deviations={name: stdev(found) for name, found in values.items()},
-        protocol="",  # they differ in their seed by intention
+        protocol="",  # the seeds differ on purpose
     )

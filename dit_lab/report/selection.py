@@ -1,4 +1,4 @@
-"""Which runs a report is about, from sweeps and single runs, and what tells them apart."""
+"""The runs of a report, from sweeps and single runs, and the settings that distinguish them."""
 
 from __future__ import annotations
 
@@ -26,19 +26,27 @@ from dit_lab.runs.recorded import MEASURING
 Config = Mapping[str, Any]
 
 DRAWING = ("sampler", "guidance")
-"""What decides how images are drawn, and not what the weights are."""
+"""Groups that decide how images are sampled, and not the weights."""
 
 
 def find(given: str, *, root: Path) -> SweepFolder | RunFolder:
-    """What a user calls a sweep or a run: its folder, its name below `<paths.root>/sweeps` or
-    `<paths.root>/runs`, or the id of its run in the tracker. Raises RequestError."""
-    local_path(given, "")  # refuses what is no path
+    """Return the sweep or the run that a user names.
+
+    Args:
+        given: its folder, its name below `<root>/sweeps` or `<root>/runs`, or the id of its MLflow
+            run.
+        root: `paths.root`.
+
+    Raises:
+        RequestError: if there is no such sweep or run, or it cannot be read.
+    """
+    local_path(given, "")  # raises if it is not a path
     try:
         return find_sweep(given, root=root)
     except Denied:
         raise
     except RequestError:
-        pass  # a run, perhaps
+        pass  # it may be a run
     for place in (given, root / "runs" / given):
         try:
             return find_run(str(place), root=root)[0]
@@ -57,7 +65,7 @@ def find(given: str, *, root: Path) -> SweepFolder | RunFolder:
 
 
 def runs_of_sweep(folder: SweepFolder) -> list[Run]:
-    """The jobs of a sweep, told apart by its axes."""
+    """Return the jobs of a sweep, distinguished by its axes."""
     jobs = folder.read().jobs
     return [
         _of_job(folder, job, settings)
@@ -66,15 +74,15 @@ def runs_of_sweep(folder: SweepFolder) -> list[Run]:
 
 
 def _of_job(folder: SweepFolder, job: Job, settings: Mapping[str, str]) -> Run:
-    """A job; one whose run folder or evaluation is not there is a missing seed."""
+    """Return the run of a job; without its run folder or its evaluation it is a missing seed."""
     run, measured = folder.run(job), folder.read_result(job).get("evaluation")
     file = run.evaluations / measured if measured else None
     is_there = file is not None and file.exists()
     status = job.status
     if status == FINISHED and not run.root.is_dir():
-        status = "run folder is away"
+        status = "run folder is missing"
     elif status == FINISHED and file is not None and not is_there:
-        status = "evaluation is away"
+        status = "evaluation is missing"
     return Run(
         name=f"job {job.number}",
         folder=run,
@@ -87,10 +95,9 @@ def _of_job(folder: SweepFolder, job: Job, settings: Mapping[str, str]) -> Run:
 
 
 def settings_of_jobs(jobs: Sequence[Job]) -> list[dict[str, str]]:
-    """What is set for each job on the axes of all of them, `NOT_SET` where it has no such
-    setting."""
+    """Return the settings of each job on the axes of all jobs; NOT_SET if a job lacks one."""
     of_each = [settings_of(job.overrides) for job in jobs]
-    longest = max(of_each, key=len, default={})  # has the axes in their order, mostly all of them
+    longest = max(of_each, key=len, default={})  # gives the order of the axes
     columns = dict.fromkeys([*longest, *(axis for settings in of_each for axis in settings)])
     return [{axis: settings.get(axis, NOT_SET) for axis in columns} for settings in of_each]
 
@@ -99,11 +106,13 @@ def settings_of_jobs(jobs: Sequence[Job]) -> list[dict[str, str]]:
 
 
 def runs_of(sweeps: Sequence[SweepFolder], folders: Iterable[RunFolder]) -> list[Run]:
-    """The jobs of sweeps and single runs, each once, told apart by the axes of all sweeps and by
-    what is the same throughout each sweep and different in another, or in a single run.
+    """Return the jobs of sweeps and the single runs, each once, with distinguishing settings.
 
-    What several sweeps have, or a sweep and a single run, counts once: the same run folder with the
-    same evaluation, or with the same request for one.
+    The settings are the axes of all sweeps, and the keys that are constant within each sweep and
+    differ between sweeps or single runs.
+
+    Jobs are the same if they have the same run folder and the same evaluation, or the same request
+    for an evaluation. A single run that is also a job is taken as the sweep evaluated it.
     """
     if len(sweeps) == 1 and not (folders := list(folders)):
         return runs_of_sweep(sweeps[0])
@@ -126,12 +135,12 @@ def runs_of(sweeps: Sequence[SweepFolder], folders: Iterable[RunFolder]) -> list
 
 
 def runs_of_folders(folders: Iterable[RunFolder]) -> list[Run]:
-    """Any runs, told apart by the members of groups and the keys in which they differ."""
+    """Return single runs, distinguished by the groups and keys in which they differ."""
     return runs_of([], folders)
 
 
 def _alone(folder: RunFolder) -> Run:
-    """A single run, as it was measured last."""
+    """Return a single run with its last evaluation."""
     status = read_status(folder)
     return Run(
         name=str(folder.root),
@@ -145,8 +154,11 @@ def _alone(folder: RunFolder) -> Run:
 
 
 def _once(of_each: Sequence[Sequence[Run]]) -> list[Run]:
-    """The jobs of some sweeps. What a later one has as well is left out, and its settings are
-    added to those of the earlier one, whose place it takes where only it has finished."""
+    """Return the jobs of several sweeps, each once.
+
+    If a later sweep has the same job, its settings are added to those of the earlier job. The later
+    job replaces the earlier one if only the later one has finished.
+    """
     kept: list[Run] = []
     known: dict[object, int] = {}
     for runs in of_each:
@@ -170,15 +182,17 @@ def _once(of_each: Sequence[Sequence[Run]]) -> list[Run]:
 
 
 def _request(run: Run) -> list[object]:
-    """What makes a job the same as one of another sweep, each by itself."""
+    """Return the keys of a job; jobs of two sweeps are the same if they share one of them."""
     asked = digest({group: run.config.get(group) for group in MEASURING})
     measured = [(run.folder.root, run.evaluation.card.eval_hash)] if run.evaluation else []
     return [(run.folder.root, f"asked {asked}"), *measured]
 
 
 def _named(runs: Sequence[Run], columns: Iterable[str]) -> list[Run]:
-    """The runs with a setting for each column, whatever is not set yet from their configurations;
-    one value has one text."""
+    """Return the runs with a setting for each column, taken from their configs if not yet set.
+
+    Equal values get equal texts. Runs without an arm get the arm with the same configuration.
+    """
     names = dict.fromkeys(column.removeprefix("choices.") for column in columns)
     arms = {_idea(run): arm for run in runs if (arm := run.settings.get(ARM, NOT_SET)) != NOT_SET}
     texts: dict[object, str] = {}
@@ -195,10 +209,10 @@ def _named(runs: Sequence[Run], columns: Iterable[str]) -> list[Run]:
 
 
 def _completed(runs: Sequence[Run]) -> list[Run]:
-    """The runs with further columns where two configurations would look like one.
+    """Return the runs with further columns if different configurations had equal settings.
 
-    Among named arms, runs of no arm get columns that say what they are. Those are not set for the
-    arms, whose names say it.
+    In a comparison of named arms, runs without an arm get columns that describe them. These columns
+    are NOT_SET for the arms, whose names describe them.
     """
     has_arm = [run.settings.get(ARM, NOT_SET) != NOT_SET for run in runs]
     armed = list(itertools.compress(runs, has_arm))
@@ -219,7 +233,7 @@ def _completed(runs: Sequence[Run]) -> list[Run]:
 
 
 def _unsaid(runs: Sequence[Run]) -> dict[str, None]:
-    """What makes runs different configurations and is no column yet."""
+    """Return the keys that make runs different configurations and are not columns yet."""
     names = (
         key.removeprefix("choices.")
         for key in _differing([run.config for run in runs])
@@ -229,7 +243,7 @@ def _unsaid(runs: Sequence[Run]) -> dict[str, None]:
 
 
 def _matters(key: str) -> bool:
-    """Whether a key makes another configuration, not another seed or place of it."""
+    """Return whether a key makes another configuration, not just another seed or location."""
     name = key.removeprefix("choices.")
     if name in ("seed", *REPEATS):
         return False
@@ -237,7 +251,7 @@ def _matters(key: str) -> bool:
 
 
 def _idea(run: Run) -> str:
-    """Equal for runs that differ in their seeds and in places alone."""
+    """Return a hash that is equal for runs that differ only in seeds and locations."""
     return digest(
         {
             key: str(value)
@@ -248,7 +262,10 @@ def _idea(run: Run) -> str:
 
 
 def _differing(configs: Sequence[Config]) -> list[str]:
-    """Groups and keys with more than one value; a key that only follows its group is left out."""
+    """Return the groups and keys with several values.
+
+    Keys whose value is determined by the chosen member of their group are left out.
+    """
     leaves = [dict(flatten(config)) for config in configs]
     every = dict.fromkeys(key for of_run in leaves for key in of_run)
     found = [key for key in every if len({str(of_run.get(key)) for of_run in leaves}) > 1]
@@ -270,18 +287,21 @@ def _differing(configs: Sequence[Config]) -> list[str]:
 
 
 def _pick(config: Config, names: Iterable[str]) -> dict[str, str]:
-    """Of a group the chosen member, of a key its value; `NOT_SET` where there is no such key."""
-    runs = f"{config['paths']['root']}/runs/"  # a run is NAME/HASH, wherever it lies
+    """Return the chosen member of each group and the value of each key, or NOT_SET."""
+    runs = f"{config['paths']['root']}/runs/"  # paths of runs become NAME/HASH
     leaves = {key: str(value).removeprefix(runs) for key, value in flatten(config)}
     return {name: leaves.get(f"choices.{name}", leaves.get(name, NOT_SET)) for name in names}
 
 
-# ---- a part of the runs -------------------------------------------------------------------------
+# ---- filter -------------------------------------------------------------------------------------
 
 
 def chosen(runs: Sequence[Run], only: Mapping[str, Sequence[str]]) -> list[Run]:
-    """The runs that have one of the values of every key. Raises RequestError for a key or a value
-    that no run has, and where none has all of them."""
+    """Return the runs that have one of the given values for every key.
+
+    Raises:
+        RequestError: if no run has a given key or value, or none has all of them.
+    """
     kept = list(runs)
     for key, values in only.items():
         found = dict.fromkeys(text for run in runs if (text := _setting(run, key)) is not None)

@@ -1,4 +1,4 @@
-"""A report in plain words: sections of sentences and tables, for any format."""
+"""The text of a report: sections of sentences and tables, for any format."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from dit_lab.report.wording import (
     without_empty_columns,
 )
 
-MOST_CLAIMS = 5  # sentences of one kind in the answer; the table has all
+MOST_CLAIMS = 5  # sentences per verdict in the answer; the table has all claims
 MOST_INTERACTIONS = 20
 
 
 def sections(ablation: Ablation) -> list[Section]:
-    """Everything but plots and pictures; sections with nothing to say are left out."""
+    """Return the sections that have content, without plots and pictures."""
     every = [
         Section(title="Answer", lines=answer(ablation)),
         Section(title="Warnings", lines=[as_sentence(flag) for flag in ablation.flags]),
@@ -49,7 +49,7 @@ def sections(ablation: Ablation) -> list[Section]:
 
 
 def answer(ablation: Ablation) -> list[str]:
-    """One sentence a claim, the largest first."""
+    """Return one sentence per claim, the largest differences first."""
     base = ablation.baseline
     if len(ablation.configurations) == 1:
         sample = base.sample
@@ -58,15 +58,15 @@ def answer(ablation: Ablation) -> list[str]:
         return [f"There is one configuration: {ablation.question.metric} is {mean} over {count}."]
     if base.sample.n < ENOUGH_SEEDS:
         return [
-            f"Nothing is claimed: the baseline {base.label(ablation.axes)} has "
-            f"{counted(base.sample.n, 'measured seed')}, and a comparison takes {ENOUGH_SEEDS}."
+            f"Nothing is compared: the baseline {base.label(ablation.axes)} has "
+            f"{counted(base.sample.n, 'measured seed')}; a comparison needs {ENOUGH_SEEDS}."
         ]
     return [
         *_claims(ablation, Verdict.BETTER),
         *_claims(ablation, Verdict.WORSE),
         *_claims(ablation, Verdict.NOT_SHOWN),
         *_unjudged(ablation, Verdict.FEW_SEEDS, f"fewer than {ENOUGH_SEEDS} measured seeds"),
-        *_unjudged(ablation, Verdict.NO_SPREAD, "no spread between seeds to judge by"),
+        *_unjudged(ablation, Verdict.NO_SPREAD, "no spread between seeds"),
     ]
 
 
@@ -75,7 +75,9 @@ def _claims(ablation: Ablation, verdict: Verdict) -> list[str]:
     found.sort(key=lambda row: -abs(row[1].difference or 0))
     lines = [_claim(ablation, *row) for row in found[:MOST_CLAIMS]]
     if len(found) > MOST_CLAIMS:
-        lines.append(f"{len(found) - MOST_CLAIMS} more in the table: {verdict}.")
+        lines.append(
+            f"{len(found) - MOST_CLAIMS} more with the verdict '{verdict}' are in the table."
+        )
     return lines
 
 
@@ -99,14 +101,14 @@ def _unjudged(ablation: Ablation, verdict: Verdict, why: str) -> list[str]:
     if not names:
         return []
     more = f" and {len(names) - MOST_CLAIMS} more" if len(names) > MOST_CLAIMS else ""
-    return [f"Not judged, {why}: {'; '.join(names[:MOST_CLAIMS])}{more}."]
+    return [f"Not tested ({why}): {'; '.join(names[:MOST_CLAIMS])}{more}."]
 
 
 # ---- tables -------------------------------------------------------------------------------------
 
 
 def circumstances(ablation: Ablation) -> str:
-    """What was compared, in one line."""
+    """Return a line on what was compared."""
     configurations, question = ablation.configurations, ablation.question
     measured = sum(c.sample.n for c in configurations)
     runs = sum(len(c.results) for c in configurations)
@@ -120,7 +122,7 @@ def circumstances(ablation: Ablation) -> str:
     ]
     number = len(configurations)
     return (
-        f"{number} configuration{'s' if number > 1 else ''}, {shown}, {measured} of {runs} runs "
+        f"{counted(number, 'configuration')}, {shown}, {measured} of {runs} runs "
         f"measured. Metric: {question.metric}, {direction} is better. "
         f"Baseline: {ablation.baseline.label(ablation.axes)}."
         + (f" The same in all runs: {', '.join(same)}." if same else "")
@@ -137,7 +139,7 @@ def results(ablation: Ablation) -> Table:
 
 
 def judged(ablation: Ablation) -> Table:
-    """The table of results up to the verdict; what follows is in the files."""
+    """Return the table of results up to the verdict."""
     whole = results(ablation)
     shown = whole.headings.index("verdict") + 1
     return Table(
@@ -151,7 +153,7 @@ def _effects(ablation: Ablation) -> Table | None:
     if not ablation.effects:
         return None
     table = Table(
-        headings=["axis", "value", "instead of", "mean difference", "adjusted p", "verdict",
+        headings=["axis", "level", "reference level", "mean difference", "adjusted p", "verdict",
                   "detectable difference", "complete blocks", "remark"],
         rows=[
             [
@@ -169,24 +171,25 @@ def _effects(ablation: Ablation) -> Table | None:
 
 
 def _where_set(ablation: Ablation, axis: str) -> list[str]:
-    """Say so where some configurations have no such setting."""
+    """Return a remark if some configurations do not have the axis."""
     having = [c.settings[axis] != NOT_SET for c in ablation.configurations]
-    return [] if all(having) else [f"in the {sum(having)} of {len(having)} that have it"]
+    some = f"over {sum(having)} of {len(having)} configurations, which have it"
+    return [] if all(having) else [some]
 
 
 def _interactions(ablation: Ablation) -> Section:
     found = ablation.interactions
     lines = [_interaction(ablation, one) for one in found if one.flagged]
     if found and not lines:
-        lines.append(f"None is shown among {len(found)} that were tested.")
+        lines.append(f"No interaction is shown among the {len(found)} that were tested.")
     if ablation.untested_pairs:
         pairs = "; ".join(f"{one} with {other}" for one, other in ablation.untested_pairs)
-        lines.append(f"Not tested, for want of a complete block: {pairs}.")
+        lines.append(f"Not tested, because no block is complete: {pairs}.")
     shown = sorted(found, key=lambda one: one.tested.adjusted_p)[:MOST_INTERACTIONS]
     if len(found) > len(shown):
         lines.append(f"The table has the {len(shown)} with the smallest p of {len(found)}.")
     table = Table(
-        headings=["change", "with", "instead of", "difference of differences", "adjusted p",
+        headings=["change", "at", "compared with", "difference of differences", "adjusted p",
                   "complete blocks"],
         rows=[
             [
@@ -206,9 +209,8 @@ def _interaction(ablation: Ablation, one: Interaction) -> str:
     direction = "lower" if one.tested.difference < 0 else "higher"
     size = measured(ablation.question, one.tested, abs(one.tested.difference))
     return (
-        f"The effect of {axis} depends on {other}: going from {reference} to {level} takes "
-        f"{ablation.question.metric} {size} "
-        f"{direction} with {other}={beside} than with {other}={usual}."
+        f"The effect of {axis} depends on {other}: the change of {ablation.question.metric} from "
+        f"{reference} to {level} is {size} {direction} at {other}={beside} than at {other}={usual}."
     )
 
 
@@ -222,13 +224,13 @@ def _agreement(ablation: Ablation, one: Agreement) -> str:
     difference = between(one.tested.difference, one.tested.low, one.tested.high)
     if one.agrees:
         return (
-            f"{first} and {second} agree as expected ({one.reason}): difference {difference} "
-            f"contains 0; a difference above {detectable(one.tested)} would probably have been "
-            "seen."
+            f"{first} and {second} agree as expected ({one.reason}): the interval of the "
+            f"difference, {difference}, contains 0; a difference above {detectable(one.tested)} "
+            "would probably have been seen."
         )
     return (
-        f"{first} and {second} differ although they should agree ({one.reason}): difference "
-        f"{difference} excludes 0. Look for the cause before believing the rest."
+        f"{first} and {second} differ although they should agree ({one.reason}): the interval of "
+        f"the difference, {difference}, excludes 0. Find the cause before trusting other results."
     )
 
 
@@ -237,8 +239,8 @@ def _laws(ablation: Ablation) -> list[str]:
     return [
         f"{law.metric} falls with training compute as FLOPs ^ -{law.exponent:.3f} ± "
         f"{law.standard_error:.3f} (standard error), from {quantity(law.flops[0])} to "
-        f"{quantity(law.flops[1])}FLOP, over {law.configurations} configurations, of whose "
-        f"logarithms it explains {law.explained:.0%}."
+        f"{quantity(law.flops[1])}FLOP, fitted to {law.configurations} configurations (R squared "
+        f"of the logarithms: {law.explained:.3f})."
         for law in fitted
     ]
 
@@ -248,23 +250,25 @@ def _how_to_read(ablation: Ablation) -> list[str]:
     level, alpha = f"{1 - question.alpha:.0%}", f"{question.alpha:.0%}"
     tested = "comparisons, effects and steps" if ablation.steps else "comparisons and effects"
     claims = [
-        f"Differences are configuration less baseline. Their {level} intervals are simultaneous: "
-        f"they allow for all {ablation.family} {tested} of this report. Better and "
-        f"worse are said where the interval excludes 0, that is, where the adjusted p-value is "
-        f"below {question.alpha:g}.",
-        f"Where nothing differs, at most {alpha} of sweeps lead to any such claim, and at most "
-        f"{alpha} to any interaction. These rates are simulated, for normal values and independent "
-        "trainings with any deviations. Heavy tails lower them; skewed values with unequal "
-        "deviations raise them, up to 18% for lognormal values (docs/statistics.md).",
+        f"A difference is the configuration minus the baseline. The {level} intervals are "
+        f"simultaneous for all {ablation.family} {tested} of this report. Better and worse mean "
+        "that the interval excludes 0, which is the case if the adjusted p-value is below "
+        f"{question.alpha:g}.",
+        f"If nothing differs, at most {alpha} of sweeps lead to any such claim, and at most "
+        f"{alpha} to any interaction (family-wise error rates). The rates were simulated for "
+        "normal values, independent trainings and any standard deviations. Heavy tails lower them; "
+        "skewed values with unequal standard deviations raise them, up to 18% for lognormal values "
+        "(docs/statistics.md).",
     ]
     return [
         "The ± of a mean is the standard deviation over training seeds. The evaluation spread is "
-        "over draws of one run's evaluation: another thing, and no claim rests on it.",
+        "the standard deviation over draws of one run's evaluation; no claim depends on it.",
         *(claims if ablation.family else []),
-        "No difference shown does not mean equal: true differences below the detectable one are "
-        f"easily missed by so few seeds; those above it are found with about {question.power:.0%} "
-        "power, if the deviations are what these few seeds say.",
-        f"Fewer than {ENOUGH_SEEDS} seeds make no claim. Configurations that share trained models "
-        "are compared seed by seed, by the seeds that both have. An axis is averaged over its "
-        "complete blocks, the settings of all else where each of its values has enough seeds.",
+        "No difference shown does not mean equal. True differences below the detectable difference "
+        f"are easily missed with so few seeds. Larger ones are found with about "
+        f"{question.power:.0%} power, if the standard deviations are as estimated.",
+        f"Configurations with fewer than {ENOUGH_SEEDS} seeds are not tested. Configurations that "
+        "share trained models are compared seed by seed, on the seeds that both have. The effect "
+        "of an axis is averaged over complete blocks: those settings of the other axes for which "
+        "every level of the axis has enough seeds.",
     ]

@@ -1,4 +1,4 @@
-"""What a report says in short, for lists of sweeps and for programs."""
+"""The summary of a report, for lists of sweeps and for programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dit_lab.runs.records import Summary
 
 
 def summary(ablation: Ablation) -> Summary:
-    """The best configuration with its mean and spread, the answer and the table."""
+    """Return the best configuration with mean and standard deviation, the answer, and the table."""
     best, metric = _best(ablation), ablation.question.metric
     numbers: dict[str, float | None] = {}
     if best is not None:
@@ -27,7 +27,7 @@ def summary(ablation: Ablation) -> Summary:
 
 
 def _best(ablation: Ablation) -> Configuration | None:
-    """The one with the best mean; None where no run has a number."""
+    """Return the configuration with the best mean; None if none was measured."""
     measured = [one for one in ablation.configurations if one.sample.n]
     sign = 1 if ablation.question.lower_is_better else -1
     return min(measured, key=lambda one: sign * one.sample.mean, default=None)

@@ -1,4 +1,4 @@
-"""Values of settings, which are recorded as text."""
+"""Conversion of settings, which are recorded as text, to values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 
 def value_of(text: str) -> int | float | bool | str | None:
-    """What a text stands for: a number, true, false, null, or else the text without spaces."""
+    """Return the value of a text: a number, True, False, None, or the text without spaces."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
@@ -21,18 +21,18 @@ def value_of(text: str) -> int | float | bool | str | None:
 
 
 def is_same(one: str, other: str) -> bool:
-    """Whether two texts are one value: 1e-3 and 0.001, true and True."""
+    """Return whether two texts denote the same value: 1e-3 and 0.001, true and True."""
     return key_of(one) == key_of(other)
 
 
 def key_of(text: str) -> tuple[str, object]:
-    """Equal for texts that are one value: a number is no truth value."""
+    """Return a key that is equal for texts of the same value; 1 and true have different keys."""
     value = value_of(text)
     return ("number" if type(value) in (int, float) else type(value).__name__), value
 
 
 def split(text: str) -> list[str]:
-    """The parts between commas that are in no brackets: `a=1,b=[2,3]` has two."""
+    """Split a text at its commas outside brackets: `a=1,b=[2,3]` has two parts."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "([{") - (letter in ")]}")

@@ -1,4 +1,4 @@
-"""What sections of a report are made of, and words that several of them share."""
+"""Sections and tables of a report, and text that several sections share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dit_lab.report.rounding import between, p_value, plus_minus, rounded
 class Table:
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
-    left: Sequence[bool]  # which columns are words
+    left: Sequence[bool]  # which columns are text, aligned left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +25,17 @@ class Section:
 
 
 def as_sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """Return the text with a capital and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def detectable(tested: Tested) -> str:
-    """The smallest difference that would probably have been found."""
+    """Return the smallest difference that would probably have been found, as text."""
     return rounded(tested.detectable, tested.detectable)
 
 
 def measured(question: Question, tested: Tested, difference: float) -> str:
-    """A difference, its interval and its p-value."""
+    """Return a difference with its interval and adjusted p-value, as text."""
     reach = (tested.high - tested.low) / 2
     return (
         f"{plus_minus(difference, reach)} (simultaneous {1 - question.alpha:.0%} "
@@ -44,7 +44,7 @@ def measured(question: Question, tested: Tested, difference: float) -> str:
 
 
 def without_empty_columns(table: Table) -> Table:
-    """The columns that have something in some row."""
+    """Return the table without the columns that are empty in all rows."""
     kept = [n for n in range(len(table.headings)) if any(row[n] for row in table.rows)]
     return Table(
         headings=[table.headings[n] for n in kept],
@@ -54,7 +54,7 @@ def without_empty_columns(table: Table) -> Table:
 
 
 def tested_cells(tested: Tested | None) -> list[str]:
-    """The difference with its interval, and the p-value."""
+    """Return two table cells: the difference with its interval, and the adjusted p-value."""
     if tested is None:
         return ["", ""]
     return [between(tested.difference, tested.low, tested.high), p_value(tested.adjusted_p)]

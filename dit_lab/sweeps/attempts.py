@@ -1,9 +1,9 @@
-"""Attempts at jobs whose workers may outlive the sweep's process: what became of them.
+"""Attempts at jobs whose workers may outlive the process of the sweep.
 
-The sweep's process gives an attempt an id, `<round>.<place in it>`, and writes it into the
-manifest, from which it removes it to end the attempt. The worker carries the id. While the manifest
-has it, the worker works: it holds the lease of the job, and records in `attempts/<id>.json` that it
-was started and how it ended. A worker whose id is not there ends without a word. Torch-free.
+An attempt has an id, `<round>.<place in it>`. The sweep's process writes it into the manifest, and
+removes it to end the attempt. The worker carries the id. It works while the manifest has the id: it
+holds the lease of the job, and records its start and its end in `attempts/<id>.json`. A worker that
+starts after its id was removed exits at once. Torch-free.
 """
 
 from __future__ import annotations
@@ -25,25 +25,27 @@ STOPPED_WITH_ITS_WORKER = 143
 
 
 class Attempts:
-    """The attempts under way at the jobs of a sweep. Keeps the statuses of these jobs true."""
+    """Attempts under way at the jobs of a sweep; keeps the statuses of these jobs up to date."""
 
     def __init__(self, folder: SweepFolder, manifest: Manifest) -> None:
         self._folder = folder
         self.open = {job.number: job.attempt for job in manifest.jobs if job.attempt}
-        self._started: dict[int, float | None] = {}  # those that were counted
+        self._started: dict[int, float | None] = {}  # starts that were counted
         self._watches: dict[int, list[Watch]] = {}
         asked = is_asked(manifest.settings["launcher"])
         self._queue = Queue(folder.root.name, self.open.values()) if asked else None
 
     def look(self, job: Job, *, may_start: bool, over: bool = False, close: Close) -> None:
-        """Set the status of a job to what its attempt is doing, or to how it ended: it is then no
-        longer open.
+        """Update the status of a job. Once its attempt has ended, it is no longer in `open`.
 
-        may_start: whether the launcher still runs, and may start it. over: whether it was told to
-        end. close: says of a run that was killed how it ended.
+        Args:
+            may_start: whether the launcher still runs, so that it may start the attempt.
+            over: whether the attempts were told to end.
+            close: records how a killed run ended.
         """
         is_held = self._is_held(job)
-        record = self._folder.read_attempt(job, self.open[job.number])  # a worker writes and leaves
+        # Read after the lease: a worker writes its record before it releases the lease.
+        record = self._folder.read_attempt(job, self.open[job.number])
         code = record.get("code")
         if code is not None and (over or code not in STOPPED or not self._is_queued(job)):
             self._count(job, record)
@@ -69,13 +71,13 @@ class Attempts:
         return self._queue is not None and self._queue.has(self.open[job.number])
 
     def _has_left(self, job: Job, *, started: bool) -> bool:
-        """Whether a launcher that runs will not start it any more, as its queue says."""
+        """Return whether the queue shows that the launcher will not start the attempt any more."""
         if self._queue is None:
             return False
         return started or self._queue.lost(self.open[job.number])
 
     def _count(self, job: Job, record: Mapping[str, Any]) -> None:
-        """Count a start once: a queue may start the same attempt again."""
+        """Count each start of an attempt once; a queue may start an attempt several times."""
         counted = record["started"] if job.status == RUNNING else None
         if self._started.setdefault(job.number, counted) != record["started"]:
             job.attempts += 1
@@ -88,14 +90,14 @@ class Attempts:
         record_end(self._folder, job, code, close=close)
 
     def _lost(self, job: Job) -> int:
-        """The exit code of a job whose worker is gone and did not say it."""
+        """Return the exit code of a job whose worker is gone and did not record one."""
         status = read_status(self._folder.run(job)).get("status")
         if status == FINISHED and self._folder.read_result(job):
             return 0
         return STOPPED_WITH_ITS_WORKER if status == KILLED else KILLED_WITH_ITS_WORKER
 
     def said(self, jobs: Sequence[Job]) -> str:
-        """Which of these jobs run or wait, and what ends them; "" for none."""
+        """Return which of these jobs run or wait, and how to end them; "" if none do."""
         left = [job for job in jobs if job.number in self.open]
         by_state = {
             "still running": [job for job in left if job.status == RUNNING],
@@ -106,7 +108,7 @@ class Attempts:
         return "; ".join(parts) + (f" (to end them: {ends})" if ends else "")
 
     def _commands(self, jobs: Sequence[Job]) -> list[str]:
-        """What a person types to end the attempts at these jobs, as far as it is known."""
+        """Return the commands that end the attempts at these jobs, as far as they are known."""
         known = (self._queue.ids() or {}) if self._queue else {}
         ids = [known[self.open[job.number]] for job in jobs if self.open[job.number] in known]
         commands = [shell_line("scancel", *ids)] if ids else []
@@ -118,8 +120,11 @@ class Attempts:
 
 
 def take_stock(folder: SweepFolder, manifest: Manifest, *, close: Close) -> Attempts:
-    """Set the statuses of a sweep that no process watches to what its jobs are doing; those of
-    jobs that are still under way are open in what is returned."""
+    """Update the job statuses of a sweep that no process watches.
+
+    Returns:
+        The attempts; those that are still under way are in `open`.
+    """
     attempts = Attempts(folder, manifest)
     for job in manifest.jobs:
         if job.number in attempts.open:
@@ -130,5 +135,5 @@ def take_stock(folder: SweepFolder, manifest: Manifest, *, close: Close) -> Atte
 
 
 def _ends(folder: SweepFolder, job: Job) -> bool:
-    """Whether a worker that was told to end, or lost its sweep, has not ended yet."""
+    """Return whether a worker that was told to end, or lost its sweep, has not ended yet."""
     return any(Watch(path).is_held() for path in (folder.job_lease(job), folder.run(job).lease))

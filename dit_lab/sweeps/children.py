@@ -1,4 +1,4 @@
-"""The run in the tracker that stands for a job, a child of the sweep's, wherever it was trained."""
+"""The MLflow run of a job, a child of the sweep's run, wherever the job was trained."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ OF_A_SWEEP = (PARENT_TAG, JOB_TAG, "dit_lab.sweep", "dit_lab.arm")
 
 
 def tags_of(sweep: SweepFolder, manifest: Manifest, job: Job) -> dict[str, str]:
-    """What makes the run of a job a child of the sweep's, as far as that one is known."""
+    """Return the tags that make the run of a job a child of the sweep's run.
+
+    The parent's id is missing until MLflow has the sweep's run.
+    """
     tags = {"dit_lab.sweep": sweep.root.name, JOB_TAG: str(job.number)}
     if (arm := settings_of(job.overrides).get("arm")) is not None:
         tags["dit_lab.arm"] = arm
@@ -31,7 +34,7 @@ def tags_of(sweep: SweepFolder, manifest: Manifest, job: Job) -> dict[str, str]:
 
 
 def command_of(manifest: Manifest) -> str:
-    """The command that makes the sweep."""
+    """Return the command that makes the sweep."""
     return shell_line("dit-lab", "train", "-m", *manifest.typed)
 
 
@@ -44,14 +47,19 @@ def track(
     evaluation: str | None,
     status: str = FINISHED,
 ) -> tuple[str | None, str]:
-    """Make the run of a job a child of the sweep's; (its id, "" or why it was not taken).
+    """Make the run of a job a child of the sweep's run.
 
-    It is the run of the training, or a run of its own where that belongs to another sweep or job,
-    or where the job measures otherwise. (None, "") where the sweep or the training is not known to
-    the tracker yet; then this is asked again when the sweep ends.
+    It is the run of the training, or a new run if the training belongs to another sweep or job or
+    was evaluated differently. Nothing is done while the sweep or the training is unknown to MLflow;
+    this is called again when the sweep ends.
 
-    config: of the job, plain values. tags: `tags_of` it. evaluation: the name of the file in the
-    run folder with what was measured.
+    Args:
+        config: the config of the job, as plain values.
+        tags: `tags_of` the job.
+        evaluation: the name of the evaluation's file in the run folder.
+
+    Returns:
+        The id of the run, or None, and why MLflow could not be updated, or "".
     """
     if PARENT_TAG not in tags:
         return None, ""
@@ -89,14 +97,16 @@ def track(
 
 
 def _described(run: RunFolder) -> dict[str, str]:
-    """What the tracker was told of the training, but for whose child it is."""
+    """Return the tags that were recorded for the training, without those of its sweep."""
     told: Mapping[str, str] = read_tracked(run).get("tags", {})
     return {key: text for key, text in told.items() if key not in OF_A_SWEEP}
 
 
 def last_rows(run: RunFolder, *, of_samples: bool) -> list[MetricsRow]:
-    """The newest number of each metric of a training, and those of its samples too where wanted;
-    not those of the machine."""
+    """Return the last value of each metric of a training, without system metrics.
+
+    Metrics of its samples are left out unless `of_samples`.
+    """
     newest: dict[str, tuple[MetricsRow, float]] = {}
     for row in read_metrics(run.metrics):
         for name, value in row.metrics.items():
@@ -109,7 +119,7 @@ def last_rows(run: RunFolder, *, of_samples: bool) -> list[MetricsRow]:
 
 
 def _row(measured: Path) -> MetricsRow:
-    """The numbers of an evaluation, as of when they were measured."""
+    """Return the metrics of an evaluation, with the time of the measurement."""
     found = read_evaluation(measured)
     when = measured.stat().st_mtime
     return MetricsRow(step=found.card.step, seconds=when, metrics=dict(found.metrics))

@@ -1,4 +1,4 @@
-"""The configurations of a sweep's jobs, composed and checked. Nothing is written. Torch-free."""
+"""Composition and checks of the configs of a sweep's jobs. Nothing is written. Torch-free."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from dit_lab.core.types import Shapes
 
 @dataclass(frozen=True, slots=True)
 class ComposedJobs:
-    """Jobs' configurations, and what the sweep has once: its `sweep` group and its name."""
+    """The configs of the jobs, and the settings and the name of the sweep."""
 
-    texts: list[Sequence[str]]  # of each job
+    texts: list[Sequence[str]]  # overrides of each job on the axes
     configs: list[RunConfig]
     shapes: list[Shapes]
-    left_out: dict[str, int]  # why jobs were refused -> how many
-    notes: list[str]  # what of a recipe, an arm or an axis does not apply, and why
+    left_out: dict[str, int]  # reason of the refusal -> number of jobs
+    notes: list[str]  # options of a recipe, an arm or an axis that do not apply, and why
     settings: Sweep
     name: str
     anew: bool
@@ -45,11 +45,15 @@ def compose_jobs(
     of_recipe: Collection[str] = (),
     elsewhere: bool = False,
 ) -> ComposedJobs:
-    """The configuration of each job, whose axes have the values in `texts` (`seed=0`), checked as
-    `dit-lab train` would; raises RequestError, or leaves out what is refused.
+    """Compose the config of each job, and check it as `dit-lab train` would.
 
-    of_recipe: the axes that are not typed, but the recipe's.
-    elsewhere: jobs may run on machines that have other devices than this one.
+    Args:
+        texts: the overrides of each job on the axes, such as `seed=0`.
+        of_recipe: the axes that come from the recipe, and not from the command line.
+        elsewhere: whether jobs may run on machines with other devices.
+
+    Raises:
+        RequestError: if all jobs are refused, or one that `sweep.on_refusal` does not leave out.
     """
     composer = Composer(config_dirs)
     fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
@@ -58,7 +62,7 @@ def compose_jobs(
         try:
             found = composer.compose([*fixed, *of_job], recipe_axes=of_recipe, of_sweep=True)
             if not elsewhere:
-                with_processes(found.config)  # again by the job, on the devices of its slot
+                with_processes(found.config)  # the job checks again, on the devices of its slot
             shapes = check_request(found.config, look=check_data)
         except RequestError as refusal:
             if not jobs.left_out and not _skips(fixed, jobs.configs, config_dirs):
@@ -66,7 +70,7 @@ def compose_jobs(
             jobs.left_out[str(refusal)] += 1
         else:
             jobs.add(of_job, found, shapes)
-    if jobs.lacking - set(of_recipe):  # refused as where no option is left out
+    if jobs.lacking - set(of_recipe):  # no job has the option: composing with it raises the error
         composer.compose([*fixed, *jobs.first], recipe_axes=of_recipe)
     if not jobs.configs:
         total, why = jobs.left_out.total(), next(iter(jobs.left_out))
@@ -90,19 +94,18 @@ def compose_jobs(
 
 @dataclass(slots=True)
 class _Jobs:
-    """What is known of the jobs so far."""
+    """The jobs that were composed so far."""
 
     texts: list[Sequence[str]] = field(default_factory=list)
     configs: list[TrainConfig] = field(default_factory=list)
     shapes: list[Shapes] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     notes: dict[str, None] = field(default_factory=dict)
-    lacking: set[str] = field(default_factory=set)  # options that none of them has
-    first: Sequence[str] = ()  # what the first was composed of
+    lacking: set[str] = field(default_factory=set)  # options that none of the jobs has
+    first: Sequence[str] = ()  # overrides of the first job
 
     def add(self, texts: Sequence[str], found: Composed, shapes: Shapes) -> None:
-        """Note a job, without the options that it leaves out; once where these alone tell it from
-        another."""
+        """Add a job without the options that it drops, unless it then equals an earlier job."""
         dropped = set(found.dropped)
         self.lacking = self.lacking & dropped if self.configs else dropped
         self.first = self.first or texts
@@ -115,26 +118,30 @@ class _Jobs:
 
 
 def _blamed(refusal: RequestError, of_recipe: Collection[str]) -> str:
-    """Whose axis has the value that is refused, where it was not typed."""
+    """Return a note if the refused value comes from an axis of the recipe, or ""."""
     key = str(refusal).partition("=")[0]
     return f"; {key} is an axis of the recipe" if key in of_recipe else ""
 
 
 def _of_a_job(config: TrainConfig, sweep: str) -> RunConfig:
-    """The configuration of a job: without `sweep`, and in the sweep's experiment of the tracker
-    where nothing else was asked for."""
+    """Return the config of a job, without `sweep`.
+
+    It is tracked in the sweep's experiment, unless another experiment was requested.
+    """
     job = of_one_training(config)
     if config.tracking.experiment == config.name:
         job = replace(job, tracking=replace(job.tracking, experiment=sweep))
-    # old runs are set aside once, before the first job
+    # With resume=never, old runs are set aside once, before the first job.
     return replace(job, resume="auto") if job.resume == "never" else job
 
 
 def _skips(
     fixed: Sequence[str], configs: Sequence[TrainConfig], config_dirs: Sequence[Path]
 ) -> bool:
-    """Whether jobs that are refused are left out: what a job says that was not refused, or else the
-    command or its recipe."""
+    """Return whether refused jobs are left out.
+
+    The config of an accepted job decides, or else the command line or the recipe.
+    """
     if configs:
         return configs[0].sweep.on_refusal == "skip"
     given = option(fixed, "sweep.on_refusal")

@@ -1,4 +1,4 @@
-"""A trained run measured in many ways, without training anything again: one report of them all."""
+"""Evaluation of one trained run with several settings, and a report that compares them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dit_lab.tracking.addresses import is_local
 from dit_lab.tracking.parent import PARENT_TAG, log_child, member_tags
 
 Settings = Mapping[str, str]
-"""Axis -> value, as typed."""
+"""Axis -> value, as on the command line."""
 
 
 def measure_all(
@@ -39,9 +39,12 @@ def measure_all(
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
 ) -> tuple[Ablation, list[Path]]:
-    """Measure the run by each configuration and write a report into its folder.
+    """Evaluate a run with each config, and write a report into the run folder.
 
-    What was measured before is taken as it is. `wanted` is what the user calls the run.
+    Stored evaluations are reused. `wanted` is the user's name for the run.
+
+    Returns:
+        The answer, and the files of the report.
     """
     runs = []
     for settings, config, trained in _loaded(jobs, wanted=wanted, root=root, device=device):
@@ -55,16 +58,18 @@ def measure_all(
         if before:
             on_message(f"{name}: measured before")
         elif trouble := _track(trained, config, settings, evaluation):
-            on_message(f"{name}: MLflow did not take it ({trouble})")
+            on_message(f"{name}: MLflow could not be updated ({trouble})")
         runs.append(Run(name, folder, to_tree(config), settings, FINISHED, evaluation))
     place = folder.results / "reports" / digest({"ways": [run.name for run in runs]})
-    title = f"{wanted}, measured in many ways"
+    title = f"{wanted}, evaluated with several settings"
     return report_on(runs, place, title=title, metric=_judged_by(runs[0]))
 
 
 def _judged_by(run: Run) -> str:
-    """The metric of the report: the leading one, or the first that was measured; never the loss,
-    which depends on none of the ways."""
+    """Return the report's metric: the primary one, or else the first that was measured.
+
+    The loss is not used, because none of the settings changes it.
+    """
     assert run.evaluation is not None
     rows = run.evaluation.rows
     leading = leading_metric(row.key for row in rows)
@@ -76,7 +81,7 @@ def _judged_by(run: Run) -> str:
 def _loaded(
     jobs: Iterable[tuple[Settings, RunConfig]], *, wanted: str, root: str, device: torch.device
 ) -> Iterator[tuple[Settings, RunConfig, Trained]]:
-    """With the weights that each asks for, read once for those that follow each other."""
+    """Yield the jobs with the weights that each evaluates; consecutive jobs share what was read."""
     trained, weights = None, None
     for settings, config in jobs:
         if trained is None or config.sample.weights != weights:
@@ -92,13 +97,13 @@ def _loaded(
 
 
 def _track(trained: Trained, config: RunConfig, settings: Settings, evaluation: Evaluation) -> str:
-    """A child of the run in MLflow; "" or why it was not taken."""
+    """Log an evaluation as a child of the run in MLflow; return why that failed, or ""."""
     run_id = read_status(trained.folder).get("tracking_run_id")
     recorded = trained.parts.config
     if recorded.tracking.backend != "mlflow" or run_id is None:
         return ""
     if trained.folder.elsewhere and is_local(recorded.tracking.uri):
-        return ""  # the store of this user, which does not know the run
+        return ""  # a store of this user's, which does not have the run
     measured = trained.folder.evaluation(evaluation.card.eval_hash)
     tags = {
         PARENT_TAG: run_id,

@@ -1,8 +1,8 @@
-"""Jobs that an earlier sweep has finished: they are taken as they are, without a process.
+"""Jobs that an earlier sweep has finished, which are reused without starting a process.
 
-A sweep with one more size, seed or arm has most of its jobs in common with the one before. Such a
-job has the run folder of the other one, and asks for the same evaluation. What is not certain here
-is left to a process, which trains and measures nothing twice either. Torch-free.
+A sweep with one more size, seed or arm shares most of its jobs with the sweep before. A shared job
+has the same run folder and requests the same evaluation. In case of doubt a process is started; it
+does not train or evaluate anything twice either. Torch-free.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from dit_lab.runs.recorded import (
 from dit_lab.sweeps.job import keep_result, read_task
 
 KNOWN_EXTRACTORS = {"pixels", "classifier"}
-"""Those whose features code and data decide, and no file that could be another one now."""
+"""Extractors whose features depend on code and data alone, not on a file that may have changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an earlier sweep has of a job."""
+    """The result of a job in an earlier sweep."""
 
-    evaluation: str | None  # the name of its file in the run folder
+    evaluation: str | None  # name of its file in the run folder
     source: str  # `job 3 of SWEEP`
 
 
 def finished_before(folder: SweepFolder, jobs: Sequence[Job]) -> dict[int, Found]:
-    """Number -> what there is of those jobs that another sweep has finished."""
+    """Return job number -> result, for the jobs that another sweep has finished."""
     runs = {job.run for job in jobs if is_finished(folder.run(job))}
     if not runs:
         return {}
@@ -54,7 +54,7 @@ def finished_before(folder: SweepFolder, jobs: Sequence[Job]) -> dict[int, Found
     for other in all_sweeps(folder.paths_root):
         if other.root.resolve() == folder.root.resolve():
             continue
-        with suppress(RequestError):  # another sweep's damage is no reason to stop this one
+        with suppress(RequestError):  # a damaged sweep does not stop this one
             for job in other.read().jobs:
                 if job.status == FINISHED and job.run in runs:
                     known.setdefault((job.run, _request(other.read_config(job))), (job, other))
@@ -70,20 +70,20 @@ def finished_before(folder: SweepFolder, jobs: Sequence[Job]) -> dict[int, Found
 
 
 def is_finished(run: RunFolder) -> bool:
-    """Whether it is trained, as far as is known."""
+    """Return whether a run is trained; False if its status cannot be read."""
     with suppress(RequestError):
         return read_status(run).get("status") == FINISHED
     return False
 
 
 def _request(config: Mapping[str, Any]) -> str:
-    """Equal for jobs that ask for the same evaluation."""
+    """Return a hash that is equal for jobs that request the same evaluation."""
     hashed = as_hashed(config)
     return digest({group: hashed.get(group) for group in MEASURING})
 
 
 class _Code:
-    """What the code is now that makes and measures runs of some components, each found once."""
+    """Hashes of the current code that trains and evaluates given components, each computed once."""
 
     def __init__(self) -> None:
         self.deciding = cache(source_of)
@@ -93,12 +93,12 @@ class _Code:
 def _there(
     run: RunFolder, config: Mapping[str, Any], other: Job, sweep: SweepFolder, code: _Code
 ) -> Found | None:
-    """What the other job found, where code and files are certain to be what they were."""
+    """Return the result of the other job; None if code or files may have changed since."""
     result, before = sweep.read_result(other), recorded(run)
     now = code.deciding(tuple(targets_in(deciding(config))))
     if not result or not has_comparable_code(before) or difference(before, now):
         return None
-    if config["sample"]["weights"].startswith("power"):  # the newest average of that width
+    if config["sample"]["weights"].startswith("power"):  # a newer average of that width may exist
         return None
     found = Found(result["evaluation"], f"job {other.number} of {sweep.root.name}")
     if found.evaluation is None:
@@ -117,7 +117,7 @@ def _there(
 def settle(
     folder: SweepFolder, job: Job, found: Found, *, on_message: Callable[[str], None]
 ) -> None:
-    """Write what a process of the job would have left behind."""
+    """Write the files that a process of the job would have written."""
     task = read_task(folder.job(job))
     folder.job_output(job).write_text(f"already finished: {found.source}\n", encoding="utf-8")
     keep_result(task, found.evaluation, on_message)

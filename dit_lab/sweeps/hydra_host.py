@@ -1,8 +1,8 @@
-"""Gives a launcher of Hydra's the jobs that it is to run, each as NUMBER@ATTEMPT:
+"""Host process of Hydra's launchers, which get the jobs to run, each as NUMBER@ATTEMPT.
 
     python -m dit_lab.sweeps.hydra_host SWEEP 0@2.0,3@2.1 hydra/launcher=joblib
 
-Jobs were composed before; all that Hydra composes is which job it is.
+The jobs are composed already. All that Hydra composes is the number of the job.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ CARRIER = {
     "trusted": {},
     "hydra": {
         "mode": "MULTIRUN",
-        "output_subdir": None,  # everything that a job writes has its place
+        "output_subdir": None,  # Hydra writes no files of its own into the jobs' folders
         "sweep": {"dir": "${sweep}/launcher", "subdir": "."},
     },
 }
 QUIET = "hydra/job_logging=disabled"
-RAY = "++hydra.launcher.ray.init.object_store_memory=null"  # a cluster that runs takes no size
+RAY = "++hydra.launcher.ray.init.object_store_memory=null"  # a running cluster refuses a size
 
 
 def task(carried: DictConfig) -> int:
-    """What the launcher runs, wherever it runs it."""
+    """Run one job, on the machine where the launcher calls this function."""
     asked = HydraConfig.get().launcher.get("n_jobs") or 1
     here = asked if asked > 0 else usable_cpus()
     sweep, typed_in = Path(carried.sweep), Path(carried.typed_in)
@@ -50,10 +50,10 @@ def task(carried: DictConfig) -> int:
 
 
 def main(sweep: str, jobs: str, overrides: list[str]) -> None:
-    """Run the jobs and return when all have ended, or when the sweep's process is gone."""
+    """Run the jobs, and return when all have ended or the sweep's process is gone."""
     signal.signal(signal.SIGTERM, lambda number, frame: os.killpg(0, signal.SIGKILL))
-    end_with_the_parent()  # and the launcher's workers with this process
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # ray tells its makers otherwise
+    end_with_the_parent()  # by SIGTERM, which ends the launcher's workers too
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its usage by default
     trusted = {name: text for name, text in trust.environment().items() if name != trust.PASSWORD}
     carried = {**CARRIER, "sweep": sweep, "typed_in": os.getcwd(), "trusted": trusted}
     name = name_in_queue(Path(sweep).name, jobs.partition(",")[0].partition("@")[2])
@@ -64,6 +64,6 @@ def main(sweep: str, jobs: str, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from dit_lab.sweeps.hydra_host import main as importable  # what is pickled has to have a home
+    from dit_lab.sweeps.hydra_host import main as importable  # pickle needs a module
 
     importable(sys.argv[1], sys.argv[2], sys.argv[3:])

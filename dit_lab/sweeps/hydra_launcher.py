@@ -1,9 +1,9 @@
-"""Jobs that one of Hydra's launchers runs: other processes, or other machines that see the folder.
+"""Launcher of jobs through one of Hydra's launchers, on this machine or others that see the folder.
 
-The sweep starts a host process that gives Hydra the jobs and the ids of the attempts at them, and
-watches the jobs' folders. What a job does is the same everywhere, a process of its own,
-`python -m dit_lab worker FOLDER`. It is started by a worker (`sweeps/hydra_worker.py`), which may
-start late and may outlive the sweep: see `sweeps/attempts.py`.
+The sweep starts a host process, which passes the jobs and the ids of their attempts to Hydra, and
+watches the jobs' folders. A job is the same everywhere: a process of its own,
+`python -m dit_lab worker FOLDER`. A worker starts it (`sweeps/hydra_worker.py`), which may start
+late and may outlive the sweep: see `sweeps/attempts.py`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dit_lab.sweeps.launcher import Watcher
 from dit_lab.sweeps.slots import FOREIGN
 
 LOOK_SECONDS = 0.5
-ENDING_SECONDS = 120.0  # how long jobs that were told to stop are waited for, all together
-HOST_SECONDS = 10.0  # how long the launcher may take to end once all jobs have
+ENDING_SECONDS = 120.0  # longest wait for all jobs that were told to stop
+HOST_SECONDS = 10.0  # longest wait for the launcher after its last job
 
 
 @dataclass(kw_only=True)
@@ -38,8 +38,10 @@ class HydraLauncher:
     on_message: Callable[[str], None]
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run `jobs`, and again those that fail, as often as `sweep.retries` says. Attempts that
-        are under way already are waited for."""
+        """Run `jobs`, and run failed jobs again, up to `sweep.retries` times.
+
+        Attempts that are already under way are waited for.
+        """
         new = [job for job in jobs if job.attempt is None]
         for _ in range(1 + self.manifest.settings["retries"]):
             if self.stopping():
@@ -50,10 +52,11 @@ class HydraLauncher:
                 return
 
     def _round(self, jobs: Sequence[Job], new: Sequence[Job]) -> None:
+        """Submit the new jobs, and watch all jobs until they end or a stop is requested."""
         host = self._submit(new) if new else None
         attempts = Attempts(self.folder, self.manifest)
         if said := attempts.said([job for job in jobs if job not in new]):
-            self.on_message(f"of an earlier start, {said}; waiting for them")
+            self.on_message(f"from an earlier start, {said}; waiting for them")
         try:
             while not self.stopping():
                 host_runs = host is not None and host.poll() is None
@@ -73,7 +76,7 @@ class HydraLauncher:
         self.folder.write(self.manifest)
 
     def _submit(self, jobs: Sequence[Job]) -> Child:
-        """Give the jobs to the launcher, each with a new attempt."""
+        """Submit the jobs to the launcher, each with a new attempt."""
         self.manifest.rounds += 1
         for place, job in enumerate(jobs):
             job.status, job.error = PENDING, None
@@ -88,26 +91,26 @@ class HydraLauncher:
         )
 
     def _revoke(self) -> None:
-        """Tell the workers to end: those that run save first, others end as soon as they start."""
+        """Tell the workers to end: running ones save first, others end as soon as they start."""
         for job in self.manifest.jobs:
             job.attempt = None
         self.folder.write(self.manifest)
 
     def _leave(self, host: Child) -> None:
-        """Let the launcher end by itself, unless it was stopped."""
+        """Wait for the launcher to end by itself, unless a stop was requested."""
         deadline = time.monotonic() + HOST_SECONDS
         while host.poll() is None and time.monotonic() < deadline and not self.stopping():
             time.sleep(LOOK_SECONDS)
 
     def _wait(self, jobs: Sequence[Job], attempts: Attempts) -> None:
-        """Wait for jobs that were told to end, and say which go on."""
+        """Wait for the jobs that were told to end, and report those that are still under way."""
         deadline = time.monotonic() + ENDING_SECONDS
         self._look(jobs, attempts, over=True)
         while any(job.status == RUNNING for job in jobs) and time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
             self._look(jobs, attempts, over=True)
         if said := attempts.said(jobs):
-            self.on_message(f"{said}; they end by themselves: once saved, or as soon as they start")
+            self.on_message(f"{said}; running jobs end once saved, queued ones as they start")
 
     def _look(
         self,
@@ -117,7 +120,7 @@ class HydraLauncher:
         may_start: bool = False,
         over: bool = False,
     ) -> None:
-        """Record what has started and what has ended."""
+        """Record the jobs that have started or ended."""
         changed = False
         for job in jobs:
             if job.number not in attempts.open:

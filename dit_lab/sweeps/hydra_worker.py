@@ -1,4 +1,4 @@
-"""The worker of one attempt at a job, on whatever machine a launcher of Hydra's starts it."""
+"""The worker of one attempt at a job, on the machine where a launcher of Hydra's starts it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ def run_job(
     side_by_side: int,
     trusted: Mapping[str, str],
 ) -> int:
-    """Run a job to its end, on whatever machine this is; its exit code.
+    """Run a job to its end, and return its exit code.
 
-    `typed_in`: the folder in which the command was typed. `side_by_side`: how many jobs compute on
-    this machine at once. `trusted`: what the command trusts, as environment variables. A process
-    stands between this one, which is the launcher's, and the job: ray kills the children of one
-    that ends, and the job is to notice, save and end.
+    A process stands between this one, which is the launcher's, and the job: Ray kills the children
+    of a process that ends, and the job must instead notice the end, save and stop.
+
+    Args:
+        typed_in: the folder in which the command was started.
+        side_by_side: number of jobs that compute on this machine at once.
+        trusted: what the command trusts, as environment variables.
     """
     kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     cpus = int(os.environ.get("SLURM_CPUS_ON_NODE", threads_each(side_by_side)))
@@ -50,7 +53,7 @@ def run_job(
         with _passing_on(between.stop):
             while (code := between.poll()) is None:
                 time.sleep(LOOK_SECONDS)
-    except BaseException:  # this process is told to end, and a queue ends what it leaves behind
+    except BaseException:  # told to end; wait, since a queue kills what this process leaves behind
         between.stop()
         while between.poll() is None:
             time.sleep(LOOK_SECONDS)
@@ -60,8 +63,10 @@ def run_job(
 
 @contextmanager
 def _passing_on(stop: Callable[[], None]) -> Iterator[None]:
-    """While entered, SIGTERM calls `stop`; who handled it before gets it afterwards. A queue may
-    tell the launcher's process alone, which then ends at once, or passes nothing on."""
+    """Call `stop` on SIGTERM while entered, and then deliver the signal to its former handler.
+
+    A queue may signal the launcher's process alone, which would end at once or pass nothing on.
+    """
     before = signal.getsignal(signal.SIGTERM)
     received: list[int] = []
     if before is None or threading.current_thread() is not threading.main_thread():
@@ -82,14 +87,14 @@ def _passing_on(stop: Callable[[], None]) -> Iterator[None]:
 
 
 class _Attempt:
-    """Whether an attempt is still wanted: the manifest has it."""
+    """An attempt, which is wanted as long as the manifest has it."""
 
     def __init__(self, folder: SweepFolder, number: int, attempt: str) -> None:
         self._folder, self._number, self._attempt = folder, number, attempt
         self._seen, self._wanted = -1, True
 
     def is_wanted(self) -> bool:
-        """As far as is known: a file server may be away for a while."""
+        """Return whether the attempt is wanted, as far as is known: a file server may be away."""
         file = self._folder.manifest
         try:
             if (changed := file.stat().st_mtime_ns) != self._seen:
@@ -105,7 +110,7 @@ class _Attempt:
 
 @contextmanager
 def _holding(path: Path, *, stopping: Callable[[], bool]) -> Iterator[bool]:
-    """With the lease of a job, once nobody else has it; False where it is time to stop before."""
+    """Hold the lease of a job once it is free; yield False if a stop is requested before that."""
     while not stopping():
         try:
             with Lease(path, stopping=stopping):
@@ -117,6 +122,7 @@ def _holding(path: Path, *, stopping: Callable[[], bool]) -> Iterator[bool]:
 
 
 def _start_and_watch(sweep: Path, number: int, attempt: str, typed_in: Path) -> int:
+    """Run the process of a job under its lease, record start and end, return the exit code."""
     folder = SweepFolder(sweep)
     wanted = _Attempt(folder, number, attempt)
     with StopSignal() as stop:
@@ -124,17 +130,17 @@ def _start_and_watch(sweep: Path, number: int, attempt: str, typed_in: Path) -> 
         def stopping() -> bool:
             return stop.requested or not wanted.is_wanted()
 
-        end_with_the_parent()  # and the job with this process
+        end_with_the_parent()  # by SIGTERM, which stops the job too
         job = folder.read().jobs[number]
         with _holding(folder.job_lease(job), stopping=stopping) as held:
             before = folder.read_attempt(job, attempt)
             if not held or stopping() or before.get("code", STOPPED[0]) not in STOPPED:
-                return 0  # it is over
+                return 0  # revoked or ended
             record = {"host": socket.gethostname(), "started": time.time()}
             file = folder.attempt(job, attempt)
             file.parent.mkdir(exist_ok=True)
             write_json(file, record)
-            with suppress(OSError):  # another machine may not have it
+            with suppress(OSError):  # another machine may not have the folder
                 os.chdir(typed_in)
             child = worker(folder.job(job), environment=os.environ, output=folder.job_output(job))
             told = False

@@ -1,4 +1,4 @@
-"""One job of a sweep, seen from within its process: what it is, and what it leaves behind."""
+"""One job of a sweep within its own process: its task, and the results that it records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dit_lab.tracking.addresses import is_local
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job with its configuration, and the tags that make its run a child of the sweep's."""
+    """A job with its config, and the tags that make its run a child of the sweep's run."""
 
     folder: Path
     job: Job
@@ -32,7 +32,7 @@ class Task:
 
 
 def read_task(folder: Path) -> Task:
-    """The job whose folder in the sweep this is."""
+    """Return the task of a job, given its folder in the sweep."""
     sweep = SweepFolder(folder.parents[1])
     manifest = sweep.read()
     job = manifest.jobs[int(folder.name.partition("-")[0])]
@@ -43,55 +43,58 @@ def read_task(folder: Path) -> Task:
     if tracking.backend == "mlflow" and is_local(tracking.uri) and not _is_here(holder):
         config = replace(
             config, tracking=replace(tracking, send="later")
-        )  # a database file is written to by the machine that it lies on
+        )  # only the sweep's machine writes to its database file
     return Task(folder, job, sweep.run(job), config, tags)
 
 
 def job_config(sweep: SweepFolder, job: Job) -> RunConfig:
-    """What a job is to train, as its folder has it, below the folder in which the sweep lies.
-    Raises RequestError where that is no longer what the sweep was made with."""
+    """Return the config of a job as recorded in its folder, with `paths.root` of the sweep.
+
+    Raises:
+        RequestError: if it is no longer the config that the sweep was made with.
+    """
     file = sweep.job_config(job)
     found = read_json(file)
     config = as_recorded(found, file, hooks=True)
     if recorded_hash(found) != job.config_hash:
         raise RequestError(
-            f"{file}: is not what job {job.number} was made with ({job.config_hash}); put it back, "
-            "or start a sweep of its own"
+            f"{file}: differs from what job {job.number} was made with ({job.config_hash}); "
+            "restore it, or start a new sweep"
         )
     return rebased(config, sweep.paths_root)
 
 
 def _is_here(holder: Holder | None) -> bool:
-    """Whether the sweep runs on this machine; it is not known to be anywhere else otherwise."""
+    """Return whether the sweep runs on this machine, or nothing says that it runs elsewhere."""
     return holder is None or holder.is_here
 
 
 def measure(
     task: Task, *, check_stop: Callable[[], None], on_message: Callable[[str], None]
 ) -> None:
-    """Measure the trained weights as this job asks, and record what it leaves in result.json.
+    """Evaluate the trained weights as this job requests, and write result.json.
 
-    What was measured while they were trained is taken as it is.
+    An evaluation that was made during the training is reused.
     """
     keep_result(task, _evaluation(task, check_stop, on_message), on_message)
 
 
 def keep_result(task: Task, name: str | None, on_message: Callable[[str], None]) -> None:
-    """Record the evaluation of this name, and tell the tracker of it."""
+    """Write the evaluation's name to result.json, and log the job in MLflow."""
     tracking, run_id = task.config.tracking, None
     if tracking.backend == "mlflow" and tracking.send == "now":
         config = to_tree(task.config)
         run_id, trouble = track(task.run, task.job, config=config, tags=task.tags, evaluation=name)
         if trouble:
-            on_message(f"MLflow did not take it ({trouble}); {task.run.root} has everything")
+            on_message(f"MLflow could not be updated ({trouble}); {task.run.root} has all results")
     write_json(task.folder / "result.json", {"evaluation": name, "tracking_run_id": run_id})
 
 
 def _evaluation(
     task: Task, check_stop: Callable[[], None], on_message: Callable[[str], None]
 ) -> str | None:
-    """The name of the file with what was measured; None where too few images are."""
-    from dit_lab.actions.evaluate import evaluate_run, why_unmeasured  # torch: seconds
+    """Return the name of the evaluation's file; None if the job evaluates nothing."""
+    from dit_lab.actions.evaluate import evaluate_run, why_unmeasured  # imports torch: seconds
     from dit_lab.build.trained import load
 
     run, config = task.run, task.config

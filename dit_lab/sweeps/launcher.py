@@ -1,7 +1,7 @@
-"""Runs the jobs of a sweep, each in a slot, and keeps the manifest true.
+"""Launcher of the jobs of a sweep, each in a slot; it keeps the manifest up to date.
 
-A job that fails, is killed or takes its machine's memory ends alone. Jobs that share a run folder
-(equal weights) follow one another: the first trains, the others find it trained.
+A job that fails, is killed or runs out of memory does not affect the others. Jobs that share a run
+folder (equal weights) run one after the other: the first trains, the others reuse its weights.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.sweeps.slots import Slot
 
 POLL_SECONDS = 0.02
-LOOK_SECONDS = 1.0  # between two looks at how far the jobs have come
-LAST_BYTES = 2000  # of what a job has printed, to find its last line in
-STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # after saving; before there was anything
+LOOK_SECONDS = 1.0  # between two calls of Watcher.on_look
+LAST_BYTES = 2000  # of a job's output, which contain its last line
+# exit codes of a job that was stopped: after it saved, and before it could save anything
+STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A job's process, and the place that it takes up."""
+    """The process of a job, and its slot."""
 
     process: Child
     slot: Slot
 
 
 class Watcher(Protocol):
-    """What is told how a sweep goes."""
+    """Listener to the progress of a sweep."""
 
     def on_job_start(self, job: Job) -> None: ...
 
@@ -47,13 +48,13 @@ class Watcher(Protocol):
 
 @dataclass(kw_only=True)
 class Launcher:
-    """Runs jobs in slots until all have ended or somebody asks to stop."""
+    """Runs jobs in slots until all have ended or a stop is requested."""
 
     folder: SweepFolder
     manifest: Manifest
     slots: Sequence[Slot]
     watcher: Watcher
-    close: Callable[[RunFolder], object]  # says what a run that was killed could not say itself
+    close: Callable[[RunFolder], object]  # records how a killed run ended
     stopping: Callable[[], bool]
 
     def run(self, jobs: Sequence[Job]) -> None:
@@ -79,19 +80,19 @@ class Launcher:
                     self.watcher.on_look(self.manifest)
                 time.sleep(POLL_SECONDS)
         finally:
-            for one in running.values():  # a second Ctrl-C, or an error of ours
+            for one in running.values():  # after a second Ctrl-C, or an error in this process
                 one.process.kill()
         self.watcher.on_look(self.manifest)
 
     def _enough(self) -> bool:
-        """Whether no further job is to be started."""
+        """Return whether no further job is to be started."""
         if self.stopping():
             return True
         careful = self.manifest.settings["on_failure"] == "stop"
         return careful and any(job.status == FAILED for job in self._jobs)
 
     def _start(self, waiting: list[Job], running: dict[int, Running], free: list[Slot]) -> None:
-        """Start what has a slot, and a run folder that no other job is busy with."""
+        """Start the jobs for which a slot is free, and whose run folder no running job uses."""
         busy = {self.manifest.jobs[number].run for number in running}
         for job in list(waiting):
             if not free:
@@ -102,7 +103,7 @@ class Launcher:
             job.status, job.error = RUNNING, None
             job.attempts += 1
             self._changed = True
-            self._write()  # before there is anything to know about it
+            self._write()  # before the process starts
             slot = free.pop(0)
             process = worker(
                 self.folder.job(job),
@@ -114,13 +115,13 @@ class Launcher:
             self.watcher.on_job_start(job)
 
     def _write(self) -> None:
-        """Write the manifest where it has changed: of many jobs that takes a while."""
+        """Write the manifest if it has changed; with many jobs this takes a while."""
         if self._changed:
             self.folder.write(self.manifest)
             self._changed = False
 
     def _reap(self, waiting: list[Job], running: dict[int, Running], free: list[Slot]) -> None:
-        """Record what has ended; a failed job that may be tried again waits once more."""
+        """Record the jobs that have ended; a failed job with retries left waits again."""
         for number, one in list(running.items()):
             code = one.process.poll()
             if code is None:
@@ -141,7 +142,7 @@ class Launcher:
 def record_end(
     folder: SweepFolder, job: Job, code: int, *, close: Callable[[RunFolder], object]
 ) -> None:
-    """What became of a job whose process has ended with `code`."""
+    """Record the end of a job whose process exited with `code`."""
     job.status = FINISHED if code == 0 else KILLED if code in STOPPED else FAILED
     job.error = _why(code, _last_line(folder.job_output(job))) if job.status == FAILED else None
     try:
@@ -153,7 +154,7 @@ def record_end(
             close(run)
     except Busy:  # another sweep or command trains that run
         return
-    except RequestError as damage:  # of that job's files; the others go on
+    except RequestError as damage:  # damaged files of this job do not affect the others
         job.status, job.error = FAILED, str(damage)
 
 
@@ -165,7 +166,7 @@ def _last_line(output: Path) -> str:
 
 
 def _why(code: int, last_line: str) -> str:
-    """Why a job failed, in a line."""
+    """Return why a job failed, in one line."""
     if code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")

@@ -1,4 +1,4 @@
-"""What a sweep is to do: typed axes to composed, checked jobs. Nothing is written. Torch-free."""
+"""Plan of a sweep, from overrides to composed and checked jobs. Nothing is written. Torch-free."""
 
 from __future__ import annotations
 
@@ -35,19 +35,25 @@ from dit_lab.sweeps.slots import make_slots
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A sweep before it is made: its manifest, and what each job is. Of a search, which has no jobs
-    yet, `configs` are two corners of what it may choose from."""
+    """A sweep before it is made: its manifest, and the config of each job.
+
+    A search has no jobs yet; its `configs` are two corners of the search space.
+    """
 
     manifest: Manifest
     configs: list[RunConfig]
     shapes: list[Shapes]
-    anew: bool  # resume=never: the runs that lie there are set aside
-    left_out: dict[str, int]  # why jobs were refused, with sweep.on_refusal=skip -> how many
-    notes: list[str]  # what of a recipe, an arm or an axis does not apply, and why
+    anew: bool  # resume=never: existing runs are set aside
+    left_out: dict[str, int]  # reason of the refusal -> number of jobs (sweep.on_refusal=skip)
+    notes: list[str]  # options of a recipe, an arm or an axis that do not apply, and why
 
 
 def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) -> Plan:
-    """Every job composed and checked as `dit-lab train` would; raises RequestError."""
+    """Compose every job of a sweep, and check it as `dit-lab train` would.
+
+    Raises:
+        RequestError: if the sweep or one of its jobs is refused.
+    """
     check_extras(overrides)
     dirs = [path.absolute() for path in config_dirs]
     typed, search = sweep_overrides(overrides, dirs), SEARCH in overrides
@@ -58,7 +64,7 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
         check_launcher(launcher)
     of_recipe = recipe_axes(overrides, dirs)
     composed = compose_jobs(typed, texts, dirs, of_recipe=of_recipe, elsewhere=bool(launcher))
-    if not search:  # an axis of which no job has a value is none
+    if not search:  # axes on which no job has a value are dropped
         left = settings_of(text for of_job in composed.texts for text in of_job)
         axes = {key: values for key, values in axes.items() if key in left}
     settings = {
@@ -98,7 +104,7 @@ def plan_sweep(overrides: Sequence[str], *, config_dirs: Iterable[Path] = ()) ->
 def _arms(
     overrides: Sequence[str], axes: Mapping[str, Sequence[str]], config_dirs: Sequence[Path]
 ) -> dict[str, Arm]:
-    """The arms that the jobs are of, and those that these stand on."""
+    """Return the arms of the jobs, and all arms that these build on."""
     if "arm" not in axes:
         return {}
     return {
@@ -108,7 +114,7 @@ def _arms(
 
 
 def job_of(number: int, texts: Sequence[str], config: RunConfig) -> Job:
-    """A job that has not run, for `texts` on the axes."""
+    """Return a job that has not run, with the overrides `texts` on the axes."""
     return Job(
         number=number,
         overrides=list(texts),
@@ -119,7 +125,7 @@ def job_of(number: int, texts: Sequence[str], config: RunConfig) -> Job:
 
 def _check_search(axes: Mapping[str, Sequence[str]], composed: ComposedJobs) -> None:
     if composed.anew:
-        raise RequestError(f"resume=never: not with {SEARCH}; give another name or sweep.name")
+        raise RequestError(f"resume=never: not for {SEARCH}; give another name or sweep.name")
     measured = composed.configs[0].evaluation.num_images > 0
     metric = composed.settings.metric or ("" if measured else LOSS)
     first = composed.configs[0]
@@ -132,7 +138,7 @@ def _check_search(axes: Mapping[str, Sequence[str]], composed: ComposedJobs) -> 
 
 
 def _check_metric(composed: ComposedJobs) -> None:
-    """Refuse a `sweep.metric` that no job can measure, before the first has run."""
+    """Raise RequestError if `sweep.metric` is unknown, or if a job does not measure it."""
     metric = composed.settings.metric
     if metric is None or metric == LOSS:
         return
@@ -149,7 +155,7 @@ def _check_metric(composed: ComposedJobs) -> None:
 
 
 def _check_runs(composed: ComposedJobs) -> None:
-    """Refuse results that cannot be written, or that are other runs', before the first job."""
+    """Raise RequestError if a run folder cannot be written to, or belongs to another run."""
     for config, shapes in zip(composed.configs, composed.shapes, strict=True):
         prepare_folder(replace(config, resume="never") if composed.anew else config, shapes)
 

@@ -1,7 +1,7 @@
-"""What to try next: Optuna proposes values for jobs from what the earlier ones gave.
+"""Search of values: Optuna proposes the values of jobs from the results of earlier jobs.
 
-The study is made anew from the jobs each time. A sweep that goes on therefore proposes what it
-would have proposed without the interruption, and nothing but the manifest has to be kept.
+The study is built from the jobs each time. A resumed sweep therefore proposes what it would have
+proposed without the interruption, and nothing but the manifest has to be stored.
 Sampler: tree-structured Parzen estimator (Bergstra et al., 2011, "Algorithms for Hyper-Parameter
 Optimization").
 """
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-MOST_ASKED = 50  # proposals for each new one, before the space counts as exhausted
+MOST_ASKED = 50  # proposals per new one, after which the space counts as exhausted
 
 Values = Mapping[str, str]
 
 
 Space = Mapping[str, Span | Sequence[str]]
-"""Axis -> the numbers or the words that it may be."""
+"""Axis -> its range of numbers, or its values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A job with what it gave; None where it failed and counts as nothing."""
+    """The values of a job and its result; None if it has none."""
 
     values: Values
     result: float | None
@@ -39,7 +39,7 @@ class Trial:
 def propose(
     space: Space, trials: Sequence[Trial], *, count: int, minimise: bool
 ) -> list[dict[str, str]]:
-    """`count` combinations of values that were not tried yet; fewer where no others are left."""
+    """Return `count` combinations of values that were not tried yet, or fewer if none are left."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -55,7 +55,7 @@ def propose(
     for _ in range(MOST_ASKED * count):
         asked = study.ask(distributions)
         values = {key: _rounded(asked.params[key], space[key]) for key in space}
-        if values in known:  # its result is known, or will be when that job has ended
+        if values in known:  # has a result, or will have one when its job ends
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
             continue
         known.append(values)
@@ -96,7 +96,7 @@ def _frozen(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> Froz
 
 
 def _rounded(value: float | str, axis: Span | Sequence[str]) -> str:
-    """Six digits of a number, which are enough, unless they lie outside of the axis."""
+    """Return a number with six digits, or with all if rounding leaves the axis."""
     if isinstance(axis, Span) and isinstance(value, float) and axis.step is None:
         short = float(f"{value:.6g}")
         return as_text(short if axis.low <= short <= axis.high else value)

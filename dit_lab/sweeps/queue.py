@@ -1,4 +1,4 @@
-"""What SLURM says of the jobs that it was given: which of them it still has. Torch-free."""
+"""SLURM's queue: which jobs of a sweep it still has. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import subprocess
 import time
 from collections.abc import Iterable, Sequence
 
-ASK_SECONDS = 5.0  # between two questions
-MOMENT_SECONDS = 0.2  # what is asked of several jobs at once is one question
-ANSWER_SECONDS = 30.0
-LONG_SECONDS = 60.0  # by then a launcher has submitted all jobs of a round
+ASK_SECONDS = 5.0  # between two calls of squeue
+MOMENT_SECONDS = 0.2  # answers younger than this are used again
+ANSWER_SECONDS = 30.0  # timeout of squeue
+LONG_SECONDS = 60.0  # after which a launcher has submitted all jobs of a round
 
 
 def name_in_queue(sweep: str, attempt: str) -> str:
-    """What SLURM calls the jobs of an attempt's round: one plain word."""
+    """Return SLURM's name for the jobs of an attempt's round: one plain word."""
     word = re.sub(r"[^\w.-]", "_", sweep, flags=re.ASCII)
     return f"{word}-{_round_of(attempt)}"
 
@@ -24,12 +24,12 @@ def _round_of(attempt: str) -> str:
 
 
 def is_asked(launcher: Sequence[str]) -> bool:
-    """Whether jobs that were started in this way are in a queue of SLURM's."""
+    """Return whether a launcher submits its jobs to SLURM."""
     return any(text.startswith("hydra/launcher=") and "slurm" in text for text in launcher)
 
 
 class Queue:
-    """The attempts at a sweep's jobs that SLURM has: they wait, run, or are being ended."""
+    """The attempts at a sweep's jobs that SLURM has, whether they wait, run or are being ended."""
 
     def __init__(self, sweep: str, attempts: Iterable[str]) -> None:
         self._names = {name_in_queue(sweep, attempt) for attempt in attempts}
@@ -39,24 +39,27 @@ class Queue:
         self._asked = -ASK_SECONDS
 
     def has(self, attempt: str) -> bool:
-        """Whether it is there, as far as is known: SLURM may not answer for a while."""
+        """Return whether SLURM has the attempt; True while SLURM does not answer."""
         ids = self.ids()
-        if ids is not None and attempt not in ids:  # it may have come since
+        if ids is not None and attempt not in ids:  # it may have been submitted since
             ids = self.ids(at_most=MOMENT_SECONDS)
         return ids is None or attempt in ids
 
     def lost(self, attempt: str) -> bool:
-        """Whether it was there and is not any more, or has not been seen there though others of its
-        round were, LONG_SECONDS ago: it went before anybody asked."""
+        """Return whether an attempt has left the queue.
+
+        It has left if it was seen there before, or if it was never seen although another attempt of
+        its round was, more than LONG_SECONDS ago.
+        """
         self.ids()
         came = self._came.get(_round_of(attempt))
         is_late = came is not None and time.monotonic() - came > LONG_SECONDS
         return (attempt in self._seen or is_late) and not self.has(attempt)
 
     def ids(self, *, at_most: float = ASK_SECONDS) -> dict[str, str] | None:
-        """Attempt -> its id in SLURM, for `scancel`; None where SLURM does not answer.
+        """Return attempt -> id in SLURM, for `scancel`; None if SLURM does not answer.
 
-        at_most: how many seconds old the answer may be.
+        `at_most` is the greatest age of the answer in seconds.
         """
         if time.monotonic() - self._asked >= at_most:
             self._ids = self._ask()
@@ -77,6 +80,6 @@ class Queue:
             return None
         found = {}
         for name, index, number in (line.split() for line in done.stdout.splitlines()):
-            place = index if index.isdecimal() else "0"  # the only job of its round
+            place = index if index.isdecimal() else "0"  # not an array: the round has one job
             found[f"{name.rpartition('-')[2]}.{place}"] = number
         return found

@@ -1,4 +1,4 @@
-"""What can be known of a sweep before its first job starts, in words. Torch-free."""
+"""Remarks on a sweep before its first job starts. Torch-free."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from dit_lab.sweeps.plan import Plan
 
 
 def remarks(plan: Plan) -> list[str]:
-    """What does not apply, what is likely not meant, jobs that were refused, that are one training
-    or that are expected to agree, and why the report will compare nothing."""
+    """Return the remarks on a plan.
+
+    They name options that do not apply, likely mistakes, refused jobs, jobs that share a training,
+    jobs that are expected to agree, and why the report will compare nothing.
+    """
     if plan.manifest.settings["search"]:
         return plan.notes
     refused = [f"left out {counted(n, 'job')}: {why}" for why, n in plan.left_out.items()]
@@ -29,6 +32,7 @@ def remarks(plan: Plan) -> list[str]:
 
 
 def _doubts(plan: Plan) -> list[str]:
+    """Return warnings about settings that are likely mistakes, with their jobs."""
     found: dict[str, list[Job]] = defaultdict(list)
     for job, config, shapes in zip(plan.manifest.jobs, plan.configs, plan.shapes, strict=True):
         for line in doubts(config, shapes):
@@ -37,6 +41,7 @@ def _doubts(plan: Plan) -> list[str]:
 
 
 def _alike(plan: Plan) -> list[str]:
+    """Return which jobs share a training, and which are expected to agree."""
     once = _groups(plan, lambda config: run_folder(config).root)
     agreeing = [
         group
@@ -44,7 +49,7 @@ def _alike(plan: Plan) -> list[str]:
         if len({job.run for job in group}) > 1
     ]
     said = {
-        "the same weights, trained once and measured each": once,
+        "the same weights, trained once and evaluated for each job": once,
         f"{SAME_MATHEMATICS}; they are expected to agree": agreeing,
     }
     return [
@@ -62,7 +67,7 @@ def _groups(plan: Plan, key: Callable[[RunConfig], object]) -> list[list[Job]]:
 
 
 def _incomparable(plan: Plan) -> Iterator[str]:
-    """Why there is nothing that a report could say about several configurations."""
+    """Yield the reasons why a report cannot compare the configurations."""
     seeds: dict[str, set[int]] = defaultdict(set)
     for job, config in zip(plan.manifest.jobs, plan.configs, strict=True):
         seeds[str(without_seeds(settings_of(job.overrides)))].add(config.seed)
@@ -70,8 +75,8 @@ def _incomparable(plan: Plan) -> Iterator[str]:
     if len(seeds) > 1 and most < ENOUGH_SEEDS:
         enough = ",".join(map(str, range(ENOUGH_SEEDS)))
         yield (
-            f"{len(seeds)} configurations with {counted(most, 'seed')} each: nothing will be "
-            f"claimed of them, as a comparison takes {ENOUGH_SEEDS} seeds, such as seed={enough}"
+            f"{len(seeds)} configurations with {counted(most, 'seed')} each: the report will not "
+            f"compare them; a comparison needs {ENOUGH_SEEDS} seeds, such as seed={enough}"
         )
     jobs = zip(plan.manifest.jobs, plan.configs, strict=True)
     losses = {loss_of_run(to_tree(config), settings_of(job.overrides)) for job, config in jobs}

@@ -1,4 +1,4 @@
-"""Runs a planned sweep, or goes on with one that was interrupted."""
+"""Running of a planned sweep, from the beginning or after an interruption."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from dit_lab.sweeps.slots import make_slots
 from dit_lab.sweeps.tracker import tell_end, tell_late, tell_start
 
 ONLY = {"failed": (FAILED,), "missing": (PENDING, RUNNING, KILLED)}
-"""What `--only` may name, and the statuses that it stands for."""
+"""The values of `--only`, and the job statuses that each selects."""
 
 
 def take_up(plan: Plan) -> SweepFolder:
-    """The folder of the newest sweep of these very jobs, or else a new one."""
+    """Return the folder of the newest sweep with exactly these jobs, or else of a new sweep."""
     root = Path(plan.configs[0].paths.root)
     for folder in [] if plan.anew else all_sweeps(root):
         try:
             known = folder.read()
-        except RequestError:  # another sweep's damage is no reason to refuse this one
+        except RequestError:  # a damaged sweep does not stop this one
             continue
         if _are_the_same(known, plan.manifest):
             return folder
@@ -51,7 +51,7 @@ def take_up(plan: Plan) -> SweepFolder:
 
 
 def _are_the_same(known: Manifest, asked: Manifest) -> bool:
-    """Whether a sweep has the very jobs that are asked for, or searches the same space."""
+    """Return whether a sweep has exactly the requested jobs, or searches the same space."""
     hashes = [[job.config_hash for job in one.jobs] for one in (known, asked)]
     same = (known.name, known.identity) == (asked.name, asked.identity)
     return same and (asked.settings["search"] or hashes[0] == hashes[1])
@@ -66,10 +66,16 @@ def run_sweep(
     stopping: Callable[[], bool],
     on_message: Callable[[str], None],
 ) -> Manifest:
-    """Run the jobs that have not finished; the manifest as it is afterwards.
+    """Run the jobs that have not finished.
 
-    manifest: what is asked for now. How far the jobs have come stands in the folder. The parent run
-    in the tracker is one, however often a sweep is taken up again.
+    The sweep keeps its parent run in MLflow, however often it is resumed.
+
+    Args:
+        manifest: what is requested now; the progress of the jobs is read from the folder.
+        only: keys of `ONLY`, which select jobs by status.
+
+    Returns:
+        The manifest afterwards.
     """
     wanted = {status for name in only for status in ONLY[name]}
     with Lease(folder.lease, stopping=stopping, on_wait=on_message):
@@ -112,7 +118,7 @@ def _unsettled(
     watcher: Watcher,
     on_message: Callable[[str], None],
 ) -> list[Job]:
-    """The jobs that need a process; the others were finished by an earlier sweep, and are now."""
+    """Return the jobs that need a process; finish those that an earlier sweep has finished."""
     found = finished_before(folder, jobs)
     for job in jobs:
         if job.number in found:
@@ -125,7 +131,7 @@ def _unsettled(
 
 
 def _is_careful(manifest: Manifest) -> bool:
-    """Whether a job has failed that no further one is to follow."""
+    """Return whether a job has failed, after which `sweep.on_failure` allows no further one."""
     careful = manifest.settings["on_failure"] == "stop"
     return careful and any(job.status == FAILED for job in manifest.jobs)
 
@@ -137,7 +143,7 @@ def _launcher(
     stopping: Callable[[], bool],
     on_message: Callable[[str], None],
 ) -> Launcher | HydraLauncher:
-    """What runs the jobs: our own, or the one of Hydra's that was asked for."""
+    """Return what runs the jobs: the lab's own launcher, or one of Hydra's."""
     settings = manifest.settings
     if settings["launcher"]:
         return HydraLauncher(
@@ -160,9 +166,14 @@ def _launcher(
 
 
 def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:
-    """Say that a sweep has ended whose process is gone, here and in the tracker, which also gets
-    what it could not be told before; the manifest, and what was done, in words. One that still
-    runs, or whose jobs do, is left alone."""
+    """Record the end of a sweep whose process is gone, here and in MLflow.
+
+    MLflow also gets what could not be sent before. A sweep that still runs, or whose jobs do, is
+    left alone.
+
+    Returns:
+        The manifest, and what was done, in words.
+    """
     if holder := holder_of(folder.lease):
         return folder.read(), holder
     if not (may_write(folder.root) and may_write(folder.lease)):
@@ -185,13 +196,12 @@ def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:
 
 
 def _is_open(manifest: Manifest) -> bool:
-    """Whether a job runs, or waits to, as far as is known."""
+    """Return whether a job runs or waits, as far as is known."""
     return any(job.attempt or job.status == RUNNING for job in manifest.jobs)
 
 
 def as_it_is(folder: SweepFolder) -> Manifest:
-    """The manifest of a sweep, with what its jobs are doing now where no process watches them.
-    Changes nothing."""
+    """Return the manifest with the current states of the jobs. Changes nothing on disk."""
     manifest = folder.read()
     if not holder_of(folder.lease):
         take_stock(folder, manifest, close=lambda run: None)
@@ -199,39 +209,46 @@ def as_it_is(folder: SweepFolder) -> Manifest:
 
 
 def _report(folder: SweepFolder, on_message: Callable[[str], None]) -> None:
-    """What the jobs that have finished say so far; nothing where that is nothing."""
+    """Write the report on the jobs that have finished, if there are any."""
     if not any(job.status == FINISHED for job in folder.read().jobs):
         return
     try:
         ablation, files, trouble = report_on_sweep(folder)
-    except RequestError as refusal:  # such as a loss that cannot be compared
+    except RequestError as refusal:  # such as losses that cannot be compared
         on_message(f"no report: {refusal}")
         return
     for line in [*answer(ablation), *new_steps(ablation)]:
         on_message(line)
     on_message(f"report: {files[0]}")
     if trouble:
-        on_message(f"MLflow did not take the report ({trouble})")
+        on_message(f"the report could not be sent to MLflow ({trouble})")
 
 
 def resumed(folder: SweepFolder, *, launcher: Sequence[str]) -> Manifest:
-    """What of a sweep is to be gone on with. Somebody else may have made it: its jobs are data, and
-    what runs or composes further ones is said by the command. Raises RequestError.
+    """Return the manifest of a sweep that is to be resumed.
 
-    launcher: what the command says of Hydra's launchers.
+    Somebody else may have made the sweep. Its jobs are data; the launcher and the composition of
+    further jobs must come from the command.
+
+    Args:
+        launcher: the overrides of the command for Hydra's launchers.
+
+    Raises:
+        RequestError: if the launcher is another one, or a job is not what the sweep was made with.
     """
     manifest = folder.read()
     before = manifest.settings["launcher"]
     if before != list(launcher):
-        raise RequestError(
-            f"{folder.root}: its jobs ran through {shell_line(*before) or 'no launcher of Hydra'}; "
-            f"{'add that to this command' if before else 'leave it out'}, or start a sweep of its "
-            "own"
-        )
+        ran = f"through {shell_line(*before)}" if before else "without a launcher of Hydra's"
+        do = "add that to this command" if before else f"leave out {shell_line(*launcher)}"
+        raise RequestError(f"{folder.root}: its jobs ran {ran}; {do}, or start a new sweep")
     if manifest.unmade:
-        again = shell_line("dit-lab", "train", "-m", *manifest.typed)
         if manifest.config_dirs:
-            raise RequestError(f"{folder.root}: its trials are composed anew; type {again} again")
+            dirs = [word for place in manifest.config_dirs for word in ("--config-dir", place)]
+            again = shell_line("dit-lab", "train", "-m", *manifest.typed, *dirs)
+            raise RequestError(
+                f"{folder.root}: its further trials need --config-dir; run this instead: {again}"
+            )
         recorded_overrides(manifest.typed, str(folder.root))
     for job in manifest.jobs:
         job_config(folder, job)
@@ -239,7 +256,7 @@ def resumed(folder: SweepFolder, *, launcher: Sequence[str]) -> Manifest:
 
 
 def _outcome(manifest: Manifest, *, stopped: bool) -> str:
-    """FINISHED only if every job has finished."""
+    """Return FINISHED if every job has finished, or else KILLED or FAILED."""
     if all(job.status == FINISHED for job in manifest.jobs) and not manifest.unmade:
         return FINISHED
     return KILLED if stopped else FAILED

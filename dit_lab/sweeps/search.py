@@ -1,4 +1,4 @@
-"""Sweeps whose values are searched: what the jobs gave, and the jobs that come next."""
+"""Sweeps that search for values: results of the jobs, and the jobs to run next."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from dit_lab.sweeps.slots import make_slots
 
 
 def next_jobs(folder: SweepFolder, manifest: Manifest) -> list[Job]:
-    """The jobs to run now, added to the sweep; none where it is a grid, has all its trials, or
-    has tried everything."""
+    """Add the jobs to run now to the sweep, and return them.
+
+    There are none if the sweep is a grid, has all its trials, or has tried everything.
+    """
     settings = manifest.settings
     if not settings["search"]:
         return []
@@ -71,7 +73,7 @@ def _config_dirs(manifest: Manifest) -> list[Path]:
 
 
 def best_job(manifest: Manifest) -> str:
-    """The job with the best value, in words; "" where none has one."""
+    """Return the job with the best value, in words; "" if no job has a value."""
     valued = [job for job in manifest.jobs if job.value is not None]
     if not manifest.settings["search"] or not valued:
         return ""
@@ -88,7 +90,7 @@ def _trial(job: Job, *, failed_value: float | None) -> Trial:
 
 
 def _note_values(folder: SweepFolder, manifest: Manifest) -> None:
-    """Write into the manifest what the finished jobs have measured."""
+    """Write the values that the finished jobs have measured into the manifest."""
     settings = manifest.settings
     for job, run in zip(manifest.jobs, runs_of_sweep(folder), strict=True):
         if job.status != FINISHED or job.value is not None:

@@ -1,4 +1,4 @@
-"""Where jobs run side by side: sets of devices, each with an environment of its own. Torch-free."""
+"""Slots in which jobs run in parallel: sets of devices with their environments. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOREIGN = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR",
     "MASTER_PORT", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME",
 )  # fmt: skip
-"""Variables of whoever started the sweep that would be taken for a job's own."""
+"""Variables of the process that starts the sweep, which a job would take for its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Slot:
     threads: int | None  # of a job on the CPU; None leaves them to torch
 
     def environment(self) -> dict[str, str]:
-        """The whole environment of a job here."""
+        """Return the whole environment of a job in this slot."""
         kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         if self.threads is not None:
             kept.setdefault("OMP_NUM_THREADS", str(self.threads))
@@ -32,9 +32,9 @@ class Slot:
 
 
 def make_slots(asked: str | Sequence[str | int], *, jobs_per_slot: int) -> list[Slot]:
-    """The slots of `sweep.slots`, each as often as jobs may share it.
+    """Return the slots of `sweep.slots`, each as often as jobs may share it.
 
-    "auto" is every GPU by itself, or the CPU where there is none, whose threads jobs share.
+    "auto" is one slot per GPU, or the CPU if there is none. Jobs on the CPU share its threads.
     """
     if isinstance(asked, str):
         if asked != "auto":
@@ -47,7 +47,7 @@ def make_slots(asked: str | Sequence[str | int], *, jobs_per_slot: int) -> list[
         devices = ["" if str(item) == "cpu" else str(item) for item in asked]
     places = [name for name in devices for _ in range(jobs_per_slot)]
     if not places:
-        raise RequestError("sweep.slots=[]: no place for a job; give at least one device set")
+        raise RequestError("sweep.slots=[]: no slot for a job; give at least one device set")
     on_cpu = places.count("")
     threads = threads_each(on_cpu) if on_cpu else None
     return [Slot(name, None if name else threads) for name in places]

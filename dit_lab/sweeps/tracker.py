@@ -1,4 +1,4 @@
-"""What a tracker is told of a sweep: its parent run, and whatever could not be told in time."""
+"""The MLflow run of a sweep, and what could not be sent to MLflow in time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AXES_CHARACTERS = 120  # of a parent's name
 
 
 def tell_start(folder: SweepFolder, manifest: Manifest) -> str:
-    """Make the parent run, or open it again; "" or why that cannot be done now."""
+    """Create the parent run, or reopen it; return why that is not possible now, or ""."""
     tracking = manifest.tracking
     if tracking["backend"] != "mlflow":
         return ""
@@ -55,7 +55,7 @@ def tell_start(folder: SweepFolder, manifest: Manifest) -> str:
 
 
 def _parent_name(folder: SweepFolder, manifest: Manifest) -> str:
-    """What tells a sweep from others in a list, its axes, and the name of its folder."""
+    """Return the name of the parent run: the axes, and the name of the sweep's folder."""
     axes = " ".join(f"{key}={','.join(values)}" for key, values in manifest.axes.items())
     if len(axes) > AXES_CHARACTERS:
         axes = f"{axes[: AXES_CHARACTERS - 3]}..."
@@ -63,7 +63,7 @@ def _parent_name(folder: SweepFolder, manifest: Manifest) -> str:
 
 
 def _the_same(choices: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The chosen members that all jobs have in common."""
+    """Return the chosen members that all jobs have in common."""
     if not choices:
         return {}
     first, *others = choices
@@ -75,9 +75,9 @@ def _the_same(choices: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def tell_end(folder: SweepFolder, manifest: Manifest) -> str:
-    """Say how a sweep has ended, and what its jobs could not say while they ran; "" or why not.
+    """Send the end of a sweep and what its jobs could not send; return why that failed, or "".
 
-    What is found out about the jobs' runs is written into the manifest.
+    The ids of the jobs' runs are written into the manifest.
     """
     if manifest.tracking["backend"] != "mlflow":
         return ""
@@ -87,7 +87,7 @@ def tell_end(folder: SweepFolder, manifest: Manifest) -> str:
             return trouble
     uri, parent = manifest.tracking["uri"], manifest.parent_run_id
     untold, trouble = _untold(folder, manifest)
-    if trouble:  # a store that is away is asked once, not by every job
+    if trouble:  # an unreachable store is tried once, not once per job
         return trouble
     troubles = [_send(folder, manifest, job) for job in untold]
     folder.write(manifest)
@@ -97,7 +97,7 @@ def tell_end(folder: SweepFolder, manifest: Manifest) -> str:
 
 
 def tell_late(folder: SweepFolder, manifest: Manifest) -> str:
-    """What of a sweep that has ended the tracker does not know yet; in words what was done."""
+    """Send what MLflow lacks of a sweep that has ended; return what was done, in words."""
     tracking, run_id = manifest.tracking, manifest.parent_run_id
     if tracking["backend"] != "mlflow":
         return ""
@@ -113,8 +113,11 @@ def tell_late(folder: SweepFolder, manifest: Manifest) -> str:
 
 
 def _untold(folder: SweepFolder, manifest: Manifest) -> tuple[list[Job], str]:
-    """Jobs that have run, here or in an earlier sweep, and have no child in the tracker, or one
-    that did not take everything; "" or why it does not say so."""
+    """Return the jobs of which MLflow lacks something, and why MLflow does not answer, or "".
+
+    These are jobs that have run, here or in an earlier sweep, without a complete child run in
+    MLflow.
+    """
     begun = (job for job in manifest.jobs if job.attempts or job.status == FINISHED)
     ran = [job for job in begun if folder.run(job).status.exists()]
     if manifest.parent_run_id is None:
@@ -125,16 +128,15 @@ def _untold(folder: SweepFolder, manifest: Manifest) -> tuple[list[Job], str]:
 
 
 def _is_whole(folder: SweepFolder, job: Job) -> bool:
-    """Whether the tracker has taken everything of a job's training, or may yet do so."""
-    with suppress(RequestError):  # damaged: its own lines say so
+    """Return whether MLflow has everything of a job's training, or may still get it."""
+    with suppress(RequestError):  # damaged files are reported with the run
         whole = read_status(folder.run(job)).get("is_tracked_whole", True)
         return bool(whole) or job.status in (PENDING, RUNNING)
     return True
 
 
 def _send(folder: SweepFolder, manifest: Manifest, job: Job) -> str:
-    """Send what a job's run has to say, and note the id of its child; "" or why that is not
-    done."""
+    """Send the results of a job, and note the id of its run; return why that failed, or ""."""
     run = folder.run(job)
     try:
         close_run(run)

@@ -1,4 +1,4 @@
-"""Addresses of MLflow stores: which are allowed, what kind they are, and how they are shown."""
+"""Addresses of MLflow stores: checks, kinds of stores, and their display without passwords."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def check_uri(uri: str) -> None:
 
 
 def _host(uri: str) -> str | None:
-    with suppress(ValueError):  # half an IPv6 address, or a port that is no number
+    with suppress(ValueError):  # an incomplete IPv6 address, or a port that is not a number
         return urlsplit(uri).hostname if urlsplit(uri).port != 0 else None
     return None
 
 
 def _may_be_database(path: Path) -> bool:
-    """Whether a file is a sqlite database, or is not there yet."""
+    """Return whether a file is a sqlite database or does not exist yet."""
     try:
         with open(path, "rb") as file:
             return file.read(16) in (b"", b"SQLite format 3\0")
@@ -63,23 +63,23 @@ def _may_be_database(path: Path) -> bool:
 
 
 def is_server(uri: str) -> bool:
-    """Whether an MLflow server stands between us and the database, and owns the artifacts."""
+    """Return whether the store is an MLflow server, which owns the database and the artifacts."""
     return _scheme(uri) in SERVERS
 
 
 def is_local(uri: str) -> bool:
-    """Whether the store is a file of this machine, so that a failure to open it will not pass."""
+    """Return whether the store is a file on this machine: its errors do not pass by waiting."""
     return _scheme(uri) == "sqlite"
 
 
 def shown(uri: str) -> str:
-    """The URI without a user's password, for messages."""
+    """Return the URI without user and password, for messages."""
     uri = re.sub(r"://\S*@", "://***@", uri)
     return re.sub(r"([?&]password=)[^&\s]*", r"\1***", uri)
 
 
 def not_contacted(uri: str) -> str:
-    """Why nothing is sent to a store, and what to do."""
+    """Return why nothing is sent to a store, and what to do about it."""
     plain = trust.plain_address(uri)
     return (
         f"{plain} is not contacted, since only a file names it; add "
@@ -88,7 +88,7 @@ def not_contacted(uri: str) -> str:
 
 
 def _scheme(uri: str) -> str:
-    """The kind of store: "postgresql" of "postgresql+psycopg2://...", "" for a path."""
+    """Return the kind of store: "postgresql" of "postgresql+psycopg2://...", "" for a path."""
     if uri == "databricks":
         return uri
     found = re.match(r"([A-Za-z][\w.-]+)(\+\w+)?:", uri)  # two letters at least: C:\ is a path

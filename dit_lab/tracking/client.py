@@ -1,4 +1,4 @@
-"""MLflow's client, whose files go where this command writes. Imports MLflow: more than a second."""
+"""MLflow client that writes artifacts only to allowed places. Importing it takes over a second."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dit_lab.tracking.addresses import is_server
 
 
 class Client(MlflowClient):
-    """A client with nothing global about it: no active run, no MLFLOW_* variable decides for it.
+    """A client without global state: no active run and no MLFLOW_* variable decides for it.
 
-    A database below `paths.root` may have been made by somebody else, and says where artifacts go.
-    Unless the command names it, they go below the folder in which it lies, or nowhere.
+    A database below `paths.root` may have been made by somebody else, and it says where artifacts
+    go. Unless the command names the database, they go below the database's folder or nowhere.
     """
 
     def __init__(self, uri: str) -> None:
@@ -46,8 +46,10 @@ class Client(MlflowClient):
 
 
 def refuse_unwritable(uri: str, experiment: str, location: str) -> None:
-    """Raise RequestError where an experiment keeps its artifacts where this command cannot write:
-    a database holds everybody's, and whoever made the experiment has said where."""
+    """Raise RequestError if this command cannot write where an experiment keeps its artifacts.
+
+    Whoever made the experiment in a shared database has chosen that place.
+    """
     place = urlsplit(location)
     if is_server(uri) or place.scheme not in ("", "file", "mlflow-artifacts"):
         return
@@ -67,7 +69,10 @@ def refuse_unwritable(uri: str, experiment: str, location: str) -> None:
 
 
 def refuse_elsewhere(uri: str, location: str) -> None:
-    """Raise PermissionError where a database says that artifacts lie outside of its folder."""
+    """Raise PermissionError if a database that the command does not name keeps artifacts elsewhere.
+
+    Elsewhere is any place outside of the database's folder.
+    """
     if trust.is_named(uri) or not uri.startswith("sqlite:"):
         return
     root, place = trust.sqlite_path(uri).parent.resolve(), urlsplit(location)

@@ -1,6 +1,6 @@
-"""What a run shows while it trains: a live line on a terminal, plain lines anywhere else.
+"""Progress of a training: a live line on a terminal, plain lines anywhere else.
 
-A display that goes away (a closed pipe, a lost terminal) never stops training.
+An output that goes away (a closed pipe, a lost terminal) never stops the training.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from dit_lab.core.types import Hook
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-QUIET_GROUPS = ("train/", "perf/", "system/", "nonfinite/")  # summed up in the progress, not listed
-LEADING = re.compile(r"eval/((two_sample|recall)_\w+_held_out|distance_ratio)_")  # of any extractor
-MOST_NUMBERS = 4  # of one evaluation in one line
+QUIET_GROUPS = ("train/", "perf/", "system/", "nonfinite/")  # not listed as evaluation metrics
+LEADING = re.compile(r"eval/((two_sample|recall)_\w+_held_out|distance_ratio)_")  # main metrics
+MOST_NUMBERS = 4  # metrics of an evaluation that are all shown in one line
 FRAMES_PER_SECOND = 4  # each frame takes a millisecond or two from the training process
 
 
 def make_display(name: str) -> Hook:
-    """The display that suits standard output; `name` is what the live line begins with."""
+    """Return the display that suits standard output; the live line begins with `name`."""
     return ProgressDisplay(name) if sys.stdout.isatty() else LineDisplay()
 
 
 class _Display(Hook):
-    """What both displays know: where the run is, and how long it has left."""
+    """Common part of both displays: the position in the training, and the time left."""
 
     def on_start(self, *, first_step: int, total_steps: int) -> None:
         self._first_step, self._total_steps = first_step, total_steps
         self._started = time.monotonic()
 
     def _facts(self, step: int, metrics: Mapping[str, float]) -> str:
-        """`loss 0.1234  310.5 images/s  2 min 05 s left`, as far as known."""
+        """Return `loss 0.1234  310.5 images/s  2 min 05 s left`, as far as known."""
         facts = []
         if "train/loss" in metrics:
             facts.append(f"loss {metrics['train/loss']:.4f}")
@@ -72,7 +72,7 @@ class LineDisplay(_Display):
 
 
 class ProgressDisplay(_Display):
-    """A live line with a bar, below everything else that is printed."""
+    """A live line with a progress bar, below everything else that is printed."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -116,7 +116,7 @@ class ProgressDisplay(_Display):
                 self._progress.console.print(text, soft_wrap=True)
 
     def on_end(self, *, status: str, step: int, error: str | None) -> None:
-        """Give the terminal back, whatever state the run or the display is in."""
+        """Restore the terminal, whatever the state of the run or the display."""
         if self._progress is None:
             return
         with _output_may_vanish():
@@ -128,9 +128,9 @@ class ProgressDisplay(_Display):
 
 
 def findings(metrics: Mapping[str, float]) -> str:
-    """Evaluation metrics as `eval/frechet 12.3  eval/kid 0.01`; "" where there are none.
+    """Return evaluation metrics as `eval/frechet 12.3  eval/kid 0.01`; "" if there are none.
 
-    Of a whole table only what leads is shown, and how many numbers more there are.
+    Above MOST_NUMBERS metrics, only the main ones are shown, and the number of the others.
     """
     found = {name: value for name, value in metrics.items() if not name.startswith(QUIET_GROUPS)}
     shown = found
@@ -142,7 +142,7 @@ def findings(metrics: Mapping[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `2 min 05 s`, `3 h 07 min` or `2 d 04 h`."""
+    """Return a duration as `45 s`, `2 min 05 s`, `3 h 07 min` or `2 d 04 h`."""
     seconds = max(0, round(seconds))
     for unit, size, part, part_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
         if seconds >= size:
@@ -154,7 +154,7 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def _output_may_vanish() -> Iterator[Any]:
-    """Where nobody reads any more, send what follows to nowhere instead of failing."""
+    """Discard further output, instead of failing, once nobody reads it."""
     try:
         yield
     except OSError:

@@ -1,4 +1,4 @@
-"""The data of a run, as MLflow's page lists them: name, digest and split."""
+"""The data of a run in MLflow: name, digest and split."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dit_lab.runs.recorded import recorded_so_far
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CONTEXT = "mlflow.data.context"  # what MLflow's page calls a split
+CONTEXT = "mlflow.data.context"  # MLflow's tag for a split
 DIGEST_CHARACTERS = 36
 
 
 def log_data(
     client: MlflowClient, run_id: str, folder: RunFolder, config: Mapping[str, Any]
 ) -> None:
-    """Say what a run is trained and validated on; what is known is not said twice."""
+    """Log the training and validation data of a run; known data are not logged twice."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     known: Mapping[str, Any] = {}
-    with suppress(RequestError):  # a damaged record, of which others tell
+    with suppress(RequestError):  # a damaged record is reported elsewhere
         known = recorded_so_far(folder)
     if not known:
         return

@@ -1,4 +1,4 @@
-"""The files of a run that a store keeps a copy of: pictures of samples by step, and others."""
+"""Files of a run that MLflow keeps copies of: sample grids by step, and other files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-PICTURES, KEY = "images", "samples"  # MLflow's folder for pictures by step, and their name there
+PICTURES, KEY = "images", "samples"  # MLflow's folder for images by step, and their name in it
 
 
 def log_file(client: MlflowClient, run_id: str, path: Path, folder: RunFolder) -> None:
-    """Keep a copy of a file: pictures of samples as those of a step, which MLflow's page shows over
-    the steps, others in the folder that they have in the run's. One that is gone, or no picture, is
-    named and left out."""
+    """Copy a file of a run to the store; skip missing files and broken images with a warning.
+
+    Sample grids are logged as images of a step, which MLflow's page shows over the steps. Other
+    files keep their place in the run folder.
+    """
     step = _step_of(path, folder)
     if not path.exists():
-        _log.warning("%s: is gone, so MLflow does not get it", path)
+        _log.warning("%s: missing, so it is not sent to MLflow", path)
     elif step is None:
         client.log_artifact(run_id, str(path), _place(path, folder))
     else:
@@ -33,11 +35,11 @@ def log_file(client: MlflowClient, run_id: str, path: Path, folder: RunFolder) -
             with Image.open(path) as picture:
                 client.log_image(run_id, picture, key=KEY, step=step)
         except UnidentifiedImageError:
-            _log.warning("%s: is no picture, so MLflow does not get it", path)
+            _log.warning("%s: not an image, so it is not sent to MLflow", path)
 
 
 def lacking_files(client: MlflowClient, run_id: str, folder: RunFolder) -> list[Path]:
-    """The files that a store should hold of a run and does not, or not as they are now."""
+    """Return the files of a run that the store should have and lacks, or has in another size."""
     files = [path for path in (folder.config, *folder.artifacts()) if path.is_file()]
     places = {_place(path, folder) for path in files}
     found = [info for place in places for info in client.list_artifacts(run_id, place)]
@@ -53,13 +55,13 @@ def lacking_files(client: MlflowClient, run_id: str, folder: RunFolder) -> list[
 
 
 def _step_of(path: Path, folder: RunFolder) -> int | None:
-    """Of a picture of samples; None of other files."""
+    """Return the step of a sample grid; None for other files."""
     named = STEP.fullmatch(path.stem) if path.parent == folder.samples else None
     return int(named[1]) if named else None
 
 
 def _place(path: Path, folder: RunFolder) -> str | None:
-    """The folder in the store in which a file is kept; None for none."""
+    """Return the folder of a file in the store; None for its root."""
     if _step_of(path, folder) is not None:
         return PICTURES
     inside = path.is_relative_to(folder.root) and path.parent != folder.root

@@ -1,4 +1,4 @@
-"""Runs in MLflow that have ended: what is found out afterwards, sent at once by who found it."""
+"""Updates of MLflow runs that have ended, sent at once by the process that has them."""
 
 from __future__ import annotations
 
@@ -28,20 +28,23 @@ if TYPE_CHECKING:
 
 
 def log_late(uri: str, run_id: str, row: MetricsRow, *, artifact: Path) -> str:
-    """Add a row, and a file in `evaluations/`; "" or why MLflow did not take them."""
+    """Add a row of metrics and a file in `evaluations/`; return why that failed, or ""."""
     try:
         client = open_existing(uri)
         log_points(client, run_id, points_of([row]))
         client.log_artifact(run_id, str(artifact), "evaluations")
-    except Exception as error:  # whatever it is, the file on disk has everything
+    except Exception as error:  # the file on disk has everything
         return root_cause(error)
     return ""
 
 
 def find_folders(uri: str, filter_string: str) -> list[Path]:
-    """The run folders of the runs that an MLflow filter finds; RequestError where there are none.
+    """Return the run folders of the runs that match an MLflow filter.
 
     https://mlflow.org/docs/latest/ml/search/search-runs
+
+    Raises:
+        RequestError: if none of them is on this machine, or the store or the filter fails.
     """
     check_uri(uri)
     load_mlflow()
@@ -60,20 +63,20 @@ def find_folders(uri: str, filter_string: str) -> list[Path]:
     here = dict.fromkeys(path for path in folders if (path / "config.yaml").is_file())
     if not here:
         raise RequestError(
-            f"filter={filter_string}: finds {counted(len(found), 'run')}, of which none lies "
-            "on this machine"
+            f"filter={filter_string}: finds {counted(len(found), 'run')}, none of them on this "
+            "machine"
         )
     return list(here)
 
 
 def settle(folder: RunFolder, config: Mapping[str, Any]) -> str:
-    """Bring the page of a run that has ended up to date; what was done, in words.
+    """Update the MLflow run of a run that has ended; return what was done, in words.
 
-    A run that the store never saw is made, as of the time when it was trained. What the store lacks
-    of others is sent to it: points, parameters, tags, files, and how it ended.
+    A run that the store does not have is created, with the times of its training. Other runs get
+    what they lack: points, parameters, tags, files, and how they ended.
     """
     found, told = read_status(folder), read_tracked(folder)
-    if found.get("tracking_run_id") is None and not told:  # it ended before anybody was told of it
+    if found.get("tracking_run_id") is None and not told:  # it ended before tracking began
         return ""
     try:
         client = open_existing(config["tracking"]["uri"])
@@ -89,15 +92,15 @@ def settle(folder: RunFolder, config: Mapping[str, Any]) -> str:
             lacked = record.complete(client, run)
         if found.get("is_tracked_whole") is False:
             update_status(folder, is_tracked_whole=True)
-    except Exception as trouble:  # a doctor who cannot reach one store still sees the other runs
+    except Exception as trouble:  # `dit-lab doctor` must go on with the other runs
         return f"MLflow could not be updated ({root_cause(trouble)})"
-    return f"MLflow was updated with what it lacked: {lacked}" if lacked else ""
+    return f"MLflow was updated: {lacked}" if lacked else ""
 
 
 def _make(
     client: MlflowClient, folder: RunFolder, config: Mapping[str, Any], told: Mapping[str, Any]
 ) -> str:
-    """A run for what was trained while nobody could be told; its id."""
+    """Create the MLflow run of a training that could not be tracked; return its id."""
     uri, experiment = config["tracking"]["uri"], config["tracking"]["experiment"]
     artifact_root = Path(config["paths"]["root"]) / "mlartifacts"
     experiment_id = prepare_store(uri, experiment=experiment, artifact_root=artifact_root)

@@ -1,4 +1,4 @@
-"""A model that MLflow keeps: the exported file, the lab's source, a signature, no pickle."""
+"""Models in MLflow: the exported file, the lab's source and a signature, without pickle."""
 
 from __future__ import annotations
 
@@ -38,9 +38,19 @@ def keep_model(
     artifact_root: Path,
     run_id: str | None,
 ) -> str:
-    """Log an exported file as a model, with its codec's folder, and `register` a version of that
-    name; its address, models:/NAME/VERSION or models:/ID. It belongs to the run where there is one,
-    and has what was measured of it. Raises RequestError."""
+    """Log an exported file as an MLflow model, with its codec's folder.
+
+    With a `run_id`, the model belongs to that run and gets its metrics.
+
+    Args:
+        register: whether to register a version of the model under `name`.
+
+    Returns:
+        The address of the model, models:/NAME/VERSION or models:/ID.
+
+    Raises:
+        RequestError: if the store cannot be used.
+    """
     load_mlflow()
     from mlflow.exceptions import MlflowException
 
@@ -61,7 +71,7 @@ def keep_model(
                 link(client, run, logged.model_id)
             if not register:
                 return f"models:/{logged.model_id}"
-            with contextlib.suppress(MlflowException):  # it is there already
+            with contextlib.suppress(MlflowException):  # it exists already
                 client.create_registered_model(name)
             made = client.create_model_version(
                 name, f"models:/{logged.model_id}", run_id=run_id, model_id=logged.model_id
@@ -72,7 +82,7 @@ def keep_model(
 
 
 def _saved(folder: Path, weights: Path, codec: Path | None, guidance_scale: float) -> Path:
-    """The model as MLflow keeps it."""
+    """Save the model in MLflow's format, and return its folder."""
     import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
@@ -99,7 +109,7 @@ def _saved(folder: Path, weights: Path, codec: Path | None, guidance_scale: floa
 
 
 def requirements() -> list[str]:
-    """What the lab itself needs, in the versions that are installed here."""
+    """Return the lab's own requirements, in the versions that are installed here."""
     names = [
         re.split(r"[ \[<>=!~;]", line)[0]
         for line in requires("dit-lab") or []
@@ -110,7 +120,7 @@ def requirements() -> list[str]:
 
 @contextlib.contextmanager
 def _store_of(uri: str) -> Iterator[None]:
-    """A registry looks for what it is told of in the store of the process, not of its client."""
+    """Set the process's tracking URI: a model registry uses that, and not the client's."""
     import mlflow
 
     before = mlflow.get_tracking_uri()

@@ -1,4 +1,4 @@
-"""MLflow's page: the server that shows it, and what is where."""
+"""MLflow's web page: the server that shows it, and addresses in it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from dit_lab.tracking.mlflow_store import ENVIRONMENT, open_existing
 
 
 def newest_pages(uri: str, *, address: str, count: int = 3) -> dict[str, str]:
-    """Experiment -> its list of runs on the page of a server that answers; the newest experiments
-    first. The bare address leads to a page about language models."""
+    """Return experiment -> address of its list of runs, the newest experiments first.
+
+    The server must answer. Its bare address leads to a page about language models.
+    """
     order = ["creation_time DESC"]
     found = open_existing(uri).search_experiments(order_by=order, max_results=count)
     return {one.name: address + place_of(one.experiment_id) for one in found}
 
 
 def place_of(experiment_id: str, *further: str) -> str:
-    """Where MLflow's page shows the runs of an experiment, or a run of them: "RUN", "artifacts",
-    "report", "report.html"."""
+    """Return the place of an experiment's runs on MLflow's page, or of one run or file.
+
+    `further` is the path below the runs: "RUN", "artifacts", "report", "report.html".
+    """
     path = "/".join(["experiments", experiment_id, "runs", *further])
     return f"/#/{path}?workflowType=machine_learning"
 
@@ -30,11 +34,12 @@ def place_of(experiment_id: str, *further: str) -> str:
 def ui_command(
     uri: str, *, artifact_root: Path, host: str = "127.0.0.1", port: int
 ) -> tuple[list[str], dict[str, str]]:
-    """The command line and the whole environment of an MLflow server that shows the store.
+    """Return the command and the whole environment of an MLflow server that shows the store.
 
-    It has no login and is meant for this machine: anybody who can reach another `host` reads and
-    changes every run. Job execution, which runs code for whoever asks, is off. The store's address
-    travels in the environment because it may hold a password, and command lines are public.
+    The server has no login and is meant for this machine: anybody who can reach another `host`
+    reads and changes every run. Job execution, which runs code for whoever asks, is off. The
+    store's address is passed in the environment, because it may hold a password and command lines
+    are public.
     """
     check_uri(uri)
     if is_server(uri):
@@ -44,6 +49,6 @@ def ui_command(
     settings = {
         "MLFLOW_BACKEND_STORE_URI": trust.with_password(uri),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "PYTHONSAFEPATH": "1",  # `python -m` would import from the folder it is started in
+        "PYTHONSAFEPATH": "1",  # else `python -m` imports from the working directory
     }
     return command, {**ENVIRONMENT, **os.environ, **settings}

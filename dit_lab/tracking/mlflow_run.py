@@ -1,7 +1,7 @@
-"""One run of the lab in MLflow: told about from a thread of its own, which training never awaits.
+"""A run in MLflow, updated from a thread that training does not wait for.
 
-`metrics.jsonl` in the run folder is the truth and MLflow a view of it. What the store has not taken
-when a process ends is sent when the same run is opened again.
+`metrics.jsonl` in the run folder is complete; MLflow has a copy. What the store has not taken when
+a process ends is sent when the same run is opened again.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SEND_EVERY_SECONDS = 5.0
-LONGEST_PAUSE_SECONDS = 60.0  # between two tries at a store that does not answer
-START_SECONDS = 10.0  # how long the start of training waits for a remote store
-END_SECONDS = 20.0  # how long the end of training waits for the rest to be sent
+LONGEST_PAUSE_SECONDS = 60.0  # between two attempts while a store does not answer
+START_SECONDS = 10.0  # longest wait for a remote store at the start of training
+END_SECONDS = 20.0  # longest wait for the rest to be sent at the end of training
 
 
 class MlflowRun(Hook):
     """Opens a run in MLflow and keeps it up to date; `run_id` is None until the store has it.
 
-    With `run_id`, that run is taken up again at `resume_step`: parameters and tags that differ
-    become tags `resume.<n>.<key>` (MLflow's parameters cannot change), and points that the store
-    already has are not sent twice. A run id that the store does not know gives a new run.
+    With `run_id`, that run is resumed at `resume_step`. Parameters and tags that differ become tags
+    `resume.<n>.<key>`, since MLflow's parameters cannot change. Points that the store has are not
+    sent again. If the store does not know the run id, a new run is created.
     """
 
     def __init__(
@@ -79,9 +79,12 @@ class MlflowRun(Hook):
         run_id: str | None = None,
         resume_step: int = 0,
     ) -> None:
-        """Connect, and raise RequestError where that shows a mistake of the user.
+        """Connect to the store.
 
         A remote store that does not answer costs at most `START_SECONDS` and one warning.
+
+        Raises:
+            RequestError: if the user must correct something.
         """
         check_uri(uri)
         self._uri, self._experiment, self._artifact_root = uri, experiment, artifact_root
@@ -96,20 +99,20 @@ class MlflowRun(Hook):
         self._batch: list[Point] = []  # taken from `_points`, not yet accepted
         self._files: deque[Path] = deque()
         self._files_compared = False
-        self._outcome: tuple[str, str | None] | None = None  # (status, error), once it has ended
+        self._outcome: tuple[str, str | None] | None = None  # (status, error), once the run ended
         self.is_whole = False  # whether the store has taken everything, the outcome included
         self._trouble = ""
         self._refused: RequestError | None = None
         self._closing, self._tried = threading.Event(), threading.Event()
         self._points.extend(points_of(read_metrics(folder.metrics)))
-        load_mlflow()  # here and not in the thread: two threads importing at once get in a tangle
+        load_mlflow()  # not in the thread: concurrent imports in two threads fail
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
         self._await_start()
 
     @property
     def run_id(self) -> str | None:
-        """To be stored with checkpoints, so that a resumed run goes on in the same place."""
+        """The run's id, stored with checkpoints so that a resumed training continues the run."""
         return self._run_id
 
     def on_metrics(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
@@ -119,10 +122,11 @@ class MlflowRun(Hook):
         self._files.append(path)
 
     def on_end(self, *, status: str, step: int, error: str | None) -> None:
-        """Send the rest for up to `END_SECONDS`, then close the run as FINISHED, FAILED or KILLED,
-        unless something was not taken: a run that has ended there is whole.
+        """Send the rest for up to `END_SECONDS`, then end the run as FINISHED, FAILED or KILLED.
 
-        The last line of `error` becomes a tag; an error of several lines `traceback.txt`.
+        The run is ended only if the store has taken everything: a run that has ended there is
+        complete. The last line of `error` becomes a tag; an error of several lines also
+        `traceback.txt`.
         """
         if self._outcome is not None:
             return
@@ -133,8 +137,8 @@ class MlflowRun(Hook):
         rows = len({point.step for point in [*self._batch, *self._points]})
         if not self.is_whole:
             _log.warning(
-                "MLflow at %s did not take everything (%s); metric rows left: %d, files left: %d; "
-                "they are in %s, and `dit-lab doctor` or the same command sends them",
+                "MLflow at %s lacks data of this run (%s); metric rows left: %d, files left: %d; "
+                "they are in %s; send them with `dit-lab doctor` or the same command",
                 shown(self._uri),
                 self._trouble or "too slow",
                 rows,
@@ -142,13 +146,14 @@ class MlflowRun(Hook):
                 self._folder.root,
             )
 
-    # ---- the thread -----------------------------------------------------------------------------
+    # ---- sending thread -------------------------------------------------------------------------
 
     def _work(self) -> None:
+        """Send what waits until the run has ended, and then the rest until `END_SECONDS` pass."""
         trouble = self._send_everything()
         if trouble and self._refused is None and is_local(self._uri):
             self._refused = RequestError(f"tracking.uri={self._uri}: cannot be used: {trouble}")
-        raised = self._refused is not None and not self._trouble  # by the constructor, which waits
+        raised = self._refused is not None and not self._trouble  # the constructor raises it
         if not raised:
             self._report(trouble)
         self._tried.set()
@@ -167,7 +172,7 @@ class MlflowRun(Hook):
             time.sleep(1.0)
 
     def _await_start(self) -> None:
-        """Let the first try succeed, or raise what it says that the user must put right."""
+        """Wait for the first attempt, and raise the RequestError that it found."""
         answered = self._tried.wait(None if is_local(self._uri) else START_SECONDS)
         if not answered:
             self._report(f"no answer in {START_SECONDS:.0f} s")
@@ -175,7 +180,7 @@ class MlflowRun(Hook):
             raise self._refused
 
     def _send_everything(self) -> str:
-        """Send all that waits; "" or what went wrong, which holds up the outcome alone."""
+        """Send all that waits, and the outcome if nothing fails; return what failed, or ""."""
         trouble = ""
         for send in (self._connect, self._send_points, self._send_files, self._send_outcome):
             if trouble and send == self._send_outcome:
@@ -185,27 +190,28 @@ class MlflowRun(Hook):
             except RequestError as error:
                 self._refused = error
                 trouble = str(error)
-            except Exception as error:  # whatever it is, it is not worth a training run
+            except Exception as error:  # tracking must not stop a training
                 trouble = root_cause(error)
             if self._client is None:
                 break
         return trouble
 
     def _report(self, trouble: str) -> None:
+        """Warn when the store begins to fail, and log when it works again."""
         if trouble and not self._trouble:
             _log.warning(
-                "MLflow at %s does not take what is sent (%s); training goes on, metrics are kept "
-                "in %s and sent once it does",
+                "MLflow at %s cannot be updated (%s); training goes on, metrics are kept in %s and "
+                "sent once it can",
                 shown(self._uri),
                 trouble,
                 self._folder.metrics,
             )
         elif self._trouble and not trouble:
-            _log.info("MLflow at %s takes what is sent again", shown(self._uri))
+            _log.info("MLflow at %s is updated again", shown(self._uri))
         self._trouble = trouble
 
     def _connect(self) -> None:
-        """Make or find the run; every part of it may be done again after a failure."""
+        """Create or find the run; each part may be repeated after a failure."""
         if self._client is not None:
             return
         experiment_id = prepare_store(
@@ -217,14 +223,14 @@ class MlflowRun(Hook):
             self._run_id = client.create_run(experiment_id, run_name=self._name).info.run_id
         describe_run(client, client.get_run(self._run_id), self._folder, anew=True)
         log_data(client, self._run_id, self._folder, self._config)
-        if known is not None:  # last: to be taken up is counted
+        if known is not None:  # last, since each call counts as a resume
             self._take_up(client, known)
         else:
             log_texts(client, self._run_id, params=self._params, tags=self._labels | self._tags)
         self._client = client
 
     def _find(self, client: MlflowClient) -> Run | None:
-        """The run to go on with, None where it was deleted or never was in this store."""
+        """Return the run to resume; None if it was deleted or was never in this store."""
         from mlflow.exceptions import MlflowException
 
         assert self._run_id is not None
@@ -241,6 +247,7 @@ class MlflowRun(Hook):
         return None
 
     def _take_up(self, client: MlflowClient, run: Run) -> None:
+        """Resume a run: set it to RUNNING, and log new and changed parameters and tags."""
         run_id, known = run.info.run_id, run.data
         self._in_store = steps_in_store(client, run)
         earlier = re.findall(r"^resume\.(\d+)", "\n".join(known.tags), re.MULTILINE)
@@ -253,7 +260,7 @@ class MlflowRun(Hook):
         )
         client.update_run(run_id, status="RUNNING")
         if "error" in known.tags:
-            client.delete_tag(run_id, "error")  # of an end that was none
+            client.delete_tag(run_id, "error")  # of the interrupted training
         log_texts(client, run_id, params=new_params, tags=tags)
 
     def _connected(self) -> tuple[MlflowClient, str]:
@@ -281,12 +288,12 @@ class MlflowRun(Hook):
             try:
                 log_file(client, run_id, path, self._folder)
             except Exception:
-                self._files.rotate(-1)  # the next try begins with another one
+                self._files.rotate(-1)  # the next attempt begins with another file
                 raise
             self._files.popleft()
 
     def _send_outcome(self) -> None:
-        """Only when all before it was taken."""
+        """Send how the run ended. It comes last, after everything else was taken."""
         if self._outcome is None or self.is_whole:
             return
         client, run_id = self._connected()

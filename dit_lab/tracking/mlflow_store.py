@@ -1,6 +1,6 @@
-"""The MLflow store: making it exactly once, and what it accepts.
+"""The MLflow store: its creation, exactly once, and the limits of what it accepts.
 
-mlflow takes more than a second to import, so only the functions that talk to a store do it.
+Importing mlflow takes more than a second, so only functions that talk to a store import it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.store.entities import PagedList
 
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its page shows training
-LOCK_SECONDS = 120.0  # making the tables takes seconds; a queue of jobs waits for the first one
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # a page for training
+LOCK_SECONDS = 120.0  # creating the tables takes seconds; other jobs wait for the first one
 BUSY_SECONDS = 20.0  # how long sqlite waits for another writer, as mlflow does
 
 PLACES = ("paths", "sweep", "tracking")
-LABELS = ("tags", "note")  # of a configuration, which are no parameters
+LABELS = ("tags", "note")  # keys of a config that are not logged as parameters
 
-WRONG_PASSWORD = "password authentication failed"  # in the words of PostgreSQL
+WRONG_PASSWORD = "password authentication failed"  # PostgreSQL's message
 
 METRICS_PER_REQUEST = 1000  # MLflow's limits
 VALUE_CHARACTERS, TAG_CHARACTERS, KEY_CHARACTERS = 6000, 8000, 250
 
-ENVIRONMENT = {  # the user's own settings win
+ENVIRONMENT = {  # defaults: variables of the user have precedence
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -47,11 +47,11 @@ ENVIRONMENT = {  # the user's own settings win
 
 
 class StoreUnreachableError(Exception):
-    """A remote store that does not answer now and may later: no reason to stop anything."""
+    """A remote store does not answer now and may answer later: nothing has to stop."""
 
 
 class NotTrustedError(StoreUnreachableError):
-    """A store that a file names and this command does not: nothing is sent to it."""
+    """A store is named by a file and not by this command: nothing is sent to it."""
 
 
 def refuse_untrusted(uri: str) -> None:
@@ -61,7 +61,7 @@ def refuse_untrusted(uri: str) -> None:
 
 
 def root_cause(error: BaseException) -> str:
-    """One line: what the operating system or sqlite said, or else the error's own first words."""
+    """Return one line: the message of the operating system or sqlite, or else the error's own."""
     if isinstance(error, NotTrustedError):
         return str(error)
     told, deeper = error, error.__cause__ or error.__context__
@@ -73,7 +73,7 @@ def root_cause(error: BaseException) -> str:
 
 
 def load_mlflow() -> None:
-    """Import mlflow and keep it quiet: what concerns the user is said in our own words."""
+    """Import mlflow and silence its output; the lab reports what concerns the user."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401
@@ -83,7 +83,7 @@ def load_mlflow() -> None:
 
 
 def check_answers(uri: str) -> None:
-    """Raise RequestError where a database does not answer now: mlflow would try for minutes."""
+    """Raise RequestError if a database does not answer now; mlflow would try for minutes."""
     refuse_untrusted(uri)
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -95,14 +95,14 @@ def check_answers(uri: str) -> None:
 
 
 def _connect(uri: str) -> None:
-    """Raise at once what a database says to whoever connects."""
+    """Connect to a database once, so that its error is raised at once."""
     from sqlalchemy import create_engine
 
     create_engine(trust.with_password(uri)).connect().close()
 
 
 def open_client(uri: str) -> MlflowClient:
-    """A client of a store that this command names; raises NotTrustedError for others."""
+    """Return a client of a store that this command names; raise NotTrustedError for others."""
     refuse_untrusted(uri)
     load_mlflow()
     from dit_lab.tracking.client import Client
@@ -111,18 +111,21 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def open_existing(uri: str) -> MlflowClient:
-    """`open_client`, but a database file that is missing is said to be, and not made."""
+    """Return a client as `open_client`; raise FileNotFoundError for a missing database file."""
     if is_local(uri) and not trust.sqlite_path(uri).exists():
         raise FileNotFoundError(f"{trust.sqlite_path(uri)} is missing")
     return open_client(uri)
 
 
 def prepare_store(uri: str, *, experiment: str, artifact_root: Path) -> str:
-    """Make folder, database tables and experiment where they are missing; the experiment's id.
+    """Create folder, database tables and experiment if missing; return the experiment's id.
 
-    Any number of processes may call it at once on an empty folder. Artifacts of a database that
-    we open ourselves go to `artifact_root`; a server decides for itself. Raises RequestError for
-    what the user must put right, StoreUnreachableError where a remote store does not answer.
+    Any number of processes may call this at once on an empty folder. With a database, artifacts go
+    to `artifact_root`; a server decides for itself.
+
+    Raises:
+        RequestError: if the user must correct something.
+        StoreUnreachableError: if a remote store does not answer.
     """
     check_uri(uri)
     refuse_untrusted(uri)
@@ -132,7 +135,7 @@ def prepare_store(uri: str, *, experiment: str, artifact_root: Path) -> str:
 
     try:
         if not (is_local(uri) or is_server(uri)):
-            _connect(uri)  # mlflow would try for minutes, and a refusal is to leave nothing
+            _connect(uri)  # mlflow would try for minutes; if refused, nothing has been created
         with _alone(uri, artifact_root):
             if is_local(uri):
                 _make_tables(trust.sqlite_path(uri))
@@ -141,7 +144,7 @@ def prepare_store(uri: str, *, experiment: str, artifact_root: Path) -> str:
         reason = root_cause(error)
         denied = isinstance(error, MlflowException) and error.get_http_status_code() in (401, 403)
         denied = denied or WRONG_PASSWORD in str(error)
-        # a driver is missing, or the address names none that exists
+        # the driver is missing, or the address names one that does not exist
         hopeless = isinstance(error, ImportError | ArgumentError)
         if is_local(uri) or denied or hopeless:
             reason += trust.lacks_password(uri)
@@ -151,11 +154,11 @@ def prepare_store(uri: str, *, experiment: str, artifact_root: Path) -> str:
 
 @contextmanager
 def _alone(uri: str, artifact_root: Path) -> Iterator[None]:
-    """Hold the lock under which a database is made: mlflow's migrations break when run twice."""
+    """Hold the lock for creating a database: mlflow's migrations break if run twice at once."""
     if is_server(uri):
         yield
         return
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - a second, better spent before
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - a second, spent before locking
     from filelock import FileLock, Timeout
 
     beside = trust.sqlite_path(uri) if is_local(uri) else artifact_root
@@ -177,17 +180,19 @@ def _alone(uri: str, artifact_root: Path) -> Iterator[None]:
 
 
 def _make_tables(path: Path) -> None:
-    """Make a database file that is not there yet, whole: mlflow cannot go on with one that lacks
-    tables because it was killed."""
+    """Create a missing database file with all tables, atomically.
+
+    mlflow cannot use a file without tables, as a killed process would leave it.
+    """
     if path.exists() and path.stat().st_size:
         return
     from mlflow.store.db.utils import _initialize_tables
     from sqlalchemy import create_engine
 
     beside = path.with_name(f".{path.name}.new")
-    for left in path.parent.glob(f"{beside.name}*"):  # by who was killed
+    for left in path.parent.glob(f"{beside.name}*"):  # from killed processes
         left.unlink()
-    beside.touch()  # by itself sqlite lets nobody of a group write
+    beside.touch()  # sqlite would create it without write access for the group
     engine = create_engine(store_uri(beside))
     try:
         _initialize_tables(engine)
@@ -197,7 +202,7 @@ def _make_tables(path: Path) -> None:
 
 
 def _check_writable(path: Path) -> None:
-    """Raise sqlite3.Error or OSError now; mlflow would retry a hopeless file for 100 s."""
+    """Raise sqlite3.Error or OSError now; mlflow would retry for 100 s."""
     with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         database.execute("SELECT count(*) FROM sqlite_master")
@@ -230,17 +235,20 @@ def _experiment_id(uri: str, name: str, artifact_root: Path) -> str:
 
 
 def clean_key(name: str) -> str:
-    """A key that MLflow accepts: letters, digits, `_ . - /` and spaces, no odd path, 250 long."""
+    """Return a key that MLflow accepts.
+
+    It has letters, digits, `_ . - /` and spaces, a plain path and at most 250 characters.
+    """
     name = re.sub(r"[^\w./ -]", "_", name)
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     return "/".join(parts)[:KEY_CHARACTERS].rstrip("/") or "_"
 
 
 def as_params(config: Mapping[str, Any]) -> dict[str, str]:
-    """The leaves of a configuration as MLflow parameters, no two under one key: the chosen members
-    first, each under the name of its group, `objective` = `ddpm`.
+    """Return the leaves of a config as MLflow parameters with distinct keys.
 
-    Values are cut at 6000 characters; the artifact config.yaml has them whole.
+    The chosen members come first, each under the name of its group: `objective` = `ddpm`. Values
+    are cut at 6000 characters; the artifact config.yaml has them whole.
     """
     params: dict[str, str] = {}
     leaves = {key: part for key, part in config.items() if key not in ("choices", *LABELS)}
@@ -255,24 +263,24 @@ def as_params(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def clean_text(text: str) -> str:
-    """A text that every store takes: without NUL, and bytes that were no UTF-8 written out."""
+    """Return a text that every store accepts: NUL and bytes that are not UTF-8 are escaped."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def members(choices: Mapping[str, str]) -> dict[str, str]:
-    """The chosen members that say what is trained, and not where it is kept."""
+    """Return the chosen members that say what is trained, and not where results are kept."""
     return {group: name for group, name in choices.items() if group not in PLACES}
 
 
 def as_tags(texts: Mapping[str, str]) -> dict[str, str]:
-    """MLflow tags, values cut at 8000 characters."""
+    """Return MLflow tags, with values cut at 8000 characters."""
     return {clean_key(name): clean_text(text)[:TAG_CHARACTERS] for name, text in texts.items()}
 
 
 def compare(
     known: Mapping[str, str], now: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """(what is new, what has changed); keys under `mlflow.` belong to MLflow and stay."""
+    """Return (new texts, changed texts); keys under `mlflow.` belong to MLflow and never change."""
     new = {key: text for key, text in now.items() if key not in known}
     changed = {
         key: text
@@ -296,7 +304,7 @@ def log_texts(
 
 
 def all_pages(search: Callable[..., PagedList[Any]], *asked: Any, **options: Any) -> list[Any]:
-    """Everything that a search of the client finds, page by page."""
+    """Return all results of a search of the client, page by page."""
     found: list[Any] = []
     token: str | None = None
     while token != "":

@@ -1,6 +1,6 @@
-"""Descriptions of runs on MLflow's page: the user's own words, and below them what the lab knows.
+"""Descriptions of runs on MLflow's page: the user's own text, and below it the lab's.
 
-What somebody types on the page above the line is kept.
+Text that somebody enters on the page above the line is kept.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 NOTE = "mlflow.note.content"  # what MLflow's page shows as the description
 COMMAND = "dit_lab.command"
 
-LINE = "[//]: # (DiT Lab writes below this line)"  # which is not to be seen on the page
-OWN_CHARACTERS = 3000  # of the user's words
+LINE = "[//]: # (DiT Lab writes below this line)"  # a comment, which the page does not show
+OWN_CHARACTERS = 3000  # of the user's text
 COMMAND_CHARACTERS = 1000
 ROOM = TAG_CHARACTERS - OWN_CHARACTERS - COMMAND_CHARACTERS - 100  # for a sweep's answer and table
 MOST_NUMBERS = 12
@@ -32,15 +32,17 @@ OF_SAMPLES = re.compile(r"eval/\w+_n\d+")
 
 
 def described(known: str, own: str, facts: str) -> str:
-    """The description with other facts: below `own` words, or where there are none below those that
-    it has."""
+    """Return the description with new facts below the user's text.
+
+    That is `own`, or else the text above the line in the `known` description.
+    """
     words = (own or known.partition(LINE)[0]).strip()
     parts = [words[:OWN_CHARACTERS], f"{LINE}\n\n{facts}"]
     return "\n\n".join(filter(None, parts))[:TAG_CHARACTERS]
 
 
 def describe(client: MlflowClient, run: Run, facts: str, *, own: str = "") -> None:
-    """Write the description of a run where it is not what it should be."""
+    """Write the description of a run if it has changed."""
     known = run.data.tags.get(NOTE, "")
     if (text := described(known, own, facts)) != known:
         client.set_tag(run.info.run_id, NOTE, text)
@@ -50,9 +52,9 @@ def describe(client: MlflowClient, run: Run, facts: str, *, own: str = "") -> No
 
 
 def describe_run(client: MlflowClient, run: Run, folder: RunFolder, *, anew: bool = False) -> None:
-    """Say what a run has found so far and with which command it is trained.
+    """Describe a run by its results so far and the command that trains it.
 
-    anew: a command begins or resumes it; its `note` takes the place of words that are there.
+    `anew` says that a command begins or resumes the run; its `note` then replaces the user's text.
     """
     told, results = read_tracked(folder), read_status(folder).get("results")
     own = told.get("note", "") if anew or NOTE not in run.data.tags else ""
@@ -60,14 +62,14 @@ def describe_run(client: MlflowClient, run: Run, folder: RunFolder, *, anew: boo
 
 
 def facts_of(tags: Mapping[str, str], results: Mapping[str, float]) -> str:
-    """The numbers that say most, and the command of a run."""
+    """Return the main metrics and the command of a run, as Markdown."""
     rows = "\n".join(f"| {name} | {value:.5g} |" for name, value in _main(results).items())
     table = f"| metric | value |\n| :-- | --: |\n{rows}" if rows else ""
     return "\n\n".join(filter(None, [table, command_of(tags)]))
 
 
 def command_of(tags: Mapping[str, str]) -> str:
-    """The command of a run or a sweep, as it can be pasted into a shell; "" where it is unknown."""
+    """Return the command of a run or a sweep, to be pasted into a shell; "" if it is unknown."""
     command = tags.get(COMMAND, "")
     if not command or "```" in command:
         return ""
@@ -76,7 +78,7 @@ def command_of(tags: Mapping[str, str]) -> str:
 
 
 def _main(results: Mapping[str, float]) -> dict[str, float]:
-    """The losses in evaluation, and of the numbers of samples those that lead."""
+    """Return the losses of evaluations, and the main metrics of samples."""
     measured = [name for name in results if name.startswith("eval")]
     names = [name for name in measured if not OF_SAMPLES.fullmatch(name) or LEADING.match(name)]
     return {name: results[name] for name in sorted(names)[:MOST_NUMBERS]}
@@ -86,8 +88,7 @@ def _main(results: Mapping[str, float]) -> dict[str, float]:
 
 
 def facts_of_sweep(summary: Summary, run: Run, files: Sequence[Path]) -> str:
-    """The answer of a report, links to its files, and as many rows of its table as there is room
-    for."""
+    """Return the answer of a report, links to its files, and as many rows of its table as fit."""
     info = run.info
     places = {
         file.name: place_of(info.experiment_id, info.run_id, "artifacts", "report", file.name)

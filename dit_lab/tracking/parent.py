@@ -1,4 +1,4 @@
-"""The run in MLflow that holds a sweep together: made before any job, closed after all of them."""
+"""The parent run of a sweep in MLflow: created before the jobs, ended after them."""
 
 from __future__ import annotations
 
@@ -32,23 +32,25 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PARENT_TAG = "mlflow.parentRunId"  # what MLflow's page nests by
+PARENT_TAG = "mlflow.parentRunId"  # by which MLflow's page nests runs
 JOB_TAG = "dit_lab.job"  # the number of a sweep's job
 SEARCHED_BY = ("objective", "model", "dataset", "sampler")
-JOBS = "dit_lab.jobs"  # how many there are; dit_lab.jobs_failed: how many of a status
+JOBS = "dit_lab.jobs"  # number of all jobs; dit_lab.jobs_failed: of those with a status
 NAME_CHARACTERS = 200
 
 
 def job_name(tags: Mapping[str, str]) -> str:
-    """What a sweep's run is called: its number and what tells it from the others, which is all that
-    MLflow's lists and plots show of a run; "" for the tags of other runs."""
+    """Return the name of the run of a sweep's job: its number and its values on the axes.
+
+    MLflow's lists and plots show no more of a run. Returns "" for the tags of other runs.
+    """
     if JOB_TAG not in tags:
         return ""
     return f"{tags[JOB_TAG]} {tags['dit_lab.overrides']}"[:NAME_CHARACTERS]
 
 
 def member_tags(choices: Mapping[str, str]) -> dict[str, str]:
-    """Tags with the chosen members that runs are searched by most."""
+    """Return tags with the chosen members that runs are searched by most."""
     return {f"dit_lab.{name}": choices[name] for name in SEARCHED_BY if name in choices}
 
 
@@ -63,17 +65,21 @@ def open_parent(
     note: str,
     run_id: str | None = None,
 ) -> tuple[str | None, str]:
-    """Make the parent run, or open `run_id` again; (its id, "") or, from a store that does not
-    answer, (what is known of it, why).
+    """Create the parent run, or reopen `run_id`.
 
-    The store's tables and the experiment are made here, once, before any job needs them. Raises
-    RequestError for what the user must put right.
+    The store's tables and the experiment are created here, once, before any job needs them.
+
+    Returns:
+        The id of the run and "", or, if the store does not answer, the known id (or None) and why.
+
+    Raises:
+        RequestError: if the user must correct something.
     """
     try:
         if run_id is not None:
             client = open_existing(uri)
             client.update_run(run_id, status=RUNNING)
-            _tell_counts(client, run_id, {})  # of an end that was none
+            _tell_counts(client, run_id, {})  # remove those of the interrupted sweep
             return run_id, ""
         experiment_id = prepare_store(uri, experiment=experiment, artifact_root=artifact_root)
         client = open_client(uri)
@@ -83,29 +89,27 @@ def open_parent(
         return run.info.run_id, ""
     except RequestError:
         raise
-    except Exception as error:  # whatever it is, a sweep does not need it to start
+    except Exception as error:  # a sweep can start without MLflow
         return run_id, root_cause(error)
 
 
 def close_parent(
     uri: str, run_id: str, *, status: str, counts: Mapping[str, int], files: Sequence[Path]
 ) -> str:
-    """Say how a sweep ended, and how many jobs have which status; "" or why MLflow did not take
-    it."""
+    """End the run of a sweep with the job counts by status; return why that failed, or ""."""
     try:
         client = open_existing(uri)
         for path in files:
             client.log_artifact(run_id, str(path))
         _tell_counts(client, run_id, counts)
         client.set_terminated(run_id, status)
-    except Exception as error:  # whatever it is, the sweep's folder has everything
+    except Exception as error:  # the sweep's folder has everything
         return root_cause(error)
     return ""
 
 
 def _tell_counts(client: MlflowClient, run_id: str, counts: Mapping[str, int]) -> None:
-    """Tags with the number of all jobs and of those of each status, in the place of earlier ones;
-    {}: none."""
+    """Replace the tags with the numbers of jobs, in all and by status; {} removes them."""
     tags = {f"{JOBS}_{name.lower()}": str(number) for name, number in counts.items()}
     if counts:
         tags[JOBS] = str(sum(counts.values()))
@@ -117,7 +121,7 @@ def _tell_counts(client: MlflowClient, run_id: str, counts: Mapping[str, int]) -
 
 
 def children_of(uri: str, run_id: str) -> tuple[set[str], str]:
-    """The ids of the runs below a sweep's run, and "" or why the store does not say so."""
+    """Return the ids of the runs below a sweep's run, and why the store does not answer, or ""."""
     try:
         client = open_existing(uri)
         experiment = client.get_run(run_id).info.experiment_id
@@ -127,9 +131,12 @@ def children_of(uri: str, run_id: str) -> tuple[set[str], str]:
 
 
 def delete_runs(uri: str, run_ids: Iterable[str], *, but: Collection[str] = ()) -> tuple[int, str]:
-    """Delete runs and all below them, `but` some; how many, and "" or why not all of them.
+    """Delete runs and all runs below them, except `but`.
 
-    MLflow keeps what is deleted until `mlflow gc`.
+    MLflow keeps deleted runs until `mlflow gc`.
+
+    Returns:
+        The number of deleted runs, and why not all were deleted, or "".
     """
     load_mlflow()
     from mlflow.exceptions import MlflowException
@@ -141,36 +148,35 @@ def delete_runs(uri: str, run_ids: Iterable[str], *, but: Collection[str] = ()) 
             try:
                 run = client.get_run(run_id)
             except MlflowException as error:
-                if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # deleted for good before
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # permanently deleted before
                     continue
                 raise
             for one in (*_below(client, run.info.experiment_id, run_id), run):
                 if one.info.lifecycle_stage == "active" and one.info.run_id not in but:
                     client.delete_run(one.info.run_id)
                     deleted += 1
-    except Exception as error:  # whatever it is, the runs' folders are gone
+    except Exception as error:  # the runs' folders are removed already
         return deleted, root_cause(error)
     return deleted, ""
 
 
 def _below(client: MlflowClient, experiment: str, run_id: str, **tags: str) -> list[Run]:
-    """The children of a run, or those of them that have such tags."""
+    """Return the children of a run, or those of them that have the given tags."""
     asked = {PARENT_TAG: run_id, **tags}
     same = " and ".join(f"tags.`{key}` = '{text}'" for key, text in asked.items())
     return all_pages(client.search_runs, [experiment], filter_string=same)
 
 
 def has_ended(uri: str, run_id: str | None) -> bool:
-    """Whether the store says that a run has ended; not where it does not know it, or is away."""
+    """Return whether a run has ended in the store; False if the store lacks it or is away."""
     try:
         return run_id is not None and open_existing(uri).get_run(run_id).info.status != RUNNING
-    except Exception:  # whatever it is, whoever tells the store next hears of it
+    except Exception:  # the next update of the store reports it
         return False
 
 
 def log_report(uri: str, run_id: str, *, files: Sequence[Path]) -> str:
-    """Keep a sweep's report with its run, below `report`, and say there what it says in short; ""
-    or why MLflow did not take it."""
+    """Log a sweep's report below `report`, and its summary; return why that failed, or ""."""
     try:
         client = open_existing(uri)
         run = client.get_run(run_id)
@@ -189,17 +195,19 @@ def log_report(uri: str, run_id: str, *, files: Sequence[Path]) -> str:
 
 
 def _log_numbers(client: MlflowClient, run_id: str, numbers: Mapping[str, float]) -> None:
-    """Metrics of a sweep as a whole, which has no steps: the newest is what counts."""
+    """Log metrics of a sweep as a whole, all at step 0; the newest value counts."""
     row = MetricsRow(step=0, seconds=time.time(), metrics=dict(numbers))
     log_points(client, run_id, points_of([row]))
 
 
 def adopt(uri: str, run_id: str, *, tags: Mapping[str, str]) -> tuple[bool, str]:
-    """Make a run the child that `tags` describe; (whether it is that now, "" or why MLflow did not
-    answer).
+    """Make a run the child that `tags` describe.
 
-    It is not where the run is another job's or another sweep's, lies in another experiment, whose
-    runs MLflow's page does not show below each other, or is not in the store any more.
+    This is not possible if the run belongs to another job or sweep, is not in the store any more,
+    or lies in another experiment: MLflow's page does not nest runs across experiments.
+
+    Returns:
+        Whether the run is that child now, and why MLflow did not answer, or "".
     """
     load_mlflow()
     from mlflow.exceptions import MlflowException
@@ -239,12 +247,16 @@ def log_child(
     status: str = FINISHED,
     note: str = "",
 ) -> tuple[str | None, str]:
-    """A child run for weights that were trained in another run; (its id, "") or (None, why MLflow
-    did not take it).
+    """Create a child run for weights that were trained in another run.
 
-    known_by: the tag that tells it from the other children of its parent; where there is a child
-    with this tag, that one is taken again. folder: of the training. rows: the numbers that are to
-    be seen of it.
+    Args:
+        known_by: a tag that identifies the child among those of its parent; an existing child with
+            this tag is reused.
+        folder: the run folder of the training.
+        rows: the metrics of the child.
+
+    Returns:
+        The id of the run and "", or None and why that failed.
     """
     try:
         experiment_id = prepare_store(uri, experiment=experiment, artifact_root=artifact_root)

@@ -1,4 +1,4 @@
-"""What a store should hold of a run, all of it in the run's folder, and what it lacks of that."""
+"""What the store should hold of a run, read from the run folder, and what it lacks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TERMINAL = (FINISHED, FAILED, KILLED)
 
 
 class Point(NamedTuple):
-    """One number of one metric, under the name that MLflow accepts."""
+    """One value of one metric, under the name that MLflow accepts."""
 
     key: str
     value: float
@@ -37,7 +37,7 @@ class Point(NamedTuple):
 
 
 def points_of(rows: Iterable[MetricsRow]) -> list[Point]:
-    """The numbers of some rows, in their order."""
+    """Return the values of some rows, in order."""
     return [
         Point(clean_key(name), value, int(row.seconds * 1000), row.step)
         for row in rows
@@ -46,13 +46,13 @@ def points_of(rows: Iterable[MetricsRow]) -> list[Point]:
 
 
 def steps_in_store(client: MlflowClient, run: Run) -> dict[str, set[int]]:
-    """Metric key -> the steps of which the store has it."""
+    """Return metric key -> the steps of which the store has a value."""
     run_id, keys = run.info.run_id, run.data.metrics
     return {key: {p.step for p in client.get_metric_history(run_id, key)} for key in keys}
 
 
 def log_points(client: MlflowClient, run_id: str, points: Sequence[Point]) -> None:
-    """Send them, in requests as large as MLflow allows."""
+    """Send points, in requests as large as MLflow allows."""
     from mlflow.entities import Metric
 
     for start in range(0, len(points), METRICS_PER_REQUEST):
@@ -62,7 +62,7 @@ def log_points(client: MlflowClient, run_id: str, points: Sequence[Point]) -> No
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a run's folder says that a store should hold of it."""
+    """What the store should hold of a run, according to the run folder."""
 
     folder: RunFolder
     params: Mapping[str, str]
@@ -92,8 +92,10 @@ class Record:
         )
 
     def seems_whole(self, run: Run) -> bool:
-        """Whether the store has every text, the newest point of every metric, and the end: what
-        can be said without asking for all points and files. The end is sent last."""
+        """Return whether the store has every text, the newest point of every metric, and the end.
+
+        This can be checked without requesting all points and files. The end is sent last.
+        """
         newest: dict[str, Point] = {}
         for point in self.points:
             if point.key not in newest or point.step >= newest[point.key].step:
@@ -107,8 +109,10 @@ class Record:
         )
 
     def complete(self, client: MlflowClient, run: Run) -> str:
-        """Send what the store lacks, and how the run ended last; how much that was, in words, ""
-        where it lacked nothing."""
+        """Send what the store lacks, and last how the run ended; return how much it was, in words.
+
+        Returns "" if the store lacked nothing.
+        """
         run_id = run.info.run_id
         params = {k: text for k, text in self.params.items() if k not in run.data.params}
         tags = {k: text for k, text in self.tags.items() if k not in run.data.tags}
@@ -126,5 +130,5 @@ class Record:
             if self.status == FINISHED:
                 log_trained(client, run_id)
             client.set_terminated(run_id, self.status, end_time=self.ended)
-            sent.append("how it ended")
+            sent.append("final status")
         return ", ".join(sent)

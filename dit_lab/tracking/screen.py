@@ -1,4 +1,4 @@
-"""The one console of Rich's: what others named is shown as it is, on one line, and means nothing.
+"""The lab's Rich console. Text from others is printed as it is, on one line, without markup.
 
 Importing Rich takes a tenth of a second, so modules that are always imported import this one late.
 """
@@ -15,12 +15,14 @@ from rich.text import Text
 
 from dit_lab.core.text import one_line, to_nowhere
 
-LONGEST_LINE = 240  # a narrow terminal wraps lines, where Rich would cut numbers short
+LONGEST_LINE = 240  # longer than most terminals, which wrap lines; Rich would truncate numbers
 
 
 class Screen(Console):
-    """A console on standard output that interprets no text: no markup, emoji codes or control
-    characters. Style is given by objects (`styled`)."""
+    """A console on standard output that interprets no markup, emoji codes or control characters.
+
+    Style is given by objects (`styled`).
+    """
 
     def __init__(self, *, width: int | None = LONGEST_LINE, soft_wrap: bool = True) -> None:
         super().__init__(
@@ -32,13 +34,13 @@ class Screen(Console):
         return super().render_str(one_line(text), **options)
 
     def on_broken_pipe(self) -> None:
-        """Where nobody reads any more, what follows goes nowhere, as in `say`."""
+        """Discard further output once nobody reads it, as `say` does."""
         self.quiet = True
         to_nowhere(sys.stdout)
 
 
 def styled(text: object, style: str = "") -> Text:
-    """A text of one line in a style."""
+    """Return a one-line text with a style."""
     return Text(one_line(text), style)
 
 
@@ -49,7 +51,7 @@ def table(
     left: Sequence[bool] | None = None,
     wrap: bool = False,
 ) -> Table:
-    """Rows under headings; `left` says which columns are words, not numbers: all unless given."""
+    """Return a table; `left` marks columns of text (default: all), others align right."""
     made = Table(box=None, pad_edge=False)
     for heading, is_left in zip(headings, left or [True] * len(headings), strict=True):
         justify: Literal["left", "right"] = "left" if is_left else "right"
@@ -60,7 +62,7 @@ def table(
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> Table:
-    """Names and what they have, without headings; long lines are wrapped."""
+    """Return a table of names and values without headings; long lines are wrapped."""
     made = Table(box=None, pad_edge=False, show_header=False)
     for row in rows:
         made.add_row(*row)

@@ -1,4 +1,4 @@
-"""The model that MLflow loads and serves: labels in, pictures out.
+"""The model that MLflow loads and serves: labels in, images out.
 
 MLflow keeps this file as it is and runs it when a model is loaded; nothing is pickled. A request
 has a column `label`; the parameters are `seed` and `guidance_scale`. Image i depends on the seed,
@@ -24,17 +24,17 @@ FORMAT = "PNG"
 
 
 class Sampler(PythonModel):
-    """A trained model that draws images of labels."""
+    """A trained model that draws images for labels."""
 
     def load_context(self, context: Any) -> None:
-        """The exported file, and the folder of its codec where it has one."""
+        """Load the exported file, and its codec from a folder if it has one."""
         artifacts = context.artifacts
         self.model = dit_lab.load(artifacts["weights"], codec_path=artifacts.get("codec"))
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """A row for each label: the label, and its image as a PNG in base64."""
+        """Return a row for each label: the label, and its image as a PNG in base64."""
         asked = params or {}
         labels = [int(label) for label in model_input["label"]]
         classes = max(1, self.model.parts.shapes.data.num_classes)
@@ -59,7 +59,7 @@ class Sampler(PythonModel):
 
 
 def _encoded(image: Any) -> str:
-    """uint8 (H, W, 1 or 3) -> PNG in base64."""
+    """Return an image, uint8 (H, W, 1 or 3), as a PNG in base64."""
     file = io.BytesIO()
     Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, FORMAT)
     return base64.b64encode(file.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""The metrics file of a run: the first home of every number, from which trackers are fed."""
+"""The metrics file of a run: every number is written to it first, and then sent to trackers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _log = logging.getLogger(__name__)
 
 
 def finite_metrics(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
-    """Numbers and 0-d tensors as floats; a NaN or infinity at NAME becomes `nonfinite/NAME: 1`.
+    """Return numbers and 0-d tensors as floats; a NaN or infinity becomes `nonfinite/NAME: 1`.
 
-    JSON has no word for them, and MLflow would store an infinite loss as 1.8e308 and plot it.
+    JSON cannot express these values, and MLflow would store an infinite loss as 1.8e308 and plot
+    it.
     """
     finite = {}
     for name, value in metrics.items():
@@ -32,17 +33,17 @@ def finite_metrics(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
 
 
 class MetricsFile(Hook):
-    """Appends one JSON line per `on_metrics`, handed to the operating system at once.
+    """Appends one JSON line per `on_metrics`, and hands it to the operating system at once.
 
-    Opening it drops what a kill left of a last line, so call `runs.trim_metrics` before, not after.
-    A write that fails (disk full, file server away) does not stop training: the lines wait in
-    memory and the next call writes them at the same place.
+    Opening the file removes an incomplete last line, as a kill leaves it: call `runs.trim_metrics`
+    before, not after. A write that fails (disk full, file server away) does not stop training: the
+    lines wait in memory, and the next call writes them at the same place.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        self._end = path.read_bytes().rfind(b"\n") + 1  # behind the last whole line
+        self._end = path.read_bytes().rfind(b"\n") + 1  # after the last complete line
         os.ftruncate(self._file, self._end)
         self._waiting = b""
         self._failed = False

@@ -1,4 +1,4 @@
-"""Trained models in MLflow's list of models, each with its run and what was measured of it."""
+"""Trained models in MLflow's list of models, each with its run and the metrics of the run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ KIND = "diffusion transformer"
 
 
 def log_trained(client: MlflowClient, run_id: str) -> None:
-    """List the model of a run whose training has finished, unless that was done; what failed in the
-    middle of it may be done again. Its weights stay in the run's folder; `mlflow_model.py` keeps
-    them in the store."""
+    """List the model of a run whose training has finished, unless it is listed already.
+
+    The call may be repeated after a failure. The weights stay in the run folder; `mlflow_model.py`
+    copies weights into the store.
+    """
     run = client.get_run(run_id)
     if run.outputs and run.outputs.model_outputs:
         return
@@ -38,7 +40,7 @@ def log_trained(client: MlflowClient, run_id: str) -> None:
 
 
 def link(client: MlflowClient, run: Run, model_id: str) -> None:
-    """Say that a run made a model, which has the newest value of everything measured of the run."""
+    """Log a model as the output of a run, with the last values of the run's evaluation metrics."""
     from mlflow.entities import LoggedModelOutput, Metric
 
     run_id = run.info.run_id
@@ -57,5 +59,5 @@ def link(client: MlflowClient, run: Run, model_id: str) -> None:
 
 
 def model_name(name: str) -> str:
-    """Without the signs that MLflow takes in no name of a model."""
+    """Return the name without characters that MLflow forbids in names of models."""
     return re.sub(r"[/:.%\"']", "-", name)

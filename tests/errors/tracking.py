@@ -68,6 +68,6 @@ CASES = (
          r"tracking.uri=mysql\+nodriver://\*\*\*@host/runs: cannot be used: .*nodriver",
          start="recipe", leaves=("outputs", "outputs/mlartifacts.lock")),
     heavy("a server that does not answer", f"{TINY} tracking.uri=http://127.0.0.1:9",
-         "MLflow at http://127.0.0.1:9 does not take what is sent", start="recipe", code=0,
+         "MLflow at http://127.0.0.1:9 cannot be updated", start="recipe", code=0,
          leaves=("outputs*",)),
 )

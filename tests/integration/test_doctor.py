@@ -122,7 +122,7 @@ def test_the_tracker_gets_the_points_that_it_lacked(ward: Ward) -> None:
     written = sum(len(row.metrics) for row in read_metrics(run.root / "metrics.jsonl"))
     assert len(tracked.points) == written  # those of the clock, too
     (said,) = [part for part in ward.line("killed").split("; ") if part.startswith("MLflow")]
-    lacks = r"MLflow was updated with what it lacked: (\d+) points, 1 tag.*, how it ended"
+    lacks = r"MLflow was updated: (\d+) points, 1 tag.*, final status"
     lacked = re.match(lacks, said)
     assert lacked and 0 < int(lacked[1]) < written
 

@@ -447,8 +447,8 @@ def test_an_artifact_that_cannot_be_stored_holds_up_nothing_else(
     end(run)
     assert store.points(run, "train/loss") == [(1, 1.0)]
     assert store.artifact(run, "config.yaml").exists()
-    assert f"{store.folder.root / 'never written'}: is gone" in caplog.text
-    assert f"{broken}: is no picture" in caplog.text
+    assert f"{store.folder.root / 'never written'}: missing" in caplog.text
+    assert f"{broken}: not an image" in caplog.text
     assert "metric rows left: 0, files left: 1" in caplog.text
     assert store.read(run).info.status == "RUNNING"  # the end comes last, when it is whole
     assert not run.is_whole
@@ -581,14 +581,14 @@ def test_a_run_outlives_its_server(
 
     run = remote.open(config=CONFIG | {"empty": ""})  # nobody listens yet
     assert run.run_id is None
-    assert "does not take what is sent ([Errno 111] Connection refused)" in caplog.text
+    assert "cannot be updated ([Errno 111] Connection refused)" in caplog.text
     run.on_metrics(1, {"train/loss": 1.0})
     with serving(store.uri, store.root / "mlartifacts", port, cwd):
         assert "<title>MLflow</title>" in fetch(f"http://127.0.0.1:{port}/")
         search = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search"
         found = json.loads(fetch(search, {"max_results": 100}))["experiments"]
         assert "Default" in {experiment["name"] for experiment in found}
-        until(lambda: "takes what is sent again" in caplog.text)
+        until(lambda: "is updated again" in caplog.text)
         assert run.run_id is not None
         end(run)
         assert remote.points(run, "train/loss") == [(1, 1.0)]
@@ -671,8 +671,8 @@ def test_what_a_server_refused_or_had_no_time_for_is_sent_afterwards(
             assert client.get_run(run_id).info.status == "RUNNING"
 
             said = settle(folder, config)
-            assert said.startswith("MLflow was updated with what it lacked: 111 points, ")
-            assert said.endswith(", how it ended")
+            assert said.startswith("MLflow was updated: 111 points, ")
+            assert said.endswith(", final status")
             found = client.get_run(run_id)
             assert found.info.status == "FINISHED"
             assert len(found.data.params) == 124 and tags.items() <= found.data.tags.items()
@@ -684,7 +684,7 @@ def test_what_a_server_refused_or_had_no_time_for_is_sent_afterwards(
             assert read_status(folder)["is_tracked_whole"] is True
             assert settle(folder, config) == ""
             add_row(folder.untold, MetricsRow(2, 5.0, {"eval/late": 0.5}))
-            assert settle(folder, config) == "MLflow was updated with what it lacked: 1 point"
+            assert settle(folder, config) == "MLflow was updated: 1 point"
             assert client.get_run(run_id).data.metrics["eval/late"] == 0.5
             assert settle(folder, config) == "" and not folder.untold.exists()
 

@@ -130,7 +130,7 @@ def test_resume_waits_for_what_a_killed_sweep_left(
     left = "still running: jobs 0 and 1; in the queue: jobs 2 and 3 (to end them: scancel 0 1 2 3)"
     assert left in said
     again = fork("sweep", "resume", sweep_in(folder), OWN, LAUNCHER)
-    until(lambda: f"of an earlier start, {left}; waiting for them" in again.printed())
+    until(lambda: f"from an earlier start, {left}; waiting for them" in again.printed())
     (folder / "busy").unlink()
     assert again.wait().returncode == 0, again.printed()
     trained_once(folder)

@@ -248,7 +248,7 @@ def test_equal_weights_are_trained_once_and_measured_each(
 ) -> None:
     done = forked(*train, "sampler.steps=1,2", "evaluation.num_images=30")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "jobs 0 and 1: the same weights, trained once and measured each" in done.stdout
+    assert "jobs 0 and 1: the same weights, trained once and evaluated for each job" in done.stdout
     one, other = manifest_in(folder)["jobs"]
     assert one["run"] == other["run"]
     assert one["run_id"] != other["run_id"]

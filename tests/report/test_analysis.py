@@ -273,7 +273,7 @@ def test_without_any_spread_nothing_is_claimed() -> None:
     assert of(ablation, model="s").verdict == Verdict.WORSE  # one spread is enough
     assert ablation.family == 1
     (flag,) = ablation.flags
-    assert "every seed gave the same number with model=pico; model=nano" in flag
+    assert "all seeds gave the same value with model=pico; model=nano" in flag
 
 
 # ---- axes ---------------------------------------------------------------------------------------
@@ -651,7 +651,7 @@ def test_runs_that_something_else_made_are_flagged(what: str) -> None:
     results[6:] = [made_by("C", seed, **{what: "c" * 64}) for seed in range(3)]
     (flag,) = analyse(results, LOWER).flags
     assert f"different {what.replace('protocol', 'evaluation protocol')}: 5 runs" in flag
-    assert "aaaaaaaa, not so seed 1 of model=B; model=C;" in flag
+    assert "aaaaaaaa, unlike seed 1 of model=B; model=C;" in flag
 
 
 def test_unknown_hashes_accuse_nobody() -> None:
@@ -659,7 +659,7 @@ def test_unknown_hashes_accuse_nobody() -> None:
     assert analyse(results, LOWER).flags == ()
     results[1] = made_by("A", 1, code="b")
     (flag,) = analyse(results, LOWER).flags
-    assert "2 runs have a, not so seed 1 of all runs;" in flag
+    assert "2 runs have hash a, unlike seed 1 of all runs;" in flag
 
 
 def test_runs_without_a_number_accuse_nobody_and_long_lists_are_cut() -> None:
@@ -677,7 +677,7 @@ def test_missing_seeds_are_flagged() -> None:
     (flag,) = analyse(two, LOWER).flags
     assert "1 of 2 configurations: there are no runs of them" in flag
     (flag,) = analyse([*two, run(None, 2, "FAILED", model="nano")], LOWER).flags
-    assert "1 of 2 configurations: if they failed because of their settings" in flag
+    assert "1 of 2 configurations: if the settings made these runs fail" in flag
 
 
 # ---- many sweeps, and large ones ----------------------------------------------------------------

@@ -344,13 +344,13 @@ def test_evaluations_are_told_where_known_and_plotted_where_they_differ(
 ) -> None:
     ablation = written(with_evaluations(taken, **BUDGET), tmp_path)
     assert evaluations_vary(ablation) is plotted
-    assert ("Quality against evaluations" in (tmp_path / "report.html").read_text()) is plotted
+    assert ("Quality against NFE" in (tmp_path / "report.html").read_text()) is plotted
     assert (tmp_path / "evaluations.png").exists() is plotted
     assert ("](evaluations.png)" in (tmp_path / "report.md").read_text()) is plotted
     headings, _, *rows = table_of_markdown(tmp_path / "report.md")[: 2 + 4]
-    assert ("evaluations" in headings) is (column is not None)
+    assert ("NFE" in headings) is (column is not None)
     if column is not None:
-        assert [row[headings.index("evaluations")] for row in rows] == column
+        assert [row[headings.index("NFE")] for row in rows] == column
 
 
 def test_a_line_for_each_sampler_and_a_panel_for_each_value_of_another_axis() -> None:
@@ -407,11 +407,11 @@ def test_answers_that_claim_nothing() -> None:
     assert none.startswith("No difference is shown between model=nano and model=pico: 0.003 ± 0.0")
     assert none.endswith("would probably have been seen (power about 80%).")
     (few,) = answered({"pico": A, "nano": B[:2]})
-    assert few == "Not judged, fewer than 3 measured seeds: model=nano."
+    assert few == "Not tested (fewer than 3 measured seeds): model=nano."
     (base,) = answered({"pico": A[:2], "nano": B})
     assert "the baseline model=pico has 2 measured seeds" in base
     (flat,) = answered({"pico": [0.0] * 3, "nano": [0.1] * 3})
-    assert flat == "Not judged, no spread between seeds to judge by: model=nano."
+    assert flat == "Not tested (no spread between seeds): model=nano."
     (one,) = answered({"pico": A})
     assert one == f"There is one configuration: {METRIC} is 0.610 ± 0.010 over 3 seeds."
 
@@ -421,7 +421,7 @@ def test_long_answers_are_cut() -> None:
     lines = answered({"pico": A, **{f"m{n}": [v + n / 1000 for v in B] for n in range(7)}})
     names = [line.split(" is ")[0] for line in lines[:5]]
     assert names == [f"model=m{n}" for n in range(5)]
-    assert lines[5:] == ["2 more in the table: better."]
+    assert lines[5:] == ["2 more with the verdict 'better' are in the table."]
 
 
 def test_agreements_and_interactions_are_said_in_words() -> None:
@@ -448,16 +448,16 @@ def test_agreements_and_interactions_are_said_in_words() -> None:
     question = Question(metric=METRIC, lower_is_better=False, expected_equal=expected)
     by_title = {section.title: section for section in sections(analyse(results, question))}
     agree, differ = by_title["Expected to agree"].lines
-    assert "agree as expected (the same mathematics): difference" in agree
-    assert "contains 0; a difference above 0.0" in agree
+    assert "agree as expected (the same mathematics): the interval of the difference" in agree
+    assert ", contains 0; a difference above 0.0" in agree
     assert "differ although they should agree (the same mathematics)" in differ
     flagged = by_title["Interactions"].lines
     assert len(flagged) == 2
     assert flagged[0].startswith(
-        "The effect of objective depends on model: going from ddpm to rectified_flow takes "
-        f"{METRIC} "
+        f"The effect of objective depends on model: the change of {METRIC} from ddpm to "
+        "rectified_flow is "
     )
-    assert flagged[0].endswith("higher with model=nano than with model=pico.")
+    assert flagged[0].endswith("higher at model=nano than at model=pico.")
     effects = by_title["Main effects"].table
     assert effects is not None
     assert [row[-1] for row in effects.rows] == ["depends on model"] * 2 + ["depends on objective"]
@@ -518,36 +518,36 @@ def test_arms_and_their_steps_in_words(tmp_path: Path) -> None:
         "| beta2 | logit_normal | optimizer.betas=[0.9,0.99] ema.decays=[0] |",
         "| warm | base | schedule.warmup_steps=100 |",
     ]
-    section = text.split("## Step by step\n\n")[1]
+    section = text.split("## Steps between arms\n\n")[1]
     said = section.split("\n\n")[0].splitlines()
     number = r"0\.1\d* ± 0\.0\d+ \(simultaneous 95% interval, adjusted p \S+\)"
     wanted = [
-        rf"- logit_normal is better than base, on which it stands, by {number}, av.*blocks\.",
-        r"- beta2 is better than logit_normal, on which it stands, by 0\.\d+ ± .* blocks\.",
-        r"- No difference is shown between warm and base, on which it stands: .* been seen\.",
+        rf"- logit_normal is better than its parent base by {number}, av.*blocks\.",
+        r"- beta2 is better than its parent logit_normal by 0\.\d+ ± .* blocks\.",
+        r"- No difference is shown between warm and its parent base: .* been seen\.",
     ]
     assert len(said) == 3
     assert all(re.fullmatch(*pair) for pair in zip(wanted, said, strict=True)), said
     rows = [line.strip("| ").split(" | ") for line in section.split("\n\n")[1].splitlines()]
-    assert rows[0] == ["arm", "instead of", "which is", "mean difference", "adjusted p", "verdict",
-                       "detectable difference", "complete blocks"]  # fmt: skip
+    assert rows[0] == ["arm", "reference", "role of the reference", "mean difference", "adjusted p",
+                       "verdict", "detectable difference", "complete blocks"]  # fmt: skip
     assert [row[:3] for row in rows[2:]] == [
-        ["logit_normal", "base", "what it stands on and the baseline"],
-        ["beta2", "logit_normal", "what it stands on"],
-        ["beta2", "base", "the baseline"],
-        ["warm", "base", "what it stands on and the baseline"],
+        ["logit_normal", "base", "parent and baseline"],
+        ["beta2", "logit_normal", "parent"],
+        ["beta2", "base", "baseline"],
+        ["warm", "base", "parent and baseline"],
     ]
     assert "| arm |" not in text.split("## Main effects")[1].split("##")[0]  # they are above
     assert f"{ablation.family} comparisons, effects and steps" in text
     page = (tmp_path / "report.html").read_text()
-    assert "<h2>Step by step</h2>" in page and "optimizer.betas=[0.9,0.99]" in page
+    assert "<h2>Steps between arms</h2>" in page and "optimizer.betas=[0.9,0.99]" in page
 
 
 def test_a_command_says_each_step_once() -> None:
     """A step from the baseline is one of the comparisons with it, unless it is an average."""
     alone = analyse(of_arms(), OF_ARMS)
     (said,) = new_steps(alone)
-    assert said.startswith("beta2 is better than logit_normal, on which it stands, by 0.")
+    assert said.startswith("beta2 is better than its parent logit_normal by 0.")
     assert any(
         line.startswith("arm=logit_normal is better than arm=base") for line in answer(alone)
     )

@@ -69,7 +69,7 @@ def test_the_report_says_and_draws_it() -> None:
     (section,) = (one for one in sections(found) if one.title == "Compute")
     assert section.lines == [
         "eval/loss falls with training compute as FLOPs ^ -0.070 ± 0.000 (standard error), from "
-        "1 T to 90 TFLOP, over 5 configurations, of whose logarithms it explains 100%."
+        "1 T to 90 TFLOP, fitted to 5 configurations (R squared of the logarithms: 1.000)."
     ]
     assert compute_varies(found)
     (picture,) = (one for one in pictures(found) if one.name == "compute.png")

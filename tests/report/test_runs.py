@@ -178,11 +178,11 @@ def test_a_job_whose_run_or_evaluation_is_away_is_a_missing_seed(sweep: SweepFol
     (sweep.run(jobs[1]).evaluations / sweep.read_result(jobs[1])["evaluation"]).unlink()
     ablation, files, _ = report_on_sweep(sweep)
     assert ablation.configurations[0].missing == {
-        0: "run folder is away", 1: "evaluation is away",
+        0: "run folder is missing", 1: "evaluation is missing",
     }  # fmt: skip
     assert [len(c.measured) for c in ablation.configurations] == [1, 3, 3, 3]
     (page,) = [file for file in files if file.suffix == ".md"]
-    assert "1 of 3: seed 0 run folder is away; seed 1 evaluation is away" in page.read_text()
+    assert "1 of 3: seed 0 run folder is missing; seed 1 evaluation is missing" in page.read_text()
 
 
 def test_other_code_is_flagged(sweep: SweepFolder) -> None:
@@ -277,8 +277,8 @@ def test_an_axis_that_some_jobs_do_not_have(
     assert "| flow_matching | - | 3 |" in written
     rows = [line.split(" | ") for line in written.splitlines() if line.startswith("| o")]
     assert [(row[0], row[1], row[-2], row[-1]) for row in rows[-2:]] == [
-        ("| objective", "flow_matching", "1 of 1", "each averaged over its optimizer.lr |"),
-        ("| optimizer.lr", "0.002", "1 of 1", "in the 2 of 3 that have it |"),
+        ("| objective", "flow_matching", "1 of 1", "averaged over optimizer.lr |"),
+        ("| optimizer.lr", "0.002", "1 of 1", "over 2 of 3 configurations, which have it |"),
     ]
     assert "## Interactions" not in written
     assert main(["sweep", "status", str(sweep.root)]) == 0
@@ -380,7 +380,7 @@ def test_one_report_on_two_sweeps(two: list[SweepFolder], capsys: pytest.Capture
         ["rectified_flow", "0.003", "heun", "20", "3", "40.0"],
     ]
     page = (root / "both/report.html").read_text()
-    assert page.count("Quality against evaluations") >= 1
+    assert page.count("Quality against NFE") >= 1
     assert all(name in page for name in names)
     for folder in two:  # nothing is written into the sweeps themselves
         assert sorted(folder.root.rglob("*")) == before[folder.root]
@@ -390,7 +390,7 @@ def test_evaluations_are_plotted_where_they_differ_only(two: list[SweepFolder]) 
     for folder, plotted in zip(two, (False, True), strict=True):
         report_on_sweep(folder)
         page = (folder.report / "report.html").read_text()
-        assert ("Quality against evaluations" in page) is plotted
+        assert ("Quality against NFE" in page) is plotted
 
 
 def test_names_and_settings_are_of_one_line(tmp_path: Path) -> None:

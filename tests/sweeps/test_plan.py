@@ -94,15 +94,15 @@ def test_a_named_sweep(folder: Path) -> None:
 def few(configurations: int, seeds: str) -> str:
     """Of which nothing is claimed."""
     return (
-        f"{configurations} configurations with {seeds} each: nothing will be claimed of them, as a "
-        "comparison takes 3 seeds, such as seed=0,1,2"
+        f"{configurations} configurations with {seeds} each: the report will not compare them; a "
+        "comparison needs 3 seeds, such as seed=0,1,2"
     )
 
 
 def test_equal_weights_and_equal_mathematics_are_named() -> None:
     plan = plan_sweep([*TINY, "objective=rectified_flow,flow_matching", "sample.seed=0,1"])
     assert remarks(plan) == [
-        "jobs 0 and 1; 2 and 3: the same weights, trained once and measured each",
+        "jobs 0 and 1; 2 and 3: the same weights, trained once and evaluated for each job",
         "jobs 0 to 3: the same mathematics up to flow_matching's sigma_min; they are expected to "
         "agree",
         few(2, "1 seed"),
@@ -116,7 +116,7 @@ def test_equal_weights_and_equal_mathematics_are_named() -> None:
 def test_jobs_in_a_row_are_named_by_the_first_and_the_last() -> None:
     """Three or more; others one by one."""
     eight, two = (plan_sweep([*TINY, f"sample.seed=range({n})"]) for n in (8, 2))
-    same = "the same weights, trained once and measured each"
+    same = "the same weights, trained once and evaluated for each job"
     assert remarks(eight) == [f"jobs 0 to 7: {same}"]
     assert remarks(two) == [f"jobs 0 and 1: {same}"]
     apart = plan_sweep([*TINY, "sample.seed=range(3)", "optimizer.lr=0.001,0.002"])
@@ -159,7 +159,7 @@ def test_jobs_that_are_refused_are_left_out_where_that_is_asked() -> None:
     assert (why.startswith(WHY), count) == (True, 2)
     assert remarks(plan) == [
         f"left out 2 jobs: {why}",
-        "jobs 0 and 2; 1 and 3: the same weights, trained once and measured each",
+        "jobs 0 and 2; 1 and 3: the same weights, trained once and evaluated for each job",
         few(3, "2 seeds"),
     ]
     assert plan.manifest.axes["sampler"] == ["heun", "ddpm"]  # as it was asked
