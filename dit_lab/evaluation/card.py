@@ -52,8 +52,7 @@ class Card:
 
     @property
     def eval_hash(self) -> str:
-        """12 hex digits: a hash of what was evaluated and how, without machine, versions and code.
-        """
+        """12 hex digits: a hash of what was evaluated and how; excludes machine, versions, code."""
         return digest(self._asked())
 
     @property

@@ -83,8 +83,7 @@ class _Extractor(ABC):
 
     @abstractmethod
     def _load(self, fidelity: ModuleType, weights: Weights) -> Any:
-        """Return torch-fidelity's module with the weights: uint8 (N, 3, H, W) -> (features, ...).
-        """
+        """Return torch-fidelity's module with the weights: uint8 (N, 3, H, W) -> (features, ..)."""
 
 
 class Inception(_Extractor):
