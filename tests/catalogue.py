@@ -1,8 +1,8 @@
-"""The table of experiments/README.md, from the recipes and what is recorded of them.
+"""The table of experiments/README.md, generated from the recipes and their recorded results.
 
     python -m tests.catalogue
 
-writes it anew; a test fails where it is not what is recorded.
+rewrites it; a test fails if it is out of date.
 """
 
 from __future__ import annotations

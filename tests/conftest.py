@@ -1,4 +1,4 @@
-"""Fixtures for every test: the real command in a process of its own, in an empty folder."""
+"""Shared fixtures: the real command in its own process, in an empty folder."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The constants behind published numbers: no option, no hash and no probe says them.
+"""Constants behind published numbers that no option, hash or probe covers.
 
     python -m tests.constants
 
-writes the table of docs/reproduction.md anew, with the values that the code has. A test compares
-them with those here, and fails for a constant of the parts that compute numbers which is neither
-here nor named in ASIDE: another value of it would change numbers without a word.
+rewrites the table of docs/reproduction.md with the values in the code. A test compares them with
+the values here. It also fails if a constant in the parts that compute numbers is neither here nor
+listed in ASIDE, because changing such a constant would silently change results.
 """
 
 from __future__ import annotations

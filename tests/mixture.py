@@ -1,15 +1,15 @@
-"""A Gaussian mixture as data: samples, densities and the ideal predictions, all in closed form.
+"""A Gaussian mixture as data: samples, densities and ideal predictions in closed form.
 
-With such data a sampler has no model error: what is left is what the sampler itself does. One
-component is a plain Gaussian.
+With such data there is no model error, so the remaining error is that of the sampler. One component
+is a plain Gaussian.
 
-On a path x_t = alpha * data + sigma * noise each component of the data stays Gaussian, with mean
-alpha * m and variance v = alpha^2 s^2 + sigma^2. Nothing here divides by alpha or sigma, so that
-both ends of a path, where one of them is 0, are as good as any other time.
+On a path x_t = alpha * data + sigma * noise, each component of the data stays Gaussian, with mean
+alpha * m and variance v = alpha^2 s^2 + sigma^2. Nothing here divides by alpha or sigma, so both
+ends of a path, where one of them is 0, are exact too.
 
 Shapes: K components, N images, C x H x W numbers per image, D = C H W. Everything is computed in
-float64, by NumPy inside: a sampler asks thousands of times about a few numbers, which PyTorch
-answers five times slower. What is returned for images x takes the dtype of x.
+float64 with NumPy, which is five times faster than PyTorch for thousands of small evaluations.
+Results for images x have the dtype of x.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small autoencoder of images with random weights, in diffusers' format."""
+"""A small image autoencoder with random weights, in diffusers' format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of the architecture, read from the imports and from module names in strings."""
+"""The architecture's layer rules, checked on imports and on module names in strings."""
 
 from __future__ import annotations
 

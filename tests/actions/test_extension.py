@@ -1,4 +1,4 @@
-"""Extending a run: what may go on, what is refused in one line, and what the new folder gets."""
+"""Extension of runs: allowed and refused changes, and the contents of the new folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What surrounds a training: it cleans up after a refusal, and tells everybody how it ended."""
+"""The training session: clean-up after errors, and notification of all hooks at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What timings say, and that the parts of a step are all of it."""
+"""Statistics of timings, and completeness of the parts of a step."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The comparison with an original implementation, on a stand-in for its checkout: the lab's own
-parts behind the names of facebookresearch/DiT, as the real one cannot be carried here.
+"""Comparison with the original implementation, using a stand-in for its checkout.
 
-`OFFICIAL_DIT=FOLDER pytest -m slow tests/bench/test_official.py` does it with a real one.
+The stand-in offers the lab's own parts under the names of facebookresearch/DiT, because the
+original code is not distributed here. `OFFICIAL_DIT=FOLDER pytest -m slow
+tests/bench/test_official.py` uses a real checkout.
 """
 
 from __future__ import annotations

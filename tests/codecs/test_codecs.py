@@ -1,7 +1,7 @@
-"""Codecs: the numbers that make latents are the autoencoder's own, and decoding undoes them.
+"""Codecs: scale and shift of latents are the autoencoder's, and decoding inverts encoding.
 
-The autoencoder is diffusers' class with random weights and two blocks of a few channels, saved
-as a user would have it.
+The autoencoder is diffusers' class with random weights and two blocks of a few channels, saved as a
+user would save it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Named arms: what each sets, what it stands on, and that it leaves no trace in a configuration."""
+"""Named arms: their overrides and bases; composed configs do not contain them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the configuration composes to, and that schema, conf/ and constructors say the same."""
+"""Composed configs, and agreement of schema, conf/ and constructors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contracts of groups: the lab keeps them itself, and protocols state them."""
+"""Contracts of config groups: built-in classes satisfy them, and protocols declare them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One request, one answer: whatever command a bad request is typed for says the same line."""
+"""All commands report the same error for the same invalid request."""
 
 from __future__ import annotations
 

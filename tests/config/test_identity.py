@@ -1,4 +1,4 @@
-"""Which folder a configuration means, and when what lies there is not the same run."""
+"""The run folder of a config, and when a folder holds a different run."""
 
 from __future__ import annotations
 

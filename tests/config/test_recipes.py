@@ -1,4 +1,4 @@
-"""How far a recipe's options reach members that it was not written for."""
+"""Which options of a recipe apply to group members that it was not written for."""
 
 from __future__ import annotations
 

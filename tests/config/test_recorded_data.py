@@ -1,4 +1,4 @@
-"""A run keeps the data that it recorded: the order of its classes, and which files count."""
+"""A run keeps its recorded data: the order of classes, and which files are images."""
 
 from __future__ import annotations
 

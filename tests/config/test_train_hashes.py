@@ -1,6 +1,6 @@
-"""The package may grow; what a command trains keeps the hash that it had.
+"""Train hashes stay the same when the package grows.
 
-The literal hashes are those of the version of 2026-11-29, before its modules were moved.
+The literal hashes are those of the version of 2026-11-29, before modules were moved.
 """
 
 from __future__ import annotations

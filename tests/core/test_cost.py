@@ -1,4 +1,4 @@
-"""Cost from numbers alone, against published tables, built models, and what torch counts."""
+"""Cost computed from sizes, against published tables, built models, and torch's FLOP counter."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Devices without float64, such as Apple's GPUs, of which no machine here has one.
+"""Devices without float64, such as Apple GPUs, which are not available here.
 
-The stand-in is torch's device `meta`, which computes shapes alone, and on which every tensor of
-float64 is refused while a test runs, in the words of Apple's.
+The stand-in is torch's `meta` device, which only computes shapes. During a test, it refuses float64
+tensors with the error message of Apple GPUs.
 """
 
 from __future__ import annotations

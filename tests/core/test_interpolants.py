@@ -1,4 +1,4 @@
-"""Interpolants: derivatives, conversions, and the discrete chain's two readings."""
+"""Interpolants: derivatives, conversions, and the two views of the discrete chain."""
 
 from __future__ import annotations
 

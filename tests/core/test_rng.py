@@ -1,4 +1,4 @@
-"""Draws are a function of (seed, purpose, index) and of nothing else."""
+"""Random draws are a function of (seed, purpose, index) only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process alone is a team as well; several of them are in tests/integration/test_team.py."""
+"""Collective operations of a single process; see tests/integration/test_team.py for several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that a library makes have the access that this user's other files have."""
+"""Files written by libraries get the same permissions as the user's other files."""
 
 from __future__ import annotations
 

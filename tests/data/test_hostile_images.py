@@ -1,4 +1,4 @@
-"""Files that are not what their names say, or not whole: each is refused in one line."""
+"""Files with a misleading name or incomplete contents are refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From files to pixels: modes, depths, orientation, crops, and files that cannot be read."""
+"""Conversion of files to pixels: modes, depths, orientation, crops, unreadable files."""
 
 from __future__ import annotations
 

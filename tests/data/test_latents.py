@@ -1,4 +1,4 @@
-"""Shards of latents: the rows that are asked for, few files open, a word where reading fails."""
+"""Shards of latents: reading of single rows, few open files, errors."""
 
 from __future__ import annotations
 

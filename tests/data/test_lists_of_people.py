@@ -1,4 +1,4 @@
-"""Lists as people write them: spellings of paths, line ends, ids that contradict or stray."""
+"""Hand-written lists: spellings of paths, line ends, contradictory or stray class ids."""
 
 from __future__ import annotations
 

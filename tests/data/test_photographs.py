@@ -1,4 +1,4 @@
-"""Folders as people name and fill them: order, splits, formats, orientation, transparency."""
+"""Typical image folders: names, order, splits, formats, orientation, transparency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MNIST's and CIFAR-10's files: read as torchvision does, packed or not, refused if not whole."""
+"""Files of MNIST and CIFAR-10: same data as torchvision, compressed or not; damage is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images, lists and autoencoders."""
+"""Errors of images, lists and autoencoders."""
 
 from __future__ import annotations
 

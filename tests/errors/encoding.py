@@ -1,4 +1,4 @@
-"""Sets of torchvision's, cached latents, and looking at images before they are trained on."""
+"""Errors of torchvision sets, cached latents and the image check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of other programs that cannot be read, and runs that cannot be written in their forms."""
+"""Errors of import and export of weights."""
 
 from __future__ import annotations
 

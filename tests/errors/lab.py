@@ -1,4 +1,4 @@
-"""Types the commands of the cases, keeps what they printed, and looks at it."""
+"""Runs the commands of the cases, and stores and checks their output."""
 
 from __future__ import annotations
 

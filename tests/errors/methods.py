@@ -1,4 +1,4 @@
-"""Objectives, samplers, couplings and guidance that do not go together."""
+"""Objectives, samplers, couplings and guidance that cannot be combined."""
 
 from __future__ import annotations
 

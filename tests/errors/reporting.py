@@ -1,4 +1,4 @@
-"""`report`: which runs, and what is asked of them."""
+"""Errors of `dit-lab report`: selection of runs and options."""
 
 from __future__ import annotations
 

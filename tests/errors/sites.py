@@ -1,4 +1,4 @@
-"""Where the package refuses, read from its source, and why some refusals have no case."""
+"""All places in the source that raise refusals, and why some have no case."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Folders that commands are typed in, each made once, and what is done to a copy of them.
+"""Working folders of the cases, each built once and copied for every case.
 
 empty    nothing
 recipe   a tiny experiment: `experiment=tiny` trains in seconds
 tiny     the same, trained to its end
-averaged the same, which kept power-function averages at steps 2 and 4
-own      the same with an objective and a dataset of the user's own, in `mylab.py`
+averaged the same, with power-function averages at steps 2 and 4
+own      the same with a user-defined objective and dataset, in `mylab.py`
 latent   the same on a folder of images, through an autoencoder with random weights
 encoded  such images, encoded beforehand, and the same trained on that
 grid     a named sweep of the tiny experiment, stopped before its first job

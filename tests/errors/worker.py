@@ -1,10 +1,10 @@
-"""Runs commands of the lab, each in a process of its own, without importing everything each time.
+"""Runs commands in forked processes, so that imports are done only once.
 
     python -m tests.errors.worker light|heavy
 
-imports what every command needs (`heavy`: and torch, mlflow, diffusers), then answers requests, one
-JSON object per line: it forks, and the child types the command. The child is what `dit-lab` would
-be, with its imports done; a test compares the two.
+imports what every command needs (`heavy`: also torch, mlflow, diffusers), then answers requests,
+one JSON object per line: it forks, and the child runs the command. The child is equivalent to
+`dit-lab` after its imports; a test compares the two.
 """
 
 from __future__ import annotations

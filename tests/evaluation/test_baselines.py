@@ -1,4 +1,4 @@
-"""Sample sets that fail in a known way: they must do so, and in no other."""
+"""Baseline sample sets fail in the known way, and in no other."""
 
 from __future__ import annotations
 

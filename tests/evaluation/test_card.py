@@ -1,4 +1,4 @@
-"""The evaluation card: no number without its circumstances, no two protocols under one name."""
+"""The evaluation card: every result has its conditions, and each protocol has its own hash."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Features that are not finite are refused, by every metric and at every place that makes or reads
-them: a distance to NaN is neither small nor large, so that shares of images come out all the same.
+"""Non-finite features are refused by every metric and wherever features are made or read.
+
+Comparisons with NaN distances are always false, so metrics would look normal.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The table on sample sets whose failure is known, and how it is put together.
+"""The table for sample sets with known failures, and its rows.
 
-Real digits, fewer trees than usual: what is asked holds for thirty as for two hundred, and the
-tests of the table's make-up replace the trees by something that counts.
+Real digits and fewer trees than usual: the tests hold for 30 trees as for 200. Tests of the rows
+replace the two-sample test by a function that counts calls.
 """
 
 from __future__ import annotations

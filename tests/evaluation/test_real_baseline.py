@@ -1,4 +1,4 @@
-"""What real images get against each other is made once, and follows from what it is made of."""
+"""Real-vs-real baselines are computed once, and depend on everything that determines them."""
 
 from __future__ import annotations
 

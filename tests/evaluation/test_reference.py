@@ -1,4 +1,4 @@
-"""Real images as they are compared: their own bytes, spread over the split, read in parts."""
+"""Reference images: unchanged bytes, evenly spaced over the split, read in parts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Samples drawn for an evaluation: each metric when it is due, several seeds, and no image drawn
-twice because of a stop."""
+"""Evaluation of samples: intervals of metrics, several seeds, and resumption after a stop."""
 
 from __future__ import annotations
 

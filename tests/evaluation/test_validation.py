@@ -1,4 +1,4 @@
-"""What is looked at during training: a loss that only the weights change, and a grid."""
+"""Evaluators during training: a loss that depends only on the weights, and a sample grid."""
 
 from __future__ import annotations
 

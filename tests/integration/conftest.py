@@ -1,8 +1,8 @@
-"""Commands in processes that skip what takes most of the time of a short training: the imports.
+"""Commands in processes that skip imports, which take most of the time of a short training.
 
-They are forked from a server that has imported everything and used nothing: processes like others,
-with numbers of their own, which can be stopped and killed. The fixtures `command` and `start` of
-tests/conftest.py begin from nothing, as a person does.
+The processes are forked from a server that has imported everything. They are otherwise ordinary
+processes with their own process ids, which can be stopped and killed. The fixtures `command` and
+`start` of tests/conftest.py start new Python processes instead.
 """
 
 from __future__ import annotations

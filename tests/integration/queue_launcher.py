@@ -1,8 +1,8 @@
-"""A launcher of Hydra's with a queue, as a cluster has: jobs wait until there is a place, start
-late, and are nobody's children, so that they outlive who gave them.
+"""A Hydra launcher with a queue, like a cluster: jobs wait, start late, and run on their own.
 
-The queue is the folder `queue` where the command is typed: `queue/<id>` is a job that waits or
-runs, a file `queue/place-<n>` a place for one. The program `squeue` of `install` lists the jobs.
+The jobs are not children of the process that submits them and outlive it. The queue is the folder
+`queue` in the current folder: `queue/<id>` is a job that waits or runs, `queue/place-<n>` is a
+slot. The program `squeue` of `install` lists the jobs.
 """
 
 from __future__ import annotations

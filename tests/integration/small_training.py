@@ -1,6 +1,6 @@
-"""A small training as a library, in any number of processes: what N of them do is what one does.
+"""A small training in one or several processes, whose results must be the same.
 
-`in_processes(4, "train", ...)` runs a function of this module in four processes, forked from the
+`in_processes(4, "train", ...)` runs a function of this module in four processes, forked from a
 server that has done the imports, and connected as torchrun would connect them.
 """
 

@@ -1,5 +1,4 @@
-"""What every command writes has the access that the umask says: others of a group can read a run,
-and write to it where the umask lets them."""
+"""Permissions of files follow the umask, so that a group can share runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Samples measured when a training ends and by `dit-lab evaluate`: once, with a card, in MLflow.
+"""Evaluation at the end of training and by `dit-lab evaluate`: once, with a card, in MLflow.
 
-What is stopped or killed is a process of its own; other commands run in this one, which has
-imported torch already. Three trees take the place of two hundred where no tree matters.
+Commands that are stopped or killed are separate processes; others run in this process, which has
+imported torch. Three trees replace 200 where the number of trees is irrelevant.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Comparisons that grow: what an earlier sweep has trained and measured is taken as it is."""
+"""Growing sweeps: jobs that an earlier sweep has trained and evaluated are reused."""
 
 from __future__ import annotations
 

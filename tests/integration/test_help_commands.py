@@ -1,5 +1,4 @@
-"""The commands that `--help` and the documents show: every one is understood, and what they train
-composes. Links of the documents lead somewhere."""
+"""Commands in `--help` and documents are valid, their configs compose, and links resolve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dit-lab reflow`: pairs drawn from a run, a second run trained on them, and both measured."""
+"""`dit-lab reflow`: pairs drawn from a run, a second run trained on them, both evaluated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dit-lab runs`: what is listed, what goes and what stays, here and in MLflow."""
+"""`dit-lab runs`: listing, pruning and removal, here and in MLflow."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Runs that somebody else has trained: what is found out about them is kept below one's own
-`paths.root`, and what cannot be done is refused before any work."""
+"""Runs trained by others: results are stored below the user's own `paths.root`.
+
+Impossible commands are refused before any work.
+"""
 
 from __future__ import annotations
 

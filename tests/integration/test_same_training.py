@@ -1,4 +1,4 @@
-"""The same training on any number of processes, whole or sharded, and checkpoints between them."""
+"""The same training on any number of processes, sharded or not, and exchanged checkpoints."""
 
 from __future__ import annotations
 

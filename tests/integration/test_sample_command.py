@@ -1,4 +1,4 @@
-"""`dit-lab sample` and `dit_lab.load`: what is drawn depends on the run, the seed and the index."""
+"""`dit-lab sample` and `dit_lab.load`: samples depend on the run, the seed and the index."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What may happen to a training, and that it ends in the same bits once the trouble is over.
+"""A training that is disturbed gives the same bits once the disturbance is over.
 
-The trouble is real: signals, damaged files, an objective that fails, a disk that is full, a folder
-that turns read-only. The runs train an objective in a module of the user's own, which stops or
-fails when told to by a file.
+The disturbances are real: signals, damaged files, an objective that fails, a full disk, a folder
+that becomes read-only. The runs train a user-defined objective, which stops or fails when a file
+tells it to.
 """
 
 from __future__ import annotations

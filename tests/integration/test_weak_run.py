@@ -1,4 +1,4 @@
-"""Guidance away from a weaker run (`guidance.weak_run`): by the commands and as a library."""
+"""Autoguidance by a weaker run (`guidance.weak_run`), by commands and as a library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training on two processes: the same numbers, and one end for both, whatever it is."""
+"""One training on two processes: the same numbers, and the same end for both."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Children of a command, forked from a process that has done the imports: real processes, which can
-be stopped and killed, without the ten seconds that each of them takes to start.
+"""Child processes of a command, forked from a process that has done the imports.
 
-The command that runs a sweep, or several workers, calls `install` before anything else.
+They are real processes, which can be stopped and killed, without ten seconds of start-up each. The
+command that runs a sweep, or several workers, calls `install` first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights of other programs: the names and shapes of their tensors, and what is refused."""
+"""Weights of other programs: tensor names and shapes, and refusals."""
 
 from __future__ import annotations
 

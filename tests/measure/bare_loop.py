@@ -1,6 +1,7 @@
-"""What the lab's loop costs beside the mathematics of a step: a whole training, tracker, metrics
-and guards included, that makes way after every few steps for as many of a bare loop on the same
-batches, in the same process.
+"""Overhead of the lab's training loop over the bare computation of a step.
+
+A whole training with tracker, metrics and guards alternates, every few steps, with a bare loop on
+the same batches in the same process.
 
     python -m tests.measure.bare_loop --blocks 30 model=nano
 

@@ -1,12 +1,11 @@
-"""What a training step and drawing images cost as the work grows, with the exponents of the growth
-beside those of theory, and a plot.
+"""Growth of the cost of a training step and of sampling, with exponents and a plot.
 
     OMP_NUM_THREADS=2 python -m tests.measure.cost_growth --seconds 4 docs/cost-growth.png
 
-Every training is a `dit-lab bench` of its own on latents of noise, so that its peak of memory is
-its own too; that of one block, one image and the least width is taken off, as that of the process.
-Images are drawn by one process of a small model. Theory is the count of matrix products for time,
-and the predicted bytes of tensors for memory.
+Every training is a separate `dit-lab bench` on random latents, so that peak memory is separate. The
+peak of one block, one image and the smallest width is subtracted as that of the process. Samples
+are drawn by one process with a small model. Measured exponents are compared with theory: the number
+of matrix products for time, the predicted bytes of tensors for memory.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""How often reports claim what is not so, and how often they find what is.
+"""Error rates of reports: how often they claim a false difference and find a true one.
 
     python -m tests.measure.error_rates grid        chance of any false claim, by cell
-    python -m tests.measure.error_rates methods     other tests beside this one: chance and power
+    python -m tests.measure.error_rates methods     comparison with other tests: chance and power
     python -m tests.measure.error_rates families    effects, interactions, ladders, shared models
-    python -m tests.measure.error_rates analysis    whole reports beside the vectorised form
-    python -m tests.measure.error_rates correlated  trainings of one seed that are alike
+    python -m tests.measure.error_rates analysis    whole reports against the vectorised form
+    python -m tests.measure.error_rates correlated  correlated results of runs with the same seed
 
-Configurations are compared with one baseline unless said. The unit is the deviation of the other
-configurations over seeds. Prints Markdown; docs/statistics.md has what it printed.
+Configs are compared with one baseline unless stated otherwise. The unit is the standard deviation
+of the other configs over seeds. Prints Markdown, which is included in docs/statistics.md.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Speed and memory of DiT-XL/2 on one GPU, beside what is aimed at, in under nine minutes.
+"""Speed and memory of DiT-XL/2 on one GPU, compared with targets, in less than nine minutes.
 
     python -m tests.measure.gpu --out gpu.json [--official-path DiT] [--minutes 9] [KEY=VALUE ...]
 
-Latents of noise as of ImageNet at 256 pixels, bf16. Every measurement is a `dit-lab bench` of its
-own, the most telling first; what there is no time for is said to be unmeasured. `KEY=VALUE` goes to
-each of them: `model=pico training.global_batch_size=8` tries the command itself on a CPU.
+Uses random latents with the shape of ImageNet at 256 pixels, in bf16. Every measurement is a
+separate `dit-lab bench`, the most important first; measurements without time left are reported as
+unmeasured. `KEY=VALUE` is passed to each of them: `model=pico training.global_batch_size=8` tests
+the command on a CPU.
 """
 
 from __future__ import annotations

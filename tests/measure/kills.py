@@ -1,15 +1,14 @@
-"""Training that is killed again and again: does the same command always go on, to the same bits?
+"""Training that is killed repeatedly: does the same command always resume to the same bits?
 
     python -m tests.measure.kills --kills 50
 
-For each way of training a command is started, one of its processes is killed outright (SIGKILL) at
-a random moment, and the same command is given again, until it ends by itself. Checkpoints are saved
-every other step, so that many kills meet one that is being written. After every kill each
-checkpoint that was whole must still be whole, unless as many newer ones are as a save leaves, and
-the next start must go on from the newest of them or a later one. One way is killed in its last
-phase alone: after its last step, while samples are drawn and measured. In the end weights,
-averages, moments, logged rows, results and status are compared, in every bit, with a training that
-nothing happened to. Prints the table of docs/scale.md.
+For each kind of training, a command is started, one of its processes is killed (SIGKILL) at a
+random time, and the command is repeated until it finishes. Checkpoints are saved every other step,
+so many kills interrupt a save. After every kill, each complete checkpoint must still be complete,
+unless a save has replaced it by as many newer ones as it keeps, and the next start must resume from
+the newest or a later one. One kind is killed only in its last phase: after its last step, while
+samples are drawn and evaluated. At the end, parameters, EMA, optimizer state, logged rows, results
+and status are compared bit by bit with an undisturbed training. Prints the table of docs/scale.md.
 """
 
 from __future__ import annotations

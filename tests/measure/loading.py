@@ -1,14 +1,14 @@
-"""How fast data comes: cached latents, JPEG files, and how much memory latents take.
+"""Throughput of data loading: cached latents, JPEG files, and memory use of latents.
 
   python -m tests.measure.loading latents --rounds 5
   python -m tests.measure.loading jpegs --rounds 5
   python -m tests.measure.loading memory
 
-`latents` compares batches of 4 x 32 x 32 latents, with noise, times, label drops and posterior
-draws of every image's own stream, to reading rows of a memory map alone. `jpegs` compares to
-torchvision's ImageFolder with the same crop, as batches of float tensors. `memory` trains nothing:
-it takes batches from 10,000 and from 1,000,000 latents (sparse files) and prints the anonymous
-resident memory.
+`latents` compares batches of 4 x 32 x 32 latents, with noise, times, label dropout and posterior
+samples from per-image streams, to reading rows of a memory map. `jpegs` compares to torchvision's
+ImageFolder with the same crop, as batches of float tensors. `memory` does not train: it takes
+batches from 10,000 and from 1,000,000 latents (sparse files) and prints the anonymous resident
+memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a step of each optimizer takes, interleaved: python -m tests.measure.optimizer_step
+"""Interleaved step times of all optimizers: python -m tests.measure.optimizer_step
 
-The weights are those of a DiT of 32 x 32 x 4 latents; the gradients are drawn once. Medians and
-the least times are printed, in ms, and how far Muon's iterations carry a small change of a matrix.
+The parameters are those of a DiT on 32 x 32 x 4 latents; gradients are drawn once. Prints medians
+and minima in ms, and how much Muon's iterations amplify a small change of a matrix.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Every sampler with every objective that it fits, on data whose ideal prediction is known.
+"""Every sampler with every objective it supports, on data with a known ideal prediction.
 
     python -m tests.measure.sampler_table
 
-draws from a Gaussian mixture on the plane, with its ideal prediction in the place of a model, and
-writes the tables in docs/objectives-and-samplers.md anew: the distance of the samples to the
-mixture, which is the sampler's own error. Two minutes on one core.
+samples a Gaussian mixture on the plane, with its ideal prediction instead of a model, and rewrites
+the tables in docs/objectives-and-samplers.md: the distance of the samples to the mixture, which is
+the error of the sampler. Two minutes on one core.
 """
 
 from __future__ import annotations

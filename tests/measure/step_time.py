@@ -1,6 +1,6 @@
-"""How long an optimizer step takes on several machines, by formulas; nothing runs.
+"""Predicted time of an optimizer step on several machines, by formulas; nothing is run.
 
-The bytes are those of `core/communication_cost`, which explains the letters.
+`core/communication_cost` computes the bytes and explains the symbols.
 """
 
 from __future__ import annotations

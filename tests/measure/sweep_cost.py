@@ -1,10 +1,10 @@
-"""What a sweep of a thousand finished jobs costs to look at, and a job costs the one who starts it.
+"""Cost of commands on a sweep of 1,000 finished jobs, and of starting a job.
 
     python -m tests.measure.sweep_cost --jobs 1000
 
-Prints CPU and wall seconds and the most memory of `dit-lab sweep status` and `dit-lab report`, each
-a process of its own, for a quarter of the jobs and for all, and what the planning and the launching
-of a job take beside the job's own process.
+Prints CPU and wall time and peak memory of `dit-lab sweep status` and `dit-lab report`, each in its
+own process, for a quarter of the jobs and for all, and the time for planning and launching a job
+besides the job's own process.
 """
 
 from __future__ import annotations

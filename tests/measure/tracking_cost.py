@@ -1,10 +1,10 @@
-"""What tracking costs a training: step times with MLflow and without, in alternating blocks.
+"""Cost of tracking: step times with and without MLflow, in interleaved blocks.
 
     python -m tests.measure.tracking_cost --pairs 12 --steps 400 model=pico
 
 Prints the ratio of the median step times with its 95% interval over the pairs of blocks, and the
-share of the process's CPU time that the tracker's thread took. Imports and the making of the
-store's tables come before the first block.
+share of CPU time of the tracker's thread. Imports and the creation of the store's tables come
+before the first block.
 """
 
 from __future__ import annotations

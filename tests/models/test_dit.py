@@ -1,4 +1,4 @@
-"""The architecture: start at zero, sizes, labels, precision and activation checkpointing."""
+"""The architecture: zero initialisation, sizes, labels, precision, activation checkpointing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Runs to configurations, verdicts, axes and interactions: by hand, and by simulated sweeps."""
+"""Analysis of reports: configs, verdicts, main effects and interactions.
+
+They are checked by hand and with simulated sweeps.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports: the same table in four formats, escaped in each, and a page that loads nothing."""
+"""Report files: the same table in four formats, escaped in each; a page that loads nothing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Guidance, away from the null label or from a weaker model: what moves, what a second pass costs,
-and when it is refused."""
+"""Guidance by the null label or by a weaker model: effects, cost of the second pass, refusals."""
 
 from __future__ import annotations
 

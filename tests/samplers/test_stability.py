@@ -1,8 +1,8 @@
-"""Euler-Maruyama is stable whatever the rate of its noise, and no sampler leaves the path.
+"""Euler-Maruyama is stable at any noise rate, and no sampler diverges from the path.
 
-For Gaussian data N(0, STD^2) the ideal predictions are linear in x, so a sampler is a sum of the
-noises it is given, each times a number. Every image below is one of these noises alone: the norm
-over all images is the deviation of x, without chance.
+For Gaussian data N(0, STD^2) ideal predictions are linear in x, so a sampler is a linear
+combination of its noises. Every image below is one of these noises alone: the norm over all images
+is the exact standard deviation of x.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is compared: pixels between 0 and 1, of large images their averages."""
+"""Pixel features: values in [0, 1], and pooling of large images."""
 
 from __future__ import annotations
 

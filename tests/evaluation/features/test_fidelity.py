@@ -1,6 +1,6 @@
-"""Extractors: torch-fidelity's own networks with weights from files, and DINOv2's that is ours.
+"""Extractors: torch-fidelity's networks with weights from files, and the lab's DINOv2.
 
-The weights are random, so that what comes out is of no use but to compare.
+The weights are random, so outputs are only compared.
 """
 
 from __future__ import annotations

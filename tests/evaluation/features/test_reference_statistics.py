@@ -1,4 +1,4 @@
-"""Statistics of a whole split: those of all its features at once, kept under what they are of."""
+"""Statistics of a whole split equal those of all its features, and are cached by content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of features, and the files that other programs keep them in."""
+"""Statistics of features, and the file formats of other programs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The Frechet distance where it is known: exact covariances by design, scipy's root of a matrix,
-and as torch-fidelity has it."""
+"""The Frechet distance against known values, scipy's matrix square root, and torch-fidelity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inception score where it is known, and as torch-fidelity has it."""
+"""The inception score against known values and torch-fidelity."""
 
 from __future__ import annotations
 

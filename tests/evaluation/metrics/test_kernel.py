@@ -1,4 +1,4 @@
-"""The kernel distance by a loop over pairs, by its expectation, and as torch-fidelity has it."""
+"""The kernel distance against a loop over pairs, its expectation, and torch-fidelity."""
 
 from __future__ import annotations
 

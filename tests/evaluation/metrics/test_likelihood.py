@@ -1,4 +1,4 @@
-"""Bits per dimension: densities of flows that are known, and what is made of them for images."""
+"""Bits per dimension: flows of known density, and the conversion for images."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Precision, recall, density, coverage and nearest distances: by hand on a line, against a double
-loop, and as torch-fidelity has them."""
+"""Precision, recall, density, coverage and nearest distances.
+
+They are compared with values by hand on a line, a double loop, and torch-fidelity.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How straight paths are: exactly so, bent by a known amount, and bent."""
+"""Path deviation of straight paths, of paths with known curvature, and of a curved flow."""
 
 from __future__ import annotations
 

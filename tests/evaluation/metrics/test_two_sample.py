@@ -1,7 +1,6 @@
-"""The two-sample test: chance where there is no difference, certainty where there is, the same
-number every time.
+"""The two-sample test: chance for equal sets, 1 for different sets, and determinism.
 
-A tenth of the trees: what is asked here does not depend on how many there are.
+Uses a tenth of the trees; the tests do not depend on their number.
 """
 
 from __future__ import annotations
