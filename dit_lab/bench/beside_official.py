@@ -34,7 +34,7 @@ AS_THE_ORIGINAL = (
     "objective=ddpm", "sampler=ddpm", "sampler.steps=250", "guidance.scale=4",
     "guidance.channels=3", "precision=fp32",
 )  # fmt: skip
-"""What is laid below the overrides of a comparison: its train.py and sample.py."""
+"""The settings of its train.py and sample.py; overrides of a comparison come on top."""
 ITS_DATA = ("dataset.num_classes=1000", "dataset.image_size=256")
 
 

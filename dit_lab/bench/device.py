@@ -19,8 +19,10 @@ DATA_SHEET = {
     "L40S": 362e12,
     "L4": 121e12,
 }
-"""FLOP/s of dense bfloat16 products, as the manufacturer states it; the first whose words are all
-in the device's name decides."""
+"""FLOP/s of dense bfloat16 products, by the data sheets.
+
+The first entry whose words all occur in the device name applies.
+"""
 
 CPU_SIZES = (512, 1024, 2048)
 CUDA_SIZES = (4096, 8192)

@@ -25,7 +25,7 @@ LAYERS = {
     "mlp": "MLP",
     "adaLN_modulation": "modulation",
 }
-"""Parts of a DiT, by the names of its modules."""
+"""Module name -> part of a DiT."""
 BLOCKS, OUTPUT = "norms, gates, sums", "output layer"
 
 

@@ -18,7 +18,7 @@ ONLY_ONE = [
     "evaluation.loss_images=1", "sample.num_images=1", "sampler=auto", "tracking=none",
     "resume=never", "name=bench",
 ]  # fmt: skip
-"""Laid over the configuration, so that its first step is all that it does."""
+"""Overrides that reduce a training to its first step."""
 
 
 def measure_startup(

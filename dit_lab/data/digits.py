@@ -15,8 +15,10 @@ from torch import Tensor
 from dit_lab.data.digits_facts import DIGITS_SPLIT, digits_file
 
 SPLIT = Path(__file__).with_name("digits_split.txt")
-"""Rows of the table: those of the training split in order, then those of the validation split, as
-scikit-learn's stratified `train_test_split` gives them for DIGITS_SPLIT."""
+"""Rows of the table: the training split, then the validation split, in order.
+
+They are the result of scikit-learn's stratified `train_test_split` with DIGITS_SPLIT.
+"""
 
 
 class Digits:

@@ -50,7 +50,7 @@ class ImageFile(NamedTuple):
 
 
 ByClass = dict[str, list[ImageFile]]
-"""Class name -> its images in order of path; one entry named "" where there are no classes."""
+"""Class name -> its images by path; without classes, a single entry named ""."""
 
 
 @dataclass(frozen=True, slots=True)

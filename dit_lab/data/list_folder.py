@@ -26,7 +26,7 @@ from dit_lab.data.list_file import (
 )
 
 MOST_CLASSES_EACH, FREE_CLASSES = 10, 100
-"""An id is taken for a mistake from so many times the classes that occur, and so many more, on."""
+"""A class id of at least 10 times the number of occurring classes plus 100 is an error."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.text import listed
 
 FIRST, NOW = 1, 2
-"""How folders are read: as the first versions of the lab did, whose runs keep that, and today."""
+"""Versions of the folder-reading rules: FIRST for old runs that recorded it, NOW for new runs."""
 
 TRAINING = ("train", "training")
 HELD_OUT = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing")
-"""Names of splits, those of held-out images in the order in which they are chosen."""
+"""Names of split folders; held-out names in order of preference."""
 
 _EXACT = ("train", "val")
 _KNOWN_FIRST = {*_EXACT, "valid", "validation", "test", "dev", "eval"}

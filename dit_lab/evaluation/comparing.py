@@ -40,7 +40,7 @@ EFFECTS: Mapping[str, Effect] = {
     "versions": Effect.circumstances,
     "code.evaluated": Effect.circumstances,
 }
-"""Part of a card -> what a difference in it means; all other parts are the protocol."""
+"""Part of a card -> effect of a difference in it; all other parts belong to the protocol."""
 
 FOUND = "evaluations_per_image"  # not a setting: it follows from model, sampler and guidance
 ABSENT = "none"

@@ -35,7 +35,7 @@ from dit_lab.evaluation.reference import Reference
 from dit_lab.evaluation.table import Row, with_caveats
 
 Task = Callable[[], Row]
-"""One line of the table, when it is called."""
+"""Computes one row of the table."""
 
 DRAWS = 3  # disjoint draws, for mean and deviation
 MIN_IMAGES = 2 * FOLDS  # per draw
@@ -44,7 +44,7 @@ AS_TRAINED, BALANCED, RANDOM = (
     "as frequent as in the training images", "all classes in turn", "drawn from all classes"
 )  # fmt: skip
 LABEL_RULES = {"training": AS_TRAINED, "balanced": BALANCED, "random": RANDOM}
-"""What `evaluation.labels` may be, and what a card says of it."""
+"""Value of `evaluation.labels` -> its description on the card."""
 
 
 def draw_images(num_images: int, *, train: int, held_out: int) -> int:

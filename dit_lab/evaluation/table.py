@@ -67,7 +67,7 @@ BLIND_TO = {
     ),
     FEW: ("precision", "density", "class_accuracy"),
 }  # fmt: skip
-"""Finding -> the metrics that look good in spite of it."""
+"""Finding -> metrics that do not detect it and may look good nevertheless."""
 
 COPIES_RATIO, COPIES_SHARE = 0.8, 0.05  # ratio below, or share this much above baseline
 UNLIKE_ACCURACY = 0.8

@@ -25,7 +25,7 @@ DIT = "dit_lab.models.dit.DiT"  # as in configs
 SCALED, GATED = "blocks.0.norm1.weight", "blocks.0.mlp.w12.weight"
 NORMED = "blocks.0.attn.q_norm.weight"
 ADDED = {SCALED, GATED, NORMED}
-"""Tensors of which the original DiT has none: of norm=rms, mlp=swiglu, qk_norm."""
+"""Tensors of norm=rms, mlp=swiglu and qk_norm, which the original DiT does not have."""
 DROPOUT = 0.1  # label dropout with a null label; used by all originals
 HALF = (torch.float16, torch.bfloat16)
 SAME_POSITIONS = 1e-6  # tables are rounded from float64; last bits may differ

@@ -43,7 +43,7 @@ VARIANTS = (
     r"diffusion_pytorch_model\.safetensors\.index\.\w+\.json",
     r"diffusion_pytorch_model\.\w+\.bin",
 )
-"""The same of another precision."""
+"""Names of weight files in another precision, such as fp16."""
 
 EMBEDDERS = {
     "t_embedder.mlp.0": "timestep_embedder.linear_1",

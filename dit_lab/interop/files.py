@@ -30,7 +30,7 @@ INDEX = ".safetensors.index.json"  # of a file split into shards
 INDEX_NAME = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")  # also of a precision variant
 
 MARKS = ("x_embedder.proj.weight", "pos_embed.proj.weight")
-"""Tensors of a DiT, by our names and by those of diffusers."""
+"""Names of a tensor that identifies a DiT: the lab's and diffusers'."""
 
 MAX_DEPTH = 3  # of nested dictionaries
 _AVERAGE = re.compile(r"(?i)ema(?![a-z])|averag|shadow")

@@ -27,7 +27,7 @@ from dit_lab.models.embeddings import RotaryPositions
 
 COS, SIN = "feat_rope.freqs_cos", "feat_rope.freqs_sin"
 MARKS = {COS, *ADDED}
-"""Tensors of which the original DiT and SiT have none."""
+"""Tensors that the original DiT and SiT do not have."""
 MODULATION = "blocks.0.adaLN_modulation.1.weight"
 SAME_ANGLES = 1e-5  # its angles are computed in float32
 WITHOUT_SHIFT = 4  # modulation vectors of a block without shifts, instead of 6

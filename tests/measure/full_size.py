@@ -4,7 +4,7 @@
 
 creates files with the names and shapes of DiT-XL/2, SiT-XL/2 and LightningDiT-XL/1 (675 million
 random numbers, 2.7 GB each) in a temporary folder, imports each with the command, compares every
-tensor of the run with the file, and deletes everything. Prints the table of docs/exchange.md.
+tensor of the run with the file, and deletes everything. Prints a table of the results.
 """
 
 from __future__ import annotations

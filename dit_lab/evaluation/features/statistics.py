@@ -28,7 +28,7 @@ from dit_lab.evaluation.metrics.frechet import Moments
 ADM, TORCH_FIDELITY = ".npz", ".pt"
 
 _reconstruct = cast(Callable[..., Any], np.empty(0).__reduce__()[0])
-"""What a pickled array calls, under any version of numpy."""
+"""The function that unpickles an array, in any version of numpy."""
 
 ARRAYS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     _reconstruct,
@@ -38,7 +38,7 @@ ARRAYS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     np.dtypes.Float32DType,
     np.dtypes.Float64DType,
 ]
-"""What the pickle of a numpy array of floats names, and all that is allowed to be named."""
+"""All names that a pickle may use: those of a numpy array of floats."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from dit_lab.evaluation.table import Row
 
 NEAR_COPY_SHARE = 0.01  # share of held-out images that count as near copies, by definition
 OFFICIAL = {("fd", "inception"): "fid", ("fd", "dinov2"): "fdd", ("kd", "inception"): "kid"}
-"""What distances are called where features are those of the paper that gave them a name."""
+"""Published names of distances with certain features."""
 
 
 @dataclass(frozen=True)
