@@ -94,12 +94,12 @@ def _check(config: RunConfig, shapes: Shapes) -> None:
     layers = tuple(getattr(model, name) for name in ("norm", "mlp", "rope", "qk_norm"))
     for wrong, why in (
         (layers != ("layer", "gelu", False, False), "model: only the original's layers"),
-        (height != width, f"dataset.image_size: {height} x {width} latents; it takes square ones"),
-        (channels < 3, f"dataset: {counted(channels, 'channel')}; it guides three"),
-        (not shapes.data.num_classes, "dataset.num_classes: it needs classes"),
-        (model.class_dropout_prob == 0, "model.class_dropout_prob: it needs the null label"),
-        (config.guidance.scale == 1, "guidance.scale: it always guides"),
-        (config.guidance.channels != 3, "guidance.channels: it guides three"),
+        (height != width, f"dataset.image_size: {height} x {width} latents; it needs square ones"),
+        (channels < 3, f"dataset: {counted(channels, 'channel')}; it guides 3 channels"),
+        (not shapes.data.num_classes, "dataset.num_classes: it requires classes"),
+        (model.class_dropout_prob == 0, "model.class_dropout_prob: it requires the null label"),
+        (config.guidance.scale == 1, "guidance.scale: the original always uses guidance"),
+        (config.guidance.channels != 3, "guidance.channels: the original guides 3"),
     ):
         if wrong:
             raise RequestError(f"bench official: {why}")

@@ -38,4 +38,4 @@ def with_data(config: RunConfig) -> tuple[RunConfig, Shapes, list[str]]:
         dataset=to_component("dataset", noise),
         codec=to_component("codec", {"_target_": IDENTITY}),
     )
-    return replaced, shapes, [*assumed, "noise is trained on"]
+    return replaced, shapes, [*assumed, "random latents replace the data"]

@@ -96,8 +96,8 @@ def read_folder(
     splits = splits_among(root, folders, reading)
     if splits and images:
         raise RequestError(
-            f"{root}: images ({_named(images)}) beside {splits[0]} and {splits[1]}, which are the "
-            "splits; move them into these folders"
+            f"{root}: images ({_named(images)}) next to the split folders {splits[0]} and "
+            f"{splits[1]}; move them into these folders"
         )
     reader.left_out.clear()  # by_class reads this level again
     if splits:
@@ -112,8 +112,8 @@ def read_folder(
 
 def _left_out(endings: Mapping[str, int]) -> str:
     kinds = sorted(endings.items(), key=lambda kind: (-kind[1], kind[0]))
-    shown = listed([f"{count:,} {ending or 'without ending'}" for ending, count in kinds])
-    return f"{counted(sum(endings.values()), 'file')} left out, by their endings: {shown}"
+    shown = listed([f"{count:,} {ending or 'without extension'}" for ending, count in kinds])
+    return f"{counted(sum(endings.values()), 'file')} skipped, by extension: {shown}"
 
 
 def some_files(listing: FolderListing, most: int) -> list[ImageFile]:
@@ -129,7 +129,7 @@ def notes_on(listing: FolderListing) -> tuple[str, ...]:
     if listing.splits:
         train, held_out = listing.splits
         beside = f"; not read: {listed(listing.not_read)}" if listing.not_read else ""
-        notes.append(f"{train} is trained on, {held_out} is held out{beside}")
+        notes.append(f"training split: {train}; held-out split: {held_out}{beside}")
     if names := listing.class_names:
         notes.append(f"{counted(len(names), 'class')}: {listed(names)}")
     if listing.left_out:
@@ -258,7 +258,7 @@ class _Reader:
         if empty:
             raise RequestError(
                 f"{place}: no images ({kinds}) in class folder {listed(empty)}{there}; add some, "
-                "or take the folder away"
+                "or remove the folder"
             )
 
     def walk(self, below: str, above: frozenset[tuple[int, int]] = frozenset()) -> list[ImageFile]:
@@ -270,11 +270,11 @@ class _Reader:
         this = (status.st_dev, status.st_ino)
         if this in above:
             raise RequestError(
-                f"{self.root / below}: a link to a folder that it lies in; take the link away"
+                f"{self.root / below}: a link to one of its parent folders; remove the link"
             )
         if len(above) == MAX_DEPTH:
             raise RequestError(
-                f"{self.root / below}: lies in {MAX_DEPTH} folders; move the images to a higher one"
+                f"{self.root / below}: is nested in {MAX_DEPTH} folders; move the images up"
             )
         images, folders = self.level(below)
         for name in folders:
@@ -294,7 +294,7 @@ class _Reader:
                     elif entry.name.lower().endswith(self._endings):
                         status = entry.stat()
                         if not stat.S_ISREG(status.st_mode):
-                            raise RequestError(f"{entry.path}: {NOT_A_FILE}; take it away")
+                            raise RequestError(f"{entry.path}: {NOT_A_FILE}; remove it")
                         images.append(ImageFile(below + entry.name, status.st_size))
                     else:
                         self.left_out[os.path.splitext(entry.name)[1].lower()] += 1
@@ -311,9 +311,7 @@ def _read(path: Path) -> bytes:
 
 
 def _unreadable(error: OSError) -> RequestError:
-    return RequestError(
-        f"{error.filename}: cannot be read ({error.strerror}); repair it or take it away"
-    )
+    return RequestError(f"{error.filename}: cannot be read ({error.strerror}); repair or remove it")
 
 
 # ---- messages -----------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def glance(
             if not skips:
                 raise RequestError(f"{refusal}, or give {SKIP}") from None
             unreadable += 1
-    of = f"of {counted(len(files), 'image')}" + ("" if whole else " that were looked at")
+    of = f"of {counted(len(files), 'image' if whole else 'checked image')}"
     return tuple(
         f"{count:,} {of} {meaning}"
         for count, meaning in (
@@ -50,11 +50,11 @@ def glance(
 
 def orientation(exif: str) -> str:
     """Describe images with an EXIF orientation and what `dataset.exif` does with them."""
-    does = "turned" if exif == "apply" else "left as they lie"
+    does = "rotated" if exif == "apply" else "not rotated"
     return f"with an EXIF orientation: {does} (dataset.exif={exif})"
 
 
 def transparent_parts(transparency: str) -> str:
     """Describe transparent images and what `dataset.transparency` does with them."""
-    does = "the colours below show" if transparency == "drop" else f"laid over {transparency}"
+    does = "alpha ignored" if transparency == "drop" else f"composited over {transparency}"
     return f"with transparency: {does} (dataset.transparency={transparency})"

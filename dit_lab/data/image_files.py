@@ -100,8 +100,8 @@ class ImageFiles:
                 else:
                     self._untold.append(f"skipped {error}")
         raise RequestError(
-            f"{self._bad[index]}; nor can the images that follow it in the list: "
-            "`dit-lab check` tells all that are bad"
+            f"{self._bad[index]}; the images after it cannot be read either: "
+            "`dit-lab check` lists all unreadable images"
         )
 
     def _image(self, index: int, path: Path, crop: tuple[float, ...] | None) -> np.ndarray:

@@ -27,7 +27,7 @@ from dit_lab.runs.records import Data, ShapeList, few_pixels
 FACTS, PLAN = "latents.json", "plan.json"
 SPLITS = ("train", "validation")
 
-_INSTEAD = "dit-lab encode dataset=... codec=... out=FOLDER makes such a folder"
+_INSTEAD = "dit-lab encode dataset=... codec=... out=FOLDER creates such a folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +76,12 @@ def read_manifest(root: str | Path | None) -> Manifest:
     """Return the manifest of a complete folder; raise `RequestError` if there is none."""
     file = given_folder(root) / FACTS
     if not file.is_file():
-        raise RequestError(f"{file} is missing: {_INSTEAD}; what was interrupted goes on with it")
+        raise RequestError(f"{file} is missing: {_INSTEAD} or resumes its encoding")
     found = read_json(file)
     stated = found.pop("fingerprint", None)
 
     def known(kind: type[Kind], values: Any) -> Kind:
-        return read_as(kind, values, where=file, what="is not what was written", instead=_INSTEAD)
+        return read_as(kind, values, where=file, what="is damaged or was changed", instead=_INSTEAD)
 
     manifest = known(Manifest, found)
     plan = manifest.plan
@@ -89,7 +89,7 @@ def read_manifest(root: str | Path | None) -> Manifest:
     known(dict[FileName, _Shard], manifest.shards)
     wrong = few_pixels(plan.data) or not _are_whole(plan, manifest.shards)
     if wrong or manifest.fingerprint != stated:
-        raise RequestError(f"{file}: is not what was written; {_INSTEAD}")
+        raise RequestError(f"{file}: is damaged or was changed; {_INSTEAD}")
     return manifest
 
 
@@ -127,5 +127,5 @@ def check_size(shard: Path, expected: int) -> None:
     if found != expected:
         raise RequestError(
             f"{shard}: has {found:,} bytes of {expected:,}; copy it again, or delete it and "
-            f"{FACTS} and go on with dit-lab encode"
+            f"{FACTS} and resume dit-lab encode"
         )

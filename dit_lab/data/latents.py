@@ -103,7 +103,9 @@ class Shard:
             moments = _start(header["moments"], plan.dtype, (plan.mirrors, *plan.moments_shape))
             labels = _start(header["labels"], "int64", ())
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RequestError(f"{file}: is no shard of latents ({error}); copy it again") from None
+            raise RequestError(
+                f"{file}: is not a shard of latents ({error}); copy it again"
+            ) from None
         first = 8 + header_bytes
         self._starts = {"moments": first + moments, "labels": first + labels}
         if hasattr(os, "posix_fadvise"):  # not on macOS

@@ -52,7 +52,7 @@ class FolderSummary:
         names = listed([self.class_names[at] for at in self.absent_classes])
         return (
             f"{len(self.absent_classes):,} of {counted(self.num_classes, 'class')} have no training"
-            f" image ({names}): they are drawn where sample.labels asks for them alone",
+            f" image ({names}): they are sampled only if sample.labels names them",
         )
 
     def files(self, root: Path) -> tuple[str, ...]:

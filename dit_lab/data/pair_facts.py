@@ -68,8 +68,8 @@ def read_pair_facts(folder: str | Path | None) -> PairFacts:
         PairFacts,
         read_json(Path(folder) / FACTS),
         where=f"coupling.pairs={folder}",
-        what="holds no whole pairs",
-        instead="dit-lab reflow run=RUN draws some",
+        what="holds no complete pairs",
+        instead="dit-lab reflow run=RUN draws pairs",
     )
 
 

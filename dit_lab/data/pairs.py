@@ -27,11 +27,11 @@ def _read(file: Path, facts: PairFacts) -> dict[str, Tensor]:
         data, labels = found["data"], found["labels"]
     except (OSError, SafetensorError, KeyError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else f"{error}"
-        raise RequestError(f"{file}: is no shard of pairs ({reason}); draw them again") from None
+        raise RequestError(f"{file}: is not a shard of pairs ({reason}); draw them again") from None
     if list(data.shape) != [len(labels), *facts.latent_shape] or labels.dtype != torch.int64:
         raise RequestError(
             f"{file}: holds data of shape {tuple(data.shape)} and labels of {tuple(labels.shape)}, "
-            "not the pairs that pairs.json says; draw them again"
+            "which do not match pairs.json; draw them again"
         )
     return found
 

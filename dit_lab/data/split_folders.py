@@ -46,8 +46,8 @@ def splits_among(root: Path, folders: Collection[str], reading: int) -> tuple[st
     for names in (training, chosen):
         if len(names) > 1:
             raise RequestError(
-                f"{root}: {listed(names)}: all of them are called like one split; name the one to "
-                "use train or val, or take the others away"
+                f"{root}: {listed(names)}: all of these look like the same split; rename the one "
+                "to use train or val, or remove the others"
             )
     return training[0], chosen[0]
 

@@ -206,8 +206,8 @@ def _hash(file: str, size: int, modified: int) -> str:
 
 def _missing(file: Path) -> RequestError:
     return RequestError(
-        f"{file} is missing: dataset.root=FOLDER says where the files lie, dataset.download=true "
-        "gets them through torchvision"
+        f"{file} is missing: give the folder of the files with dataset.root=FOLDER, or download "
+        "them with dataset.download=true"
     )
 
 

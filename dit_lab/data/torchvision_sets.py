@@ -99,7 +99,7 @@ class CIFAR10(ImagesInMemory):
         except (RuntimeError, OSError) as error:
             raise RequestError(
                 f"dataset.root={folder}: {' '.join(str(error).split())[:200]}; "
-                "dataset.download=true gets the files through torchvision"
+                "dataset.download=true downloads the files"
             ) from None
         labels = np.asarray(files.targets)
         super().__init__(files.data, labels, horizontal_flip=horizontal_flip, seed=seed)

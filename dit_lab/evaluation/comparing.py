@@ -17,10 +17,10 @@ from dit_lab.runs.folder import flatten
 class Effect(Enum):
     """Meaning of a difference between two cards for the comparison of their results."""
 
-    compared = "what is compared"
-    chance = "another draw: numbers differ by chance"
-    circumstances = "other circumstances: numbers may differ in their last digits"
-    protocol = "another protocol: numbers are not comparable"
+    compared = "models and training"
+    chance = "different seeds: results differ by chance"
+    circumstances = "different conditions: results may differ in their last digits"
+    protocol = "different protocol: results are not comparable"
 
 
 EFFECTS: Mapping[str, Effect] = {

@@ -55,8 +55,8 @@ HIGHER_IS_BETTER = (
 AIMED_AT = {"distance_ratio": 1, "density": 1}  # ideal values; neither higher nor lower is better
 
 COPIES = "the samples copy training images"
-UNLIKE = "trees tell the samples from real images"
-FEW = "the samples leave out much of the data"
+UNLIKE = "the two-sample test separates the samples from real images"
+FEW = "the samples miss much of the data"
 BLIND_TO = {
     COPIES: (
         "two_sample", "recall", "precision", "coverage", "density", "class_accuracy", "fd", "fid",

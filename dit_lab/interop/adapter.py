@@ -66,11 +66,11 @@ class Adapter:
         """Raise RequestError if the format's code could not use such weights."""
         height, width = architecture.input_size
         if height != width:
-            raise RequestError(f"a model of {height} x {width}: this format knows squares alone")
+            raise RequestError(f"a model of {height} x {width}: this format requires squares")
         self._refuse_additions(architecture)
 
     def _refuse_additions(self, architecture: Architecture) -> None:
         if architecture.additions and not self.additions:
             options = (f"model.{key}={value}" for key, value in architecture.additions.items())
             told = ", ".join(options).replace("True", "true")
-            raise RequestError(f"{told}: this format knows the original's layers alone")
+            raise RequestError(f"{told}: this format supports the original's layers only")

@@ -119,12 +119,12 @@ def inferred(shapes: Shapes) -> Architecture:
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise RequestError(
-            f"pos_embed: {tokens} tokens are no square, so height and width are open"
+            f"pos_embed: {tokens} tokens do not form a square, so height and width are unknown"
         )
     out_channels = outputs / patch**2
     if out_channels not in (channels, 2 * channels):
         raise RequestError(
-            f"final_layer.linear.weight: {outputs} numbers a token are neither {channels} nor "
+            f"final_layer.linear.weight: {outputs} outputs per token are neither {channels} nor "
             f"{2 * channels} channels of {patch} x {patch} pixels"
         )
     table = shapes.get("y_embedder.embedding_table.weight", (0,))

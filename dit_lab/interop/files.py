@@ -96,7 +96,7 @@ def _groups(path: Path, content: Mapping[str, Any]) -> dict[str, Tensors]:
         if _are_tensors(found):
             return {"ema": _plain_names(path, found)}
     raise RequestError(
-        f"{path}: no weights in it; expected tensors by name, or such under model or ema, and "
+        f"{path}: holds no weights; expected tensors by name, at the top or under model or ema; "
         f"found {', '.join(map(str, list(content)[:5])) or 'nothing'}; {INSTEAD}"
     )
 

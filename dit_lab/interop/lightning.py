@@ -56,7 +56,7 @@ class LightningDiTFormat(SiTFormat):
         width = found.hidden_size
         if shapes.get(MODULATION) == (WITHOUT_SHIFT * width, width):
             raise RequestError(
-                f"{MODULATION}: a model without shifts (wo_shift), which the lab's DiT has not"
+                f"{MODULATION}: a model without shifts (wo_shift), unsupported by the lab's DiT"
             )
         if COS not in shapes:
             return found

@@ -75,11 +75,11 @@ class SiTFormat(_OfClasses):
         super().refuse(architecture, objective)
         if not isinstance(objective, FlowObjective):
             raise RequestError(
-                f"{self.code} learns a flow (objective=rectified_flow or flow_matching)"
+                f"{self.code} supports flows only (objective=rectified_flow or flow_matching)"
             )
         if objective.time_scale != 1.0:
             raise RequestError(
-                f"{self.code} feeds time as it is, this model was trained with "
+                f"{self.code} uses unscaled time, this model was trained with "
                 f"objective.time_scale={objective.time_scale:g}"
             )
         path = objective.interpolant
@@ -112,7 +112,7 @@ class REPAFormat(SiTFormat):
 
     def refuse(self, architecture: Architecture, objective: Objective) -> None:
         """Refuse every export: REPA's code cannot load weights without projectors."""
-        raise RequestError("REPA's code wants the projectors of its training; SiT's does not")
+        raise RequestError("REPA's code requires the projectors of its training; SiT's does not")
 
 
 def _time_reversed(weight: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class DiTLabPipeline(DiffusionPipeline):
         labels = self._labels(class_labels)
         guided = guidance_scale != 1.0
         if guided and not self.config.lab["null_label"]:
-            raise ValueError("guidance_scale: the model never saw images without a label; use 1.0")
+            raise ValueError("guidance_scale: the model was trained without a null label; use 1.0")
         config = self.transformer.config
         size = config.sample_size
         shape = (len(labels), config.in_channels, size, size)
@@ -115,7 +115,7 @@ class DiTLabPipeline(DiffusionPipeline):
         ]
         wrong = [label for label in numbers if label not in range(max(1, count))]
         if wrong:
-            raise ValueError(f"class_labels: {wrong[0]!r} is no class; there are {count}")
+            raise ValueError(f"class_labels: {wrong[0]!r} is not a class; the model has {count}")
         return torch.tensor(numbers, device=self._execution_device)
 
     @property

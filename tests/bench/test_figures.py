@@ -236,7 +236,7 @@ def test_noise_is_trained_on_where_there_are_no_images() -> None:
     sizes += ["precision=fp32", "training.global_batch_size=16"]
     config, shapes, assumed = with_data(compose_train(sizes))
     assert shapes.latent == (4, 8, 8)
-    assert assumed[-1] == "noise is trained on"
+    assert assumed[-1] == "random latents replace the data"
     with training_of(config, shapes) as training:
         data, labels = training.prepared()[0]
         assert data.shape == (16, 4, 8, 8) and set(labels.tolist()) <= set(range(10))

@@ -203,5 +203,5 @@ def test_the_list_is_a_circle_until_no_image_is_left(paths: list[Path]) -> None:
     assert Files(paths, on_bad_image="skip").fetch(torch.tensor([2]), None)[1].tolist() == [0]
     for path in paths:
         path.write_bytes(b"")
-    with pytest.raises(RequestError, match="`dit-lab check` tells all that are bad"):
+    with pytest.raises(RequestError, match="`dit-lab check` lists all unreadable images"):
         Files(paths, on_bad_image="skip").fetch(torch.tensor([2]), None)

@@ -124,7 +124,7 @@ def test_a_link_in_a_circle_is_refused(tmp_path: Path, target: str) -> None:
     write(tmp_path, *numbered("cat/young", 3))
     (tmp_path / "cat" / "young" / "again").symlink_to(target)
     assert "cat/young/again" in (message := refusal(tmp_path))
-    assert "a link to a folder that it lies in" in message
+    assert "a link to one of its parent folders" in message
 
 
 # Splits
@@ -224,7 +224,7 @@ REFUSALS: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "no image below": (
         ["cat/a.heic"],
         {"num_classes": 0},
-        "1 file left out, by their endings: 1 .heic",
+        "1 file skipped, by extension: 1 .heic",
     ),
     "one image": (["a.png"], {}, "only one image; at least two are needed"),
     "other classes in val": (

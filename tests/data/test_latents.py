@@ -100,5 +100,5 @@ def test_another_tensor_is_no_shard(folder: Path) -> None:
     content = file.read_bytes().replace(b"[3,2,2,4,4]", b"[3,2,4,2,4]")
     assert len(content) == size
     file.write_bytes(content)
-    with pytest.raises(RequestError, match=r"is no shard of latents \(rows of F16 \[2, 4, 2, 4\]"):
+    with pytest.raises(RequestError, match=r"not a shard of latents \(rows of F16 \[2, 4, 2, 4\]"):
         Latents(split="train", root=folder).fetch(torch.tensor([0]), None)

@@ -104,7 +104,7 @@ def test_splits_are_known_by_many_names(tmp_path: Path, folders: tuple[str, ...]
     assert all(path.startswith(f"{train}/") for path in paths(found.train))
     assert all(path.startswith(f"{held_out}/") for path in paths(found.validation))
     said = notes_on(found)[0]
-    assert said.startswith(f"{train} is trained on, {held_out} is held out")
+    assert said.startswith(f"training split: {train}; held-out split: {held_out}")
     assert ("not read" in said) == (len(folders) > 2)
 
 
@@ -122,8 +122,8 @@ def test_names_that_hold_such_words_are_classes(tmp_path: Path, folders: tuple[s
 @pytest.mark.parametrize(
     ("folders", "says"),
     [
-        (("Training", "train", "Test"), "Training, train: all of them are called like one split"),
-        (("train", "valid", "Validation"), "Validation, valid: all of them"),
+        (("Training", "train", "Test"), "Training, train: all of these look like the same split"),
+        (("train", "valid", "Validation"), "Validation, valid: all of these"),
         (("Testing", "test_set"), "this looks like splits, not classes"),
         (("TRAIN",), "this looks like splits, not classes"),
     ],
@@ -142,7 +142,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     )
     assert facts(tmp_path).first_look.notes == (
         "1 class: a",
-        "4 files left out, by their endings: 2 .heic, 1 without ending, 1 .cr2",
+        "4 files skipped, by extension: 2 .heic, 1 without extension, 1 .cr2",
     )
 
 
@@ -250,10 +250,10 @@ def test_a_glance_before_training(tmp_path: Path) -> None:
     files = (str(tmp_path / "turned.jpg"), str(tmp_path / "a.png"))
     how: dict[str, Any] = {"exif": "apply", "transparency": "white", "skips": False}
     assert glance(files, whole=True, **how) == (
-        "1 of 2 images with an EXIF orientation: turned (dataset.exif=apply)",
-        "1 of 2 images with transparency: laid over white (dataset.transparency=white)",
+        "1 of 2 images with an EXIF orientation: rotated (dataset.exif=apply)",
+        "1 of 2 images with transparency: composited over white (dataset.transparency=white)",
     )
-    assert "that were looked at" in glance(files, whole=False, **how)[0]
+    assert "checked image" in glance(files, whole=False, **how)[0]
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     broken = (*files, str(tmp_path / "broken.jpg"))
     with pytest.raises(RequestError, match=r"broken.jpg: .*or give dataset.on_bad_image=skip to"):

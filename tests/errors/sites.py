@@ -79,14 +79,14 @@ LIBRARY_ONLY = {
     "every reader of records is walked over in tests/integration/test_fuzz.py": (
         ("actions/inferred.py", "which is no word"),
         ("interop/files.py", "{what}; fetch it again"),
-        ("data/pairs.py", "is no shard of pairs"),
+        ("data/pairs.py", "is not a shard of pairs"),
         ("data/pairs.py", "holds data of shape"),
         ("runs/folder.py", "those are named like step-"),
         ("runs/lock.py", "so nobody can hold it"),
         ("training/tensor_files.py", "no safetensors file, or damaged; copy"),
     ),
     "it needs a network whose weights are broken, as in tests/evaluation/test_nonfinite.py": (
-        ("evaluation/features/extractors.py", "what it sees is not finite"),
+        ("evaluation/features/extractors.py", "its output is not finite"),
         ("evaluation/features/statistics.py", "hold numbers that are not finite"),
     ),
     "the tests have it installed; see tests/evaluation/features/test_fidelity.py": (
@@ -94,9 +94,9 @@ LIBRARY_ONLY = {
     ),
     "adapters refuse it, as in tests/interop/test_interop.py": (
         ("interop/official.py", "a model without classes"),
-        ("interop/adapter.py", "this format knows squares alone"),
+        ("interop/adapter.py", "this format requires squares"),
         ("interop/official.py", "linear betas"),
-        ("interop/official.py", "{self.code} learns a flow"),
+        ("interop/official.py", "{self.code} supports flows only"),
         ("interop/official.py", "{self.code}'s linear path"),
         ("interop/official.py", "REPA's code wants"),
         ("interop/diffusers_folder.py", "model.mlp_ratio"),
@@ -112,7 +112,7 @@ LIBRARY_ONLY = {
         ("evaluation/features/statistics.py", "statistics: a mean of shape"),
         ("evaluation/features/statistics.py", "torch-fidelity's)"),
         ("evaluation/features/statistics.py", "holds no statistics"),
-        ("evaluation/features/statistics.py", "no such file of statistics"),
+        ("evaluation/features/statistics.py", "not a file of feature statistics"),
         ("evaluation/features/statistics.py", "unknown ending; use"),
     ),
     "it needs a machine without a network, as in tests/codecs/test_codecs.py": (

@@ -36,7 +36,7 @@ from dit_lab.evaluation.metrics.two_sample import two_sample_accuracy
 from dit_lab.evaluation.quality import Metric, ReferenceSet
 from dit_lab.evaluation.reference import Reference
 
-SAID = "what it sees is not finite in"
+SAID = "its output is not finite in"
 COUNT = 40
 
 MEASURES: dict[str, Callable[[Features, Features], object]] = {

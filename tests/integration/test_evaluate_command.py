@@ -198,13 +198,13 @@ def test_the_table_is_printed_and_says_what_it_needs(straight: Run) -> None:
         assert ("(" in line) == bool(row.caveat)
         assert (line.split()[-1] == "-") == (row.floor is None)
     assert lines[-1] == (
-        "ema-0.9 at step 40, Euler with 2 steps (2 evaluations an image), guidance 1, seed 0, "
+        "ema-0.9 at step 40, Euler with 2 steps (2 NFE), guidance 1, seed 0, "
         "float32, labels as frequent as in the training images"
     )
-    (wanted,) = [line for line in lines if line.startswith("wanted: ")]
-    assert "two_sample 0.5" in wanted
+    (target,) = [line for line in lines if line.startswith("target: ")]
+    assert "two_sample 0.5" in target
     findings = [line for line in lines if line.startswith("generated: ")]
-    assert [line.partition(": ")[2].partition(", so")[0] for line in findings] == (
+    assert [line.partition(": ")[2].partition("; ignore")[0] for line in findings] == (
         evaluation.findings
     )
     (result,) = [line for line in straight.out.splitlines() if line.startswith("result: ")]
@@ -269,14 +269,14 @@ def test_two_measurements_side_by_side(dit_lab: Command, untracked: Path, tmp_pa
     path, evaluation = only_evaluation(untracked)
     same = dit_lab("evaluate", "--compare", str(untracked), str(path))
     assert same.code == 0, same.err
-    assert same.out.splitlines()[0] == "the same measurement of the same weights"
+    assert same.out.splitlines()[0] == "the same evaluation of the same weights"
     other = tmp_path / "other.json"
     other.write_text(path.read_text().replace('"run": "', '"run": "0'))
     edit_json(other, card={**json.loads(other.read_text())["card"], "device": "a GPU"})
     compared = dit_lab("evaluate", "--compare", str(untracked), str(other))
     lines = compared.out.splitlines()
-    assert (compared.code, lines[0], lines[-1]) == (0, "what is compared", "comparable")
-    assert "other circumstances: numbers may differ in their last digits" in lines
+    assert (compared.code, lines[0], lines[-1]) == (0, "models and training", "comparable")
+    assert "different conditions: results may differ in their last digits" in lines
     rows = [line for line in lines if line.startswith("eval/")]
     assert len(rows) == len(evaluation.rows)
 
@@ -303,7 +303,7 @@ def test_another_protocol_has_a_file_and_names_of_its_own(
     new, evaluation = new_evaluation(only_run(root), path)
     assert evaluation.card.sampler["steps"] == 3
     assert evaluation.card.evaluations_per_image == 3 * 2 * 2  # both halves of Heun, both labels
-    assert "Heun with 3 steps (12 evaluations an image), guidance 2" in done.out
+    assert "Heun with 3 steps (12 NFE), guidance 2" in done.out
     assert read_evaluation(path) == own
     added = [point for point in tracked(root) if point not in before]
     assert sorted(added) == sorted(points_of(evaluation, f"eval-{evaluation.card.protocol}/"))
@@ -371,7 +371,7 @@ def test_baselines_are_columns_of_the_same_table(
     assert values["exact_copies"][1:3] == ["1.000", "0.000"]
     assert values["class_accuracy"][1] == "(1.000)"
     assert not any("…" in line for line in lines)  # nothing cut short
-    said = "memoriser: the samples copy training images, so numbers in (  ) do not count"
+    said = "memoriser: the samples copy training images; ignore values in (  )"
     assert said in lines
     assert not any(line.startswith("class Gaussian: the samples copy") for line in lines)
     assert only_evaluation(untracked)[0] == path  # only the run's own samples are kept

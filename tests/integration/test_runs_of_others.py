@@ -76,7 +76,7 @@ def test_what_is_found_out_is_kept_below_my_own_root(
     assert f"measured before: {written}" in mine("evaluate", run, *MEASURED).stdout
     done = mine("evaluate", "--compare", str(theirs.run), str(written))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "the same measurement" in done.stdout
+    assert "the same evaluation" in done.stdout
     done = mine("evaluate", "-m", run, MEASURED[0], "sampler.steps=1,2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "sampler.steps=1: measured before" in done.stdout

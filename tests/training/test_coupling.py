@@ -205,7 +205,7 @@ REFUSED = {
     "no pairs": (["coupling=reflow"], "coupling.pairs: not given"),
     "pairs that are not there": (
         ["coupling=reflow", "coupling.pairs=nowhere"],
-        "nowhere: holds no whole pairs",
+        "nowhere: holds no complete pairs",
     ),
     "pairs on a bent path": (
         ["coupling=reflow", "objective=flow_matching", "objective.path=trigonometric"],
@@ -296,10 +296,10 @@ def test_a_folder_without_whole_facts_holds_no_pairs(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"coupling\.pairs: not given"):
         read_pair_facts(None)
     (folder / "pairs.json").write_text('{"seed": 7}')
-    with pytest.raises(RequestError, match="holds no whole pairs"):
+    with pytest.raises(RequestError, match="holds no complete pairs"):
         read_pair_facts(folder)
     (folder / "pairs.json").unlink()
-    with pytest.raises(RequestError, match="holds no whole pairs"):
+    with pytest.raises(RequestError, match="holds no complete pairs"):
         Pairs(folder, split="train")
 
 

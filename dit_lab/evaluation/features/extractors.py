@@ -36,8 +36,8 @@ def finite(found: Found, *, by: str = "") -> Found:
     bad = ~np.isfinite(found).reshape(len(found), -1).all(axis=1)
     if bad.any():
         raise RequestError(
-            f"extractor {by or '(unnamed)'}: what it sees is not finite in {bad.sum():,} of "
-            f"{len(found):,} images, so that no metric of it means anything; get its weights "
+            f"extractor {by or '(unnamed)'}: its output is not finite in {bad.sum():,} of "
+            f"{len(found):,} images, so its metrics would be meaningless; get its weights "
             "again, or leave out the metrics that use it"
         )
     return found

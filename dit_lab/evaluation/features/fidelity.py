@@ -136,12 +136,12 @@ def _opened(weights_path: str | None, name: str, address: str) -> io.BufferedRea
     if weights_path is None:
         raise RequestError(
             f"evaluation.weights_path=null: the extractor {name} needs a folder with {file}; get "
-            f"that from {address}, nothing is downloaded by itself"
+            f"that from {address}, nothing is downloaded automatically"
         )
     try:
         return open(local_path(weights_path, "evaluation.weights_path=") / file, "rb")
     except OSError as error:
         raise RequestError(
             f"evaluation.weights_path={weights_path}: {file} cannot be read there "
-            f"({error.strerror}); get it from {address}, nothing is downloaded by itself"
+            f"({error.strerror}); get it from {address}, nothing is downloaded automatically"
         ) from None

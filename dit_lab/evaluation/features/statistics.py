@@ -90,7 +90,7 @@ def read_statistics(path: Path) -> Statistics:
         raise RequestError(f"{path}: holds no statistics (lacks {error})") from None
     except (OSError, ValueError, RuntimeError, TypeError, zipfile.BadZipFile,
             pickle.UnpicklingError):  # fmt: skip
-        raise RequestError(f"{path}: no such file of statistics, or damaged") from None
+        raise RequestError(f"{path}: not a file of feature statistics, or damaged") from None
     return Statistics(np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64))
 
 

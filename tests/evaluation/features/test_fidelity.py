@@ -256,7 +256,7 @@ def test_weights_that_are_not_there(
         assert said.startswith(f"evaluation.weights_path={path or 'null'}: ")
         assert file in said
         assert address in said
-        assert "nothing is downloaded by itself" in said
+        assert "nothing is downloaded automatically" in said
         assert "\n" not in said
 
 

@@ -82,9 +82,9 @@ class Hostile:
     [
         ("a.json", "unknown ending .json"),
         ("none.npz", "does not exist"),
-        ("text.npz", "no such file of statistics"),
-        ("text.pt", "no such file of statistics"),
-        ("hostile.pt", "no such file of statistics"),
+        ("text.npz", "not a file of feature statistics"),
+        ("text.pt", "not a file of feature statistics"),
+        ("hostile.pt", "not a file of feature statistics"),
         ("images.npz", "holds no statistics"),
         ("wrong.npz", r"expected \(D,\) and \(D, D\)"),
     ],
