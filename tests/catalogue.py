@@ -32,7 +32,7 @@ def _row(entry: Entry) -> str:
 
 
 def written(text: str) -> str:
-    """The page with the table of now."""
+    """Return the page with the present table."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     return f"{before}{START}\n{table()}\n{END}{after}"

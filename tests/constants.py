@@ -25,7 +25,7 @@ START, END = "<!-- written by python -m tests.constants -->\n", "<!-- until here
 
 @dataclass(frozen=True)
 class Constant:
-    """One of them: where it is, what it has to be, and what it decides."""
+    """A constant: its place, its required value, and what it determines."""
 
     place: str  # "evaluation.metrics.two_sample.TREES"
     value: Any
@@ -33,7 +33,7 @@ class Constant:
 
     @property
     def now(self) -> Any:
-        """What the code has."""
+        """The value in the code."""
         parts = f"dit_lab.{self.place}".split(".")
         for cut in range(len(parts) - 1, 0, -1):
             try:
@@ -165,7 +165,7 @@ SCANNED = (
 
 
 def in_the_code() -> Iterator[str]:
-    """The places of all constants of modules and classes that are made of numbers."""
+    """Return the places of all numerical constants of modules and classes."""
     for part in SCANNED:
         path = PACKAGE / part
         for file in [path] if path.suffix else sorted(path.rglob("*.py")):
@@ -214,7 +214,7 @@ def _shown(value: Any) -> str:
 
 
 def written(text: str) -> str:
-    """The page with the table of now."""
+    """Return the page with the present table."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     return f"{before}{START}\n{table()}\n{END}{after}"

@@ -60,7 +60,7 @@ def facts(root: Path, **changes: Any) -> DataFacts:
 
 
 def test_a_run_s_data_is_read_as_the_run_recorded(tmp_path: Path) -> None:
-    """Everything that is read otherwise today: order, endings, splits."""
+    """All changed rules keep their old behaviour: order, extensions, splits."""
     write(tmp_path, *numbered("1", 3), *numbered("2", 3), *numbered("10", 3), "2/scan.tif")
     now = facts(tmp_path)
     first = dataset_facts(TARGET, options(tmp_path), reading=FIRST)
@@ -147,7 +147,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (40, 20)) -> Image.Image:
-    """Red above, blue below; the upper half transparent where the mode has transparency."""
+    """An image, red above and blue below, with a transparent upper half if the mode allows."""
     image = Image.new("RGBA", size, (0, 0, 255, 255))
     image.paste((255, 0, 0, 0), (0, 0, size[0], size[1] // 2))
     if mode == "P":
@@ -277,7 +277,7 @@ def test_options_that_change_pixels_change_the_fingerprint(tmp_path: Path) -> No
 def test_of_a_long_image_only_a_part_is_scaled(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], crop: tuple[float, ...] | None
 ) -> None:
-    """It is the same part, but for rounding."""
+    """The result is the same, up to rounding."""
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     image, found = Image.fromarray(pixels), []
     for most in (2**40, 1):
@@ -300,8 +300,10 @@ for file in sys.argv[1:]:
 
 
 def test_memory_does_not_grow_with_the_shape(tmp_path: Path) -> None:
-    """An image of 4 million pixels takes about as much whether it is square or 1,000 times as long
-    as wide: scaled as a whole, the long one would be of 256 million."""
+    """An image of 4 million pixels needs about the same memory at any aspect ratio.
+
+    Scaling all of an image 1,000 times as long as wide would give 256 million pixels.
+    """
     modes = ("RGB", "L", "I;16", "LA", "P", "1")
     sizes = [(2000, 2000)] + [(64, 62_500), (62_500, 64)] * len(modes)
     files = []

@@ -26,12 +26,12 @@ CONFIG = {"_class_name": "AutoencoderKL", "in_channels": 3, "latent_channels": 4
 
 
 def with_vae(**config: object) -> Callable[[Path], None]:
-    """Images in class folders, and an autoencoder's config.json alone."""
+    """Prepare images in class folders, and only the config.json of an autoencoder."""
     return all_of(class_folders, wrote("vae/config.json", json.dumps({**CONFIG, **config})))
 
 
 def images(*names: str) -> Callable[[Path], object]:
-    """Prepares a folder by PNGs below `images`."""
+    """Prepare a folder with PNGs below `images`."""
     return lambda folder: [image(folder / "images" / name) for name in names]
 
 
@@ -66,7 +66,7 @@ def linked_to_itself(folder: Path) -> None:
 
 
 def cut_off(folder: Path) -> None:
-    """Half of a picture, whose first bytes are right."""
+    """Return the first half of an image file."""
     from PIL import Image
 
     file = folder / "data/images/a.png"

@@ -37,7 +37,7 @@ RAW = "data/FashionMNIST/raw"
 
 
 def idx(*shape: int, cut: int = 0) -> bytes:
-    """An idx file of zeros, `cut` bytes too short."""
+    """Return an idx file of zeros that lacks `cut` bytes."""
     content = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
     count = 1
     for side in shape:
@@ -46,7 +46,7 @@ def idx(*shape: int, cut: int = 0) -> bytes:
 
 
 def fashion(**files: bytes) -> Callable[[Path], None]:
-    """Fashion-MNIST's files with four images each, but for those that are given."""
+    """Write Fashion-MNIST files with four images each, with replacements."""
     names = {
         "train_images": ("train-images-idx3-ubyte", idx(4, 28, 28)),
         "train_labels": ("train-labels-idx1-ubyte", idx(4)),
@@ -59,13 +59,13 @@ def fashion(**files: bytes) -> Callable[[Path], None]:
 
 
 def to_encode(folder: Path) -> None:
-    """Images in class folders, and an autoencoder."""
+    """Prepare images in class folders, and an autoencoder."""
     class_folders(folder)
     autoencoder(folder / "vae", seed=0)
 
 
 def wild_autoencoder(folder: Path) -> None:
-    """An autoencoder whose moments are far beyond float16."""
+    """Prepare an autoencoder whose moments exceed the range of float16."""
     from safetensors.torch import load_file, save_file
 
     to_encode(folder)
@@ -75,7 +75,7 @@ def wild_autoencoder(folder: Path) -> None:
 
 
 def manifest(**changes: Any) -> Callable[[Path], None]:
-    """Changes keys of the manifest's plan, behind its back."""
+    """Change keys of the manifest's plan without updating its fingerprint."""
 
     def change(folder: Path) -> None:
         file = folder / "latents/latents.json"
@@ -92,7 +92,7 @@ def truncated(folder: Path) -> None:
 
 
 def scrambled(folder: Path) -> None:
-    """A shard whose header is no header, of the right length."""
+    """Write a shard of the right size with an invalid header."""
     file = folder / SHARD
     file.write_bytes(b"\xff" * file.stat().st_size)
 

@@ -17,14 +17,14 @@ SMALL = "model.num_heads=2 precision=fp32"
 
 
 class Hostile:
-    """What removes a folder where it is unpickled by a reader that trusts it."""
+    """An object whose unpickling deletes a folder."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("rm -rf made",)
 
 
 def tensors(**changes: Any) -> dict[str, Any]:
-    """Of a tiny DiT."""
+    """Return the tensors of a tiny DiT."""
     from dit_lab.models.dit import DiT
 
     options = {
@@ -35,7 +35,7 @@ def tensors(**changes: Any) -> dict[str, Any]:
 
 
 def saved(make: Callable[[], object] = tensors, name: str = "DiT.pt") -> Callable[[Path], object]:
-    """Puts what torch.save writes into the folder."""
+    """Prepare a folder with a file of torch.save."""
 
     def prepare(folder: Path) -> None:
         import torch
@@ -46,7 +46,7 @@ def saved(make: Callable[[], object] = tensors, name: str = "DiT.pt") -> Callabl
 
 
 def changed(name: str, change: Callable[[Any], Any] | None) -> Callable[[Path], object]:
-    """Tensors of which one is another, or missing."""
+    """Return tensors, one of which is replaced or missing."""
 
     def make() -> dict[str, Any]:
         found = tensors()
@@ -63,7 +63,7 @@ def hostile_arguments() -> dict[str, Any]:
 
 
 def lightning(name: str, change: Callable[[Any], Any]) -> Callable[[Path], object]:
-    """LightningDiT's tensors, of which one is another."""
+    """Return LightningDiT tensors, one of which is replaced."""
 
     def make() -> dict[str, Any]:
         from dataclasses import replace
@@ -81,7 +81,7 @@ def lightning(name: str, change: Callable[[Any], Any]) -> Callable[[Path], objec
 
 
 def diffusers(config: object = None, *, index: str = "{}") -> Callable[[Path], object]:
-    """A folder as diffusers has it, without weights."""
+    """Prepare a diffusers folder without weights."""
 
     def prepare(folder: Path) -> None:
         place = folder / "model" / "transformer"
@@ -94,14 +94,14 @@ def diffusers(config: object = None, *, index: str = "{}") -> Callable[[Path], o
 
 
 def two_variants(folder: Path) -> None:
-    """Weights in half precision of two kinds, in the folder of `diffusers`."""
+    """Prepare half-precision weights of two kinds in the folder of `diffusers`."""
     for variant in ("fp16", "bf16"):
         name = f"diffusion_pytorch_model.{variant}.safetensors"
         (folder / "model/transformer" / name).write_bytes(b"")
 
 
 def of_blocks(change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Callable[[Path], object]:
-    """A folder of diffusers, with something changed in its config or its tensors."""
+    """Prepare a diffusers folder with changes to its config or tensors."""
 
     def prepare(folder: Path) -> None:
         from dataclasses import replace
@@ -138,7 +138,7 @@ def other_copy(config: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 
 def imported(folder: Path) -> None:
-    """A run made of a file with one set of weights."""
+    """Prepare a run imported from a file with one set of weights."""
     from dit_lab.actions.import_weights import import_weights
 
     saved()(folder)
@@ -146,13 +146,13 @@ def imported(folder: Path) -> None:
 
 
 def headed(folder: Path, name: str, metadata: dict[str, str]) -> None:
-    """A safetensors file without tensors."""
+    """Write a safetensors file without tensors."""
     header = json.dumps({"__metadata__": metadata}).encode()
     (folder / name).write_bytes(len(header).to_bytes(8, "little") + header)
 
 
 def exported(folder: Path, weights: str = "ema-0.9") -> None:
-    """What `dit-lab export` would write of the run there, without its tensors."""
+    """Write the header of an exported file of the run, without tensors."""
     from dit_lab.config.yaml_files import read_yaml
     from dit_lab.runs.exported import HEADER_KEY
     from dit_lab.runs.folder import RunFolder, read_json
@@ -172,7 +172,7 @@ def no_safetensors(folder: Path) -> None:
 
 
 def own_model(folder: Path) -> None:
-    """Weights of a DiT, and a model of the user's own with the same options."""
+    """Prepare weights of a DiT, and a user-defined model with the same options."""
     saved()(folder)
     options = "patch_size: int, hidden_size: int, depth: int, num_heads: int, mlp_ratio: float = 4"
     more = "class_dropout_prob: float = 0.1, activation_checkpointing: str = 'none'"

@@ -159,7 +159,7 @@ LIBRARY_ONLY = {
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One place that makes a RequestError."""
+    """A place in the source that raises a RequestError."""
 
     function: str  # "config/checks/training.py: check_root"
     file: str
@@ -172,19 +172,19 @@ class Site:
 
     @property
     def is_for_the_library(self) -> bool:
-        """Whether LIBRARY_ONLY excuses it."""
+        """Whether LIBRARY_ONLY lists it."""
         known = {place for places in LIBRARY_ONLY.values() for place in places}
         return any(
             self.function.startswith(f"{file}:") and words in self.source for file, words in known
         )
 
     def made(self, file: str, line: int) -> bool:
-        """Whether a refusal that was made there was made here."""
+        """Return whether a recorded refusal was raised here."""
         return file == self.file and self.first_line <= line <= self.last_line
 
 
 def sites() -> list[Site]:
-    """Every place in the package that makes a RequestError."""
+    """Return every place in the package that raises a RequestError."""
     return [
         site
         for file in sorted(PACKAGE.rglob("*.py"))

@@ -41,7 +41,7 @@ exit 0
 
 
 class Preempted(BaseException):
-    """The job is put back into the queue."""
+    """The job returns to the queue."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class QueueLauncher(Launcher):
         return job
 
     def _serve(self, job: Path, overrides: Sequence[str]) -> None:
-        """Wait for a place and run the job there, from the beginning where it is preempted."""
+        """Wait for a slot and run the job there, again from the beginning if it is preempted."""
         from dit_lab.sweeps import hydra_worker
 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -109,7 +109,7 @@ def _preempt(number: int, frame: object) -> None:
 
 @contextlib.contextmanager
 def _place(queue: Path) -> Iterator[None]:
-    """With a place of one's own."""
+    """Occupy a slot."""
     while True:
         for path in queue.glob("place-*"):
             with path.open() as file, contextlib.suppress(BlockingIOError):
@@ -120,7 +120,7 @@ def _place(queue: Path) -> Iterator[None]:
 
 
 def install(folder: Path, *, places: int) -> None:
-    """Put an empty queue with so many places into a folder, and its `squeue`."""
+    """Put an empty queue with `places` slots into a folder, and its `squeue`."""
     (folder / "queue").mkdir()
     for number in range(places):
         (folder / f"queue/place-{number}").touch()

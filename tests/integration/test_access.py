@@ -19,7 +19,7 @@ GROUP = "import os; os.umask(0o002)"
 
 
 def wrong(folder: Path) -> dict[str, str]:
-    """What lies below a folder with another access than a umask of 002 gives."""
+    """Return what lies below a folder with permissions that a umask of 002 would not give."""
     paths = [path for path in folder.rglob("*") if not path.is_symlink()]
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in paths}
     return {

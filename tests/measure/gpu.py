@@ -40,7 +40,7 @@ RATIO = re.compile(r"a sampling step here takes ([\d.]+)")
 
 @dataclass
 class Measuring:
-    """Runs `dit-lab bench` as long as there is time."""
+    """Runs `dit-lab bench` while there is time."""
 
     overrides: Sequence[str]  # what was typed; wins
     seconds: float  # for each part of a measurement
@@ -48,7 +48,7 @@ class Measuring:
     said: list[str] = field(default_factory=list)
 
     def bench(self, *options: str, keys: Sequence[str]) -> str | None:
-        """What it printed; None where there was no time or no memory, which is noted."""
+        """Return its output; None, with a note, if there was not enough time or memory."""
         chosen = {text.partition("=")[0]: text for text in (*XL, *keys, *self.overrides)}
         command = [sys.executable, "-m", "dit_lab", "bench", *options, *chosen.values()]
         try:
@@ -67,7 +67,7 @@ class Measuring:
         return done.stdout
 
     def record(self, parts: str, *keys: str) -> dict[str, Any] | None:
-        """All that `--json` keeps of "training" or "training,sampling"."""
+        """Return the `--json` record of "training" or "training,sampling"."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "bench.json"
             printed = self.bench("--only", parts, "--json", str(file), keys=keys)
@@ -75,7 +75,7 @@ class Measuring:
 
 
 def least_recomputed(measuring: Measuring) -> tuple[str, dict[str, Any]] | None:
-    """Training and sampling at the batch that has to fit, with the least that makes it fit."""
+    """Measure the required batch, with the least activation checkpointing that fits."""
     for kept in MEMORY_STEPS:
         found = measuring.record("training,sampling", *COMPILED, *AS_SAMPLED, kept)
         if found is not None:
@@ -86,12 +86,12 @@ def least_recomputed(measuring: Measuring) -> tuple[str, dict[str, Any]] | None:
 
 
 def rate(record: dict[str, Any]) -> float:
-    """Images a second in training."""
+    """Return images per second in training."""
     return record["training"]["images"] / record["training"]["seconds"]["median"]
 
 
 def rows(measuring: Measuring, official: Path | None) -> list[tuple[str, str, str]]:
-    """What was measured, what came of it, what is aimed at."""
+    """Return what was measured, its result and its target."""
     found: list[tuple[str, str, str]] = []
     best = least_recomputed(measuring)
     if best is not None:

@@ -54,7 +54,7 @@ WAYS = {
 
 @dataclass
 class Result:
-    """What became of one way of training."""
+    """Results of one kind of training."""
 
     kills: Counter[str] = field(default_factory=Counter)  # by what the training was doing
     lost: int = 0  # checkpoints that were whole before a kill and not after it
@@ -78,7 +78,7 @@ def run_folder(folder: Path) -> Path | None:
 
 
 def whole(folder: Path) -> dict[int, Checkpoint]:
-    """The checkpoints that are what their markers say."""
+    """Return the checkpoints that match their markers."""
     found = {}
     run = run_folder(folder)
     for path in sorted(run.glob("checkpoints/step-*")) if run else []:
@@ -90,7 +90,7 @@ def whole(folder: Path) -> dict[int, Checkpoint]:
 
 
 def doing(folder: Path, arguments: list[str]) -> str:
-    """What the training is at, from what lies in its folder."""
+    """Return the phase of the training, from the files in its folder."""
     run = run_folder(folder)
     if run is None or not (run / "metrics.jsonl").exists():
         return "starting"
@@ -101,7 +101,7 @@ def doing(folder: Path, arguments: list[str]) -> str:
 
 
 def victims(process: subprocess.Popen[bytes], arguments: list[str]) -> list[int]:
-    """The process itself, or the workers that it has started."""
+    """Return the process itself, or the workers that it has started."""
     if TWO[0] not in arguments:
         return [process.pid]
     with suppress(OSError):
@@ -111,15 +111,17 @@ def victims(process: subprocess.Popen[bytes], arguments: list[str]) -> list[int]
 
 
 def trained(folder: Path) -> int:
-    """The newest step of any checkpoint."""
+    """Return the newest step of any checkpoint."""
     run = run_folder(folder)
     found = run.glob("checkpoints/step-*") if run else []
     return max((int(path.name.removeprefix("step-")) for path in found), default=0)
 
 
 def kill_once(folder: Path, arguments: list[str], result: Result, seconds: float) -> bool:
-    """Start, kill `seconds` after the first save, and look at what is left; False where the
-    training ended first."""
+    """Start, kill `seconds` after the first save, and check what is left.
+
+    Returns False if the training ended first.
+    """
     before, starts = trained(folder), len(resumed_from(folder))
     process = start(folder, arguments)
 
@@ -155,14 +157,14 @@ def kill_once(folder: Path, arguments: list[str], result: Result, seconds: float
 
 
 def resumed_from(folder: Path) -> list[int]:
-    """The steps at which starts went on."""
+    """Return the steps from which starts resumed."""
     printed = folder / "printed"
     lines = printed.read_text(errors="replace").splitlines() if printed.exists() else []
     return [int(line.split()[-1]) for line in lines if line.startswith("resumed at step ")]
 
 
 def final(folder: Path) -> tuple[dict[str, bytes], list[object], object]:
-    """The last checkpoint's files, the logged rows without clocks, and how it ended."""
+    """Return the last checkpoint's files, the logged rows without times, and the status."""
     run = run_folder(folder)
     assert run is not None
     last = max(run.glob("checkpoints/step-*"))
@@ -176,7 +178,7 @@ def final(folder: Path) -> tuple[dict[str, bytes], list[object], object]:
 
 
 def straight(folder: Path, arguments: list[str]) -> float:
-    """Train without trouble; how long its steps took."""
+    """Train without kills and return the step time."""
     process = start(folder, arguments)
     while trained(folder) < (LAST_STEP if arguments == MEASURED else 1):
         assert process.poll() is None, (folder / "printed").read_text()

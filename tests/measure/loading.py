@@ -44,7 +44,7 @@ FIRST_ROW = 512  # bytes of length and header
 
 
 class Posterior:
-    """The second half of an autoencoder's codec, without a network."""
+    """The sampling part of an autoencoder's codec, without a network."""
 
     fingerprint, draws = "posterior", True
 
@@ -60,7 +60,7 @@ class Posterior:
 
 
 def write_latents(folder: Path, count: int) -> None:
-    """`count` latents of zeros in files without content, which take no room on the disk."""
+    """Write `count` zero latents as sparse files, which take no disk space."""
     facts = DataFacts(
         channels=3, height=256, width=256, num_classes=10, class_names=tuple("0123456789"),
         train_images=count, validation_images=16, fingerprint="zeros",
@@ -119,7 +119,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def compare(ways: dict[str, Callable[[], object]], count: int, rounds: int) -> None:
-    """Images a second of each way, taking turns; medians, and ratios to the first."""
+    """Return interleaved images per second of each variant: medians, and ratios to the first."""
     for way in ways.values():
         way()  # fills caches
     rates = {name: [] for name in ways}  # type: dict[str, list[float]]

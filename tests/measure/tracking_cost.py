@@ -37,7 +37,7 @@ WARM_UP_STEPS = 20
 
 
 class Watch(Hook):
-    """Takes the time of every step, and of the CPU that the tracker's thread has used."""
+    """Records the time of every step, and the CPU time of the tracker's thread."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -60,7 +60,7 @@ class Watch(Hook):
 
 
 def block(overrides: list[str]) -> tuple[float, float, float]:
-    """(median step, CPU seconds of the tracker's thread, CPU seconds of the process)."""
+    """Return (median step, CPU seconds of the tracker's thread, CPU seconds of the process)."""
     config = compose_train(overrides)
     watch, before = Watch(), time.process_time()
     run_training(config, check_data(config), display=watch, told={})

@@ -56,7 +56,7 @@ class Measured:
 
 
 def train(folder: Path, overrides: Sequence[str], steps: int) -> Measured | None:
-    """None where there was not enough memory."""
+    """Return the result, or None if there was not enough memory."""
     row = max(1, steps // 20)
     command = [
         *COMMON, *overrides, f"training.total_steps={steps}", f"training.log_every_steps={row}",

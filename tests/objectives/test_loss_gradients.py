@@ -359,8 +359,10 @@ def test_huber_losses(name: str) -> None:
 
 
 def test_direction_term() -> None:
-    """With two channels the integral is over five numbers: by as many independent draws, whose
-    own standard error is added."""
+    """With two channels the integral is over five numbers, so it is estimated by independent draws.
+
+    Their standard error is added.
+    """
     objective = RectifiedFlow(direction_weight=0.7)
     count = 200_000
     source = torch.Generator().manual_seed(11)

@@ -39,8 +39,7 @@ IN_NOISE_ALONE = ("linear", "trigonometric", "flow matching", "zero SNR")
 
 
 def predictor(path: Interpolant, std: float, log: list[tuple[float, float]]) -> Predict:
-    """The ideal predictions; `log` gets each time with the deviation of x, in units of the path's
-    own."""
+    """Ideal predictions; `log` records each time with the deviation of x relative to the path's."""
 
     def predict(x: Tensor, t: float) -> Prediction:
         alpha, sigma = shares(path, t)
@@ -54,7 +53,7 @@ def predictor(path: Interpolant, std: float, log: list[tuple[float, float]]) -> 
 def deviations(
     path: Interpolant, std: float, steps: int, **options: Any
 ) -> tuple[list[float], float]:
-    """Of x where the model is asked, in units of the path's own, and of the samples."""
+    """Return the deviations of x at each evaluation, relative to the path's, and of the samples."""
 
     def only(place: int) -> Tensor:
         return torch.eye(steps + 1, dtype=torch.float64)[place].reshape(-1, 1, 1, 1)

@@ -36,7 +36,7 @@ def test_large_images_are_averaged_down_to_32_pixels() -> None:
 
 
 def test_the_mean_brightness_survives_sizes_that_do_not_divide() -> None:
-    """Of an even picture exactly; averages overlap by a pixel and stay between the extremes."""
+    """Exactly for a uniform image; otherwise pooling windows overlap and values stay in range."""
     even = torch.full((1, 50, 33, 3), 51, dtype=torch.uint8)
     # float32 means of up to four numbers 0.2
     np.testing.assert_allclose(pixel_features(even), 0.2, rtol=1e-6)
