@@ -52,5 +52,5 @@ def draw_into(out: Path, config: RunConfig, *, run: str, root: str, stop: StopSi
         of = f" of {listed(list(dict.fromkeys(names[at] for at in chosen)))}"
     return (
         f"{counted(count, 'image')}{of} from {trained.weights} at step {trained.step}, "
-        f"{passes.per_image(count):g} NFE: {out}"
+        f"NFE {passes.per_image(count):g}: {out}"
     )

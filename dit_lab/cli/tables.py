@@ -114,7 +114,7 @@ def _circumstances(evaluation: Evaluation) -> str:
     with_steps = f" with {counted(steps, 'step')}" if steps else ""
     return (
         f"{card.weights} at step {card.step}, {sampler}{with_steps} "
-        f"({card.evaluations_per_image:g} NFE), guidance "
+        f"(NFE {card.evaluations_per_image:g}), guidance "
         f"{card.guidance['scale']:g}{f' away from {weak}' if weak else ''}, seed {card.seed}, "
         f"{card.dtype}, labels {card.labels}"
     )

@@ -59,25 +59,25 @@ class Dataset(Component):
 class ImageFiles(Dataset):
     root: Optional[str] = option(None, help="give dataset.root=FOLDER", transfers=False)
     image_size: Any = option(
-        256, help="images are scaled and cropped to this size; or [height,width]"
+        256, help="images are cropped to their central part and scaled to this; or [height,width]"
     )
-    horizontal_flip: bool = option(False, help="true flips half of the training images")
+    horizontal_flip: bool = option(False, help="true mirrors half of the training images")
     crop: str = option(
-        "centre", choices=CROP, help="or random: 0.8 to 1 of a training image, at a random position"
+        "centre", choices=CROP, help="or random: 0.8 to 1 of a training image, anywhere"
     )
     exif: str = option(
-        "ignore", choices=EXIF, help="apply rotates images by their EXIF orientation"
+        "ignore", choices=EXIF, help="apply turns images as the camera noted beside the pixels"
     )
     transparency: str = option(
         "drop",
         choices=TRANSPARENCY,
         later=True,
-        help="background of transparent images; drop ignores their alpha channel",
+        help="white or black lays transparent images over that; drop shows what lies below",
     )
     on_bad_image: str = option(
         "error",
         choices=ON_BAD_IMAGE,
-        help="skip replaces an unreadable image by the next one",
+        help="skip takes the next image in the place of one that cannot be read",
     )
 
 
@@ -86,7 +86,7 @@ class LabelledList(ImageFiles):
     num_workers: int = option(
         4, at_least=0, at_most=MOST_WORKERS, help="processes that decode images"
     )
-    allow_outside: bool = option(False, help="true allows paths and links that leave images/")
+    allow_outside: bool = option(False, help="true takes paths and links out of images/")
 
 
 @dataclass
@@ -100,10 +100,10 @@ class ImageFolder(ImageFiles):
 @dataclass
 class TorchvisionSet(Dataset):
     root: Optional[str] = option(
-        None, help="give dataset.root=FOLDER, the folder of the files", transfers=False
+        None, help="give dataset.root=FOLDER, where the files lie", transfers=False
     )
-    download: bool = option(False, help="true downloads the files through torchvision")
-    horizontal_flip: bool = option(False, help="true flips half of the training images")
+    download: bool = option(False, help="true gets them through torchvision")
+    horizontal_flip: bool = option(False, help="true mirrors half of the training images")
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Latents(Dataset):
     root: Optional[str] = option(None, help="give dataset.root=FOLDER", transfers=False)
     images_root: Optional[str] = option(
         None,
-        help="present folder of the encoded images, for evaluation; null: the recorded one",
+        help="where the encoded images lie now, for evaluation; as it was where null",
         transfers=False,
     )
 

@@ -39,7 +39,7 @@ class Frechet(FeatureMetric):
     )
     reference: Optional[str] = option(
         None,
-        help="published statistics (.npz of ADM or .pt of torch-fidelity); "
+        help="published statistics (.npz of ADM's, .pt of torch-fidelity's); "
         "null: the training split",
     )
 

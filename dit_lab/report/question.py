@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dit_lab.config.equivalence import SAME_MATHEMATICS, idea
-from dit_lab.core.text import counted
+from dit_lab.core.text import counted, evaluations
 from dit_lab.report.analysis import Ablation, analyse
 from dit_lab.report.arms import arms_of
 from dit_lab.report.files import write_report
@@ -133,7 +133,7 @@ def _samplers(runs: Sequence[Run]) -> list[str]:
         if run.evaluation is not None:
             sampler, chosen = run.config["sampler"], run.config["choices"]
             steps = f" with {counted(sampler['steps'], 'step')}" if "steps" in sampler else ""
-            cost = f"{run.evaluation.card.evaluations_per_image:g} NFE"
+            cost = f"{evaluations(run.evaluation.card.evaluations_per_image)} an image"
             ways[f"{chosen['sampler']}{steps} ({cost})"].add(chosen["objective"])
     if len(ways) < 2:
         return []

@@ -198,7 +198,7 @@ def test_the_table_is_printed_and_says_what_it_needs(straight: Run) -> None:
         assert ("(" in line) == bool(row.caveat)
         assert (line.split()[-1] == "-") == (row.floor is None)
     assert lines[-1] == (
-        "ema-0.9 at step 40, Euler with 2 steps (2 NFE), guidance 1, seed 0, "
+        "ema-0.9 at step 40, Euler with 2 steps (NFE 2), guidance 1, seed 0, "
         "float32, labels as frequent as in the training images"
     )
     (target,) = [line for line in lines if line.startswith("target: ")]
@@ -303,7 +303,7 @@ def test_another_protocol_has_a_file_and_names_of_its_own(
     new, evaluation = new_evaluation(only_run(root), path)
     assert evaluation.card.sampler["steps"] == 3
     assert evaluation.card.evaluations_per_image == 3 * 2 * 2  # both halves of Heun, both labels
-    assert "Heun with 3 steps (12 NFE), guidance 2" in done.out
+    assert "Heun with 3 steps (NFE 12), guidance 2" in done.out
     assert read_evaluation(path) == own
     added = [point for point in tracked(root) if point not in before]
     assert sorted(added) == sorted(points_of(evaluation, f"eval-{evaluation.card.protocol}/"))

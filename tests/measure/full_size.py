@@ -1,10 +1,10 @@
-"""Time and memory of the import of full-size weights.
+"""The import of weights of full size: how long it takes and how much memory.
 
     python -m tests.measure.full_size [FOLDER]
 
-creates files with the names and shapes of DiT-XL/2, SiT-XL/2 and LightningDiT-XL/1 (675 million
-random numbers, 2.7 GB each) in a temporary folder, imports each with the command, compares every
-tensor of the run with the file, and deletes everything. Prints a table of the results.
+makes files with the names and shapes of DiT-XL/2, SiT-XL/2 and LightningDiT-XL/1 (675 million
+random numbers, 2.7 GB each) in a folder of its own, imports each by the command, compares every
+tensor of the run with the file, and removes everything. Prints the table of docs/exchange.md.
 """
 
 from __future__ import annotations
