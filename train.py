@@ -1,4 +1,4 @@
-"""python train.py == dit-lab train."""
+"""Same as `dit-lab train`."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""A package, so that no other one of this name is taken for it where commands are forked."""
+"""A package, so that forked commands do not import another package of this name."""

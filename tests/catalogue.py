@@ -1,8 +1,8 @@
-"""The table of experiments/README.md, from the recipes and what is recorded of them.
+"""The table of experiments/README.md, generated from the recipes and their recorded results.
 
     python -m tests.catalogue
 
-writes it anew; a test fails where it is not what is recorded.
+rewrites it; a test fails if it is out of date.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _row(entry: Entry) -> str:
 
 
 def written(text: str) -> str:
-    """The page with the table of now."""
+    """Return the page with the present table."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     return f"{before}{START}\n{table()}\n{END}{after}"

@@ -1,4 +1,4 @@
-"""Fixtures for every test: the real command in a process of its own, in an empty folder."""
+"""Shared fixtures: the real command in its own process, in an empty folder."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ TINY = [
 
 @pytest.fixture(autouse=True)
 def _trusting_nothing() -> Iterator[None]:
-    """Every test is a command of its own, which trusts what it says itself."""
+    """Every test is a separate command with its own trust settings."""
     with trust.this_command():
         yield
 
@@ -77,7 +77,7 @@ def tiny() -> list[str]:
 
 @pytest.fixture(scope="session")
 def command_in() -> Command:
-    """`command_in(folder, "train", "seed=1")` runs `dit-lab train seed=1` there, to its end."""
+    """`command_in(folder, "train", "seed=1")` runs `dit-lab train seed=1` in the folder."""
 
     def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -95,13 +95,13 @@ def command_in() -> Command:
 
 @pytest.fixture
 def command(command_in: Command, tmp_path: Path) -> Command:
-    """`command("train", "seed=1")` runs `dit-lab train seed=1` in an empty folder, to its end."""
+    """Return a function: `command("train", "seed=1")` runs the command in an empty folder."""
     return partial(command_in, tmp_path)
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Like `command`, but returns the running process; what still runs at the end is killed."""
+    """Like `command`, but returns the running process, which is killed at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
     def run(*arguments: str) -> subprocess.Popen[str]:

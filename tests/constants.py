@@ -1,10 +1,10 @@
-"""The constants behind published numbers: no option, no hash and no probe says them.
+"""Constants behind published numbers that no option, hash or probe covers.
 
     python -m tests.constants
 
-writes the table of docs/reproduction.md anew, with the values that the code has. A test compares
-them with those here, and fails for a constant of the parts that compute numbers which is neither
-here nor named in ASIDE: another value of it would change numbers without a word.
+rewrites the table of docs/reproduction.md with the values in the code. A test compares them with
+the values here. It also fails if a constant in the parts that compute numbers is neither here nor
+listed in ASIDE, because changing such a constant would silently change results.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ START, END = "<!-- written by python -m tests.constants -->\n", "<!-- until here
 
 @dataclass(frozen=True)
 class Constant:
-    """One of them: where it is, what it has to be, and what it decides."""
+    """A constant: its place, its required value, and what it determines."""
 
     place: str  # "evaluation.metrics.two_sample.TREES"
     value: Any
@@ -33,7 +33,7 @@ class Constant:
 
     @property
     def now(self) -> Any:
-        """What the code has."""
+        """The value in the code."""
         parts = f"dit_lab.{self.place}".split(".")
         for cut in range(len(parts) - 1, 0, -1):
             try:
@@ -165,7 +165,7 @@ SCANNED = (
 
 
 def in_the_code() -> Iterator[str]:
-    """The places of all constants of modules and classes that are made of numbers."""
+    """Return the places of all numerical constants of modules and classes."""
     for part in SCANNED:
         path = PACKAGE / part
         for file in [path] if path.suffix else sorted(path.rglob("*.py")):
@@ -214,7 +214,7 @@ def _shown(value: Any) -> str:
 
 
 def written(text: str) -> str:
-    """The page with the table of now."""
+    """Return the page with the present table."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     return f"{before}{START}\n{table()}\n{END}{after}"

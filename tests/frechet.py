@@ -1,4 +1,4 @@
-"""The Frechet distance from features and from statistics in one call, for tests that compare."""
+"""The Frechet distance from features or statistics in one call, for tests."""
 
 from __future__ import annotations
 

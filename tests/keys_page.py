@@ -1,4 +1,4 @@
-"""docs/keys.md, made of what the options say: `python -m tests.keys_page` writes it."""
+"""Generator of docs/keys.md from the options: `python -m tests.keys_page` writes it."""
 
 from __future__ import annotations
 

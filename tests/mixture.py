@@ -1,15 +1,15 @@
-"""A Gaussian mixture as data: samples, densities and the ideal predictions, all in closed form.
+"""A Gaussian mixture as data: samples, densities and ideal predictions in closed form.
 
-With such data a sampler has no model error: what is left is what the sampler itself does. One
-component is a plain Gaussian.
+With such data there is no model error, so the remaining error is that of the sampler. One component
+is a plain Gaussian.
 
-On a path x_t = alpha * data + sigma * noise each component of the data stays Gaussian, with mean
-alpha * m and variance v = alpha^2 s^2 + sigma^2. Nothing here divides by alpha or sigma, so that
-both ends of a path, where one of them is 0, are as good as any other time.
+On a path x_t = alpha * data + sigma * noise, each component of the data stays Gaussian, with mean
+alpha * m and variance v = alpha^2 s^2 + sigma^2. Nothing here divides by alpha or sigma, so both
+ends of a path, where one of them is 0, are exact too.
 
 Shapes: K components, N images, C x H x W numbers per image, D = C H W. Everything is computed in
-float64, by NumPy inside: a sampler asks thousands of times about a few numbers, which PyTorch
-answers five times slower. What is returned for images x takes the dtype of x.
+float64 with NumPy, which is five times faster than PyTorch for thousands of small evaluations.
+Results for images x have the dtype of x.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DIRECTIONS = 16
 
 @dataclass(frozen=True)
 class Moments:
-    """What a set of samples, or the distribution, is compared by."""
+    """Statistics by which samples and the distribution are compared."""
 
     mean: Tensor  # (D,)
     covariance: Tensor  # (D, D)
@@ -84,7 +84,7 @@ class Mixture:
         return torch.from_numpy(logsumexp(logits, axis=0))
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """How likely each component made x, (N, K). Over exact samples their mean is `weights`."""
+        """Return the probability (N, K) of each component given x; its mean is `weights`."""
         return torch.from_numpy(softmax(self._logits(_rows(x), 1.0, 0.0), axis=0).T)
 
     def _logits(self, rows: Array, alpha: float, sigma: float) -> Array:
@@ -130,10 +130,10 @@ class Mixture:
         return _images(data, x), _images(noise, x)
 
     def flow(self, x: Tensor, interpolant: Interpolant, start: float, end: float) -> Tensor:
-        """Where the probability flow takes x (float64) from time `start` to `end`.
+        """Transport x (float64) along the probability flow from time `start` to `end`.
 
         One component: at constant z-score, in closed form. More: torchdiffeq's dopri5 with
-        tolerance 1e-12, for paths with smooth shares.
+        tolerance 1e-12, for paths with smooth coefficients.
         """
         if len(self.weights) == 1:
             before, after = shares(interpolant, start), shares(interpolant, end)
@@ -174,12 +174,12 @@ class Mixture:
         return Moments(*means), Moments(*errors)
 
     def distance(self, x: Tensor) -> float:
-        """Sliced 2-Wasserstein distance from samples x (N, C, H, W) to the distribution.
+        """Return the sliced 2-Wasserstein distance of samples x (N, C, H, W) to the distribution.
 
-        Along each of DIRECTIONS fixed directions the samples' N sorted projections are paired with
-        the distribution's exact quantiles at (i + 1/2) / N; the root mean square of all gaps, in
-        the units of the data. It sees shifts, widths, weights and shapes alike. Exact samples are
-        not at distance 0 but at `floor`, which falls like 1 / sqrt(N).
+        Along each of DIRECTIONS fixed directions, the samples' N sorted projections are paired with
+        the distribution's exact quantiles at (i + 1/2) / N; the result is the root mean square of
+        all differences, in the units of the data. It detects shifts, widths, weights and shapes.
+        Exact samples are not at distance 0 but at `floor`, which decreases like 1 / sqrt(N).
         """
         along = self._directions()
         ours = (_flat(x) @ along.T).sort(0).values  # (N, DIRECTIONS)
@@ -247,7 +247,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _rows(x: Tensor) -> Array:
-    """(D, N): sums over few components and few numbers are then over long rows."""
+    """Convert images to rows (D, N), for fast sums over few components and few numbers."""
     return np.ascontiguousarray(_flat(x).detach().cpu().numpy().T)
 
 

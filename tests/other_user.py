@@ -1,4 +1,4 @@
-"""Files of another user: this process loses what root may do, and the files are somebody else's."""
+"""Files of another user: the process drops root privileges and the files change owner."""
 
 from __future__ import annotations
 

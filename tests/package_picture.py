@@ -2,11 +2,11 @@
 
     python -m tests.package_picture
 
-writes docs/packages.svg; a test fails where it is not what the imports say. An arrow means
-"imports". Arrows that follow from others are left out (transitive reduction).
+writes docs/packages.svg; a test fails if it is out of date. An arrow means "imports". Arrows that
+follow from others are left out (transitive reduction).
 
-Layout after Sugiyama, Tagawa & Toda 1981: a row per layer, an invisible node in each row that an
-arrow crosses, orders with few crossings, then places close to those of the neighbours.
+The layout follows Sugiyama, Tagawa & Toda 1981: one row per layer, an invisible node in each row
+that an arrow crosses, an order with few crossings, then positions close to the neighbours.
 """
 
 from __future__ import annotations

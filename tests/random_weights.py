@@ -1,5 +1,4 @@
-"""Weights of a small DiT with something in every tensor: the zeros of a new one would hide wrong
-wiring."""
+"""Random weights for every tensor of a small DiT; initial zeros would hide wrong wiring."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The reports of recorded experiments, from what their folders hold.
+"""The reports of recorded experiments, generated from their folders.
 
     python -m tests.recorded_reports
 
-writes `results.md` and `report.png` anew: the metrics are the values of `expected.yaml`, what runs
-cost is in the table of `results.md`. A test fails where a report is not what the lab would say.
+rewrites `results.md` and `report.png`: metrics are the values of `expected.yaml`, the cost of runs
+is in the table of `results.md`. A test fails if a report is out of date.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small whole records of each kind, as the lab writes them."""
+"""Small complete records of each kind, in the lab's format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small autoencoder of images with random weights, in diffusers' format."""
+"""A small image autoencoder with random weights, in diffusers' format."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch
 
 
 def save_autoencoder(folder: Path, widths: Sequence[int], *, seed: int = 0, **config: Any) -> Path:
-    """Save one with a block for each of `widths`, of which all but the last halve the sides; the
-    folder. The same weights every time."""
+    """Save an autoencoder with one block per width and return its folder.
+
+    All blocks but the last halve the sides. The weights are the same every time.
+    """
     from diffusers import AutoencoderKL  # seconds
 
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Small real parts that several tests share: the digits, a tiny model, training batches."""
+"""Small real components shared by tests: the digits, a tiny model, training batches."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Sweeps that have finished without being trained: real configurations, invented numbers.
+"""Synthetic finished sweeps: real configs with made-up numbers.
 
-Everything that a run leaves on disk is there but for its checkpoints, written as the lab writes it.
+All files of a run exist except its checkpoints, in the lab's format.
 """
 
 from __future__ import annotations

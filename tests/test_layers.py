@@ -1,4 +1,4 @@
-"""The rules of the architecture, read from the imports and from module names in strings."""
+"""The architecture's layer rules, checked on imports and on module names in strings."""
 
 from __future__ import annotations
 
@@ -73,9 +73,11 @@ def tree_of(file: Path) -> ast.Module:
 
 
 def imports(file: Path, *, at: str = "any time") -> Iterator[str]:
-    """Dotted names that a module imports when it runs ("any time"), when it is imported itself
-    ("import") or when one of its functions is called ("call"); those for type checkers are left
-    out."""
+    """Return the dotted names that a module imports.
+
+    They are those when it runs ("any time"), when it is imported ("import"), or when one of its
+    functions is called ("call"), without imports for type checkers.
+    """
     nodes: list[tuple[ast.AST, bool]] = [(tree_of(file), False)]
     while nodes:
         node, called = nodes.pop()
@@ -91,7 +93,7 @@ def imports(file: Path, *, at: str = "any time") -> Iterator[str]:
 
 
 def file_of(name: str) -> Path | None:
-    """The file of the module of this package that a dotted name is, or lies in."""
+    """Return the file of the package's module that a dotted name is, or is in."""
     first, *rest = name.split(".")
     while first == PACKAGE.name and rest:
         path = PACKAGE.joinpath(*rest)
@@ -103,8 +105,10 @@ def file_of(name: str) -> Path | None:
 
 
 def named_in_strings(file: Path) -> Iterator[str]:
-    """Modules of this package that a module names in its strings: to import them, to run them in a
-    process, or as components."""
+    """Return modules of this package that a module names in strings.
+
+    They are imported, run in a process, or used as components.
+    """
     if place_of(file) == "runs/former_names.py":
         return  # names that are read in records, and nothing is done with
     for node in ast.walk(tree_of(file)):

@@ -1,4 +1,4 @@
-"""The picture of the packages is what the imports say."""
+"""The picture of the packages is up to date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No message says `1 classes`: numbers before things are written by `counted`."""
+"""No message says `1 classes`: counts are formatted by `counted`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dit_lab.build.trained import load
 from dit_lab.config.schema import RunConfig
-from dit_lab.core.text import counted, evaluations, listed
+from dit_lab.core.text import counted, listed
 from dit_lab.sampling.generate import Passes
 from dit_lab.sampling.images import grid_columns, write_images
 from dit_lab.sampling.labels import check_labels
@@ -52,5 +52,5 @@ def draw_into(out: Path, config: RunConfig, *, run: str, root: str, stop: StopSi
         of = f" of {listed(list(dict.fromkeys(names[at] for at in chosen)))}"
     return (
         f"{counted(count, 'image')}{of} from {trained.weights} at step {trained.step}, "
-        f"{evaluations(passes.per_image(count))} an image: {out}"
+        f"NFE {passes.per_image(count):g}: {out}"
     )

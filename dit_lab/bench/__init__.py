@@ -1,2 +1,4 @@
-"""How fast a configuration is on this machine: its training step and the parts of it, sampling,
-data and start-up, beside the rate of matrix products that was measured in the same run."""
+"""Benchmarks of a config: training step and its parts, sampling, data loading and start-up.
+
+Times are compared with matrix-product throughput measured in the same run.
+"""

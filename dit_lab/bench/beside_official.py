@@ -1,4 +1,4 @@
-"""The lab beside the original implementation: do both compute the same, and which is faster?"""
+"""Comparison with the original DiT implementation: equality of outputs, and speed."""
 
 from __future__ import annotations
 
@@ -34,29 +34,38 @@ AS_THE_ORIGINAL = (
     "objective=ddpm", "sampler=ddpm", "sampler.steps=250", "guidance.scale=4",
     "guidance.channels=3", "precision=fp32",
 )  # fmt: skip
-"""What is laid below the overrides of a comparison: its train.py and sample.py."""
+"""The settings of its train.py and sample.py; overrides of a comparison come on top."""
 ITS_DATA = ("dataset.num_classes=1000", "dataset.image_size=256")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Beside:
-    """The original first, the lab second."""
+    """Results of the comparison; in pairs, the original is first."""
 
-    loss_difference: float  # the largest of an image's loss, relative to it
-    image_difference: float  # the largest of a latent's number, in its images' root mean square
+    loss_difference: float  # largest relative difference of an image's loss
+    image_difference: float  # largest difference of latents, over their RMS
     drawn_steps: int
     training: Versus
-    sampling: Versus  # of a step for a chunk
+    sampling: Versus  # per step and chunk
 
 
 def as_the_original(overrides: Sequence[str]) -> list[str]:
-    """The overrides laid over what the original does, on its data where none are chosen."""
+    """Return the original's settings, with its data unless data are set, plus the overrides."""
     chooses_data = any(text.lstrip("+").startswith("dataset") for text in overrides)
     return [*AS_THE_ORIGINAL, *(() if chooses_data else ITS_DATA), *overrides]
 
 
 def beside_official(config: RunConfig, path: Path, *, seconds: float) -> Beside:
-    """Training and sampling are given about so many seconds each. Raises RequestError."""
+    """Compare a config with a checkout of the original implementation.
+
+    Args:
+        config: the config, which must be one that the original supports.
+        path: a checkout of facebookresearch/DiT.
+        seconds: approximate time for training, and the same for sampling.
+
+    Raises:
+        RequestError: if the original does not support the config or cannot be imported.
+    """
     check_checkout(path)
     config, shapes, _ = with_data(config)
     _check(config, shapes)
@@ -80,17 +89,17 @@ def beside_official(config: RunConfig, path: Path, *, seconds: float) -> Beside:
 
 
 def _check(config: RunConfig, shapes: Shapes) -> None:
-    """Refuse what the original has not."""
+    """Raise RequestError if the original does not support the config."""
     model, (channels, height, width) = config.model, shapes.latent
     layers = tuple(getattr(model, name) for name in ("norm", "mlp", "rope", "qk_norm"))
     for wrong, why in (
         (layers != ("layer", "gelu", False, False), "model: only the original's layers"),
-        (height != width, f"dataset.image_size: {height} x {width} latents; it takes square ones"),
-        (channels < 3, f"dataset: {counted(channels, 'channel')}; it guides three"),
-        (not shapes.data.num_classes, "dataset.num_classes: it needs classes"),
-        (model.class_dropout_prob == 0, "model.class_dropout_prob: it needs the null label"),
-        (config.guidance.scale == 1, "guidance.scale: it always guides"),
-        (config.guidance.channels != 3, "guidance.channels: it guides three"),
+        (height != width, f"dataset.image_size: {height} x {width} latents; it needs square ones"),
+        (channels < 3, f"dataset: {counted(channels, 'channel')}; it guides 3 channels"),
+        (not shapes.data.num_classes, "dataset.num_classes: it requires classes"),
+        (model.class_dropout_prob == 0, "model.class_dropout_prob: it requires the null label"),
+        (config.guidance.scale == 1, "guidance.scale: the original always uses guidance"),
+        (config.guidance.channels != 3, "guidance.channels: the original guides 3"),
     ):
         if wrong:
             raise RequestError(f"bench official: {why}")
@@ -103,7 +112,7 @@ def _check(config: RunConfig, shapes: Shapes) -> None:
 
 
 def _arguments(config: RunConfig, shapes: Shapes) -> dict[str, Any]:
-    """Of the original's model."""
+    """Return the arguments of the original's model."""
     names = ("patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob")
     channels, side, _ = shapes.latent
     return {
@@ -126,7 +135,7 @@ def _labels(drawing: Sampling, count: int) -> Tensor:
 
 @torch.no_grad()
 def _loss_difference(drawing: Sampling, official: Official) -> float:
-    """The largest relative difference of the losses of the same images, noise and times."""
+    """Return the largest relative difference of losses for the same images, noise and times."""
     count = COMPARED_IMAGES
     data, noise = (_drawn(drawing, count, purpose) for purpose in ("bench/data", "bench/noise"))
     labels = _labels(drawing, count)
@@ -147,13 +156,16 @@ def _loss_difference(drawing: Sampling, official: Official) -> float:
 
 @torch.no_grad()
 def _image_difference(drawing: Sampling, official: Official) -> float:
-    """Of the same noise at every step; the largest difference over the root mean square."""
+    """Return the largest difference of latents, divided by their root mean square.
+
+    Both implementations use the same noise at every step.
+    """
     parts, count = drawing.parts, DRAWN_IMAGES
     noise, labels = _drawn(drawing, count, "bench/start"), _labels(drawing, count)
     generator = build_generator(parts, check_stop=lambda: None)
 
     def both_halves(step: int) -> Tensor:
-        """As the original draws it, for its guided images and for those without a label."""
+        """Draw noise as the original does, for guided images and their null-label copies."""
         return torch.randn(2 * count, *noise.shape[1:], device=noise.device)[:count]
 
     torch.manual_seed(0)
@@ -182,7 +194,7 @@ def _its_samples(
 
 
 def _training(training: Training, official: Official, seconds: float) -> Versus:
-    """Blocks of steps in turn."""
+    """Time interleaved blocks of training steps."""
     batches = training.prepared()
     count = training.steps_within(seconds / BLOCKS)
     official.train_steps(batches, 2)
@@ -195,7 +207,7 @@ def _training(training: Training, official: Official, seconds: float) -> Versus:
 
 
 def _sampling(drawing: Sampling, official: Official, seconds: float) -> Versus:
-    """Blocks of the sampler's first steps in turn."""
+    """Time interleaved blocks of the sampler's first steps."""
     noise = _drawn(drawing, CHUNK_IMAGES, "bench/start")
     labels = _labels(drawing, CHUNK_IMAGES)
     count = drawing.steps_within(seconds / BLOCKS)

@@ -1,4 +1,4 @@
-"""The device that is measured: its clock, and the most that it can do."""
+"""Timing and maximum throughput of the device."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ DATA_SHEET = {
     "L40S": 362e12,
     "L4": 121e12,
 }
-"""FLOP/s of dense bfloat16 products, as the manufacturer states it; the first whose words are all
-in the device's name decides."""
+"""FLOP/s of dense bfloat16 products, by the data sheets.
+
+The first entry whose words all occur in the device name applies.
+"""
 
 CPU_SIZES = (512, 1024, 2048)
 CUDA_SIZES = (4096, 8192)
-MOMENT_SECONDS = 0.1  # of products
-UNCOUNTED = 1e9  # FLOP: for an architecture whose own are not known
+MOMENT_SECONDS = 0.1  # per measurement
+UNCOUNTED = 1e9  # FLOP assumed for an architecture whose FLOP are unknown
 NORMALS, NORMAL_REPEATS = 100_000, 40
 
 
 def this_device() -> torch.device:
-    """The first GPU, or the CPU where there is none."""
+    """Return the first GPU, or the CPU if there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Ticks:
-    """Moments of a device's work: on a GPU they are events in its queue, so that taking one holds
-    nothing up."""
+    """Timestamps of a device's work; on a GPU they are CUDA events, which do not block."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -54,7 +55,7 @@ class Ticks:
         self._taken.append(event)
 
     def seconds(self) -> list[float]:
-        """Between each moment and the next; waits for the device."""
+        """Return the seconds between consecutive timestamps; waits for the device."""
         if self._on_gpu and self._taken:
             torch.cuda.synchronize()
         return [_between(*pair) for pair in zip(self._taken, self._taken[1:], strict=False)]
@@ -65,18 +66,17 @@ def _between(first: float | torch.cuda.Event, second: float | torch.cuda.Event) 
         assert isinstance(second, float)
         return second - first
     assert isinstance(second, torch.cuda.Event)
-    return first.elapsed_time(second) / 1e3  # given in milliseconds
+    return first.elapsed_time(second) / 1e3  # from milliseconds
 
 
 def settle(device: torch.device) -> None:
-    """Wait until the device has done everything that it was given."""
+    """Wait until the device has finished all submitted work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 class Products:
-    """Large square matrix products, in bfloat16 or float32, of the size that does best: what the
-    time of everything else on the device is measured by."""
+    """Square matrix products in bfloat16 or float32, of the fastest size, as a time reference."""
 
     def __init__(self, device: torch.device, *, bf16: bool) -> None:
         self._device = device
@@ -88,17 +88,17 @@ class Products:
 
     @property
     def rate(self) -> float:
-        """FLOP/s, the median of all moments."""
+        """FLOP/s, the median of all measurements."""
         return median(self._rates)
 
     def seconds(self, flops: float | None) -> float:
-        """That products of so many FLOP take at this moment; None stands for UNCOUNTED."""
+        """Measure how long products of this many FLOP take now; None stands for UNCOUNTED."""
         self._rates.append(self._rate(self._size))
         return (flops or UNCOUNTED) / self._rates[-1]
 
     def _rate(self, size: int) -> float:
         square = torch.ones(size, size, device=self._device, dtype=self._dtype)
-        _, once = (_timed(self._device, lambda: square @ square) for _ in range(2))  # warm by then
+        _, once = (_timed(self._device, lambda: square @ square) for _ in range(2))  # 1st: warm-up
         repeats = max(1, round(MOMENT_SECONDS / once))
 
         def block() -> None:
@@ -109,8 +109,10 @@ class Products:
 
 
 def normal_rate() -> float:
-    """Normal numbers a second, as numpy draws them in one thread: what a host does besides matrix
-    products, at this moment."""
+    """Return normal numbers per second that numpy draws in one thread, measured now.
+
+    This is the reference for work of the host other than matrix products.
+    """
     draw = np.random.default_rng(0).standard_normal
     host = torch.device("cpu")
     return NORMALS / median(_timed(host, lambda: draw(NORMALS)) for _ in range(NORMAL_REPEATS))
@@ -125,13 +127,13 @@ def _timed(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def stated_rate(device: torch.device, *, bf16: bool) -> float | None:
-    """FLOP/s of bfloat16 products by the data sheet; None where that is not known."""
+    """Return FLOP/s of bfloat16 products by the data sheet; None if unknown."""
     if device.type != "cuda" or not bf16:
         return None
     return stated_of(torch.cuda.get_device_name(device))
 
 
 def stated_of(name: str) -> float | None:
-    """The same by the name that the driver gives a device."""
+    """Return the data-sheet FLOP/s by the device name of the driver; None if unknown."""
     words = set(re.split(r"[ -]", name))
     return next((rate for part, rate in DATA_SHEET.items() if set(part.split()) <= words), None)

@@ -1,5 +1,4 @@
-"""What repeated timings say: their middle and spread, and the ratio of two that alternated.
-Torch-free."""
+"""Statistics of repeated timings: percentiles, and ratios of interleaved timings. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-TAIL = 0.1  # the share of timings that lie on each side of a spread
-LEVEL = 0.95  # of the interval of a ratio
-BLOCKS = 12  # in which two take turns that are compared
-ROUNDS = 6  # in which something and its measure do
+TAIL = 0.1  # share of timings below `low` and above `high`
+LEVEL = 0.95  # confidence level of a ratio's interval
+BLOCKS = 12  # interleaved blocks of a comparison
+ROUNDS = 6  # interleaved blocks of a measurement and its reference
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Repeated measurements of one quantity: the median, the tenth and the ninetieth percentile."""
+    """Repeated measurements of a quantity: median, 10th and 90th percentile."""
 
     median: float
     low: float
@@ -32,10 +31,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times the second is as long as the first, over blocks that alternated.
+    """Ratio of the second time to the first, over interleaved blocks.
 
-    The interval holds the median with 95% confidence whatever the distribution (order statistics);
-    None of fewer than six blocks, which cannot say that.
+    The interval contains the median with 95% confidence for any distribution (order statistics). It
+    is None for fewer than six blocks, which are too few for 95%.
     """
 
     median: float
@@ -44,7 +43,7 @@ class Ratio:
 
     @classmethod
     def of(cls, firsts: Sequence[float], seconds: Sequence[float]) -> Ratio:
-        """Of the times of blocks, pair by pair."""
+        """Return the ratio of paired block times."""
         ratios = sorted(second / first for first, second in zip(firsts, seconds, strict=True))
         outside = _outside(len(ratios))
         ends = None if outside is None else (ratios[outside], ratios[-1 - outside])
@@ -53,7 +52,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """What each of two takes, and the second by the first."""
+    """Times of two alternatives, and the ratio of the second to the first."""
 
     first: Timing
     second: Timing
@@ -61,15 +60,14 @@ class Versus:
 
 
 def in_turn(first: Callable[[], float], second: Callable[[], float]) -> Versus:
-    """Seconds that each says, block by block; neither always goes first."""
+    """Time two functions in interleaved blocks, in alternating order; both return seconds."""
     firsts, seconds = _alternated(first, second, BLOCKS)
     return Versus(Timing.of(firsts), Timing.of(seconds), Ratio.of(firsts, seconds))
 
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """How many times as long as its measure something takes: the middle and the ends of several
-    turns."""
+    """Ratio of a time to a reference time over several blocks: median, minimum and maximum."""
 
     median: float
     least: float
@@ -77,13 +75,13 @@ class Turns:
 
     @classmethod
     def of(cls, measures: Sequence[float], seconds: Sequence[float]) -> Turns:
-        """Of the times of turns, pair by pair."""
+        """Return the ratios of paired block times."""
         ratios = [second / first for first, second in zip(measures, seconds, strict=True)]
         return cls(median(ratios), min(ratios), max(ratios))
 
 
 def by_measure(measure: Callable[[], float], block: Callable[[], float]) -> Turns:
-    """A block's seconds by its measure's, which takes turns with it."""
+    """Return a block's seconds relative to interleaved measurements of a reference."""
     return Turns.of(*_alternated(measure, block, ROUNDS))
 
 
@@ -98,7 +96,7 @@ def _alternated(
 
 
 def _outside(count: int) -> int | None:
-    """How many of the least and of the largest values an interval of the median leaves out."""
+    """Return how many values on each side lie outside the interval of the median."""
     below, total = 0.0, 2.0**count
     for left_out in range(count // 2):
         below += math.comb(count, left_out) / total

@@ -1,4 +1,4 @@
-"""How fast training batches come, when nothing else is done."""
+"""Throughput of training batches without training."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from dit_lab.bench.device import normal_rate, settle
 from dit_lab.bench.figures import ROUNDS, Timing, Turns, by_measure
 from dit_lab.bench.training import Training
 
-LEAST_BATCHES, MOST_BATCHES = 2, 60  # of a block
+LEAST_BATCHES, MOST_BATCHES = 2, 60  # per block
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """What the data of an optimizer step takes: read, drawn, moved, encoded and coupled."""
+    """Time to prepare the data of an optimizer step: load, move, encode, draw noise and couple."""
 
     seconds: Timing
     images: int
     workers: int
-    of_normals: Turns  # an image's time, of that of drawing one normal number
+    of_normals: Turns  # time per image, relative to drawing one normal number
 
 
 def measure_loading(training: Training, seconds: float) -> Loading:
-    """Of the batches that this training would see."""
+    """Measure the batches of this training."""
     batches, times = training.batches, list[float]()
     with closing(batches.from_step(0)) as steps:
 

@@ -1,4 +1,4 @@
-"""Everything that `dit-lab bench` measures of one configuration."""
+"""All measurements of `dit-lab bench` for one config."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dit_lab.build.cost import in_bf16
 from dit_lab.config.schema import RunConfig
 from dit_lab.reproduce.probes import device_facts
 
-LOADING_SHARE = 0.2  # of the seconds that a part is given: batches are quick
+LOADING_SHARE = 0.2  # of `seconds`; batches are quick
 STARTS = 3
-TRAINED = {"training", "loading"}  # parts that need a training
+TRAINED = {"training", "loading"}  # parts that need a training set-up
 
 
 def measure(
@@ -31,9 +31,17 @@ def measure(
     parts: Collection[str],
     seconds: float,
 ) -> Bench:
-    """`parts` of "training", "loading", "sampling", "startup", about so many seconds for each.
+    """Measure a config.
 
-    Raises RequestError.
+    Args:
+        config: the config.
+        overrides: the overrides that compose it, for start-up times.
+        config_dirs: folders of further configs.
+        parts: some of "training", "loading", "sampling", "startup".
+        seconds: approximate time per part.
+
+    Raises:
+        RequestError: if the config cannot be measured.
     """
     config, shapes, assumed = with_data(config)
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Noise in the place of data that are not on this machine: as fast, and of the same shape."""
+"""Random latents in place of data that are not available, with the same shape and cost."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ NOISE = "dit_lab.data.noise.Noise"
 
 
 def with_data(config: RunConfig) -> tuple[RunConfig, Shapes, list[str]]:
-    """The configuration with latents of noise where its data or its autoencoder are not here, the
-    shapes, and what was assumed, in words. Raises RequestError."""
+    """Replace unavailable data or an unavailable autoencoder by random latents.
+
+    Returns:
+        The config, its shapes, and the assumptions in words, empty if nothing was replaced.
+
+    Raises:
+        RequestError: if the shapes cannot be determined.
+    """
     shapes, assumed = described_shapes(config)
     if not assumed:
         return config, shapes, []
@@ -32,4 +38,4 @@ def with_data(config: RunConfig) -> tuple[RunConfig, Shapes, list[str]]:
         dataset=to_component("dataset", noise),
         codec=to_component("codec", {"_target_": IDENTITY}),
     )
-    return replaced, shapes, [*assumed, "noise is trained on"]
+    return replaced, shapes, [*assumed, "random latents replace the data"]

@@ -1,9 +1,8 @@
-"""The original implementation beside the lab's, in one process: the same weights and images, what
-both compute of them, and what a training step and a sampling step take, in turn.
+"""The original implementation, run in the same process with the same weights and images.
 
-The code is that of a checkout of facebookresearch/DiT, which the user has; it needs timm. It trains
-in float32 as its `train.py` does: AdamW, then the average, parameter by parameter. Where it is
-timed it has its own precision (`as_it_runs`), where outputs are compared that of the lab.
+The code is the user's checkout of facebookresearch/DiT; it needs timm. It trains as its `train.py`
+does: in float32, with AdamW, then the EMA, parameter by parameter. Timings use its own precision
+(`as_it_runs`), comparisons of outputs use the lab's.
 
 Shapes: N images, C channels, H x W latent cells.
 """
@@ -26,17 +25,17 @@ from torch import Tensor, nn
 from dit_lab.bench.device import Ticks
 from dit_lab.core.errors import RequestError
 
-LEARNING_RATE, DECAY = 1e-4, 0.9999  # of its train.py
+LEARNING_RATE, DECAY = 1e-4, 0.9999  # values of its train.py
 MODULES = ("models", "diffusion", "train")
 
 
 class Official:
-    """Its model with given weights, trained and sampled by its own functions."""
+    """The original model with given weights, trained and sampled by its own functions."""
 
     def __init__(
         self, path: Path, arguments: Mapping[str, Any], weights: Mapping[str, Tensor]
     ) -> None:
-        """`arguments` are those of its `DiT`. Raises RequestError."""
+        """Build the model; `arguments` are those of its `DiT`. Raises RequestError."""
         self._models, self._diffusion, self._train = _modules(path)
         self.device = next(iter(weights.values())).device
         self.model: Any = self._models.DiT(**arguments).to(self.device)
@@ -52,14 +51,14 @@ class Official:
         self.model.load_state_dict(dict(weights))
 
     def losses(self, data: Tensor, labels: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """Of each image (N,), with no label dropped; data and noise are (N, C, H, W)."""
+        """Return the loss of each image (N,), without label dropout; data, noise: (N, C, H, W)."""
         self.model.eval()
         options = {"y": labels}
         terms = self._process.training_losses(self.model, data, timesteps, options, noise)
         return terms["loss"]
 
     def train_steps(self, batches: list[tuple[Tensor, Tensor]], count: int) -> list[float]:
-        """Seconds of each of `count` steps on these images and labels, in turn."""
+        """Return the seconds of each of `count` steps, cycling through these images and labels."""
         self.model.train()
         ticks = Ticks(self.device)
         for data, labels in islice(cycle(batches), count + 1):
@@ -72,14 +71,14 @@ class Official:
             loss.backward()
             self._optimizer.step()
             self._train.update_ema(self._ema, self.model, DECAY)
-            loss.item()  # for its log, at every step
+            loss.item()  # its train.py logs the loss at every step
             ticks.take()
         return ticks.seconds()
 
     def samples(
         self, noise: Tensor, labels: Tensor, *, steps: int, scale: float, null_label: int
     ) -> Iterator[Tensor]:
-        """(N, C, H, W) after each step of its ancestral sampling with guidance."""
+        """Yield (N, C, H, W) after each step of its ancestral sampling with guidance."""
         self.model.eval()
         process = self._diffusion.create_diffusion(str(steps))
         nothing = torch.full_like(labels, null_label)
@@ -99,7 +98,7 @@ class Official:
 
 @contextmanager
 def as_it_runs() -> Iterator[None]:
-    """TensorFloat-32 in products on GPUs, as its scripts choose before they start."""
+    """Use TensorFloat-32 products on GPUs, as its scripts do."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
@@ -111,7 +110,7 @@ def as_it_runs() -> Iterator[None]:
 
 
 def check_checkout(path: Path) -> None:
-    """Raise RequestError where the folder is none."""
+    """Raise RequestError if the folder is not a checkout."""
     if not (path / "models.py").is_file() or not (path / "train.py").is_file():
         raise RequestError(
             f"--official-path {path}: has no models.py and train.py; give a checkout of "
@@ -121,7 +120,7 @@ def check_checkout(path: Path) -> None:
 
 @contextmanager
 def _importing(path: Path) -> Iterator[None]:
-    """Modules of that folder can be imported by their names, and are forgotten afterwards."""
+    """Make the folder's modules importable by name, and remove them afterwards."""
     before = {name: module for name, module in sys.modules.items() if _is_of(name)}
     flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     for name in before:
@@ -142,7 +141,7 @@ def _is_of(name: str) -> bool:
 
 
 def _modules(path: Path) -> list[ModuleType]:
-    """Its models, diffusion and train. Raises RequestError."""
+    """Return its modules models, diffusion and train; raise RequestError if the import fails."""
     with _importing(path.resolve()):
         try:
             return [importlib.import_module(name) for name in MODULES]

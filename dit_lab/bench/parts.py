@@ -1,7 +1,7 @@
-"""Which part of an optimizer step takes how long: forward by kind of layer, and all that follows.
+"""Time of each part of an optimizer step: the forward pass by kind of layer, and all that follows.
 
-Nothing in the loop knows of it: what the loop is handed is wrapped for the time of the measurement.
-Hooks add 2% to a step of nano, where torch.profiler adds 11% and counts operators, not parts.
+The training loop is unchanged: the objects passed to it are wrapped during the measurement. Hooks
+add 2% to a step of nano; torch.profiler adds 11% and reports operators instead of parts.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ LAYERS = {
     "mlp": "MLP",
     "adaLN_modulation": "modulation",
 }
-"""Parts of a DiT, by the names of its modules."""
+"""Module name -> part of a DiT."""
 BLOCKS, OUTPUT = "norms, gates, sums", "output layer"
 
 
 class Stopwatch:
-    """Seconds by name; what a section's own sections take is not counted for it."""
+    """Seconds by section; the time of nested sections is not counted for the outer one."""
 
     def __init__(self, settle: Callable[[], None]) -> None:
-        """`settle` waits until the device has done what it was given."""
+        """Create a stopwatch; `settle` waits until the device has finished its work."""
         self.seconds: dict[str, float] = defaultdict(float)
         self._settle = settle
         self._open: list[str] = []
@@ -67,9 +67,10 @@ class Stopwatch:
 def watched(
     objects: Mapping[str, Any], watch: Stopwatch, *, inside_blocks: bool
 ) -> Iterator[dict[str, Any]]:
-    """What the loop is handed, as `build.training_objects` builds it, with every part of it timed.
+    """Wrap the objects of `build.training_objects` so that every part is timed.
 
-    `inside_blocks`: by kind of layer; compiled blocks cannot be looked into, and count as one.
+    With `inside_blocks`, layers inside blocks are timed by kind; without it, a block counts as one
+    part, as is necessary for compiled blocks.
     """
     with ExitStack() as undo:
         undo.enter_context(watch.section(REST))
@@ -92,7 +93,7 @@ def watched(
 
 
 def _sections(model: nn.Module, inside_blocks: bool) -> Iterator[tuple[nn.Module, str]]:
-    """Modules and the part that each counts for; one inside another is taken off it."""
+    """Yield modules and the part that each counts for; nested modules count separately."""
     yield model, "the rest of the model"
     for name, module in model.named_children():
         if name in LAYERS:
@@ -111,7 +112,7 @@ def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 
 def _time(undo: ExitStack, watch: Stopwatch, thing: Any, method: str, name: str) -> None:
-    """Count what a method of this one object takes, until `undo` is done."""
+    """Time a method of this object until `undo` closes."""
     plain = getattr(thing, method)
 
     def timed(*args: Any, **kwargs: Any) -> Any:
@@ -123,7 +124,7 @@ def _time(undo: ExitStack, watch: Stopwatch, thing: Any, method: str, name: str)
 
 
 class _Watched:
-    """An objective whose loss is timed, less the model in it."""
+    """An objective whose loss is timed, excluding the model."""
 
     def __init__(self, objective: Any, watch: Stopwatch) -> None:
         self._objective, self._watch = objective, watch
@@ -134,7 +135,7 @@ class _Watched:
 
 
 class _WatchedBatches:
-    """Batches for which waiting is timed."""
+    """Batches whose waiting time is measured."""
 
     def __init__(self, batches: Any, watch: Stopwatch) -> None:
         self._batches, self._watch = batches, watch

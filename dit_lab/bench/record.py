@@ -1,5 +1,4 @@
-"""All that was measured of one configuration, as a file keeps it, and how it compares with what a
-file has kept. Torch-free."""
+"""The record of a benchmark, and its comparison with a recorded one. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,19 +17,19 @@ if TYPE_CHECKING:
     from dit_lab.bench.sampling import Drawing
     from dit_lab.bench.training import Step
 
-SLOWER = 1.25  # times the recorded cost: what takes more may be called slower
+SLOWER = 1.25  # ratio to the recorded cost above which a cost may count as slower
 IMPORT, FIRST_STEP = "torch's own import", "first training step"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What was measured, in seconds, bytes and FLOP/s, and by what."""
+    """Measurements of a config in seconds, bytes and FLOP/s, with their conditions."""
 
     overrides: Sequence[str]
     assumed: Sequence[str]
     circumstances: Mapping[str, Any]  # date, device, threads, versions
     product_rate: float  # FLOP/s of large matrix products, in the same run
-    stated_rate: float | None  # by the device's data sheet
+    stated_rate: float | None  # FLOP/s by the device's data sheet
     training: Step | None = None
     sampling: Drawing | None = None
     loading: Loading | None = None
@@ -40,11 +39,11 @@ class Bench:
         return asdict(self) | {"costs": {name: asdict(cost) for name, cost in self.costs().items()}}
 
     def costs(self) -> dict[str, Turns]:
-        """Costs that another machine, or a busy one, should find alike: times as multiples of what
-        was measured beside them. More is slower.
+        """Return costs that should be the same on other or busy machines; higher is slower.
 
-        Training and sampling: of the time of matrix products of as many FLOP; loading, of an image:
-        of drawing one normal number; the first step: of importing torch.
+        They are times relative to a reference that was measured in interleaved blocks. Training and
+        sampling are relative to matrix products of as many FLOP; loading, per image, to drawing one
+        normal number; the first step to the import of torch.
         """
         found = {}
         if self.training:
@@ -60,7 +59,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A cost that was recorded beside what it is now."""
+    """A recorded cost and its present value."""
 
     name: str
     recorded: Turns
@@ -68,20 +67,20 @@ class Checked:
 
     @property
     def is_slower(self) -> bool:
-        """Much, and beyond what differs from turn to turn."""
+        """Whether it is slower by more than SLOWER and than the variation between blocks."""
         much = self.now.median > SLOWER * self.recorded.median
         return much and self.now.least > self.recorded.most
 
 
 class Record(TypedDict):
-    """What is read of a file that `bench --json` wrote."""
+    """The entries of a file of `bench --json` that are read."""
 
     overrides: list[str]
     costs: dict[str, Turns]
 
 
 def read_record(file: Path) -> Record:
-    """What a file has kept. Raises RequestError."""
+    """Read a file of `bench --json`; raise RequestError if it is not one."""
     where, instead = f"--check {file}", "`dit-lab bench --json FILE` writes one"
     record = {} if file.is_dir() else read_json(file)
     if not record:
@@ -91,7 +90,7 @@ def read_record(file: Path) -> Record:
 
 
 def checked(record: Record, now: Bench) -> list[Checked]:
-    """Every cost that both know."""
+    """Return every cost that is both recorded and measured now."""
     costs = now.costs()
     return [
         Checked(name, recorded, costs[name])

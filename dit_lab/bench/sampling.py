@@ -1,4 +1,4 @@
-"""What drawing images takes: steps of the configured sampler, with its guidance, for one chunk."""
+"""Time of sampling: steps of the configured sampler, with guidance, for one chunk of images."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ WARM_STEPS, LEAST_STEPS = 2, 5
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """What a step of the sampler takes, and all of them."""
+    """Time and cost of sampling."""
 
-    seconds: Timing  # of a step, for a chunk
-    mean_seconds: float  # steps differ where guidance or the model rests at some of them
-    images: int  # of a chunk
-    steps: int  # that the sampler makes
-    measured_steps: int  # as far as there was time
-    evaluations: float  # of the model for an image in a step, the mean
-    flops: float | None  # of a step
-    of_products: Turns  # its time, of that of matrix products of as many FLOP
+    seconds: Timing  # per step and chunk
+    mean_seconds: float  # steps differ if guidance or model calls skip some
+    images: int  # per chunk
+    steps: int  # of the sampler
+    measured_steps: int  # fewer if time was short
+    evaluations: float  # mean NFE per step
+    flops: float | None  # per step
+    of_products: Turns  # time relative to matrix products of as many FLOP
 
     @property
     def images_per_second(self) -> float:
-        """Without the codec; where not all steps were measured, as if the rest were like them."""
+        """Images per second without the codec; steps that were not measured count with the mean."""
         return self.images / (self.mean_seconds * self.steps)
 
 
 class Sampling:
-    """Draws a chunk with weights as a training begins with: no step depends on what they are."""
+    """Samples a chunk from an untrained model; step times do not depend on the weights."""
 
     def __init__(self, config: RunConfig, shapes: Shapes) -> None:
         self.device = this_device()
@@ -53,10 +53,10 @@ class Sampling:
         self.steps(WARM_STEPS)
 
     def steps(self, count: int) -> list[float]:
-        """Seconds of each of the sampler's first `count` steps, or of all where it makes fewer."""
+        """Return the seconds of the sampler's first `count` steps, or of all if there are fewer."""
         ticks, self._passes.images = Ticks(self.device), 0
 
-        def check_stop() -> None:  # after every step
+        def check_stop() -> None:  # called after every step
             ticks.take()
             if len(ticks) > count:
                 raise _Enough
@@ -68,16 +68,16 @@ class Sampling:
         return ticks.seconds()
 
     def block(self, count: int) -> float:
-        """Seconds of drawing a chunk, by the mean of `count` steps."""
+        """Return the seconds of sampling a chunk, from the mean of `count` steps."""
         times = self.steps(count)
         return mean(times) * (self._all_steps or len(times))
 
     def steps_within(self, seconds: float) -> int:
-        """How many steps fill that time."""
+        """Return how many steps take `seconds`, at least LEAST_STEPS."""
         return max(LEAST_STEPS, round(seconds / mean(self.steps(LEAST_STEPS))))
 
     def measure(self, seconds: float, products: Products) -> Drawing:
-        """The first steps, several times, for about so long in all."""
+        """Measure the first steps in several blocks, for about `seconds` in total."""
         count = len(self.steps(self.steps_within(seconds / ROUNDS)))
         passes = self._passes.images / count
         flops = None if self._flops is None else self._flops * passes
@@ -105,4 +105,4 @@ class Sampling:
 
 
 class _Enough(Exception):  # noqa: N818 - an end, not an error
-    """As many steps as were asked for."""
+    """Raised after the requested number of steps."""

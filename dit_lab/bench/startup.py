@@ -1,5 +1,4 @@
-"""How long a command takes to answer, and a training to make its first step, each in a process of
-its own. Torch-free."""
+"""Start-up times of commands and of a training's first step, each in a new process. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ ONLY_ONE = [
     "evaluation.loss_images=1", "sample.num_images=1", "sampler=auto", "tracking=none",
     "resume=never", "name=bench",
 ]  # fmt: skip
-"""Laid over the configuration, so that its first step is all that it does."""
+"""Overrides that reduce a training to its first step."""
 
 
 def measure_startup(
@@ -29,7 +28,17 @@ def measure_startup(
     repeats: int,
     leave_out: Collection[str] = (),
 ) -> dict[str, list[float]]:
-    """Seconds of each start, by what they are until. Raises RequestError where a command fails."""
+    """Return the seconds of each start, by what is started.
+
+    Args:
+        overrides: the overrides of the config.
+        config_dirs: folders of further configs.
+        repeats: number of starts of each kind.
+        leave_out: kinds to skip.
+
+    Raises:
+        RequestError: if a command fails.
+    """
     dirs = [f"--config-dir={folder}" for folder in config_dirs]
     lab = [sys.executable, "-m", "dit_lab"]
     composed = [*lab, "train", *overrides, "--cfg", "job", *dirs]
@@ -57,7 +66,7 @@ def _seconds(command: Sequence[str]) -> float:
 
 
 def _first_step(command: Sequence[str], dirs: Sequence[str]) -> float:
-    """From the start of the process to the row of metrics of its first step."""
+    """Return the seconds from process start to the metrics row of the first step."""
     with tempfile.TemporaryDirectory() as root:
         start = time.time()
         _seconds([*command, *ONLY_ONE, f"paths.root={root}", *dirs])

@@ -1,4 +1,4 @@
-"""The optimizer steps of a configured training, as its own loop makes them, and what they take."""
+"""Time of the optimizer steps of a training, run by its own loop."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from dit_lab.training.distributed import DistributedContext
 from dit_lab.training.loop import peak_memory_bytes
 from dit_lab.training.stop import StopSignal
 
-WARM_STEPS = 3  # the first ones allocate, choose kernels, and compile
+WARM_STEPS = 3  # the first steps allocate memory, select kernels and compile
 LOG_EVERY_STEPS = 10
-LEAST_STEPS, MOST_STEPS = 2, 400  # of a block
+LEAST_STEPS, MOST_STEPS = 2, 400  # per block
 MOST_WATCHED = 50
 PREPARED_STEPS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What an optimizer step takes."""
+    """Time and cost of an optimizer step."""
 
     seconds: Timing
     images: int
-    flops: float | None  # forward and backward; None for an architecture that is not counted
-    of_products: Turns  # its time, of that of matrix products of as many FLOP
+    flops: float | None  # forward and backward; None if unknown
+    of_products: Turns  # time relative to matrix products of as many FLOP
     peak_memory_bytes: float
-    parts: Mapping[str, float]  # seconds of a step in which every part is waited for
+    parts: Mapping[str, float]  # seconds per part, with synchronisation after each
 
 
 class Training:
-    """A training that can be run a few steps at a time; every block begins with the same images."""
+    """A training that runs a few steps at a time; every block starts with the same images."""
 
     def __init__(self, config: RunConfig, shapes: Shapes, stop: StopSignal, folder: Path) -> None:
-        """`folder` is where its rows of metrics are written."""
+        """Set up the training; its metrics rows are written to `folder`."""
         training = replace(
             config.training, total_steps=MOST_STEPS + 1, log_every_steps=LOG_EVERY_STEPS
         )
@@ -75,38 +75,38 @@ class Training:
 
     @property
     def batches(self) -> TrainingBatches:
-        """What it is trained on."""
+        """The training batches."""
         return self._objects["batches"]
 
     def weights(self) -> dict[str, Tensor]:
-        """As they are now, by reference."""
+        """Return the current weights, by reference."""
         return self._objects["model"].module.state_dict()
 
     def prepared(self) -> list[tuple[Tensor, Tensor]]:
-        """The images and labels of a few steps, on the device."""
+        """Return the images and labels of a few steps, on the device."""
         with closing(self.batches.from_step(0)) as steps:
             taken = islice(steps, PREPARED_STEPS)
             return [(b.data.clone(), b.labels.clone()) for step in taken for b in step]
 
     def steps(self, count: int) -> list[float]:
-        """Seconds of each of `count` steps, from the end of the one before to its own."""
+        """Return the seconds of each of `count` steps, from end of step to end of step."""
         at_end = _AtEnd(Ticks(self.device))
         self._run(count + 1, at_end)
         return at_end.ticks.seconds()
 
     def block(self, count: int) -> float:
-        """Seconds of a step, the median of `count`."""
+        """Return the seconds per step, the median of `count`."""
         return median(self.steps(count))
 
     def steps_within(self, seconds: float) -> int:
-        """How many steps fill that time, as few or as many as make sense."""
+        """Return how many steps take `seconds`, from LEAST_STEPS to MOST_STEPS."""
         step = sum(self.steps(2)) / 2
         return min(MOST_STEPS, max(LEAST_STEPS, round(seconds / step)))
 
     def parts_of_a_step(self, count: int) -> dict[str, float]:
-        """Seconds that each part takes of a step, the mean of `count`.
+        """Return the mean seconds of each part of a step, over `count` steps.
 
-        Every part is waited for, so that on a GPU their sum is more than a step takes by itself.
+        The device is synchronised after every part, so on a GPU the sum exceeds the time of a step.
         """
         watch = Stopwatch(lambda: settle(self.device))
         compiled = self.config.training.compile
@@ -115,7 +115,7 @@ class Training:
         return {name: seconds / count for name, seconds in watch.seconds.items()}
 
     def measure(self, seconds: float, products: Products) -> Step:
-        """Half of the time for steps as they are, half for their parts."""
+        """Measure whole steps for half of the time, and their parts for the other half."""
         count = self.steps_within(seconds / 2 / ROUNDS)
         times = list[float]()
 
@@ -141,13 +141,13 @@ class Training:
 
 @contextmanager
 def training_of(config: RunConfig, shapes: Shapes) -> Iterator[Training]:
-    """Ready to be measured; what it writes is gone afterwards."""
+    """Set up a training for measurements; its files are deleted afterwards."""
     with StopSignal() as stop, tempfile.TemporaryDirectory() as folder:
         yield Training(config, shapes, stop, Path(folder))
 
 
 class _AtEnd(Hook):
-    """The moment of the end of each step."""
+    """Records a timestamp at the end of each step."""
 
     def __init__(self, ticks: Ticks) -> None:
         self.ticks = ticks
@@ -157,7 +157,7 @@ class _AtEnd(Hook):
 
 
 class _Logged(Hook):
-    """Counts what is done with a row of metrics as logging."""
+    """Times the writing of metrics rows as logging."""
 
     def __init__(self, watch: Stopwatch, file: MetricsFile) -> None:
         self._watch, self._file = watch, file

@@ -1,4 +1,4 @@
-"""Two configurations in turn, each in a process of its own, block by block."""
+"""Interleaved comparison of two configs, each in its own process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dit_lab.core.types import Shapes
 
 
 class Contender(Protocol):
-    """What can be run a few steps at a time."""
+    """A measurement that runs a few steps at a time."""
 
     def steps_within(self, seconds: float) -> int: ...
 
@@ -27,9 +27,16 @@ class Contender(Protocol):
 
 
 def versus(first: RunConfig, second: RunConfig, *, part: str, seconds: float) -> Versus:
-    """`part`: "training" or "sampling"; each is given about so many seconds in all.
+    """Compare the times of two configs.
 
-    Raises RequestError.
+    Args:
+        first: the reference config.
+        second: the other config.
+        part: "training" or "sampling".
+        seconds: approximate total time for each.
+
+    Raises:
+        RequestError: if a config cannot be built.
     """
     with ExitStack() as open_ones:
         running = [
@@ -45,7 +52,7 @@ def versus(first: RunConfig, second: RunConfig, *, part: str, seconds: float) ->
 
 @contextmanager
 def _running(part: str, config: RunConfig, shapes: Shapes) -> Iterator[Connection]:
-    """A process that has built it and waits to be asked."""
+    """Start a process that builds the config and waits for requests."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
@@ -56,7 +63,7 @@ def _running(part: str, config: RunConfig, shapes: Shapes) -> Iterator[Connectio
     try:
         yield ours
     finally:
-        ours.close()  # it ends when nobody asks any more
+        ours.close()  # the process ends when the connection closes
         process.join()
 
 
@@ -72,7 +79,7 @@ def _serve(connection: Connection, part: str, tree: dict[str, Any], shapes: Shap
     from dit_lab.bench.sampling import Sampling
     from dit_lab.bench.training import training_of
 
-    keep_freed_memory()  # as every command does
+    keep_freed_memory()  # as in every command
     config = to_config(RunConfig, tree)
     with ExitStack() as open_ones:
         contender: Contender

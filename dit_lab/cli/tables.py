@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dit_lab.core.text import counted, evaluations
+from dit_lab.core.text import counted
 from dit_lab.evaluation.card import Evaluation
 from dit_lab.evaluation.comparing import Effect, differences
 from dit_lab.evaluation.table import Row
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from dit_lab.reproduce.experiment import Judgement
 
 WANTED = (
-    "wanted: two_sample 0.5 (a coin's), distance_ratio 1 (copies are below), exact_copies 0, "
-    "bits_per_dimension low, everything else what real images have"
+    "target: two_sample 0.5 (chance), distance_ratio 1 (below: copies), exact_copies 0, "
+    "bits_per_dimension low, all other metrics the value for real images"
 )
 
 
@@ -40,7 +40,7 @@ def print_evaluations(evaluations: Sequence[Evaluation]) -> None:
     console.print(styled(WANTED, "dim"))
     for evaluation in evaluations:
         for finding in evaluation.findings:
-            console.print(f"{evaluation.card.samples}: {finding}, so numbers in (  ) do not count")
+            console.print(f"{evaluation.card.samples}: {finding}; ignore values in (  )")
     console.print(styled(_circumstances(evaluations[0]), "dim"))
 
 
@@ -57,7 +57,7 @@ def print_comparison(first: Evaluation, second: Evaluation) -> bool:
             console.print(styled(effect.value, "bold"))
             console.print(table(("", "A", "B"), parts))
     if not found:
-        console.print("the same measurement of the same weights")
+        console.print("the same evaluation of the same weights")
     if comparable:
         numbers = {row.key: row for row in second.rows}
         both = [(row, numbers[row.key]) for row in first.rows if row.key in numbers]
@@ -114,7 +114,7 @@ def _circumstances(evaluation: Evaluation) -> str:
     with_steps = f" with {counted(steps, 'step')}" if steps else ""
     return (
         f"{card.weights} at step {card.step}, {sampler}{with_steps} "
-        f"({evaluations(card.evaluations_per_image)} an image), guidance "
+        f"(NFE {card.evaluations_per_image:g}), guidance "
         f"{card.guidance['scale']:g}{f' away from {weak}' if weak else ''}, seed {card.seed}, "
         f"{card.dtype}, labels {card.labels}"
     )

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: 1,797 images of 8x8 that come with the library, no download.
+"""Scikit-learn's handwritten digits: 1,797 images of 8x8 pixels, included in the library.
 
 Shapes: N images.
 """
@@ -15,15 +15,17 @@ from torch import Tensor
 from dit_lab.data.digits_facts import DIGITS_SPLIT, digits_file
 
 SPLIT = Path(__file__).with_name("digits_split.txt")
-"""Rows of the table: those of the training split in order, then those of the validation split, as
-scikit-learn's stratified `train_test_split` gives them for DIGITS_SPLIT."""
+"""Rows of the table: the training split, then the validation split, in order.
+
+They are the result of scikit-learn's stratified `train_test_split` with DIGITS_SPLIT.
+"""
 
 
 class Digits:
-    """All digits of one split, in memory, without augmentation. Implements `types.Dataset`.
+    """The digits of one split, in memory, without augmentation. Implements `types.Dataset`.
 
-    `train` holds 1,437 images, `validation` 360, with equal shares of the ten classes; the split
-    is the same for every seed. Pixels 0..16 become [-1, 1].
+    `train` holds 1,437 images and `validation` 360, stratified by class; the split is the same for
+    every seed. Pixel values 0..16 are scaled to [-1, 1].
     """
 
     def __init__(self, *, split: Literal["train", "validation"]) -> None:
@@ -39,5 +41,5 @@ class Digits:
         return len(self._labels)
 
     def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Images (N, 1, 8, 8) float32 in [-1, 1] and labels (N,) int64; nothing is augmented."""
+        """Return images (N, 1, 8, 8) float32 in [-1, 1] and labels (N,) int64, not augmented."""
         return self._images[indices], self._labels[indices]

@@ -1,4 +1,4 @@
-"""Facts of scikit-learn's digits. Torch-free."""
+"""Facts about scikit-learn's digits. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.types import DataFacts
 from dit_lab.data.fingerprint import fingerprint
 
-DIGITS_SPLIT = {"test_size": 360, "random_state": 0}  # of scikit-learn's train_test_split
+DIGITS_SPLIT = {"test_size": 360, "random_state": 0}  # arguments of scikit-learn's train_test_split
 _DIGITS_IMAGES = 1797
 
 
 def digits_file() -> Path:
-    """The table that comes with scikit-learn, which is not imported: that takes a second."""
+    """Return the path of scikit-learn's table, without importing scikit-learn (about 1 s)."""
     library = importlib.util.find_spec("sklearn")
     if library is None or library.origin is None:
         raise RequestError("dataset=digits: scikit-learn is not installed; install scikit-learn")
@@ -23,7 +23,7 @@ def digits_file() -> Path:
 
 
 def digits_facts() -> DataFacts:
-    """Scikit-learn's digits: 10 classes, 8x8 pixels, one channel."""
+    """Return the facts of scikit-learn's digits: 10 classes, 8x8 pixels, one channel."""
     return DataFacts(
         channels=1,
         height=8,
@@ -35,5 +35,5 @@ def digits_facts() -> DataFacts:
         fingerprint=fingerprint(
             images=hashlib.sha256(digits_file().read_bytes()).hexdigest(), split=DIGITS_SPLIT
         ),
-        levels=17,  # 0..16
+        levels=17,  # pixel values 0..16
     )

@@ -1,7 +1,7 @@
-"""What the configured data and codec know, read from headers and lists alone.
+"""Facts about the configured dataset, read from file headers and lists only.
 
-The checks of a command need these numbers within a second, so nothing here imports torch, and
-nothing decodes an image or loads a weight.
+Commands check these numbers before they start, so reading them must take less than a second:
+nothing here imports torch, decodes an image or loads weights.
 """
 
 from __future__ import annotations
@@ -30,11 +30,21 @@ def dataset_facts(
     load: Callable[[str], Any] | None = None,
     reading: int = NOW,
 ) -> DataFacts:
-    """The facts of a dataset class, named by its dotted path; `reading` is how folders are read.
+    """Return the facts of a dataset class.
 
-    The lab's own datasets are read here. A user's class states its own in a static method
-    `facts(**options) -> DataFacts`; `load` imports it (the caller decides what may be imported).
-    Of any dataset `num_classes=0` makes one without classes.
+    The facts of built-in datasets are computed here. A user-defined class returns its facts from a
+    static method `facts(**options) -> DataFacts`. For every dataset, `num_classes=0` removes the
+    classes.
+
+    Args:
+        target: the dotted path of the class.
+        options: the options of the dataset.
+        load: imports a user-defined class; the caller decides which imports are allowed. None
+            allows built-in datasets only.
+        reading: the version of the folder-reading rules, see `split_folders.py`.
+
+    Raises:
+        RequestError: if the class is unknown, has no facts, or its data cannot be used.
     """
     facts = _stated_facts(target, options, load, reading)
     if options.get("num_classes") != 0 or facts.num_classes == 0:
@@ -77,7 +87,7 @@ def _asked(facts: Callable[..., Any], options: Mapping[str, Any], reading: int) 
 
 
 def images_config(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a dataset's images: its own, or of what cached latents were made of."""
+    """Return the config of a dataset's images; for cached latents, of the encoded dataset."""
     if dataset["_target_"] != LATENTS:
         return dict(dataset)
     source = dict(read_manifest(dataset["root"]).source)

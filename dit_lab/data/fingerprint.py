@@ -1,4 +1,4 @@
-"""One hash for what identifies data."""
+"""A hash that identifies data."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import Any
 
 
 def fingerprint(**parts: Any) -> str:
-    """64 hex digits of named parts, which JSON can hold."""
+    """Return the SHA-256 hash, 64 hex digits, of named JSON-serialisable parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,21 +1,20 @@
-"""A folder of images: which files it holds, of which class, in which split. Torch-free.
+"""Listing of a folder of images: files, classes and splits. Torch-free.
 
-Two layouts below `root`, told apart by what lies there:
+There are two layouts below `root`:
 
-    <class name>/**/*.png    one folder for each class; numbers in names count by their value
-    *.png                    images and no folders: no classes, for an unconditional model
+    <class name>/**/*.png    one folder per class; numbers in names are ordered by value
+    *.png                    images only: no classes, for an unconditional model
 
-Where `root/train` and `root/val` both exist, or folders that are called like them
-(`split_folders.py`), they are the splits: each is laid out as above, with the same classes, and
-other folders beside them are not read. Otherwise a share of every class is held out, by a hash of
-each file's path.
+If `root/train` and `root/val` exist, or folders with similar names (`split_folders.py`), they are
+the splits. Each has one of the layouts above, with the same classes; other folders next to them are
+not read. Otherwise a share of every class is held out, by a hash of each file's path.
 
-Files count as images by their ending (`ENDINGS`, in either case); other files are counted and
-passed over, as is everything whose name begins with a dot. Links are followed, out of the folder
-too.
+Files are recognised as images by their extension (`ENDINGS`, in either case). Other files are
+counted and skipped; names that begin with a dot are ignored. Links are followed, also out of the
+folder.
 
-Runs that were recorded before classes were ordered by their numbers are read as they were then
-(`reading=FIRST`).
+Old runs, recorded before classes were ordered by the numbers in their names, are read by the rules
+of that time (`reading=FIRST`).
 """
 
 from __future__ import annotations
@@ -36,49 +35,54 @@ from dit_lab.data.split_folders import FIRST, NOW, in_order, splits_among
 
 FIRST_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ENDINGS = (*FIRST_ENDINGS, ".jfif", ".jpe", ".tif", ".tiff", ".gif")
-MAX_READ_BYTES = 64 * 2**20  # a larger folder is known by its file sizes, not by its contents
-MAX_DEPTH = 100  # folders in each other
+MAX_READ_BYTES = 64 * 2**20  # larger folders are hashed by file sizes, not by contents
+MAX_DEPTH = 100  # nested folders
 NOT_A_FILE = "is neither a file nor a link to one"
 
-_NO_CLASS = ""  # no folder has this name
+_NO_CLASS = ""  # not a valid folder name
 
 
 class ImageFile(NamedTuple):
-    """One image, without opening it."""
+    """The path and size of one image."""
 
     path: str  # relative to root, with /
     size_bytes: int
 
 
 ByClass = dict[str, list[ImageFile]]
-"""Class name -> its images in order of path; one entry named "" where there are no classes."""
+"""Class name -> its images by path; without classes, a single entry named ""."""
 
 
 @dataclass(frozen=True, slots=True)
 class FolderListing:
-    """The images of both splits; both have the same classes in the same order."""
+    """The images of both splits, which have the same classes in the same order."""
 
     train: ByClass
     validation: ByClass
-    splits: tuple[str, str] | None = None  # the folders that are the splits
-    left_out: Mapping[str, int] = field(default_factory=dict)  # files that are no images, by ending
-    not_read: tuple[str, ...] = ()  # folders beside the splits
+    splits: tuple[str, str] | None = None  # folder names of (train, validation)
+    left_out: Mapping[str, int] = field(default_factory=dict)  # skipped files by extension
+    not_read: tuple[str, ...] = ()  # folders next to the splits
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Class 0 first; empty for an unconditional folder."""
+        """The class names in the order of their ids; empty for an unconditional folder."""
         return tuple(name for name in self.train if name != _NO_CLASS)
 
 
 def read_folder(
     root: Path, *, validation_share: float, num_classes: int | None, reading: int = NOW
 ) -> FolderListing:
-    """List the images below `root` by split and class; opens none of them.
+    """List the images below `root` by split and class, without opening them.
 
-    `num_classes` 0 takes all images at any depth and no classes; another number must agree with
-    the folder. `validation_share` is not used where the folder has splits of its own.
+    Args:
+        root: the folder.
+        validation_share: share of every class to hold out; unused if the folder defines its splits.
+        num_classes: 0 takes all images at any depth, without classes; another number must agree
+            with the folder; None accepts any number.
+        reading: the version of the reading rules, FIRST or NOW.
 
-    Raises `RequestError` for a folder that cannot be trained on.
+    Raises:
+        RequestError: if the folder cannot be trained on.
     """
     if not 0 < validation_share < 1:
         raise RequestError(
@@ -92,10 +96,10 @@ def read_folder(
     splits = splits_among(root, folders, reading)
     if splits and images:
         raise RequestError(
-            f"{root}: images ({_named(images)}) beside {splits[0]} and {splits[1]}, which are the "
-            "splits; move them into these folders"
+            f"{root}: images ({_named(images)}) next to the split folders {splits[0]} and "
+            f"{splits[1]}; move them into these folders"
         )
-    reader.left_out.clear()  # what lies there is read again
+    reader.left_out.clear()  # by_class reads this level again
     if splits:
         train, validation = _given_splits(reader, splits)
     else:
@@ -108,24 +112,24 @@ def read_folder(
 
 def _left_out(endings: Mapping[str, int]) -> str:
     kinds = sorted(endings.items(), key=lambda kind: (-kind[1], kind[0]))
-    shown = listed([f"{count:,} {ending or 'without ending'}" for ending, count in kinds])
-    return f"{counted(sum(endings.values()), 'file')} left out, by their endings: {shown}"
+    shown = listed([f"{count:,} {ending or 'without extension'}" for ending, count in kinds])
+    return f"{counted(sum(endings.values()), 'file')} skipped, by extension: {shown}"
 
 
 def some_files(listing: FolderListing, most: int) -> list[ImageFile]:
-    """At most so many images of both splits, evenly spread."""
+    """Return at most `most` images, evenly spaced over both splits."""
     splits = (listing.train, listing.validation)
     all_files = [file for split in splits for files in split.values() for file in files]
     return all_files[:: max(1, -(-len(all_files) // most))]
 
 
 def notes_on(listing: FolderListing) -> tuple[str, ...]:
-    """What somebody who trains on the folder should know of how it was read, in lines."""
+    """Return notes for the user on how the folder was read, one per line."""
     notes = []
     if listing.splits:
         train, held_out = listing.splits
         beside = f"; not read: {listed(listing.not_read)}" if listing.not_read else ""
-        notes.append(f"{train} is trained on, {held_out} is held out{beside}")
+        notes.append(f"training split: {train}; held-out split: {held_out}{beside}")
     if names := listing.class_names:
         notes.append(f"{counted(len(names), 'class')}: {listed(names)}")
     if listing.left_out:
@@ -134,10 +138,10 @@ def notes_on(listing: FolderListing) -> tuple[str, ...]:
 
 
 def digest(root: Path, listing: FolderListing) -> str:
-    """A hash of splits, paths and sizes, and of the contents in folders below `MAX_READ_BYTES`.
+    """Return a hash of splits, paths and sizes, and of the contents if below `MAX_READ_BYTES`.
 
-    In a larger folder, an image that is replaced by another of the same name and the same size in
-    bytes goes unnoticed: reading everything would take longer than a check may.
+    In a larger folder, an image replaced by one of the same name and size is not noticed: reading
+    all contents would take too long for a check.
     """
     splits = [listing.train, listing.validation]
     all_bytes = sum(
@@ -157,7 +161,7 @@ def digest(root: Path, listing: FolderListing) -> str:
 
 
 def _given_splits(reader: _Reader, splits: tuple[str, str]) -> tuple[ByClass, ByClass]:
-    """The folders of training and of held-out images, with the same classes."""
+    """Return the images of the training and validation folders; their classes must agree."""
     train, validation = (reader.by_class(f"{split}/") for split in splits)
     differences = [
         f"only in {place}: {listed([name or 'images without a class' for name in names])}"
@@ -176,7 +180,7 @@ def _given_splits(reader: _Reader, splits: tuple[str, str]) -> tuple[ByClass, By
 
 
 def _hold_out(root: Path, by_class: ByClass, share: float) -> tuple[ByClass, ByClass]:
-    """Hold out a share of every class."""
+    """Hold out a share of every class and return the images of both splits."""
     single = [name for name, files in by_class.items() if len(files) == 1]
     if single:
         where = "" if single == [_NO_CLASS] else f" in class {listed(single)}"
@@ -192,11 +196,11 @@ def _hold_out(root: Path, by_class: ByClass, share: float) -> tuple[ByClass, ByC
 
 
 def _divide(files: list[ImageFile], share: float) -> tuple[list[ImageFile], list[ImageFile]]:
-    """(kept, held out) of two or more images, at least one each.
+    """Divide two or more images into (training, held out), with at least one in each.
 
-    Each file has a place in [0, 1) that depends on its own path alone, and those below `share`
-    are held out, so another file changes nothing for it. Only where that would leave one side
-    empty, the file next to the limit is taken, and it gives way once another file is there.
+    `_place` maps each path to a number in [0, 1) and paths below `share` are held out, so adding a
+    file does not move the others. The exception: if one side would be empty, it gets the file
+    nearest to the limit, until another file belongs there.
     """
     by_place = sorted((_place(file.path), file) for file in files)
     count = bisect_left(by_place, (share,))
@@ -208,7 +212,7 @@ def _divide(files: list[ImageFile], share: float) -> tuple[list[ImageFile], list
 
 
 def _place(path: str) -> float:
-    """A number in [0, 1) that depends on the path alone."""
+    """Return a number in [0, 1) that depends only on the path."""
     return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:6], "big") / 2**48
 
 
@@ -216,7 +220,7 @@ def _place(path: str) -> float:
 
 
 class _Reader:
-    """What lies below `root`, in one way of reading; counts the files that it leaves out."""
+    """Reader of the folders below `root` by one version of the rules; counts the skipped files."""
 
     def __init__(self, root: Path, reading: int, *, with_classes: bool) -> None:
         self.root = root
@@ -225,7 +229,7 @@ class _Reader:
         self._endings = FIRST_ENDINGS if reading == FIRST else ENDINGS
 
     def by_class(self, below: str) -> ByClass:
-        """The images below `root/below`, by class folder; `below` is "" or ends with /."""
+        """Return the images below `root/below` by class folder; `below` is "" or ends with /."""
         place = self.root / below
         if self._with_classes:
             images, folders = self.level(below)
@@ -254,11 +258,11 @@ class _Reader:
         if empty:
             raise RequestError(
                 f"{place}: no images ({kinds}) in class folder {listed(empty)}{there}; add some, "
-                "or take the folder away"
+                "or remove the folder"
             )
 
     def walk(self, below: str, above: frozenset[tuple[int, int]] = frozenset()) -> list[ImageFile]:
-        """All images below `root/below`, at any depth. `above` are the folders on the way there."""
+        """Return all images below `root/below` at any depth; `above` are the parent folders."""
         try:
             status = os.stat(self.root / below)
         except OSError as error:
@@ -266,11 +270,11 @@ class _Reader:
         this = (status.st_dev, status.st_ino)
         if this in above:
             raise RequestError(
-                f"{self.root / below}: a link to a folder that it lies in; take the link away"
+                f"{self.root / below}: a link to one of its parent folders; remove the link"
             )
         if len(above) == MAX_DEPTH:
             raise RequestError(
-                f"{self.root / below}: lies in {MAX_DEPTH} folders; move the images to a higher one"
+                f"{self.root / below}: is nested in {MAX_DEPTH} folders; move the images up"
             )
         images, folders = self.level(below)
         for name in folders:
@@ -278,7 +282,7 @@ class _Reader:
         return images
 
     def level(self, below: str) -> tuple[list[ImageFile], list[str]]:
-        """The images directly in `root/below`, and the names of the folders there."""
+        """Return the images directly in `root/below` and the names of its subfolders."""
         images, folders = [], []
         try:
             with os.scandir(self.root / below) as entries:
@@ -290,7 +294,7 @@ class _Reader:
                     elif entry.name.lower().endswith(self._endings):
                         status = entry.stat()
                         if not stat.S_ISREG(status.st_mode):
-                            raise RequestError(f"{entry.path}: {NOT_A_FILE}; take it away")
+                            raise RequestError(f"{entry.path}: {NOT_A_FILE}; remove it")
                         images.append(ImageFile(below + entry.name, status.st_size))
                     else:
                         self.left_out[os.path.splitext(entry.name)[1].lower()] += 1
@@ -307,9 +311,7 @@ def _read(path: Path) -> bytes:
 
 
 def _unreadable(error: OSError) -> RequestError:
-    return RequestError(
-        f"{error.filename}: cannot be read ({error.strerror}); repair it or take it away"
-    )
+    return RequestError(f"{error.filename}: cannot be read ({error.strerror}); repair or remove it")
 
 
 # ---- messages -----------------------------------------------------------------------------------

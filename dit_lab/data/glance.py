@@ -1,4 +1,4 @@
-"""A look at what the headers of some image files say, before a training begins. Torch-free."""
+"""A quick check of some image headers before training. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from dit_lab.core.text import counted
 from dit_lab.data.opening import SKIP, has_alpha, noted_turn, opened
 
 
-@lru_cache(maxsize=8)  # for all jobs of a sweep
+@lru_cache(maxsize=8)  # shared by all jobs of a sweep in this process
 def glance(
     files: tuple[str, ...], *, whole: bool, exif: str, transparency: str, skips: bool
 ) -> tuple[str, ...]:
-    """Lines on images that are turned or transparent; `whole` where these files are all.
+    """Return notes on rotated, transparent and unreadable images among `files`.
 
-    Raises RequestError for a file that is no image, unless such are skipped.
+    Args:
+        files: the images to open.
+        whole: whether `files` are all images of the dataset.
+        exif: `dataset.exif`.
+        transparency: `dataset.transparency`.
+        skips: whether training skips unreadable images.
+
+    Raises:
+        RequestError: if a file cannot be read as an image, unless `skips`.
     """
     turned = transparent = unreadable = 0
     for file in files:
@@ -28,7 +36,7 @@ def glance(
             if not skips:
                 raise RequestError(f"{refusal}, or give {SKIP}") from None
             unreadable += 1
-    of = f"of {counted(len(files), 'image')}" + ("" if whole else " that were looked at")
+    of = f"of {counted(len(files), 'image' if whole else 'checked image')}"
     return tuple(
         f"{count:,} {of} {meaning}"
         for count, meaning in (
@@ -41,12 +49,12 @@ def glance(
 
 
 def orientation(exif: str) -> str:
-    """Images that a camera noted an orientation of, and what is done with them."""
-    does = "turned" if exif == "apply" else "left as they lie"
+    """Describe images with an EXIF orientation and what `dataset.exif` does with them."""
+    does = "rotated" if exif == "apply" else "not rotated"
     return f"with an EXIF orientation: {does} (dataset.exif={exif})"
 
 
 def transparent_parts(transparency: str) -> str:
-    """Transparent images, and what is done with them."""
-    does = "the colours below show" if transparency == "drop" else f"laid over {transparency}"
+    """Describe transparent images and what `dataset.transparency` does with them."""
+    does = "alpha ignored" if transparency == "drop" else f"composited over {transparency}"
     return f"with transparency: {does} (dataset.transparency={transparency})"

@@ -1,4 +1,4 @@
-"""What is wrong with the images of a dataset, found by reading them one by one."""
+"""A full check of a dataset's images, which reads every file."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from dit_lab.data.opening import (
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one image looked like."""
+    """The result of reading one image."""
 
     path: str
     label: int
-    problem: str  # "" where it could be read
-    width: int = 0  # as it is stored
+    problem: str  # "" if readable
+    width: int = 0  # stored width, before EXIF orientation
     height: int = 0
     sha256: str = ""  # of the file
-    is_turned: bool = False  # by an EXIF orientation
-    is_transparent: bool = False  # somewhere
-    is_animated: bool = False  # of which the first picture is taken
+    is_turned: bool = False  # has an EXIF orientation other than upright
+    is_transparent: bool = False  # in at least one pixel
+    is_animated: bool = False  # only the first frame is used
 
 
 @dataclass(slots=True)
 class SplitReport:
-    """What was found in one split."""
+    """Problems and counts of one split."""
 
     images: int = 0
-    unreadable: list[dict[str, str]] = field(default_factory=list)  # path and problem
-    too_small: list[str] = field(default_factory=list)  # shorter than asked, so enlarged
+    unreadable: list[dict[str, str]] = field(default_factory=list)  # "path" and "problem"
+    too_small: list[str] = field(default_factory=list)  # smaller than image_size, so upscaled
     turned: int = 0  # with an EXIF orientation
     transparent: int = 0
     animated: int = 0
-    class_counts: list[int] = field(default_factory=list)  # of readable images
+    class_counts: list[int] = field(default_factory=list)  # readable images by class
 
 
 @dataclass(slots=True)
 class Report:
-    """What was found in a dataset."""
+    """Problems and counts of a dataset."""
 
     splits: dict[str, SplitReport]
     duplicates: list[list[str]]  # paths of files with equal bytes
-    in_both_splits: list[list[str]]  # those of them that training and held-out images share
+    in_both_splits: list[list[str]]  # duplicates across splits
 
     @property
     def unreadable(self) -> int:
@@ -65,7 +65,7 @@ class Report:
 
 
 def look(path: Path, label: int, transform: Transform) -> Look:
-    """Read one image as training would."""
+    """Read one image as training does, and describe it or its problem."""
     try:
         with regular_file(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -94,8 +94,13 @@ def look(path: Path, label: int, transform: Transform) -> Look:
 def report_on(
     looks: Iterable[tuple[str, Look]], *, num_classes: int, size: tuple[int, int]
 ) -> Report:
-    """Put together what was seen: (split, look) of every image; `size` is the height and width
-    that images are scaled to."""
+    """Combine the results of all images.
+
+    Args:
+        looks: (split, result) of every image.
+        num_classes: the number of classes.
+        size: (height, width) that images are scaled to.
+    """
     splits = {name: SplitReport(class_counts=[0] * max(1, num_classes)) for name in
               ("train", "validation")}  # fmt: skip
     by_content: dict[str, list[tuple[str, str]]] = {}

@@ -1,4 +1,4 @@
-"""What lists and folders of images say of themselves; no image is opened. Torch-free."""
+"""Facts about image lists and image folders, without opening an image. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dit_lab.data.folder_listing import digest, notes_on, read_folder, some_file
 from dit_lab.data.options import IMAGE_SIZE, ImageSize, is_image_size
 from dit_lab.data.split_folders import NOW
 
-MOST_OPENED = 256  # images, before a training begins; a network disk takes 10 ms for each
+MOST_OPENED = 256  # images before training starts; a network disk takes 10 ms per image
 
 
 def labelled_list_facts(
@@ -27,11 +27,11 @@ def labelled_list_facts(
     allow_outside: bool = False,
     num_classes: int | None = None,
 ) -> DataFacts:
-    """Counts and classes from the lists below `root`, fully checked; see `LabelledList`.
+    """Return counts and classes from the lists below `root`, fully checked; see `LabelledList`.
 
-    The fingerprint covers lists, names and transform, not the bytes of the images.
+    The fingerprint covers lists, class names and transform, not the bytes of the images.
     """
-    from dit_lab.data.list_folder import summarise  # numpy, for this dataset only
+    from dit_lab.data.list_folder import summarise  # imports numpy, needed here only
 
     folder = given_folder(root)
     height, width = sides(image_size)
@@ -95,10 +95,10 @@ def image_folder_facts(
     num_classes: int | None = None,
     reading: int = NOW,
 ) -> DataFacts:
-    """Counts and classes from the folders and file names below `root`; see `ImageFolder`.
+    """Return counts and classes from the folder and file names below `root`; see `ImageFolder`.
 
-    The fingerprint covers paths, sizes, split and transform, and the bytes of the images where
-    the folder holds less than 64 MB; see `folder_listing.digest`.
+    The fingerprint covers paths, sizes, splits and transform, and the bytes of the images if the
+    folder holds less than 64 MiB; see `folder_listing.digest`.
     """
     folder = given_folder(root)
     height, width = sides(image_size)
@@ -132,19 +132,22 @@ def image_folder_facts(
 
 
 def _if_kept(transparency: str) -> dict[str, str]:
-    """The part of a fingerprint that runs have none of which were recorded before the option."""
+    """Return the fingerprint part of the option, empty at the default.
+
+    Runs recorded before the option existed keep their fingerprints.
+    """
     return {} if transparency == "drop" else {"transparency": transparency}
 
 
 def given_folder(root: str | Path | None) -> Path:
-    """The folder of a dataset, refused where it is not named; nothing is looked up."""
+    """Return the folder of a dataset without accessing it; raise RequestError if it is not set."""
     if not root:
         raise RequestError(f"dataset.root is not set: give dataset.root=FOLDER, {QUICKSTART}")
     return local_path(root, "dataset.root=")
 
 
 def sides(image_size: ImageSize) -> tuple[int, int]:
-    """(height, width) of `dataset.image_size`, which is one number or two."""
+    """Return (height, width) from `dataset.image_size`, which is one number or two."""
     if not is_image_size(image_size):
         raise RequestError(f"dataset.image_size={image_size}: {IMAGE_SIZE}")
     height, width = [image_size] * 2 if isinstance(image_size, int) else image_size

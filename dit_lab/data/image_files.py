@@ -1,4 +1,4 @@
-"""Images that are files: decoded when they are asked for, skipped or refused where they are bad.
+"""Datasets of image files, decoded on access; unreadable files are skipped or refused.
 
 Shapes: N images of H x W pixels.
 """
@@ -20,18 +20,22 @@ from dit_lab.data.opening import SKIP
 
 _log = logging.getLogger(__name__)
 
-_told: set[str] = set()  # why images were skipped in this process
+_told: set[str] = set()  # warnings already logged in this process
 
 OnBadImage = Literal["error", "skip"]
 MAX_SKIPPED_IN_A_ROW = 100
 
 
 class ImageFiles:
-    """RGB images from files. Subclasses say which files, by `path`. Implements `types.Dataset`.
+    """RGB images from files. Implements `types.Dataset`; subclasses define `path`.
 
-    `on_bad_image="skip"` gives the next readable image (and its label) in the place of one that
-    cannot be read, always the same one, and says so once. `max_kept_bytes` of centre crops are
-    kept in memory: a large photo takes tenths of a second to decode.
+    Args:
+        labels: (N,) int64.
+        transform: the crop and augmentation.
+        on_bad_image: "skip" replaces an unreadable image and its label by the next readable one,
+            always the same, with one warning; "error" raises RequestError.
+        max_kept_bytes: memory for caching centre crops; a large photo takes tenths of a second to
+            decode.
     """
 
     def __init__(
@@ -47,20 +51,21 @@ class ImageFiles:
         self._on_bad_image = on_bad_image
         self._kept: dict[int, np.ndarray] = {}  # index -> uint8 (H, W, 3)
         self._max_kept = max_kept_bytes // (3 * transform.height * transform.width)
-        self._bad: dict[int, str] = {}  # index -> why, of images that were skipped
+        self._bad: dict[int, str] = {}  # index -> reason, of skipped images
         self._untold: list[str] = []
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def path(self, index: int) -> Path:
-        """The file of one image."""
+        """Return the file of one image."""
         raise NotImplementedError
 
     def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) float32 in [-1, 1] and labels (N,) int64; opens just these files.
+        """Return images (N, 3, H, W) float32 in [-1, 1] and labels (N,) int64.
 
-        `counters` (N,) decide crop and flip; None crops the centre and mirrors none.
+        Opens only the files at `indices` (N,), or their replacements. The sample counters (N,)
+        determine crop and flip; None crops the centre and flips none.
         """
         crops = self.transform.crops(counters, len(indices))
         found = [
@@ -71,12 +76,12 @@ class ImageFiles:
         return self.transform.flip(pixels, counters), self.labels[chosen]
 
     def messages(self) -> list[str]:
-        """What a worker process skipped since the last call, for the main process to say."""
+        """Return warnings of a worker process since the last call, for the main process to log."""
         told, self._untold = self._untold, []
         return told
 
     def _readable(self, index: int, crop: tuple[float, ...] | None) -> tuple[np.ndarray, int]:
-        """The image at `index` or, where bad ones are skipped, the next; and where it stands."""
+        """Return the image at `index`, or the next readable one when skipping, and its index."""
         for ahead in range(min(len(self), MAX_SKIPPED_IN_A_ROW)):
             place = (index + ahead) % len(self)
             if place in self._bad:
@@ -89,14 +94,14 @@ class ImageFiles:
                     raise RequestError(f"{error}, or give {SKIP}") from error
                 self._bad[place] = str(error)
                 if get_worker_info() is None:
-                    if str(error) not in _told:  # by another split, or for an evaluation
+                    if str(error) not in _told:  # unless another dataset object logged it
                         _log.warning("skipped %s", error)
                     _told.add(str(error))
                 else:
                     self._untold.append(f"skipped {error}")
         raise RequestError(
-            f"{self._bad[index]}; nor can the images that follow it in the list: "
-            "`dit-lab check` tells all that are bad"
+            f"{self._bad[index]}; the images after it cannot be read either: "
+            "`dit-lab check` lists all unreadable images"
         )
 
     def _image(self, index: int, path: Path, crop: tuple[float, ...] | None) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""A person's own images: a folder with one folder for each class, or with images alone.
+"""Image folder dataset: one folder per class, or images only.
 
-Shapes: N images of H x W pixels. What may lie in the folder is told in folder_listing.py.
+Shapes: N images of H x W pixels. folder_listing.py describes the layouts.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from dit_lab.data.images import Transform, Transparency
 from dit_lab.data.options import ImageSize
 from dit_lab.data.split_folders import NOW
 
-MAX_KEPT_BYTES = 256 * 2**20  # of cropped images per split and process; 87,000 at 32 pixels
+MAX_KEPT_BYTES = 256 * 2**20  # cached crops per split and process; 87,000 at 32 pixels
 
 
 class ImageFolder(ImageFiles):
-    """RGB images from folders that name their classes. Implements `types.Dataset`.
+    """RGB images whose folders are their classes. Implements `types.Dataset`.
 
-    Images are cropped to `image_size` pixels when they are first asked for, changed as
-    `images.Transform` says, and kept in memory as far as `MAX_KEPT_BYTES` go.
+    Images are decoded, cropped to `image_size` and transformed on access (`images.Transform`);
+    centre crops are cached in memory, up to `MAX_KEPT_BYTES`.
 
-    Where the folder has no splits of its own, `validation_share` of every class is held out. That
-    depends on the paths of the files alone: it is the same for every seed, and a file that is
-    added moves no other, except in a class so small that a file was held out (or kept) only for
-    that side not to be empty. `num_classes` is found in the folder; a number declared here must
-    agree with it, except that 0 ignores class folders, for an unconditional model. `reading` is how
-    the folder was read when a run was recorded.
+    If the folder does not define splits, `validation_share` of every class is held out. The split
+    depends only on file paths: it is the same for every seed, and adding a file does not move other
+    files, except in a class so small that one side of the split would be empty. `num_classes` is
+    read from the folder. A number given here must agree with it, except 0, which ignores class
+    folders, for an unconditional model. `reading` is the version of the folder-reading rules that
+    the run recorded.
 
-    Raises `RequestError` for a folder that cannot be trained on, and, in `fetch`, for an image
-    that cannot be read.
+    Raises:
+        RequestError: if the folder cannot be trained on, or, in `fetch`, if an image cannot be
+            read.
     """
 
     def __init__(
@@ -80,5 +81,5 @@ class ImageFolder(ImageFiles):
         )
 
     def path(self, index: int) -> Path:
-        """The file of one image."""
+        """Return the file of one image."""
         return self._root / self._paths[index]

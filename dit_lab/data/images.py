@@ -1,4 +1,4 @@
-"""From image files to pixels: decoding, cropping and the flip. The one place that decides these.
+"""Conversion of image files to pixels: decoding, cropping and flipping.
 
 Shapes: N images of H x W pixels.
 """
@@ -20,22 +20,26 @@ from torch import Tensor
 from dit_lab.core.rng import uniform
 from dit_lab.data.opening import MAX_PIXELS, has_alpha, opened, turned, unreadable
 
-STRIP_PIXELS = SCALED_PIXELS = 2**24  # at once, whatever the shape of the whole
+STRIP_PIXELS = SCALED_PIXELS = 2**24  # pixels processed at once
 Transparency = Literal["drop", "white", "black"]
 
-CROP_RANGE = (0.8, 1.0)  # of the image's shorter side, what a random crop shows
+CROP_RANGE = (0.8, 1.0)  # random crops, as a fraction of the image's shorter side
 DEEP_GREY = ("I;16", "I;16B", "I;16L", "I")  # Pillow's modes of 16-bit files
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """How an image file becomes H x W pixels.
+    """Conversion of an image file to H x W pixels.
 
-    `crop="centre"` takes the central part, as ADM and DiT prepare ImageNet; "random" a part of 0.8
-    to 1 of the image, anywhere. `horizontal_flip` mirrors half of the images. `exif="apply"` turns
-    an image as the camera noted beside its pixels; the original implementations ignore that.
-    `transparency="white"` lays transparent images over white; "drop" shows the colours below. What
-    is random depends on (seed, sample counter) alone, and images without a counter get none of it.
+    - `crop="centre"` takes the central part, as ADM and DiT prepare ImageNet; "random" takes a part
+      of 0.8 to 1 of the image at a random position.
+    - `horizontal_flip` flips half of the images.
+    - `exif="apply"` applies the EXIF orientation; the original implementations ignore it.
+    - `transparency="white"` or "black" composites transparent images over that colour; "drop"
+      discards the alpha channel.
+
+    Random choices depend only on (seed, sample counter). Images without a counter are cropped at
+    the centre and not flipped.
     """
 
     height: int
@@ -47,7 +51,10 @@ class Transform:
     seed: int = 0
 
     def crops(self, counters: Tensor | None, count: int) -> Sequence[tuple[float, ...] | None]:
-        """For each of `count` images what `load` is given: three draws, or None for the centre."""
+        """Return the `crop` argument of `load` for each of `count` images.
+
+        It is three draws from U[0, 1), or None for the centre.
+        """
         if self.crop == "centre" or counters is None:
             return [None] * count
         names = ("scale", "top", "left")
@@ -55,7 +62,7 @@ class Transform:
         return list(zip(*draws, strict=True))
 
     def load(self, path: Path, crop: tuple[float, ...] | None = None) -> np.ndarray:
-        """The pixels of a file as RGB, uint8 (H, W, 3); `RequestError` if unreadable."""
+        """Return a file's RGB pixels, uint8 (H, W, 3); raise `RequestError` if unreadable."""
         with opened(path) as image:
             image.load()
             if self.exif == "apply":
@@ -69,7 +76,7 @@ class Transform:
             raise unreadable(path, error) from None
 
     def flip(self, images: Tensor, counters: Tensor | None) -> Tensor:
-        """Mirror half of the images (N, C, H, W), those that `is_flipped` names."""
+        """Flip the images (N, C, H, W) that `is_flipped` selects: half of them."""
         if not self.horizontal_flip or counters is None:
             return images
         flipped = is_flipped(self.seed, counters)  # (N,)
@@ -77,15 +84,17 @@ class Transform:
 
 
 def is_flipped(seed: int, counters: Tensor) -> Tensor:
-    """Which of the images at these sample counters (N,) are mirrored, bool (N,)."""
+    """Return which images, by their sample counters (N,), are flipped: bool (N,)."""
     return uniform(seed, "flip", counters) < 0.5
 
 
 def to_rgb(image: Image.Image, transparency: Transparency = "drop") -> Image.Image:
-    """Any mode to RGB: transparency is dropped or laid over a colour, 16 bits of grey are scaled
-    to 8.
+    """Convert an image of any mode to RGB; 16-bit grey is scaled to 8 bits.
 
-    Raises ValueError for 32-bit grey, whose black and white nothing says.
+    `transparency` "drop" discards the alpha channel; a colour is the background to composite over.
+
+    Raises:
+        ValueError: for floating-point pixels, whose range is unknown.
     """
     if image.mode in DEEP_GREY:
         image = _by_strips(image, "L", _to_8_bits)
@@ -99,7 +108,7 @@ def to_rgb(image: Image.Image, transparency: Transparency = "drop") -> Image.Ima
 def _by_strips(
     image: Image.Image, mode: str, change: Callable[[Image.Image], Image.Image]
 ) -> Image.Image:
-    """The image in another mode, made part by part: the largest take 716 MB as they are."""
+    """Convert an image strip by strip, which limits memory: the largest images take 716 MB."""
     changed = Image.new(mode, image.size)
     rows = max(1, STRIP_PIXELS // max(1, image.width))
     for top in range(0, image.height, rows):
@@ -123,20 +132,21 @@ def _laid_over(image: Image.Image, colour: str) -> Image.Image:
 
 
 def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The central part of an image, scaled to cover H x W, as ADM and DiT prepare it.
+    """Return the central H x W pixels of an image scaled to cover H x W, as ADM and DiT do.
 
-    Large images are first halved with a box filter while both sides stay at least as long as
-    asked, because one bicubic step over a large factor aliases; bicubic does the rest. Public
-    ImageNet numbers are computed on images made this way (Dhariwal and Nichol 2021,
-    arXiv:2105.05233).
+    Large images are first halved with a box filter while both sides stay at least as long as H and
+    W, because a single bicubic step over a large factor aliases; a bicubic step does the rest.
+    Published ImageNet results use images prepared this way.
+
+    Source: Dhariwal and Nichol 2021, arXiv:2105.05233.
     """
     return _covering(image, height, width, lambda w, h: ((w - width) // 2, (h - height) // 2))
 
 
 def random_crop(image: Image.Image, height: int, width: int, draws: Sequence[float]) -> Image.Image:
-    """A part of an image, scaled to H x W. `draws` from U[0, 1) are its size, top and left.
+    """Return a random crop of H x W pixels; `draws` from U[0, 1) set its size, top and left.
 
-    The image is scaled to cover H x W or up to 1 / 0.8 of that, as ADM's random crops are.
+    The image is scaled to cover H x W, or up to 1 / 0.8 of that, as in ADM's random crop.
     """
     least, most = CROP_RANGE
     size, top, left = draws
@@ -156,10 +166,11 @@ def _covering(
     *,
     factor: float = 1.0,
 ) -> Image.Image:
-    """H x W pixels of the image, scaled to the least size that covers `factor` times that; `place`
-    says where in a scaled image of (width, height) they lie. ValueError where it is too long.
+    """Scale an image to the smallest size that covers `factor` times H x W and crop H x W of it.
 
-    Of a long image only that part is scaled, which makes the same pixels but for rounding.
+    `place` maps the scaled (width, height) to the (left, top) of the crop. For a large scaled size,
+    only the part around the crop is scaled, which gives the same pixels up to rounding. Raises
+    ValueError if the scaled image would be too long.
     """
     least_height, least_width = math.ceil(height * factor), math.ceil(width * factor)
     while image.height >= 2 * least_height and image.width >= 2 * least_width:
@@ -174,7 +185,7 @@ def _covering(
         return image.resize(size, Image.Resampling.BICUBIC).crop(box)
     ratios = image.width / size[0], image.height / size[1]
     source = [at * ratio for at, ratio in zip(box, 2 * ratios, strict=True)]
-    margins = [math.ceil(2 * max(1.0, ratio)) + 1 for ratio in ratios]  # what bicubic looks at
+    margins = [math.ceil(2 * max(1.0, ratio)) + 1 for ratio in ratios]  # the bicubic support
     near = (
         max(0, math.floor(source[0]) - margins[0]),
         max(0, math.floor(source[1]) - margins[1]),
@@ -188,5 +199,5 @@ def _covering(
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
-    """uint8 (N, H, W, C) to float32 (N, C, H, W): 0 is -1 and 255 is 1."""
+    """Convert uint8 (N, H, W, C) to float32 (N, C, H, W), mapping 0 to -1 and 255 to 1."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1

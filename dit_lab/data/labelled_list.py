@@ -1,10 +1,10 @@
-"""Images named by a list: the dataset for one's own pictures and for ImageNet.
+"""Dataset of images named in lists, for user data and for ImageNet.
 
 Shapes: N images of H x W pixels. The layout below `root`:
 
     train_labels.txt, val_labels.txt    `image_path class_id` per line (see list_file.py)
-    images/                             the paths in both lists are relative to this folder, or
-                                        begin with its name
+    images/                             paths in the lists are relative to this folder, or begin
+                                        with its name
     class_names.txt                     optional, one name per line; line 1 is class 0
 """
 
@@ -32,16 +32,16 @@ from dit_lab.data.options import ImageSize
 
 
 class LabelledList(ImageFiles):
-    """RGB images from the lists of a folder, decoded when they are asked for.
+    """RGB images from the lists of a folder, decoded on access. Implements `types.Dataset`.
 
-    Implements `types.Dataset`. Images are cropped to `image_size` pixels and changed as
-    `images.Transform` says. A path or a link that leads out of `images/` is refused unless
-    `allow_outside`; that folder itself may be a link. `num_classes` is found in the folder; a
-    number declared here must agree with it, except that 0 leaves the labels out (all 0) for an
-    unconditional model.
+    Images are cropped to `image_size` and transformed (`images.Transform`). A path or a link that
+    leads out of `images/` is refused unless `allow_outside`; `images/` itself may be a link.
+    `num_classes` is read from the folder. A number given here must agree with it, except 0, which
+    sets all labels to 0, for an unconditional model.
 
-    Raises `RequestError` for a missing file, for lists that cannot be trusted, and, in `fetch`,
-    for an image that cannot be read.
+    Raises:
+        RequestError: if a file is missing, if the lists are inconsistent, or, in `fetch`, if an
+            image cannot be read.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class LabelledList(ImageFiles):
         )
 
     def path(self, index: int) -> Path:
-        """The file of one image; `RequestError` where a link leads out of the folder."""
+        """Return the file of one image; raise `RequestError` if a link leads out of the folder."""
         path = file_of(self._images, self._list.path(index))
         if self._inside is not None:
             real = os.path.realpath(path)

@@ -1,4 +1,4 @@
-"""Cached latents: what `dit-lab encode` wrote, of which only the images asked for are read.
+"""Dataset of cached latents, written by `dit-lab encode`; reads only the requested images.
 
 Shapes: N images, moments of (M, H, W), see `codecs/autoencoder.py`.
 """
@@ -20,19 +20,21 @@ from dit_lab.data.image_facts import given_folder
 from dit_lab.data.images import is_flipped
 from dit_lab.data.latent_facts import Plan, check_size, read_manifest
 
-OPEN_SHARDS = 512  # at once in each process; systems commonly allow 1,024 files
+OPEN_SHARDS = 512  # per process; systems commonly allow 1,024 open files
 
-HEADER_BYTES = 4096  # of a shard: two tensors
+HEADER_BYTES = 4096  # maximum; a shard has two tensors
 _DTYPES = {"F16": "float16", "F32": "float32", "I64": "int64"}  # safetensors' names to numpy's
 
 
 class Latents:
-    """Moments of encoded images, of which the codec draws latents. Implements `types.Dataset`.
+    """Moments of encoded images, from which the codec samples latents. Implements `types.Dataset`.
 
-    Where images are mirrored in training, half of them are read as their mirrors, by (seed, sample
-    counter), as the dataset itself would have mirrored them. Memory does not grow with the set.
+    If the source dataset flips images, the mirror images of half of them are read, chosen by (seed,
+    sample counter) exactly as the source dataset chooses. Memory use does not grow with the
+    dataset.
 
-    Raises `RequestError` for a folder that is not whole.
+    Raises:
+        RequestError: if the folder is incomplete.
     """
 
     def __init__(
@@ -50,9 +52,9 @@ class Latents:
         return self._num_images
 
     def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Moments (N, M, H, W), float16 or float32 as they are kept, and labels (N,) int64.
+        """Return moments (N, M, H, W), float16 or float32 as stored, and labels (N,) int64.
 
-        `counters` (N,) decide which images are mirrored; None mirrors none.
+        The sample counters (N,) determine which images are flipped; None flips none.
         """
         plan = self.manifest.plan
         mirrored = np.zeros(len(indices), np.int64)
@@ -79,15 +81,15 @@ class Latents:
         return shard
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without open files, which every process has of its own."""
+        """Return the state without open files; every process opens its own."""
         return {**self.__dict__, "_shards": OrderedDict()}
 
 
 class Shard:
-    """One safetensors file, whose rows are read one by one.
+    """One safetensors file, read row by row.
 
-    Not through a memory map, which reads megabytes around every row that is not in memory yet, nor
-    by safetensors' reader, which makes a tensor of each row in ten times the time.
+    A memory map would read megabytes around every uncached row, and the safetensors reader, which
+    makes a tensor of each row, takes ten times as long.
     """
 
     def __init__(self, file: Path, plan: Plan) -> None:
@@ -101,21 +103,23 @@ class Shard:
             moments = _start(header["moments"], plan.dtype, (plan.mirrors, *plan.moments_shape))
             labels = _start(header["labels"], "int64", ())
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RequestError(f"{file}: is no shard of latents ({error}); copy it again") from None
+            raise RequestError(
+                f"{file}: is not a shard of latents ({error}); copy it again"
+            ) from None
         first = 8 + header_bytes
         self._starts = {"moments": first + moments, "labels": first + labels}
         if hasattr(os, "posix_fadvise"):  # not on macOS
             os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
 
     def read(self, name: str, row: int, out: np.ndarray) -> None:
-        """Fill `out` with row number `row`, of the size of `out`, of a tensor."""
+        """Fill `out` with row `row` of a tensor; `out` has the size of a row."""
         start = self._starts[name] + row * out.nbytes
         if os.preadv(self._file.fileno(), [out.data], start) != out.nbytes:
             raise RequestError(f"{self._path}: ends too early; copy it again")
 
 
 def _start(entry: Any, dtype: str, row_shape: tuple[int, ...]) -> int:
-    """Where the bytes of a tensor of these rows begin after the header."""
+    """Return the offset after the header of a tensor with such rows; ValueError if invalid."""
     if _DTYPES[entry["dtype"]] != dtype or tuple(entry["shape"][1:]) != row_shape:
         raise ValueError(f"rows of {entry['dtype']} {entry['shape'][1:]}")
     start = entry["data_offsets"][0]

@@ -1,9 +1,9 @@
-"""Lists of labelled images and the names of their classes: read whole, checked, torch-free.
+"""Lists of labelled images and lists of class names: reading and checking. Torch-free.
 
 A list has one image per line, `image_path class_id`. The class id is the last field, so paths may
-hold spaces. Blank lines and lines that begin with `#` are skipped; UTF-8, with LF, CRLF or CR.
-Paths are relative to `images/`, with or without that name in front, and may not climb out of their
-folder, unless that is allowed.
+contain spaces. Blank lines and lines that begin with `#` are skipped; UTF-8, with LF, CRLF or CR.
+Paths are relative to `images/`, with or without that prefix, and may not leave that folder unless
+this is allowed.
 
 Shapes: N images, R rows (lines).
 """
@@ -27,39 +27,44 @@ IMAGES_FOLDER = "images"
 MAX_LIST_BYTES = 16 * 2**30  # 200 million images
 
 _SHOWN_PROBLEMS = 10
-_MAX_DIGITS = 6  # of a class id; a million classes are a mistake in the list
+_MAX_DIGITS = 6  # of a class id; larger ids are taken for mistakes
 _SPACE, _NEWLINE, _HASH, _SLASH, _ZERO = b" \n#/0"
-_SIGNS_OF_LEAVING = (b"..", b"\\", b":", b"\0")  # besides "/" in front, which is no plain row
+_SIGNS_OF_LEAVING = (b"..", b"\\", b":", b"\0")  # a leading "/" is not a plain row either
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageList:
-    """A checked list, held as bytes and offsets: ImageNet takes 85 MB, not a million strings."""
+    """A checked list, stored as bytes and offsets: ImageNet takes 85 MB."""
 
     data: bytes
-    starts: np.ndarray  # (N,) int64, where each path begins in `data`
-    stops: np.ndarray  # (N,) int64, and where it ends
+    starts: np.ndarray  # (N,) int64, start of each path in `data`
+    stops: np.ndarray  # (N,) int64, end of each path
     class_ids: np.ndarray  # (N,) int64
-    lines: np.ndarray  # (N,) int64, counted from 1
+    lines: np.ndarray  # (N,) int64, line numbers from 1
 
     def __len__(self) -> int:
         return len(self.class_ids)
 
     def path(self, index: int) -> str:
-        """The path of one image, as written."""
+        """Return the path of one image, as written in the list."""
         return self.data[self.starts[index] : self.stops[index]].decode()
 
     def paths(self) -> Iterator[bytes]:
-        """All paths as they are written."""
+        """Yield all paths, as written in the list."""
         for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True):
             yield self.data[start:stop]
 
 
 def read_list(file: Path, *, allow_outside: bool = False) -> ImageList:
-    """Read and check one list. All bad lines are reported together, in one `RequestError`.
+    """Read and check one list.
 
-    With `allow_outside`, paths may be absolute or climb out of their folder.
+    Args:
+        file: the list.
+        allow_outside: whether paths may be absolute or leave `images/`.
+
+    Raises:
+        RequestError: for all bad lines together, or if the list is empty.
     """
     data = _read_utf8(file)
     if not data.endswith(b"\n"):
@@ -72,7 +77,7 @@ def read_list(file: Path, *, allow_outside: bool = False) -> ImageList:
         plain[:] = False
 
     keep, problems = plain.copy(), []
-    for row in np.flatnonzero(~plain).tolist():  # few or none, as a rule
+    for row in np.flatnonzero(~plain).tolist():  # usually few or none
         content = data[starts[row] : ends[row]]
         try:
             entry = _read_row(content, allow_outside=allow_outside)
@@ -92,8 +97,10 @@ def read_list(file: Path, *, allow_outside: bool = False) -> ImageList:
 
 
 def file_of(images: Path, written: str) -> Path:
-    """The file that a path in a list means: below `images`, whose name may stand in front, with
-    the separators of Windows or others."""
+    """Return the file of a listed path, relative to `images`, whose name may prefix the path.
+
+    Backslashes are read as separators unless a file of that exact name exists.
+    """
     if "\\" in written and not os.path.lexists(images / written):
         written = written.replace("\\", "/")
     parts = PurePosixPath(written).parts
@@ -103,14 +110,14 @@ def file_of(images: Path, written: str) -> Path:
 
 
 def read_class_names(file: Path) -> tuple[str, ...]:
-    """One name per line, in the order of the class ids. Names may repeat, as ImageNet's do."""
+    """Return one name per line, in the order of class ids. Names may repeat, as in ImageNet."""
     lines = [line.strip() for line in _read_utf8(file).decode().rstrip().split("\n")]
     refuse(file, [(number, "no name") for number, line in enumerate(lines, 1) if not line])
     return tuple(lines)
 
 
 def refuse(file: Path, problems: list[tuple[int, str]]) -> None:
-    """Raise one `RequestError` that shows the first problems (line, text) and counts the rest."""
+    """Raise a `RequestError` that shows the first problems (line, text) and counts the others."""
     if not problems:
         return
     shown = "; ".join(f"line {line}: {text}" for line, text in problems[:_SHOWN_PROBLEMS])
@@ -119,8 +126,7 @@ def refuse(file: Path, problems: list[tuple[int, str]]) -> None:
 
 
 def _read_utf8(file: Path) -> bytes:
-    """The file's bytes without byte order mark and with LF for every line end; refused if not
-    UTF-8."""
+    """Return a file's bytes without byte order mark, with LF line ends; refuse non-UTF-8."""
     data = file.read_bytes()
     try:
         data.decode()
@@ -133,18 +139,18 @@ def _read_utf8(file: Path) -> bytes:
 def _read_plain_rows(
     text: np.ndarray, starts: np.ndarray, ends: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read the rows `path SPACE digits` at once.
+    """Parse all rows of the form `path SPACE digits` at once.
 
-    ImageNet's 1,281,167 lines take 0.35 s and 154 MB, where splitting one line after the other
-    takes 1.0 s and 375 MB. Every process reads them twice at its start.
+    ImageNet's 1,281,167 lines take 0.35 s and 154 MB; splitting line by line takes 1.0 s and 375
+    MB. Every process reads the lists twice at its start.
 
-    Returns (R,) arrays: which rows are plain, where their paths end, and their class ids.
+    Returns arrays of shape (R,): whether a row is plain, where its path ends, and its class id.
     """
     spaces = np.concatenate(([-1], np.flatnonzero(text == _SPACE)))
     stops = spaces[np.searchsorted(spaces, ends) - 1]  # (R,) the last space before the line end
     digits = ends - stops - 1
     plain = (stops > starts) & (digits >= 1) & (digits <= _MAX_DIGITS)
-    first, last = text[starts], text[np.maximum(stops, 1) - 1]  # of the path
+    first, last = text[starts], text[np.maximum(stops, 1) - 1]  # bytes of the path
     plain &= (first > _SPACE) & (first != _HASH) & (first != _SLASH) & (last > _SPACE)
 
     class_ids = np.zeros(len(starts), np.int64)
@@ -157,7 +163,7 @@ def _read_plain_rows(
 
 
 def _read_row(row: bytes, *, allow_outside: bool) -> tuple[bytes, int] | None:
-    """(path, class id) of any row, None for a blank or a comment, ValueError for a bad one."""
+    """Return (path, class id) of a row, None for a blank or comment; ValueError for a bad row."""
     fields = row.rsplit(None, 1)
     if not fields or row.lstrip().startswith(b"#"):
         return None

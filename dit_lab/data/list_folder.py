@@ -1,4 +1,4 @@
-"""What the lists of a folder say together: classes, counts, and what is doubtful. Torch-free."""
+"""Summary of a folder's lists: classes, counts and suspicious entries. Torch-free."""
 
 from __future__ import annotations
 
@@ -26,46 +26,49 @@ from dit_lab.data.list_file import (
 )
 
 MOST_CLASSES_EACH, FREE_CLASSES = 10, 100
-"""An id is taken for a mistake from so many times the classes that occur, and so many more, on."""
+"""A class id of at least 10 times the number of occurring classes plus 100 is an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class FolderSummary:
-    """What the lists of a folder say, without the paths."""
+    """The contents of a folder's lists, without most paths."""
 
     num_classes: int
-    class_names: tuple[str, ...]  # (num_classes,); the ids themselves where no file names them
+    class_names: tuple[str, ...]  # (num_classes,); the ids if there is no class_names.txt
     train_images: int
     validation_images: int
-    digest: str  # of both lists and the names
-    classes_from: str  # where num_classes was read, for messages
-    absent_classes: tuple[int, ...]  # without a training image
-    contradiction: str  # of two lines that give one path different ids; "" without
-    stray_id: str  # an id that is far beyond all others, in words; "" without
-    samples: tuple[tuple[str, str], ...]  # some lines, as `file: line 3`, and the paths in them
+    digest: str  # hash of both lists and the class names
+    classes_from: str  # source of num_classes, for messages
+    absent_classes: tuple[int, ...]  # classes without a training image
+    contradiction: str  # message about a path with two class ids, or ""
+    stray_id: str  # message about a suspiciously large class id, or ""
+    samples: tuple[tuple[str, str], ...]  # sampled (`file: line 3`, path)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines for who trains on it."""
+        """Notes for the user, one per line."""
         if not self.absent_classes:
             return ()
         names = listed([self.class_names[at] for at in self.absent_classes])
         return (
             f"{len(self.absent_classes):,} of {counted(self.num_classes, 'class')} have no training"
-            f" image ({names}): they are drawn where sample.labels asks for them alone",
+            f" image ({names}): they are sampled only if sample.labels names them",
         )
 
     def files(self, root: Path) -> tuple[str, ...]:
-        """Some of the images."""
+        """Return the files of the sampled lines."""
         return tuple(str(file_of(root / IMAGES_FOLDER, path)) for _, path in self.samples)
 
     def doubt(self, num_classes: int | None) -> str:
-        """Why the ids are not believed; "" where they are. `num_classes` is the number that was
-        declared."""
+        """Return why the class ids are suspicious, or "" if they are not.
+
+        `num_classes` is the number that the user declared, if any; a declared number permits large
+        ids.
+        """
         return self.contradiction or (self.stray_id if num_classes is None else "")
 
     def lost(self, root: Path) -> str:
-        """What is said of an image that is not there; "" where some were looked for and found."""
+        """Return a message about the first sampled image that does not exist, or ""."""
         images = root / IMAGES_FOLDER
         for line, written in self.samples:
             if not file_of(images, written).exists():
@@ -77,9 +80,16 @@ class FolderSummary:
 
 
 def summarise(root: Path, *, allow_outside: bool = False, samples: int = 0) -> FolderSummary:
-    """Counts and classes of a folder; kept in the process until a file's size or time changes.
+    """Return the summary of a folder, cached in the process until a file's size or time changes.
 
-    Raises OSError with the file that cannot be read, `RequestError` for what is wrong in one.
+    Args:
+        root: the folder.
+        allow_outside: whether paths may leave `images/`.
+        samples: number of lines to sample from the lists.
+
+    Raises:
+        OSError: if a file cannot be read; names the file.
+        RequestError: if a list is invalid.
     """
     names = root / CLASS_NAMES
     summary = _summarise(
@@ -144,13 +154,13 @@ def _summarise(
 
 
 def _some(file: Path, images: ImageList, most: int) -> list[tuple[str, str]]:
-    """A few rows, evenly spread."""
+    """Return at most `most` evenly spaced rows, as (`file: line 3`, path)."""
     places = np.unique(np.linspace(0, len(images) - 1, most).astype(np.int64)).tolist()
     return [(f"{file.name}: line {images.lines[at]}", images.path(at)) for at in places]
 
 
 def _contradiction(lists: Mapping[Path, ImageList]) -> str:
-    """What two rows say that give one path different class ids; "" where none do."""
+    """Describe two rows that give one path different class ids, or return ""."""
     hashes = np.fromiter(
         (hash(path) for images in lists.values() for path in images.paths()),
         np.int64,
@@ -178,7 +188,7 @@ def _contradiction(lists: Mapping[Path, ImageList]) -> str:
 
 
 def _stray_id(lists: Mapping[Path, ImageList]) -> str:
-    """A class id far beyond the number of classes that have images; "" where there is none."""
+    """Describe a class id far above the number of classes that occur, or return ""."""
     used = np.unique(np.concatenate([images.class_ids for images in lists.values()]))
     largest = int(used[-1])
     if largest < MOST_CLASSES_EACH * len(used) + FREE_CLASSES:

@@ -1,4 +1,4 @@
-"""Noise in the place of latents, for timings where the data are not on this machine."""
+"""Random latents in place of a dataset, for timings without the data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ IMAGES, DRAWN = 10_000, 64
 
 
 class Noise:
-    """A dataset of latents. Implements `types.Dataset`. It has no facts: only benchmarks use it."""
+    """A dataset of random latents. Implements `types.Dataset`.
+
+    It has no facts; only benchmarks use it.
+    """
 
     def __init__(self, *, shape: Sequence[int], num_classes: int) -> None:
         self._latents = torch.randn(DRAWN, *shape)

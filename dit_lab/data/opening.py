@@ -1,4 +1,4 @@
-"""Opening image files: which formats, and what is known before their pixels are decoded.
+"""Opening of image files: supported formats, and properties known before decoding.
 
 Torch-free.
 """
@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 from dit_lab.core.errors import RequestError
 from dit_lab.data.folder_listing import NOT_A_FILE
 
-if TYPE_CHECKING:  # Pillow takes a twentieth of a second: for who opens an image
+if TYPE_CHECKING:  # importing Pillow takes 0.05 s
     from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # by content; others start programs
 OPAQUE = 255
-MAX_PIXELS = 178_956_970  # of one image, as Pillow limits what it decodes
+MAX_PIXELS = 178_956_970  # of one image; Pillow's limit for decoding
 
 SKIP = "dataset.on_bad_image=skip to go on without it"
 
-ORIENTATION = 0x0112  # EXIF's number of it
+ORIENTATION = 0x0112  # EXIF tag number
 _TURNS = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -37,22 +37,24 @@ _TURNS = {
     6: "ROTATE_270",
     7: "TRANSVERSE",
     8: "ROTATE_90",
-}  # of EXIF's orientation, as `ImageOps.exif_transpose` does it
+}  # EXIF orientation -> transposition, as in `ImageOps.exif_transpose`
 
-_STDERR = threading.RLock()  # held by who redirects it
+_STDERR = threading.RLock()  # held while stderr is redirected
 
-logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what matters is raised
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # important problems are raised
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """The image in a file, one of `FORMATS`, decoded when its pixels are asked for. Whatever that
-    raises becomes a `RequestError`: a decoder may raise anything on bytes that are no image."""
+    """Open an image file of one of `FORMATS`; pixels are decoded on access.
+
+    All exceptions become `RequestError`, because decoders may raise any exception on invalid files.
+    """
     from PIL import Image
 
     try:
         with regular_file(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what can be read in spite of a mistake is read
+            warnings.simplefilter("ignore")  # readable files with minor faults are accepted
             with Image.open(file, formats=FORMATS) as image, _quiet_decoder(image):
                 yield image
     except Exception as error:
@@ -61,7 +63,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def _quiet_decoder(image: Image.Image) -> Iterator[None]:
-    """The library that decodes TIFF files prints what it raises as well: that goes nowhere."""
+    """Silence stderr while decoding TIFF: the library prints errors that are also raised."""
     if image.format != "TIFF":
         yield
         return
@@ -77,7 +79,7 @@ def _quiet_decoder(image: Image.Image) -> Iterator[None]:
 
 
 def regular_file(path: Path) -> BufferedReader:
-    """A file that is opened for reading; ValueError for a pipe or a device, which may never end."""
+    """Open a file for reading; raise ValueError for a pipe or a device, which may never end."""
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
@@ -86,7 +88,7 @@ def regular_file(path: Path) -> BufferedReader:
 
 
 def unreadable(path: Path, error: Exception) -> RequestError:
-    """The refusal of a file that is no image, or one that cannot be used."""
+    """Return the error for a file that is not an image or cannot be used."""
     from PIL import UnidentifiedImageError
 
     reason = " ".join(str(getattr(error, "strerror", None) or error).split())
@@ -99,35 +101,37 @@ def unreadable(path: Path, error: Exception) -> RequestError:
 
 
 def noted_turn(image: Image.Image) -> Image.Transpose | None:
-    """How a camera noted beside the pixels that an image is to be turned. Pillow turns TIFF files
-    itself."""
+    """Return the transposition that the EXIF orientation requires, or None.
+
+    TIFF returns None, because Pillow applies the orientation of TIFF files itself.
+    """
     from PIL import Image
 
     try:
         noted = image.getexif().get(ORIENTATION)
-    except Exception:  # whatever stands there, the pixels can be read
+    except Exception:  # broken EXIF data does not affect the pixels
         return None
     name = _TURNS.get(noted or 1) if image.format != "TIFF" else None
     return None if name is None else Image.Transpose[name]
 
 
 def turned(image: Image.Image) -> Image.Image:
-    """An image as its camera noted, or as it is."""
+    """Return the image with its EXIF orientation applied."""
     turn = noted_turn(image)
     return image if turn is None else image.transpose(turn)
 
 
 def has_alpha(image: Image.Image) -> bool:
-    """Whether an image may be transparent somewhere."""
+    """Return whether an image may have transparent pixels."""
     return image.has_transparency_data
 
 
 def lowest_alpha(image: Image.Image) -> int:
-    """That of the most transparent pixel, which decodes the image; OPAQUE where none is."""
+    """Return the lowest alpha of an image, OPAQUE if no pixel is transparent; decodes the image."""
     histogram = image.convert("RGBA").getchannel("A").histogram()
     return next(alpha for alpha, count in enumerate(histogram) if count)
 
 
 def is_several(image: Image.Image) -> bool:
-    """Whether a file holds more than one picture."""
+    """Return whether a file holds more than one frame."""
     return bool(getattr(image, "is_animated", False))

@@ -1,4 +1,4 @@
-"""The options of the datasets. Torch-free."""
+"""Options of the datasets. Torch-free."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXIF = ("ignore", "apply")
 TRANSPARENCY = ("drop", "white", "black")
 ON_BAD_IMAGE = ("error", "skip")
 MOST_WORKERS = 1_024
-MOST_PIXELS = 16_384  # of a side
+MOST_PIXELS = 16_384  # per side
 
 ImageSize = int | Sequence[int]
 """Pixels of a square's side, or [height, width]."""
@@ -26,7 +26,7 @@ IMAGE_SIZE = f"give the pixels of a square's side, 1 to {MOST_PIXELS:,}, or [hei
 
 
 def is_image_size(size: Any) -> bool:
-    """Whether it is an `ImageSize`: a whole number or two of them."""
+    """Return whether `size` is an `ImageSize`: a whole number, or two of them."""
     given = list(size) if isinstance(size, list | tuple) else [size, size]
     whole = all(isinstance(side, int) and not isinstance(side, bool) for side in given)
     return len(given) == 2 and whole and all(1 <= side <= MOST_PIXELS for side in given)
@@ -34,7 +34,7 @@ def is_image_size(size: Any) -> bool:
 
 @dataclass
 class Dataset(Component):
-    """What every dataset has: loader workers, and declarations to check against the data."""
+    """Options of every dataset: loader workers, and declarations to check against the data."""
 
     num_workers: int = option(
         0, at_least=0, at_most=MOST_WORKERS, help="processes that decode images"

@@ -1,4 +1,4 @@
-"""Which training image stands at which place of the endless training sequence."""
+"""Order of the training images in the endless training sequence."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dit_lab.core.rng import permutation
 
 
 class SampleOrder:
-    """Each epoch is a permutation of all images, drawn from (seed, epoch) alone.
+    """Order in which each epoch is a permutation of all images, drawn from (seed, epoch) alone.
 
-    The order is a pure function of the global sample counter: it knows nothing of batch size,
-    processes, workers or where training was interrupted, so resuming is counting on.
+    The order is a pure function of the global sample counter. It does not depend on batch size,
+    number of processes, workers or interruptions, so a resumed run only continues the count.
     """
 
     def __init__(self, seed: int, num_images: int) -> None:
@@ -21,10 +21,10 @@ class SampleOrder:
             raise RequestError(f"num_images={num_images}: an order needs at least one image")
         self.seed = seed
         self.num_images = num_images
-        self._permutations: dict[int, Tensor] = {}  # of the epochs that the last call touched
+        self._permutations: dict[int, Tensor] = {}  # epochs of the last call
 
     def indices(self, counters: Tensor) -> Tensor:
-        """Global sample counters (N,) int64 >= 0 to image indices (N,) int64."""
+        """Map global sample counters (N,) int64 >= 0 to image indices (N,) int64."""
         epochs = counters.div(self.num_images, rounding_mode="floor")  # (N,)
         places = counters.remainder(self.num_images)  # (N,)
         held, self._permutations = self._permutations, {}
@@ -37,6 +37,6 @@ class SampleOrder:
         return indices
 
     def _draw(self, epoch: int) -> Tensor:
-        """The permutation (num_images,), in four bytes a place while that is enough."""
+        """Return a permutation of the indices, shape (num_images,); int32 if that suffices."""
         order = permutation(self.seed, "order", epoch, self.num_images)
         return order.int() if self.num_images < 2**31 else order

@@ -1,4 +1,4 @@
-"""What a folder of pairs says of itself: `pairs.json`, read without loading one. Torch-free."""
+"""Facts about a folder of reflow pairs, read from `pairs.json` alone. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SHARD_PAIRS = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairFacts:
-    """Where pairs come from. Pair i is what noise i of `seed` and a purpose was carried to."""
+    """Provenance of reflow pairs. Pair i starts from noise i of `seed` and the purpose `noise`."""
 
-    drawn_by: str  # the run, its step and its weights
+    drawn_by: str  # run, step and weights of the model
     sampler: Mapping[str, Any]
     guidance: Mapping[str, Any]
     seed: int
@@ -30,11 +30,11 @@ class PairFacts:
     num_classes: Annotated[int, within(0, MOST_CLASSES)]
     codec: str  # fingerprint
     dtype: str
-    noise: str | None = None  # its purpose in core/rng.py; None in old files: that of samples
+    noise: str | None = None  # purpose in core/rng.py; None in old files: SAMPLE_NOISE
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits of all of it; those of old files stay."""
+        """12 hex digits: a hash of all facts. Fingerprints of old files do not change."""
         known = asdict(self)
         if self.noise is None:
             del known["noise"]
@@ -45,21 +45,21 @@ class PairFacts:
         return self.train_pairs + self.held_out_pairs
 
     def write(self, folder: Path) -> None:
-        """Says that the folder is whole."""
+        """Write `pairs.json`, which marks the folder as complete."""
         write_json(folder / FACTS, asdict(self))
 
 
 def pair_noise(drawn_by: str) -> str:
-    """The purpose (`core/rng.py`) of the noise that a model, named by what it is, draws pairs from.
+    """Return the purpose (`core/rng.py`) of the noise from which a model draws pairs.
 
-    Nothing else has that noise: neither samples, by which the model trained on the pairs is
-    measured, whatever their seed, nor pairs that this model draws in its turn.
+    `drawn_by` identifies the model. No other use shares this noise: neither the samples that
+    evaluate the model trained on the pairs, whatever their seed, nor pairs drawn from that model.
     """
     return f"pairs/{drawn_by}/noise"
 
 
 def read_pair_facts(folder: str | Path | None) -> PairFacts:
-    """The facts of whole pairs; RequestError where there are none."""
+    """Return the facts of a complete folder of pairs; raise RequestError if there are none."""
     if folder is None:
         raise RequestError(
             "coupling.pairs: not given; dit-lab reflow run=RUN draws pairs and trains on them"
@@ -68,11 +68,11 @@ def read_pair_facts(folder: str | Path | None) -> PairFacts:
         PairFacts,
         read_json(Path(folder) / FACTS),
         where=f"coupling.pairs={folder}",
-        what="holds no whole pairs",
-        instead="dit-lab reflow run=RUN draws some",
+        what="holds no complete pairs",
+        instead="dit-lab reflow run=RUN draws pairs",
     )
 
 
 def shard(folder: Path, number: int) -> Path:
-    """The file of pairs [number * SHARD_PAIRS, (number + 1) * SHARD_PAIRS)."""
+    """Return the file of pairs [number * SHARD_PAIRS, (number + 1) * SHARD_PAIRS)."""
     return folder / f"pairs-{number:05d}.safetensors"

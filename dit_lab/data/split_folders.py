@@ -1,4 +1,4 @@
-"""Which folders below `dataset.root` are the splits of the data, by their names. Torch-free."""
+"""Recognition of split folders below `dataset.root` by their names. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.text import listed
 
 FIRST, NOW = 1, 2
-"""How folders are read: as the first versions of the lab did, whose runs keep that, and today."""
+"""Versions of the folder-reading rules: FIRST for old runs that recorded it, NOW for new runs."""
 
 TRAINING = ("train", "training")
 HELD_OUT = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing")
-"""Names of splits, those of held-out images in the order in which they are chosen."""
+"""Names of split folders; held-out names in order of preference."""
 
 _EXACT = ("train", "val")
 _KNOWN_FIRST = {*_EXACT, "valid", "validation", "test", "dev", "eval"}
@@ -23,10 +23,11 @@ _TAIL = re.compile(r"(sets?|data|dataset|splits?|images?|imgs|folder|dir)$")
 
 
 def splits_among(root: Path, folders: Collection[str], reading: int) -> tuple[str, str] | None:
-    """The folders of training and of held-out images; None where the folders are classes.
+    """Return the names of the training and validation folders, or None if the folders are classes.
 
-    `train` and `val` are the splits whatever else is there. Today other spellings are too, such as
-    `Training` and `Testing`, `TRAIN` and `test_set`. Raises RequestError where it is not clear.
+    `train` and `val` are always the splits. The current rules (`NOW`) also recognise other
+    spellings, such as `Training` and `Testing`, `TRAIN` and `test_set`. Raises RequestError if the
+    names are ambiguous.
     """
     if set(folders) >= set(_EXACT):
         return _EXACT
@@ -45,14 +46,14 @@ def splits_among(root: Path, folders: Collection[str], reading: int) -> tuple[st
     for names in (training, chosen):
         if len(names) > 1:
             raise RequestError(
-                f"{root}: {listed(names)}: all of them are called like one split; name the one to "
-                "use train or val, or take the others away"
+                f"{root}: {listed(names)}: all of these look like the same split; rename the one "
+                "to use train or val, or remove the others"
             )
     return training[0], chosen[0]
 
 
 def _word(name: str) -> str:
-    """`training` of `Training_Set`."""
+    """Return the normalised name: `training` for `Training_Set`."""
     letters = re.sub(r"[\W_]", "", name.casefold())
     return _TAIL.sub("", letters)
 
@@ -65,11 +66,11 @@ def _unclear(root: Path, folders: Collection[str]) -> RequestError:
 
 
 def in_order(names: Sequence[str], reading: int) -> list[str]:
-    """Classes in their order: numbers in names by their value today, `2_cats` before `10_dogs`."""
+    """Return class names in order. The current rules compare numbers: `2_cats`, `10_dogs`."""
     return sorted(names) if reading == FIRST else sorted(names, key=_natural)
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
     parts: list[str | int] = list(re.split("([0-9]+)", name))
     parts[1::2] = map(int, parts[1::2])
-    return parts, name  # "01" and "1" are told apart by the text
+    return parts, name  # the name itself orders "01" and "1"

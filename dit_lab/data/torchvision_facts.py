@@ -1,7 +1,7 @@
-"""What lies in the files of MNIST, Fashion-MNIST and CIFAR-10. Torch-free.
+"""Facts about MNIST, Fashion-MNIST and CIFAR-10, read from their files. Torch-free.
 
-The files are those that torchvision downloads, in the folders that it makes, or side by side in
-`dataset.root` itself, as distributions pack them; packed with gzip or not.
+The files are those that torchvision downloads, in its folders, or directly in `dataset.root`, as
+some distributions pack them; plain or compressed with gzip.
 
 Shapes: N images of H x W pixels.
 """
@@ -40,11 +40,11 @@ CIFAR_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "
                "truck")  # fmt: skip
 CIFAR_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
 _CIFAR_COUNTS = (50_000, 10_000)
-_UNSIGNED_BYTES = 8  # idx's code for the type of its numbers
+_UNSIGNED_BYTES = 8  # the idx type code
 
 
 class IdxFile(NamedTuple):
-    """The content of an idx file of bytes, and its hash."""
+    """The contents of an idx file of bytes, and its hash."""
 
     shape: tuple[int, ...]
     values: bytes
@@ -54,21 +54,21 @@ class IdxFile(NamedTuple):
 def mnist_facts(
     *, root: str | Path | None, download: bool = False, horizontal_flip: bool = False
 ) -> DataFacts:
-    """Handwritten digits: 70,000 of 28 x 28 (LeCun et al. 1998)."""
+    """Return the facts of MNIST: 70,000 digits of 28 x 28 pixels (LeCun et al. 1998)."""
     return idx_facts("MNIST", root=root, download=download, horizontal_flip=horizontal_flip)
 
 
 def fashion_mnist_facts(
     *, root: str | Path | None, download: bool = False, horizontal_flip: bool = False
 ) -> DataFacts:
-    """Articles of clothing: 70,000 of 28 x 28 (Xiao et al. 2017)."""
+    """Return the facts of Fashion-MNIST: 70,000 images of 28 x 28 pixels (Xiao et al. 2017)."""
     return idx_facts("FashionMNIST", root=root, download=download, horizontal_flip=horizontal_flip)
 
 
 def idx_facts(
     family: str, *, root: str | Path | None, download: bool = False, horizontal_flip: bool = False
 ) -> DataFacts:
-    """The facts of "MNIST" or "FashionMNIST"."""
+    """Return the facts of "MNIST" or "FashionMNIST"."""
     folder = given_folder(root)
     wanted = [idx_file(folder, family, name) for pair in IDX_FILES.values() for name in pair]
     if missing := [file for file in wanted if not file.is_file()]:
@@ -99,9 +99,9 @@ def idx_facts(
 def cifar10_facts(
     *, root: str | Path | None, download: bool = False, horizontal_flip: bool = False
 ) -> DataFacts:
-    """Small colour photographs: 60,000 of 32 x 32 (Krizhevsky 2009).
+    """Return the facts of CIFAR-10: 60,000 photographs of 32 x 32 pixels (Krizhevsky 2009).
 
-    What is in the files is torchvision's to check, when it reads them.
+    Files are only hashed here; torchvision checks their contents when it reads them.
     """
     folder = given_folder(root)
     files = [folder / CIFAR_FOLDER / name for name in CIFAR_FILES]
@@ -120,15 +120,17 @@ def cifar10_facts(
 
 
 def idx_file(root: Path, family: str, name: str) -> Path:
-    """Where one of the four files of a family ("MNIST", ...) lies; the place where torchvision
-    would put it if it lies nowhere."""
+    """Return the path of one of the four files of a family ("MNIST", ...).
+
+    If the file does not exist, this is the path to which torchvision would download it.
+    """
     places = (root / family / "raw" / name, root / name, root / "raw" / name)
     packed = [place.with_name(f"{name}.gz") for place in places]
     return next((place for place in (*places, *packed) if place.is_file()), places[0])
 
 
 def idx_values(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """All numbers of an idx file, uint8 of its shape."""
+    """Return all numbers of an idx file, as uint8 of the given shape."""
     import numpy as np
 
     return np.frombuffer(_read_idx(file).values, np.uint8).reshape(shape)
@@ -136,7 +138,7 @@ def idx_values(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _idx_header(file: str, size: int, modified: int) -> tuple[tuple[int, ...], str]:
-    """(shape, hash) of a file, read once for each version of it."""
+    """Return (shape, hash) of a file, cached until the file changes."""
     found = _read_idx(Path(file))
     return found.shape, found.sha256
 
@@ -163,8 +165,10 @@ def _facts(
 
 
 def _read_idx(file: Path) -> IdxFile:
-    """Read a file of bytes in the format of LeCun's data sets: 0, 0, type, number of dimensions,
-    each dimension as 4 bytes, and the numbers."""
+    """Read a file of bytes in the idx format of LeCun's data sets.
+
+    The format: 0, 0, type, number of dimensions, each dimension as 4 bytes, and the numbers.
+    """
     try:
         data = file.read_bytes()
         if file.suffix == ".gz":
@@ -202,17 +206,17 @@ def _hash(file: str, size: int, modified: int) -> str:
 
 def _missing(file: Path) -> RequestError:
     return RequestError(
-        f"{file} is missing: dataset.root=FOLDER says where the files lie, dataset.download=true "
-        "gets them through torchvision"
+        f"{file} is missing: give the folder of the files with dataset.root=FOLDER, or download "
+        "them with dataset.download=true"
     )
 
 
 def _download(family: str, root: Path) -> None:
-    """Get the files of a torchvision dataset ("MNIST", ...) into `root`; quiet while it works.
+    """Download a torchvision dataset ("MNIST", ...) into `root`, without output.
 
-    Raises `RequestError` where that is not possible.
+    Raises `RequestError` if that fails.
     """
-    from torchvision import datasets  # torch, for who asks for a download only
+    from torchvision import datasets  # imports torch, needed for downloads only
 
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

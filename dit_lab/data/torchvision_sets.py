@@ -19,9 +19,9 @@ from dit_lab.data.torchvision_facts import IDX_FILES, idx_facts, idx_file, idx_v
 
 
 class ImagesInMemory:
-    """Images that are held as bytes. Implements `types.Dataset`.
+    """Images held in memory as bytes. Implements `types.Dataset`.
 
-    With `horizontal_flip`, half of the training images are mirrored, by (seed, sample counter).
+    With `horizontal_flip`, half of the training images are flipped, by (seed, sample counter).
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ImagesInMemory:
         return len(self._labels)
 
     def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W) float32 in [-1, 1] and labels (N,) int64."""
+        """Return images (N, C, H, W) float32 in [-1, 1] and labels (N,) int64."""
         pixels = to_pixels(self._images[indices.numpy()])
         return self._transform.flip(pixels, counters), self._labels[indices]
 
@@ -46,7 +46,7 @@ class ImagesInMemory:
 class MNIST(ImagesInMemory):
     """Handwritten digits, 28 x 28 (LeCun et al. 1998); the test set is held out.
 
-    `root` holds the four idx files, see torchvision_facts.py; `download` gets them.
+    `root` holds the four idx files, see torchvision_facts.py; `download` downloads them.
     """
 
     family = "MNIST"
@@ -76,10 +76,10 @@ class FashionMNIST(MNIST):
 
 
 class CIFAR10(ImagesInMemory):
-    """Small colour photographs, 32 x 32 (Krizhevsky 2009); the test set is held out.
+    """Photographs, 32 x 32 (Krizhevsky 2009); the test set is held out.
 
-    `root` holds the folder cifar-10-batches-py; `download` gets it. torchvision checks the hash of
-    every file before it is read.
+    `root` holds the folder cifar-10-batches-py; `download` downloads it. torchvision verifies the
+    hash of every file before it is read.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class CIFAR10(ImagesInMemory):
         except (RuntimeError, OSError) as error:
             raise RequestError(
                 f"dataset.root={folder}: {' '.join(str(error).split())[:200]}; "
-                "dataset.download=true gets the files through torchvision"
+                "dataset.download=true downloads the files"
             ) from None
         labels = np.asarray(files.targets)
         super().__init__(files.data, labels, horizontal_flip=horizontal_flip, seed=seed)

@@ -1,4 +1,4 @@
-"""Any dataset without its labels, for a model without classes."""
+"""Wrapper that removes a dataset's labels, for an unconditional model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dit_lab.core.types import Dataset
 
 
 class Unlabelled:
-    """The images of a dataset, all of the label 0; all else is the dataset's own."""
+    """A dataset with all labels set to 0; all other attributes are those of the dataset."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -20,11 +20,11 @@ class Unlabelled:
         return len(self._dataset)
 
     def fetch(self, indices: Tensor, counters: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Images or moments of N indices, and labels (N,) of 0."""
+        """Return images or moments of N indices, and labels (N,) of 0."""
         images, labels = self._dataset.fetch(indices, counters)
         return images, torch.zeros_like(labels)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_dataset":  # while a copy is being made
+        if name.startswith("__") or name == "_dataset":  # looked up while copying, before __init__
             raise AttributeError(name)
         return getattr(self._dataset, name)

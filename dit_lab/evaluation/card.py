@@ -1,6 +1,6 @@
-"""The evaluation card: the circumstances that a number depends on, kept with the number.
+"""The evaluation card: the conditions that results depend on, stored with the results.
 
-Torch-free: results are shown at once.
+Torch-free, so that results can be shown immediately.
 """
 
 from __future__ import annotations
@@ -20,43 +20,47 @@ from dit_lab.runs.folder import RunFolder, digest, read_json, step_of, write_jso
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """Everything that changes an evaluation's numbers. Fields have no defaults: a number without
-    one of them cannot be written."""
+    """The settings and conditions of an evaluation.
+
+    Fields have no defaults, so no result can be stored without one of them.
+    """
 
     samples: str  # "generated", or the baseline's name
     run: str  # train hash
     step: Count
-    weights: str  # "model" or an average's name
+    weights: str  # "model" or the name of an EMA
     objective: Mapping[str, Any]
-    sampler: Mapping[str, Any]  # with its steps
-    evaluations_per_image: float  # images that pass through the model for one generated image
+    sampler: Mapping[str, Any]  # including its number of steps
+    evaluations_per_image: float  # NFE, with all passes of guidance
     guidance: Mapping[str, Any]
-    num_images: Count  # for each seed
+    num_images: Count  # per seed
     labels: str  # how the labels of generated images are chosen
-    seed: int  # of the noise; the first one
-    num_seeds: int  # of the noise, one after the other
-    metrics: Mapping[str, Any]  # the entries of the list of metrics, with their options
-    metrics_seed: int  # of trees, folds and draws
+    seed: int  # first noise seed
+    num_seeds: int  # number of consecutive noise seeds
+    metrics: Mapping[str, Any]  # entries of the metric list, with options
+    metrics_seed: int  # seed of random forests, folds and draws
     reference: Mapping[str, Any]  # data fingerprint, number of images, levels
-    features: Mapping[str, str]  # what is compared: extractor -> fingerprint
-    likelihood: Mapping[str, Any] | None  # how bits per dimension were found, if they were
-    codec: str  # fingerprint
-    chunk_images: int  # how many images are computed at once
+    features: Mapping[str, str]  # extractor -> fingerprint
+    likelihood: Mapping[str, Any] | None  # settings of the likelihood, if computed
+    codec: str  # its fingerprint
+    chunk_images: int  # generation batch size
     dtype: str
     device: str
     num_threads: int
-    code: Mapping[str, str]  # hashes of what trained and of what evaluated
+    code: Mapping[str, str]  # hashes of the training and evaluation code
     versions: Mapping[str, str]
 
     @property
     def eval_hash(self) -> str:
-        """12 hex digits of what was measured and how; not of the machine and the versions."""
+        """12 hex digits: a hash of what was evaluated and how; excludes machine, versions, code."""
         return digest(self._asked())
 
     @property
     def protocol(self) -> str:
-        """The same without the run, its step, and which metrics there were: numbers of one name
-        under one protocol, by the same features, can be compared."""
+        """Hash of the card without the run, the step, the list of metrics and their features.
+
+        Metrics with the same name, protocol and features are comparable.
+        """
         of_one = ("run", "step", "metrics", "features")
         return digest({k: v for k, v in self._asked().items() if k not in of_one})
 
@@ -67,23 +71,23 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """A card with its table."""
+    """A card with its rows."""
 
     card: Card
     rows: Sequence[Row]
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers by their key in metrics files and trackers."""
+        """Values by their key in metrics files and trackers."""
         return {row.key: row.value for row in self.rows}
 
     @property
     def findings(self) -> list[str]:
-        """What is wrong with the samples as a whole."""
+        """Problems of the samples as a whole."""
         return findings(self.rows)
 
     def write(self, folder: Path) -> Path:
-        """`<folder>/<eval hash>.json`."""
+        """Write `<folder>/<eval hash>.json` and return its path."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.card.eval_hash}.json"
         rows = [asdict(row) for row in self.rows]
@@ -97,15 +101,22 @@ class _Written(TypedDict):
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """What `Evaluation.write` wrote; RequestError where that is not what lies there."""
+    """Read a file of `Evaluation.write`; raise RequestError if it is not one."""
     what, instead = "not an evaluation", "move it away"
     found = read_as(_Written, read_json(path), where=path, what=what, instead=instead)
     return Evaluation(card=found["card"], rows=found["rows"])
 
 
 def find_evaluation(given: str, *, root: Path) -> Evaluation:
-    """A file of an evaluation, or the newest one of a RUN (of a checkpoint's step), which is looked
-    up in `root`. Raises RequestError."""
+    """Return the evaluation in a file, or the newest one of a RUN.
+
+    Args:
+        given: an evaluation file, a run, or a checkpoint of a run, which selects its step.
+        root: the folder in which runs are looked up.
+
+    Raises:
+        RequestError: if there is no such run or evaluation.
+    """
     if given.endswith(".json") and Path(given).is_file():
         return read_evaluation(Path(given))
     folder, checkpoint = find_run(given, root=root)
@@ -120,7 +131,7 @@ def find_evaluation(given: str, *, root: Path) -> Evaluation:
 
 
 def last_evaluation(run: RunFolder, *, step: int | None) -> Evaluation | None:
-    """The newest evaluation of a run at a step (None: at any), if there is one."""
+    """Return the newest evaluation of a run at a step (None: any step), or None."""
     files = sorted(run.all_evaluations(), key=lambda path: path.stat().st_mtime, reverse=True)
     found = (read_evaluation(path) for path in files)
     return next((one for one in found if step in (None, one.card.step)), None)

@@ -1,4 +1,4 @@
-"""Two evaluations side by side: may their numbers be compared, and what else is not the same?
+"""Comparison of two evaluations: whether they are comparable, and how their cards differ.
 
 Torch-free.
 """
@@ -15,12 +15,12 @@ from dit_lab.runs.folder import flatten
 
 
 class Effect(Enum):
-    """What a difference between two cards means for the difference between their numbers."""
+    """Meaning of a difference between two cards for the comparison of their results."""
 
-    compared = "what is compared"
-    chance = "another draw: numbers differ by chance"
-    circumstances = "other circumstances: numbers may differ in their last digits"
-    protocol = "another protocol: numbers are not comparable"
+    compared = "models and training"
+    chance = "different seeds: results differ by chance"
+    circumstances = "different conditions: results may differ in their last digits"
+    protocol = "different protocol: results are not comparable"
 
 
 EFFECTS: Mapping[str, Effect] = {
@@ -40,15 +40,15 @@ EFFECTS: Mapping[str, Effect] = {
     "versions": Effect.circumstances,
     "code.evaluated": Effect.circumstances,
 }
-"""Part of a card -> what a difference in it means; all other parts are the protocol."""
+"""Part of a card -> effect of a difference in it; all other parts belong to the protocol."""
 
-FOUND = "evaluations_per_image"  # a result, which follows from model, sampler and guidance
+FOUND = "evaluations_per_image"  # not a setting: it follows from model, sampler and guidance
 ABSENT = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One part of two cards that is not the same."""
+    """A part in which two cards differ."""
 
     key: str
     first: str
@@ -57,7 +57,7 @@ class Difference:
 
 
 def differences(first: Card, second: Card) -> list[Difference]:
-    """Every one, in the order of the card."""
+    """Return all differences, in the order of the card."""
     here, there = _parts(first, second), _parts(second, first)
     return [
         Difference(_name(key), _shown(here, key), _shown(there, key), _effect(key))
@@ -67,8 +67,10 @@ def differences(first: Card, second: Card) -> list[Difference]:
 
 
 def _parts(card: Card, other: Card) -> dict[str, Any]:
-    """What numbers depend on that both cards have: metrics and features of one alone decide none of
-    these, nor does how it found the likelihood."""
+    """Return the parts of a card that are relevant for a comparison with another card.
+
+    Metrics, features and likelihood settings that only one card has do not affect common metrics.
+    """
     parts = asdict(card)
     for shared in ("metrics", "features"):
         names = getattr(other, shared)
@@ -86,7 +88,7 @@ def _effect(key: str) -> Effect:
 
 
 def _name(key: str) -> str:
-    """As a configuration would have it: the class of a component by the component's own name."""
+    """Return a key as in a config: the class of a component under the component's name."""
     return key.removesuffix("._target_")
 
 

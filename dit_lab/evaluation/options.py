@@ -1,4 +1,4 @@
-"""The options of the metrics. Torch-free."""
+"""Options of the metrics. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASS_EXTRACTOR = ("classifier", "inception")
 
 @dataclass
 class Metric(Component):
-    """What every entry of the list of metrics has."""
+    """Options of every metric."""
 
     every_steps: Optional[int] = option(
         None,

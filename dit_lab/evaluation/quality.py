@@ -1,7 +1,8 @@
-"""Generated images against real ones: one table that no single kind of failure passes.
+"""Evaluation of generated images against real ones, with a table of several metrics.
 
-Every number that can be is shown beside its floor, the same number for real held-out images. The
-metrics are those of `metrics.py`; each is blind to something, and `table.py` says to what.
+Where possible, each value is shown next to its real-vs-real baseline: the metric's value for
+held-out images. The metrics are in `metrics/components.py`; each misses some failures, which
+`table.py` lists.
 
 Shapes: N images, D features, K classes.
 """
@@ -34,32 +35,32 @@ from dit_lab.evaluation.reference import Reference
 from dit_lab.evaluation.table import Row, with_caveats
 
 Task = Callable[[], Row]
-"""One line of the table, when it is called."""
+"""Computes one row of the table."""
 
-DRAWS = 3  # disjoint draws of generated images that give a mean and a deviation
-MIN_IMAGES = 2 * FOLDS  # of one draw
+DRAWS = 3  # disjoint draws, for mean and deviation
+MIN_IMAGES = 2 * FOLDS  # per draw
 
 AS_TRAINED, BALANCED, RANDOM = (
     "as frequent as in the training images", "all classes in turn", "drawn from all classes"
 )  # fmt: skip
 LABEL_RULES = {"training": AS_TRAINED, "balanced": BALANCED, "random": RANDOM}
-"""What `evaluation.labels` may be, and what a card says of it."""
+"""Value of `evaluation.labels` -> its description on the card."""
 
 
 def draw_images(num_images: int, *, train: int, held_out: int) -> int:
-    """How many images a draw has, so that DRAWS disjoint ones exist; 0 where they are too few."""
+    """Return the number of images per draw so that DRAWS disjoint draws exist; 0 if too few."""
     count = min(held_out, num_images // DRAWS, train // DRAWS)
     return count if count >= MIN_IMAGES else 0
 
 
 class Extractors(Protocol):
-    """What turns images into features, by name; each is made when it is first asked for."""
+    """Feature extractors by name, each created on first access."""
 
     def __getitem__(self, name: str) -> Extractor: ...
 
 
 class FeatureView:
-    """Images, and what extractors see in them, each of which looks once."""
+    """Images with their features; each extractor runs once."""
 
     def __init__(self, images: ImageSet, extractors: Extractors, cache: FeatureCache) -> None:
         self.images = images
@@ -70,31 +71,39 @@ class FeatureView:
         return len(self.images)
 
     def features(self, extractor: str) -> Features:
-        """(N, D)."""
+        """Return the features (N, D) of an extractor."""
         if extractor not in self._features:
             found = self._cache.features(self._extractors[extractor], self.images.pixels)
             self._features[extractor] = found
         return self._features[extractor]
 
     def probabilities(self, extractor: str) -> Probabilities | None:
-        """(N, K); None where the extractor knows no classes."""
+        """Return class probabilities (N, K), or None if the extractor has no classes."""
         found = self._extractors[extractor].probabilities(self.features(extractor))
         return None if found is None else finite(found, by=extractor)
 
 
 class Metric(Protocol):
-    """One entry of the list of metrics: some lines of the table."""
+    """An entry of the metric list, which computes one or more rows of the table."""
 
     def tasks(self, samples: FeatureView, real: ReferenceSet) -> Sequence[Task]:
-        """The lines, in their order. Features are looked at here, the rest is done by the tasks,
-        which run in threads."""
+        """Return one task per row, in order.
+
+        Features are computed here; the tasks compute the rest and run in threads.
+        """
 
 
 class ReferenceSet:
-    """Real images with everything that is measured on them once, for any number of sample sets.
+    """Real images, with features and baselines computed once for any number of sample sets.
 
-    `statistics` gives the Gaussian of the whole training split, which may be more than the training
-    images here, by extractor. What is only of real images is kept in `folder`, if one is given.
+    Args:
+        reference: the real images.
+        seed: seed of shuffles, draws and metrics.
+        extractors: the feature extractors.
+        statistics: returns, by extractor, the Gaussian fitted to the whole training split, which
+            may have more images than `reference`.
+        folder: cache for features and baselines of real images; None caches nothing on disk.
+        check_stop: raises if the process is asked to stop.
     """
 
     def __init__(
@@ -120,11 +129,11 @@ class ReferenceSet:
         )
 
     def _shuffled(self, images: ImageSet, purpose: str) -> ImageSet:
-        """Draws are slices, so that they are disjoint; lists are often sorted by class."""
+        """Shuffle images, so that slices are random draws; datasets are often sorted by class."""
         return images[rng.permutation(self.seed, f"evaluation/{purpose}", 0, len(images))]
 
     def labels(self, num_images: int, rule: str, seed: int) -> Tensor:
-        """Labels (num_images,) for generated images by one of LABEL_RULES."""
+        """Return labels (num_images,) for generated images by one of LABEL_RULES."""
         indices = torch.arange(num_images)
         if rule == AS_TRAINED:
             labels = self.train.images.labels
@@ -136,18 +145,21 @@ class ReferenceSet:
 
     @cached_property
     def known(self) -> set[bytes]:
-        """Every training image."""
+        """The bytes of all training images."""
         return {image.tobytes() for image in self.train.images.pixels.numpy()}
 
     def held_out_distances(self, extractor: str) -> Distances:
-        """Of held-out images to their nearest training images, (M,)."""
+        """Return the distances (M,) of held-out images to their nearest training images."""
         if extractor not in self._distances:
             held_out, train = (of.features(extractor) for of in (self.held_out, self.train))
             self._distances[extractor] = nearest(held_out, train, count=1)[:, 0]
         return self._distances[extractor]
 
     def measure(self, samples: ImageSet, metrics: Mapping[str, Metric]) -> list[Row]:
-        """The table for generated images, of which `draw_images` must find enough."""
+        """Return the rows for generated images.
+
+        `draw_images` must be above 0 for their number.
+        """
         seen = FeatureView(samples, self._extractors, FeatureCache(None))
         tasks = [task for metric in metrics.values() for task in metric.tasks(seen, self)]
 
@@ -155,14 +167,19 @@ class ReferenceSet:
             self.check_stop()
             return task()
 
-        # in threads: trees and matrix products leave the interpreter free
+        # threads suffice: random forests and matrix products release the GIL
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             return with_caveats(list(pool.map(run, tasks)))
 
     def compare(
         self, metric: str, extractor: str, measure: Measure, samples: FeatureView
     ) -> list[Task]:
-        """Against all training images without a floor, then draw by draw with one."""
+        """Return tasks that compare samples with real images.
+
+        The first compares all samples with training images, without a baseline, if more images are
+        available than in a draw. The others compare draw by draw with training and with held-out
+        images, with the real-vs-real baseline.
+        """
         features = samples.features(extractor)
         train, held_out = self.train.features(extractor), self.held_out.features(extractor)
         whole = min(len(features), len(train))
@@ -188,7 +205,7 @@ class ReferenceSet:
 
 
 def _draws(features: Features, count: int) -> list[Features]:
-    """DRAWS disjoint slices of `count` images."""
+    """Return DRAWS disjoint slices of `count` images."""
     return [features[start : start + count] for start in range(0, DRAWS * count, count)]
 
 
@@ -200,7 +217,7 @@ def _row(
     pairs: Sequence[tuple[Features, Features]],
     floor: tuple[float | None, float | None] = (None, None),
 ) -> Row:
-    """Mean and deviation over pairs of (samples, real images)."""
+    """Return a row with mean and deviation over pairs of (samples, real images)."""
     value, deviation = mean_and_deviation([measure(*pair) for pair in pairs])
     return Row(
         metric=metric,

@@ -1,9 +1,9 @@
-"""The metrics' values for real images against other real images, computed once for all models.
+"""Real-vs-real baselines: metrics of real images against other real images, cached on disk.
 
     <folder>/floor-<hash>.json      mean and deviation of a metric
 
-The hash is of everything that they follow from: the features, the metric, the seed of its draws,
-the code of this package that measures and the versions of the libraries that do the work.
+The hash covers everything that determines the values: the features, the metric, its seed, the code
+of the evaluation package, and the versions of the numerical libraries.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ class _Kept(TypedDict):
 
 
 class RealBaseline:
-    """Mean and standard deviation of a metric over pairs of sets of real images. Without a folder
-    nothing outlives the process."""
+    """Mean and standard deviation of metrics over pairs of sets of real images.
+
+    Without a folder, they are cached for this process only.
+    """
 
     def __init__(self, folder: Path | None, *, seed: int) -> None:
         self._folder, self._known = folder, dict[str, tuple[float, float]]()
@@ -53,7 +55,7 @@ class RealBaseline:
     def _read_or_make(
         self, key: str, metric: str, measure: Measure, pairs: Pairs
     ) -> tuple[float, float]:
-        # a metric of somebody else's may change without its name
+        # a user-defined metric may change while keeping its name
         if self._folder is None or not _is_ours(measure):
             return mean_and_deviation([measure(*pair) for pair in pairs])
         file = self._folder / f"floor-{key}.json"
@@ -66,7 +68,7 @@ class RealBaseline:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """The standard deviation is 0 for a single value."""
+    """Return mean and standard deviation (N - 1); the deviation of a single value is 0."""
     deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
     return float(np.mean(values)), float(deviation)
 

@@ -1,4 +1,4 @@
-"""Real images to measure generated ones against: the training images and held-out ones.
+"""Real images that generated images are evaluated against: training and held-out images.
 
 Shapes: N images of H x W pixels and c channels.
 """
@@ -18,12 +18,12 @@ FETCH_IMAGES = 256
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What generated images are compared with; the held-out images were never trained on."""
+    """Real images for an evaluation; the held-out images were never trained on."""
 
     train: ImageSet
     held_out: ImageSet
-    num_classes: int  # 0: labels mean nothing
-    absent_classes: tuple[int, ...] = ()  # without training images
+    num_classes: int  # 0: unconditional, labels are unused
+    absent_classes: tuple[int, ...] = ()  # classes without training images
 
 
 def load_images(
@@ -33,14 +33,16 @@ def load_images(
     levels: int,
     check_stop: Callable[[], None] = lambda: None,
 ) -> ImageSet:
-    """Up to `at_most` images of a split, evenly spread over it (lists are often sorted by class),
-    without augmentation."""
+    """Return up to `at_most` images of a split, evenly spaced over it, without augmentation.
+
+    Even spacing matters because datasets are often sorted by class.
+    """
     count = min(at_most, len(dataset))
     chosen = torch.arange(count) * len(dataset) // count
     pixels, labels = [], []
     for indices in chosen.split(FETCH_IMAGES):
-        check_stop()  # thousands of files take longer to read than a stop may wait
+        check_stop()  # reading thousands of files takes long
         images, given = dataset.fetch(indices, None)
-        pixels.append(to_uint8(images, levels))  # a part at a time: bytes are a quarter of floats
+        pixels.append(to_uint8(images, levels))  # converted in parts to save memory
         labels.append(given)
     return ImageSet(torch.cat(pixels), torch.cat(labels))

@@ -1,4 +1,4 @@
-"""Generated images measured against real ones, with the card of how that was done."""
+"""Evaluator that generates images, computes the metrics and stores them with their card."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from dit_lab.runs.folder import digest
 from dit_lab.sampling.drawn import DrawnImages
 from dit_lab.sampling.generate import CHUNK_IMAGES, Generator, Passes
 
-GROUP_IMAGES = 256  # are kept at once: a stop loses no more
+GROUP_IMAGES = 256  # images saved together; an interruption loses at most these
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleQuality:
-    """Draws images from a model and measures them. Implements `types.Evaluator`.
+    """Generates images from a model and evaluates them. Implements `types.Evaluator`.
 
-    Each metric has its own cadence, `metrics_every_steps`; those that are due together measure the
-    same images. `card` says everything that is known before; step, evaluations and the metrics of a
-    step are filled in. `on_drawn(done, all)` hears how many images there are.
+    Each metric has its own interval, `metrics_every_steps`; metrics due at the same step share the
+    images. `card` holds what is known in advance; step, NFE and the metrics of the step are filled
+    in. `on_drawn(done, all)` reports the number of generated images.
     """
 
     generator: Generator
     build_reference_set: Callable[[], ReferenceSet]
     metrics: Mapping[str, Metric]
-    metrics_every_steps: Mapping[str, int]  # 0: only at the end
+    metrics_every_steps: Mapping[str, int]  # 0: at the end only
     total_steps: int
     folder: Path
     card: Card
@@ -41,12 +41,12 @@ class SampleQuality:
 
     @property
     def every_steps(self) -> int:
-        """Whenever some metric may be due."""
+        """Interval that includes every step at which a metric may be due."""
         return math.gcd(*self.metrics_every_steps.values())
 
     @cached_property
     def reference_set(self) -> ReferenceSet:
-        """Made when the first images are measured: training need not wait for the real ones."""
+        """Real images, loaded on first use so that training does not wait for them."""
         return self.build_reference_set()
 
     def run(self, model: LabelledCall, step: int) -> EvaluationResult:
@@ -67,8 +67,10 @@ class SampleQuality:
         return EvaluationResult(evaluation.metrics, (written,))
 
     def evaluate(self, model: LabelledCall, step: int) -> tuple[Evaluation, Path]:
-        """The table for the model's images, which a team draws and its first process measures, and
-        the file where it is kept."""
+        """Evaluate the model and return the evaluation and its file.
+
+        All processes generate images; the main process computes the metrics.
+        """
         team, card = self.generator.team, replace(self.card, step=step)
         seeds = range(card.seed, card.seed + card.num_seeds)
         drawn = [DrawnImages(self.folder / f".drawn-{_samples_hash(card, s)}") for s in seeds]
@@ -91,13 +93,13 @@ class SampleQuality:
         return evaluation, team.first(keep)
 
     def _measured(self, drawn: DrawnImages) -> tuple[list[Row], float]:
-        """The table of images, and how many images passed through the model for one."""
+        """Return the rows for the images, and their NFE."""
         images, passed = drawn.all()
         table = self.reference_set.measure(images, self.metrics)
         return table, Passes(passed).per_image(len(images))
 
     def _draw(self, model: LabelledCall, drawn: DrawnImages, seed: int) -> None:
-        """Draw what is not there yet."""
+        """Generate the images that are not stored yet."""
         team, count = self.generator.team, self.card.num_images
         first = team.first(drawn.count)
         labels = team.first(
@@ -121,7 +123,7 @@ class SampleQuality:
 
 
 def _samples_hash(card: Card, seed: int) -> str:
-    """Of everything that images depend on."""
+    """Return a hash of everything that determines the images of a seed."""
     of_metrics = ("metrics", "metrics_seed", "features", "likelihood", "num_seeds", "seed")
     parts = {key: value for key, value in asdict(card).items() if key not in of_metrics}
     return digest({**parts, "seed": seed})

@@ -1,6 +1,6 @@
-"""The rows of an evaluation, and which of them do not count.
+"""The rows of an evaluation, and warnings about rows that are not meaningful.
 
-Torch-free: results are shown at once.
+Torch-free, so that results can be shown immediately.
 """
 
 from __future__ import annotations
@@ -15,45 +15,48 @@ from dit_lab.core.typed import Count
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One number of the table."""
+    """One metric value."""
 
     metric: str  # two_sample, recall, distance_ratio, ...
-    extractor: str  # of the features that are compared; "" where none is
+    extractor: str  # feature extractor, or ""
     against: str  # "training" or "held-out" images
-    num_images: Count  # of one draw
-    value: float  # mean over the draws and the sampling seeds
-    deviation: float | None = None  # over the draws, or over sampling seeds where there are several
-    minimum: float | None = None  # over sampling seeds where there are several
-    floor: float | None = None  # real held-out images at the same count; None: there are too few
+    num_images: Count  # per draw
+    value: float  # mean over draws and noise seeds
+    deviation: float | None = None  # over draws, or over noise seeds if several
+    minimum: float | None = None  # over noise seeds if several
+    floor: float | None = None  # real-vs-real baseline; None: too few held-out images
     floor_deviation: float | None = None
-    caveat: str = ""  # why the number does not count
+    caveat: str = ""  # why the value is not meaningful
 
     @property
     def name(self) -> str:
-        """The metric with what was compared: `fid_inception`."""
+        """Metric and extractor, as in `fid_inception`."""
         return f"{self.metric}_{self.extractor}" if self.extractor else self.metric
 
     @property
     def key(self) -> str:
-        """Name in metrics files and trackers: `eval/fid_inception_n50000` against training images,
-        `eval/two_sample_pixels_held_out_n360` against held-out ones."""
+        """Name in metrics files and trackers.
+
+        `eval/fid_inception_n50000` is against training images,
+        `eval/two_sample_pixels_held_out_n360` against held-out images.
+        """
         against = "" if self.against == "training" else f"_{self.against.replace('-', '_')}"
         return f"eval/{self.name}{against}_n{self.num_images}"
 
 
 def is_row_key(name: str) -> bool:
-    """Whether a metric is a number of some table, and not a loss."""
+    """Return whether a name is the key of a row, as opposed to a loss."""
     return re.fullmatch(r"eval/\w+_n\d+", name) is not None
 
 
 HIGHER_IS_BETTER = (
     "recall", "precision", "coverage", "class_accuracy", "inception_score", "class_score",
 )  # fmt: skip
-AIMED_AT = {"distance_ratio": 1, "density": 1}  # neither more nor less is better
+AIMED_AT = {"distance_ratio": 1, "density": 1}  # ideal values; neither higher nor lower is better
 
 COPIES = "the samples copy training images"
-UNLIKE = "trees tell the samples from real images"
-FEW = "the samples leave out much of the data"
+UNLIKE = "the two-sample test separates the samples from real images"
+FEW = "the samples miss much of the data"
 BLIND_TO = {
     COPIES: (
         "two_sample", "recall", "precision", "coverage", "density", "class_accuracy", "fd", "fid",
@@ -64,16 +67,18 @@ BLIND_TO = {
     ),
     FEW: ("precision", "density", "class_accuracy"),
 }  # fmt: skip
-"""Finding -> the metrics that look good in spite of it."""
+"""Finding -> metrics that do not detect it and may look good nevertheless."""
 
-COPIES_RATIO, COPIES_SHARE = 0.8, 0.05  # distance ratio below, or copies beyond the floor above
+COPIES_RATIO, COPIES_SHARE = 0.8, 0.05  # ratio below, or share this much above baseline
 UNLIKE_ACCURACY = 0.8
-FEW_RECALL = 0.5  # of the floor
+FEW_RECALL = 0.5  # as a fraction of the baseline
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
-    """What is wrong with the samples as a whole, so that some numbers do not count; as far as the
-    metrics that were measured see it."""
+    """Return the problems of the samples as a whole, as far as the given metrics detect them.
+
+    A problem makes the metrics of `BLIND_TO` meaningless.
+    """
     found = []
     if any(_copies(row) for row in rows):
         found.append(COPIES)
@@ -103,7 +108,7 @@ def _is_blind(row: Row, finding: str) -> bool:
 
 
 def over_seeds(tables: Sequence[Sequence[Row]]) -> list[Row]:
-    """One table of those of several sampling seeds: mean, standard deviation and minimum."""
+    """Combine the tables of several noise seeds: mean, standard deviation and minimum."""
     if len(tables) == 1:
         return list(tables[0])
     rows = []

@@ -1,4 +1,4 @@
-"""What is looked at during training: the loss on held-out images, and a grid of samples."""
+"""Evaluators during training: the loss on held-out images, and a grid of samples."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dit_lab.sampling.images import captions_of, grid_columns, write_grid
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationLoss:
-    """Mean of the objective's terms over held-out images, at noise and times fixed by the seed.
+    """Mean loss terms over held-out images.
 
-    The same images, noise and times every time, so that two values differ by the weights alone.
+    Images, noise and times are the same every time, so values differ only through the weights.
     """
 
     every_steps: int
@@ -50,7 +50,7 @@ def _with_labels(model: LabelledCall, batch: Batch) -> Callable[..., torch.Tenso
 
 @dataclass(frozen=True, kw_only=True)
 class SampleGrid:
-    """A PNG of generated images, the same noise and labels every time."""
+    """A PNG of generated images, with the same noise and labels every time."""
 
     every_steps: int
     generator: Generator
@@ -58,7 +58,7 @@ class SampleGrid:
     num_images: int
     seed: int
     labels: Sequence[int] | None
-    class_names: Sequence[str] = ()  # of a model with classes
+    class_names: Sequence[str] = ()  # for class-conditional models
 
     def run(self, model: LabelledCall, step: int) -> EvaluationResult:
         images, labels = zip(

@@ -1,1 +1,1 @@
-"""Weights of other programs, in and out: one adapter for each format, in both directions."""
+"""Import and export of weights of other programs, with one adapter per format."""

@@ -1,4 +1,4 @@
-"""What a model is, as far as the shapes of its weights tell, and the names that it gives them.
+"""Model architectures inferred from tensor shapes, and checks of tensors.
 
 Shapes: D width, C channels in, K channels out, p patch size, T tokens.
 """
@@ -21,19 +21,19 @@ from dit_lab.models.embeddings import sincos_positions
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
-DIT = "dit_lab.models.dit.DiT"  # as configurations name it
+DIT = "dit_lab.models.dit.DiT"  # as in configs
 SCALED, GATED = "blocks.0.norm1.weight", "blocks.0.mlp.w12.weight"
 NORMED = "blocks.0.attn.q_norm.weight"
 ADDED = {SCALED, GATED, NORMED}
-"""Tensors of which the original DiT has none: of norm=rms, mlp=swiglu, qk_norm."""
-DROPOUT = 0.1  # of labels, where the table has a row for none: what all originals train with
+"""Tensors of norm=rms, mlp=swiglu and qk_norm, which the original DiT does not have."""
+DROPOUT = 0.1  # label dropout with a null label; used by all originals
 HALF = (torch.float16, torch.bfloat16)
-SAME_POSITIONS = 1e-6  # a table is float64 rounded once; sine and cosine may differ in the last bit
+SAME_POSITIONS = 1e-6  # tables are rounded from float64; last bits may differ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """The arguments of `models.dit.DiT` that decide its weights."""
+    """The arguments of `models.dit.DiT` that determine its parameters."""
 
     input_size: tuple[int, int]
     patch_size: int
@@ -52,8 +52,7 @@ class Architecture:
 
     @property
     def additions(self) -> dict[str, Any]:
-        """The options that the original DiT has not, where they are in use: those with a default
-        here."""
+        """Options beyond the original DiT that are in use: the fields with a default."""
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
         plain = {field.name: field.default for field in fields(self)}
         return {
@@ -72,11 +71,11 @@ class Architecture:
 
     @property
     def label_rows(self) -> int:
-        """Of the table of labels; 0 without one."""
+        """Rows of the label embedding table; 0 without one."""
         return self.num_classes + self.has_null_label
 
     def shapes(self) -> dict[str, Shape]:
-        """Name -> shape of every tensor of our model."""
+        """Return name -> shape of every tensor of the lab's model."""
         with torch.device("meta"):
             return shapes_of(DiT(**asdict(self)).state_dict())
 
@@ -88,7 +87,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
 def configured(
     model: Mapping[str, Any], *, latent: tuple[int, int, int], num_classes: int, learn_sigma: bool
 ) -> Architecture:
-    """The architecture of a model's options, for latents (C, H, W)."""
+    """Return the architecture of a model config, for latents (C, H, W)."""
     channels, height, width = latent
     options = (
         "patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", "class_dropout_prob",
@@ -104,11 +103,13 @@ def configured(
 
 
 def inferred(shapes: Shapes) -> Architecture:
-    """The architecture that tensors of our names and these shapes belong to.
+    """Return the architecture of tensors with the lab's names and these shapes.
 
-    The number of heads and rotary positions leave no trace in them: 0 and none here. A table of
-    labels is taken to have a row for the dropped label. Raises RequestError where they are of no
-    such model.
+    Shapes do not reveal the number of heads and rotary positions: the result has 0 heads and no
+    rotary positions. A label table is assumed to have a row for the null label.
+
+    Raises:
+        RequestError: if the shapes do not fit the model.
     """
     width, channels, patch, _ = shape_of(shapes, "x_embedder.proj.weight", 4)
     _, tokens, _ = shape_of(shapes, "pos_embed", 3)
@@ -118,12 +119,12 @@ def inferred(shapes: Shapes) -> Architecture:
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise RequestError(
-            f"pos_embed: {tokens} tokens are no square, so height and width are open"
+            f"pos_embed: {tokens} tokens do not form a square, so height and width are unknown"
         )
     out_channels = outputs / patch**2
     if out_channels not in (channels, 2 * channels):
         raise RequestError(
-            f"final_layer.linear.weight: {outputs} numbers a token are neither {channels} nor "
+            f"final_layer.linear.weight: {outputs} outputs per token are neither {channels} nor "
             f"{2 * channels} channels of {patch} x {patch} pixels"
         )
     table = shapes.get("y_embedder.embedding_table.weight", (0,))
@@ -145,7 +146,10 @@ def inferred(shapes: Shapes) -> Architecture:
 
 
 def _gated_ratio(hidden: int, width: int) -> float:
-    """The `mlp_ratio` of which two thirds were taken, rounded down: 4 where that fits."""
+    """Return the `mlp_ratio` for a SwiGLU of this hidden width: 4 if it gives that width.
+
+    SwiGLU uses two thirds of the ratio, rounded down.
+    """
     return 4.0 if mlp_width(width, 4.0, "swiglu") == hidden else 1.5 * hidden / width
 
 
@@ -154,7 +158,7 @@ def _depth(shapes: Shapes) -> int:
 
 
 def shape_of(shapes: Shapes, name: str, dimensions: int) -> Shape:
-    """Of a tensor that must be there and have so many dimensions. Raises RequestError."""
+    """Return the shape of a tensor; raise RequestError if it is missing or of other dimensions."""
     if name not in shapes:
         raise RequestError(f"{name}: missing, so these are not the weights of a DiT")
     if len(shapes[name]) != dimensions:
@@ -163,7 +167,7 @@ def shape_of(shapes: Shapes, name: str, dimensions: int) -> Shape:
 
 
 def refuse_other_tensors(found: Shapes, expected: Shapes) -> None:
-    """Raise RequestError unless the names and shapes are the expected ones."""
+    """Raise RequestError unless names and shapes are as expected."""
     missing = sorted(expected.keys() - found.keys())
     unknown = sorted(found.keys() - expected.keys())
     wrong = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
@@ -180,21 +184,23 @@ def refuse_other_tensors(found: Shapes, expected: Shapes) -> None:
 
 
 def positions(architecture: Architecture) -> Tensor:
-    """The model's code of its tokens' positions (1, T, D)."""
+    """Return the model's sin-cos position embedding (1, T, D)."""
     rows, columns = (side // architecture.patch_size for side in architecture.input_size)
     return sincos_positions(architecture.hidden_size, rows, columns)[None]
 
 
 def refuse_other_positions(found: Tensor, architecture: Architecture) -> None:
-    """Raise RequestError unless positions (1, T, D) are the sin-cos code, row by row."""
+    """Raise RequestError unless positions (1, T, D) are the sin-cos embedding, row by row."""
     refuse_difference(
         "pos_embed", found, positions(architecture), within=SAME_POSITIONS, what="the sin-cos code"
     )
 
 
 def rounding_of(tensor: Tensor) -> float:
-    """How far numbers up to 1 may be from what they were before they were kept in fewer bits; 0 for
-    float32. Half precision shows in the numbers also where a file keeps them as float32 again."""
+    """Return the rounding error of numbers up to 1 in the precision of a tensor; 0 for float32.
+
+    Half precision is also detected in the values of a float32 tensor.
+    """
     exact = tensor.float()
     kept = {tensor.dtype, *(HALF if tensor.numel() else ())} - {torch.float32, torch.float64}
     return max(
@@ -210,7 +216,7 @@ def rounding_of(tensor: Tensor) -> float:
 def refuse_difference(
     name: str, found: Tensor, computed: Tensor, *, within: float, what: str
 ) -> None:
-    """Raise RequestError unless a tensor is `what` follows from the places of the tokens."""
+    """Raise RequestError unless a tensor equals the computed one, called `what`, up to rounding."""
     difference = (found.float() - computed).abs().max().item()
     if not difference <= within + rounding_of(found):
         raise RequestError(

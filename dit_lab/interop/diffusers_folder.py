@@ -1,11 +1,11 @@
 """diffusers' DiTTransformer2DModel: another layout of the same model, in a folder.
 
-Every block keeps its own copy of the embedders of time and label, of which the final layer reads
-the first; queries, keys and values are three matrices; positions are computed and not kept. Two
-numbers differ: its norms add 1e-5 to the variance unless `norm_eps` says 1e-6, and its 128 time
-frequencies are divided by 127 in the place of 128, which no option changes. So weights that were
-converted from the originals are read as the originals are, and what is written comes with a
-pipeline that sets both right.
+Every block has its own copy of the time and label embedders (the final layer uses the first one),
+queries, keys and values are three matrices, and positions are computed, not stored. Two constants
+differ: norms add 1e-5 to the variance unless `norm_eps` is 1e-6, and the 128 time frequencies are
+divided by 127 instead of 128, which no option changes. Weights that were converted from the
+originals are therefore read as the originals are, and exported folders include a pipeline that
+corrects both constants.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ VARIANTS = (
     r"diffusion_pytorch_model\.safetensors\.index\.\w+\.json",
     r"diffusion_pytorch_model\.\w+\.bin",
 )
-"""The same of another precision."""
+"""Names of weight files in another precision, such as fp16."""
 
 EMBEDDERS = {
     "t_embedder.mlp.0": "timestep_embedder.linear_1",
@@ -80,7 +80,7 @@ def few_positions(config: Mapping[str, int]) -> str:
 
 
 class Transformer(TypedDict):
-    """What is read of the config of a CLASS."""
+    """The entries of a CLASS's config that are read."""
 
     in_channels: Sides
     sample_size: Sides
@@ -93,7 +93,7 @@ class Transformer(TypedDict):
 
 
 class Lab(TypedDict):
-    """What our pipeline keeps in its model_index.json."""
+    """The facts that the lab's pipeline stores in its model_index.json."""
 
     objective: NotRequired[dict[Word, Word | float | int | bool | None]]
     num_classes: NotRequired[Annotated[int, within(0, MOST_CLASSES)]]
@@ -103,13 +103,18 @@ class Lab(TypedDict):
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is the folder of a pipeline or of its transformer."""
+    """Return whether `path` is the folder of a pipeline or of its transformer."""
     return (path / CONFIG).is_file() or (path / "transformer" / CONFIG).is_file()
 
 
 def open_folder(path: Path) -> WeightsFile:
-    """The weights of a pipeline's transformer, or of a transformer; `args` is its config, with that
-    of the pipeline under `pipeline`. Raises RequestError."""
+    """Open the weights of a transformer, or of the transformer in a pipeline folder.
+
+    `args` of the result is the transformer's config, with the pipeline's config under `pipeline`.
+
+    Raises:
+        RequestError: if the folder does not hold a CLASS.
+    """
     folder = path / "transformer" if (path / "transformer").is_dir() else path
     config = _read_config(folder / CONFIG)
     if config.get("_class_name") != CLASS:
@@ -125,7 +130,7 @@ def open_folder(path: Path) -> WeightsFile:
 
 
 def _variant(folder: Path) -> Path:
-    """The weights of a folder that holds them in another precision alone, such as fp16."""
+    """Return the weights file of a folder that only has another precision, such as fp16."""
     for form in VARIANTS:
         files = sorted(file for file in folder.iterdir() if re.fullmatch(form, file.name))
         if len(files) > 1:
@@ -149,7 +154,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 class DiffusersFormat(Adapter):
-    """The transformer of diffusers, by our names or theirs."""
+    """The transformer of diffusers."""
 
     name = "diffusers"
     objective = "ddpm"
@@ -165,7 +170,7 @@ class DiffusersFormat(Adapter):
         return {key: lab[key] for key in ("class_names", "levels") if key in lab}
 
     def architecture(self, file: WeightsFile, shapes: Shapes) -> Architecture:
-        """What the config and the shapes say. Raises RequestError."""
+        """Return the architecture given by the config; raise RequestError if it is invalid."""
         lab = _lab_facts(file)
         kind: Any = Annotated[Transformer, few_positions]
         config = read_as(kind, file.args, where=CONFIG, instead="fetch it again")
@@ -197,7 +202,7 @@ class DiffusersFormat(Adapter):
         }
 
     def to_ours(self, theirs: Tensors, architecture: Architecture) -> Tensors:
-        """Raises RequestError where the blocks do not share one embedder."""
+        """Convert to the lab's tensors; raise RequestError if the blocks' embedders differ."""
         parts: dict[str, list[Tensor]] = {}
         for name, (ours, part) in _sources(architecture).items():
             known = parts.setdefault(ours, [])
@@ -228,7 +233,7 @@ class DiffusersFormat(Adapter):
         return tensors
 
     def config(self, architecture: Architecture) -> dict[str, Any]:
-        """The transformer's config.json."""
+        """Return the transformer's config.json."""
         return {
             "_class_name": CLASS,
             "num_attention_heads": architecture.num_heads,
@@ -247,7 +252,7 @@ class DiffusersFormat(Adapter):
         }
 
     def refuse(self, architecture: Architecture, objective: Objective) -> None:
-        """Raise RequestError where neither a class of diffusers nor our pipeline could use it."""
+        """Raise RequestError if neither diffusers nor the lab's pipeline could use such weights."""
         super().refuse(architecture, objective)
         if architecture.mlp_ratio != MLP_RATIO:
             raise RequestError(
@@ -257,13 +262,13 @@ class DiffusersFormat(Adapter):
 
 
 def _lab_facts(file: WeightsFile) -> Mapping[str, Any]:
-    """What our pipeline keeps in its model_index.json; {} of others."""
+    """Return the facts that the lab's pipeline stored in model_index.json; {} for others."""
     facts = file.args["pipeline"].get("lab", {})
     return dict(read_as(Lab, facts, where=f"{INDEX_OF_PIPELINE}: lab", instead="fetch it again"))
 
 
 def _sources(architecture: Architecture) -> dict[str, tuple[str, int | None]]:
-    """Their name -> ours, and which third of ours it is (None: all of it)."""
+    """Return diffusers name -> (lab's name, third of the lab's tensor, or None for all of it)."""
     found: dict[str, tuple[str, int | None]] = {}
     for kind in KINDS:
         for ours, theirs in OUTSIDE.items():
@@ -282,8 +287,11 @@ def _sources(architecture: Architecture) -> dict[str, tuple[str, int | None]]:
 
 
 def scheduler_config(objective: Objective) -> dict[str, Any]:
-    """The scheduler_config.json that walks this objective's way. Raises RequestError where no
-    scheduler of diffusers does."""
+    """Return the scheduler_config.json for sampling with this objective.
+
+    Raises:
+        RequestError: if diffusers has no scheduler for it.
+    """
     if isinstance(objective, DDPM):
         chain = objective.interpolant
         return {

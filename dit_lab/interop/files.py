@@ -1,7 +1,7 @@
-"""Files of weights that other programs have written, opened without running anything in them.
+"""Weight files of other programs, read without executing any code in them.
 
-What training scripts save is a dictionary of `model`, `ema`, `opt`, and `args` or `config`; what
-they release is one dictionary of tensors. Keys may carry the wrappers of the model that was saved.
+Training scripts save a dictionary with `model`, `ema`, `opt`, and `args` or `config`; published
+weights are one dictionary of tensors. Names may have prefixes of model wrappers.
 """
 
 from __future__ import annotations
@@ -26,39 +26,42 @@ Tensors = Mapping[str, Tensor]
 
 SAVED = (".pt", ".pth", ".ckpt", ".bin")
 ENDINGS = (*SAVED, ".safetensors")
-INDEX = ".safetensors.index.json"  # of a file that was cut into several
-INDEX_NAME = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")  # also of a variant
+INDEX = ".safetensors.index.json"  # of a file split into shards
+INDEX_NAME = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")  # also of a precision variant
 
 MARKS = ("x_embedder.proj.weight", "pos_embed.proj.weight")
-"""Tensors of a DiT, by our names and by those of diffusers."""
+"""Names of a tensor that identifies a DiT: the lab's and diffusers'."""
 
-MAX_DEPTH = 3  # of dictionaries in a dictionary
+MAX_DEPTH = 3  # of nested dictionaries
 _AVERAGE = re.compile(r"(?i)ema(?![a-z])|averag|shadow")
 _OPTIMIZER = re.compile(r"(?i)^(opt|optim|exp_avg|sched|grad)")
 _WRAPPERS = re.compile(r"\b_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
 
-ARGUMENTS = ("args", "config", "hyper_parameters")  # of a training, in what it saved
-RELEASED = ("state_dict", "module")  # names under which one set of weights is kept, besides `model`
+ARGUMENTS = ("args", "config", "hyper_parameters")  # keys of training arguments in a saved state
+RELEASED = ("state_dict", "module")  # keys of a single set of weights, besides `model`
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """What a file holds: its sets of weights by name, and what its training was started with."""
+    """The sets of weights in a file, and the arguments of their training."""
 
     path: Path
-    groups: Mapping[str, Tensors]  # "model", "ema"; "ema" alone where the file does not say
-    args: dict[str, Any] = field(default_factory=dict)  # numbers and words, also in sections
-    parts: tuple[Path, ...] = ()  # where the path only lists them
+    groups: Mapping[str, Tensors]  # "model", "ema"; only "ema" if the file does not say
+    args: dict[str, Any] = field(default_factory=dict)  # numbers and strings, also nested
+    parts: tuple[Path, ...] = ()  # shards, if the path is an index
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Where the tensors are."""
+        """The files that hold the tensors."""
         return self.parts or (self.path,)
 
 
 def open_weights(path: Path) -> WeightsFile:
-    """Open a file by its ending. Raises RequestError in one line for everything that is no file of
-    weights; nothing that a pickle asks for is ever called."""
+    """Open a file of weights by its extension; no code in a pickle is executed.
+
+    Raises:
+        RequestError: if it is not a file of weights.
+    """
     if path.suffix == ".safetensors":
         return WeightsFile(path, _groups(path, read_safetensors(path)))
     if INDEX_NAME.search(path.name):
@@ -77,8 +80,10 @@ def open_weights(path: Path) -> WeightsFile:
 
 
 def _groups(path: Path, content: Mapping[str, Any]) -> dict[str, Tensors]:
-    """The sets of weights in what was saved: those under `model` and `ema`, or those of a DiT that
-    stand anywhere, under other names or with other words in front of theirs."""
+    """Return the sets of weights in a saved object.
+
+    These are `model` and `ema`, or otherwise DiT weights found anywhere, also under prefixed names.
+    """
     named = {name: content.get(name) for name in ("model", "ema")}
     groups = {
         name: found for name, found in named.items() if _are_tensors(found) and len(_in(found)) < 2
@@ -91,14 +96,16 @@ def _groups(path: Path, content: Mapping[str, Any]) -> dict[str, Tensors]:
         if _are_tensors(found):
             return {"ema": _plain_names(path, found)}
     raise RequestError(
-        f"{path}: no weights in it; expected tensors by name, or such under model or ema, and "
+        f"{path}: holds no weights; expected tensors by name, at the top or under model or ema; "
         f"found {', '.join(map(str, list(content)[:5])) or 'nothing'}; {INSTEAD}"
     )
 
 
 def _anywhere(path: Path, content: Mapping[str, Any]) -> dict[str, Tensors]:
-    """The weights of a DiT and their average, wherever they stand; {} where none do. What the file
-    does not call an average is taken for one if it is alone, as what is released."""
+    """Return DiT weights and their EMA, found anywhere in a saved object; {} if there are none.
+
+    A single set that is not called an average is taken for the EMA, as in published weights.
+    """
     averages: dict[str, Tensors] = {}
     others: dict[str, Tensors] = {}
     for place, tells, tensors in _sets(content, "", MAX_DEPTH):
@@ -114,8 +121,10 @@ def _anywhere(path: Path, content: Mapping[str, Any]) -> dict[str, Tensors]:
 
 
 def _sets(content: Mapping[Any, Any], place: str, depth: int) -> Iterator[tuple[str, str, Tensors]]:
-    """The sets of tensors in a dictionary and those in it that have the names of a DiT's: where it
-    is, which words tell what it is, and the tensors."""
+    """Yield sets of DiT tensors in a dictionary and in nested ones: (path, name, tensors).
+
+    The name tells whether the set is an average.
+    """
     found = _in(content)
     for first, tensors in found.items():
         where = f"{place}{first}".rstrip("./")
@@ -126,7 +135,7 @@ def _sets(content: Mapping[Any, Any], place: str, depth: int) -> Iterator[tuple[
 
 
 def _in(content: Mapping[Any, Any]) -> dict[str, Tensors]:
-    """The sets of a dictionary itself by the words in front of their names."""
+    """Return the sets of DiT tensors directly in a dictionary, by their name prefix."""
     tensors = {
         _unwrapped(str(name)): value for name, value in content.items() if isinstance(value, Tensor)
     }
@@ -138,7 +147,7 @@ def _in(content: Mapping[Any, Any]) -> dict[str, Tensors]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, which are no larger than it. Raises RequestError."""
+    """Return the tensors of a file; raise RequestError if it is invalid."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -146,11 +155,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 class _Index(TypedDict):
-    weight_map: dict[str, FileName]  # tensor -> the file that it is in
+    weight_map: dict[str, FileName]  # tensor -> its file
 
 
 def _read_cut(path: Path) -> WeightsFile:
-    """All files that an index lists."""
+    """Read all files that an index lists."""
     what = "no index of safetensors files"
     try:
         found = parse_json(read_within(path))
@@ -177,8 +186,7 @@ def _are_tensors(content: Any) -> TypeGuard[Tensors]:
 
 
 def _plain_names(path: Path, tensors: Tensors) -> dict[str, Tensor]:
-    """Without what DataParallel (`module.`), torch.compile (`_orig_mod.`) and others put into
-    names."""
+    """Remove name prefixes of DataParallel (`module.`), torch.compile (`_orig_mod.`), etc."""
     plain = {
         _unwrapped(str(name)).removeprefix("module."): tensor for name, tensor in tensors.items()
     }
@@ -188,7 +196,7 @@ def _plain_names(path: Path, tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _alone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of tensors those of the DiT among them, without the words in front of their names."""
+    """Return only the DiT tensors, without their name prefix."""
     sets = _in(tensors)
     return dict(next(iter(sets.values()))) if len(sets) == 1 else tensors
 
@@ -198,7 +206,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _arguments(args: Any) -> dict[str, Any]:
-    """The numbers and words among the arguments of a training script, or in its configuration."""
+    """Return the numbers and strings among a training script's arguments or in its config."""
     found = vars(args) if isinstance(args, argparse.Namespace) else args
     if not isinstance(found, Mapping):
         return {}

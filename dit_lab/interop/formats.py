@@ -1,4 +1,4 @@
-"""The formats by name, and which of them a file or folder is of."""
+"""Registry of weight formats, and recognition of the format of a file or folder."""
 
 from __future__ import annotations
 
@@ -23,20 +23,28 @@ FORMATS: Mapping[str, Adapter] = {
         DiffusersFormat(),
     )
 }
-FOLDERS = "diffusers"  # the one format that is not a file
+FOLDERS = "diffusers"  # the only format that is a folder
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """Weights of another program, and how they are read."""
+    """Weights of another program and their adapter."""
 
     file: WeightsFile
     adapter: Adapter
-    why: str  # they are taken to be of this format
+    why: str  # why this format was chosen
 
 
 def open_foreign(path: Path, asked: str = "auto") -> Foreign:
-    """Open a file, or a folder of diffusers; `asked` is a format or "auto". Raises RequestError."""
+    """Open a weights file or a diffusers folder.
+
+    Args:
+        path: the file or folder.
+        asked: a format, or "auto" to recognise it.
+
+    Raises:
+        RequestError: if it cannot be read or recognised.
+    """
     if path.is_dir():
         if not is_folder(path):
             raise RequestError(
@@ -56,8 +64,10 @@ def open_foreign(path: Path, asked: str = "auto") -> Foreign:
 
 
 def _recognised(file: WeightsFile) -> tuple[str, str]:
-    """The format and what gave it away. Formats with the same tensors are told apart by what a
-    training was started with, or by the file's name alone."""
+    """Return the format and what identified it.
+
+    Formats with the same tensors are distinguished by training arguments or by the file name.
+    """
     tensors = {name for group in file.groups.values() for name in group}
     if any(name.startswith(PROJECTORS) for name in tensors):
         return "repa", "its projectors"
@@ -80,6 +90,6 @@ def _recognised(file: WeightsFile) -> tuple[str, str]:
 
 
 def _named(text: str) -> str | None:
-    """The format that a model's or a file's name begins with."""
+    """Return the format whose name is a prefix of `text`, the name of a model or file."""
     names = (name for name in FORMATS if name != FOLDERS)
     return next((name for name in names if text.lower().startswith(name)), None)

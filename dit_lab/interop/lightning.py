@@ -1,8 +1,7 @@
-"""LightningDiT (Yao et al. 2025, "Reconstruction vs. Generation"): SiT's flow in a DiT with
-RMSNorm, SwiGLU, rotary positions, and normed queries and keys, each an option.
+"""LightningDiT (Yao et al. 2025, "Reconstruction vs. Generation"): SiT's flow with a newer DiT.
 
-Its tensors have our names. Beside them it keeps the cosines and sines of the rotary positions,
-which also tell how wide a head is.
+RMSNorm, SwiGLU, rotary positions, and query and key norms are options. Its tensors have the lab's
+names, plus the cosines and sines of rotary positions, whose shape gives the head size.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from dit_lab.models.embeddings import RotaryPositions
 
 COS, SIN = "feat_rope.freqs_cos", "feat_rope.freqs_sin"
 MARKS = {COS, *ADDED}
-"""Tensors of which the original DiT and SiT have none."""
+"""Tensors that the original DiT and SiT do not have."""
 MODULATION = "blocks.0.adaLN_modulation.1.weight"
-SAME_ANGLES = 1e-5  # it multiplies places and frequencies in float32
-WITHOUT_SHIFT = 4  # vectors of modulation in a block that has no shifts, in the place of 6
+SAME_ANGLES = 1e-5  # its angles are computed in float32
+WITHOUT_SHIFT = 4  # modulation vectors of a block without shifts, instead of 6
 
 
 class LightningDiTFormat(SiTFormat):
-    """hustvl/LightningDiT: velocity towards data, time in [0, 1] as it is."""
+    """hustvl/LightningDiT: velocity towards data, unscaled time in [0, 1]."""
 
     name = "lightningdit"
     code = "LightningDiT"
     additions: ClassVar[bool] = True
 
     def objective_of(self, file: WeightsFile) -> tuple[str, Mapping[str, Any]]:
-        """As SiT's, with logit-normal times and the direction's loss where they were in use."""
+        """Return SiT's objective, with logit-normal times and direction loss if they were used."""
         transport = section(file, "transport")
         name, options = super().objective_of(replace(file, args=dict(transport)))
         more: dict[str, Any] = {}
@@ -57,7 +56,7 @@ class LightningDiTFormat(SiTFormat):
         width = found.hidden_size
         if shapes.get(MODULATION) == (WITHOUT_SHIFT * width, width):
             raise RequestError(
-                f"{MODULATION}: a model without shifts (wo_shift), which the lab's DiT has not"
+                f"{MODULATION}: a model without shifts (wo_shift), unsupported by the lab's DiT"
             )
         if COS not in shapes:
             return found
@@ -69,7 +68,7 @@ class LightningDiTFormat(SiTFormat):
         return {**architecture.shapes(), **angles}
 
     def to_ours(self, theirs: Tensors, architecture: Architecture) -> Tensors:
-        """Raises RequestError where its angles are not those of its tokens' places."""
+        """Convert to the lab's tensors; raise RequestError if the stored angles differ."""
         angles = _angles(architecture)
         for name, computed in angles.items():
             refuse_difference(name, theirs[name], computed, within=SAME_ANGLES, what="that")
@@ -80,13 +79,13 @@ class LightningDiTFormat(SiTFormat):
 
 
 def section(file: WeightsFile, name: str) -> Mapping[str, Any]:
-    """Of the configuration that a file was trained with; {} where there is none."""
+    """Return a section of the config that a file was trained with; {} if there is none."""
     found = file.args.get(name)
     return found if isinstance(found, Mapping) else {}
 
 
 def _angles(architecture: Architecture) -> dict[str, Tensor]:
-    """Its buffers (T, D / h); {} without rotary positions."""
+    """Return the rotary buffers (T, D / h); {} without rotary positions."""
     if not architecture.rope:
         return {}
     side = architecture.input_size[0] // architecture.patch_size

@@ -1,8 +1,8 @@
-"""The originals: DiT (Peebles & Xie 2022) and SiT (Ma et al. 2024), and SiT as REPA trains it.
+"""The original formats: DiT (Peebles & Xie 2022), SiT (Ma et al. 2024), and REPA's SiT.
 
-The lab's model has the names of DiT and SiT, so their tensors pass as they are. What differs is
-what the weights mean: DiT's predict noise on a chain of timesteps, SiT's the velocity towards data
-at flow times that are not scaled.
+The lab's model has the tensor names of DiT and SiT, so tensors are not converted. The meaning of
+the weights differs: DiT predicts noise on a chain of timesteps, SiT predicts the velocity towards
+data at unscaled flow times.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _OfClasses(Adapter):
 
 
 class DiTFormat(_OfClasses):
-    """facebookresearch/DiT, and fast-DiT: noise, learned variance, 1000 linear betas."""
+    """facebookresearch/DiT and fast-DiT: noise, learned variance, 1000 linear betas."""
 
     name = "dit"
     objective = "ddpm"
@@ -51,16 +51,16 @@ class DiTFormat(_OfClasses):
 
 
 class SiTFormat(_OfClasses):
-    """willisma/SiT: velocity towards data, time in [0, 1] as it is."""
+    """willisma/SiT: velocity towards data, unscaled time in [0, 1]."""
 
     name = "sit"
-    code: ClassVar[str] = "SiT"  # that reads it
+    code: ClassVar[str] = "SiT"  # the program that reads it
     objective = "rectified_flow"
     options: ClassVar[Mapping[str, Any]] = {"time_scale": 1.0}
     paths: ClassVar[Mapping[str, str]] = {"Linear": "linear", "GVP": "trigonometric", "VP": "vp"}
 
     def objective_of(self, file: WeightsFile) -> tuple[str, Mapping[str, Any]]:
-        """The straight path and velocity, unless the arguments of the training say otherwise."""
+        """Return the linear path with velocity, unless the training arguments differ."""
         linear = next(iter(self.paths))
         path, prediction = file.args.get("path_type", linear), file.args.get("prediction", "v")
         kind = "velocity" if prediction == "v" else prediction
@@ -75,11 +75,11 @@ class SiTFormat(_OfClasses):
         super().refuse(architecture, objective)
         if not isinstance(objective, FlowObjective):
             raise RequestError(
-                f"{self.code} learns a flow (objective=rectified_flow or flow_matching)"
+                f"{self.code} supports flows only (objective=rectified_flow or flow_matching)"
             )
         if objective.time_scale != 1.0:
             raise RequestError(
-                f"{self.code} feeds time as it is, this model was trained with "
+                f"{self.code} uses unscaled time, this model was trained with "
                 f"objective.time_scale={objective.time_scale:g}"
             )
         path = objective.interpolant
@@ -89,12 +89,12 @@ class SiTFormat(_OfClasses):
 
 
 class REPAFormat(SiTFormat):
-    """sihyun-yu/REPA: SiT with projectors that only its training needs, and time the other way
-    round: 0 at data, 1 at noise, the velocity towards noise.
+    """sihyun-yu/REPA: SiT with projectors for training only, and reversed time.
 
-    Seen from our end the output changes its sign, and the first layer of the time embedding gets
-    the features of t in the place of those of 1 - t: with frequencies f,
-    cos((1 - t) f) = cos f cos(t f) + sin f sin(t f), and so on. That is exact but for float32.
+    Its time is 0 at data and 1 at noise, with the velocity towards noise. For the lab's convention,
+    the output changes its sign and the first layer of the time embedding is rewritten from features
+    of 1 - t to features of t: with frequencies f, cos((1 - t) f) = cos f cos(t f) + sin f sin(t f),
+    and correspondingly for sin. This is exact up to float32 rounding.
     """
 
     name = "repa"
@@ -108,22 +108,22 @@ class REPAFormat(SiTFormat):
         return {**theirs, **turned, TIME_WEIGHT: _time_reversed(theirs[TIME_WEIGHT])}
 
     def from_ours(self, ours: Tensors, architecture: Architecture) -> Tensors:
-        return self.to_ours(ours, architecture)  # twice is once too many
+        return self.to_ours(ours, architecture)  # the conversion is its own inverse
 
     def refuse(self, architecture: Architecture, objective: Objective) -> None:
-        """Always: its code loads nothing without projectors."""
-        raise RequestError("REPA's code wants the projectors of its training; SiT's does not")
+        """Refuse every export: REPA's code cannot load weights without projectors."""
+        raise RequestError("REPA's code requires the projectors of its training; SiT's does not")
 
 
 def _time_reversed(weight: Tensor) -> Tensor:
-    """(D, 256), of features of 1 - t, for those of t."""
+    """Convert a weight (D, 256) for features of 1 - t to one for features of t."""
     ones = TimeEmbedding.sinusoids(torch.ones(1)).double()
-    cos, sin = ones.chunk(2, dim=1)  # of f
+    cos, sin = ones.chunk(2, dim=1)  # cos f, sin f
     of_cos, of_sin = weight.double().chunk(2, dim=1)
     parts = (of_cos * cos + of_sin * sin, of_cos * sin - of_sin * cos)
     return torch.cat(parts, dim=1).to(weight.dtype)
 
 
 def is_linear_chain(chain: DiscreteDiffusion) -> bool:
-    """Whether it is the original's: 1000 timesteps, linear betas from 1e-4 to 0.02."""
+    """Return whether a chain is the original's: 1000 timesteps, linear betas from 1e-4 to 0.02."""
     return chain.betas.equal(make_betas("linear", 1000))

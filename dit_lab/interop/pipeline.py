@@ -1,19 +1,19 @@
-"""A pipeline of diffusers for a model that DiT Lab has exported. Needs diffusers and torch alone.
+"""A diffusers pipeline for models exported by DiT Lab. Needs only diffusers and torch.
 
     from diffusers import DiffusionPipeline
 
     pipeline = DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True)
     images = pipeline([3, 1, 4], guidance_scale=2.0, num_inference_steps=50).images
 
-`trust_remote_code` is what diffusers asks for to run a pipeline file that lies in the folder: this
-one. diffusers' own DiTPipeline reads the folder, too, but its time frequencies differ slightly from
-those the model was trained with, its null class is always 1000, and it knows no flows.
+diffusers requires `trust_remote_code` to run a pipeline file from the folder: this file. diffusers'
+own DiTPipeline can also read the folder, but its time frequencies differ slightly from those of
+training, its null class is always 1000, and it does not support flows.
 
 Shapes: N images, C channels of a latent, H x W.
 """
 
 # mypy: disable-error-code="attr-defined"
-# diffusers gives a pipeline its components when it runs.
+# diffusers sets the components of a pipeline at run time.
 
 from __future__ import annotations
 
@@ -27,13 +27,17 @@ from torch import Tensor
 
 
 class DiTLabPipeline(DiffusionPipeline):
-    """Draws images of classes, by DDIM or by Euler's method along a flow.
+    """Generates images of classes, by DDIM or by Euler's method along a flow.
 
-    lab: what the model was trained for: `objective`, `num_classes` (0: none), `null_label` (whether
-        labels were dropped in training), `class_names`, `levels` (brightnesses of a pixel).
+    Args:
+        transformer: the DiTTransformer2DModel.
+        scheduler: DDIMScheduler or FlowMatchEulerDiscreteScheduler.
+        vae: the autoencoder; None for models in pixel space.
+        lab: facts of the training: `objective`, `num_classes` (0: unconditional), `null_label`
+            (whether labels were dropped), `class_names`, `levels` (number of pixel values).
     """
 
-    _optional_components = ["vae"]  # noqa: RUF012 - as diffusers has it; without: pixels
+    _optional_components = ["vae"]  # noqa: RUF012 - diffusers' convention; None: pixels
 
     def __init__(
         self, transformer: Any, scheduler: Any, vae: Any = None, lab: dict[str, Any] | None = None
@@ -41,10 +45,10 @@ class DiTLabPipeline(DiffusionPipeline):
         super().__init__()  # type: ignore[no-untyped-call]
         self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
         self.register_to_config(lab=lab)
-        for block in transformer.transformer_blocks:  # 128 frequencies, divided by 128
+        for block in transformer.transformer_blocks:  # divide by 128, not 127
             block.norm1.emb.time_proj.downscale_freq_shift = 0
         betas = scheduler.config.get("trained_betas")
-        if betas is not None:  # diffusers multiplies a thousand of them up in float32
+        if betas is not None:  # in float64, where diffusers uses float32
             kept = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), dim=0)
             scheduler.alphas_cumprod = kept.float()
 
@@ -61,16 +65,27 @@ class DiTLabPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> Any:
-        """Images of classes, given by number or name.
+        """Generate images of classes, given by number or name.
 
-        guidance_scale: s in uncond + s * (cond - uncond); 1 is off. guidance_channels: of the first
-        channels only (the original DiT's 3); all where None. latents: the noise (N, C, H, W) to
-        begin with. output_type: "pil", "np" (N, H, W, c in [0, 1]) or "latent".
+        Args:
+            class_labels: one label per image.
+            guidance_scale: s in uncond + s * (cond - uncond); 1 is off.
+            guidance_channels: number of guided channels, from the first (3 in the original DiT);
+                None guides all.
+            num_inference_steps: number of sampler steps.
+            generator: source of the noise.
+            latents: initial noise (N, C, H, W).
+            output_type: "pil", "np" (N, H, W, c) in [0, 1], or "latent".
+            return_dict: whether to return an ImagePipelineOutput instead of a tuple.
+
+        Raises:
+            ValueError: if a label is unknown, or guidance is used with a model without a null
+                label.
         """
         labels = self._labels(class_labels)
         guided = guidance_scale != 1.0
         if guided and not self.config.lab["null_label"]:
-            raise ValueError("guidance_scale: the model never saw images without a label; use 1.0")
+            raise ValueError("guidance_scale: the model was trained without a null label; use 1.0")
         config = self.transformer.config
         size = config.sample_size
         shape = (len(labels), config.in_channels, size, size)
@@ -86,7 +101,7 @@ class DiTLabPipeline(DiffusionPipeline):
                 k = guidance_channels or config.in_channels
                 output[:, :k] = none[:, :k] + guidance_scale * (output[:, :k] - none[:, :k])
             before, x = x, self.scheduler.step(output, t, x).prev_sample
-        if width := self._width:  # what is left of the noise, which is before + (1 - t) * velocity
+        if width := self._width:  # subtract remaining noise, before + (1 - t) * velocity
             x = x - width * (before + (1 - t / 1000) * output)
         images = x if output_type == "latent" else self._images(self._decoded(x), output_type)
         self.maybe_free_model_hooks()
@@ -100,7 +115,7 @@ class DiTLabPipeline(DiffusionPipeline):
         ]
         wrong = [label for label in numbers if label not in range(max(1, count))]
         if wrong:
-            raise ValueError(f"class_labels: {wrong[0]!r} is no class; there are {count}")
+            raise ValueError(f"class_labels: {wrong[0]!r} is not a class; the model has {count}")
         return torch.tensor(numbers, device=self._execution_device)
 
     @property
@@ -109,13 +124,13 @@ class DiTLabPipeline(DiffusionPipeline):
 
     @property
     def _width(self) -> float:
-        """Of the noise that a straight path of flow matching keeps at its end; 0 on others."""
+        """Standard deviation of the noise left at the end of a linear path (`sigma_min`), or 0."""
         objective = self.config.lab["objective"]
         return objective["sigma_min"] or 0.0 if objective.get("path") == "linear" else 0.0
 
     def _timesteps(self, steps: int) -> Tensor:
         device = self._execution_device
-        if self._is_flow:  # in equal steps from noise to data
+        if self._is_flow:  # equal steps from noise to data
             sigmas = [1 - step / steps for step in range(steps)]
             self.scheduler.set_timesteps(sigmas=sigmas, device=device)
         else:
@@ -123,10 +138,10 @@ class DiTLabPipeline(DiffusionPipeline):
         return self.scheduler.timesteps
 
     def _ask(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """What the scheduler expects of (x, t): (N, C, H, W). A learned variance is left out.
+        """Return the output that the scheduler expects at (x, t), without learned variance.
 
-        diffusers' flow time is 1000 at noise and its velocity points there; the model's is 0 there
-        and its velocity points to data.
+        The shape is (N, C, H, W). diffusers' flow time is 1000 at noise and its velocity points to
+        noise; the model's time is 0 at noise and its velocity points to data.
         """
         time = t.float()
         if self._is_flow:
@@ -136,7 +151,7 @@ class DiTLabPipeline(DiffusionPipeline):
         return -output if self._is_flow else output
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        """(N, C, H, W) -> pixels (N, c, h, w) in about [-1, 1]."""
+        """Decode latents (N, C, H, W) to pixels (N, c, h, w) in about [-1, 1]."""
         if self.vae is None:
             return latents
         config = self.vae.config

@@ -1,8 +1,8 @@
-"""What torch.save wrote, read without calling anything that a pickle asks for.
+"""Reader for files of torch.save that executes no code from the pickle.
 
-A state of training holds more than tensors: numbers of numpy, paths, configurations, objects of the
-script's own classes. torch's loader for weights refuses all of that; here a stand-in takes its
-place, which keeps nothing.
+A saved training state contains more than tensors: numpy numbers, paths, configs, objects of the
+script's own classes. torch's weights-only loader refuses these; here they are replaced by empty
+stand-ins.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from dit_lab.core.errors import RequestError
 
-MOST_KINDS = 1000  # of objects in a file
+MOST_KINDS = 1000  # maximum number of classes in a file
 INSTEAD = "save the weights alone: torch.save(model.state_dict(), FILE)"
 
 _UNKNOWN = re.compile(r"Unsupported global: GLOBAL (\S+) was not")
@@ -28,9 +28,9 @@ _ITEMS = re.compile(r"Can only SETITEMS? for .* but got <class '(?:[\w.]*\.)?Sta
 
 
 class StandIn(list[Any]):
-    """In the place of an object, whatever it is made of and filled with."""
+    """Replaces an object of any class, whatever its arguments and state."""
 
-    kind = ""  # the name that the file gives
+    kind = ""  # the class name in the file
 
     def __new__(cls, *args: Any, **kwargs: Any) -> StandIn:
         return super().__new__(cls)
@@ -43,16 +43,19 @@ class StandIn(list[Any]):
 
 
 class Items:
-    """In the place of a dictionary of the script's own kind: a plain one."""
+    """Replaces a dictionary of a custom class by an OrderedDict."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return OrderedDict()
 
 
 def read_saved(path: Path) -> Any:
-    """Tensors, numbers and words, and the arguments of a training script; `StandIn`s for the rest.
+    """Return tensors, numbers, strings and script arguments; other objects become `StandIn`s.
 
-    Tensors stay in the file until they are used, where its form allows. Raises RequestError.
+    Tensors are memory-mapped if the file format allows.
+
+    Raises:
+        RequestError: if the file is not of torch.save, is damaged, or would call other code.
     """
     kinds: dict[str, Any] = {}
     while len(kinds) < MOST_KINDS:
@@ -70,12 +73,12 @@ def read_saved(path: Path) -> Any:
 
 
 def _learn(kinds: dict[str, Any], path: Path, said: str) -> None:
-    """Give one more object of a file a stand-in. Raises RequestError where that cannot be."""
+    """Add a stand-in for the class that torch refused; raise RequestError if that is impossible."""
     if (unknown := _UNKNOWN.search(said)) and unknown[1] not in kinds:
-        names = {unknown[1], f"builtins.{unknown[1]}"}  # torch does not say builtins
+        names = {unknown[1], f"builtins.{unknown[1]}"}  # torch omits the builtins prefix
         kinds |= {name: type(f"StandIn {name}", (StandIn,), {"kind": name}) for name in names}
     elif (items := _ITEMS.search(said)) and kinds.get(items[1]) is not Items:
-        kinds[items[1]] = Items  # a kind of dictionary
+        kinds[items[1]] = Items  # a subclass of dict
     elif blocked := _BLOCKED.search(said):
         raise RequestError(
             f"{path}: refused, for reading it would call {blocked[1]}; only tensors, numbers and "

@@ -1,4 +1,4 @@
-"""Options of `dit-lab describe` that cannot be."""
+"""Invalid options of `dit-lab describe`."""
 
 from __future__ import annotations
 

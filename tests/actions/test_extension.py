@@ -1,4 +1,4 @@
-"""Extending a run: what may go on, what is refused in one line, and what the new folder gets."""
+"""Extension of runs: allowed and refused changes, and the contents of the new folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def composed() -> RunConfig:
 
 
 def changed(config: RunConfig, changes: Config) -> RunConfig:
-    """The configuration with other values at dotted keys."""
+    """Return the config with other values at dotted keys."""
     other = to_tree(config)
     for path, value in changes.items():
         *parents, leaf = path.split(".")
@@ -57,7 +57,7 @@ def changed(config: RunConfig, changes: Config) -> RunConfig:
 
 @pytest.fixture
 def make(composed: RunConfig, tmp_path: Path) -> Make:
-    """Records a run of 40 steps with checkpoints at 20 and 40, as far as an extension looks."""
+    """Record a run of 40 steps with checkpoints at 20 and 40, with all that an extension reads."""
 
     def record(changes: Config | None = None, *, steps: tuple[int, ...] = (20, 40)) -> RunFolder:
         config = changed(composed, {"paths.root": str(tmp_path), **(changes or {})})
@@ -76,7 +76,7 @@ def make(composed: RunConfig, tmp_path: Path) -> Make:
 
 
 def check(parent: RunFolder, changes: Config, *, force: bool = False) -> RunConfig:
-    """What `dit-lab train resume=RUN ...` asks before it builds anything; its configuration."""
+    """Run the checks of `dit-lab train resume=RUN ...` and return its config."""
     resume = f"{'force:' if force else ''}{parent.root}"
     config = changed(read_recorded(parent), {"resume": resume, **changes})
     check_extension(config, identity(config, SHAPES, before={}))
@@ -198,7 +198,7 @@ def files(root: Path) -> dict[str, str]:
 
 @pytest.fixture(params=["same disk", "other disk"])
 def heir(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunFolder]:
-    """An empty run folder, also where files cannot be shared."""
+    """An empty run folder, on file systems with and without shared files."""
     if request.param == "same disk":
         root = tmp_path / "heir"
     else:
@@ -237,7 +237,7 @@ def test_the_heir_gets_one_checkpoint_and_the_rows_up_to_there(make: Make, heir:
 
 
 def test_the_heir_may_remove_and_replace_what_it_got(make: Make, heir: RunFolder) -> None:
-    """Shared files are never written to: a checkpoint is replaced whole."""
+    """Shared files are never modified: a checkpoint is replaced atomically."""
     parent = make()
     before = files(parent.root)
     take_over(parent, heir, parent.checkpoints / "step-00000040")

@@ -1,4 +1,4 @@
-"""What a file of weights says becomes words and numbers of a command, never an expression."""
+"""Contents of weight files become strings and numbers of a command, never expressions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What surrounds a training: it cleans up after a refusal, and tells everybody how it ended."""
+"""The training session: clean-up after errors, and notification of all hooks at the end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Failing(Hook):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    """Neither it nor the folders above it are there."""
+    """A run folder that does not exist, nor do its parents."""
     return RunFolder(tmp_path / "outputs/runs/mine/0123456789ab")
 
 
@@ -72,7 +72,7 @@ def test_a_refusal_leaves_nothing_of_its_own_behind(folder: RunFolder, tmp_path:
 
 
 def test_a_refusal_touches_nothing_of_others(folder: RunFolder, tmp_path: Path) -> None:
-    """Another training may have made its folder beside this one in the meantime."""
+    """Another training may have created its folder next to this one in the meantime."""
     other = folder.root.with_name("ffffffffffff")
     with pytest.raises(RequestError, match="no"), enter(folder):
         other.mkdir()
@@ -153,7 +153,7 @@ def test_everybody_is_told_once_even_where_one_cannot_listen(
 def test_a_second_ctrl_c_hides_from_nobody_how_it_ended(
     status: StatusFile, folder: RunFolder
 ) -> None:
-    """It ends the one that is being told, such as a tracker that waits for its server."""
+    """It interrupts the current hook, such as a tracker that waits for its server."""
 
     class Waiting(Hook):
         def on_end(self, *, status: str, step: int, error: str | None) -> None:

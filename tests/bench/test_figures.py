@@ -1,4 +1,4 @@
-"""What timings say, and that the parts of a step are all of it."""
+"""Statistics of timings, and completeness of the parts of a step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_spread_is_of_the_middle_four_fifths() -> None:
 
 
 def test_a_ratio_is_of_pairs_whatever_the_machine_does_meanwhile() -> None:
-    """A machine that slows down by and by slows both."""
+    """A machine that slows down gradually slows both."""
     firsts = [1.0 * 1.3**block for block in range(12)]
     found = Ratio.of(firsts, [0.8 * first for first in firsts])
     assert found.median == pytest.approx(0.8)
@@ -45,7 +45,7 @@ def test_a_ratio_is_of_pairs_whatever_the_machine_does_meanwhile() -> None:
 
 @pytest.mark.parametrize(("blocks", "left_out"), [(6, 0), (8, 0), (9, 1), (12, 2), (20, 5)])
 def test_the_interval_of_a_median(blocks: int, left_out: int) -> None:
-    """As in tables of the sign test: 6 to 8 values leave out none, 12 leave out two."""
+    """As in tables of the sign test: with 6 to 8 values none is left out, with 12 two."""
     values = [float(number) for number in range(1, blocks + 1)]
     assert Ratio.of([1.0] * blocks, values).interval == (left_out + 1, blocks - left_out)
 
@@ -55,7 +55,7 @@ def test_few_blocks_have_no_interval() -> None:
 
 
 def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
-    """Of skewed times: 2,000 intervals of 12, each wrong with a chance of 3.9%."""
+    """For skewed times: 2,000 intervals of 12, each wrong with a probability of 3.9%."""
     draw = random.Random(0)
     ends = [Ratio.of([1.0] * 12, [draw.expovariate(1) for _ in range(12)]) for _ in range(2000)]
     median = 0.6931  # of the exponential distribution
@@ -103,7 +103,7 @@ def test_slower_is_much_and_at_every_turn(
 
 
 def test_two_in_turn() -> None:
-    """Neither always goes first."""
+    """The order alternates."""
     asked: list[str] = []
 
     def says(name: str, seconds: float) -> float:
@@ -116,7 +116,7 @@ def test_two_in_turn() -> None:
 
 
 def test_turns_are_by_what_was_measured_beside_them() -> None:
-    """A machine that slows down by and by slows both."""
+    """A machine that slows down gradually slows both."""
     speeds = [1.3**turn for turn in range(6)]
     steady = Turns.of(speeds, [2 * seconds for seconds in speeds])
     assert astuple(steady) == pytest.approx((2, 2, 2))
@@ -194,7 +194,7 @@ def test_a_section_is_less_what_is_inside_it() -> None:
 
 
 def test_the_parts_of_a_step_are_all_of_it() -> None:
-    """Their sum is the time of the steps that they are of, and every part is there."""
+    """The parts sum to the time of the steps, and all of them are present."""
     with training_of(*with_data(compose_train(QUICKSTART))[:2]) as training:
         start = time.perf_counter()
         parts = training.parts_of_a_step(20)
@@ -209,7 +209,7 @@ def test_the_parts_of_a_step_are_all_of_it() -> None:
 
 
 def test_what_was_watched_is_as_it_was() -> None:
-    """No hook and no wrapper is left, and the weights go on from where they were."""
+    """No hook and no wrapper remains, and training continues from the same weights."""
     with training_of(*with_data(compose_train(QUICKSTART))[:2]) as training:
         before = {name: weight.clone() for name, weight in training.weights().items()}
         training.parts_of_a_step(3)
@@ -236,7 +236,7 @@ def test_noise_is_trained_on_where_there_are_no_images() -> None:
     sizes += ["precision=fp32", "training.global_batch_size=16"]
     config, shapes, assumed = with_data(compose_train(sizes))
     assert shapes.latent == (4, 8, 8)
-    assert assumed[-1] == "noise is trained on"
+    assert assumed[-1] == "random latents replace the data"
     with training_of(config, shapes) as training:
         data, labels = training.prepared()[0]
         assert data.shape == (16, 4, 8, 8) and set(labels.tolist()) <= set(range(10))
@@ -244,8 +244,10 @@ def test_noise_is_trained_on_where_there_are_no_images() -> None:
 
 
 def test_steps_at_which_the_model_rests_count_as_steps() -> None:
-    """It is asked twice, and then at every fourth of the other eighteen, for images with and
-    without their label."""
+    """The model is evaluated at two steps, then at every fourth of the other eighteen.
+
+    Each time it sees images with and without their label.
+    """
     overrides = [*QUICKSTART, "sampler=ddim", "sampler.steps=20", "sampler.cache_interval=4"]
     config, shapes, _ = with_data(compose_train([*overrides, "guidance.scale=2"]))
     found = Sampling(config, shapes).measure(60, Products(CPU, bf16=False))

@@ -1,7 +1,8 @@
-"""The comparison with an original implementation, on a stand-in for its checkout: the lab's own
-parts behind the names of facebookresearch/DiT, as the real one cannot be carried here.
+"""Comparison with the original implementation, using a stand-in for its checkout.
 
-`OFFICIAL_DIT=FOLDER pytest -m slow tests/bench/test_official.py` does it with a real one.
+The stand-in offers the lab's own parts under the names of facebookresearch/DiT, because the
+original code is not distributed here. `OFFICIAL_DIT=FOLDER pytest -m slow
+tests/bench/test_official.py` uses a real checkout.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def test_the_same_is_the_same(checkout: Path) -> None:
     ],
 )
 def test_what_differs_is_seen(checkout: Path, file: str, plain: str, other: str, seen: str) -> None:
-    """A loss that is a thousandth more, and guidance that is a little more."""
+    """A loss that is larger by 0.1%, and guidance that is slightly stronger."""
     text = (checkout / file).read_text()
     assert plain in text
     (checkout / file).write_text(text.replace(plain, other))
@@ -131,7 +132,7 @@ def test_what_differs_is_seen(checkout: Path, file: str, plain: str, other: str,
 
 @pytest.mark.slow
 def test_a_real_checkout_agrees() -> None:
-    """float32 rounds to some 1e-6 in one evaluation and 1e-5 over a loop, as in tests/parity."""
+    """Float32 rounding is about 1e-6 in one evaluation and 1e-5 over a loop, as in tests/parity."""
     folder = os.environ.get("OFFICIAL_DIT")
     if folder is None:
         pytest.skip("OFFICIAL_DIT is not set")

@@ -1,4 +1,4 @@
-"""What a sweep shows of its jobs, on a sweep with invented numbers."""
+"""The job table of a sweep, with synthetic numbers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Codecs: the numbers that make latents are the autoencoder's own, and decoding undoes them.
+"""Codecs: scale and shift of latents are the autoencoder's, and decoding inverts encoding.
 
-The autoencoder is diffusers' class with random weights and two blocks of a few channels, saved
-as a user would have it.
+The autoencoder is diffusers' class with random weights and two blocks of a few channels, saved as a
+user would save it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def latent_noise(count: int = 5) -> Tensor:
 
 
 def scaled(raw: Tensor, config: Any) -> Tensor:
-    """The formula of diffusers' own pipelines."""
+    """Apply the formula of diffusers' own pipelines."""
     if config.latents_mean is not None or config.latents_std is not None:
         mean = torch.tensor(config.latents_mean or [0.0] * 4).view(1, 4, 1, 1)
         std = torch.tensor(config.latents_std).view(1, 4, 1, 1)
@@ -175,7 +175,7 @@ def refused(path: Path) -> str:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    """A name that could be one of a hub is not looked up anywhere."""
+    """A missing folder is never looked up on a hub."""
     message = refused(Path("stabilityai/sd-vae-ft-ema"))
     assert "config.json is missing" in message
     assert "codec.path" in message
@@ -212,7 +212,7 @@ def test_two_ways_of_shifting_are_ambiguous(save: Save) -> None:
 
 
 def test_nothing_is_a_literal(save: Save) -> None:
-    """A scaling factor edited in the config, with the same weights, reaches the latents."""
+    """A scaling factor edited in the config, with the same weights, changes the latents."""
     path = save(scaling_factor=1.0)
     before = Autoencoder(path=path).encode(images(), latent_noise())
     config = json.loads((path / "config.json").read_text())
@@ -301,7 +301,7 @@ def test_the_autoencoder_computes_in_the_type_that_is_asked_for(save: Save) -> N
 
 @torch.no_grad()
 def test_tiles_are_diffusers(save: Save) -> None:
-    """Of images larger than the 32 pixels that this autoencoder says it was trained with."""
+    """For images larger than the autoencoder's training size of 32 pixels."""
     path = save(sample_size=32)
     whole, tiled = Autoencoder(path=path), Autoencoder(path=path, tiling=True)
     assert whole.fingerprint != tiled.fingerprint
@@ -330,7 +330,7 @@ except RequestError as refusal:
 
 
 def test_a_repository_is_read_from_the_hubs_cache(save: Save, tmp_path: Path) -> None:
-    """As huggingface_hub keeps it, without a network; what is not there is refused in one line."""
+    """Read from huggingface_hub's cache, without network; missing files are refused in one line."""
     cached = tmp_path / "cache/models--someone--tiny-vae"
     commit = "0" * 40
     (cached / "refs").mkdir(parents=True)
@@ -355,7 +355,7 @@ def test_a_repository_is_read_from_the_hubs_cache(save: Save, tmp_path: Path) ->
 def test_folders_of_pipelines_and_variants(
     save: Save, tmp_path: Path, variant: str, pipeline: bool
 ) -> None:
-    """What a hub's snapshot of Stable Diffusion holds, of which the autoencoder is one folder."""
+    """The layout of a hub snapshot of Stable Diffusion, with the autoencoder in a subfolder."""
     vae = save("sd/vae" if pipeline else "sd")
     if variant:
         weights = vae / "diffusion_pytorch_model.safetensors"

@@ -1,4 +1,4 @@
-"""Named arms: what each sets, what it stands on, and that it leaves no trace in a configuration."""
+"""Named arms: their overrides and bases; composed configs do not contain them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_an_arm_stands_on_base_unless_it_says_otherwise() -> None:
 
 
 def test_it_is_what_its_overrides_are() -> None:
-    """Also for the hashes, so that what was trained without an arm is trained."""
+    """The hashes are equal too, so runs trained without the arm are reused."""
     arm = compose_train([MINE, "arm=beta2"])
     plain = compose_train(
         [MINE, "objective.time_sampling=logit_normal", "optimizer.betas=[0.9,0.95]"]

@@ -1,4 +1,4 @@
-"""What the configuration composes to, and that schema, conf/ and constructors say the same."""
+"""Composed configs, and agreement of schema, conf/ and constructors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ COMPONENT_FILES = [
 
 
 def composed(overrides: list[str], **how: Any) -> dict[str, Any]:
-    """A configuration as files hold it."""
+    """Return a config as stored in files."""
     return to_tree(compose_train(overrides, **how))
 
 
@@ -69,7 +69,7 @@ def test_the_default_is_the_papers() -> None:
 
 
 def test_every_member_of_every_group_composes() -> None:
-    """One member of each group at a time, the first ones again where a group has no more."""
+    """Composes one member of each group at a time, and the first again if a group has fewer."""
     members = {group: search_path.choices(group) for group in search_path.groups()}
     del members["experiment"], members["hook"]  # of which the package has none
     for turn in range(max(map(len, members.values()))):
@@ -203,7 +203,7 @@ DIGITS = ["dataset=digits", "codec=identity", "model=pico", "objective=rectified
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A run folder with nothing but its configuration, in which much is not the default."""
+    """A run folder with only a config, in which many values are not the defaults."""
     config = composed([*DIGITS, "name=mine", "seed=5", "optimizer.lr=0.5", "patch=4"])
     folder = tmp_path / "outputs/runs/mine/0123456789ab"
     folder.mkdir(parents=True)
@@ -319,8 +319,11 @@ def wrote(path: str, text: str) -> None:
 
 
 def test_what_is_the_users_own_comes_before_the_labs() -> None:
-    """Members of groups and recipes, of this folder and of those given, the last of which counts;
-    not the other files of a folder, which may be another program's."""
+    """User-defined members and recipes take precedence over the lab's.
+
+    They come from the current folder and from given folders, of which the last takes precedence.
+    Other files in such a folder are ignored; they may belong to other programs.
+    """
     wrote("conf/model/pico.yaml", f"defaults: [_dit]\n{OWN}")
     wrote("conf/model/_dit.yaml", "nonsense: 1\n")
     wrote("conf/train.yaml", "nonsense: 1\n")

@@ -1,4 +1,4 @@
-"""The contracts of groups: the lab keeps them itself, and protocols state them."""
+"""Contracts of config groups: built-in classes satisfy them, and protocols declare them."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def trouble(group: str, component: Any) -> str:
 
 
 def test_a_constructor_that_nobody_wrote_takes_nothing() -> None:
-    """typing.Protocol gives one that says it takes everything."""
+    """typing.Protocol provides a constructor that accepts everything."""
     for _ in range(2):  # it replaces it when the first object is made
         assert accepted(Heard, {"folder": 1}) == {}
         assert not takes(Heard, "folder")

@@ -1,4 +1,4 @@
-"""One request, one answer: whatever command a bad request is typed for says the same line."""
+"""All commands report the same error for the same invalid request."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _in_a_folder_without_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line with which a command is refused, and which leaves nothing behind."""
+    """Return the one-line error of a command, which must leave no files behind."""
     before = sorted(Path().rglob("*"))
     code = main(arguments)
     out, err = capsys.readouterr()
@@ -112,7 +112,7 @@ def test_what_draws_from_a_run_refuses_alike(
 
 
 def test_the_folder_of_a_run_is_asked_by_a_sweep_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """Results that cannot be written are refused before the first job."""
+    """A sweep that cannot write its results is refused before the first job."""
     Path("file").touch()
     given = [*BASE, f"paths.root={os.path.abspath('file')}"]
     assert said(capsys, "train", "-m", "seed=0,1", *given) == said(capsys, "train", *given)

@@ -1,4 +1,4 @@
-"""A configuration printed with what its options mean is still the configuration."""
+"""A config printed with help comments is still the same config."""
 
 from __future__ import annotations
 

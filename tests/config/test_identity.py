@@ -1,4 +1,4 @@
-"""Which folder a configuration means, and when what lies there is not the same run."""
+"""The run folder of a config, and when a folder holds a different run."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def tree(composed: RunConfig) -> Config:
 
 
 def hash_of(tree: Config) -> str:
-    """What train_hash is of, where a run begins with random weights."""
+    """Return the data behind train_hash for a run with random initial weights."""
     return digest(deciding(as_hashed(tree)))
 
 
 def changed(config: Config, path: str) -> Config:
-    """The configuration with another value at one leaf, which may be new."""
+    """Return the config with another value at one leaf, which may be new."""
     other = copy.deepcopy(config)
     *parents, leaf = path.split(".")
     node = other
@@ -175,7 +175,7 @@ def test_the_two_lists_are_all_there_is(tree: Config) -> None:
 
 
 def test_weights_to_begin_with_count_by_what_they_are(composed: RunConfig, tmp_path: Path) -> None:
-    """The same weights at two places give one hash, other weights another."""
+    """The same weights at two paths give the same hash, other weights another."""
     hashes = []
     for place, run, step in (("a", "1", 4), ("b", "1", 4), ("c", "1", 8), ("d", "2", 4)):
         file = tmp_path / f"{place}.safetensors"
@@ -195,7 +195,7 @@ def config(tmp_path: Path) -> RunConfig:
 
 @pytest.fixture
 def folder(config: RunConfig) -> RunFolder:
-    """A run that this configuration has made."""
+    """A run folder of this config."""
     made = run_folder(config)
     (made.checkpoints / "step-00000005" / "optimizer").mkdir(parents=True)
     (made.checkpoints / "step-00000005" / "optimizer" / "state.safetensors").write_bytes(
@@ -225,7 +225,7 @@ def changed_identity(config: RunConfig, key: str) -> Config:
 
 
 def refusal(folder: RunFolder, config: RunConfig, now: Config) -> str:
-    """The one line that says why what lies there is not this run, and what to do about it."""
+    """Return the one-line error that explains why a folder holds another run."""
     with pytest.raises(RequestError) as refused:
         refuse_foreign(folder, config, now)
     text = str(refused.value)
@@ -282,7 +282,7 @@ NEEDED = [
 def test_an_identity_that_lacks_something_is_refused(
     config: RunConfig, folder: RunFolder, key: str
 ) -> None:
-    """Of an older version, or edited: in words, and not as a KeyError somewhere later."""
+    """The file is of an older version or was edited; the error is explicit, not a KeyError."""
     found = read_json(folder.identity)
     assert found.keys() == {*NEEDED, "code_hash_of"}
     del found[key]
@@ -296,7 +296,7 @@ def test_an_identity_that_lacks_something_is_refused(
 
 
 def test_what_was_forced_is_remembered(config: RunConfig, folder: RunFolder) -> None:
-    """Once for each change, also where the same command is typed again."""
+    """Recorded once per change, also if the same command is repeated."""
     first = read_json(folder.identity)
     assert first["forced_over"] == []
     moved = {**first, "data_fingerprint": "elsewhere"}
@@ -313,7 +313,7 @@ def test_what_was_forced_is_remembered(config: RunConfig, folder: RunFolder) -> 
 def test_a_run_from_before_code_had_a_meaning_goes_on_with_a_note(
     config: RunConfig, folder: RunFolder
 ) -> None:
-    """Its hash is of bytes of files. What extends it does not inherit the note."""
+    """Its hash is of file bytes. Extended runs do not inherit the note."""
     old = {**read_json(folder.identity), "code_hash": "of bytes", "code_files": {"a.py": "b"}}
     del old["code_hash_of"]
     write_json(folder.identity, old)
@@ -342,7 +342,7 @@ def test_who_has_answered_the_question_is_not_asked(
 
 
 def test_what_was_never_trained_with_may_change(config: RunConfig, folder: RunFolder) -> None:
-    """No weights came of it, whatever the status says that its start has left."""
+    """The run has no trained weights yet, whatever status its start has left."""
     (folder.checkpoints / "step-00000005").rename(folder.root / "elsewhere")
     write_json(folder.status, {"status": "FAILED", "step": 0, "updated": 0.0})
     for key in ("code_hash", "data_fingerprint"):
@@ -386,7 +386,7 @@ def trust(
 def test_what_decides_no_weights_is_not_in_the_code_hash(
     config: RunConfig, trust: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """A hook, a metric and a sampler beside the objective; what the objective imports counts."""
+    """A hook, a metric and a sampler in the same package; imports of the objective count."""
     package = tmp_path / "code/mylab_under_test"
     first = trust("from . import helper\nfrom ..shared.sums import total\n")
     (package / "metrics.py").write_text("a = 1\n")
@@ -454,7 +454,7 @@ def test_a_refusal_names_the_files_that_changed(
 
 
 def extending(config: RunConfig, folder: RunFolder, force: bool = False) -> RunConfig:
-    """The configuration of a longer run that goes on from a folder."""
+    """Return the config of a longer run that extends the run in a folder."""
     longer = replace(config.training, total_steps=config.training.total_steps + 1)
     resume = f"{'force:' if force else ''}{folder.root}"
     return replace(config, training=longer, resume=resume)
@@ -503,7 +503,7 @@ def test_what_is_forced_to_go_on_never_meets_the_run_of_that_length(
 
 @pytest.mark.parametrize("how", ["extended by force", "forced on in its folder"])
 def test_nor_does_what_goes_on_from_there(config: RunConfig, folder: RunFolder, how: str) -> None:
-    """Its bits are not those of the straight run either, and it says why."""
+    """Its bits differ from those of an uninterrupted run too, and it says why."""
     parent_config = extending(config, folder, force=how == "extended by force")
     parent = make(parent_config)
     if how != "extended by force":
@@ -541,6 +541,6 @@ def test_a_run_in_progress_is_not_set_aside(folder: RunFolder) -> None:
 
 
 def test_nothing_here_imports_torch() -> None:
-    """A finished run is shown, and a foreign one refused, before torch is imported."""
+    """Finished runs are shown, and others refused, before torch is imported."""
     check = "import sys, dit_lab.config.identity; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

@@ -1,4 +1,4 @@
-"""The reference of keys: complete, with words for each, and its page as the code has it."""
+"""The key reference: complete, with a help text per key, and an up-to-date page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a recipe's options reach members that it was not written for."""
+"""Which options of a recipe apply to group members that it was not written for."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def recipe(folder: Path, text: str, name: str = "mine") -> str:
-    """A recipe of one's own, and the override that chooses it."""
+    """Write a user-defined recipe and return the override that selects it."""
     (folder / f"experiments/{name}").mkdir(parents=True)
     (folder / f"experiments/{name}/recipe.yaml").write_text(HEAD + text)
     return f"experiment={name}"
 
 
 def composed(*overrides: str, **how: Any) -> tuple[dict[str, Any], list[str]]:
-    """A configuration as files hold it, and what of a recipe does not apply."""
+    """Return a config as stored in files, and the parts of a recipe that do not apply."""
     found: Composed = Composer().compose(overrides, **how)
     return to_tree(found.config), list(found.notes)
 
@@ -140,7 +140,7 @@ def test_metrics_that_are_not_chosen() -> None:
 
 
 def test_values_for_one_member() -> None:
-    """A recipe's or typed, for the member that they name; what is typed for it as such wins."""
+    """Values of a recipe or override for a named member; overrides of that member win."""
     given = ["experiment=quickstart", "options.objective.ddpm.learn_sigma=false"]
     assert composed(*given, "objective=ddpm")[0]["objective"]["learn_sigma"] is False
     assert composed(*given)[0]["objective"]["learn_sigma"] is False  # rectified flow's default
@@ -214,7 +214,7 @@ def test_an_own_class_without_the_option(folder: Path, monkeypatch: pytest.Monke
 
 
 def test_what_is_composed_once_is_composed_anew_when_files_change(folder: Path) -> None:
-    """By the same words: a recipe of one's own, and a member of one's own."""
+    """With the same overrides: a user-defined recipe, and a user-defined member."""
     mine = recipe(folder, "objective: {time_sampling: cosmap}\n")
     (folder / "conf/sampler").mkdir(parents=True)
     member = folder / "conf/sampler/own.yaml"
@@ -233,8 +233,10 @@ def test_what_is_composed_once_is_composed_anew_when_files_change(folder: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", search_path.experiments())
 def test_every_member_goes_with_a_recipe_or_is_refused_by_its_name(name: str) -> None:
-    """What is typed is in the refusal, which is never of a key that nobody typed. Of a sweep, the
-    first job is looked at."""
+    """The error names an override of the user, never another key.
+
+    For sweeps, the first job is tested.
+    """
     composer = Composer()
     for group in search_path.groups():
         for member in [] if group == "experiment" else search_path.choices(group):

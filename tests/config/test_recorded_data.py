@@ -1,4 +1,4 @@
-"""A run keeps the data that it recorded: the order of its classes, and which files count."""
+"""A run keeps its recorded data: the order of classes, and which files are images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TYPED = [
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """Of photographs whose folders are numbered; some are scans."""
+    """A config of photographs in numbered class folders, with some TIFF scans."""
     monkeypatch.chdir(tmp_path)
     for folder in ("1", "2", "10"):
         for name in ("a.png", "b.png", "c.png"):
@@ -38,7 +38,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
 
 
 def recorded_by_the_first_version(config: RunConfig) -> Shapes:
-    """Puts a run there that is not finished, as it was recorded before; its shapes."""
+    """Write an unfinished run in the format of the first version, and return its shapes."""
     shapes = Shapes(read_facts(config, reading=FIRST), (3, 8, 8))
     folder = run_folder(config)
     checkpoint = folder.checkpoints / "step-00000001"
@@ -91,7 +91,7 @@ def test_a_new_run_in_its_place_reads_as_today(config: RunConfig) -> None:
 def test_doubtful_lists_begin_no_run_and_stop_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was accepted once can still be gone on with."""
+    """A run whose data were accepted once can still be resumed."""
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "b.png"):
         image(tmp_path / "data/images" / name)

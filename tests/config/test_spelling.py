@@ -1,4 +1,4 @@
-"""Names of other trainers lead to keys of the lab; lists are written in brackets."""
+"""Hints from option names of other trainers to the lab's keys, and the syntax of lists."""
 
 from __future__ import annotations
 

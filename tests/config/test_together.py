@@ -1,4 +1,4 @@
-"""Settings that are valid, each by itself, and useless together."""
+"""Combinations of settings that are valid individually and useless together."""
 
 from __future__ import annotations
 

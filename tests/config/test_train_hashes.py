@@ -1,6 +1,6 @@
-"""The package may grow; what a command trains keeps the hash that it had.
+"""Train hashes stay the same when the package grows.
 
-The literal hashes are those of the version of 2026-11-29, before its modules were moved.
+The literal hashes are those of the version of 2026-11-29, before modules were moved.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_recorded_experiments_keep_their_hashes(name: str) -> None:
 
 @dataclass
 class Grown(FixedStep):
-    """Heun's options as a later version of the package may have them."""
+    """Heun's options, as a later version of the package may have them."""
 
     extrapolate: bool = option(False, later=True)
 
@@ -69,7 +69,7 @@ class Grown(FixedStep):
 def test_an_option_added_later_counts_only_where_it_changes_something(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither does a sweep take its jobs for others."""
+    """Sweeps still recognise their jobs, too."""
     before = compose_train(["experiment=quickstart"])
     monkeypatch.setitem(components.COMPONENTS["sampler"], "dit_lab.samplers.ode.Heun", Grown)
 

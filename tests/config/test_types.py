@@ -1,4 +1,4 @@
-"""What a value of the wrong type or out of its range is refused with."""
+"""Errors for values of the wrong type or out of range."""
 
 from __future__ import annotations
 

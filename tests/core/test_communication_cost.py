@@ -1,4 +1,4 @@
-"""Traffic and step time on several devices, against closed forms done by hand."""
+"""Traffic and step time on several devices, against closed forms."""
 
 from __future__ import annotations
 

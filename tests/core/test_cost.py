@@ -1,4 +1,4 @@
-"""Cost from numbers alone, against published tables, built models, and what torch counts."""
+"""Cost computed from sizes, against published tables, built models, and torch's FLOP counter."""
 
 from __future__ import annotations
 
@@ -103,14 +103,17 @@ ADDITIONS: list[dict[str, Any]] = [
 
 
 def run_forward(model: DiT, bf16: bool) -> None:
-    """8 images."""
+    """Run the model on 8 images."""
     x, time, labels = torch.randn(8, 4, 16, 32), torch.zeros(8), torch.zeros(8, dtype=torch.int64)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         model(x, time, labels)
 
 
 def saved_bytes(*, bf16: bool, **options: Any) -> int:
-    """What autograd keeps of a forward pass of 8 images; no weights, shared storage once."""
+    """Return the bytes that autograd saves in a forward pass of 8 images, without weights.
+
+    Shared storage counts once.
+    """
     model = DiT(**SMALL, **options)
     weights = {w.untyped_storage().data_ptr() for w in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}
@@ -125,7 +128,7 @@ def saved_bytes(*, bf16: bool, **options: Any) -> int:
 
 
 def estimate(bf16: bool, activation_checkpointing: int | str = "none", **options: Any) -> int:
-    """Of the same: activations, and the copies of weights."""
+    """Return the predicted bytes: activations, and copies of the weights."""
     model = cost(**SMALL, **options)
     memory = training_memory(
         model, batch_size=8, bf16=bf16, activation_checkpointing=activation_checkpointing
@@ -136,7 +139,7 @@ def estimate(bf16: bool, activation_checkpointing: int | str = "none", **options
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("checkpointing", ["none", 1, 2, 3])
 def test_activation_estimate(bf16: bool, checkpointing: int | str) -> None:
-    """Within 10 %: the estimate leaves out the patches, the modulation and attention's sums."""
+    """Within 10%: the estimate omits the patches, the modulation and attention's sums."""
     measured = saved_bytes(depth=4, bf16=bf16, activation_checkpointing=checkpointing)
     if checkpointing != "none":  # and the insides of the one block that is redone
         one_more = saved_bytes(depth=2, bf16=bf16) - saved_bytes(depth=1, bf16=bf16)
@@ -148,7 +151,7 @@ def test_activation_estimate(bf16: bool, checkpointing: int | str) -> None:
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("options", ADDITIONS, ids=lambda options: ",".join(options))
 def test_activation_estimate_of_other_layers(bf16: bool, options: dict[str, Any]) -> None:
-    """What a block of them keeps more than one of the original's, within 5 % of a block."""
+    """The additional memory of such a block over an original one, within 5% of a block."""
 
     def block(count: Any, **options: Any) -> int:
         return count(depth=2, bf16=bf16, **options) - count(depth=1, bf16=bf16, **options)
@@ -161,7 +164,7 @@ def test_activation_estimate_of_other_layers(bf16: bool, options: dict[str, Any]
 
 
 class Products(TorchDispatchMode):
-    """Counts the bytes that matrix products and attention give."""
+    """Counts the bytes of the outputs of matrix products and attention."""
 
     total_bytes = 0
 
@@ -175,7 +178,7 @@ class Products(TorchDispatchMode):
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_selective_keeps_what_products_give(bf16: bool) -> None:
-    """Within 10 %, as above; the difference of two depths, so that only blocks count."""
+    """Within 10%, as above; from the difference of two depths, so that only blocks count."""
 
     def products_bytes(depth: int) -> int:
         with Products() as products:
@@ -216,7 +219,7 @@ def test_memory_of_the_states() -> None:
 
 
 def test_every_process_of_ddp_holds_all_of_it() -> None:
-    """Gradients lie in the buckets that are sent (gradient_as_bucket_view)."""
+    """Gradients are views of the buckets that are sent (gradient_as_bucket_view)."""
     alone = training_memory(XL, batch_size=4, bf16=True)
     assert training_memory(XL, batch_size=4, bf16=True, num_devices=2) == alone
 

@@ -1,7 +1,7 @@
-"""Devices without float64, such as Apple's GPUs, of which no machine here has one.
+"""Devices without float64, such as Apple GPUs, which are not available here.
 
-The stand-in is torch's device `meta`, which computes shapes alone, and on which every tensor of
-float64 is refused while a test runs, in the words of Apple's.
+The stand-in is torch's `meta` device, which only computes shapes. During a test, it refuses float64
+tensors with the error message of Apple GPUs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ META = torch.device("meta")
 
 
 class WithoutFloat64(TorchDispatchMode):
-    """Refuses float64 on `meta`. What is brought from there to the host becomes zeros."""
+    """Refuses float64 on `meta`. Copies from there to the host become zeros."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -110,7 +110,7 @@ def halved(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
     ids=lambda sampler: type(sampler).__name__,
 )
 def test_drawing(sampler: Any, without_float64: None) -> None:
-    """Times are float64 on the host, and no tensor of the device becomes one by them."""
+    """Times are float64 on the host, and do not promote tensors on the device."""
     predict = predictor(
         halved,
         RectifiedFlow(),
@@ -154,7 +154,7 @@ ON_THE_HOST = {
 
 
 def test_no_other_place_makes_float64_on_a_device() -> None:
-    """`x.double()` where x was not brought to the host, and `float64` beside a device."""
+    """Finds `x.double()` without a copy to the host, and `float64` with a device."""
     found = set()
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""Files are read within limits, without waiting, and hold plain values."""
+"""File reading: size limits, no blocking, and plain values only."""
 
 from __future__ import annotations
 

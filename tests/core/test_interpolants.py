@@ -1,4 +1,4 @@
-"""Interpolants: derivatives, conversions, and the discrete chain's two readings."""
+"""Interpolants: derivatives, conversions, and the two views of the discrete chain."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_derivatives_match_differences(interpolant: Interpolant) -> None:
 @pytest.mark.parametrize("kind", PREDICTIONS)
 @pytest.mark.parametrize("t", [0.003, 0.35, 0.5, 0.96])
 def test_conversions_return(interpolant: Interpolant, kind: str, t: float) -> None:
-    """Ends to x and a prediction of any kind, and back, for floats and tensors alike."""
+    """From both ends to x and a prediction of any kind, and back, for floats and tensors."""
     data, noise = images(0), images(1)
     for time in (t, torch.full((5,), t, dtype=torch.float64)):
         x = interpolant.interpolate(data, noise, time)
@@ -94,8 +94,10 @@ def test_vp_path_is_the_integral_of_its_betas() -> None:
 
 @pytest.mark.parametrize("interpolant", ALL)
 def test_diffusion_is_the_forward_process(interpolant: Interpolant) -> None:
-    """The linear SDE dx = f x ds + g dW (s = 1 - t) keeps the path's variances of both ends:
-    d sigma^2 / ds = 2 f sigma^2 + g^2 with f = d log alpha / ds."""
+    """The linear SDE dx = f x ds + g dW (s = 1 - t) keeps the variances of both ends of the path.
+
+    d sigma^2 / ds = 2 f sigma^2 + g^2 with f = d log alpha / ds.
+    """
     t, h = torch.tensor([0.1003, 0.4009, 0.9002], dtype=torch.float64), 1e-6
     slope = (interpolant.sigma(t - h) ** 2 - interpolant.sigma(t + h) ** 2) / (2 * h)
     rate = (interpolant.alpha(t - h).log() - interpolant.alpha(t + h).log()) / (2 * h)
@@ -259,7 +261,7 @@ def test_schedules_against_diffusers() -> None:
 
 
 def test_zero_terminal_snr_is_exact_where_it_is_used() -> None:
-    """At the last timestep there is noise alone, in both readings, and v is minus the data."""
+    """At the last timestep x is pure noise, in both views, and v is minus the data."""
     data, noise = images(0), images(1)
     assert ZERO_SNR.alphas_cumprod[-1] == 0
     for shares in (ZERO_SNR.shares_at(999, data), ZERO_SNR.shares(0.0, data)):

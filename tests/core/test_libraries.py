@@ -1,4 +1,4 @@
-"""What libraries warn of reaches train.log, and not the terminal."""
+"""Warnings of libraries go to train.log, not to the terminal."""
 
 from __future__ import annotations
 

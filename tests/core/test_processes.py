@@ -1,4 +1,4 @@
-"""What a process may use, and how it holds its memory."""
+"""Resources of a process, and its use of freed memory."""
 
 from __future__ import annotations
 

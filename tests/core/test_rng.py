@@ -1,4 +1,4 @@
-"""Draws are a function of (seed, purpose, index) and of nothing else."""
+"""Random draws are a function of (seed, purpose, index) only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_same_arguments_same_numbers() -> None:
 
 
 def test_grouping_and_order_do_not_matter() -> None:
-    """One image at a time, reversed, or after others: always the image's own numbers."""
+    """One image at a time, reversed, or after others: each image gets the same numbers."""
     together = rng.normal(3, "noise", INDICES, SHAPE)
     times = rng.uniform(3, "time", INDICES)
     for i in range(len(INDICES)):
@@ -32,7 +32,7 @@ def test_grouping_and_order_do_not_matter() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 32, 32), (140_000,), (7,), (1,)])
 def test_blocks_do_not_matter(shape: tuple[int, ...]) -> None:
-    """Images are drawn a block at a time: as many as fit, or one that is larger than a block."""
+    """Images are drawn in blocks: as many as fit, or one that is larger than a block."""
     indices = torch.arange(40)
     together = rng.normal(0, "noise", indices, shape)
     for i in (0, 31, 32, 39):
@@ -59,7 +59,7 @@ def test_numbers_are_those_of_a_fresh_stream() -> None:
 
 
 def test_extreme_bits_give_numbers() -> None:
-    """A radius from 0 to sqrt(2 log 2^32), whatever the word: never infinite, never NaN."""
+    """The radius is in [0, sqrt(2 log 2^32)] for all bits: never infinite, never NaN."""
     words = np.array([[0, 2**31 - 1, -(2**31), -1, 0, 2**31 - 1, -(2**31), -1]], np.int32)
     out = np.empty((1, 8), np.float32)
     rng._box_muller(words.view(np.uint64), out)

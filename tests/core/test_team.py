@@ -1,4 +1,4 @@
-"""A process alone is a team as well; several of them are in tests/integration/test_team.py."""
+"""Collective operations of a single process; see tests/integration/test_team.py for several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dit_lab.core.team import ALONE, shared_out
 
 
 class Second:
-    """The second of three processes, which is told what the others computed."""
+    """A stand-in for the second of three processes, with given results of the others."""
 
     index, size = 1, 3
 
@@ -32,7 +32,7 @@ def test_alone() -> None:
 
 
 def test_work_is_shared_out_in_rounds() -> None:
-    """Of four items in rounds of three, the second process has the second, and none of the rest."""
+    """With four items and three processes, the second process computes only the second item."""
     team = Second()
     shared = shared_out(team, "abcd", str.upper)  # type: ignore[arg-type]
     assert list(shared) == ["first", "B", "third", "first"]

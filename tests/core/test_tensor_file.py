@@ -1,4 +1,4 @@
-"""Files that a library makes have the access that this user's other files have."""
+"""Files written by libraries get the same permissions as the user's other files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dit_lab.tracking.spool import MetricsFile
 
 @pytest.fixture(params=[0o002, 0o022, 0o027, 0o077], ids="{:03o}".format)
 def expected(request: pytest.FixtureRequest) -> Iterator[int]:
-    """The access of a new file under a umask, which holds while the test runs."""
+    """Return the permissions of a new file under a umask, which is set during the test."""
     before = os.umask(request.param)
     yield 0o666 & ~request.param
     os.umask(before)
@@ -46,7 +46,7 @@ def test_a_lease_and_metrics_follow_the_umask(tmp_path: Path, expected: int) -> 
 def test_whatever_a_library_puts_into_a_folder_follows_the_umask(
     tmp_path: Path, expected: int
 ) -> None:
-    """A link is left alone: what it leads to is somebody else's."""
+    """Links are not followed: their targets belong to others."""
     outside = tmp_path / "outside"
     outside.touch(mode=0o600)
     with written_at(tmp_path / "folder") as beside:
@@ -64,7 +64,7 @@ def test_whatever_a_library_puts_into_a_folder_follows_the_umask(
 def test_a_file_whose_access_is_right_is_not_touched(
     tmp_path: Path, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some file systems know no access rights, and refuse to change any."""
+    """Some file systems have no permissions and refuse to change them."""
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setattr(Path, "chmod", None)

@@ -1,4 +1,4 @@
-"""What others named, printed, as a folder, as a path, as an address and as a word of a command."""
+"""Display of foreign names: as text, folder, path, address and shell word."""
 
 from __future__ import annotations
 

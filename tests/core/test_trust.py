@@ -1,4 +1,4 @@
-"""What a command trusts: who says it, and how it reaches the processes that it starts."""
+"""Trust of a command: how the user grants it, and how child processes receive it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain values read as what is declared, or one line that names the file and the field."""
+"""Plain values are read as declared types, or refused with the file and field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The digits: the library's own pixels, a fixed stratified split, nothing random."""
+"""The digits dataset: the library's pixels, a fixed stratified split, no randomness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What data and codec know before anything slow is imported."""
+"""Facts about data and codecs, known before slow imports."""
 
 from __future__ import annotations
 

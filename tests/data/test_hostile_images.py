@@ -1,4 +1,4 @@
-"""Files that are not what their names say, or not whole: each is refused in one line."""
+"""Files with a misleading name or incomplete contents are refused in one line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FAKE_GHOSTSCRIPT = "#!/bin/sh\necho 10.0\ntouch {marker}\n"
 
 
 def whole(kind: str, **options: Any) -> bytes:
-    """An image file of 50 x 40 pixels."""
+    """Return an image file of 50 x 40 pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
@@ -60,7 +60,7 @@ WHOLE = {
 
 
 def refused_or_read(file: Path, content: bytes) -> bool:
-    """Whether the content is refused, by one line; otherwise it is an image."""
+    """Return whether the content is refused by a one-line error; otherwise it must be an image."""
     file.write_bytes(content)
     for transform in TRANSFORMS:
         try:
@@ -93,7 +93,7 @@ def test_with_bytes_changed_at_random(tmp_path: Path, kind: str) -> None:
 
 
 def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow gives PostScript to Ghostscript, whatever the file is called."""
+    """Pillow passes PostScript to Ghostscript, whatever the file name."""
     marker, program = tmp_path / "was-run", tmp_path / "bin/gs"
     program.parent.mkdir()
     program.write_text(FAKE_GHOSTSCRIPT.format(marker=marker))
@@ -118,7 +118,7 @@ def test_only_promised_formats_are_opened(tmp_path: Path, kind: str) -> None:
 
 
 def png(width: int, height: int, *, rows: int) -> bytes:
-    """A black PNG of one bit for each pixel that says how large it is, and holds `rows` rows."""
+    """Return a black PNG of 1 bit per pixel that declares a size and holds `rows` rows."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -191,7 +191,7 @@ def test_lists_that_are_no_files(tmp_path: Path) -> None:
 
 
 def test_folders_in_each_other_without_end(tmp_path: Path) -> None:
-    """Deeper than a function may call itself."""
+    """Nested deeper than Python's recursion limit."""
     deep = tmp_path
     for _ in range(MAX_DEPTH + 5):
         deep = deep / "a"

@@ -1,4 +1,4 @@
-"""From files to pixels: modes, depths, orientation, crops, and files that cannot be read."""
+"""Conversion of files to pixels: modes, depths, orientation, crops, unreadable files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ORIENTATION = 0x0112  # EXIF's tag
 
 
 class Files(ImageFiles):
-    """The files of a list."""
+    """A dataset of listed files."""
 
     def __init__(self, paths: list[Path], **options: Any) -> None:
         transform = options.pop("transform", Transform(height=4, width=4))
@@ -46,7 +46,7 @@ def load(path: Path, **options: Any) -> np.ndarray:
 
 
 def test_16_bits_of_grey_are_scaled_to_8(tmp_path: Path) -> None:
-    """Pillow's own conversion cuts everything above 255 off to white."""
+    """Pillow's own conversion clips everything above 255."""
     deep = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4369  # 0 to 65535
     found = load(save(tmp_path / "deep.png", deep))
     assert found[..., 0].flatten().tolist() == [17 * n for n in range(16)]
@@ -67,7 +67,7 @@ FORMATS = {"png": ("RGB", "L", "P"), "webp": ("RGB", "L", "P"), "bmp": ("RGB", "
     ("ending", "mode"), [(ending, mode) for ending, modes in FORMATS.items() for mode in modes]
 )
 def test_formats_and_modes(tmp_path: Path, mode: str, ending: str) -> None:
-    """A plain colour survives all that can hold it, up to what compression loses."""
+    """A uniform colour is preserved by all formats that can store it, up to compression loss."""
     image = Image.new("RGB", (12, 9), (204, 204, 204)).convert(mode)
     image.save(tmp_path / f"image.{ending}")
     found = load(tmp_path / f"image.{ending}").astype(int)
@@ -97,7 +97,7 @@ def test_the_camera_is_heard_where_that_is_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(4, 8), (8, 4), (5, 5)])
 def test_any_height_and_width(tmp_path: Path, height: int, width: int) -> None:
-    """The image covers what is asked for, and the middle of it is shown."""
+    """The scaled image covers the requested size, and its centre is cropped."""
     pixels = np.zeros((8, 8, 3), np.uint8)
     pixels[:, 4:] = 255
     found = load(save(tmp_path / "half.png", pixels), height=height, width=width)
@@ -108,7 +108,7 @@ def test_any_height_and_width(tmp_path: Path, height: int, width: int) -> None:
 
 
 def test_random_crops_show_four_fifths_to_all_of_the_image_anywhere() -> None:
-    """Of an image whose pixels are their own places, at the ends of the draws."""
+    """For an image whose pixels encode their positions, at the extreme draws."""
     ramp = np.linspace(0, 255, 200)
     places = np.stack([*np.meshgrid(ramp, ramp, indexing="ij"), np.zeros((200, 200))], axis=-1)
     image = Image.fromarray(places.astype(np.uint8))
@@ -150,7 +150,7 @@ def test_random_crops_depend_on_seed_and_counter_alone(tmp_path: Path) -> None:
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
-    """Six files, of which 2 and 3 cannot be read, each plain in a colour of its own."""
+    """Six uniformly coloured image files, of which 2 and 3 cannot be read."""
     found = [save(tmp_path / f"{n}.png", np.full((4, 4, 3), n, np.uint8)) for n in range(6)]
     found[2].write_bytes(b"no image")
     found[3].write_bytes(found[3].read_bytes()[:45])
@@ -167,7 +167,7 @@ def test_a_bad_image_is_refused(paths: list[Path]) -> None:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged since the last call, up to the reason."""
+    """Return the warnings since the last call, up to the reason."""
     lines = [record.getMessage().split(": ")[0] for record in caplog.records]
     caplog.clear()
     return lines
@@ -176,7 +176,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_the_next_image_takes_the_place_of_a_bad_one(
     paths: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With its label, wherever it is asked from; said once."""
+    """With its label, wherever it is requested; warned once."""
     files = Files(paths, on_bad_image="skip")
     images, labels = files.fetch(torch.tensor([2, 0, 3]), None)
     assert brightness(images) == labels.tolist() == [4, 0, 4]
@@ -189,7 +189,7 @@ def test_the_next_image_takes_the_place_of_a_bad_one(
 def test_what_workers_skip_is_said_once(
     paths: list[Path], caplog: pytest.LogCaptureFixture, make_batches: Callable[..., Any]
 ) -> None:
-    """By the main process, whichever of them found it; a worker's own log goes nowhere."""
+    """The main process logs the warning, whichever process found it; workers' logs are lost."""
     files = Files(paths, on_bad_image="skip")
     batches = make_batches(dataset=files, order=SampleOrder(0, len(files)), num_workers=2)
     for _ in islice(batches.from_step(0), 4):
@@ -203,5 +203,5 @@ def test_the_list_is_a_circle_until_no_image_is_left(paths: list[Path]) -> None:
     assert Files(paths, on_bad_image="skip").fetch(torch.tensor([2]), None)[1].tolist() == [0]
     for path in paths:
         path.write_bytes(b"")
-    with pytest.raises(RequestError, match="`dit-lab check` tells all that are bad"):
+    with pytest.raises(RequestError, match="`dit-lab check` lists all unreadable images"):
         Files(paths, on_bad_image="skip").fetch(torch.tensor([2]), None)

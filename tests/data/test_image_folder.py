@@ -28,7 +28,7 @@ TARGET = "dit_lab.data.image_folder.ImageFolder"
 
 
 def write(root: Path, *names: str) -> Path:
-    """Files of a few bytes, their own names: good for everything that opens no image."""
+    """Write files that contain their own names, for tests that open no image."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
@@ -57,7 +57,7 @@ def paths(by_class: ByClass) -> list[str]:
 
 
 def refusal(root: Path | None, **changes: Any) -> str:
-    """What the check of a command says."""
+    """Return the error of a command's checks."""
     with pytest.raises(RequestError) as refused:
         facts(root, **changes)
     assert "\n" not in str(refused.value)
@@ -124,7 +124,7 @@ def test_a_link_in_a_circle_is_refused(tmp_path: Path, target: str) -> None:
     write(tmp_path, *numbered("cat/young", 3))
     (tmp_path / "cat" / "young" / "again").symlink_to(target)
     assert "cat/young/again" in (message := refusal(tmp_path))
-    assert "a link to a folder that it lies in" in message
+    assert "a link to one of its parent folders" in message
 
 
 # Splits
@@ -179,7 +179,7 @@ def test_no_side_of_a_class_is_empty(tmp_path: Path, share: float, count: int) -
 
 
 def test_a_small_class_exchanges_one_file_at_most(tmp_path: Path) -> None:
-    """Where a file was held out for the side not to be empty, a new file may take its turn."""
+    """If a file was held out only so that the side is not empty, a new file may replace it."""
     write(tmp_path, *numbered("cat", 2))
     turns = 0
     held_out = set(paths(listing(tmp_path, share=0.001).validation))
@@ -224,7 +224,7 @@ REFUSALS: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "no image below": (
         ["cat/a.heic"],
         {"num_classes": 0},
-        "1 file left out, by their endings: 1 .heic",
+        "1 file skipped, by extension: 1 .heic",
     ),
     "one image": (["a.png"], {}, "only one image; at least two are needed"),
     "other classes in val": (
@@ -302,7 +302,7 @@ def test_the_fingerprint_follows_what_is_trained_on(tmp_path: Path) -> None:
 
 
 def test_the_split_is_in_the_digest(tmp_path: Path) -> None:
-    """Which files are held out counts, even where the order of them all is the same."""
+    """The choice of held-out files counts, even if the overall order is the same."""
     write(tmp_path, "a.png", "b.png", "c.png")
     files = [ImageFile(name, 5) for name in ("a.png", "b.png", "c.png")]
     splits = [FolderListing({"": files[:cut]}, {"": files[cut:]}) for cut in (1, 2)]

@@ -1,4 +1,4 @@
-"""Shards of latents: the rows that are asked for, few files open, a word where reading fails."""
+"""Shards of latents: reading of single rows, few open files, errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMAGES, SHARD_IMAGES, SHAPE = 10, 3, (2, 4, 4)
 
 @pytest.fixture
 def moments() -> torch.Tensor:
-    """(N, 2, M, H, W) of images and their mirrors."""
+    """Moments (N, 2, M, H, W) of images and their mirror images."""
     random = torch.Generator().manual_seed(0)
     return torch.randn(IMAGES, 2, *SHAPE, generator=random).half()
 
@@ -55,7 +55,7 @@ def opened_files(folder: Path) -> int:
 
 
 def test_rows_are_those_that_were_written(folder: Path, moments: torch.Tensor) -> None:
-    """In any order and more than once; of mirrors, those that the counters say."""
+    """In any order and repeatedly; mirror images as selected by the counters."""
     indices = torch.tensor([9, 0, 3, 3, 5, 8, 1])
     found, labels = Latents(split="train", root=folder).fetch(indices, None)
     assert torch.equal(found, moments[indices, 0]) and torch.equal(labels, indices)
@@ -78,7 +78,7 @@ def test_few_shards_are_open(
 
 
 def test_open_files_are_not_handed_over(folder: Path, moments: torch.Tensor) -> None:
-    """A worker that is started afresh opens its own."""
+    """A worker started by `spawn` opens its own files."""
     latents = Latents(split="train", root=folder)
     latents.fetch(torch.tensor([0]), None)
     copy = pickle.loads(pickle.dumps(latents))
@@ -94,11 +94,11 @@ def test_a_shard_that_shrinks_is_named(folder: Path) -> None:
 
 
 def test_another_tensor_is_no_shard(folder: Path) -> None:
-    """Of the right length, with rows of another shape."""
+    """A file of the right size, with rows of another shape."""
     file = folder / "train-00000.safetensors"
     size = file.stat().st_size
     content = file.read_bytes().replace(b"[3,2,2,4,4]", b"[3,2,4,2,4]")
     assert len(content) == size
     file.write_bytes(content)
-    with pytest.raises(RequestError, match=r"is no shard of latents \(rows of F16 \[2, 4, 2, 4\]"):
+    with pytest.raises(RequestError, match=r"not a shard of latents \(rows of F16 \[2, 4, 2, 4\]"):
         Latents(split="train", root=folder).fetch(torch.tensor([0]), None)

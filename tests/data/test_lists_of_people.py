@@ -1,4 +1,4 @@
-"""Lists as people write them: spellings of paths, line ends, ids that contradict or stray."""
+"""Hand-written lists: spellings of paths, line ends, contradictory or stray class ids."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def facts(root: Path, **changes: Any) -> DataFacts:
 
 
 def brightness(root: Path, **changes: Any) -> list[float]:
-    """Of the images that a list names, which tells them apart."""
+    """Return the brightness of the listed images, which identifies them."""
     dataset = LabelledList(split="train", **options(root, **changes))
     images, _ = dataset.fetch(torch.arange(len(dataset)), None)
     return ((images.mean((1, 2, 3)) + 1) * 127.5).round().tolist()
@@ -101,7 +101,7 @@ def test_absolute_paths(root: Path) -> None:
 
 @pytest.mark.parametrize("written", ["photos/images/0/a.png", "0/A.png", "a.png", "img/0/a.png"])
 def test_paths_that_lead_nowhere_are_said_at_once(root: Path, written: str) -> None:
-    """Not in the middle of a training; where bad images are skipped, these are as well."""
+    """Reported before the training; with on_bad_image=skip, such images are skipped."""
     (root / "train_labels.txt").write_text(f"0/a.png 0\n{written} 1\n")
     lost = facts(root).first_look.lost
     assert "train_labels.txt: line 2: " in lost and written in lost
@@ -113,7 +113,7 @@ def test_paths_that_lead_nowhere_are_said_at_once(root: Path, written: str) -> N
 
 
 def with_ids(root: Path, ids: list[int], held_out: tuple[int, ...] = (0,)) -> DataFacts:
-    """Facts of lists that give images of their own these ids."""
+    """Return facts of lists that assign these class ids to images."""
     for name, given in (("train", ids), ("val", held_out)):
         lines = [f"{name}{number}.png {label}\n" for number, label in enumerate(given)]
         (root / f"{name}_labels.txt").write_text("".join(lines))
@@ -199,7 +199,7 @@ def test_a_path_may_stand_twice_with_one_id(root: Path) -> None:
 
 
 def test_line_ends_of_old_machines(tmp_path: Path) -> None:
-    """CR alone: one line of two images before."""
+    """With CR alone, two images were once read as one line."""
     (tmp_path / "list.txt").write_bytes(b"a.png 0\rb.png 1\r")
     found = read_list(tmp_path / "list.txt")
     assert [found.path(at) for at in range(len(found))] == ["a.png", "b.png"]

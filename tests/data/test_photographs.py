@@ -1,4 +1,4 @@
-"""Folders as people name and fill them: order, splits, formats, orientation, transparency."""
+"""Typical image folders: names, order, splits, formats, orientation, transparency."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def facts(root: Path, **changes: Any) -> DataFacts:
 
 
 def test_a_run_s_data_is_read_as_the_run_recorded(tmp_path: Path) -> None:
-    """Everything that is read otherwise today: order, endings, splits."""
+    """All changed rules keep their old behaviour: order, extensions, splits."""
     write(tmp_path, *numbered("1", 3), *numbered("2", 3), *numbered("10", 3), "2/scan.tif")
     now = facts(tmp_path)
     first = dataset_facts(TARGET, options(tmp_path), reading=FIRST)
@@ -104,7 +104,7 @@ def test_splits_are_known_by_many_names(tmp_path: Path, folders: tuple[str, ...]
     assert all(path.startswith(f"{train}/") for path in paths(found.train))
     assert all(path.startswith(f"{held_out}/") for path in paths(found.validation))
     said = notes_on(found)[0]
-    assert said.startswith(f"{train} is trained on, {held_out} is held out")
+    assert said.startswith(f"training split: {train}; held-out split: {held_out}")
     assert ("not read" in said) == (len(folders) > 2)
 
 
@@ -122,8 +122,8 @@ def test_names_that_hold_such_words_are_classes(tmp_path: Path, folders: tuple[s
 @pytest.mark.parametrize(
     ("folders", "says"),
     [
-        (("Training", "train", "Test"), "Training, train: all of them are called like one split"),
-        (("train", "valid", "Validation"), "Validation, valid: all of them"),
+        (("Training", "train", "Test"), "Training, train: all of these look like the same split"),
+        (("train", "valid", "Validation"), "Validation, valid: all of these"),
         (("Testing", "test_set"), "this looks like splits, not classes"),
         (("TRAIN",), "this looks like splits, not classes"),
     ],
@@ -142,12 +142,12 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     )
     assert facts(tmp_path).first_look.notes == (
         "1 class: a",
-        "4 files left out, by their endings: 2 .heic, 1 without ending, 1 .cr2",
+        "4 files skipped, by extension: 2 .heic, 1 without extension, 1 .cr2",
     )
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (40, 20)) -> Image.Image:
-    """Red above, blue below; the upper half transparent where the mode has transparency."""
+    """An image, red above and blue below, with a transparent upper half if the mode allows."""
     image = Image.new("RGBA", size, (0, 0, 255, 255))
     image.paste((255, 0, 0, 0), (0, 0, size[0], size[1] // 2))
     if mode == "P":
@@ -250,10 +250,10 @@ def test_a_glance_before_training(tmp_path: Path) -> None:
     files = (str(tmp_path / "turned.jpg"), str(tmp_path / "a.png"))
     how: dict[str, Any] = {"exif": "apply", "transparency": "white", "skips": False}
     assert glance(files, whole=True, **how) == (
-        "1 of 2 images with an EXIF orientation: turned (dataset.exif=apply)",
-        "1 of 2 images with transparency: laid over white (dataset.transparency=white)",
+        "1 of 2 images with an EXIF orientation: rotated (dataset.exif=apply)",
+        "1 of 2 images with transparency: composited over white (dataset.transparency=white)",
     )
-    assert "that were looked at" in glance(files, whole=False, **how)[0]
+    assert "checked image" in glance(files, whole=False, **how)[0]
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     broken = (*files, str(tmp_path / "broken.jpg"))
     with pytest.raises(RequestError, match=r"broken.jpg: .*or give dataset.on_bad_image=skip to"):
@@ -277,7 +277,7 @@ def test_options_that_change_pixels_change_the_fingerprint(tmp_path: Path) -> No
 def test_of_a_long_image_only_a_part_is_scaled(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], crop: tuple[float, ...] | None
 ) -> None:
-    """It is the same part, but for rounding."""
+    """The result is the same, up to rounding."""
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     image, found = Image.fromarray(pixels), []
     for most in (2**40, 1):
@@ -300,8 +300,10 @@ for file in sys.argv[1:]:
 
 
 def test_memory_does_not_grow_with_the_shape(tmp_path: Path) -> None:
-    """An image of 4 million pixels takes about as much whether it is square or 1,000 times as long
-    as wide: scaled as a whole, the long one would be of 256 million."""
+    """An image of 4 million pixels needs about the same memory at any aspect ratio.
+
+    Scaling all of an image 1,000 times as long as wide would give 256 million pixels.
+    """
     modes = ("RGB", "L", "I;16", "LA", "P", "1")
     sizes = [(2000, 2000)] + [(64, 62_500), (62_500, 64)] * len(modes)
     files = []

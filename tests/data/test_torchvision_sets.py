@@ -1,4 +1,4 @@
-"""MNIST's and CIFAR-10's files: read as torchvision does, packed or not, refused if not whole."""
+"""Files of MNIST and CIFAR-10: same data as torchvision, compressed or not; damage is refused."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_files_that_are_not_whole_are_refused(raw: Path) -> None:
 def test_a_download_that_is_not_possible_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody answers on port 9 of this machine."""
+    """Port 9 of this machine refuses connections."""
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(RequestError) as refused:
         dataset_facts("dit_lab.data.torchvision_sets.MNIST", {"root": tmp_path, "download": True})
@@ -150,7 +150,7 @@ def test_mnist_has_a_folder_of_its_own(raw: Path) -> None:
 
 @pytest.fixture
 def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """CIFAR-10's files with five images each, and torchvision told their hashes."""
+    """CIFAR-10 files with five images each; torchvision's expected hashes are replaced."""
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     random = np.random.default_rng(0)

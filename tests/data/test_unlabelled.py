@@ -18,7 +18,7 @@ DIGITS = "dit_lab.data.digits.Digits"
 
 
 class Mine:
-    """A dataset of the user's own, which knows nothing of it."""
+    """A user-defined dataset without support for `num_classes=0`."""
 
     @staticmethod
     def facts() -> DataFacts:

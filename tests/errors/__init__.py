@@ -1,1 +1,1 @@
-"""Every refusal of the lab as data: cases by area, run by the real command, printed as a page."""
+"""All refusals as data: cases by area, run by the real command and printed as a page."""

@@ -1,4 +1,4 @@
-"""Averages of any width: what training keeps, what is made of it, and what samples them."""
+"""Errors of post-hoc EMA: snapshots, reconstruction, and sampling from it."""
 
 from __future__ import annotations
 

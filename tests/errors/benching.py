@@ -1,4 +1,4 @@
-"""What is asked of the measurement of speed."""
+"""Errors of `dit-lab bench`."""
 
 from __future__ import annotations
 

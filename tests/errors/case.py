@@ -1,4 +1,4 @@
-"""What a case is: a command that is refused, or that fails."""
+"""A case: a command that is refused or fails."""
 
 from __future__ import annotations
 

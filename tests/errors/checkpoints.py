@@ -1,4 +1,4 @@
-"""Checkpoints: truncated, changed, incomplete, of another run."""
+"""Checkpoints that are truncated, changed, incomplete or of another run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is typed: verbs, options, groups, keys and values."""
+"""Errors of the command line: verbs, options, groups, keys and values."""
 
 from __future__ import annotations
 

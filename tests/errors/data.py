@@ -1,4 +1,4 @@
-"""Images, lists and autoencoders."""
+"""Errors of images, lists and autoencoders."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ CONFIG = {"_class_name": "AutoencoderKL", "in_channels": 3, "latent_channels": 4
 
 
 def with_vae(**config: object) -> Callable[[Path], None]:
-    """Images in class folders, and an autoencoder's config.json alone."""
+    """Prepare images in class folders, and only the config.json of an autoencoder."""
     return all_of(class_folders, wrote("vae/config.json", json.dumps({**CONFIG, **config})))
 
 
 def images(*names: str) -> Callable[[Path], object]:
-    """Prepares a folder by PNGs below `images`."""
+    """Prepare a folder with PNGs below `images`."""
     return lambda folder: [image(folder / "images" / name) for name in names]
 
 
@@ -66,7 +66,7 @@ def linked_to_itself(folder: Path) -> None:
 
 
 def cut_off(folder: Path) -> None:
-    """Half of a picture, whose first bytes are right."""
+    """Return the first half of an image file."""
     from PIL import Image
 
     file = folder / "data/images/a.png"
@@ -133,18 +133,18 @@ CASES = (
     Case("no images", OWN, "holds no images .*; put them there",
          prepare=wrote("images/notes.txt", "")),
     Case("a class without images", OWN,
-         "no images .* in class folder cats; 1 file left out, .*; add some, or take the folder",
+         "no images .* in class folder cats; 1 file skipped, .*; add some, or remove the folder",
          prepare=all_of(class_folders, wrote("images/cats/notes.txt", ""))),
     Case("images beside class folders", OWN,
          r"images \(a.png\) beside folders \(0, 1\); move the images into class folders",
          prepare=all_of(class_folders, images("a.png"))),
-    Case("images beside splits", OWN, "beside train and val, which are the splits",
+    Case("images beside splits", OWN, "next to the split folders train and val",
          prepare=images("a.png", "train/a.png", "val/a.png")),
     Case("splits that are not called train and val", OWN,
          "Training, train: this looks like splits, not classes",
          prepare=images("train/a.png", "Training/a.png")),
     Case("two folders for one split", OWN,
-         "Test, testing: all of them are called like one split; name the one to use train or val",
+         "Test, testing: all of these look like the same split; rename the one to use train",
          prepare=images("Train/a.png", "Test/a.png", "testing/a.png")),
     Case("splits with different classes", OWN,
          r"train and val have different classes \(only in train: 1\)",
@@ -152,16 +152,16 @@ CASES = (
     Case("a class with one image", OWN, "only one image in class 0, 1; at least two are needed",
          prepare=lambda folder: class_folders(folder, each=1)),
     Case("a link to the folder that it lies in", OWN,
-         "a link to a folder that it lies in; take the link away", prepare=linked_to_itself),
+         "a link to one of its parent folders; remove the link", prepare=linked_to_itself),
     Case("a broken link", OWN,
-         r"cannot be read \(No such file or directory\); repair it or take it away",
+         r"cannot be read \(No such file or directory\); repair or remove it",
          prepare=all_of(class_folders,
                         lambda folder: (folder / "images/0/x.png").symlink_to("gone"))),
     Case("a pipe among the images", OWN,
-         "images/0/x.png: is neither a file nor a link to one; take it away",
+         "images/0/x.png: is neither a file nor a link to one; remove it",
          prepare=all_of(class_folders, lambda folder: os.mkfifo(folder / "images/0/x.png"))),
     Case("folders in each other without end", OWN,
-         "lies in 100 folders; move the images to a higher one",
+         "is nested in 100 folders; move the images up",
          prepare=images("/".join(["a"] * 105) + "/a.png")),
     Case("fewer class folders than declared", f"{OWN} dataset.num_classes=5",
          r"dataset.num_classes=5: FOLDER/images has 2 classes \(0, 1\); leave",

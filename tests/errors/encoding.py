@@ -1,4 +1,4 @@
-"""Sets of torchvision's, cached latents, and looking at images before they are trained on."""
+"""Errors of torchvision sets, cached latents and the image check."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RAW = "data/FashionMNIST/raw"
 
 
 def idx(*shape: int, cut: int = 0) -> bytes:
-    """An idx file of zeros, `cut` bytes too short."""
+    """Return an idx file of zeros that lacks `cut` bytes."""
     content = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
     count = 1
     for side in shape:
@@ -46,7 +46,7 @@ def idx(*shape: int, cut: int = 0) -> bytes:
 
 
 def fashion(**files: bytes) -> Callable[[Path], None]:
-    """Fashion-MNIST's files with four images each, but for those that are given."""
+    """Write Fashion-MNIST files with four images each, with replacements."""
     names = {
         "train_images": ("train-images-idx3-ubyte", idx(4, 28, 28)),
         "train_labels": ("train-labels-idx1-ubyte", idx(4)),
@@ -59,13 +59,13 @@ def fashion(**files: bytes) -> Callable[[Path], None]:
 
 
 def to_encode(folder: Path) -> None:
-    """Images in class folders, and an autoencoder."""
+    """Prepare images in class folders, and an autoencoder."""
     class_folders(folder)
     autoencoder(folder / "vae", seed=0)
 
 
 def wild_autoencoder(folder: Path) -> None:
-    """An autoencoder whose moments are far beyond float16."""
+    """Prepare an autoencoder whose moments exceed the range of float16."""
     from safetensors.torch import load_file, save_file
 
     to_encode(folder)
@@ -75,7 +75,7 @@ def wild_autoencoder(folder: Path) -> None:
 
 
 def manifest(**changes: Any) -> Callable[[Path], None]:
-    """Changes keys of the manifest's plan, behind its back."""
+    """Change keys of the manifest's plan without updating its fingerprint."""
 
     def change(folder: Path) -> None:
         file = folder / "latents/latents.json"
@@ -92,7 +92,7 @@ def truncated(folder: Path) -> None:
 
 
 def scrambled(folder: Path) -> None:
-    """A shard whose header is no header, of the right length."""
+    """Write a shard of the right size with an invalid header."""
     file = folder / SHARD
     file.write_bytes(b"\xff" * file.stat().st_size)
 
@@ -109,7 +109,7 @@ CASES = (
          "train experiment=quickstart dataset=fashion_mnist",
          "dataset.root is not set: give dataset.root=FOLDER"),
     Case("a set of torchvision's that is not there", FASHION,
-         "train-images-idx3-ubyte is missing: .*dataset.download=true gets them"),
+         "train-images-idx3-ubyte is missing: .*download them with dataset.download=true"),
     Case("a file of Fashion-MNIST that was cut off", FASHION,
          "train-images-idx3-ubyte: has 3,151 bytes where its header asks for 3,152",
          prepare=fashion(train_images=idx(4, 28, 28, cut=1))),
@@ -142,7 +142,7 @@ CASES = (
          leaves=("outputs*",)),
     heavy("nothing but bad images to skip",
          f"train experiment=tiny {IMAGES} dataset.on_bad_image=skip",
-         "nor can the images that follow it in the list: `dit-lab check` tells all that are",
+         "the images after it cannot be read either: `dit-lab check` lists all unreadable",
          start="recipe",
          prepare=all_of(class_folders, *(wrote(f"images/{label}/{n}.png", "")
                                         for label in range(2) for n in range(6))),
@@ -198,13 +198,13 @@ CASES = (
     Case("no folder of latents", "train experiment=quickstart dataset=latents",
          "dataset.root is not set: give dataset.root=FOLDER"),
     Case("latents that were never finished", TRAIN_ANEW,
-         "latents.json is missing: .* what was interrupted goes on with it", start="encoded",
+         "latents.json is missing: .* creates such a folder or resumes its", start="encoded",
          prepare=deleted("latents/latents.json")),
     Case("a manifest that is no JSON", TRAIN_ANEW,
          "latents.json: damaged .*; move it away to go on without it", start="encoded",
          prepare=wrote("latents/latents.json", "plan")),
     Case("a manifest that somebody has changed", TRAIN_ANEW,
-         "latents.json: is not what was written", start="encoded",
+         "latents.json: is damaged or was changed", start="encoded",
          prepare=manifest(dtype="float32")),
     Case("a shard that is not there", TRAIN_ANEW,
          "train-00000.safetensors: cannot be read .No such file or directory.; copy it again",
@@ -213,7 +213,7 @@ CASES = (
          "train-00000.safetensors: has .* bytes of .*; copy it again", start="encoded",
          prepare=truncated),
     heavy("a shard that is something else", f"{TRAIN_ANEW} dataset.num_workers=0",
-         "train-00000.safetensors: is no shard of latents .*; copy it again", start="encoded",
+         "train-00000.safetensors: is not a shard of latents .*; copy it again", start="encoded",
          prepare=scrambled, leaves=("outputs*",)),
     heavy("latents of another codec", TRAIN_ANEW,
          "dataset.root=FOLDER/latents: was encoded by another codec .*; give that one with",

@@ -1,4 +1,4 @@
-"""Weights of other programs that cannot be read, and runs that cannot be written in their forms."""
+"""Errors of import and export of weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SMALL = "model.num_heads=2 precision=fp32"
 
 
 class Hostile:
-    """What removes a folder where it is unpickled by a reader that trusts it."""
+    """An object whose unpickling deletes a folder."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("rm -rf made",)
 
 
 def tensors(**changes: Any) -> dict[str, Any]:
-    """Of a tiny DiT."""
+    """Return the tensors of a tiny DiT."""
     from dit_lab.models.dit import DiT
 
     options = {
@@ -35,7 +35,7 @@ def tensors(**changes: Any) -> dict[str, Any]:
 
 
 def saved(make: Callable[[], object] = tensors, name: str = "DiT.pt") -> Callable[[Path], object]:
-    """Puts what torch.save writes into the folder."""
+    """Prepare a folder with a file of torch.save."""
 
     def prepare(folder: Path) -> None:
         import torch
@@ -46,7 +46,7 @@ def saved(make: Callable[[], object] = tensors, name: str = "DiT.pt") -> Callabl
 
 
 def changed(name: str, change: Callable[[Any], Any] | None) -> Callable[[Path], object]:
-    """Tensors of which one is another, or missing."""
+    """Return tensors, one of which is replaced or missing."""
 
     def make() -> dict[str, Any]:
         found = tensors()
@@ -63,7 +63,7 @@ def hostile_arguments() -> dict[str, Any]:
 
 
 def lightning(name: str, change: Callable[[Any], Any]) -> Callable[[Path], object]:
-    """LightningDiT's tensors, of which one is another."""
+    """Return LightningDiT tensors, one of which is replaced."""
 
     def make() -> dict[str, Any]:
         from dataclasses import replace
@@ -81,7 +81,7 @@ def lightning(name: str, change: Callable[[Any], Any]) -> Callable[[Path], objec
 
 
 def diffusers(config: object = None, *, index: str = "{}") -> Callable[[Path], object]:
-    """A folder as diffusers has it, without weights."""
+    """Prepare a diffusers folder without weights."""
 
     def prepare(folder: Path) -> None:
         place = folder / "model" / "transformer"
@@ -94,14 +94,14 @@ def diffusers(config: object = None, *, index: str = "{}") -> Callable[[Path], o
 
 
 def two_variants(folder: Path) -> None:
-    """Weights in half precision of two kinds, in the folder of `diffusers`."""
+    """Prepare half-precision weights of two kinds in the folder of `diffusers`."""
     for variant in ("fp16", "bf16"):
         name = f"diffusion_pytorch_model.{variant}.safetensors"
         (folder / "model/transformer" / name).write_bytes(b"")
 
 
 def of_blocks(change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Callable[[Path], object]:
-    """A folder of diffusers, with something changed in its config or its tensors."""
+    """Prepare a diffusers folder with changes to its config or tensors."""
 
     def prepare(folder: Path) -> None:
         from dataclasses import replace
@@ -138,7 +138,7 @@ def other_copy(config: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 
 def imported(folder: Path) -> None:
-    """A run made of a file with one set of weights."""
+    """Prepare a run imported from a file with one set of weights."""
     from dit_lab.actions.import_weights import import_weights
 
     saved()(folder)
@@ -146,13 +146,13 @@ def imported(folder: Path) -> None:
 
 
 def headed(folder: Path, name: str, metadata: dict[str, str]) -> None:
-    """A safetensors file without tensors."""
+    """Write a safetensors file without tensors."""
     header = json.dumps({"__metadata__": metadata}).encode()
     (folder / name).write_bytes(len(header).to_bytes(8, "little") + header)
 
 
 def exported(folder: Path, weights: str = "ema-0.9") -> None:
-    """What `dit-lab export` would write of the run there, without its tensors."""
+    """Write the header of an exported file of the run, without tensors."""
     from dit_lab.config.yaml_files import read_yaml
     from dit_lab.runs.exported import HEADER_KEY
     from dit_lab.runs.folder import RunFolder, read_json
@@ -172,7 +172,7 @@ def no_safetensors(folder: Path) -> None:
 
 
 def own_model(folder: Path) -> None:
-    """Weights of a DiT, and a model of the user's own with the same options."""
+    """Prepare weights of a DiT, and a user-defined model with the same options."""
     saved()(folder)
     options = "patch_size: int, hidden_size: int, depth: int, num_heads: int, mlp_ratio: float = 4"
     more = "class_dropout_prob: float = 0.1, activation_checkpointing: str = 'none'"
@@ -221,7 +221,7 @@ CASES = (
     heavy("a list in the place of weights", IMPORT, "DiT.pt: holds a list, not weights by name",
          prepare=saved(lambda: [1, 2])),
     heavy("a dictionary without weights", IMPORT,
-         "DiT.pt: no weights in it; expected tensors by name, .* and found epoch, args",
+         "DiT.pt: holds no weights; expected tensors by name, .*; found epoch, args",
          prepare=saved(lambda: {"epoch": 3, "args": argparse.Namespace(model="DiT-S/2")})),
     heavy("several sets of weights", IMPORT,
          r"DiT.pt: holds several sets of weights \(net_a, net_b\); save the one to use alone",
@@ -239,10 +239,10 @@ CASES = (
          r"DiT.pt: x_embedder.proj.weight: has shape \(12, 4\), expected 4 dimensions",
          prepare=changed("x_embedder.proj.weight", lambda tensor: tensor.flatten(1))),
     heavy("weights for images that are no squares", IMPORT,
-         "DiT.pt: pos_embed: 32 tokens are no square, so height and width are open",
+         "DiT.pt: pos_embed: 32 tokens do not form a square, so height and width are",
          prepare=saved(lambda: tensors(input_size=(8, 16)))),
     heavy("weights with a third of a channel", IMPORT,
-         "DiT.pt: final_layer.linear.weight: 3 numbers a token are neither 1 nor 2",
+         "DiT.pt: final_layer.linear.weight: 3 outputs per token are neither 1 nor 2",
          prepare=changed("final_layer.linear.weight", lambda tensor: tensor[:3])),
     heavy("weights of unknown heads", IMPORT,
          "model.num_heads: the weights do not tell.* give model.num_heads=N", prepare=saved()),
@@ -262,7 +262,7 @@ CASES = (
          "DiT.pt: blocks.0.mlp.fc2.bias: holds numbers that are not finite",
          prepare=changed("blocks.0.mlp.fc2.bias", lambda tensor: tensor / 0)),
     heavy("LightningDiT's weights as DiT's", f"{IMPORT} --format dit",
-         "DiT.pt: model.norm=rms, model.mlp=swiglu: this format knows the original's",
+         "DiT.pt: model.norm=rms, model.mlp=swiglu: this format supports the original's",
          prepare=lightning("pos_embed", lambda tensor: tensor)),
     heavy("weights of a LightningDiT without shifts", IMPORT,
          "DiT.pt: blocks.0.adaLN_modulation.1.weight: a model without shifts",
@@ -346,7 +346,7 @@ CASES = (
          "--format dit: the original DiT predicts noise on a chain .* keeps everything",
          start="tiny"),
     heavy("scaled times for SiT's code", "export RUN model.pt --format sit",
-         "--format sit: SiT feeds time as it is, .* objective.time_scale=1000; --f", start="tiny"),
+         "--format sit: SiT uses unscaled time, .* objective.time_scale=1000; --f", start="tiny"),
     heavy("a model for MLflow of what is no picture",
          "export RUN noise --format mlflow trusted_modules=[mylab]",
          "--format mlflow: images of 2 channels are no pictures", start="own"),

@@ -1,4 +1,4 @@
-"""What is asked of metrics, and of experiments that are done again."""
+"""Errors of metrics and of reproduced experiments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are listed, pruned and removed."""
+"""Errors of listing, pruning and removing runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Types the commands of the cases, keeps what they printed, and looks at it."""
+"""Runs the commands of the cases, and stores and checks their output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPA
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a command ended. Paths and hashes are replaced by words in `out` and `err`."""
+    """Result of a command; variable paths and hashes in `out` and `err` are replaced."""
 
     code: int
     out: str
@@ -36,10 +36,10 @@ class Outcome:
     could_not: str = ""  # why the case cannot be run on this machine
 
     def check(self, case: Case) -> None:
-        """One line on standard error, the exit code, nothing left behind, and no slow import.
+        """Check for one line on standard error, the exit code, no leftover files, no slow imports.
 
-        What is not refused, or not before it needs torch, may also say which groups of the user's
-        own it reads.
+        A command that is not refused, or only after torch is imported, may also report the groups
+        that it reads from user-defined files.
         """
         assert self.code == case.code, self
         lines = self.err.splitlines()
@@ -56,9 +56,9 @@ class Outcome:
 
 
 class Lab:
-    """One folder in which everything happens, so that the paths in recorded runs stay true.
+    """A fixed folder for all cases, so that the paths in recorded runs stay valid.
 
-    Outcomes are files in `shared`, where other processes that run the tests find them too.
+    Outcomes are files in `shared`, which other test processes read too.
     """
 
     def __init__(self, place: Path, shared: Path) -> None:
@@ -78,7 +78,7 @@ class Lab:
             self._taken.close()
 
     def outcome(self, case: Case) -> Outcome:
-        """What the case's command did; it is typed once."""
+        """Return the result of the case's command, which is run once."""
         name = hashlib.sha256(case.title.encode()).hexdigest()
         file = self._shared / f"{name}.json"
         if file.exists():
@@ -90,7 +90,7 @@ class Lab:
         return outcome
 
     def typed(self, case: Case) -> Outcome:
-        """The same by `python -m dit_lab`, as a person would."""
+        """Run the case with `python -m dit_lab` in a new process."""
         self.put(case.start)
         case.prepare(self.folder)
         values = self.values(case)
@@ -107,7 +107,7 @@ class Lab:
         return Outcome(code=done.returncode, out=out, err=err)
 
     def put(self, start: str) -> None:
-        """Make the folder a copy of one of the starts."""
+        """Replace the folder by a copy of a start."""
         if not (self._kept / start).exists():
             self._clear()
             self.folder.mkdir(parents=True)
@@ -119,7 +119,7 @@ class Lab:
         shutil.copytree(self._kept / start, self.folder, symlinks=True)
 
     def values(self, case: Case) -> dict[str, str]:
-        """What stands for the words in a command: PORT is one that is taken."""
+        """Return the substitutions in a command; PORT is a port in use."""
         values = {"FOLDER": str(self.folder)}
         if "RUN" in case.command:
             values["RUN"] = str(only_run(self.folder).relative_to(self.folder))
@@ -131,7 +131,7 @@ class Lab:
         return values
 
     def normalised(self, text: str, values: dict[str, str]) -> str:
-        """A text with words for what differs from one day, folder or machine to the next."""
+        """Replace parts of a text that vary with date, folder or machine."""
         text = text.replace(str(self.folder), "FOLDER").replace(str(ROOT), "CHECKOUT")
         if "PORT" in values:
             text = text.replace(values["PORT"], "PORT")
@@ -161,7 +161,7 @@ class Lab:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _ask(self, kind: str, **request: Any) -> dict[str, Any]:
-        """One request to a worker, which is started when it is first needed."""
+        """Send a request to a worker, which is started on first use."""
         if kind not in self._workers:
             self._workers[kind] = subprocess.Popen(
                 [sys.executable, "-m", "tests.errors.worker", kind],

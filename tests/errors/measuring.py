@@ -1,4 +1,4 @@
-"""What is asked of a trained run: images, numbers, its page, its state."""
+"""Errors of commands on a trained run: sampling, evaluation, page, state."""
 
 from __future__ import annotations
 

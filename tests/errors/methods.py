@@ -1,4 +1,4 @@
-"""Objectives, samplers, couplings and guidance that do not go together."""
+"""Objectives, samplers, couplings and guidance that cannot be combined."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ CASES = (
     Case("no pairs named", f"{FLOW} coupling=reflow",
          "coupling.pairs: not given; dit-lab reflow run=RUN draws pairs"),
     Case("no pairs there", f"{FLOW} coupling=reflow coupling.pairs=nowhere",
-         "coupling.pairs=.*nowhere: holds no whole pairs"),
+         "coupling.pairs=.*nowhere: holds no complete pairs"),
     Case("pairs of other images", f"{FLOW} coupling=reflow coupling.pairs=mine",
          "coupling.pairs=.*mine: holds 1 x 8 x 8 in 3 classes; the model sees 1 x 8 x 8",
          prepare=lambda folder: pairs(folder, classes=3)),

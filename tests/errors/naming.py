@@ -1,4 +1,4 @@
-"""Names, paths and addresses that lead elsewhere, or that nothing could have."""
+"""Names, paths and addresses that are invalid or lead elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimizers that could not train, and groups that mean nothing."""
+"""Invalid optimizers and parameter groups."""
 
 from __future__ import annotations
 

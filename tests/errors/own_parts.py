@@ -1,4 +1,4 @@
-"""Code of the user's own, and code that nobody has said to trust."""
+"""User-defined code, and code that is not trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where results are written: paths.root, and what is left of the disk."""
+"""Errors of output locations: paths.root and disk space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run recorded: damaged, missing, or written by somebody who means harm."""
+"""Records of runs that are damaged, missing or malicious."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`report`: which runs, and what is asked of them."""
+"""Errors of `dit-lab report`: selection of runs and options."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ SWEEP = "report SWEEP"
 
 
 def copied(folder: Path) -> None:
-    """The run lies there twice."""
+    """Prepare a second copy of the run."""
     shutil.copytree(only_run(folder), folder / "copy")
 
 
 def other_objective(folder: Path) -> None:
-    """One of the jobs was another objective's."""
+    """Change one of the jobs to another objective."""
     config = max(only_sweep(folder).glob("jobs/*/config.json"))
     text = config.read_text()
     assert '"objective": "rectified_flow"' in text
@@ -26,7 +26,7 @@ def other_objective(folder: Path) -> None:
 
 
 def without_jobs(folder: Path) -> None:
-    """A sweep whose manifest has lost its jobs."""
+    """Remove the jobs from a sweep's manifest."""
     import json
 
     path = only_sweep(folder) / "manifest.json"
@@ -34,14 +34,14 @@ def without_jobs(folder: Path) -> None:
 
 
 def links(folder: Path) -> None:
-    """`a`, `b` and `c`, three of the four runs; the last has lr 0.002 and a batch of 4."""
+    """Prepare links `a`, `b` and `c` to three of the four runs; `c` has lr 0.002 and batch 4."""
     jobs = sorted(only_sweep(folder).glob("jobs/*/run"))
     for name, job in zip("abc", jobs, strict=False):
         (folder / name).symlink_to(job.resolve())
 
 
 def two_meanings(folder: Path) -> None:
-    """`first` and `second`, copies of the sweep in which the arm `b` is not the same."""
+    """Prepare `first` and `second`, copies of the sweep with different arms `b`."""
     import json
 
     sweep = only_sweep(folder)
@@ -55,7 +55,7 @@ def two_meanings(folder: Path) -> None:
 
 
 def empty_store(folder: Path) -> None:
-    """A tracker's database without a run."""
+    """Prepare a tracker's database without runs."""
     from dit_lab.tracking.mlflow_store import prepare_store
 
     trust.trust_own_store(folder / "outputs")

@@ -1,4 +1,4 @@
-"""Going on with a run, and more steps for one that has ended."""
+"""Errors of resuming a run and of extending a finished one."""
 
 from __future__ import annotations
 

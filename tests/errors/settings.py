@@ -1,4 +1,4 @@
-"""Values and combinations that no training can have."""
+"""Invalid values and combinations of training settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the package refuses, read from its source, and why some refusals have no case."""
+"""All places in the source that raise refusals, and why some have no case."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ LIBRARY_ONLY = {
     "every reader of records is walked over in tests/integration/test_fuzz.py": (
         ("actions/inferred.py", "which is no word"),
         ("interop/files.py", "{what}; fetch it again"),
-        ("data/pairs.py", "is no shard of pairs"),
+        ("data/pairs.py", "is not a shard of pairs"),
         ("data/pairs.py", "holds data of shape"),
         ("runs/folder.py", "those are named like step-"),
         ("runs/lock.py", "so nobody can hold it"),
         ("training/tensor_files.py", "no safetensors file, or damaged; copy"),
     ),
     "it needs a network whose weights are broken, as in tests/evaluation/test_nonfinite.py": (
-        ("evaluation/features/extractors.py", "what it sees is not finite"),
+        ("evaluation/features/extractors.py", "its output is not finite"),
         ("evaluation/features/statistics.py", "hold numbers that are not finite"),
     ),
     "the tests have it installed; see tests/evaluation/features/test_fidelity.py": (
@@ -94,9 +94,9 @@ LIBRARY_ONLY = {
     ),
     "adapters refuse it, as in tests/interop/test_interop.py": (
         ("interop/official.py", "a model without classes"),
-        ("interop/adapter.py", "this format knows squares alone"),
+        ("interop/adapter.py", "this format requires squares"),
         ("interop/official.py", "linear betas"),
-        ("interop/official.py", "{self.code} learns a flow"),
+        ("interop/official.py", "{self.code} supports flows only"),
         ("interop/official.py", "{self.code}'s linear path"),
         ("interop/official.py", "REPA's code wants"),
         ("interop/diffusers_folder.py", "model.mlp_ratio"),
@@ -112,7 +112,7 @@ LIBRARY_ONLY = {
         ("evaluation/features/statistics.py", "statistics: a mean of shape"),
         ("evaluation/features/statistics.py", "torch-fidelity's)"),
         ("evaluation/features/statistics.py", "holds no statistics"),
-        ("evaluation/features/statistics.py", "no such file of statistics"),
+        ("evaluation/features/statistics.py", "not a file of feature statistics"),
         ("evaluation/features/statistics.py", "unknown ending; use"),
     ),
     "it needs a machine without a network, as in tests/codecs/test_codecs.py": (
@@ -159,7 +159,7 @@ LIBRARY_ONLY = {
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One place that makes a RequestError."""
+    """A place in the source that raises a RequestError."""
 
     function: str  # "config/checks/training.py: check_root"
     file: str
@@ -172,19 +172,19 @@ class Site:
 
     @property
     def is_for_the_library(self) -> bool:
-        """Whether LIBRARY_ONLY excuses it."""
+        """Whether LIBRARY_ONLY lists it."""
         known = {place for places in LIBRARY_ONLY.values() for place in places}
         return any(
             self.function.startswith(f"{file}:") and words in self.source for file, words in known
         )
 
     def made(self, file: str, line: int) -> bool:
-        """Whether a refusal that was made there was made here."""
+        """Return whether a recorded refusal was raised here."""
         return file == self.file and self.first_line <= line <= self.last_line
 
 
 def sites() -> list[Site]:
-    """Every place in the package that makes a RequestError."""
+    """Return every place in the package that raises a RequestError."""
     return [
         site
         for file in sorted(PACKAGE.rglob("*.py"))

@@ -1,10 +1,10 @@
-"""Folders that commands are typed in, each made once, and what is done to a copy of them.
+"""Working folders of the cases, each built once and copied for every case.
 
 empty    nothing
 recipe   a tiny experiment: `experiment=tiny` trains in seconds
 tiny     the same, trained to its end
-averaged the same, which kept power-function averages at steps 2 and 4
-own      the same with an objective and a dataset of the user's own, in `mylab.py`
+averaged the same, with power-function averages at steps 2 and 4
+own      the same with a user-defined objective and dataset, in `mylab.py`
 latent   the same on a folder of images, through an autoencoder with random weights
 encoded  such images, encoded beforehand, and the same trained on that
 grid     a named sweep of the tiny experiment, stopped before its first job
@@ -105,8 +105,7 @@ def averaged(run: Run) -> None:
 
 
 def own(run: Run) -> None:
-    """A run with an objective of the user's own, on a dataset of their own: two channels, no
-    classes."""
+    """Build a run with a user-defined objective and dataset: two channels, no classes."""
     recipe(run)
     write("mylab.py", OWN_PARTS)
     write("conf/objective/flow.yaml", "_target_: mylab.OwnFlow\n")
@@ -204,7 +203,7 @@ def newest(folder: Path) -> Path:
 
 
 def in_run(change: Callable[[Path], object]) -> Callable[[Path], None]:
-    """Prepares a folder by changing its run, which `change` is given."""
+    """Prepare a folder by applying `change` to its run."""
     return lambda folder: change(only_run(folder)) and None
 
 
@@ -249,24 +248,24 @@ def all_of(*changes: Callable[[Path], object]) -> Callable[[Path], None]:
 
 
 def killed(folder: Path) -> None:
-    """The run as a kill leaves it, after the checkpoint of step 2 and before that of step 4."""
+    """Leave the run as after a kill between the checkpoints of steps 2 and 4."""
     shutil.rmtree(newest(folder))
     with_json("status.json", status="RUNNING", step=3, results=None)(folder)
 
 
 def unfinished(folder: Path) -> None:
-    """The run as a kill leaves it, right after its last checkpoint."""
+    """Leave the run as after a kill right after its last checkpoint."""
     with_json("status.json", status="RUNNING", results=None)(folder)
 
 
 def truncated(folder: Path) -> None:
-    """The newest checkpoint lacks the end of a file."""
+    """Truncate a file of the newest checkpoint."""
     file = newest(folder) / "model.safetensors"
     os.truncate(file, file.stat().st_size - 10)
 
 
 def flipped(folder: Path) -> None:
-    """One bit of the newest checkpoint differs."""
+    """Flip one bit of the newest checkpoint."""
     flip(newest(folder) / "ema-0.9.safetensors")
 
 
@@ -278,18 +277,18 @@ def flip(file: Path) -> None:
 
 
 def all_flipped(folder: Path) -> None:
-    """One bit of every checkpoint differs."""
+    """Flip one bit of every checkpoint."""
     for file in only_run(folder).glob("checkpoints/*/model.safetensors"):
         flip(file)
 
 
 def unmarked(folder: Path) -> None:
-    """The newest checkpoint was never completed."""
+    """Remove the completion marker of the newest checkpoint."""
     (newest(folder) / "COMPLETE").unlink()
 
 
 def foreign(folder: Path) -> None:
-    """The newest checkpoint is whole, and another run's."""
+    """Replace the newest checkpoint by a complete one of another run."""
     from dit_lab.training.checkpoint_store import CheckpointStore
 
     shutil.rmtree(newest(folder))

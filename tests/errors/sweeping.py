@@ -1,4 +1,4 @@
-"""`train -m`, and what becomes of a sweep."""
+"""Errors of `train -m` and of existing sweeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The MLflow store."""
+"""Errors of the MLflow store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that somebody else made: what they name is not run, not resolved and not contacted."""
+"""Files from others: what they name is not executed, resolved or contacted."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Runs commands of the lab, each in a process of its own, without importing everything each time.
+"""Runs commands in forked processes, so that imports are done only once.
 
     python -m tests.errors.worker light|heavy
 
-imports what every command needs (`heavy`: and torch, mlflow, diffusers), then answers requests, one
-JSON object per line: it forks, and the child types the command. The child is what `dit-lab` would
-be, with its imports done; a test compares the two.
+imports what every command needs (`heavy`: also torch, mlflow, diffusers), then answers requests,
+one JSON object per line: it forks, and the child runs the command. The child is equivalent to
+`dit-lab` after its imports; a test compares the two.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ CHOICES = (
 
 
 def share_choices() -> None:
-    """Compose these once, for the children that are forked afterwards."""
+    """Compose these configs once, for the children that are forked afterwards."""
     shared: dict[tuple[str, ...], Any] = {}
     original = Composer.__init__
 
@@ -82,7 +82,7 @@ def share_choices() -> None:
 
 
 def run(arguments: list[str], folder: Path) -> int:
-    """Type a command in a folder; its exit code."""
+    """Run a command in a folder and return its exit code."""
     from dit_lab.cli.main import main
 
     os.chdir(folder)
@@ -91,7 +91,7 @@ def run(arguments: list[str], folder: Path) -> int:
 
 
 def run_case(title: str, folder: Path, values: Mapping[str, str]) -> dict[str, Any]:
-    """Prepare the folder, type the case's command there, and look at what became of it."""
+    """Prepare the folder, run the case's command there, and return the result."""
     from tests.errors.case import arguments
     from tests.errors.cases import CASES
 
@@ -121,7 +121,7 @@ def run_case(title: str, folder: Path, values: Mapping[str, str]) -> dict[str, A
 
 
 def make_start(name: str, folder: Path) -> dict[str, Any]:
-    """Make one of the folders that commands are typed in."""
+    """Build one of the starting folders."""
     from tests.errors.starts import STARTS
 
     def typed(arguments: list[str]) -> None:
@@ -134,7 +134,7 @@ def make_start(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """What lies below a folder: path -> hash, "folder" or where a link leads."""
+    """Return path -> hash, "folder" or link target of everything below a folder."""
 
     def content(path: Path) -> str:
         if path.is_symlink():
@@ -147,9 +147,9 @@ def _files(folder: Path) -> dict[str, str]:
 
 
 def _mount(folder: Path, mounts: Mapping[str, str]) -> None:
-    """Mount small or read-only file systems that only this process sees.
+    """Mount small or read-only file systems that are visible to this process only.
 
-    Raises OSError where the kernel does not allow it.
+    Raises OSError if the kernel does not allow it.
     """
     if not mounts:
         return
@@ -163,10 +163,9 @@ def _mount(folder: Path, mounts: Mapping[str, str]) -> None:
 
 
 def with_own_mounts(number: int = 0) -> ctypes.CDLL:
-    """From now on this process may mount what only it sees; no privileges needed. It says that it
-    is the user of that number, without becoming another one.
+    """Allow this process to mount file systems that only it sees, without privileges.
 
-    Raises OSError where the kernel does not allow it.
+    The process keeps its user id. Raises OSError if the kernel does not allow it.
     """
     libc, user, group = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
     _call(libc.unshare, CLONE_NEWUSER | CLONE_NEWNS)
@@ -185,9 +184,9 @@ def _call(function: Callable[..., int], *given: object) -> None:
 
 
 def _in_a_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `work` returns in a process of its own, with what it printed as `out` and `err`.
+    """Run `work` in a forked process, and return its result with its `out` and `err`.
 
-    Without `code` where it did not get to its end; `err` then tells why.
+    If the child ends early, there is no `code`, and `err` gives the reason.
     """
     with tempfile.TemporaryDirectory() as place:
         out, err, result = (Path(place) / name for name in ("out", "err", "result"))
@@ -215,7 +214,7 @@ def _requests() -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Answer until there are no more requests."""
+    """Answer requests until the input ends."""
     for name in HEAVY if sys.argv[1:] == ["heavy"] else LIGHT:
         importlib.import_module(name)
     share_choices()

@@ -1,4 +1,4 @@
-"""Sample sets that fail in a known way: they must do so, and in no other."""
+"""Baseline sample sets fail in the known way, and in no other."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_gaussian_has_the_moments_of_each_class() -> None:
 
 
 def test_draws_vary_only_as_the_class_does() -> None:
-    """Three images of one class span a plane, and every draw lies in it, up to rounding."""
+    """Three images of a class span a plane that contains every draw, up to rounding."""
     pixels = correlated(0, 3)
     samples = class_gaussian(
         reference(pixels, torch.zeros(3, dtype=torch.int64)), num_images=40, seed=0, levels=256
@@ -117,7 +117,7 @@ def test_a_class_of_one_image_is_that_image() -> None:
 
 @pytest.mark.parametrize("num_images", [30, 100, 250])
 def test_labels_are_as_frequent_as_in_a_sorted_list(num_images: int) -> None:
-    """A few images must not all be of the first classes, nor a draw of them of one class."""
+    """Few images must not all be of the first classes, nor a draw of them of one class."""
     pixels = torch.cat([correlated(label, 50) for label in range(4)])
     labels = torch.arange(4).repeat_interleave(50)
     samples = class_gaussian(reference(pixels, labels), num_images=num_images, seed=0, levels=256)

@@ -1,4 +1,4 @@
-"""The evaluation card: no number without its circumstances, no two protocols under one name."""
+"""The evaluation card: every result has its conditions, and each protocol has its own hash."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_no_field_can_be_left_out(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_hashes_tell_apart_what_was_asked(name: str) -> None:
-    """The protocol alone leaves out which weights of which run were measured, and by what."""
+    """Only the protocol ignores run, step, metrics and features."""
     ours, other = card(), card(**{name: OTHERWISE[name]})
     assert (ours.eval_hash != other.eval_hash) == (name not in FOUND)
     of_one = {"run", "step", "metrics", "features"}
@@ -199,7 +199,7 @@ def row(metric: str, value: float, **changes: Any) -> Row:
 
 
 def table(**changes: float) -> list[Row]:
-    """A table of samples as good as real ones, but for the changes."""
+    """A table of samples as good as real ones, with changes."""
     values = {
         "two_sample": 0.52, "recall": 0.9, "distance_ratio": 1.0, "exact_copies": 0.0,
         "near_copies": 0.01, "precision": 0.9, "class_accuracy": 0.99, "fd": 0.5,
@@ -234,7 +234,7 @@ def test_findings(changes: dict[str, float], expected: list[str]) -> None:
 
 
 def test_one_row_that_trees_tell_apart_is_enough() -> None:
-    """More images tell more: the row with all of them has no floor and counts all the same."""
+    """More images give more power: the row of all images has no baseline and counts too."""
     rows = table()
     assert findings([replace(rows[0], value=0.9), *rows[1:]]) == [UNLIKE]
 
@@ -310,7 +310,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 def damaged(content: dict[str, Any]) -> dict[str, bytes]:
-    """Contents that are no evaluation."""
+    """Contents that are not an evaluation."""
     whole = json.dumps(content).encode()
     lacking = {**content, "card": {k: v for k, v in content["card"].items() if k != "seed"}}
     more = {**content, "card": {**content["card"], "colour": "red"}}

@@ -1,5 +1,6 @@
-"""Features that are not finite are refused, by every metric and at every place that makes or reads
-them: a distance to NaN is neither small nor large, so that shares of images come out all the same.
+"""Non-finite features are refused by every metric and wherever features are made or read.
+
+Comparisons with NaN distances are always false, so metrics would look normal.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from dit_lab.evaluation.metrics.two_sample import two_sample_accuracy
 from dit_lab.evaluation.quality import Metric, ReferenceSet
 from dit_lab.evaluation.reference import Reference
 
-SAID = "what it sees is not finite in"
+SAID = "its output is not finite in"
 COUNT = 40
 
 MEASURES: dict[str, Callable[[Features, Features], object]] = {
@@ -59,7 +60,7 @@ def normal(seed: int, count: int = COUNT) -> Features:
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("measure", MEASURES)
 def test_every_measure_refuses_them(measure: str, side: int, value: float) -> None:
-    """A single number of a single image, of samples as of real images."""
+    """A single non-finite value of a single image, among samples or real images."""
     sets = (normal(0), normal(1))
     sets[side][COUNT - 1, 2] = value
     with pytest.raises(RequestError, match=SAID):
@@ -70,8 +71,10 @@ def test_every_measure_refuses_them(measure: str, side: int, value: float) -> No
 
 
 class Broken:
-    """Sees NaN in images that are brighter than others, or takes them for classes by it.
-    Implements `Extractor`."""
+    """An extractor with NaN for bright pixels, or NaN probabilities of the first image.
+
+    Implements `Extractor`.
+    """
 
     fingerprint = "broken"
 
@@ -136,7 +139,7 @@ def test_probabilities_are_looked_at_too(metric: str) -> None:
 
 
 def test_they_are_neither_kept_nor_believed(tmp_path: Path) -> None:
-    """What an earlier version kept of real images is read with the same eyes."""
+    """Features cached by an earlier version are checked too."""
     network, real = Broken("inception"), images(0, brightest=256)
     with pytest.raises(RequestError, match=SAID):
         FeatureCache(tmp_path).features(network, real.pixels)
@@ -150,7 +153,7 @@ def test_they_are_neither_kept_nor_believed(tmp_path: Path) -> None:
 
 
 def test_statistics_of_them_are_refused(tmp_path: Path) -> None:
-    """Before they are written, and where somebody else has written them."""
+    """Before they are written, and in files of others."""
 
     class Bright:
         def __len__(self) -> int:

@@ -1,7 +1,7 @@
-"""The table on sample sets whose failure is known, and how it is put together.
+"""The table for sample sets with known failures, and its rows.
 
-Real digits, fewer trees than usual: what is asked holds for thirty as for two hundred, and the
-tests of the table's make-up replace the trees by something that counts.
+Real digits and fewer trees than usual: the tests hold for 30 trees as for 200. Tests of the rows
+replace the two-sample test by a function that counts calls.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ Measured = Callable[[str], Table]
 
 
 class Counting:
-    """Takes the place of the trees: keeps what it is given, and answers 0.01, 0.02 and so on."""
+    """Replaces the random forest: records its inputs, and returns 0.01, 0.02 and so on."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Features, Features]] = []
@@ -82,7 +82,7 @@ class Counting:
 
 
 class Vectors:
-    """A support vector machine in the place of the network. Implements `Extractor`."""
+    """A support vector machine in place of the network. Implements `Extractor`."""
 
     name, fingerprint = "classifier", "a support vector machine"
 
@@ -122,7 +122,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 
 def numbered(kind: int, count: int, *, classes: int = 1) -> ImageSet:
-    """Image i holds the bytes (kind, i // 256, i % 256); labels are those of a sorted list."""
+    """Image i holds the bytes (kind, i // 256, i % 256); labels are sorted."""
     numbers = torch.arange(count)
     bytes_ = torch.stack([torch.full_like(numbers, kind), numbers // 256, numbers % 256], dim=1)
     return ImageSet(bytes_.byte().view(count, 1, 3, 1), numbers * classes // count)
@@ -137,7 +137,7 @@ def few_trees() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def halves(digits: Digits, held_out_digits: Digits) -> tuple[Reference, ImageSet]:
-    """Every second training image as the training set, and the others, which are real too."""
+    """Every second training image as the training set, and the others as real samples."""
     train, held_out = (
         load_images(split, at_most=10_000, levels=17) for split in (digits, held_out_digits)
     )
@@ -161,7 +161,7 @@ def digits_yardstick(reference: Reference, few_trees: None) -> ReferenceSet:
 
 @pytest.fixture(scope="module")
 def measured(digits_yardstick: ReferenceSet, reference: Reference, unseen: ImageSet) -> Measured:
-    """The table of a sample set by its name, each measured once."""
+    """The table of a sample set by its name, each evaluated once."""
     draw = torch.Generator().manual_seed(0)
     one = unseen.pixels[:1].int()
     nudged = one + torch.randint(-16, 17, (COUNT, 8, 8, 1), generator=draw)
@@ -190,7 +190,7 @@ def measured(digits_yardstick: ReferenceSet, reference: Reference, unseen: Image
 
 
 def test_real_images_pass(measured: Measured) -> None:
-    """Held back from training, so nothing is wrong with them and every number is at its floor."""
+    """Held-out images have no problem, and every value equals its baseline."""
     table = measured("real")
     assert findings(list(table.values())) == []
     assert {row.caveat for row in table.values()} == {""}
@@ -206,7 +206,7 @@ def test_real_images_pass(measured: Measured) -> None:
 
 
 def test_a_memoriser_copies(measured: Measured) -> None:
-    """Everything else looks perfect, and stands in brackets."""
+    """All other metrics look perfect, and are in brackets."""
     table = measured("memoriser")
     assert findings(list(table.values())) == [COPIES]
     assert table["exact_copies", "training", COUNT].value == 1.0
@@ -261,7 +261,7 @@ def test_noise_is_unlike_and_leaves_everything_out(measured: Measured) -> None:
 
 
 def test_a_collapsed_generator_leaves_out_most(measured: Measured) -> None:
-    """One digit and its shades: each sample is a good picture."""
+    """One digit with variations: each sample is of good quality."""
     table = measured("collapsed")
     assert FEW in findings(list(table.values()))
     assert COPIES not in findings(list(table.values()))
@@ -376,7 +376,7 @@ def test_draws_are_disjoint_and_shuffled(
 
 
 def test_rows_are_means_and_deviations_over_draws(counting: Counting) -> None:
-    """The answers count up: 0.01 for the whole set, then floors and values of three draws each."""
+    """Values count up: 0.01 for the whole set, then baselines and values of three draws each."""
     assert torch.get_num_threads() == 1  # so that they are asked in order
     real = Reference(numbered(TRAIN, 90), numbered(HELD_OUT, 40), 0)
     reference_set = yardstick_of(real)
@@ -395,7 +395,7 @@ def test_rows_are_means_and_deviations_over_draws(counting: Counting) -> None:
 
 
 def test_the_whole_set_has_no_row_of_its_own_where_a_draw_is_all(counting: Counting) -> None:
-    """Ten training images more than samples would make no other row."""
+    """Ten more training images than samples would not give another row."""
     real = Reference(numbered(TRAIN, 30), numbered(HELD_OUT, 40), 0)
     rows = yardstick_of(real).measure(numbered(SAMPLES, 300), METRICS)
     assert {(r.against, r.num_images) for r in rows if r.metric == "recall"} == {
@@ -484,7 +484,7 @@ def test_classes_are_judged_where_there_are_some(num_classes: int, classified: b
 
 
 def stopping_at(question: int) -> Callable[[], None]:
-    """`check_stop` of a process that is told to stop by the n-th question and stays so."""
+    """A `check_stop` of a process that is stopped at the n-th call, and remains stopped."""
     asked = 0
 
     def check() -> None:

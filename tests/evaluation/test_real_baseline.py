@@ -1,4 +1,4 @@
-"""What real images get against each other is made once, and follows from what it is made of."""
+"""Real-vs-real baselines are computed once, and depend on everything that determines them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dit_lab.evaluation.real_baseline import RealBaseline
 
 
 class Counted:
-    """A metric that counts how often it is asked; `module` is where it seems to be defined."""
+    """A metric that counts its calls; `module` is where it appears to be defined."""
 
     def __init__(self, module: str = "dit_lab.evaluation.metrics.components") -> None:
         self.calls, self.__module__ = 0, module

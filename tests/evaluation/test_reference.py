@@ -1,4 +1,4 @@
-"""Real images as they are compared: their own bytes, spread over the split, read in parts."""
+"""Reference images: unchanged bytes, evenly spaced over the split, read in parts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_files_are_read_in_parts() -> None:
 
 
 def stops_at(question: int) -> Callable[[], None]:
-    """`check_stop` of a process that is told to stop by the n-th question."""
+    """A `check_stop` of a process that is stopped at the n-th call."""
     asked = iter(range(1, question + 1))
 
     def check() -> None:

@@ -1,5 +1,4 @@
-"""Samples drawn for an evaluation: each metric when it is due, several seeds, and no image drawn
-twice because of a stop."""
+"""Evaluation of samples: intervals of metrics, several seeds, and resumption after a stop."""
 
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ CARD = Card(
 
 
 class Model:
-    """A velocity that depends on image and label; counts the images that pass."""
+    """A velocity that depends on image and label; counts the evaluated images."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -168,7 +167,7 @@ def test_what_was_drawn_before_a_stop_is_not_drawn_again(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("small_groups")
 def test_images_of_another_question_are_not_taken(tmp_path: Path) -> None:
-    """Other weights, another seed, other labels: what lies there is of no use."""
+    """With other weights, another seed or other labels, stored images are not reused."""
     evaluator = quality(tmp_path)
     with pytest.raises(StopRequested):
         stopped = replace(evaluator.generator, check_stop=stopping_at(5))

@@ -1,4 +1,4 @@
-"""What is looked at during training: a loss that only the weights change, and a grid."""
+"""Evaluators during training: a loss that depends only on the weights, and a sample grid."""
 
 from __future__ import annotations
 
@@ -63,8 +63,7 @@ def tiny(make_model: Callable[..., DiT], objective: Objective) -> DiT:
 def test_a_training_is_validated_on_held_out_images_with_their_labels(
     held_out_digits: Digits, tmp_path: Path
 ) -> None:
-    """Those of the evaluators that a training has, none of which it is trained on, and none of
-    whose labels is dropped."""
+    """The evaluators of a training use held-out images, and no label is dropped."""
     config = compose_train(["experiment=quickstart", f"paths.root={tmp_path}"])
     parts = build_parts(config, Shapes(digits_facts(), (1, 8, 8)), CPU)
     evaluators = training_evaluators(
@@ -141,7 +140,7 @@ def test_the_model_is_given_the_labels(
 
 @torch.no_grad()
 def test_a_model_that_knows_the_answer_has_no_loss(batches_of: MakeBatches) -> None:
-    """And one that says zero has the mean square of the velocity, data - noise."""
+    """A model that predicts zero has the mean square of the velocity, data - noise."""
     flow = RectifiedFlow()
     batches = [make() for make in batches_of(flow)]
     answers = iter([batch.data - batch.noise for batch in batches])

@@ -1,6 +1,7 @@
-"""A headless Chromium that is told what to do through its DevTools pipe, which takes no library.
+"""A headless Chromium controlled through its DevTools pipe, without a library.
 
-Messages are JSON with a NUL after each; the browser reads them from 3 and writes them to 4.
+Messages are JSON, each followed by NUL; the browser reads them from file descriptor 3 and writes
+them to 4.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Commands in processes that skip what takes most of the time of a short training: the imports.
+"""Commands in processes that skip imports, which take most of the time of a short training.
 
-They are forked from a server that has imported everything and used nothing: processes like others,
-with numbers of their own, which can be stopped and killed. The fixtures `command` and `start` of
-tests/conftest.py begin from nothing, as a person does.
+The processes are forked from a server that has imported everything. They are otherwise ordinary
+processes with their own process ids, which can be stopped and killed. The fixtures `command` and
+`start` of tests/conftest.py start new Python processes instead.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ CHILDREN_TOO = "from tests.integration.zygote import install; install()"
 
 
 def fork_code(code: str, names: dict[str, Any]) -> BaseProcess:
-    """Runs code in a process that is forked from the server."""
+    """Run code in a process that is forked from the server."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     multiprocessing.set_forkserver_preload(IMPORTED)
     process = multiprocessing.get_context("forkserver").Process(target=exec, args=(code, names))
@@ -86,7 +86,7 @@ def fork_code(code: str, names: dict[str, Any]) -> BaseProcess:
 
 
 class Forked:
-    """A running `dit-lab`. What it prints goes to two files in `output`; `first` is run before."""
+    """A running `dit-lab`. Its output goes to two files in `output`; `first` runs before it."""
 
     def __init__(self, folder: Path, arguments: Sequence[str], output: Path, first: str) -> None:
         given = {"folder": str(folder), "arguments": list(arguments), "output": str(output)}
@@ -97,7 +97,7 @@ class Forked:
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs, -n where signal n ended it."""
+        """None while it runs, -n if it was ended by signal n."""
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
@@ -127,8 +127,8 @@ Fork = Callable[..., Forked]
 def fork_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
     """`fork_in(folder, "train", "seed=1")` starts `dit-lab train seed=1` there.
 
-    With `few_trees=True` two-sample tests take little time, where their results do not matter.
-    `first` is code that runs before. Processes that the command starts are forked as well.
+    With `few_trees=True` two-sample tests are fast, for tests that ignore their results. `first` is
+    code that runs before. Child processes of the command are forked as well.
     """
     started: list[Forked] = []
 
@@ -151,19 +151,19 @@ def fork(fork_in: Fork, tmp_path: Path) -> Fork:
 
 @pytest.fixture(scope="session")
 def forked_in(fork_in: Fork) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Like `fork_in`, to its end."""
+    """Like `fork_in`, but waits for the end."""
     return lambda folder, *arguments, **more: fork_in(folder, *arguments, **more).wait()
 
 
 @pytest.fixture
 def forked(fork: Fork) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Like `fork`, to its end."""
+    """Like `fork`, but waits for the end."""
     return lambda *arguments, **more: fork(*arguments, **more).wait()
 
 
 @pytest.fixture(scope="session")
 def store_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
-    """Puts an empty MLflow store into `folder/outputs`: to make its tables takes seconds."""
+    """Put an empty MLflow store into `folder/outputs`; creating its tables takes seconds."""
     made = tmp_path_factory.mktemp("store")
     process = fork_code(MAKE_STORE, {"folder": str(made)})
     process.join()
@@ -178,7 +178,7 @@ def store_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]
 
 @pytest.fixture
 def folder(tmp_path: Path, store_in: Callable[[Path], None]) -> Path:
-    """A folder with an empty store and an objective that gets into trouble, for sweeps."""
+    """A folder with an empty store and an objective that fails on request, for sweeps."""
     write_module(tmp_path)
     store_in(tmp_path)
     return tmp_path
@@ -186,7 +186,7 @@ def folder(tmp_path: Path, store_in: Callable[[Path], None]) -> Path:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Where the cases of tests/errors are typed; processes that run tests share what came of it."""
+    """The folder of the cases of tests/errors; test processes share the results."""
     of_all = tmp_path_factory.getbasetemp()
     shared = (of_all.parent if "PYTEST_XDIST_WORKER" in os.environ else of_all) / "outcomes"
     shared.mkdir(exist_ok=True)
@@ -202,7 +202,7 @@ BY_THE_CLOCK = ("perf/", "system/")  # metrics that depend on the clock and on t
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, with what the tests look at."""
+    """A run folder, with properties for the tests."""
 
     root: Path
 
@@ -222,32 +222,32 @@ class Run:
         return self.root / f"checkpoints/step-{step:08d}"
 
     def checkpoints(self) -> list[int]:
-        """Steps of the checkpoints that are complete."""
+        """Steps of the complete checkpoints."""
         found = self.root.glob("checkpoints/step-*/COMPLETE")
         return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
 
     def final_files(self) -> dict[str, bytes]:
-        """Everything that the last checkpoint holds, and the last picture."""
+        """All files of the last checkpoint, and the last sample grid."""
         last = max(self.root.glob("checkpoints/step-*"))
         files = {str(p.relative_to(last)): p.read_bytes() for p in last.rglob("*") if p.is_file()}
         files["picture"] = max(self.root.glob("samples/*.png")).read_bytes()
         return files
 
     def rows(self) -> list[Row]:
-        """Logged rows without what depends on the clock."""
+        """Logged rows without values that depend on time."""
         return [
             (row.step, {k: v for k, v in row.metrics.items() if not k.startswith(BY_THE_CLOCK)})
             for row in read_metrics(self.root / "metrics.jsonl")
         ]
 
     def rows_by_step(self) -> list[Row]:
-        """The same, where evaluations share the row of their step."""
+        """The same by step; evaluations are merged into the row of their step."""
         return by_step(
             (step, name, value) for step, row in self.rows() for name, value in row.items()
         )
 
     def times(self) -> dict[Path, int]:
-        """When each file and folder was last changed, but for the lease, which comes and goes."""
+        """Modification times of all files and folders except the lease."""
         lease = RunFolder(self.root).lease
         return {path: path.stat().st_mtime_ns for path in self.root.rglob("*") if path != lease}
 
@@ -265,7 +265,7 @@ def runs_in() -> Callable[..., list[Run]]:
 
 @pytest.fixture(scope="session")
 def run_in(runs_in: Callable[..., list[Run]]) -> Callable[..., Run]:
-    """The same where there is one only."""
+    """The only run, as in `runs_in`."""
 
     def find(folder: Path, name: str = "tiny") -> Run:
         (run,) = runs_in(folder, name)
@@ -276,7 +276,7 @@ def run_in(runs_in: Callable[..., list[Run]]) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def wait_for_step() -> Callable[[Path, int, Forked], None]:
-    """Waits until a run below `folder/outputs` has logged a step."""
+    """Wait until a run below `folder/outputs` has logged a step."""
 
     def wait(folder: Path, step: int, process: Forked) -> None:
         deadline = time.monotonic() + 120
@@ -293,7 +293,7 @@ def wait_for_step() -> Callable[[Path, int, Forked], None]:
 
 @dataclass(frozen=True)
 class Tracked:
-    """What a sqlite store of MLflow says of one run."""
+    """A run in a sqlite store of MLflow."""
 
     run_id: str
     status: str
@@ -334,7 +334,7 @@ def tracked_in() -> Callable[[Path], list[Tracked]]:
 
 
 def by_step(points: Iterable[tuple[int, str, float]]) -> list[Row]:
-    """One row for each step, without what depends on the clock."""
+    """Return one row per step, without values that depend on time."""
     rows: dict[int, dict[str, float]] = {}
     for step, name, value in points:
         if not name.startswith(BY_THE_CLOCK):

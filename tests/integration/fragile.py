@@ -1,4 +1,4 @@
-"""An objective that gets into trouble, and what the tests of sweeps look at afterwards."""
+"""An objective that fails on request, and checks of sweeps after failures."""
 
 from __future__ import annotations
 

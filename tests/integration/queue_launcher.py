@@ -1,8 +1,8 @@
-"""A launcher of Hydra's with a queue, as a cluster has: jobs wait until there is a place, start
-late, and are nobody's children, so that they outlive who gave them.
+"""A Hydra launcher with a queue, like a cluster: jobs wait, start late, and run on their own.
 
-The queue is the folder `queue` where the command is typed: `queue/<id>` is a job that waits or
-runs, a file `queue/place-<n>` a place for one. The program `squeue` of `install` lists the jobs.
+The jobs are not children of the process that submits them and outlive it. The queue is the folder
+`queue` in the current folder: `queue/<id>` is a job that waits or runs, `queue/place-<n>` is a
+slot. The program `squeue` of `install` lists the jobs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ exit 0
 
 
 class Preempted(BaseException):
-    """The job is put back into the queue."""
+    """The job returns to the queue."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class QueueLauncher(Launcher):
         return job
 
     def _serve(self, job: Path, overrides: Sequence[str]) -> None:
-        """Wait for a place and run the job there, from the beginning where it is preempted."""
+        """Wait for a slot and run the job there, again from the beginning if it is preempted."""
         from dit_lab.sweeps import hydra_worker
 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -109,7 +109,7 @@ def _preempt(number: int, frame: object) -> None:
 
 @contextlib.contextmanager
 def _place(queue: Path) -> Iterator[None]:
-    """With a place of one's own."""
+    """Occupy a slot."""
     while True:
         for path in queue.glob("place-*"):
             with path.open() as file, contextlib.suppress(BlockingIOError):
@@ -120,7 +120,7 @@ def _place(queue: Path) -> Iterator[None]:
 
 
 def install(folder: Path, *, places: int) -> None:
-    """Put an empty queue with so many places into a folder, and its `squeue`."""
+    """Put an empty queue with `places` slots into a folder, and its `squeue`."""
     (folder / "queue").mkdir()
     for number in range(places):
         (folder / f"queue/place-{number}").touch()

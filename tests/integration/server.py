@@ -47,8 +47,10 @@ def listens(port: int) -> bool:
 def serving(
     uri: str, artifact_root: Path, port: int, cwd: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The server that `dit-lab ui` starts, once it answers; at the end it is killed with all that
-    it has started."""
+    """Run the server of `dit-lab ui` until it answers.
+
+    At the end, it is killed with all its child processes.
+    """
     command, environment = ui_command(uri, artifact_root=artifact_root, port=port)
     server = subprocess.Popen(
         command,
@@ -70,8 +72,7 @@ def serving(
 
 
 class Proxy:
-    """Stands between a client and the server on `port`: refuses some requests with 503, and takes
-    its time for each."""
+    """A proxy in front of the server on `port`: refuses some requests with 503, and delays each."""
 
     def __init__(self, port: int) -> None:
         self.refuses: Callable[[str, bytes], bool] = lambda path, body: False

@@ -1,6 +1,6 @@
-"""A small training as a library, in any number of processes: what N of them do is what one does.
+"""A small training in one or several processes, whose results must be the same.
 
-`in_processes(4, "train", ...)` runs a function of this module in four processes, forked from the
+`in_processes(4, "train", ...)` runs a function of this module in four processes, forked from a
 server that has done the imports, and connected as torchrun would connect them.
 """
 
@@ -27,7 +27,7 @@ ADAMW = {"member": "adamw", "lr": 1e-4}
 def in_processes(
     fork: Callable[[str, dict[str, Any]], Any], processes: int, function: str, **options: Any
 ) -> None:
-    """Call a function of this module in each process, and fail where it fails in one."""
+    """Call a function of this module in each process; raise if it fails in one."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     given = {"function": function, "processes": processes, "port": port, "options": options}
@@ -62,7 +62,7 @@ def enter(function: str, rank: int, processes: int, port: int, options: dict[str
 
 @dataclass(frozen=True)
 class Doubled:
-    """Training batches in another precision; the numbers are the same."""
+    """Training batches in another precision, with the same values."""
 
     batches: Any
     dtype: Any
@@ -156,9 +156,9 @@ def train(
     powers: Sequence[float] = (),
     **options: Any,
 ) -> None:
-    """Train in a folder, from its newest checkpoint where it has one; rows go to rows.json.
+    """Train in a folder, resuming from its newest checkpoint; rows go to rows.json.
 
-    Power-function averages of the widths `powers` are kept at every 5th step, below `averages`.
+    Power-function averages of the lengths `powers` are saved at every 5th step, below `averages`.
     """
     import torch
 
@@ -265,8 +265,10 @@ def train_each(
     stops: Sequence[int],
     **options: Any,
 ) -> None:
-    """Train by one optimizer after the other, each in a folder of its name, and begin again from
-    its checkpoint at each of the steps `stops`."""
+    """Train with each optimizer in turn, each in a folder of its name.
+
+    Training restarts from the checkpoint at each of the steps `stops`.
+    """
     for name, optimizer in optimizers.items():
         for steps in stops:
             train(str(Path(folder, name)), steps=steps, optimizer=optimizer, **options)
@@ -325,7 +327,7 @@ NOT_FOR_SHARDS = ("Optimizer", "LBFGS", "Muon", "SparseAdam")
 
 
 def copy_checkpoint(source: str, target: str, *, sharded: bool = False, **options: Any) -> None:
-    """Load the newest checkpoint of a folder, and save what was loaded in another."""
+    """Load the newest checkpoint of a folder, and save the loaded state in another."""
     from dit_lab.core.team import ALONE
     from dit_lab.training.checkpoint_store import CheckpointStore
     from dit_lab.training.state import Snapshot, TrainState, Window
@@ -350,7 +352,7 @@ def copy_checkpoint(source: str, target: str, *, sharded: bool = False, **option
 
 
 def agree(folder: str) -> None:
-    """What a team says, in every process: to FOLDER/RANK.json."""
+    """Write results of collective operations in every process to FOLDER/RANK.json."""
     from dit_lab.core.errors import StopRequested
     from dit_lab.core.team import shared_out
     from dit_lab.training.distributed import DistributedContext
@@ -371,7 +373,7 @@ def agree(folder: str) -> None:
             raise OSError(28, "disk full", "there")
 
     class OddError(Exception):
-        """One that cannot be sent."""
+        """An error that cannot be unpickled."""
 
         def __init__(self, one: Any, other: Any) -> None:
             super().__init__(f"{one} and {other}")

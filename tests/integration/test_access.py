@@ -1,5 +1,4 @@
-"""What every command writes has the access that the umask says: others of a group can read a run,
-and write to it where the umask lets them."""
+"""Permissions of files follow the umask, so that a group can share runs."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ GROUP = "import os; os.umask(0o002)"
 
 
 def wrong(folder: Path) -> dict[str, str]:
-    """What lies below a folder with another access than a umask of 002 gives."""
+    """Return what lies below a folder with permissions that a umask of 002 would not give."""
     paths = [path for path in folder.rglob("*") if not path.is_symlink()]
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in paths}
     return {

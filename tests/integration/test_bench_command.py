@@ -1,4 +1,4 @@
-"""`dit-lab bench`, typed."""
+"""The `dit-lab bench` command."""
 
 from __future__ import annotations
 

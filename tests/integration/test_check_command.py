@@ -1,4 +1,4 @@
-"""`dit-lab check`: what is wrong with images is found, counted and named before training."""
+"""`dit-lab check`: faulty images are found, counted and named before training."""
 
 from __future__ import annotations
 

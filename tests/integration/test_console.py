@@ -1,4 +1,4 @@
-"""What a run shows, on a pseudo-terminal and through a pipe, with real processes and signals."""
+"""Console output of a run, on a pseudo-terminal and through a pipe, with real signals."""
 
 from __future__ import annotations
 

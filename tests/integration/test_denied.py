@@ -1,4 +1,4 @@
-"""A tracking server that lets nobody in: nothing is left behind, and no password is shown."""
+"""A tracking server that denies access: no files are left, and no password is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dit-lab doctor`: runs that exited without cleanup are found, everything else is left alone."""
+"""`dit-lab doctor`: finds runs that exited without cleanup and leaves other runs alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dit-lab ema`: averages of any width, of runs that were killed or extended too, and samples."""
+"""`dit-lab ema`: post-hoc EMA of any length, also of killed or extended runs, and sampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dit-lab encode` and training from what it wrote: the same numbers as without, whole after kills.
+"""`dit-lab encode`, and training on its output: same results as on images, safe against kills.
 
 The autoencoder is diffusers' own class, with random weights and few channels.
 """

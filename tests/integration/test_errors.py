@@ -1,8 +1,8 @@
-"""Every refusal, by the real command: one line, the exit code, nothing left, no needless import.
+"""Every refusal by the real command: one line, exit code, no files left, no slow imports.
 
-The cases are data in tests/errors. Each is typed in a folder of its own in a process of its own
-(forked from one that has done its imports); some are also typed as people do, and compared. Cases
-that need torch are in test_errors_of_runs.py.
+The cases are data in tests/errors. Each runs in its own folder and in its own process, forked from
+one that has done the imports; some also run as a new process and are compared. Cases that need
+torch are in test_errors_of_runs.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Refusals and failures that are noticed by what needs torch; see test_errors.py."""
+"""Refusals and failures that are detected with torch; see test_errors.py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Samples measured when a training ends and by `dit-lab evaluate`: once, with a card, in MLflow.
+"""Evaluation at the end of training and by `dit-lab evaluate`: once, with a card, in MLflow.
 
-What is stopped or killed is a process of its own; other commands run in this one, which has
-imported torch already. Three trees take the place of two hundred where no tree matters.
+Commands that are stopped or killed are separate processes; others run in this process, which has
+imported torch. Three trees replace 200 where the number of trees is irrelevant.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Point = tuple[str, int, float]
 
 
 class Done(NamedTuple):
-    """How a command ended and what it said."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -89,7 +89,7 @@ def straight(
     store_in: Callable[[Path], None],
     training: list[str],
 ) -> Run:
-    """The training that nobody disturbed, tracked by MLflow. Tests that write take a copy."""
+    """The uninterrupted training, tracked by MLflow. Tests that write take a copy."""
     folder = tmp_path_factory.mktemp("straight")
     store_in(folder)
     done = typed(folder, "train", *training)
@@ -104,7 +104,7 @@ def only_run(folder: Path) -> Path:
 
 @pytest.fixture
 def untracked(straight: Run, tmp_path: Path) -> Path:
-    """A copy of the run that no tracker knows of."""
+    """A copy of the run that is in no tracker."""
     copy = tmp_path / "copy"
     shutil.copytree(straight.folder, copy)
     edit_json(copy / "status.json", tracking_run_id=None)
@@ -121,7 +121,7 @@ def only_evaluation(run: Path) -> tuple[Path, Evaluation]:
 
 
 def new_evaluation(run: Path, before: Path) -> tuple[Path, Evaluation]:
-    """The one that was written besides `before`."""
+    """Return the evaluation that was written in addition to `before`."""
     (path,) = {path for path in (run / "evaluations").iterdir() if path.name != before.name}
     return path, read_evaluation(path)
 
@@ -138,7 +138,7 @@ def tracked(folder: Path) -> list[Point]:
 
 
 def points_of(evaluation: Evaluation, prefix: str = "eval/") -> set[Point]:
-    """What a tracker should have of an evaluation."""
+    """Return the points that a tracker should have of an evaluation."""
     return {
         (prefix + key.removeprefix("eval/"), evaluation.card.step, value)
         for key, value in evaluation.metrics.items()
@@ -146,7 +146,7 @@ def points_of(evaluation: Evaluation, prefix: str = "eval/") -> set[Point]:
 
 
 def table_of(text: str) -> list[str]:
-    """The lines of a printed table, from its head to the line of circumstances."""
+    """Return the lines of a printed table, from its head to the line of conditions."""
     lines = text.splitlines()
     first = next(n for n, line in enumerate(lines) if line.startswith("metric "))
     last = next(n for n, line in enumerate(lines) if " at step " in line and "guidance" in line)
@@ -198,13 +198,13 @@ def test_the_table_is_printed_and_says_what_it_needs(straight: Run) -> None:
         assert ("(" in line) == bool(row.caveat)
         assert (line.split()[-1] == "-") == (row.floor is None)
     assert lines[-1] == (
-        "ema-0.9 at step 40, Euler with 2 steps (2 evaluations an image), guidance 1, seed 0, "
+        "ema-0.9 at step 40, Euler with 2 steps (NFE 2), guidance 1, seed 0, "
         "float32, labels as frequent as in the training images"
     )
-    (wanted,) = [line for line in lines if line.startswith("wanted: ")]
-    assert "two_sample 0.5" in wanted
+    (target,) = [line for line in lines if line.startswith("target: ")]
+    assert "two_sample 0.5" in target
     findings = [line for line in lines if line.startswith("generated: ")]
-    assert [line.partition(": ")[2].partition(", so")[0] for line in findings] == (
+    assert [line.partition(": ")[2].partition("; ignore")[0] for line in findings] == (
         evaluation.findings
     )
     (result,) = [line for line in straight.out.splitlines() if line.startswith("result: ")]
@@ -253,7 +253,7 @@ def test_what_was_measured_is_not_measured_again(dit_lab: Command, straight: Run
 
 
 def test_the_command_finds_what_the_training_found(dit_lab: Command, untracked: Path) -> None:
-    """In every bit: the same images, draws and trees, in another process."""
+    """The same bits: the same images, draws and trees, in another process."""
     path, _ = only_evaluation(untracked)
     expected = path.read_bytes()
     path.unlink()
@@ -265,18 +265,18 @@ def test_the_command_finds_what_the_training_found(dit_lab: Command, untracked: 
 
 
 def test_two_measurements_side_by_side(dit_lab: Command, untracked: Path, tmp_path: Path) -> None:
-    """Of the same weights, and of others on another machine."""
+    """Of the same weights, and of other weights on another machine."""
     path, evaluation = only_evaluation(untracked)
     same = dit_lab("evaluate", "--compare", str(untracked), str(path))
     assert same.code == 0, same.err
-    assert same.out.splitlines()[0] == "the same measurement of the same weights"
+    assert same.out.splitlines()[0] == "the same evaluation of the same weights"
     other = tmp_path / "other.json"
     other.write_text(path.read_text().replace('"run": "', '"run": "0'))
     edit_json(other, card={**json.loads(other.read_text())["card"], "device": "a GPU"})
     compared = dit_lab("evaluate", "--compare", str(untracked), str(other))
     lines = compared.out.splitlines()
-    assert (compared.code, lines[0], lines[-1]) == (0, "what is compared", "comparable")
-    assert "other circumstances: numbers may differ in their last digits" in lines
+    assert (compared.code, lines[0], lines[-1]) == (0, "models and training", "comparable")
+    assert "different conditions: results may differ in their last digits" in lines
     rows = [line for line in lines if line.startswith("eval/")]
     assert len(rows) == len(evaluation.rows)
 
@@ -303,7 +303,7 @@ def test_another_protocol_has_a_file_and_names_of_its_own(
     new, evaluation = new_evaluation(only_run(root), path)
     assert evaluation.card.sampler["steps"] == 3
     assert evaluation.card.evaluations_per_image == 3 * 2 * 2  # both halves of Heun, both labels
-    assert "Heun with 3 steps (12 evaluations an image), guidance 2" in done.out
+    assert "Heun with 3 steps (NFE 12), guidance 2" in done.out
     assert read_evaluation(path) == own
     added = [point for point in tracked(root) if point not in before]
     assert sorted(added) == sorted(points_of(evaluation, f"eval-{evaluation.card.protocol}/"))
@@ -321,9 +321,10 @@ def test_another_protocol_has_a_file_and_names_of_its_own(
 
 
 def copy_of_everything(straight: Run, tmp_path: Path) -> tuple[Path, Path]:
-    """The folder in which the training was typed; paths and the store name the copy now.
+    """The folder of the training, with paths and the store updated to the copy.
 
-    The run in the store too: MLflow remembers for the life of a process where a run's files lie.
+    The run in the store is copied too: MLflow caches for the life of a process where a run's files
+    are.
     """
     root, run_id = tmp_path / "all", "c0" * 16
     shutil.copytree(straight.root, root)
@@ -371,7 +372,7 @@ def test_baselines_are_columns_of_the_same_table(
     assert values["exact_copies"][1:3] == ["1.000", "0.000"]
     assert values["class_accuracy"][1] == "(1.000)"
     assert not any("…" in line for line in lines)  # nothing cut short
-    said = "memoriser: the samples copy training images, so numbers in (  ) do not count"
+    said = "memoriser: the samples copy training images; ignore values in (  )"
     assert said in lines
     assert not any(line.startswith("class Gaussian: the samples copy") for line in lines)
     assert only_evaluation(untracked)[0] == path  # only the run's own samples are kept
@@ -391,7 +392,7 @@ def test_other_precision_is_another_protocol(dit_lab: Command, untracked: Path) 
 def test_a_newer_table_leaves_the_result_line_alone(
     dit_lab: Command, untracked: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The losses of the training stand there, whatever was measured since."""
+    """It shows the losses of the training, whatever was evaluated since."""
     assert dit_lab("evaluate", f"run={untracked}", "evaluation.num_images=90").code == 0
     show_results(RunFolder(untracked))
     result, *_ = capsys.readouterr().out.splitlines()
@@ -623,7 +624,7 @@ def test_killed_once_it_is_written_and_rerun_is_in_mlflow_once(
     training: list[str],
     tmp_path: Path,
 ) -> None:
-    """The moment between the file and the checkpoint that says that it was done."""
+    """Killed between writing the file and marking the checkpoint as evaluated."""
     store_in(tmp_path)
     process = fork("train", *training, few_trees=True)
     wait_until(has(tmp_path, "evaluations/*.json"))

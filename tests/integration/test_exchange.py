@@ -1,4 +1,4 @@
-"""Weights from elsewhere and back: import, export, diffusers without the lab, a new beginning."""
+"""Exchange of weights: import, export, diffusers without the lab, and fine-tuning."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The shelf of named experiments: every configuration of each, measured or published, composes and
-builds; each recipe trains two steps of a reduced model; the list says what is known of them."""
+"""The named experiments: all configs compose and build, and the catalogue is correct.
+
+Each recipe trains two steps of a reduced model.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""docs/extend.md does what it says: its files are written, its commands typed, its lines compared.
+"""docs/extend.md is correct: its files are written, its commands run, its output compared.
 
-A part of the user's own is found, typed, trained, killed, resumed, sampled and refused as printed.
+A user-defined part is found, selected, trained, killed, resumed, sampled and refused as printed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Extending a run by the real command: more steps, as if all had been asked for at once."""
+"""Extending a run by the real command gives the same results as a longer run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every verb that reads a file which somebody else may have made, given the same hostile set.
+"""Every command that reads files from others, with the same set of malicious files.
 
-An audit hook sees what the interpreter is asked to do: no command is started, no connection made,
-no module of the current folder imported, and nothing written outside of it.
+An audit hook observes the interpreter: no command is started, no connection opened, no module of
+the current folder imported, and nothing written outside of it.
 """
 
 from __future__ import annotations

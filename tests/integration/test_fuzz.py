@@ -1,7 +1,7 @@
-"""Whatever is typed or read: an exit code of the command's own, and one line, never a traceback.
+"""Random command lines and files: a defined exit code and one line, never a traceback.
 
-`FUZZ_EXAMPLES=2000 pytest tests/integration/test_fuzz.py` looks further; with `FUZZ_LOG=FILE`
-each verb and exit code is noted.
+`FUZZ_EXAMPLES=2000 pytest tests/integration/test_fuzz.py` tests more; with `FUZZ_LOG=FILE` each
+command and exit code is logged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Comparisons that grow: what an earlier sweep has trained and measured is taken as it is."""
+"""Growing sweeps: jobs that an earlier sweep has trained and evaluated are reused."""
 
 from __future__ import annotations
 
@@ -56,8 +56,10 @@ def grown(
     train: list[str],
     store_in: Callable[[Path], None],
 ) -> tuple[Path, dict[Path, int], Any]:
-    """A sweep of two seeds, and then one of three in two ways of sampling; what was there before,
-    and what the second command said."""
+    """A sweep of two seeds, then one of three seeds with two samplers.
+
+    Returns what existed before, and the output of the second command.
+    """
     folder = tmp_path_factory.mktemp("growing")
     write_module(folder)
     store_in(folder)

@@ -1,5 +1,4 @@
-"""The commands that `--help` and the documents show: every one is understood, and what they train
-composes. Links of the documents lead somewhere."""
+"""Commands in `--help` and documents are valid, their configs compose, and links resolve."""
 
 from __future__ import annotations
 
@@ -41,8 +40,7 @@ def commands() -> list[str]:
 
 
 def of_documents() -> list[str]:
-    """Every command of a code block of the documents that is written out: none with `...` or with
-    choices."""
+    """Return complete commands in code blocks of documents: without `...` or alternatives."""
     found = set()
     for page in PAGES:
         if page.name == "extend.md":  # whose commands are run, with its files
@@ -82,8 +80,10 @@ def _anchor(title: str) -> str:
 def test_a_command_is_understood(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its arguments are understood. What it trains composes and is checked, with its data where
-    they are here, and the jobs of a sweep are planned."""
+    """Arguments are valid, training configs compose and pass the checks, and sweeps are planned.
+
+    Data are checked if they are available.
+    """
     monkeypatch.chdir(tmp_path)
     _, verb, *words = shlex.split(command.replace("...", ""))
     given = main.parser_of(verb).parse_intermixed_args(trust.taken_from(words))

@@ -1,9 +1,8 @@
-"""2,000 JPEGs of all kinds, from pieces of photographs and pictures of clothes: checked, encoded,
-trained from latents and from pixels, drawn.
+"""2,000 JPEGs of many kinds: checked, encoded, trained from latents and pixels, sampled.
 
-The photographs are scikit-learn's. Clothes are Fashion-MNIST's where Debian's package lies, else
-scikit-learn's digits. The autoencoder is diffusers' own class with the four levels of the original,
-narrow, with random weights: nothing here measures quality.
+Photographs are scikit-learn's. Pictures of clothes are Fashion-MNIST's if Debian's package is
+installed, else scikit-learn's digits. The autoencoder is diffusers' own class with the original's
+four levels, narrow, with random weights: no quality is measured.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Runs in a real MLflow store: made once, described whole, fed late if need be, closed truthfully.
+"""Runs in a real MLflow store: created once, complete, caught up later, correct final status.
 
-One sqlite store serves all tests of this file, each with an experiment of its own; the server
-tests start `mlflow server` on a free port of the loopback interface.
+One sqlite store serves all tests of this file, each with its own experiment; the server tests start
+`mlflow server` on a free port of the loopback interface.
 """
 
 from __future__ import annotations

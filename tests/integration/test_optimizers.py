@@ -1,4 +1,4 @@
-"""Every optimizer, on one process and on two, whole and in shards, straight and resumed."""
+"""Every optimizer on one and two processes, unsharded and sharded, uninterrupted and resumed."""
 
 from __future__ import annotations
 

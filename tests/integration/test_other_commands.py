@@ -1,4 +1,4 @@
-"""`describe`, `experiments`, `ui`, `--cfg job`, `python train.py` and the documented code."""
+"""`describe`, `experiments`, `ui`, `--cfg job`, `python train.py` and documented code."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Sweeps through launchers of Hydra's, which are extras: their own processes, nothing forked.
+"""Sweeps through optional Hydra launchers, in new processes.
 
-pytest -m extra tests/integration/test_other_launchers.py
+Run with `pytest -m extra tests/integration/test_other_launchers.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is printed where nobody reads it, or where nothing can be written; what is foreign in it."""
+"""Output to closed or full destinations, and foreign characters in it."""
 
 from __future__ import annotations
 

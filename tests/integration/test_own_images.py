@@ -1,4 +1,4 @@
-"""From a person's own folder to samples, by the commands that the README gives."""
+"""From a user's image folder to samples, with the commands of the README."""
 
 from __future__ import annotations
 

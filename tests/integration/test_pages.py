@@ -1,6 +1,6 @@
-"""What a person sees of a sweep in a browser: its report, and its runs on MLflow's page.
+"""A sweep in the browser: its report, and its runs on MLflow's page.
 
-With PAGES_OUT=FOLDER a screenshot of each page is left there.
+With PAGES_OUT=FOLDER a screenshot of each page is saved there.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
-"""Told to stop while it trains, evaluates, draws, measures or encodes: everything is kept, the exit
-code is 143, and what the same command makes afterwards is what it would have made."""
+"""SIGTERM during training, evaluation, sampling, measuring and encoding.
+
+All results are kept, the exit code is 143, and the repeated command gives the same results as an
+uninterrupted one.
+"""
 
 from __future__ import annotations
 

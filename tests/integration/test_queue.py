@@ -1,6 +1,6 @@
-"""Sweeps through a queue whose workers start late and outlive the sweep's process.
+"""Sweeps through a queue whose jobs start late and outlive the sweep's process.
 
-Statuses have to be what the jobs are doing, whoever is killed, and nothing is trained twice.
+Statuses must be correct, whichever process is killed, and no job is trained twice.
 """
 
 from __future__ import annotations

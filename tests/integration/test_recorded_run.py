@@ -1,7 +1,7 @@
-"""What was recorded by an earlier version of the lab is read for ever.
+"""Compatibility: records of an earlier version of the lab are still read.
 
-`tests/data/recorded_run` holds a run of the digits (width 16, 4 steps), its evaluation and its
-exported weights, as the version of 2026-11-29 wrote them. They are never written again.
+`tests/data/recorded_run` holds a run on the digits (width 16, 4 steps), its evaluation and its
+exported weights, as written by the version of 2026-11-29. They are never rewritten.
 """
 
 from __future__ import annotations

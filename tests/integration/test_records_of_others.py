@@ -1,6 +1,6 @@
-"""Every reader of a record against the same hostile files: one line, at once, and little memory.
+"""Every reader of records with the same malicious files: one line, quickly, little memory.
 
-What is read of a record that somebody else made is of the declared types, or it is refused.
+Values read from a record of others have the declared types, or they are refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`dit-lab reflow`: pairs drawn from a run, a second run trained on them, and both measured."""
+"""`dit-lab reflow`: pairs drawn from a run, a second run trained on them, both evaluated."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ASKED = [f"pairs.sample.num_images={PAIRS}", "training.total_steps=6"]
 
 
 class Done(NamedTuple):
-    """The run that pairs were drawn from, the one that learned from them, and what was said."""
+    """The run that pairs were drawn from, the run trained on them, and the output."""
 
     folder: Path
     teacher: Path
@@ -69,7 +69,7 @@ def reflowed(teacher: Path, forked_in: Command, run_in: RunIn) -> Done:
 
 
 def pairs_of(student: Path) -> Path:
-    """Where the pairs lie that a run was trained on."""
+    """Return the folder of pairs that a run was trained on."""
     return Path(read_yaml(student / "config.yaml")["coupling"]["pairs"])
 
 
@@ -124,7 +124,7 @@ def pairs_below(reflowed: Done) -> set[str]:
 
 
 def test_other_pairs_are_not_taken_for_these(reflowed: Done, forked_in: Command) -> None:
-    """The run of this name was trained on other pairs, and stays what it is."""
+    """The run of this name was trained on other pairs, and is not changed."""
     before = (reflowed.student / "identity.json").read_bytes()
     other = ["pairs.sampler.steps=3"]
     done = forked_in(reflowed.folder, "reflow", f"run={reflowed.teacher}", *ASKED, *other)
@@ -135,7 +135,7 @@ def test_other_pairs_are_not_taken_for_these(reflowed: Done, forked_in: Command)
 
 
 def test_what_is_refused_is_not_drawn(reflowed: Done, forked_in: Command) -> None:
-    """Which pairs they will be is known before."""
+    """The refusal comes before any pair is drawn."""
     before = pairs_below(reflowed)
     other = ["pairs.sampler.steps=4"]
     done = forked_in(reflowed.folder, "reflow", f"run={reflowed.teacher}", *ASKED, *other)
@@ -152,7 +152,7 @@ def test_few_pairs_are_refused_or_some_of_them_held_out(reflowed: Done, forked_i
 
 
 def carried(trained: Trained, noise: Tensor, first: int) -> Tensor:
-    """Where the run's own sampler takes a whole chunk of noise, whose first number is `first`."""
+    """Sample from a whole chunk of noise, from number `first`, with the run's own sampler."""
     generator = build_generator(trained.parts, check_stop=lambda: None)
     labels = generator.labels(torch.arange(first, first + len(noise)), None)
     predict = generator.predictor(trained.labelled(trained.parts.config), labels)
@@ -165,8 +165,7 @@ def carried(trained: Trained, noise: Tensor, first: int) -> Tensor:
 
 
 def trained_on(student: Path) -> dict[int, tuple[Tensor, Tensor, int]]:
-    """The pairs of the first epoch of a training, as its batches hold them: (noise, data, label)
-    by the number of the pair."""
+    """Return the pairs of the first epoch by number: (noise, data, label) as in the batches."""
     trained = load(student)
     dataset, codec = build_examples(trained.parts, "train")
     batches = build_batches(
@@ -185,8 +184,10 @@ def trained_on(student: Path) -> dict[int, tuple[Tensor, Tensor, int]]:
 
 
 def test_batches_hold_what_the_teacher_made_of_the_noise(reflowed: Done) -> None:
-    """Exactly, pair by pair: the noise in a batch, followed once more, ends in the data beside it.
-    Numbers 0 to 31 and 32 to 62; the last chunk's noise beyond those is held out or thrown away."""
+    """Exactly, pair by pair: sampling from a batch's noise again gives its data.
+
+    Tests numbers 0 to 31 and 32 to 62; the rest of the last chunk is held out or discarded.
+    """
     found, teacher = trained_on(reflowed.student), load(reflowed.teacher)
     assert sorted(found) == list(range(63))
     purpose = pair_noise(teacher.name)
@@ -232,7 +233,7 @@ def rows(noise: Tensor) -> set[tuple[float, ...]]:
 
 
 def test_noise_that_was_trained_on_is_met_nowhere(reflowed: Done) -> None:
-    """By no seed of a sample, the pairs' own among them, nor by pairs that the new run draws."""
+    """By samples of any seed, including that of the pairs, or by pairs drawn from the new run."""
     trained = rows(torch.stack([noise for noise, _, _ in trained_on(reflowed.student).values()]))
     assert len(trained) == 63
     for seed in range(20):
@@ -246,7 +247,7 @@ def test_noise_that_was_trained_on_is_met_nowhere(reflowed: Done) -> None:
 
 
 def test_a_run_trained_on_old_pairs_refuses_their_seed(reflowed: Done, forked_in: Command) -> None:
-    """In every door that draws from it, wherever a range of seeds begins."""
+    """In every command that samples from it, wherever a range of seeds starts."""
     student = Path(shutil.copytree(reflowed.student, reflowed.folder / "old"))
     pairs = Path(shutil.copytree(pairs_of(student), reflowed.folder / "old-pairs"))
     facts = read_pair_facts(pairs)
@@ -316,8 +317,10 @@ def files_of(folder: Path) -> Mapping[str, bytes]:
 def test_killed_while_drawing_and_rerun_has_the_same_pairs(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the first of three files: what is whole is kept, the rest is drawn, every byte is that
-    of a drawing that nobody disturbed."""
+    """Killed after the first of three files: complete files are kept, the rest is drawn.
+
+    Every byte equals that of an uninterrupted drawing.
+    """
     for module in (reflow, pairs_module):
         monkeypatch.setattr(module, "SHARD_PAIRS", 32)
     killed, straight = (copy_of(teacher, tmp_path / name) for name in ("one", "two"))

@@ -1,7 +1,7 @@
-"""A named experiment done again: it comes back, and what breaks a little of it is named.
+"""Reproduction of a named experiment: it succeeds, and small defects are reported.
 
-The quickstart's probes against four mutations of the package print what they found:
-pytest -m slow tests/integration/test_reproduce.py -s
+The quickstart's probes against four mutations of the package print their results: pytest -m slow
+tests/integration/test_reproduce.py -s
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`dit-lab runs`: what is listed, what goes and what stays, here and in MLflow."""
+"""`dit-lab runs`: listing, pruning and removal, here and in MLflow."""
 
 from __future__ import annotations
 
@@ -49,8 +49,10 @@ def trained(
     forked_in: Callable[..., Any],
     tiny: list[str],
 ) -> Path:
-    """Three runs and a sweep of two, tracked by MLflow, one of which needs a checkpoint of another
-    and one of which begins with its weights."""
+    """Three runs and a sweep of two, tracked by MLflow.
+
+    One run needs a checkpoint of another, and one starts from its weights.
+    """
     folder = tmp_path_factory.mktemp("trained")
     store_in(folder)
 

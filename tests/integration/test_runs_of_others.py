@@ -1,5 +1,7 @@
-"""Runs that somebody else has trained: what is found out about them is kept below one's own
-`paths.root`, and what cannot be done is refused before any work."""
+"""Runs trained by others: results are stored below the user's own `paths.root`.
+
+Impossible commands are refused before any work.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,7 @@ def test_what_is_found_out_is_kept_below_my_own_root(
     assert f"measured before: {written}" in mine("evaluate", run, *MEASURED).stdout
     done = mine("evaluate", "--compare", str(theirs.run), str(written))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "the same measurement" in done.stdout
+    assert "the same evaluation" in done.stdout
     done = mine("evaluate", "-m", run, MEASURED[0], "sampler.steps=1,2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "sampler.steps=1: measured before" in done.stdout

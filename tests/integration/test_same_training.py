@@ -1,4 +1,4 @@
-"""The same training on any number of processes, whole or sharded, and checkpoints between them."""
+"""The same training on any number of processes, sharded or not, and exchanged checkpoints."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of the training in one process, whole, in float32 or float64."""
+    """The folder of the training in one process, unsharded, in float32 or float64."""
     folders: dict[str, Path] = {}
 
     def train(dtype: str) -> Path:
@@ -74,8 +74,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_the_same_losses_and_weights(
     tmp_path: Path, alone: Callable[[str], Path], way: str
 ) -> None:
-    """Float32 sums in another order. A logged loss is the mean over the whole batch, as one process
-    has it; a learning rate is the same number."""
+    """Float32 sums in another order.
+
+    A logged loss is the mean over the whole batch, as in one process; learning rates are equal.
+    """
     processes, options = WAYS[way]
     in_processes(processes, "train", folder=str(tmp_path), **options)
     expected = rows(alone("float32"))

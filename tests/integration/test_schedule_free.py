@@ -1,4 +1,4 @@
-"""A run of schedule-free: its average is what is looked at, drawn from, exported and begun with."""
+"""Schedule-free runs: the averaged weights are evaluated, sampled, exported and fine-tuned."""
 
 from __future__ import annotations
 

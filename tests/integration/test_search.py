@@ -1,4 +1,4 @@
-"""`dit-lab train -m hydra/sweeper=optuna`: jobs that are proposed, with runs like any sweep's."""
+"""`dit-lab train -m hydra/sweeper=optuna`: proposed jobs, with runs like those of any sweep."""
 
 from __future__ import annotations
 

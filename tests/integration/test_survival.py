@@ -1,8 +1,8 @@
-"""What may happen to a training, and that it ends in the same bits once the trouble is over.
+"""A training that is disturbed gives the same bits once the disturbance is over.
 
-The trouble is real: signals, damaged files, an objective that fails, a disk that is full, a folder
-that turns read-only. The runs train an objective in a module of the user's own, which stops or
-fails when told to by a file.
+The disturbances are real: signals, damaged files, an objective that fails, a full disk, a folder
+that becomes read-only. The runs train a user-defined objective, which stops or fails when a file
+tells it to.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def train(tiny: list[str]) -> list[str]:
 def straight(
     tmp_path_factory: pytest.TempPathFactory, forked_in: Command, train: list[str], run_in: RunIn
 ) -> Any:
-    """The run that nothing happened to."""
+    """The undisturbed run."""
     folder = tmp_path_factory.mktemp("straight")
     write_module(folder)
     done = forked_in(folder, *train)
@@ -119,7 +119,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def killed(straight: Any, folder: Path, run_in: RunIn) -> Any:
-    """The run as SIGKILL leaves it behind step 30; made of the straight one, to save time."""
+    """The run as SIGKILL leaves it after step 30; copied from the undisturbed one, to save time."""
     shutil.copytree(straight.root.parents[2], folder / "outputs")
     run = run_in(folder)
     shutil.rmtree(run.checkpoint(40))
@@ -506,8 +506,10 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_folder_that_turns_read_only_loses_no_checkpoint(
     inside: str, folder: Path, train: list[str], forked: Command, run_in: RunIn, straight: Any
 ) -> None:
-    """The checkpoints' folder alone, or the whole run's: one line, and once it can be written to,
-    the same command goes on to the same bits."""
+    """Only the checkpoints' folder, or the whole run folder: an error of one line.
+
+    Once the folder is writable again, the same command resumes to the same bits.
+    """
     given = {"folder": str(folder), "inside": inside, "arguments": train}
     process = fork_code(WHERE_A_FOLDER_TURNS_READ_ONLY, {**given, "NOT_ALLOWED": NOT_ALLOWED})
     process.join()

@@ -1,6 +1,6 @@
-"""`dit-lab train -m` with real jobs: some fail in every way there is, some are stopped and killed.
+"""`dit-lab train -m` with real jobs that fail in every way, are stopped and are killed.
 
-The jobs train an objective in a module of the user's own, which fails, waits and takes notes.
+The jobs train a user-defined objective that fails, waits and logs.
 """
 
 from __future__ import annotations

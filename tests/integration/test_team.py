@@ -1,4 +1,4 @@
-"""Two processes that agree, and that save together."""
+"""Collective operations and saving with two processes."""
 
 from __future__ import annotations
 

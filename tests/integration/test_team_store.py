@@ -1,6 +1,6 @@
-"""A store for a team: a PostgreSQL database, behind the server that `dit-lab ui` starts, or alone.
+"""A shared MLflow store: a PostgreSQL database, behind the server of `dit-lab ui` or alone.
 
-pytest -m extra tests/integration/test_team_store.py
+Run with `pytest -m extra tests/integration/test_team_store.py`.
 """
 
 from __future__ import annotations

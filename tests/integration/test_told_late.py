@@ -1,4 +1,4 @@
-"""Sweeps whose tracker is away for a while, or all the time, or is not to be told at once."""
+"""Sweeps whose tracking server is away temporarily or always, or is updated later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dit-lab train` as people use it: finished, rerun, stopped, killed, resumed, tracked."""
+"""Typical uses of `dit-lab train`: finished, rerun, stopped, killed, resumed, tracked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other processes and other programs get of trust: modules of the folder, and passwords."""
+"""Trust in child processes and other programs: modules of the folder, and passwords."""
 
 from __future__ import annotations
 

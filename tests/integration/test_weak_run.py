@@ -1,4 +1,4 @@
-"""Guidance away from a weaker run (`guidance.weak_run`): by the commands and as a library."""
+"""Autoguidance by a weaker run (`guidance.weak_run`), by commands and as a library."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ def test_a_weak_run_changes_images_and_counts_twice(
     sample: Callable[..., tuple[np.ndarray, str]], earlier: Path
 ) -> None:
     plain, said = sample()
-    assert "2 evaluations an image" in said
+    assert "NFE 2" in said
     weak, said = sample("guidance.scale=2", f"guidance.weak_run={earlier}")
-    assert "10 images from ema-0.9 at step 20, 4 evaluations an image" in said
+    assert "10 images from ema-0.9 at step 20, NFE 4" in said
     null, _ = sample("guidance.scale=2")
     assert (weak != plain).any() and (weak != null).any()
     late, said = sample(
         "guidance.scale=2", f"guidance.weak_run={earlier}", "guidance.interval=[0.4,1.0]"
     )
-    assert "3 evaluations an image" in said  # of the times 0 and 1/2 one
+    assert "NFE 3" in said  # of the times 0 and 1/2 one
     assert (late != plain).any() and (late != weak).any()
 
 
@@ -78,7 +78,7 @@ def test_guidance_away_from_itself_is_none(
     """weak + s (model - weak) is the model, up to rounding that may tip a brightness."""
     plain, _ = sample()
     itself, said = sample("guidance.scale=2", f"guidance.weak_run={run}")
-    assert "4 evaluations an image" in said
+    assert "NFE 4" in said
     assert (itself != plain).mean() < 0.01
 
 
@@ -126,7 +126,7 @@ def test_the_card_names_the_weak_weights_and_no_path(
     card, printed = measured(forked, ours, *weak)
     assert card["guidance"]["weak_run"] == f"{run.name} at step 10, ema-0.9"
     assert card["evaluations_per_image"] == 4.0
-    assert "(4 evaluations an image)" in printed
+    assert "(NFE 4)" in printed
     assert str(earlier) not in json.dumps(card)
     moved = shutil.copytree(run, tmp_path / "moved") / earlier.relative_to(run)
     _, printed = measured(forked, ours, "guidance.scale=2", f"guidance.weak_run={moved}")

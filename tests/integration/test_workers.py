@@ -1,4 +1,4 @@
-"""One training on two processes: the same numbers, and one end for both, whatever it is."""
+"""One training on two processes: the same numbers, and the same end for both."""
 
 from __future__ import annotations
 
@@ -41,8 +41,11 @@ def alone(
 
 
 def check_same(run: Any, other: Any) -> None:
-    """Sums of floats in another order: Adam's first steps are as large as a gradient's sign, so a
-    rounding error of 1e-8 may become some 1e-5 of a weight in 40 steps at a rate of 1e-4."""
+    """Compare up to the order of float sums.
+
+    Adam's first steps are as large as the sign of a gradient, so a rounding error of 1e-8 may
+    become about 1e-5 of a weight in 40 steps at a learning rate of 1e-4.
+    """
     assert [(step, row.keys()) for step, row in run.rows()] == [
         (step, row.keys()) for step, row in other.rows()
     ]
@@ -195,8 +198,11 @@ def test_another_number_of_processes_is_refused(tmp_path: Path, train: list[str]
 
 @pytest.mark.parametrize("processes", ["1", "2"], ids=["alone", "of two"])
 def test_a_command_ends_before_the_interpreter_goes(processes: str) -> None:
-    """Its threads have ended and what is registered for the end is done; but no object is freed:
-    nothing can ask for an interpreter that is going (a thread of gloo aborts a process by that)."""
+    """Its threads have ended and exit handlers have run, but no object is freed.
+
+    Otherwise threads could use the interpreter while it ends (a thread of gloo aborts the process
+    then).
+    """
     code = (
         "import atexit, time, concurrent.futures; from dit_lab.cli import main\n"
         "class Held:\n"

@@ -1,7 +1,7 @@
-"""Children of a command, forked from a process that has done the imports: real processes, which can
-be stopped and killed, without the ten seconds that each of them takes to start.
+"""Child processes of a command, forked from a process that has done the imports.
 
-The command that runs a sweep, or several workers, calls `install` before anything else.
+They are real processes, which can be stopped and killed, without ten seconds of start-up each. The
+command that runs a sweep, or several workers, calls `install` first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LARGEST_REQUEST = 2**20
 
 
 def install() -> None:
-    """From now on, children of this process are forked. Nothing may have been started before."""
+    """From now on, child processes are forked. Call it before anything else is started."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork() == 0:
         ours.close()
@@ -91,7 +91,7 @@ class ForkedChild(processes.Child):
 
 
 def _serve(requests: socket.socket) -> None:
-    """Fork for every request, and tell of every end, until nobody asks any more."""
+    """Fork for every request and report every end, until the connection closes."""
     with contextlib.suppress(AttributeError):  # of a server that has started the command
         ForkedChild.server.detach()
     kept = requests.fileno()  # all else is the command's, and tells others that it lives
@@ -125,7 +125,7 @@ def _tell(requests: socket.socket, **answer: int) -> None:
 
 
 def _run(request: Mapping[str, Any], reading: int, prints: int) -> None:
-    """Be `python -m MODULE ARGUMENTS`."""
+    """Run `python -m MODULE ARGUMENTS` in this process."""
     code: Any = 1
     try:
         os.setsid()

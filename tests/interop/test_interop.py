@@ -1,4 +1,4 @@
-"""Weights of other programs: the names and shapes of their tensors, and what is refused."""
+"""Weights of other programs: tensor names and shapes, and refusals."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_lightningdit_s_options_show_in_its_shapes(width: int, changes: dict[str
 
 
 def test_lightningdit_s_damaged_shapes() -> None:
-    """What is missing is told by the list of all tensors; angles of one dimension at once."""
+    """Missing tensors are reported by the complete list; one-dimensional angles immediately."""
     adapter, file = FORMATS["lightningdit"], WeightsFile(Path("x.pt"), {})
     shapes = adapter.expected(LIGHTNING)
     name = "blocks.0.adaLN_modulation.1.weight"
@@ -150,7 +150,7 @@ def test_the_names_of_diffusers() -> None:
     [SMALL, replace(SMALL, learn_sigma=False, in_channels=1, num_classes=3)],
 )
 def test_there_and_back(name: str, architecture: Architecture) -> None:
-    """Every tensor, to the bit, and none shares its memory with another."""
+    """All tensors are bit-identical, and none shares memory with another."""
     adapter, ours = FORMATS[name], weights(architecture)
     theirs = dict(adapter.from_ours(ours, architecture))
     assert shapes_of(theirs) == adapter.expected(architecture)
@@ -173,7 +173,7 @@ def test_lightningdit_there_and_back(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("changes", [{"num_classes": 0}, {"class_dropout_prob": 0.0}])
 def test_diffusers_without_a_null_label(changes: dict[str, Any]) -> None:
-    """Rows that the class insists on are zeros, and go again."""
+    """Rows that the diffusers class requires are zeros, and are removed on import."""
     architecture = replace(SMALL, **changes)
     adapter, ours = FORMATS["diffusers"], weights(architecture)
     theirs = dict(adapter.from_ours(ours, architecture))
@@ -188,7 +188,7 @@ def test_diffusers_without_a_null_label(changes: dict[str, Any]) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("timestep", [0, 10, 500, 999])
 def test_diffusers_computes_the_same(timestep: int) -> None:
-    """With its frequencies divided as ours are. Without that it is another function, by far."""
+    """With time frequencies divided by 128. Without this the outputs differ strongly."""
     from diffusers import DiTTransformer2DModel
 
     adapter = FORMATS["diffusers"]
@@ -209,8 +209,10 @@ def test_diffusers_computes_the_same(timestep: int) -> None:
 
 @torch.no_grad()
 def test_repa_s_time_runs_the_other_way() -> None:
-    """What it says at its time is what ours says at 1 - t, with the sign turned; there and back
-    only float32 is lost."""
+    """Its output at its time is that of ours at 1 - t with the sign changed.
+
+    Back and forth loses only float32 rounding.
+    """
     adapter, theirs = FORMATS["repa"], weights(replace(SMALL, learn_sigma=False))
     converted = adapter.to_ours(theirs, SMALL)
     models = []
@@ -289,7 +291,7 @@ def test_what_lightningdit_was_trained_with(tmp_path: Path) -> None:
 
 
 class Hostile:
-    """What runs a command when it is unpickled by a reader that trusts it."""
+    """An object whose unpickling runs a command."""
 
     def __init__(self, command: str) -> None:
         self._command = command
@@ -382,14 +384,14 @@ def test_tensors_that_were_cut_into_files(tmp_path: Path) -> None:
         ("dit", {}, RectifiedFlow(), "predicts noise"),
         ("dit", {}, DDPM(prediction="v", learn_sigma=False), "predicts noise"),
         ("dit", {}, DDPM(beta_schedule="cosine"), "linear betas"),
-        ("sit", {}, DDPM(), "learns a flow"),
+        ("sit", {}, DDPM(), "supports flows only"),
         ("sit", {}, RectifiedFlow(), "time_scale=1000"),
         ("sit", {}, FlowMatching(time_scale=1.0), "sigma_min=0"),
-        ("repa", {}, RectifiedFlow(time_scale=1.0), "wants the projectors"),
+        ("repa", {}, RectifiedFlow(time_scale=1.0), "requires the projectors"),
         ("dit", {"norm": "rms", "rope": True}, DDPM(), "model.norm=rms, model.rope=true: this"),
         ("sit", {"qk_norm": True}, RectifiedFlow(time_scale=1.0), "model.qk_norm=true: this"),
-        ("lightningdit", {"norm": "rms"}, DDPM(), "LightningDiT learns a flow"),
-        ("lightningdit", {}, RectifiedFlow(), "LightningDiT feeds time as it is"),
+        ("lightningdit", {"norm": "rms"}, DDPM(), "LightningDiT supports flows only"),
+        ("lightningdit", {}, RectifiedFlow(), "LightningDiT uses unscaled time"),
         ("diffusers", {"mlp": "swiglu"}, DDPM(), "model.mlp=swiglu: this"),
         ("diffusers", {"input_size": (8, 16)}, DDPM(), "squares"),
         ("diffusers", {"mlp_ratio": 2.0}, DDPM(), "mlp_ratio"),

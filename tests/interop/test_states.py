@@ -1,4 +1,4 @@
-"""What training scripts save, in the many ways that they do: weights are found, nothing is run."""
+"""Saved states of training scripts, in many layouts: weights are found, no code is run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""What the lab's loop costs beside the mathematics of a step: a whole training, tracker, metrics
-and guards included, that makes way after every few steps for as many of a bare loop on the same
-batches, in the same process.
+"""Overhead of the lab's training loop over the bare computation of a step.
+
+A whole training with tracker, metrics and guards alternates, every few steps, with a bare loop on
+the same batches in the same process.
 
     python -m tests.measure.bare_loop --blocks 30 model=nano
 
@@ -38,7 +39,7 @@ WARM_BLOCKS = 1
 
 
 class BareLoop:
-    """The same steps with nothing around them but the time of their ends."""
+    """The same steps without anything but timestamps at their ends."""
 
     def __init__(self, config: Mapping[str, Any], stop: StopSignal) -> None:
         context = DistributedContext(
@@ -56,7 +57,7 @@ class BareLoop:
         self._steps.close()
 
     def block(self, count: int) -> float:
-        """Seconds of a step, the median of `count`."""
+        """Return the seconds per step, the median of `count`."""
         ticks = started(self._device)
         for (batch,) in itertools.islice(self._steps, count):
             self._step(batch)
@@ -76,7 +77,7 @@ class BareLoop:
 
 
 class InTurn(Hook):
-    """Takes the time of a training's steps, and between blocks of them what `other` says."""
+    """Times the steps of a training, and calls `other` between blocks of them."""
 
     def __init__(self, other: Callable[[int], float]) -> None:
         self._other = other
@@ -91,7 +92,7 @@ class InTurn(Hook):
 
 
 def started(device: torch.device) -> Ticks:
-    """Ticks of which the first is taken now."""
+    """Return ticks with a first timestamp."""
     ticks = Ticks(device)
     ticks.take()
     return ticks

@@ -1,12 +1,11 @@
-"""What a training step and drawing images cost as the work grows, with the exponents of the growth
-beside those of theory, and a plot.
+"""Growth of the cost of a training step and of sampling, with exponents and a plot.
 
     OMP_NUM_THREADS=2 python -m tests.measure.cost_growth --seconds 4 docs/cost-growth.png
 
-Every training is a `dit-lab bench` of its own on latents of noise, so that its peak of memory is
-its own too; that of one block, one image and the least width is taken off, as that of the process.
-Images are drawn by one process of a small model. Theory is the count of matrix products for time,
-and the predicted bytes of tensors for memory.
+Every training is a separate `dit-lab bench` on random latents, so that peak memory is separate. The
+peak of one block, one image and the smallest width is subtracted as that of the process. Samples
+are drawn by one process with a small model. Measured exponents are compared with theory: the number
+of matrix products for time, the predicted bytes of tensors for memory.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ SECONDS, MEMORY = "seconds", "GB"
 
 @dataclass(frozen=True)
 class Growth:
-    """What is measured at each size of a thing, in `unit`, and what theory says up to a factor."""
+    """Measurements over sizes, in `unit`, and the theoretical values up to a factor."""
 
     of: str
     unit: str
@@ -65,7 +64,7 @@ class Growth:
 
 
 def overrides(work: dict[str, int]) -> list[str]:
-    """Tokens are those of square latents in patches of 2, an eighth of the images' side."""
+    """Return overrides of a size; tokens are those of square latents in patches of 2."""
     side = round(work["tokens"] ** 0.5) * 2 * 8
     return [
         *COMMON, f"dataset.image_size={side}", f"model.hidden_size={work['width']}",
@@ -75,7 +74,7 @@ def overrides(work: dict[str, int]) -> list[str]:
 
 
 def benched(work: dict[str, int], seconds: float) -> dict[str, Any]:
-    """The training step of `dit-lab bench`."""
+    """Return the training step of `dit-lab bench`."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bench.json"
         command = ["bench", *overrides(work), "--only=training", f"--seconds={seconds}"]
@@ -97,7 +96,7 @@ def predicted_bytes(work: dict[str, int]) -> float:
 
 
 def trainings(seconds: float) -> Iterator[Growth]:
-    """Of each thing, the time of a step and then its memory."""
+    """Return, for each size parameter, the growth of step time and then of memory."""
     process = benched(LEAST, seconds)["peak_memory_bytes"]
     for name, sizes in GROWING.items():
         works = [{**USUAL, name: size} for size in sizes]
@@ -109,7 +108,7 @@ def trainings(seconds: float) -> Iterator[Growth]:
 
 
 def drawings() -> Iterator[Growth]:
-    """Medians of whole drawings: by more steps, and of more images by STEPS[1]."""
+    """Return medians of sampling times: over steps, and over images with STEPS[1] steps."""
     by_steps = [median(draw_times(steps, IMAGES[0])) for steps in STEPS]
     yield Growth("sampler steps", SECONDS, STEPS, by_steps, STEPS)
     of_images = [by_steps[1], *(median(draw_times(STEPS[1], images)) for images in IMAGES[1:])]
@@ -117,7 +116,7 @@ def drawings() -> Iterator[Growth]:
 
 
 def draw_times(steps: int, images: int) -> list[float]:
-    """Seconds of each round."""
+    """Return the seconds of each round."""
     settings = ["sampler=euler", f"sampler.steps={steps}", "guidance.scale=2"]
     config, shapes, _ = with_data(compose_train([*overrides(USUAL), *settings]))
     sampling = Sampling(config, shapes)
@@ -143,8 +142,10 @@ def lines(found: Sequence[Growth]) -> Iterator[str]:
 
 
 def draw(trained: Sequence[Growth], drawn: Sequence[Growth], file: Path) -> None:
-    """Time of training above, its memory below, and drawing in the last column, each with theory's
-    line through the middle size."""
+    """Plot training time above, memory below, and sampling in the last column.
+
+    Each panel has the theoretical line through the middle size.
+    """
     from matplotlib.figure import Figure
 
     rows = [[growth for growth in trained if growth.unit == unit] for unit in (SECONDS, MEMORY)]

@@ -1,13 +1,13 @@
-"""How often reports claim what is not so, and how often they find what is.
+"""Error rates of reports: how often they claim a false difference and find a true one.
 
     python -m tests.measure.error_rates grid        chance of any false claim, by cell
-    python -m tests.measure.error_rates methods     other tests beside this one: chance and power
+    python -m tests.measure.error_rates methods     comparison with other tests: chance and power
     python -m tests.measure.error_rates families    effects, interactions, ladders, shared models
-    python -m tests.measure.error_rates analysis    whole reports beside the vectorised form
-    python -m tests.measure.error_rates correlated  trainings of one seed that are alike
+    python -m tests.measure.error_rates analysis    whole reports against the vectorised form
+    python -m tests.measure.error_rates correlated  correlated results of runs with the same seed
 
-Configurations are compared with one baseline unless said. The unit is the deviation of the other
-configurations over seeds. Prints Markdown; docs/statistics.md has what it printed.
+Configs are compared with one baseline unless stated otherwise. The unit is the standard deviation
+of the other configs over seeds. Prints Markdown, which is included in docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def percent(rate: float) -> str:
 
 
 def to_baseline(configurations: int, seeds: int) -> Family:
-    """Every configuration against the first."""
+    """Compare every configuration with the first."""
     return Family(
         tuple(((0, -1.0), (n, 1.0)) for n in range(1, configurations)),
         ((True,) * seeds,) * configurations,
@@ -97,7 +97,7 @@ Method = Callable[[Array], Array]
 
 
 def holm(p_values: Array) -> Array:
-    """Which are claimed by Holm's (1979) step-down procedure."""
+    """Return which differences are claimed by Holm's (1979) step-down procedure."""
     count = p_values.shape[-1]
     order = np.argsort(p_values, -1)
     ascending = np.take_along_axis(p_values, order, -1)
@@ -112,13 +112,13 @@ def t_test(difference: Array, variance: Array, degrees: Array | float) -> Array:
 
 
 def moments(values: Array) -> tuple[Array, Array, Array, int]:
-    """Differences, squared errors of the others and of the baseline, and degrees of freedom."""
+    """Return differences, squared errors of the others and the baseline, degrees of freedom."""
     mean, error = values.mean(-1), values.var(-1, ddof=1) / values.shape[-1]
     return mean[:, 1:] - mean[:, :1], error[:, 1:], error[:, :1], values.shape[-1] - 1
 
 
 def welch(values: Array) -> Array:
-    """What reports used before: Satterthwaite's degrees of freedom, Holm's correction."""
+    """The earlier test of reports: Satterthwaite's degrees of freedom, Holm's correction."""
     difference, own, base, free = moments(values)
     total = own + base
     return t_test(difference, total, total**2 / ((own**2 + base**2) / free))
@@ -131,7 +131,7 @@ def smaller(values: Array) -> Array:
 
 
 def paired(values: Array) -> Array:
-    """Student's t of the differences seed by seed."""
+    """Student's t of the differences by seed."""
     differences = values[:, 1:] - values[:, :1]
     free = values.shape[-1] - 1
     return t_test(differences.mean(-1), differences.var(-1, ddof=1) / (free + 1), float(free))
@@ -145,7 +145,7 @@ def pooled(values: Array) -> Array:
 
 
 def moderated(values: Array) -> Array:
-    """Variances drawn towards those of all configurations (Smyth 2004), Holm's correction."""
+    """Variances shrunk towards those of all configurations (Smyth 2004), Holm's correction."""
     difference, own, base, free = moments(values)
     every = np.concatenate([base, own], -1)
     logs = np.log(every)
@@ -173,7 +173,7 @@ def here(values: Array) -> Array:
 
 
 def without_floor(values: Array) -> Array:
-    """Welch's statistic, judged by the largest one in simulated sweeps at the worst baseline."""
+    """Welch's statistic, against the largest one in simulated sweeps at the worst baseline."""
     return welch_ratio(values) > _critical_without_floor(*values.shape[1:])
 
 
@@ -269,8 +269,11 @@ def with_effect(values: Array, effect: float) -> Array:
 def factorial(
     levels: Sequence[int], seeds: int, *, shared: bool
 ) -> tuple[list[tuple[int, ...]], dict[str, Family]]:
-    """A full factorial design: its cells, comparisons with the first and effects of axes as one
-    family, and interactions. shared: cells with equal first levels share their models."""
+    """A full factorial design with interactions.
+
+    Its cells, comparisons with the first, and main effects form one family. shared: cells with
+    equal first levels share their models.
+    """
     cells = list(itertools.product(*map(range, levels)))
     place = {cell: n for n, cell in enumerate(cells)}
     trained = tuple(cell[0] if shared else n for n, cell in enumerate(cells))
@@ -299,7 +302,7 @@ def factorial(
 
 
 def ladder(configurations: int, seeds: int) -> Family:
-    """Every configuration against the one before it and against the first."""
+    """Every configuration against the previous one and against the first."""
     base = [((0, -1.0), (n, 1.0)) for n in range(1, configurations)]
     before = [((n - 1, -1.0), (n, 1.0)) for n in range(2, configurations)]
     return Family(
@@ -358,7 +361,7 @@ def families() -> None:
 
 
 def runs(values: Array) -> list[Result]:
-    """(configurations, seeds) as runs."""
+    """Convert (configurations, seeds) to runs."""
     return [
         Result(
             run=f"{n}-{seed}", settings={"model": str(n)}, seed=seed, status="FINISHED",
@@ -370,7 +373,7 @@ def runs(values: Array) -> list[Result]:
 
 
 def analysis() -> None:
-    """Claims and p-values of whole reports, one by one, beside those of all sweeps at once."""
+    """Compare claims and p-values of whole reports, one by one, with the vectorised form."""
     question = Question(metric=METRIC, lower_is_better=True)
     compared = different = 0
     start = time.perf_counter()
@@ -399,7 +402,7 @@ def analysis() -> None:
 
 
 def correlated() -> None:
-    """A share of the variance is the seed's: of all trainings, or of those of one level."""
+    """A share of the variance belongs to the seed: of all trainings, or of those of one level."""
     cells, every = factorial((4, 3), 3, shared=False)
     rows = []
     for name, family in every.items():

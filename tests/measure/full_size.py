@@ -42,7 +42,7 @@ FILES = {
 
 
 def weights(architecture: Architecture) -> dict[str, Tensor]:
-    """By our names."""
+    """Return weights with the lab's names."""
     generator = torch.Generator().manual_seed(0)
     shapes = architecture.shapes()
     found = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
@@ -50,7 +50,7 @@ def weights(architecture: Architecture) -> dict[str, Tensor]:
 
 
 def memory(pid: int) -> dict[str, int]:
-    """Bytes of a process by kind; {} where it has ended."""
+    """Return the bytes of a process by kind; {} if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -64,7 +64,7 @@ def memory(pid: int) -> dict[str, int]:
 
 
 def run(arguments: list[str], folder: Path) -> tuple[float, dict[str, int]]:
-    """Seconds of a command, and the most memory of each kind that it had."""
+    """Return the seconds of a command, and its peak memory by kind."""
     begun, peaks = time.monotonic(), {"VmRSS": 0, "RssAnon": 0, "RssFile": 0}
     process = subprocess.Popen([sys.executable, "-m", "dit_lab", *arguments], cwd=folder)
 

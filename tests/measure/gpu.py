@@ -1,10 +1,11 @@
-"""Speed and memory of DiT-XL/2 on one GPU, beside what is aimed at, in under nine minutes.
+"""Speed and memory of DiT-XL/2 on one GPU, compared with targets, in less than nine minutes.
 
     python -m tests.measure.gpu --out gpu.json [--official-path DiT] [--minutes 9] [KEY=VALUE ...]
 
-Latents of noise as of ImageNet at 256 pixels, bf16. Every measurement is a `dit-lab bench` of its
-own, the most telling first; what there is no time for is said to be unmeasured. `KEY=VALUE` goes to
-each of them: `model=pico training.global_batch_size=8` tries the command itself on a CPU.
+Uses random latents with the shape of ImageNet at 256 pixels, in bf16. Every measurement is a
+separate `dit-lab bench`, the most important first; measurements without time left are reported as
+unmeasured. `KEY=VALUE` is passed to each of them: `model=pico training.global_batch_size=8` tests
+the command on a CPU.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ RATIO = re.compile(r"a sampling step here takes ([\d.]+)")
 
 @dataclass
 class Measuring:
-    """Runs `dit-lab bench` as long as there is time."""
+    """Runs `dit-lab bench` while there is time."""
 
     overrides: Sequence[str]  # what was typed; wins
     seconds: float  # for each part of a measurement
@@ -47,7 +48,7 @@ class Measuring:
     said: list[str] = field(default_factory=list)
 
     def bench(self, *options: str, keys: Sequence[str]) -> str | None:
-        """What it printed; None where there was no time or no memory, which is noted."""
+        """Return its output; None, with a note, if there was not enough time or memory."""
         chosen = {text.partition("=")[0]: text for text in (*XL, *keys, *self.overrides)}
         command = [sys.executable, "-m", "dit_lab", "bench", *options, *chosen.values()]
         try:
@@ -66,7 +67,7 @@ class Measuring:
         return done.stdout
 
     def record(self, parts: str, *keys: str) -> dict[str, Any] | None:
-        """All that `--json` keeps of "training" or "training,sampling"."""
+        """Return the `--json` record of "training" or "training,sampling"."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "bench.json"
             printed = self.bench("--only", parts, "--json", str(file), keys=keys)
@@ -74,7 +75,7 @@ class Measuring:
 
 
 def least_recomputed(measuring: Measuring) -> tuple[str, dict[str, Any]] | None:
-    """Training and sampling at the batch that has to fit, with the least that makes it fit."""
+    """Measure the required batch, with the least activation checkpointing that fits."""
     for kept in MEMORY_STEPS:
         found = measuring.record("training,sampling", *COMPILED, *AS_SAMPLED, kept)
         if found is not None:
@@ -85,12 +86,12 @@ def least_recomputed(measuring: Measuring) -> tuple[str, dict[str, Any]] | None:
 
 
 def rate(record: dict[str, Any]) -> float:
-    """Images a second in training."""
+    """Return images per second in training."""
     return record["training"]["images"] / record["training"]["seconds"]["median"]
 
 
 def rows(measuring: Measuring, official: Path | None) -> list[tuple[str, str, str]]:
-    """What was measured, what came of it, what is aimed at."""
+    """Return what was measured, its result and its target."""
     found: list[tuple[str, str, str]] = []
     best = least_recomputed(measuring)
     if best is not None:

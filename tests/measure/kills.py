@@ -1,15 +1,14 @@
-"""Training that is killed again and again: does the same command always go on, to the same bits?
+"""Training that is killed repeatedly: does the same command always resume to the same bits?
 
     python -m tests.measure.kills --kills 50
 
-For each way of training a command is started, one of its processes is killed outright (SIGKILL) at
-a random moment, and the same command is given again, until it ends by itself. Checkpoints are saved
-every other step, so that many kills meet one that is being written. After every kill each
-checkpoint that was whole must still be whole, unless as many newer ones are as a save leaves, and
-the next start must go on from the newest of them or a later one. One way is killed in its last
-phase alone: after its last step, while samples are drawn and measured. In the end weights,
-averages, moments, logged rows, results and status are compared, in every bit, with a training that
-nothing happened to. Prints the table of docs/scale.md.
+For each kind of training, a command is started, one of its processes is killed (SIGKILL) at a
+random time, and the command is repeated until it finishes. Checkpoints are saved every other step,
+so many kills interrupt a save. After every kill, each complete checkpoint must still be complete,
+unless a save has replaced it by as many newer ones as it keeps, and the next start must resume from
+the newest or a later one. One kind is killed only in its last phase: after its last step, while
+samples are drawn and evaluated. At the end, parameters, EMA, optimizer state, logged rows, results
+and status are compared bit by bit with an undisturbed training. Prints the table of docs/scale.md.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ WAYS = {
 
 @dataclass
 class Result:
-    """What became of one way of training."""
+    """Results of one kind of training."""
 
     kills: Counter[str] = field(default_factory=Counter)  # by what the training was doing
     lost: int = 0  # checkpoints that were whole before a kill and not after it
@@ -79,7 +78,7 @@ def run_folder(folder: Path) -> Path | None:
 
 
 def whole(folder: Path) -> dict[int, Checkpoint]:
-    """The checkpoints that are what their markers say."""
+    """Return the checkpoints that match their markers."""
     found = {}
     run = run_folder(folder)
     for path in sorted(run.glob("checkpoints/step-*")) if run else []:
@@ -91,7 +90,7 @@ def whole(folder: Path) -> dict[int, Checkpoint]:
 
 
 def doing(folder: Path, arguments: list[str]) -> str:
-    """What the training is at, from what lies in its folder."""
+    """Return the phase of the training, from the files in its folder."""
     run = run_folder(folder)
     if run is None or not (run / "metrics.jsonl").exists():
         return "starting"
@@ -102,7 +101,7 @@ def doing(folder: Path, arguments: list[str]) -> str:
 
 
 def victims(process: subprocess.Popen[bytes], arguments: list[str]) -> list[int]:
-    """The process itself, or the workers that it has started."""
+    """Return the process itself, or the workers that it has started."""
     if TWO[0] not in arguments:
         return [process.pid]
     with suppress(OSError):
@@ -112,15 +111,17 @@ def victims(process: subprocess.Popen[bytes], arguments: list[str]) -> list[int]
 
 
 def trained(folder: Path) -> int:
-    """The newest step of any checkpoint."""
+    """Return the newest step of any checkpoint."""
     run = run_folder(folder)
     found = run.glob("checkpoints/step-*") if run else []
     return max((int(path.name.removeprefix("step-")) for path in found), default=0)
 
 
 def kill_once(folder: Path, arguments: list[str], result: Result, seconds: float) -> bool:
-    """Start, kill `seconds` after the first save, and look at what is left; False where the
-    training ended first."""
+    """Start, kill `seconds` after the first save, and check what is left.
+
+    Returns False if the training ended first.
+    """
     before, starts = trained(folder), len(resumed_from(folder))
     process = start(folder, arguments)
 
@@ -156,14 +157,14 @@ def kill_once(folder: Path, arguments: list[str], result: Result, seconds: float
 
 
 def resumed_from(folder: Path) -> list[int]:
-    """The steps at which starts went on."""
+    """Return the steps from which starts resumed."""
     printed = folder / "printed"
     lines = printed.read_text(errors="replace").splitlines() if printed.exists() else []
     return [int(line.split()[-1]) for line in lines if line.startswith("resumed at step ")]
 
 
 def final(folder: Path) -> tuple[dict[str, bytes], list[object], object]:
-    """The last checkpoint's files, the logged rows without clocks, and how it ended."""
+    """Return the last checkpoint's files, the logged rows without times, and the status."""
     run = run_folder(folder)
     assert run is not None
     last = max(run.glob("checkpoints/step-*"))
@@ -177,7 +178,7 @@ def final(folder: Path) -> tuple[dict[str, bytes], list[object], object]:
 
 
 def straight(folder: Path, arguments: list[str]) -> float:
-    """Train without trouble; how long its steps took."""
+    """Train without kills and return the step time."""
     process = start(folder, arguments)
     while trained(folder) < (LAST_STEP if arguments == MEASURED else 1):
         assert process.poll() is None, (folder / "printed").read_text()

@@ -1,4 +1,4 @@
-"""A dataset of latents that are noise: for speed and memory at sizes whose images are not here."""
+"""A dataset of random latents, for speed and memory at sizes without data here."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""How fast data comes: cached latents, JPEG files, and how much memory latents take.
+"""Throughput of data loading: cached latents, JPEG files, and memory use of latents.
 
   python -m tests.measure.loading latents --rounds 5
   python -m tests.measure.loading jpegs --rounds 5
   python -m tests.measure.loading memory
 
-`latents` compares batches of 4 x 32 x 32 latents, with noise, times, label drops and posterior
-draws of every image's own stream, to reading rows of a memory map alone. `jpegs` compares to
-torchvision's ImageFolder with the same crop, as batches of float tensors. `memory` trains nothing:
-it takes batches from 10,000 and from 1,000,000 latents (sparse files) and prints the anonymous
-resident memory.
+`latents` compares batches of 4 x 32 x 32 latents, with noise, times, label dropout and posterior
+samples from per-image streams, to reading rows of a memory map. `jpegs` compares to torchvision's
+ImageFolder with the same crop, as batches of float tensors. `memory` does not train: it takes
+batches from 10,000 and from 1,000,000 latents (sparse files) and prints the anonymous resident
+memory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FIRST_ROW = 512  # bytes of length and header
 
 
 class Posterior:
-    """The second half of an autoencoder's codec, without a network."""
+    """The sampling part of an autoencoder's codec, without a network."""
 
     fingerprint, draws = "posterior", True
 
@@ -60,7 +60,7 @@ class Posterior:
 
 
 def write_latents(folder: Path, count: int) -> None:
-    """`count` latents of zeros in files without content, which take no room on the disk."""
+    """Write `count` zero latents as sparse files, which take no disk space."""
     facts = DataFacts(
         channels=3, height=256, width=256, num_classes=10, class_names=tuple("0123456789"),
         train_images=count, validation_images=16, fingerprint="zeros",
@@ -119,7 +119,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def compare(ways: dict[str, Callable[[], object]], count: int, rounds: int) -> None:
-    """Images a second of each way, taking turns; medians, and ratios to the first."""
+    """Return interleaved images per second of each variant: medians, and ratios to the first."""
     for way in ways.values():
         way()  # fills caches
     rates = {name: [] for name in ways}  # type: dict[str, list[float]]

@@ -1,7 +1,7 @@
-"""What a step of each optimizer takes, interleaved: python -m tests.measure.optimizer_step
+"""Interleaved step times of all optimizers: python -m tests.measure.optimizer_step
 
-The weights are those of a DiT of 32 x 32 x 4 latents; the gradients are drawn once. Medians and
-the least times are printed, in ms, and how far Muon's iterations carry a small change of a matrix.
+The parameters are those of a DiT on 32 x 32 x 4 latents; gradients are drawn once. Prints medians
+and minima in ms, and how much Muon's iterations amplify a small change of a matrix.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def stepped(size: str, member: str, options: dict[str, Any], device: torch.device) -> Any:
-    """What makes one guarded step."""
+    """Return a function that makes one guarded step."""
     hidden, depth, heads = SIZES[size]
     draw = torch.Generator().manual_seed(0)
     model = DiT(
@@ -50,8 +50,10 @@ def stepped(size: str, member: str, options: dict[str, Any], device: torch.devic
 
 
 def start(device: torch.device) -> None:
-    """Wait until nothing runs, and remember when that was: on a CPU in its own time, which other
-    work on the machine changes little."""
+    """Wait until nothing runs, and return the time.
+
+    On a CPU this is CPU time, which other work on the machine changes little.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize()
     TIMES.append(time.perf_counter() if device.type == "cuda" else time.process_time())
@@ -61,8 +63,10 @@ TIMES: list[float] = []
 
 
 def carried(dtype: torch.dtype) -> tuple[float, float]:
-    """By how much the orthogonalised matrix changes where one changes by 1e-7, and how far it is
-    from that in float64, both relative."""
+    """Return the relative change of the orthogonalised matrix if the input changes by 1e-7.
+
+    Also returns its relative difference from the float64 result.
+    """
     draw = torch.Generator().manual_seed(0)
     matrix = torch.randn(1, 384, 384, generator=draw)
     near = matrix * (1 + 1e-7 * torch.randn(matrix.shape, generator=draw))

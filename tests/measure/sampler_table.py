@@ -1,10 +1,10 @@
-"""Every sampler with every objective that it fits, on data whose ideal prediction is known.
+"""Every sampler with every objective it supports, on data with a known ideal prediction.
 
     python -m tests.measure.sampler_table
 
-draws from a Gaussian mixture on the plane, with its ideal prediction in the place of a model, and
-writes the tables in docs/objectives-and-samplers.md anew: the distance of the samples to the
-mixture, which is the sampler's own error. Two minutes on one core.
+samples a Gaussian mixture on the plane, with its ideal prediction instead of a model, and rewrites
+the tables in docs/objectives-and-samplers.md: the distance of the samples to the mixture, which is
+the error of the sampler. Two minutes on one core.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ PER_STEP = {Euler: 1, Midpoint: 2, Heun: 2, RK4: 4}
 
 
 def _single_step(kind: Any) -> Callable[[int, bool], Any]:
-    """Its steps within a budget, one evaluation of which goes to the noise that is left."""
+    """Return the steps within a budget, of which one evaluation is for the last noise."""
     each = PER_STEP[kind]
     return lambda budget, left: kind(steps=max(1, (budget - left) // each))
 
 
 def _reusing(kind: Any, **options: Any) -> Callable[[int, bool], Any]:
-    """The steps that a budget is enough for where the model is asked at every third one."""
+    """Return the steps within a budget if the model is evaluated at every third step."""
     return lambda budget, left: kind(steps=2 + 3 * (budget - 2), cache_interval=3, **options)
 
 
@@ -93,7 +93,7 @@ class Cell:
 
 
 def measure(sampler: Any, path: Interpolant, *, samples: int = SAMPLES) -> Cell:
-    """Draw from the mixture with the ideal prediction; its distance and how often it was asked."""
+    """Sample the mixture with the ideal prediction, and return the distance and the NFE."""
     mixture, asked = three_spots(), 0
     predict = mixture.predictor(path)
 
@@ -112,7 +112,7 @@ def measure(sampler: Any, path: Interpolant, *, samples: int = SAMPLES) -> Cell:
 
 
 def rows_of(name: str, budgets: tuple[int, ...] = EVALUATIONS) -> Iterator[tuple[str, list[Cell]]]:
-    """What is written in the table of an objective, by sampler; all that fit it."""
+    """Return the table rows of an objective by sampler, for all that support it."""
     objective = OBJECTIVES[name]
     path = objective.interpolant
     target = f"{type(objective).__module__}.{type(objective).__qualname__}"
@@ -124,7 +124,7 @@ def rows_of(name: str, budgets: tuple[int, ...] = EVALUATIONS) -> Iterator[tuple
 
 
 def table(name: str) -> str:
-    """Markdown; where fewer evaluations fit into a budget, their count is in brackets."""
+    """Return Markdown; smaller NFE than the budget are in brackets."""
     lines = [
         f"`{name}`" if " " not in name else f"`{name.replace(' ', ' objective.')}`",
         "",

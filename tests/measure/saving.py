@@ -1,6 +1,6 @@
-"""How long a checkpoint holds training up: written at once, and in the background.
+"""Time for which a checkpoint blocks training: saved synchronously and asynchronously.
 
-python -m tests.measure.saving --megabytes 500 --rounds 5
+Run with `python -m tests.measure.saving --megabytes 500 --rounds 5`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""DiT-XL/2 at 256 pixels on many GPUs, by the formulas of `step_time.py`; nothing runs.
+"""Predicted cost of DiT-XL/2 at 256 pixels on many GPUs, by the formulas of `step_time.py`.
 
     python -m tests.measure.scaling_plan
 
-prints the tables of docs/scale.md.
+prints the tables of docs/scale.md; no training is run.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Step times of a training whose MLflow server is killed for a while, and what the server knows
-afterwards.
+"""Step times of a training during an outage of its MLflow server, and what the server has after.
 
     python -m tests.measure.server_outage --rounds 5 model=pico
 
-In each round a server is killed after `PHASE_SECONDS`, stays away for as long, and is started
-again. Prints the ratio of the median step time while it is away to that while it is there, with its
-95% interval over the rounds, and how many points the server lacks at the end. The seconds in which
-a server starts, and so takes a core, count for neither.
+In each round the server is killed after `PHASE_SECONDS`, stays away for as long, and is restarted.
+Prints the ratio of the median step time during the outage to that outside of it, with its 95%
+interval over the rounds, and how many points the server lacks at the end. Steps during the start of
+a server, which occupies a core, are excluded.
 """
 
 from __future__ import annotations

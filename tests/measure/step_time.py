@@ -1,6 +1,6 @@
-"""How long an optimizer step takes on several machines, by formulas; nothing runs.
+"""Predicted time of an optimizer step on several machines, by formulas; nothing is run.
 
-The bytes are those of `core/communication_cost`, which explains the letters.
+`core/communication_cost` computes the bytes and explains the symbols.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ class StepTime:
 
     @property
     def communication_seconds(self) -> float:
-        """What would be waited for in a step if nothing were sent while the device computes."""
+        """Communication time of a step without overlap with computation."""
         gathers = self.forward_gather_seconds + self.backward_gather_seconds
         return self.accumulation * gathers + self.scatter_seconds + self.replica_seconds
 
     @property
     def efficiency(self) -> float:
-        """compute / step: the share of the step in which the device computes, at most 1."""
+        """compute / step: the fraction of the step in which the device computes, at most 1."""
         return self.compute_seconds / self.step_seconds
 
 
@@ -83,9 +83,11 @@ def step_time(
     accumulation: int = 1,
     bf16: bool = True,
 ) -> StepTime:
-    """Of `batch_size` images per device and forward pass; `flops_per_second` is what a device
-    reaches, its peak times the utilisation. Nothing is recomputed; the optimizer and the data take
-    no time."""
+    """Predict the step time for `batch_size` images per device and forward pass.
+
+    `flops_per_second` is the achieved rate of a device: its peak times the utilisation. There is no
+    recomputation; the optimizer and the data take no time.
+    """
     sent = traffic(model, devices=cluster.devices, shards=shards, bf16=bf16)
     gathering = _Group(cluster, size=shards, stride=1)
     replicas = _Group(cluster, size=cluster.devices // shards, stride=shards)
@@ -106,7 +108,7 @@ def step_time(
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Every `stride`-th device, `size` in all, that talk to each other."""
+    """Every `stride`-th device, `size` in all, that communicate with each other."""
 
     cluster: Cluster
     size: int
@@ -123,8 +125,11 @@ class _Group:
 
     @property
     def bytes_per_second(self) -> float:
-        """Of the slowest link. What passes from machine to machine passes once, in as many rings
-        as the group has devices, and so network cards, in a machine."""
+        """Bandwidth of the slowest link.
+
+        Traffic between machines passes once, in as many rings as the group has devices, and so
+        network cards, per machine.
+        """
         inside = self.cluster.inside_bytes_per_second
         network = self.in_a_machine * self.cluster.network_bytes_per_second
         if self.machines == 1:
@@ -132,7 +137,7 @@ class _Group:
         return network if self.in_a_machine == 1 else min(inside, network)
 
     def ring_seconds(self, sent_bytes: float, collectives: int) -> float:
-        """Of all-gathers or reduce-scatters one after the other: each goes round the ring."""
+        """Return the time of consecutive all-gathers or reduce-scatters, by rings."""
         between = self.machines - 1
         hops = (
             between * self.cluster.network_hop_seconds
@@ -141,8 +146,11 @@ class _Group:
         return sent_bytes / self.bytes_per_second + collectives * hops
 
     def all_reduce_seconds(self, sent_bytes: float, collectives: int) -> float:
-        """The same of all-reduces: through the devices of a machine, then a tree of machines, and
-        back, as NCCL does it where rings are long."""
+        """Return the time of consecutive all-reduces.
+
+        They go through the devices of a machine, then a tree of machines, and back, as in NCCL for
+        long rings.
+        """
         hops = 2 * (
             math.ceil(math.log2(self.machines)) * self.cluster.network_hop_seconds
             + (self.in_a_machine - 1) * self.cluster.inside_hop_seconds

@@ -1,10 +1,10 @@
-"""What a sweep of a thousand finished jobs costs to look at, and a job costs the one who starts it.
+"""Cost of commands on a sweep of 1,000 finished jobs, and of starting a job.
 
     python -m tests.measure.sweep_cost --jobs 1000
 
-Prints CPU and wall seconds and the most memory of `dit-lab sweep status` and `dit-lab report`, each
-a process of its own, for a quarter of the jobs and for all, and what the planning and the launching
-of a job take beside the job's own process.
+Prints CPU and wall time and peak memory of `dit-lab sweep status` and `dit-lab report`, each in its
+own process, for a quarter of the jobs and for all, and the time for planning and launching a job
+besides the job's own process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Cost:
 
 
 def cost_of(*arguments: str) -> Cost:
-    """Of a whole command."""
+    """Return the cost of a whole command."""
     started = time.monotonic()
     with open(os.devnull, "w") as nowhere:
         process = subprocess.Popen([sys.executable, "-m", "dit_lab", *arguments], stdout=nowhere)
@@ -52,7 +52,7 @@ def _value(job: Mapping[str, str]) -> float:
 
 
 def looking(jobs: int) -> dict[str, Cost]:
-    """Command -> its cost for a sweep of that many finished jobs."""
+    """Return command -> cost for a sweep of that many finished jobs."""
     with tempfile.TemporaryDirectory() as folder:
         axes = {
             "objective": ["rectified_flow", "flow_matching"],
@@ -67,7 +67,7 @@ def looking(jobs: int) -> dict[str, Cost]:
 
 
 def planning(jobs: int) -> float:
-    """Wall seconds a job, from what was typed to the sweep's folder."""
+    """Return wall seconds per job, from overrides to the sweep's folder."""
     from dit_lab.sweeps.plan import plan_sweep
     from dit_lab.sweeps.run import take_up
 
@@ -81,7 +81,7 @@ def planning(jobs: int) -> float:
 
 
 class Instant:
-    """A process that has ended before it began."""
+    """A process that ends immediately."""
 
     seconds = 0.0
 
@@ -93,14 +93,14 @@ class Instant:
 
 
 class Nobody:
-    """Watches nothing."""
+    """A watcher that does nothing."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 
 
 def launching(jobs: int) -> float:
-    """Wall seconds a job in the launcher, whose processes take no time."""
+    """Return wall seconds per job in the launcher, with processes that take no time."""
     from dit_lab.sweeps import launcher
     from dit_lab.sweeps.slots import make_slots
 

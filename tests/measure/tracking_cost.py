@@ -1,10 +1,10 @@
-"""What tracking costs a training: step times with MLflow and without, in alternating blocks.
+"""Cost of tracking: step times with and without MLflow, in interleaved blocks.
 
     python -m tests.measure.tracking_cost --pairs 12 --steps 400 model=pico
 
 Prints the ratio of the median step times with its 95% interval over the pairs of blocks, and the
-share of the process's CPU time that the tracker's thread took. Imports and the making of the
-store's tables come before the first block.
+share of CPU time of the tracker's thread. Imports and the creation of the store's tables come
+before the first block.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WARM_UP_STEPS = 20
 
 
 class Watch(Hook):
-    """Takes the time of every step, and of the CPU that the tracker's thread has used."""
+    """Records the time of every step, and the CPU time of the tracker's thread."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -60,7 +60,7 @@ class Watch(Hook):
 
 
 def block(overrides: list[str]) -> tuple[float, float, float]:
-    """(median step, CPU seconds of the tracker's thread, CPU seconds of the process)."""
+    """Return (median step, CPU seconds of the tracker's thread, CPU seconds of the process)."""
     config = compose_train(overrides)
     watch, before = Watch(), time.process_time()
     run_training(config, check_data(config), display=watch, told={})

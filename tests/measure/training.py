@@ -1,14 +1,13 @@
-"""Speed and memory of training: what checkpointing saves, what compiled blocks and shards change.
+"""Speed and memory of training with activation checkpointing, compiled blocks and sharding.
 
     python -m tests.measure.training --rounds 3 model=micro patch=2 training.global_batch_size=32
     python -m tests.measure.training --rounds 1 --size 32 model=xl patch=2 precision=bf16
     python -m tests.measure.training --largest --size 32 model=xl patch=2 precision=bf16
 
-Every way of training is a `dit-lab train` of its own on latents of noise, the ways in turn in each
-round. Prints the medians of the time of a step and of the peak memory, and what `dit_lab.core.cost`
-predicts. On the CPU the memory is that of the process, less that of one that trains `model=pico` on
-one image.
-`--largest`: the largest power of two of images in a step that does not run out of memory.
+Every variant is a separate `dit-lab train` on random latents; variants alternate in each round.
+Prints the medians of step time and peak memory, and the prediction of `dit_lab.core.cost`. On the
+CPU, the memory is that of the process, minus that of a training of `model=pico` on one image.
+`--largest`: the largest power of two of images per step that does not run out of memory.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class Measured:
 
 
 def train(folder: Path, overrides: Sequence[str], steps: int) -> Measured | None:
-    """None where there was not enough memory."""
+    """Return the result, or None if there was not enough memory."""
     row = max(1, steps // 20)
     command = [
         *COMMON, *overrides, f"training.total_steps={steps}", f"training.log_every_steps={row}",

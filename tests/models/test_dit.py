@@ -1,4 +1,4 @@
-"""The architecture: start at zero, sizes, labels, precision and activation checkpointing."""
+"""The architecture: zero initialisation, sizes, labels, precision, activation checkpointing."""
 
 from __future__ import annotations
 
@@ -305,8 +305,10 @@ def test_other_layers_train(bf16: bool) -> None:
 
 
 def test_rotary_products_depend_on_distances() -> None:
-    """The same query and key at all places of a 5 x 7 grid: the product of two places is that of
-    any other two, as far apart in rows and in columns; another distance is another product."""
+    """The same query and key at all positions of a 5 x 7 grid.
+
+    The product of two positions depends only on their distances in rows and in columns.
+    """
     rows, columns = 5, 7
     rotary = RotaryPositions(8, rows, columns).double()
     query, key = (torch.randn(8, generator=seeded(n), dtype=torch.float64) for n in (3, 4))

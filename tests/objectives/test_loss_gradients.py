@@ -1,10 +1,11 @@
-"""What training descends: gradients over random batches against integrals of the definition.
+"""Training gradients: averages over random batches against integrals of the definition.
 
-A model of a few weights sees Gaussian data of one pixel. The mean gradient over images drawn as in
-training must be the integral of the loss, written here from its definition, over data, noise and
-time: Gauss-Hermite over the first two (exact, the losses are polynomials in them) and all
-timesteps, or Gauss-Legendre, over time. The standard error too is the integral's, so that heavy
-tails are known and not guessed; 5 of them are allowed, which chance exceeds once in two million.
+A model of a few parameters is trained on Gaussian data of one pixel. The mean gradient over images
+drawn as in training must equal the integral of the loss, written here from its definition, over
+data, noise and time: Gauss-Hermite over data and noise (exact, because the losses are polynomials
+in them), and all timesteps or Gauss-Legendre over time. The standard error is also computed by the
+integral, so that heavy tails are accounted for. The tolerance is 5 standard errors, which chance
+exceeds once in two million.
 """
 
 from __future__ import annotations
@@ -358,8 +359,10 @@ def test_huber_losses(name: str) -> None:
 
 
 def test_direction_term() -> None:
-    """With two channels the integral is over five numbers: by as many independent draws, whose
-    own standard error is added."""
+    """With two channels the integral is over five numbers, so it is estimated by independent draws.
+
+    Their standard error is added.
+    """
     objective = RectifiedFlow(direction_weight=0.7)
     count = 200_000
     source = torch.Generator().manual_seed(11)

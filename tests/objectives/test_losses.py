@@ -1,4 +1,4 @@
-"""Every option of the objectives in closed form: targets, weights, times, and what is refused."""
+"""Every option of the objectives in closed form: targets, weights, times, and refusals."""
 
 from __future__ import annotations
 

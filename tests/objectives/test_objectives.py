@@ -1,4 +1,4 @@
-"""Objectives: time distributions, losses in closed form, and what the gradient reaches."""
+"""Objectives: time distributions, losses in closed form, and the reach of gradients."""
 
 from __future__ import annotations
 

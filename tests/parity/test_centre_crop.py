@@ -1,7 +1,7 @@
 """The centre crop of the original DiT (train.py, which took it from ADM), byte by byte.
 
-CROPS are hashes of what the original's function made of 50 images of other sizes and modes, made
-with Pillow 13; the images are made here again.
+CROPS are hashes of the original function's output for 50 images of different sizes and modes,
+computed with Pillow 13; the images are generated again here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Imported weights compute what the original implementations computed with them."""
+"""Imported weights give the outputs of the original implementations."""
 
 from __future__ import annotations
 

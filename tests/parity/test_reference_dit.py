@@ -1,7 +1,7 @@
-"""Our DiT and DDPM against the original implementation's numbers, on small random weights.
+"""The lab's DiT and DDPM against outputs of the original implementation, with random weights.
 
-Tolerances: both sides compute in float32, whose rounding grows to some 1e-6 of the output's rms
-in one evaluation (bound 1e-5) and to some 1e-5 over a sampling loop (bound 1e-4).
+Tolerances: both compute in float32, whose rounding grows to about 1e-6 of the output's RMS in one
+evaluation (bound 1e-5) and to about 1e-5 over a sampling loop (bound 1e-4).
 """
 
 from __future__ import annotations

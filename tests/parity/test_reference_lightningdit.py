@@ -1,8 +1,8 @@
-"""LightningDiT's weights in our model, by `dit-lab import`, against numbers of its original code
-(hustvl/LightningDiT at 2725fed, float32 on a CPU; noise is added to every tensor).
+"""LightningDiT's weights, imported by `dit-lab import`, against outputs of its original code.
 
-Three models: as released (RMSNorm, SwiGLU, rotary positions), the same with normed queries and
-keys, and one of LayerNorm and GELU with both. Tolerances as in test_reference_dit.py.
+The code is hustvl/LightningDiT at 2725fed, float32 on a CPU; noise is added to every tensor. Three
+models: as released (RMSNorm, SwiGLU, rotary positions), the same with query and key norms, and one
+of LayerNorm and GELU with both. Tolerances as in test_reference_dit.py.
 """
 
 from __future__ import annotations

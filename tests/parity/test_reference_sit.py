@@ -1,6 +1,6 @@
-"""Our DiT, rectified flow and ODE samplers against the original SiT implementation's numbers.
+"""The lab's DiT, rectified flow and ODE samplers against outputs of the original SiT.
 
-SiT feeds time as it is, in [0, 1], and drops the second half of its channels: time_scale 1 and
+SiT uses unscaled time in [0, 1] and ignores the second half of its channels: time_scale 1 and
 learn_sigma. Tolerances as in test_reference_dit.py.
 """
 

@@ -1,4 +1,7 @@
-"""Runs to configurations, verdicts, axes and interactions: by hand, and by simulated sweeps."""
+"""Analysis of reports: configs, verdicts, main effects and interactions.
+
+They are checked by hand and with simulated sweeps.
+"""
 
 from __future__ import annotations
 
@@ -224,8 +227,10 @@ def test_samplers_of_the_same_models_are_compared_seed_by_seed() -> None:
 
 
 def test_the_same_models_measured_six_times_are_not_six_repeats() -> None:
-    """Two models of three seeds, each by three samplers that hardly matter: what tells the models
-    apart are three seeds, however often each was measured."""
+    """Two models of three seeds, each with three samplers that make little difference.
+
+    The models are compared by three seeds, however often each was evaluated.
+    """
     rng = np.random.default_rng(0)
     results = []
     for model in ("pico", "nano"):

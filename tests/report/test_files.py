@@ -1,4 +1,4 @@
-"""Reports: the same table in four formats, escaped in each, and a page that loads nothing."""
+"""Report files: the same table in four formats, escaped in each; a page that loads nothing."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ def test_latex_escapes_what_latex_reads(tmp_path: Path) -> None:
 
 
 def with_evaluations(taken: Sequence[float | None], **axes: Sequence[str]) -> list[Result]:
-    """Invented runs whose configurations take these evaluations an image, in order."""
+    """Synthetic runs whose configs have these NFE, in order."""
     found = sweep(**axes)
     assert len(found) == 3 * len(taken)
     return [

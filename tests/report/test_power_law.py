@@ -1,4 +1,4 @@
-"""The law that a report fits to losses of different amounts of compute, against closed forms."""
+"""The power law of losses over compute in a report, against closed forms."""
 
 from __future__ import annotations
 

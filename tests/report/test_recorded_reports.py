@@ -1,4 +1,4 @@
-"""Recorded reports are what the lab says of the recorded values."""
+"""Recorded reports are up to date with the recorded values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From folders to the records of a report, on runs with invented numbers."""
+"""From run folders to the records of a report, with synthetic numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps and single runs in one report: each counted once, told apart by what differs."""
+"""Sweeps and single runs in one report: each counted once, named by their differences."""
 
 from __future__ import annotations
 

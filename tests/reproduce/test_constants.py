@@ -1,4 +1,4 @@
-"""The constants behind published numbers are what they were, and none is unknown."""
+"""The constants behind published numbers are unchanged and complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was recorded against what came out: tolerances, verdicts, and how often a verdict errs."""
+"""Comparison with recorded results: tolerances, verdicts, and error rates of verdicts."""
 
 from __future__ import annotations
 

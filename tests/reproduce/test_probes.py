@@ -1,8 +1,8 @@
-"""Probes notice small mistakes in what trains, measures and draws.
+"""Probes detect small mistakes in training, evaluation and sampling.
 
-Each mistake is planted in the running package: one line of a function is replaced and its code
-exchanged, so that every part that holds the function has it. The slow tests of
-tests/integration/test_reproduce.py do the same by the command itself.
+Each mistake is made in the running package: one line of a function is replaced and its code object
+exchanged, so that it takes effect everywhere. The slow tests of tests/integration/test_reproduce.py
+do the same with the command.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How often a reproduction by other seeds is called different, for spreads that are known."""
+"""How often a reproduction with other seeds is called different, for known spreads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder: what is hashed, whole files, metrics, and how runs are found."""
+"""The run folder: hashes, atomic files, metrics, and lookup of runs."""
 
 from __future__ import annotations
 

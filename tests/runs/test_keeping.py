@@ -1,4 +1,4 @@
-"""What runs take of the disk, and which checkpoints may go."""
+"""Disk usage of runs, and which checkpoints may be deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One writer at a time: real processes hold, leave, die; hosts and file systems without locks."""
+"""Exclusive locks: real processes that hold, release, die; hosts; file systems without locks."""
 
 from __future__ import annotations
 

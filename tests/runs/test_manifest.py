@@ -1,4 +1,4 @@
-"""The sweep's folder: written and read back, found by every name, one for each start."""
+"""The sweep folder: written and read back, found by every name, one for each start."""
 
 from __future__ import annotations
 

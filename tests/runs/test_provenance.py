@@ -1,4 +1,4 @@
-"""Where a number comes from: nothing that a repository configures is run to find out."""
+"""Provenance of results: a repository's configuration is never executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What source code means, and which of it decides a run."""
+"""The meaning of source code, and which code determines a run."""
 
 from __future__ import annotations
 

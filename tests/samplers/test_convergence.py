@@ -1,6 +1,6 @@
-"""How fast the deterministic samplers converge, on data whose exact flow is known.
+"""Convergence order of deterministic samplers, on data with a known exact flow.
 
-float64 throughout, ideal predictions: what is left is the solver's own error.
+Everything is float64 with ideal predictions, so the remaining error is the solver's.
 """
 
 from __future__ import annotations

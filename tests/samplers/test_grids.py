@@ -1,4 +1,4 @@
-"""Where fixed-step solvers stop: the spacing of each rule, its ends, and what is refused."""
+"""Time grids of fixed-step solvers: spacing, ends, and refusals."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Guidance, away from the null label or from a weaker model: what moves, what a second pass costs,
-and when it is refused."""
+"""Guidance by the null label or by a weaker model: effects, cost of the second pass, refusals."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ X = torch.randn(16, 2, 2, 2, generator=torch.Generator().manual_seed(0))
 
 
 class Counting:
-    """A model whose answer is linear in the label; counts calls and images."""
+    """A model whose output is linear in the label; counts calls and images."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -158,7 +157,7 @@ def test_an_output_without_contrast_is_rescaled_to_itself() -> None:
 
 
 class Weak:
-    """Half of the answer of Counting, shifted; keeps what it was asked."""
+    """Half of the output of Counting, shifted; records its inputs."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Tensor, Tensor, Tensor]] = []

@@ -1,6 +1,6 @@
-"""Samplers end in the data's distribution: the stochastic ones by their moments, all by distance.
+"""Samplers reach the data distribution: stochastic ones by moments, all by distance.
 
-Ideal predictions of an exact mixture; what is off is discretisation, or a sampler's mistake.
+Predictions are those of an exact mixture, so differences are discretisation errors or bugs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The exact mixture that samplers are judged by: its densities, predictions and distance."""
+"""The exact mixture that samplers are tested with: densities, predictions and distance."""
 
 from __future__ import annotations
 

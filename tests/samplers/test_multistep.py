@@ -1,8 +1,7 @@
 """DPM-Solver++ and UniPC against their papers' formulas, written here in float64.
 
-The formulas work on x itself, with the path's own alpha and sigma; ours divide x by
-sqrt(alpha^2 + sigma^2) and leave the rest to diffusers. lambda is log(alpha / sigma), half the
-log-SNR.
+The formulas use x with the path's alpha and sigma; the lab divides x by sqrt(alpha^2 + sigma^2) and
+uses diffusers. lambda is log(alpha / sigma), half the log-SNR.
 """
 
 from __future__ import annotations

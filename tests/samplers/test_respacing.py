@@ -1,4 +1,4 @@
-"""Which timesteps a short sampler visits, and what is said where a count cannot be had."""
+"""The timesteps of a respaced sampler, and errors for impossible numbers of steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samplers that ask a model less often than they step."""
+"""Samplers that evaluate the model less often than once per step."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Samplers: which times are asked for, and closed forms for what comes out.
+"""Samplers: their evaluation times, and closed forms of their results.
 
-The closed form is Gaussian data N(MEAN, STD^2): the ideal predictor is linear in x, and the
+The closed form is for Gaussian data N(MEAN, STD^2): the ideal predictor is linear in x, and the
 probability flow carries x at constant z-score from the noise end to the data end.
 """
 

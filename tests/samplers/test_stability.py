@@ -1,8 +1,8 @@
-"""Euler-Maruyama is stable whatever the rate of its noise, and no sampler leaves the path.
+"""Euler-Maruyama is stable at any noise rate, and no sampler diverges from the path.
 
-For Gaussian data N(0, STD^2) the ideal predictions are linear in x, so a sampler is a sum of the
-noises it is given, each times a number. Every image below is one of these noises alone: the norm
-over all images is the deviation of x, without chance.
+For Gaussian data N(0, STD^2) ideal predictions are linear in x, so a sampler is a linear
+combination of its noises. Every image below is one of these noises alone: the norm over all images
+is the exact standard deviation of x.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ IN_NOISE_ALONE = ("linear", "trigonometric", "flow matching", "zero SNR")
 
 
 def predictor(path: Interpolant, std: float, log: list[tuple[float, float]]) -> Predict:
-    """The ideal predictions; `log` gets each time with the deviation of x, in units of the path's
-    own."""
+    """Ideal predictions; `log` records each time with the deviation of x relative to the path's."""
 
     def predict(x: Tensor, t: float) -> Prediction:
         alpha, sigma = shares(path, t)
@@ -54,7 +53,7 @@ def predictor(path: Interpolant, std: float, log: list[tuple[float, float]]) -> 
 def deviations(
     path: Interpolant, std: float, steps: int, **options: Any
 ) -> tuple[list[float], float]:
-    """Of x where the model is asked, in units of the path's own, and of the samples."""
+    """Return the deviations of x at each evaluation, relative to the path's, and of the samples."""
 
     def only(place: int) -> Tensor:
         return torch.eye(steps + 1, dtype=torch.float64)[place].reshape(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Drawing images: image i depends on (seed, i, its label) and not on how many are drawn, or how."""
+"""Sampling: image i depends on (seed, i, its label), not on the number or order of images."""
 
 from __future__ import annotations
 

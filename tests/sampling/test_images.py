@@ -1,4 +1,4 @@
-"""Bytes and files of images: rounding, and what lies where in a grid, a folder, an npz."""
+"""Bytes and files of images: rounding, and the layout of grids, folders and npz files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes to draw, by number and by name."""
+"""Classes to sample, by number and by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chance of a false claim is what it says, and true differences are found."""
+"""Corrected tests: the rate of false claims is as stated, and true differences are found."""
 
 from __future__ import annotations
 

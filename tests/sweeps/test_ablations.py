@@ -1,4 +1,4 @@
-"""What people ablate, each on one line, from the quickstart and across three objectives."""
+"""Common ablations, each in one line, from the quickstart and across three objectives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which jobs of a sweep an earlier one has finished, on runs with invented numbers."""
+"""Jobs of a sweep that an earlier one has finished, with synthetic numbers."""
 
 from __future__ import annotations
 

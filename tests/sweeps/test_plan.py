@@ -1,4 +1,4 @@
-"""From typed axes to jobs: their order, their names, and what is known before they start."""
+"""From sweep axes to jobs: order, names, and checks before they start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that are proposed: within their axes, never twice, the same after an interruption."""
+"""Proposed values: within their axes, never repeated, the same after an interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of SLURM, and what its answer means: a `squeue` of the tests' own answers."""
+"""Queries of SLURM and their answers, with a fake `squeue`."""
 
 from __future__ import annotations
 

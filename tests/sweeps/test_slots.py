@@ -1,4 +1,4 @@
-"""Places for jobs: which devices, how many threads, and an environment without others' settings."""
+"""Slots for jobs: devices, number of threads, and an environment without foreign settings."""
 
 from __future__ import annotations
 

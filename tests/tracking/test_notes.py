@@ -1,4 +1,4 @@
-"""What a description on MLflow's page says, and whose words are kept."""
+"""Descriptions on MLflow's page, and preservation of the user's edits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics file: every row is with the operating system when `on_metrics` returns, whole."""
+"""The metrics file: each row is written completely when `on_metrics` returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store of MLflow: whole, or not there."""
+"""The MLflow store: created completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are written while training goes on hold what was there when they were asked."""
+"""Checkpoints saved asynchronously contain the state at the time of the request."""
 
 from __future__ import annotations
 

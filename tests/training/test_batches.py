@@ -1,4 +1,4 @@
-"""Training batches: every image's draws depend on (seed, its number) and on nothing else."""
+"""Training batches: every image's draws depend only on (seed, sample counter)."""
 
 from __future__ import annotations
 

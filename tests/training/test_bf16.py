@@ -1,6 +1,6 @@
-"""Training in bfloat16: matrix products lose digits, and nothing else does.
+"""Training in bfloat16: only matrix products are computed in bfloat16.
 
-A real `train` under Accelerate's bf16 on the CPU; hooks inside the model keep the number types.
+A real `train` under Accelerate's bf16 on the CPU; hooks inside the model record dtypes.
 """
 
 from __future__ import annotations

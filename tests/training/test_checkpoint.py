@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, whatever happens to the process or to the files."""
+"""Checkpoints are complete or absent, whatever happens to the process or to the files."""
 
 from __future__ import annotations
 

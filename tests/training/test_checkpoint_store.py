@@ -1,4 +1,4 @@
-"""What a store keeps, and what it does where the disk does not take a checkpoint."""
+"""Which checkpoints a store keeps, and its behaviour if the disk refuses a checkpoint."""
 
 from __future__ import annotations
 

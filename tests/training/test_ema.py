@@ -1,4 +1,4 @@
-"""Averaged weights: closed forms, skipped steps, and a counter that survives a resume."""
+"""EMA: closed forms, skipped steps, and a counter that survives a resume."""
 
 from __future__ import annotations
 

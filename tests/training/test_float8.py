@@ -1,8 +1,8 @@
-"""Training in float8: other products, the same weights, and evaluations that know nothing of it.
+"""Training in float8: different products, the same parameters, unaffected evaluations.
 
     pip install -e '.[fp8]' && pytest -m extra tests/training/test_float8.py
 
-Where a device multiplies no float8 the products are emulated: the numbers, not the speed.
+On a device without float8 products they are emulated: same numbers, not the speed.
 """
 
 from __future__ import annotations

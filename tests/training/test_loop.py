@@ -1,6 +1,6 @@
-"""The training loop: interrupted and straight runs end in the same bits, bad steps do no harm.
+"""The training loop: interrupted runs give the same bits, and bad steps do no harm.
 
-Everything here is the real thing at a small size: a DiT of width 16, the digits, fused AdamW.
+The components are real and small: a DiT of width 16, the digits, fused AdamW.
 """
 
 from __future__ import annotations

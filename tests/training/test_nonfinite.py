@@ -1,4 +1,4 @@
-"""Steps that are not finite: flagged, counted, and explained by the images that they had."""
+"""Non-finite steps: detected, counted, and reported with their images."""
 
 from __future__ import annotations
 

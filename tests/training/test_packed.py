@@ -1,4 +1,4 @@
-"""Linear layers with weights laid out for the kernel, beside plain ones."""
+"""Linear layers with weights packed for the kernel, against plain ones."""
 
 from __future__ import annotations
 

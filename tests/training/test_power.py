@@ -1,4 +1,4 @@
-"""Power-function averages: closed forms, the paper's numbers, and other widths out of snapshots."""
+"""Power-function averages: closed forms, the paper's numbers, and post-hoc reconstruction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules in closed form, and whether they look at the end of training."""
+"""Learning-rate schedules in closed form, and whether they depend on the number of steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training remembers: means of a window, time without pauses, skipped steps, everything."""
+"""The training state: window means, time without pauses, skipped steps, all fields."""
 
 from __future__ import annotations
 

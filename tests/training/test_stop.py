@@ -1,4 +1,4 @@
-"""Signals become a question that is asked at safe places; real signals to this very process."""
+"""Signals set a flag that is checked at safe points; real signals to this process."""
 
 from __future__ import annotations
 

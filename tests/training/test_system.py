@@ -1,4 +1,4 @@
-"""What is said of the machine with each logged row."""
+"""System metrics of each logged row."""
 
 from __future__ import annotations
 

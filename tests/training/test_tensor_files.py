@@ -1,4 +1,4 @@
-"""Tensors in one file or by rows in several: who needs some rows reads what was written."""
+"""Tensors in one file, or split by rows over several: partial reads return what was written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that makes no progress is ended with its stacks; one that does, or waits, is not."""
+"""A process without progress is ended with its stacks; one that progresses or waits is not."""
 
 from __future__ import annotations
 

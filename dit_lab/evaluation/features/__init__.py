@@ -1,1 +1,1 @@
-"""What images are turned into before they are compared."""
+"""Feature extractors for metrics, and statistics of features."""

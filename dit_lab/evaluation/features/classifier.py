@@ -1,8 +1,7 @@
-"""A small convolutional network, trained on a dataset's own training split: features and classes
-for data of which published networks know nothing.
+"""A small CNN trained on the dataset: features and classes where published networks do not apply.
 
-It is trained once for a dataset and kept. Training rounds differently on other machines, so that
-there it is another network of the same kind: the fingerprint says how it was trained and on what.
+It is trained once per dataset and cached. Training on another machine rounds differently and gives
+another network, so the fingerprint covers how and on what data it was trained.
 
 Shapes: N images of H x W pixels and c channels, D features, K classes.
 """
@@ -30,21 +29,21 @@ from dit_lab.evaluation.features.extractors import (
 from dit_lab.runs.folder import digest
 from dit_lab.sampling.images import to_uint8
 
-WIDTHS = (32, 64)  # channels, at half and a quarter of the size
+WIDTHS = (32, 64)  # channels at half and a quarter of the resolution
 NUM_FEATURES = 64
 BATCH_IMAGES = 128
-EPOCHS, MOST_STEPS = 20, 1000  # whichever ends first
+EPOCHS, MOST_STEPS = 20, 1000  # whichever is reached first
 LEARNING_RATE, WEIGHT_DECAY = 1e-2, 1e-2
 
 
 def classifier_fingerprint(facts: DataFacts) -> str:
-    """12 hex digits of what decides the network, up to rounding: the data and how it is trained."""
+    """Return 12 hex digits: a hash of the data and the training settings."""
     recipe = (WIDTHS, NUM_FEATURES, BATCH_IMAGES, EPOCHS, MOST_STEPS, LEARNING_RATE, WEIGHT_DECAY)
     return digest({"data": facts.fingerprint, "levels": facts.levels, "recipe": recipe})
 
 
 class Classifier:
-    """Features before the last layer, and probabilities after it. Implements `Extractor`."""
+    """Features before the last layer and probabilities after it. Implements `Extractor`."""
 
     name = "classifier"
 
@@ -54,14 +53,14 @@ class Classifier:
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Features:
-        """uint8 (N, H, W, c) -> (N, D)."""
+        """Map uint8 images (N, H, W, c) to features (N, D)."""
         parts = images.split(IMAGES_AT_ONCE)
         seen = [self._network.trunk(_prepared(part).to(self._device)).cpu() for part in parts]
         return torch.cat(seen).numpy()
 
     @torch.no_grad()
     def probabilities(self, features: Features) -> Probabilities:
-        """(N, D) -> (N, K)."""
+        """Map features (N, D) to class probabilities (N, K)."""
         logits = self._network.head(torch.from_numpy(features).to(self._device))
         return logits.cpu().double().softmax(dim=1).numpy()
 
@@ -75,18 +74,18 @@ class _Network(nn.Module):
             layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
             channels = width
         layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels, NUM_FEATURES)]
-        # of a known size, so that distances of features are
+        # fixes the norm of features, and so the scale of their distances
         even = nn.LayerNorm(NUM_FEATURES, elementwise_affine=False)
         self.trunk = nn.Sequential(*layers, nn.SiLU(), even)
         self.head = nn.Linear(NUM_FEATURES, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, c, h, w) -> logits (N, K)."""
+        """Map images (N, c, h, w) to logits (N, K)."""
         return self.head(self.trunk(x))
 
 
 def _prepared(images: Tensor) -> Tensor:
-    """uint8 (N, H, W, c) -> (N, c, h, w) in [-1, 1], h and w at most 32."""
+    """Convert uint8 (N, H, W, c) to (N, c, h, w) in [-1, 1]; h and w are at most 32."""
     floats = images.permute(0, 3, 1, 2).float() / 127.5 - 1
     return functional.adaptive_avg_pool2d(floats, pooled_size(*images.shape[1:3]))
 
@@ -99,8 +98,10 @@ def trained_classifier(
     device: torch.device,
     check_stop: Callable[[], None],
 ) -> Classifier:
-    """The classifier of a dataset, which has classes: the one in `folder`, or a new one, which is
-    kept there."""
+    """Return the classifier of a class-conditional dataset, from `folder` if it is cached there.
+
+    Otherwise it is trained and saved in `folder`.
+    """
     fingerprint = classifier_fingerprint(facts)
     file = folder / f"classifier-{fingerprint}.safetensors"
     with torch.random.fork_rng(devices=[]):
@@ -119,7 +120,7 @@ def trained_classifier(
 def _train(
     network: nn.Module, train: Dataset, *, levels: int, check_stop: Callable[[], None]
 ) -> None:
-    """By AdamW, the rate falling from its highest to zero, on images in an order that is fixed."""
+    """Train with AdamW and a one-cycle learning rate, on images in a fixed order."""
     per_epoch = max(1, len(train) // BATCH_IMAGES)
     steps = min(EPOCHS * per_epoch, MOST_STEPS)
     device = next(network.parameters()).device

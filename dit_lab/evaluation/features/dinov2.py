@@ -1,7 +1,6 @@
-"""DINOv2's vision transformer, for weights in the files that it is published in.
+"""DINOv2's vision transformer, compatible with its published weights.
 
-Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023,
-arXiv:2304.07193.
+Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023, arXiv:2304.07193.
 
 Shapes: N images, T patches, D features.
 """
@@ -13,19 +12,19 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate, scaled_dot_product_attention
 
 PATCH = 14
-TRAINED_SIDE = 37  # patches: positions are those of 518 x 518 pixels
+TRAINED_SIDE = 37  # patches: position embeddings for 518 x 518 pixels
 HEAD_FEATURES = 64
 EPSILON = 1e-6
-OFFSET = 0.1  # of a patch; the published network adds it to the size that positions are scaled to
+OFFSET = 0.1  # in patches; the published code adds it to the interpolated size
 
 
 class VisionTransformer(nn.Module):
-    """Images (N, 3, H, W), normalised, sides divisible by 14 -> the class token (N, D)."""
+    """Maps normalised images (N, 3, H, W), sides divisible by 14, to the class token (N, D)."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.mask_token = nn.Parameter(torch.zeros(1, width))  # of training; in every file
+        self.mask_token = nn.Parameter(torch.zeros(1, width))  # unused here, but in every file
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + TRAINED_SIDE**2, width))
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, PATCH, PATCH)})
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
@@ -41,7 +40,7 @@ class VisionTransformer(nn.Module):
         return self.norm(tokens[:, 0])
 
     def _positions(self, rows: int, columns: int) -> Tensor:
-        """(1, 1 + T, D), scaled to the image's patches."""
+        """Return position embeddings (1, 1 + T, D), interpolated to the image's patches."""
         if rows == columns == TRAINED_SIDE:
             return self.pos_embed
         own, others = self.pos_embed.split([1, TRAINED_SIDE**2], dim=1)
@@ -54,7 +53,7 @@ class VisionTransformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each of normed tokens, scaled by feature and added."""
+    """Pre-norm attention and MLP blocks with LayerScale and residual connections."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

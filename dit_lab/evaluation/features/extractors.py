@@ -1,4 +1,4 @@
-"""What metrics compare: features that an extractor sees in images.
+"""Feature extractors, and a cache of their features.
 
 Shapes: N images, H x W pixels, c channels, D features, K classes.
 """
@@ -18,8 +18,8 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.files import written_at
 from dit_lab.runs.folder import digest
 
-MAX_SIDE_PIXELS = 32  # larger images are averaged down: trees and neighbours see shape, not noise
-IMAGES_AT_ONCE = 256  # as floats; ten thousand large images would not fit
+MAX_SIDE_PIXELS = 32  # larger images are pooled, which removes fine noise
+IMAGES_AT_ONCE = 256  # batch size; 10,000 large images as floats would not fit
 
 Features = NDArray[np.float32]  # (N, D)
 Probabilities = NDArray[np.float64]  # (N, K)
@@ -28,39 +28,41 @@ Found = TypeVar("Found", Features, Probabilities)
 
 
 def finite(found: Found, *, by: str = "") -> Found:
-    """Features or probabilities of images (N, ...), as they are. Raises RequestError where some are
-    infinite or no numbers: distances to them compare as if they were large or small, and trees
-    take them for missing, so that metrics look like any others."""
+    """Return features or probabilities (N, ...) unchanged; raise RequestError if any is not finite.
+
+    Distances to non-finite features compare like large or small numbers and random forests treat
+    them as missing, so metrics would look normal.
+    """
     bad = ~np.isfinite(found).reshape(len(found), -1).all(axis=1)
     if bad.any():
         raise RequestError(
-            f"extractor {by or '(unnamed)'}: what it sees is not finite in {bad.sum():,} of "
-            f"{len(found):,} images, so that no metric of it means anything; get its weights "
+            f"extractor {by or '(unnamed)'}: its output is not finite in {bad.sum():,} of "
+            f"{len(found):,} images, so its metrics would be meaningless; get its weights "
             "again, or leave out the metrics that use it"
         )
     return found
 
 
 class Extractor(Protocol):
-    """Turns images into numbers that can be compared."""
+    """Maps images to features."""
 
     @property
     def name(self) -> str:
-        """The part of a metric's name that says what was compared."""
+        """The extractor's part of a metric's name."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the features of an image do."""
+        """A hash that changes if the features of an image change."""
 
     def features(self, images: Tensor) -> Features:
-        """uint8 (N, H, W, c) -> (N, D)."""
+        """Map uint8 images (N, H, W, c) to features (N, D)."""
 
     def probabilities(self, features: Features) -> Probabilities | None:
-        """Features (N, D) -> probabilities of classes (N, K); None where it knows none."""
+        """Map features (N, D) to class probabilities (N, K); None if there are no classes."""
 
 
 class Pixels:
-    """The pixels themselves, in [0, 1]: D = min(H, 32) * min(W, 32) * c. Implements `Extractor`."""
+    """Pixel values in [0, 1]: D = min(H, 32) * min(W, 32) * c. Implements `Extractor`."""
 
     name = "pixels"
     fingerprint = f"pixels up to {MAX_SIDE_PIXELS}"
@@ -73,7 +75,7 @@ class Pixels:
 
 
 def pixel_features(images: Tensor) -> Features:
-    """uint8 (N, H, W, c) -> (N, D) in [0, 1], D = min(H, 32) * min(W, 32) * c."""
+    """Map uint8 (N, H, W, c) to (N, D) in [0, 1], D = min(H, 32) * min(W, 32) * c."""
     size = pooled_size(*images.shape[1:3])
     parts = [
         adaptive_avg_pool2d(part.permute(0, 3, 1, 2).float() / 255, size).flatten(1)
@@ -83,20 +85,19 @@ def pixel_features(images: Tensor) -> Features:
 
 
 def pooled_size(height: int, width: int) -> tuple[int, int]:
-    """The size at which images of this size are compared."""
+    """Return the size to which images of this size are pooled before comparison."""
     return min(height, MAX_SIDE_PIXELS), min(width, MAX_SIDE_PIXELS)
 
 
 class FeatureCache:
-    """Keeps what extractors saw in real images, by the content of the images: the second evaluation
-    with them starts at once. Without a folder nothing is kept."""
+    """Cache of features of real images, keyed by image content; None as the folder disables it."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     def features(self, extractor: Extractor, images: Tensor) -> Features:
-        """uint8 (N, H, W, c) -> (N, D)."""
-        if self._folder is None or isinstance(extractor, Pixels):  # faster than reading
+        """Return the features (N, D) of uint8 images (N, H, W, c)."""
+        if self._folder is None or isinstance(extractor, Pixels):  # faster than reading a cache
             return finite(extractor.features(images), by=extractor.name)
         seen = digest(extractor.fingerprint.encode() + images.numpy().tobytes())
         size = "x".join(map(str, images.shape))

@@ -1,9 +1,9 @@
-"""Mean and covariance of the features of a whole training split: made once, and kept.
+"""Cached mean and covariance of the features of a whole training split.
 
-    <folder>/<extractor>-statistics-<hash>.npz      in the form of ADM's evaluator
-    <folder>/<extractor>-statistics-<hash>.json     of what: data, split, size, extractor
+    <folder>/<extractor>-statistics-<hash>.npz      in the format of ADM's evaluator
+    <folder>/<extractor>-statistics-<hash>.json     description: data, split, size, extractor
 
-Shapes: n images at once, D features.
+Shapes: n images per batch, D features.
 """
 
 from __future__ import annotations
@@ -31,9 +31,15 @@ def kept_statistics(
     folder: Path,
     check_stop: Callable[[], None],
 ) -> Statistics:
-    """Of every image of a split, without augmentation; read where they are in `folder`.
+    """Return the statistics of all images of a split, without augmentation, cached in `folder`.
 
-    `described` is the fingerprint of the images: set, split, transform and size.
+    Args:
+        dataset: the split.
+        extractor: the feature extractor.
+        described: what identifies the images: data set, split, transform and size.
+        levels: number of pixel values in the data.
+        folder: the cache.
+        check_stop: raises if the process is asked to stop.
     """
     of = {**described, "extractor": extractor.name, "extractor_fingerprint": extractor.fingerprint}
     file = folder / f"{extractor.name}-statistics-{digest(of)}.npz"
@@ -50,16 +56,16 @@ def kept_statistics(
 
 
 class Sums:
-    """What a mean and a covariance are made of, for more features than fit in memory.
+    """Running sums for mean and covariance, for more features than fit in memory.
 
-    Features are taken relative to the mean of the first ones, so that no large squares cancel.
+    Features are centred on the mean of the first batch to avoid cancellation of large squares.
     """
 
     def __init__(self) -> None:
         self._count = 0
 
     def add(self, features: Features) -> None:
-        """(n, D)."""
+        """Add features (n, D)."""
         wide = features.astype(np.float64)
         if not self._count:
             self._origin = wide.mean(axis=0)
@@ -71,7 +77,7 @@ class Sums:
         self._products += wide.T @ wide
 
     def statistics(self) -> Statistics:
-        """Of all that was added, at least two rows."""
+        """Return mean and covariance of all added features, at least two rows."""
         mean = self._sum / self._count
         spread = self._products - self._count * np.outer(mean, mean)
         return Statistics(self._origin + mean, spread / (self._count - 1))

@@ -1,10 +1,11 @@
-"""Mean and covariance of features, as references of Frechet distances are published: read from and
-written to the files of ADM's evaluator and of torch-fidelity.
+"""Mean and covariance of features in the file formats of published Frechet references.
+
+These are the formats of ADM's evaluator and of torch-fidelity:
 
     VIRTUAL_imagenet256_labeled.npz                     mu, sigma; mu_s, sigma_s of spatial features
     NAME-inception-v3-compat-stat-fid-2048.pt           mu, sigma
 
-Which network made the features is not in them. Shapes: D features.
+The files do not say which network made the features. Shapes: D features.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from dit_lab.evaluation.metrics.frechet import Moments
 ADM, TORCH_FIDELITY = ".npz", ".pt"
 
 _reconstruct = cast(Callable[..., Any], np.empty(0).__reduce__()[0])
-"""What a pickled array calls, under any version of numpy."""
+"""The function that unpickles an array, in any version of numpy."""
 
 ARRAYS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     _reconstruct,
-    (_reconstruct, "numpy.core.multiarray._reconstruct"),  # as numpy 1 called it
+    (_reconstruct, "numpy.core.multiarray._reconstruct"),  # its name in numpy 1
     np.ndarray,
     np.dtype,
     np.dtypes.Float32DType,
     np.dtypes.Float64DType,
 ]
-"""What the pickle of a numpy array of floats names, and all that is allowed to be named."""
+"""All names that a pickle may use: those of a numpy array of floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Statistics:
     """A Gaussian fitted to features."""
 
     mean: NDArray[np.float64]  # (D,)
-    covariance: NDArray[np.float64]  # (D, D), of a sample: divided by N - 1
+    covariance: NDArray[np.float64]  # (D, D), divided by N - 1
 
     def __post_init__(self) -> None:
         features = len(self.mean)
@@ -59,15 +60,22 @@ class Statistics:
 
 
 def factored(statistics: Statistics) -> Moments:
-    """By the eigenvectors of the covariance, which is symmetric; what rounding has made negative
-    is 0."""
+    """Return mean and covariance factor, by the eigendecomposition of the symmetric covariance.
+
+    Eigenvalues that rounding made negative are set to 0.
+    """
     values, vectors = np.linalg.eigh(statistics.covariance)
     return statistics.mean, np.sqrt(values.clip(min=0))[:, None] * vectors.T
 
 
 def read_statistics(path: Path) -> Statistics:
-    """From a file of ADM's (.npz) or torch-fidelity's (.pt). Raises RequestError; nothing that a
-    pickle asks for is called."""
+    """Read statistics from a file of ADM (.npz) or torch-fidelity (.pt).
+
+    Loading is restricted to arrays: a pickle in the file cannot call other code.
+
+    Raises:
+        RequestError: if the file is missing, invalid or of another format.
+    """
     if path.suffix not in (ADM, TORCH_FIDELITY):
         raise RequestError(
             f"{path}: unknown ending {path.suffix or '(none)'}; expected {ADM} (ADM's) or "
@@ -82,7 +90,7 @@ def read_statistics(path: Path) -> Statistics:
         raise RequestError(f"{path}: holds no statistics (lacks {error})") from None
     except (OSError, ValueError, RuntimeError, TypeError, zipfile.BadZipFile,
             pickle.UnpicklingError):  # fmt: skip
-        raise RequestError(f"{path}: no such file of statistics, or damaged") from None
+        raise RequestError(f"{path}: not a file of feature statistics, or damaged") from None
     return Statistics(np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64))
 
 
@@ -97,8 +105,11 @@ def _read_torch_fidelity(path: Path) -> dict[str, Any]:
 
 
 def write_statistics(path: Path, statistics: Statistics) -> None:
-    """As ADM's evaluator (.npz; it wants the images beside them, as arr_0, all the same) or
-    torch-fidelity (.pt) writes them: the mean in float32, the covariance in float64."""
+    """Write statistics in the format of ADM (.npz) or torch-fidelity (.pt).
+
+    The mean is float32 and the covariance float64. ADM's evaluator also expects images (arr_0) in
+    the file; they are not written.
+    """
     mean, covariance = statistics.mean.astype(np.float32), statistics.covariance
     with written_at(path) as beside:
         if path.suffix == ADM:

@@ -1,1 +1,1 @@
-"""Numbers that compare generated images with real ones."""
+"""Metrics that compare generated images with real ones."""

@@ -1,8 +1,8 @@
-"""The metrics that a configuration lists. Each is blind to something, so that several are listed.
+"""Metrics that can be listed in a config. Each misses some failures, so several are listed.
 
-Trees tell samples from real images (two-sample) but are content with copies of the training images;
-recall and coverage see what is missing; the distance to the training images sees copies. Frechet
-distances and class accuracy are passed by a Gaussian for each class.
+The two-sample test does not detect copies of training images; recall and coverage detect missing
+modes; the distance to the training images detects copies. Samples from one Gaussian per class pass
+Frechet distances and class accuracy.
 
 Shapes: N images, D features, K classes.
 """
@@ -26,20 +26,20 @@ from dit_lab.evaluation.metrics.two_sample import two_sample_accuracy
 from dit_lab.evaluation.quality import FeatureView, ReferenceSet, Task
 from dit_lab.evaluation.table import Row
 
-NEAR_COPY_SHARE = 0.01  # of held-out images that pass for near copies, by definition
+NEAR_COPY_SHARE = 0.01  # share of held-out images that count as near copies, by definition
 OFFICIAL = {("fd", "inception"): "fid", ("fd", "dinov2"): "fdd", ("kd", "inception"): "kid"}
-"""What distances are called where features are those of the paper that gave them a name."""
+"""Published names of distances with certain features."""
 
 
 @dataclass(frozen=True)
 class TwoSample:
-    """How well trees tell samples from real images: 0.5 is a coin's accuracy."""
+    """Classifier two-sample test (C2ST) with random forests; 0.5 is chance."""
 
     extractor: str
 
     def tasks(self, samples: FeatureView, real: ReferenceSet) -> list[Task]:
         def measure(first: Features, second: Features) -> float:
-            real.check_stop()  # a task has six of these, each takes seconds
+            real.check_stop()  # called six times per task, seconds each
             return two_sample_accuracy(first, second, seed=real.seed)
 
         return real.compare("two_sample", self.extractor, measure, samples)
@@ -47,7 +47,7 @@ class TwoSample:
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Realism of single samples, and the share of real images that is among them."""
+    """Precision, the share of realistic samples, and recall, the share of real images covered."""
 
     extractor: str
 
@@ -60,7 +60,7 @@ class PrecisionRecall:
 
 @dataclass(frozen=True)
 class DensityCoverage:
-    """The same two questions, asked in a way that single outliers do not answer."""
+    """Density and coverage: precision and recall made robust to outliers."""
 
     extractor: str
 
@@ -73,7 +73,7 @@ class DensityCoverage:
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """Squared maximum mean discrepancy of features; without bias, so that it suits few images."""
+    """Squared maximum mean discrepancy of features; unbiased, so suited to few images."""
 
     extractor: str
 
@@ -86,14 +86,16 @@ class KernelDistance:
 
 @dataclass(frozen=True)
 class Frechet:
-    """Distance of Gaussians fitted to the samples and to the whole training split, or to what a
-    file of published statistics says of it."""
+    """Frechet distance to the whole training split, or to published statistics.
+
+    Gaussians are fitted to the features; `reference` is the file of published statistics.
+    """
 
     extractor: str
     reference: str | None
 
     def __post_init__(self) -> None:
-        _ = self._published  # a file that is none is refused before images are drawn
+        _ = self._published  # an invalid file is refused before images are generated
 
     @cached_property
     def _published(self) -> Moments | None:
@@ -114,7 +116,7 @@ class Frechet:
 
         def row() -> Row:
             name, count = _named("fd", self.extractor), len(ours)
-            enough = len(held_out) >= count  # fewer images are further away by themselves
+            enough = len(held_out) >= count  # fewer images increase the distance
             floor = distance(held_out[:count]) if enough else None
             return _whole(name, self.extractor, count, distance(ours), floor=floor)
 
@@ -123,8 +125,10 @@ class Frechet:
 
 @dataclass(frozen=True)
 class InceptionScore:
-    """How sure of the class a classifier is, and how many classes there are. Without real images:
-    the floor is what held-out ones get."""
+    """Confidence and diversity of predicted classes.
+
+    Uses no real images; the baseline is the score of held-out images.
+    """
 
     extractor: str
 
@@ -141,10 +145,10 @@ class InceptionScore:
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """Share of samples that the classifier takes for the class that was asked for."""
+    """Share of samples that the classifier assigns to the requested class."""
 
     def tasks(self, samples: FeatureView, real: ReferenceSet) -> list[Task]:
-        if real.num_classes < 2:  # labels mean nothing
+        if real.num_classes < 2:  # labels are unused
             return []
 
         def accuracy(seen: FeatureView) -> float:
@@ -158,7 +162,7 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class Memorisation:
-    """How near samples come to training images, and whether they are some."""
+    """Distances of samples to training images, and the share of copies."""
 
     extractor: str
 
@@ -168,17 +172,17 @@ class Memorisation:
         distances = real.held_out_distances(self.extractor)
 
         def distance_ratio() -> Row:
-            """Mean distance to the nearest training image, over that of held-out images."""
+            """Mean distance to the nearest training image, divided by that of held-out images."""
             ratio = ours.mean() / max(distances.mean(), 1e-12)
             return _whole("distance_ratio", self.extractor, len(ours), ratio, floor=1.0)
 
         def exact_copies() -> Row:
-            """Share that is a training image, byte for byte."""
+            """Share of samples identical to a training image, byte for byte."""
             value, floor = (_share_of(of, real.known) for of in (samples, real.held_out))
             return _whole("exact_copies", "bytes", len(ours), value, floor=floor)
 
         def near_copies() -> Row:
-            """Share that lies nearer to a training image than all but 1% of held-out images do."""
+            """Share of samples nearer to a training image than 99% of held-out images are."""
             near = np.quantile(distances, NEAR_COPY_SHARE)
             value = (ours < near).mean()
             floor = (distances < near).mean()
@@ -198,7 +202,7 @@ def _named(metric: str, extractor: str) -> str:
 def _whole(
     metric: str, extractor: str, num_images: int, value: float, *, floor: float | None
 ) -> Row:
-    """Of all samples at once, against the training images."""
+    """Return a row for all samples at once, against the training images."""
     return Row(
         metric=metric,
         extractor=extractor,

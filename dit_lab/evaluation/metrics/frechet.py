@@ -15,10 +15,12 @@ Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def distance_of_factors(first: Moments, second: Moments) -> float:
-    """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)), Dowson and Landau 1982.
+    """Return |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)).
 
-    With S1 = A^T A and S2 = B^T B, the trace of the root is the sum of the singular values of
-    A B^T: no root of a product is taken.
+    With S1 = A^T A and S2 = B^T B, Tr (S1 S2)^(1/2) is the sum of the singular values of A B^T, so
+    no matrix square root is needed.
+
+    Source: Dowson and Landau 1982.
     """
     (mean, a), (other_mean, b) = first, second
     overlap = np.linalg.svd(a @ b.T, compute_uv=False).sum()
@@ -27,7 +29,7 @@ def distance_of_factors(first: Moments, second: Moments) -> float:
 
 
 def moments(features: Features) -> Moments:
-    """Of a sample (N, D), at least two rows: its covariance is divided by N - 1."""
+    """Return mean and covariance factor of features (N, D), N >= 2; covariance is over N - 1."""
     wide = finite(features).astype(np.float64)
     mean = wide.mean(axis=0)
     return mean, np.linalg.qr(wide - mean, mode="r") / np.sqrt(len(wide) - 1)

@@ -1,4 +1,4 @@
-"""Inception score: how surely each image is classified, and how evenly the classes appear.
+"""Inception score: confidence of predicted classes and their diversity.
 
 Shapes: N images, K classes.
 """
@@ -15,10 +15,11 @@ SPLITS = 10
 
 
 def inception_score(probabilities: NDArray[np.float64], splits: int = SPLITS) -> float:
-    """Of p(y|x) (N, K), N at least `splits`: from 1, all alike, to K.
+    """Return the Inception score of p(y|x) (N, K), N >= `splits`; from 1 to K.
 
-    exp E_x KL(p(y|x) || p(y)), Salimans et al. 2016, section 4, arXiv:1606.03498; the mean over
-    consecutive parts, each with the p(y) of its own images.
+    exp E_x KL(p(y|x) || p(y)), averaged over `splits` consecutive parts, each with its own p(y).
+
+    Source: Salimans et al. 2016, section 4, arXiv:1606.03498.
     """
     count = len(probabilities)
     parts = np.split(

@@ -1,4 +1,4 @@
-"""Kernel distance between two sets of features (KID where they are Inception's), in float64.
+"""Kernel distance between two sets of features (KID for Inception features), in float64.
 
 Binkowski et al., "Demystifying MMD GANs", 2018, arXiv:1801.01401.
 
@@ -17,10 +17,10 @@ SUBSET_IMAGES = 1000
 
 
 def kernel_distance(first: Features, second: Features, *, seed: int) -> float:
-    """Unbiased squared MMD of (N, D) and (M, D), at least two rows each; below 0 by chance.
+    """Return the unbiased squared MMD of (N, D) and (M, D), N, M >= 2; it may be negative.
 
-    The mean over subsets of each side, drawn without replacement; where neither side has more
-    images than a subset, the one estimate from all of them, which needs no seed.
+    It is the mean over random subsets of both sides, drawn without replacement. If neither side has
+    more images than a subset, it is a single estimate from all images, without randomness.
     """
     if max(len(first), len(second)) <= SUBSET_IMAGES:
         return _squared_mmd(first, second)
@@ -34,8 +34,11 @@ def _subset(features: Features, draw: np.random.Generator) -> Features:
 
 
 def _squared_mmd(first: Features, second: Features) -> float:
-    """Section 4: means of the kernel over pairs within each set, an image with itself left out,
-    less twice the mean over pairs across."""
+    """Return the unbiased estimate of section 4.
+
+    It is the sum of the mean kernels over pairs within each set, without an image with itself,
+    minus twice the mean kernel over pairs across sets.
+    """
     within = 0.0
     for features in (finite(first), finite(second)):
         kernel = _kernel(features, features)
@@ -45,6 +48,6 @@ def _squared_mmd(first: Features, second: Features) -> float:
 
 
 def _kernel(first: Features, second: Features) -> NDArray[np.float64]:
-    """(x . y / D + 1)^3 of every pair, (N, M)."""
+    """Return (x . y / D + 1)^3 for every pair, shape (N, M)."""
     features = first.shape[1]
     return (first.astype(np.float64) @ second.astype(np.float64).T / features + 1) ** 3

@@ -1,13 +1,12 @@
-"""Likelihood of real images under a model: bits per dimension by the flow's change of density.
+"""Likelihood of real images in bits per dimension, by the instantaneous change of variables.
 
-The flow carries noise to data, so an image's density is that of the noise it comes from, less what
-the flow has spread on the way: log p(x at t_max) = log N(x at t_min; 0, 1) - integral of the
-velocity's divergence (Chen et al. 2018; Song et al. 2021, section 4.3). The label is given;
-guidance, which follows another flow, is off.
+The flow maps noise to data, so an image's log density is that of its noise minus the integrated
+divergence: log p(x at t_max) = log N(x at t_min; 0, 1) - integral of div(velocity) dt (Chen et al.
+2018; Song et al. 2021, section 4.3). The image's label is used. Guidance is off, because a guided
+model follows a different flow.
 
-Images have whole levels of brightness, and a density says nothing of single values: noise that is
-uniform over the width of a level is added first (Theis et al. 2016), so that the number is a bound
-on the bits of the image itself.
+Images are discrete and a density is continuous, so uniform noise of the width of a level is added
+first (Theis et al. 2016). The result is then an upper bound on the bits of the discrete image.
 
 Shapes: N images, C channels, H x W pixels, D = C * H * W.
 """
@@ -32,7 +31,7 @@ from dit_lab.samplers.adaptive import on_path
 from dit_lab.samplers.guidance import Guidance, predictor
 from dit_lab.samplers.ode import velocity_of
 
-EXACT_DIMENSIONS = 16  # up to here the divergence is summed exactly, else estimated
+EXACT_DIMENSIONS = 16  # exact divergence up to this D, else estimated
 TOLERANCE = 1e-5
 CHUNK_IMAGES = 32
 
@@ -48,13 +47,18 @@ def log_density(
     probe: Tensor | None = None,
     tolerance: float = TOLERANCE,
 ) -> Tensor:
-    """log p(x) in nats, (N,) in the dtype of x, of what the flow makes of standard normal noise.
+    """Return log p(x) in nats, (N,) in the dtype of x.
 
-    The divergence is exact where `probe` is None, at D backward passes for each velocity; else it
-    is estimated by one random probe (N, C, H, W) of signs (Hutchinson 1990). x is taken to lie at
-    t_max, where the paths of chains and of flow matching still have a little noise in it.
+    Args:
+        predict: the model's prediction.
+        x: images (N, C, H, W), taken to be at t_max, where the paths of chains and of flow matching
+            still contain a little noise.
+        interpolant: the interpolant of the objective.
+        probe: random signs (N, C, H, W) for Hutchinson's estimate of the divergence (1990); None
+            computes it exactly, with D backward passes per velocity.
+        tolerance: relative and absolute tolerance of the ODE solver.
     """
-    from torchdiffeq import odeint  # with half of scipy, a second
+    from torchdiffeq import odeint  # imports scipy (about 1 s)
 
     velocity = velocity_of(predict, interpolant)
     divergence = exact_divergence if probe is None else _hutchinson(probe)
@@ -76,15 +80,15 @@ def log_density(
         rtol=tolerance,
         atol=tolerance,
         method="dopri5",
-        options={"step_t": span[-1:], "dtype": wide},  # else the last step reaches beyond the path
+        options={"step_t": span[-1:], "dtype": wide},  # no step beyond t_min
     )
     noise = ends[-1].flatten(1)
     of_noise = -(noise.square() + math.log(2 * math.pi)).sum(1) / 2
-    return of_noise + spreads[-1]  # the integral ran backwards
+    return of_noise + spreads[-1]  # integrated from t_max to t_min
 
 
 def exact_divergence(velocity: Tensor, x: Tensor) -> Tensor:
-    """Trace of the Jacobian, (N,), one dimension after the other."""
+    """Return the trace of the Jacobian, (N,), with one backward pass per dimension."""
     total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     flat = velocity.flatten(1)
     for d in range(flat.shape[1]):
@@ -102,28 +106,28 @@ def _hutchinson(probe: Tensor) -> Divergence:
 
 
 def bits_per_dimension(log_density: Tensor, *, dimensions: int, level_width: float) -> Tensor:
-    """(N,): the bits of an image whose dequantised density is this, for each of its numbers."""
+    """Return bits per dimension, (N,), from the dequantised log density (N,) in nats."""
     return -log_density / (dimensions * math.log(2)) - math.log2(level_width)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
-    """Bits per dimension of held-out images, evenly spread over the split.
+    """Bits per dimension of held-out images, evenly spaced over the split.
 
-    Only for models of pixels. Dequantisation and probes are functions of (seed, index).
+    Only for models in pixel space. Dequantisation noise and probes are functions of (seed, index).
     """
 
     objective: Objective
     held_out: Dataset
     num_images: int
-    levels: int  # brightnesses of the data
+    levels: int  # number of pixel values in the data
     seed: int
     device: torch.device
     team: Team = ALONE
     check_stop: Callable[[], None]
 
     def row(self, model: LabelledCall) -> Row:
-        """The mean over images, and its standard error."""
+        """Return the mean over images, with its standard error as the deviation."""
         count = min(self.num_images, len(self.held_out))
         chosen = (torch.arange(count) * len(self.held_out) // count).split(CHUNK_IMAGES)
         bits = torch.cat(list(shared_out(self.team, chosen, partial(self._bits, model))))
@@ -138,9 +142,9 @@ class Likelihood:
         )
 
     def _bits(self, model: LabelledCall, indices: Tensor) -> Tensor:
-        """Bits per dimension (N,) of the held-out images at these indices (N,)."""
+        """Return bits per dimension (N,) of the held-out images at these indices (N,)."""
         self.check_stop()
-        width = 2 / (self.levels - 1)  # of a level, images being in [-1, 1]
+        width = 2 / (self.levels - 1)  # of a level, for images in [-1, 1]
         images, labels = self.held_out.fetch(indices, None)
         noise, signs = (
             rng.normal(self.seed, f"likelihood/{purpose}", indices, tuple(images.shape[1:]))

@@ -1,5 +1,4 @@
-"""Distances between images: precision and recall, density and coverage, and how near samples come
-to training images.
+"""Nearest-neighbour metrics: precision, recall, density, coverage, distances.
 
 Shapes: N, M images, D features.
 """
@@ -18,32 +17,42 @@ Distances = NDArray[np.float64]
 
 
 def precision(samples: Features, reference: Features) -> float:
-    """The share of samples (N, D) within the k-nearest-neighbour ball of some reference image
-    (M, D): Kynkaanniemi et al. 2019, equations 1 and 2, arXiv:1904.06991."""
+    """Return the share of samples (N, D) in the k-NN ball of some reference image (M, D).
+
+    Source: Kynkaanniemi et al. 2019, equations 1 and 2, arXiv:1904.06991.
+    """
     return _covered(samples, by=reference)
 
 
 def recall(samples: Features, reference: Features) -> float:
-    """The share of reference images (M, D) within the k-nearest-neighbour ball of some sample
-    (N, D): the same equations with the roles exchanged."""
+    """Return the share of reference images (M, D) in the k-NN ball of some sample (N, D).
+
+    Source: the equations of `precision`, with samples and reference exchanged.
+    """
     return _covered(reference, by=samples)
 
 
 def density(samples: Features, reference: Features) -> float:
-    """How many k-nearest-neighbour balls of reference images (M, D) a sample (N, D) lies in, over
-    k: Naeem et al. 2020, equation 4, arXiv:2002.09797. Near 1 for samples of the same
-    distribution, and not bounded by it: copies of the reference have (k + 1) / k."""
+    """Return the mean number of reference images' k-NN balls that contain a sample, divided by k.
+
+    It is near 1 if samples (N, D) and reference (M, D) have the same distribution, but can exceed
+    1: copies of the reference give (k + 1) / k.
+
+    Source: Naeem et al. 2020, equation 4, arXiv:2002.09797.
+    """
     return float(_held(samples, reference).sum() / (NEIGHBOURS * len(samples)))
 
 
 def coverage(samples: Features, reference: Features) -> float:
-    """The share of reference images (M, D) with a sample (N, D) in their k-nearest-neighbour ball:
-    equation 5 there."""
+    """Return the share of reference images (M, D) with a sample (N, D) in their k-NN ball.
+
+    Source: Naeem et al. 2020, equation 5.
+    """
     return float((_held(samples, reference) > 0).mean())
 
 
 def _held(samples: Features, reference: Features) -> NDArray[np.int64]:
-    """The number of samples in the ball of each reference image, (M,)."""
+    """Return the number of samples in the k-NN ball of each reference image, (M,)."""
     parts, radii = _parts(reference), _radii(reference)
     ends = np.cumsum([len(rows) for rows in parts])[:-1]
     held = [
@@ -54,7 +63,7 @@ def _held(samples: Features, reference: Features) -> NDArray[np.int64]:
 
 
 def _radii(points: Features) -> Distances:
-    """Distances (N,) to the k-th nearest other point; the nearest is the point itself."""
+    """Return distances (N,) to the k-th nearest other point; the nearest is the point itself."""
     return nearest(points, points, count=NEIGHBOURS + 1)[:, -1]
 
 
@@ -65,7 +74,7 @@ def _covered(points: Features, *, by: Features) -> float:
 
 
 def nearest(points: Features, others: Features, *, count: int) -> Distances:
-    """Distances (N, count) of points (N, D) to their nearest others (M, D), ascending."""
+    """Return distances (N, count) of points (N, D) to their nearest others (M, D), ascending."""
     smallest = [
         np.partition(distances(rows, others), count - 1, axis=1)[:, :count]
         for rows in _parts(points)
@@ -74,7 +83,7 @@ def nearest(points: Features, others: Features, *, count: int) -> Distances:
 
 
 def distances(points: Features, others: Features) -> Distances:
-    """Euclidean distances (N, M), up to the rounding of squares in float64."""
+    """Return Euclidean distances (N, M), computed from squares in float64."""
     left, right = (finite(side).astype(np.float64) for side in (points, others))
     squares = (left**2).sum(1)[:, None] + (right**2).sum(1)[None, :] - 2 * left @ right.T
     return np.sqrt(np.maximum(squares, 0))

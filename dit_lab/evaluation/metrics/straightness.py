@@ -1,4 +1,4 @@
-"""How straight the paths are along which a model carries noise to data.
+"""Straightness of the sampling paths of a model.
 
 Shapes: N images, C channels, H x W pixels or latent cells.
 """
@@ -23,11 +23,13 @@ STEPS = 100
 def path_deviation(
     predict: Predict, noise: Tensor, interpolant: Interpolant, *, steps: int = STEPS
 ) -> tuple[Tensor, Tensor]:
-    """(deviation, length) of each path, both (N,) in the widest type of the device.
+    """Return (deviation, squared length) of each path, both (N,) in the device's widest float type.
 
-    The deviation is the mean over time of |displacement - velocity|^2 along an Euler path in
-    `steps` steps (Liu et al. 2022, eq. 3), the length |displacement|^2. Their ratio is 0 for
-    straight lines at constant speed, which one step follows exactly.
+    The deviation is the mean over time of |displacement - velocity|^2 along an Euler path of
+    `steps` steps; the squared length is |displacement|^2. Their ratio is 0 for straight paths at
+    constant speed, which a single Euler step follows exactly.
+
+    Source: Liu et al. 2022, eq. 3.
     """
     velocity = velocity_of(predict, interpolant)
     times = TimeGrid(steps=steps).over(interpolant.t_min, interpolant.t_max)

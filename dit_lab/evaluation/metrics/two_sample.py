@@ -1,6 +1,7 @@
-"""Classifier two-sample test: how well can trees tell two sets of images apart?
+"""Classifier two-sample test (C2ST): accuracy of a classifier that separates two image sets.
 
-Lopez-Paz and Oquab, "Revisiting Classifier Two-Sample Tests", 2017. 0.5 is chance, 1 is always.
+Lopez-Paz and Oquab, "Revisiting Classifier Two-Sample Tests", 2017. 0.5 is chance, 1 is perfect
+separation.
 
 Shapes: N images of each set, D features.
 """
@@ -16,11 +17,11 @@ FOLDS = 5
 
 
 def two_sample_accuracy(first: Features, second: Features, *, seed: int) -> float:
-    """Accuracy of a random forest on images it was not fitted to, folded to [0.5, 1].
+    """Return the held-out accuracy of a random forest, folded to [0.5, 1].
 
-    Mean over shuffled, stratified folds of `first` (N, D) against `second` (N, D). Sets that share
-    images push the accuracy a below 0.5 (an image's copy is in the other set), which tells them
-    apart just as well: max(a, 1 - a) is returned. Needs at least FOLDS images of each.
+    It is the mean over shuffled, stratified folds of `first` (N, D) against `second` (N, D), N >=
+    FOLDS. If the sets share images, the accuracy a can be below 0.5, because an image's copy is in
+    the other set. This separates the sets just as well, so max(a, 1 - a) is returned.
     """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import StratifiedKFold, cross_val_score

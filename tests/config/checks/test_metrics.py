@@ -1,4 +1,4 @@
-"""What the list of metrics asks for, and what is refused of it, without any image."""
+"""Requirements of the metric list, and refused lists, without any image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not installed is named, with the command that installs it."""
+"""Errors for missing packages name the package and the install command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network that is trained on a dataset's own images: good at it, kept, and the same again."""
+"""The classifier trained on a dataset's own images: accuracy, caching, determinism."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_it_is_trained_once(
 def test_training_again_gives_the_same_network(
     trained: Classifier, digits: Digits, held_out: ImageSet, tmp_path: Path
 ) -> None:
-    """On one machine, with as many threads."""
+    """On the same machine, with the same number of threads."""
     again = of_digits(digits, tmp_path)
     np.testing.assert_array_equal(
         again.features(held_out.pixels), trained.features(held_out.pixels)

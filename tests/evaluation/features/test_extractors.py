@@ -1,4 +1,4 @@
-"""What is compared: pixels between 0 and 1, of large images their averages."""
+"""Pixel features: values in [0, 1], and pooling of large images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_large_images_are_averaged_down_to_32_pixels() -> None:
 
 
 def test_the_mean_brightness_survives_sizes_that_do_not_divide() -> None:
-    """Of an even picture exactly; averages overlap by a pixel and stay between the extremes."""
+    """Exactly for a uniform image; otherwise pooling windows overlap and values stay in range."""
     even = torch.full((1, 50, 33, 3), 51, dtype=torch.uint8)
     # float32 means of up to four numbers 0.2
     np.testing.assert_allclose(pixel_features(even), 0.2, rtol=1e-6)

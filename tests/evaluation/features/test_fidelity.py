@@ -1,6 +1,6 @@
-"""Extractors: torch-fidelity's own networks with weights from files, and DINOv2's that is ours.
+"""Extractors: torch-fidelity's networks with weights from files, and the lab's DINOv2.
 
-The weights are random, so that what comes out is of no use but to compare.
+The weights are random, so outputs are only compared.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def images(count: int = 2, channels: int = 3) -> Tensor:
 
 
 def shaken(network: nn.Module) -> dict[str, Tensor]:
-    """Its tensors, none of them constant: ones and zeros would hide wrong wiring."""
+    """Perturb all tensors of a network: constant ones and zeros would hide wrong wiring."""
     generator = torch.Generator().manual_seed(0)
     return {
         name: tensor + 0.05 * torch.rand(tensor.shape, generator=generator)
@@ -48,7 +48,7 @@ def shaken(network: nn.Module) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def inception_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights whose features scatter, so that classes differ between images."""
+    """Weights whose features vary, so that predicted classes differ between images."""
     folder = tmp_path_factory.mktemp("weights")
     with pytest.MonkeyPatch.context() as patch:
         # the only way to its layers: a constructor that loads nothing into them
@@ -78,7 +78,7 @@ def dino_folder(tmp_path: Path) -> Path:
 
 
 def test_inception_is_torch_fidelitys(inception: Inception, inception_folder: Path) -> None:
-    """The same module with the file read by itself."""
+    """Compared with torch-fidelity's module, which loads the file itself."""
     network = torch_fidelity.FeatureExtractorInceptionV3(
         "inception-v3-compat",
         ["2048", "logits_unbiased"],
@@ -132,7 +132,7 @@ def test_fingerprints(inception: Inception, inception_folder: Path, dino_folder:
 
 
 def test_dinov2_is_torch_fidelitys(dino_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own constructor, given this network where it would download one."""
+    """Uses torch-fidelity's constructor, with this network in place of its download."""
     network = VisionTransformer(128, 2)
     network.load_state_dict(torch.load(dino_folder / DINO_FILE, weights_only=True))
     monkeypatch.setattr(torch.hub, "load", lambda *_: network)
@@ -151,8 +151,10 @@ def test_dinov2_is_torch_fidelitys(dino_folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_transformer_is_torchs() -> None:
-    """torch's own layers, the scales folded into the matrices before them; at the size of the
-    positions, which are then not scaled."""
+    """Compared with torch's own layers, with the layer scales folded into the matrices.
+
+    The image has the size of the position embeddings, so these are not interpolated.
+    """
     network = VisionTransformer(128, 2)
     weights = shaken(network)
     network.load_state_dict(weights)
@@ -199,8 +201,10 @@ def cubic(distance: float, a: float = -0.75) -> float:
 
 
 def test_positions_are_scaled_by_the_published_rule() -> None:
-    """Along each axis the i-th patch of n is at (i + 1/2) 37 / (n + 1/10) - 1/2 of the trained
-    ones, of which the last goes on for ever."""
+    """Along each axis, patch i of n is at (i + 1/2) 37 / (n + 1/10) - 1/2 of the trained positions.
+
+    Beyond the last position, its value is repeated.
+    """
     network = VisionTransformer(64, 0)
     squares = torch.arange(TRAINED_SIDE).double() ** 2 / TRAINED_SIDE
     grid = torch.zeros(TRAINED_SIDE, TRAINED_SIDE, 64)
@@ -256,12 +260,12 @@ def test_weights_that_are_not_there(
         assert said.startswith(f"evaluation.weights_path={path or 'null'}: ")
         assert file in said
         assert address in said
-        assert "nothing is downloaded by itself" in said
+        assert "nothing is downloaded automatically" in said
         assert "\n" not in said
 
 
 class Planted:
-    """Its pickle makes a file when it is read without care."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

@@ -1,4 +1,4 @@
-"""Statistics of a whole split: those of all its features at once, kept under what they are of."""
+"""Statistics of a whole split equal those of all its features, and are cached by content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.frechet import statistics_of
 
 
 class Counting:
-    """Pixels, by something that counts how many images it looks at. Implements `Extractor`."""
+    """Pixel features, with a count of the images. Implements `Extractor`."""
 
     name = "counting"
 
@@ -70,7 +70,7 @@ def test_statistics_of_something_else_are_others(
 
 
 def test_features_far_from_zero_lose_no_digits() -> None:
-    """Squares of a million leave nothing of a variance of one, if they are what is added up."""
+    """Summing squares of a million would cancel a variance of one."""
     features = (1e6 + np.random.default_rng(0).normal(size=(400, 3))).astype(np.float64)
     sums = Sums()
     for part in np.array_split(features, 5):

@@ -1,4 +1,4 @@
-"""Statistics of features, and the files that other programs keep them in."""
+"""Statistics of features, and the file formats of other programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def features(count: int, dimensions: int, seed: int) -> Any:
 
 
 def test_the_distance_of_known_gaussians() -> None:
-    """Diagonal ones: the squared differences of means and of standard deviations."""
+    """Diagonal Gaussians: squared differences of means and of standard deviations."""
     mean = np.array([1.0, 2.0, 3.0])
     first = Statistics(np.zeros(3), np.diag([1.0, 4.0, 0.0]))
     second = Statistics(mean, np.diag([9.0, 4.0, 1.0]))
@@ -36,7 +36,7 @@ def test_the_distance_of_known_gaussians() -> None:
 
 @pytest.mark.parametrize("count", [5, 300])
 def test_it_is_the_distance_of_the_features(count: int) -> None:
-    """Of fewer images than features as well, where covariances are singular."""
+    """Also for fewer images than features, where covariances are singular."""
     first, second = features(count, 12, 0), features(count + 7, 12, 1)
     between = frechet_between(statistics_of(first), statistics_of(second))
     assert between == pytest.approx(frechet_distance(first, second), rel=1e-6)
@@ -53,7 +53,7 @@ def test_there_and_back(tmp_path: Path, name: str) -> None:
 
 
 def test_as_adm_publishes_them(tmp_path: Path) -> None:
-    """Images and spatial statistics beside them are left alone."""
+    """Images and spatial statistics in the same file are ignored."""
     mu, sigma = np.arange(4, dtype=np.float32), np.eye(4)
     np.savez(tmp_path / "a.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8), mu=mu, sigma=sigma,
              mu_s=np.zeros(3), sigma_s=np.eye(3))  # fmt: skip
@@ -62,7 +62,7 @@ def test_as_adm_publishes_them(tmp_path: Path) -> None:
 
 
 def test_as_torch_fidelity_keeps_them(tmp_path: Path) -> None:
-    """A dictionary of arrays, which its own code reads without asking."""
+    """A dictionary of arrays, which its own code reads without checks."""
     written = statistics_of(features(9, 3, 3))
     write_statistics(tmp_path / "a.pt", written)
     theirs = torch.load(tmp_path / "a.pt", weights_only=False)
@@ -82,9 +82,9 @@ class Hostile:
     [
         ("a.json", "unknown ending .json"),
         ("none.npz", "does not exist"),
-        ("text.npz", "no such file of statistics"),
-        ("text.pt", "no such file of statistics"),
-        ("hostile.pt", "no such file of statistics"),
+        ("text.npz", "not a file of feature statistics"),
+        ("text.pt", "not a file of feature statistics"),
+        ("hostile.pt", "not a file of feature statistics"),
         ("images.npz", "holds no statistics"),
         ("wrong.npz", r"expected \(D,\) and \(D, D\)"),
     ],

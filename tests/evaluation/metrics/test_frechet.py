@@ -1,5 +1,4 @@
-"""The Frechet distance where it is known: exact covariances by design, scipy's root of a matrix,
-and as torch-fidelity has it."""
+"""The Frechet distance against known values, scipy's matrix square root, and torch-fidelity."""
 
 from __future__ import annotations
 
@@ -15,9 +14,9 @@ ROWS, FEATURES = 16, 4
 
 
 def designed(deviations: list[float], mean: float = 0.0, *, first_column: int = 1) -> Features:
-    """Features whose sample covariance is diagonal and exactly these deviations squared.
+    """Return features with a diagonal sample covariance of exactly these squared deviations.
 
-    Columns of a Hadamard matrix behind the first are orthogonal and sum to zero.
+    The columns of a Hadamard matrix after the first are orthogonal and sum to zero.
     """
     columns = hadamard(ROWS)[:, first_column : first_column + len(deviations)]
     scale = np.array(deviations) * np.sqrt((ROWS - 1) / ROWS)
@@ -29,7 +28,7 @@ def normal(seed: int, count: int, features: int, mean: float = 0.0, scale: float
 
 
 def textbook(first: Features, second: Features) -> float:
-    """The formula as it is written, with a root of the product."""
+    """Compute the formula literally, with a matrix square root of the product."""
     covariances = [
         np.cov(features.astype(np.float64), rowvar=False) for features in (first, second)
     ]
@@ -64,15 +63,18 @@ def test_diagonal_gaussians() -> None:
 
 
 def test_the_pattern_within_a_set_is_nothing_to_it() -> None:
-    """Only means and covariances: the same Gaussian drawn along other columns."""
+    """Only means and covariances matter: the same Gaussian, realised by other columns."""
     first, second = designed([1, 2, 3]), designed([1, 2, 3], first_column=8)
     assert not np.array_equal(first, second)
     assert frechet_distance(first, second) == pytest.approx(0, abs=1e-12)
 
 
 def test_correlation_is_seen() -> None:
-    """Equal variances, correlations r and -r of two features: the covariances share eigenvectors
-    with eigenvalues 1 + r and 1 - r exchanged, so 2 (sqrt(1 + r) - sqrt(1 - r))^2."""
+    """Two features with equal variances and correlations r and -r.
+
+    The covariances share eigenvectors with eigenvalues 1 + r and 1 - r exchanged, so the distance
+    is 2 (sqrt(1 + r) - sqrt(1 - r))^2.
+    """
     columns, r = designed([1, 1]), 0.8
     mixed = [
         np.stack([columns[:, 0], sign * r * columns[:, 0] + (1 - r**2) ** 0.5 * columns[:, 1]], 1)
@@ -121,7 +123,7 @@ def test_never_below_zero_by_more_than_rounding() -> None:
 
 
 def doubled(features: Features) -> Features:
-    """Every column twice: a covariance of half its rank."""
+    """Duplicate every column, which gives a covariance of half rank."""
     return np.concatenate([features, features], axis=1)
 
 

@@ -1,4 +1,4 @@
-"""The inception score where it is known, and as torch-fidelity has it."""
+"""The inception score against known values and torch-fidelity."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_two_classes_by_hand() -> None:
 
 
 def test_parts_are_consecutive_and_have_means_of_their_own() -> None:
-    """Sorted by class: each of two parts holds one class, the whole holds both."""
+    """Images are sorted by class: each of two parts has one class, the whole set has both."""
     ordered = np.repeat(np.eye(2), 30, axis=0)
     assert inception_score(ordered, splits=2) == 1
     assert inception_score(ordered, splits=1) == pytest.approx(2, rel=1e-14)
@@ -45,7 +45,7 @@ def test_float32_is_widened() -> None:
 
 @pytest.mark.parametrize("count", [10, 57, 200])
 def test_as_torch_fidelity(count: int) -> None:
-    """Also where ten does not divide the images."""
+    """Also if ten does not divide the number of images."""
     metric = pytest.importorskip("torch_fidelity.metric_isc")
     logits = 3 * torch.randn(count, 20, generator=torch.Generator().manual_seed(0)).double()
     found = metric.isc_features_to_metric(logits, splits=10, shuffle=False)

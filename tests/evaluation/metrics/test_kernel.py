@@ -1,4 +1,4 @@
-"""The kernel distance by a loop over pairs, by its expectation, and as torch-fidelity has it."""
+"""The kernel distance against a loop over pairs, its expectation, and torch-fidelity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def normal(seed: int, count: int, features: int = 8, mean: float = 0.0) -> Featu
 
 
 def by_pairs(first: Features, second: Features) -> float:
-    """The estimator as the paper has it, from Python's own numbers."""
+    """Compute the paper's estimator by a loop over pairs."""
 
     def k(x: list[float], y: list[float]) -> float:
         return (sum(a * b for a, b in zip(x, y, strict=True)) / len(x) + 1) ** 3
@@ -54,8 +54,11 @@ def test_equal_distributions_are_at_no_distance_on_average() -> None:
 
 
 def test_the_expectation_of_shifted_normals() -> None:
-    """One feature, N(0, 1) and N(m, 1): k is a^3 + 3 a^2 + 3 a + 1 with a = x y, so the distance is
-    the sum of squared differences of moments, 1, 3 and 3 times of the third, second and first."""
+    """One feature, N(0, 1) and N(m, 1): k = a^3 + 3 a^2 + 3 a + 1 with a = x y.
+
+    The distance is the sum of squared differences of moments: 1, 3 and 3 times those of the third,
+    second and first.
+    """
     m = 0.7
     expected = (m**3 + 3 * m) ** 2 + 3 * (m**2) ** 2 + 3 * m**2
     found = [
@@ -66,7 +69,7 @@ def test_the_expectation_of_shifted_normals() -> None:
 
 
 def test_subsets_are_drawn_from_each_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Distinct images of the whole set, all of a smaller one, the same ones for the same seed."""
+    """Distinct images of a larger set, all of a smaller one, the same for the same seed."""
     monkeypatch.setattr(kernel, "SUBSET_IMAGES", 20)
     drawn: list[tuple[Features, Features]] = []
 

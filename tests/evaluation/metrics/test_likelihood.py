@@ -1,4 +1,4 @@
-"""Bits per dimension: densities of flows that are known, and what is made of them for images."""
+"""Bits per dimension: flows of known density, and the conversion for images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MILLIBIT = 1e-3
 
 
 def differentiable(mixture: Mixture, path: Interpolant) -> Predict:
-    """As `mixture.predictor`, which is NumPy inside, but by torch, which can differentiate it."""
+    """Like `mixture.predictor`, but in torch instead of NumPy, so that it can be differentiated."""
     shape = (-1, len(mixture.weights), *[1] * 3)
 
     def predict(x: Tensor, t: float) -> Prediction:
@@ -71,7 +71,7 @@ def bits(log_probability: Tensor, mixture: Mixture) -> Tensor:
 
 
 def at_the_end(mixture: Mixture, path: Interpolant, count: int = 24) -> Tensor:
-    """Samples of x at t_max."""
+    """Return samples of x at t_max."""
     alpha, sigma = shares(path, path.t_max)
     return alpha * mixture.sample(count, 0) + sigma * normal(count, mixture.shape, 1)
 
@@ -82,8 +82,10 @@ PATHS = {"linear": Linear(), "flow matching": Linear(0.1), "trigonometric": Trig
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 @pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
 def test_densities_are_those_of_the_data(mixture: Mixture, path: Interpolant) -> None:
-    """Of x at t_max: flow matching still has noise in it there, so that the density is that of data
-    with so much noise. At t_min all of these paths are noise alone, exactly."""
+    """The density of x at t_max: flow matching still has noise there.
+
+    It is therefore the density of data with that noise. At t_min all these paths are exactly noise.
+    """
     x = at_the_end(mixture, path)
     found = log_density(differentiable(mixture, path), x, path)
     expected = mixture.marginal_log_prob(x, path, path.t_max)
@@ -95,9 +97,11 @@ def test_densities_are_those_of_the_data(mixture: Mixture, path: Interpolant) ->
 
 @pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
 def test_densities_of_a_chain_are_known_to_some_thousandths(mixture: Mixture) -> None:
-    """Its data still has a hundredth of noise in it at t_max. Its log-SNR has a corner at each of
-    1000 timesteps, which no step of the solver is laid on: some 0.002 bits are wrong, whatever the
-    tolerance."""
+    """The data still contain 1% noise at t_max.
+
+    The log-SNR has a kink at each of 1,000 timesteps, which the solver's steps do not hit: about
+    0.002 bits are wrong at any tolerance.
+    """
     x = at_the_end(mixture, CHAIN, 12)
     found = log_density(differentiable(mixture, CHAIN), x, CHAIN)
     expected = mixture.marginal_log_prob(x, CHAIN, CHAIN.t_max)
@@ -106,9 +110,11 @@ def test_densities_of_a_chain_are_known_to_some_thousandths(mixture: Mixture) ->
 
 @pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
 def test_a_path_that_begins_with_some_data_is_followed_back_to_its_begin(mixture: Mixture) -> None:
-    """The variance-preserving path has 0.7% of data in it at t = 0, where the lab, like samplers,
-    takes x for noise alone. So the density is the marginal at t_max but for that of x at t_min,
-    which is not quite standard normal: up to a hundredth of a bit."""
+    """The variance-preserving path contains 0.7% of the data at t = 0.
+
+    The lab and the samplers treat this x as pure noise. So the density differs from the marginal at
+    t_max because x at t_min is not quite standard normal: up to 0.01 bits.
+    """
     path = VariancePreserving()
     x = at_the_end(mixture, path)
     found = log_density(differentiable(mixture, path), x, path)
@@ -163,8 +169,10 @@ def signs(count: int, shape: tuple[int, ...], seed: int) -> Tensor:
 
 @pytest.mark.parametrize("path", [Linear(), Trigonometric()])
 def test_a_random_probe_is_right_on_average(path: Interpolant) -> None:
-    """The mean over many probes of one image is within five standard errors, all else being the
-    same: its path is that of the exact divergence."""
+    """The mean over many probes of one image is within five standard errors.
+
+    All else is equal: the path is that of the exact divergence.
+    """
     mixture, count = three_spots(), 4000
     for x in mixture.sample(2, seed=5).split(1):
         predict = differentiable(mixture, path)
@@ -177,7 +185,7 @@ def test_a_random_probe_is_right_on_average(path: Interpolant) -> None:
 
 
 def test_a_probe_is_exact_where_dimensions_do_not_mix() -> None:
-    """Signs have the square 1: the Jacobian of one Gaussian is a multiple of the identity."""
+    """Squared signs are 1, and the Jacobian of one Gaussian is a multiple of the identity."""
     mixture, path = gaussian(), Linear()
     x = mixture.sample(8, seed=0)
     predict = differentiable(mixture, path)
@@ -201,7 +209,7 @@ def test_a_uniform_density_has_the_bits_of_its_levels(levels: int, dimensions: i
 
 
 class Still:
-    """A model of velocity 0, so that noise stays where it is; keeps the labels that it is given."""
+    """A model with velocity 0, so that x does not move; records the labels it is given."""
 
     def __init__(self) -> None:
         self.labels: list[Tensor] = []
@@ -230,12 +238,12 @@ def weights(make_model: Callable[..., DiT]) -> DiT:
 
 @pytest.fixture(scope="module")
 def model(weights: DiT) -> LabelledCall:
-    """A tenth of the velocity of a small DiT, which the solver follows in few steps."""
+    """A tenth of the velocity of a small DiT, which the solver integrates in few steps."""
     return lambda x, time, labels: 0.1 * weights(x, time, labels)
 
 
 def test_images_under_noise_itself_in_closed_form(held_out_digits: Digits) -> None:
-    """Spread over the split, moved by less than half a level each, and given their labels."""
+    """Images are evenly spaced over the split, moved by less than half a level, and labelled."""
     row = likelihood(held_out_digits, num_images=40).row(still := Still())
     indices = torch.arange(40) * 9
     images, labels = held_out_digits.fetch(indices, None)

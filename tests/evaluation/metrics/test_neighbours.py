@@ -1,5 +1,7 @@
-"""Precision, recall, density, coverage and nearest distances: by hand on a line, against a double
-loop, and as torch-fidelity has them."""
+"""Precision, recall, density, coverage and nearest distances.
+
+They are compared with values by hand on a line, a double loop, and torch-fidelity.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,12 @@ def normal(seed: int, count: int, features: int = 5, scale: float = 1.0) -> Feat
 
 
 def between(one: np.ndarray, other: np.ndarray) -> float:
-    """Their distance, from Python's own numbers."""
+    """Compute the distance in pure Python."""
     return math.dist(one.tolist(), other.tolist())
 
 
 def covered(points: Features, by: Features, k: int) -> float:
-    """Kynkaanniemi's equations 1 and 2, word by word."""
+    """Compute Kynkaanniemi's equations 1 and 2 literally."""
     inside = 0
     for point in points:
         for number, centre in enumerate(by):
@@ -49,7 +51,7 @@ def covered(points: Features, by: Features, k: int) -> float:
 
 
 def balls(points: Features, around: Features, k: int) -> list[list[bool]]:
-    """For each centre, which points its ball holds: Naeem's manifold, word by word."""
+    """Return which points the ball of each centre contains: Naeem's manifold, literally."""
     held = []
     for number, centre in enumerate(around):
         others = [between(centre, other) for n, other in enumerate(around) if n != number]
@@ -88,7 +90,7 @@ def test_nearest_are_ascending() -> None:
 
 @pytest.mark.parametrize("count", [1, ROWS_AT_ONCE - 1, ROWS_AT_ONCE, ROWS_AT_ONCE + 1, 1100])
 def test_parts_cover_every_row_once(count: int) -> None:
-    """Row by row as one call; whole numbers, so that no rounding can hide a wrong row."""
+    """In parts as in one call; integers, so that rounding cannot hide a wrong row."""
     points = np.random.default_rng(0).integers(0, 50, (count, 3)).astype(np.float32)
     others = np.random.default_rng(1).integers(0, 50, (40, 3)).astype(np.float32)
     whole = np.sort(distances(points, others), axis=1)[:, :4]
@@ -98,7 +100,7 @@ def test_parts_cover_every_row_once(count: int) -> None:
 
 
 def test_parts_are_no_larger_than_they_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory: a thousand points against ten thousand never make one matrix."""
+    """Memory: 1,000 points against 10,000 never form one matrix."""
     rows = []
 
     def counted(points: Features, others: Features) -> neighbours.Distances:
@@ -115,8 +117,10 @@ def test_parts_are_no_larger_than_they_may_be(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_by_hand() -> None:
-    """Real images at 0, 1, ... 5: the fifth neighbour, here the farthest, is 5 away from the ends
-    and 3 from the middle ones, so their balls cover [-5, 10]."""
+    """Real images at 0, 1, ... 5: the fifth neighbour is the farthest.
+
+    It is at distance 5 from the ends and 3 from the middle, so the balls cover [-5, 10].
+    """
     real, samples = on_a_line(0, 1, 2, 3, 4, 5), on_a_line(6, 7, 8, 9, 10, 100)
     assert precision(samples, real) == 5 / 6  # 100 is far out
     assert recall(samples, real) == 1.0  # for it, everybody's ball has a radius of 90 or more
@@ -132,7 +136,7 @@ def test_the_edge_of_a_ball_is_inside() -> None:
 
 
 def test_a_collapsed_generator_is_precise_and_recalls_little() -> None:
-    """All samples near one real image: good pictures, all the same."""
+    """All samples are near one real image: good quality, no diversity."""
     real = normal(0, 200)
     samples = real[:1] + normal(1, 200, scale=1e-3)
     assert precision(samples, real) == 1.0
@@ -196,7 +200,7 @@ def test_density_and_coverage_by_hand() -> None:
 
 
 def test_outliers_among_the_real_are_worth_a_kth_to_density() -> None:
-    """What it is for: one huge ball makes any noise precise."""
+    """The purpose of density: one huge ball would make any noise precise."""
     real = np.concatenate([normal(0, 100), np.full((1, 5), 100, np.float32)])
     noise = 50 + normal(1, 100)
     assert precision(noise, real) == 1.0
@@ -224,7 +228,7 @@ def test_a_collapsed_generator_covers_little() -> None:
 
 
 def test_a_memorising_generator_has_everything() -> None:
-    """Copies: every ball holds its centre and k others, up to the rounding of its edge."""
+    """Copies: every ball contains its centre and k others, up to rounding at its edge."""
     real = normal(0, 200)
     samples = real[::-1].copy()
     assert precision(samples, real) == recall(samples, real) == coverage(samples, real) == 1.0

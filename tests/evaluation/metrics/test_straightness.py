@@ -1,4 +1,4 @@
-"""How straight paths are: exactly so, bent by a known amount, and bent."""
+"""Path deviation of straight paths, of paths with known curvature, and of a curved flow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POINT = torch.tensor([[[0.4, -0.7]]], dtype=torch.float64)
 
 
 def at_one_point(path: Interpolant) -> Predict:
-    """Data that is POINT, always: noise is what else is in x. Not to be asked where none is."""
+    """Return the prediction for data that is always POINT; undefined where sigma is 0."""
 
     def predict(x: Tensor, t: float) -> Prediction:
         data = POINT.expand_as(x)
@@ -29,7 +29,7 @@ def at_one_point(path: Interpolant) -> Predict:
 
 
 def test_paths_to_one_point_are_straight() -> None:
-    """At constant speed, so that Euler's steps do not leave them; what is left is rounding."""
+    """The speed is constant, so Euler steps stay on the path up to rounding."""
     noise, path = normal(20, (1, 1, 2), seed=0), Linear()
     for steps in (1, 10, STEPS):
         deviation, length = path_deviation(at_one_point(path), noise, path, steps=steps)
@@ -38,7 +38,7 @@ def test_paths_to_one_point_are_straight() -> None:
 
 
 def test_one_step_is_always_straight() -> None:
-    """It has one slope, that of the displacement."""
+    """A single step has one slope, that of the displacement."""
     deviation, length = path_deviation(
         three_spots().predictor(Linear()), normal(20, (1, 1, 2), 0), Linear(), steps=1
     )
@@ -46,8 +46,11 @@ def test_one_step_is_always_straight() -> None:
 
 
 def test_a_quarter_of_a_circle_is_bent_as_much_as_it_is() -> None:
-    """From z to m, dx/dt = pi/2 (m cos - z sin) has the mean square pi^2/8 (m^2 + z^2) - pi/2 m z;
-    that of the displacement is taken off. Euler's error falls with the steps."""
+    """The path from z to m has dx/dt = pi/2 (m cos - z sin).
+
+    Its mean square is pi^2/8 (m^2 + z^2) - pi/2 m z, from which that of the displacement is
+    subtracted. Euler's error decreases with the number of steps.
+    """
     noise, path = normal(20, (1, 1, 2), seed=1), Trigonometric()
     displacement = POINT - noise
     square = math.pi**2 / 8 * (POINT.square() + noise.square()) - math.pi / 2 * POINT * noise
@@ -62,10 +65,12 @@ def test_a_quarter_of_a_circle_is_bent_as_much_as_it_is() -> None:
 @pytest.mark.parametrize("std", [0.2, 0.5, 1.5])
 @pytest.mark.parametrize("path", [Linear(), Linear(0.1), Trigonometric()])
 def test_a_gaussian_is_bent_as_much_as_it_is(path: Interpolant, std: float) -> None:
-    """Data N(m, s^2) is reached at constant z-score: x_t = alpha m + w z with w the width of x_t.
-    The deviation is the integral of (mean velocity - velocity)^2 along that, here by the
-    trapezoidal rule on a grid that leaves 1e-8. Euler's error is proportional to its step, so that
-    twice the value of 2n steps less that of n is good to the square of the step."""
+    """Data N(m, s^2) is reached at constant z-score: x_t = alpha m + w z, with w the width of x_t.
+
+    The deviation is the integral of (mean velocity - velocity)^2 along this path, here by the
+    trapezoidal rule with an error of 1e-8. Euler's error is proportional to the step, so twice the
+    value of 2n steps minus that of n has second order.
+    """
     mean = 0.3
     t = torch.linspace(0, 1, 20_001, dtype=torch.float64)
     alpha, sigma, alpha_dot, sigma_dot = (
@@ -87,8 +92,11 @@ def test_a_gaussian_is_bent_as_much_as_it_is(path: Interpolant, std: float) -> N
 
 @pytest.mark.parametrize("mixture", [two_heaps(), three_spots()])
 def test_paths_to_a_mixture_are_bent(mixture: Mixture) -> None:
-    """Every one of them, and not because of Euler's steps: with four times as many their sum is the
-    same but for some hundredths, the error of a step being proportional to its length."""
+    """All paths are curved, and not because of Euler steps.
+
+    With four times as many steps their sum is the same up to a few per cent: the error is of first
+    order.
+    """
     noise = normal(64, mixture.shape, seed=3)
     deviation, length = path_deviation(mixture.predictor(Linear()), noise, Linear())
     assert (deviation.dtype, deviation.shape, length.shape) == (torch.float64, (64,), (64,))

@@ -1,7 +1,6 @@
-"""The two-sample test: chance where there is no difference, certainty where there is, the same
-number every time.
+"""The two-sample test: chance for equal sets, 1 for different sets, and determinism.
 
-A tenth of the trees: what is asked here does not depend on how many there are.
+Uses a tenth of the trees; the tests do not depend on their number.
 """
 
 from __future__ import annotations
@@ -29,8 +28,10 @@ def normal(seed: int, *, count: int = COUNT, mean: float = 0.0) -> Features:
 
 
 def test_equal_distributions_are_at_chance() -> None:
-    """Each of 240 answers is a coin's, so the share of right ones has a standard error of 0.032;
-    fold by fold it is a little more. Four of them: a false alarm in one of 10,000 seeds."""
+    """Each of 240 answers is random, so the accuracy has a standard error of 0.032.
+
+    By folds it is slightly larger. Four of them: a false alarm in one of 10,000 seeds.
+    """
     for seed in range(3):
         value = two_sample_accuracy(
             normal(seed, count=120), normal(seed + 100, count=120), seed=seed
@@ -43,7 +44,7 @@ def test_disjoint_sets_are_told_apart_always() -> None:
 
 
 def test_a_difference_that_is_in_no_single_feature_is_found() -> None:
-    """The same margins everywhere; in one set the first two features have the same sign."""
+    """All marginals are equal; in one set the first two features have the same sign."""
     rng = np.random.default_rng(0)
     first, second = (rng.normal(0, 1, (400, 4)).astype(np.float32) for _ in range(2))
     second[:, 1] = np.abs(second[:, 1]) * np.sign(second[:, 0])
@@ -51,8 +52,10 @@ def test_a_difference_that_is_in_no_single_feature_is_found() -> None:
 
 
 def test_copies_push_below_chance_and_are_folded() -> None:
-    """Where the copy of a held back image was learnt (four times of five), it is in the other set,
-    and trees name that one: wrong in nine of ten, which tells the sets apart as well as right."""
+    """A test image's copy, if used for training (four times of five), has the other label.
+
+    The trees predict that label: wrong in nine of ten, which separates the sets just as well.
+    """
     images = normal(0)
     shuffled = images[np.random.default_rng(1).permutation(COUNT)]
     for copies in (images.copy(), shuffled):
@@ -61,7 +64,7 @@ def test_copies_push_below_chance_and_are_folded() -> None:
 
 
 def test_few_copies_say_little() -> None:
-    """The test alone is content with a tenth of copies; the distances are what sees them."""
+    """The test alone does not detect 10% of copies; the distances do."""
     first, second = normal(0, count=100), normal(1, count=100)
     second[:10] = first[:10]
     assert two_sample_accuracy(first, second, seed=0) < 0.65
@@ -78,7 +81,7 @@ def test_the_seed_decides() -> None:
 
 
 def test_the_order_of_the_sets_hardly_matters() -> None:
-    """Exchanged, the same question is asked with other folds: within four standard errors."""
+    """Exchanged sets have other folds: equal within four standard errors."""
     first, second = normal(0, count=100), normal(1, count=100, mean=0.6)
     there, back = (
         two_sample_accuracy(*pair, seed=0) for pair in ((first, second), (second, first))

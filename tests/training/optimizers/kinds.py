@@ -1,4 +1,4 @@
-"""Every optimizer of the group, as the lab makes it and as it is used plainly."""
+"""Every optimizer of the group, as the lab builds it and as its library is used directly."""
 
 from __future__ import annotations
 

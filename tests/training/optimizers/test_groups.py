@@ -1,4 +1,4 @@
-"""Groups of parameters by patterns: rates, decays and optimizers of their own."""
+"""Parameter groups by patterns: their learning rates, weight decays and optimizers."""
 
 from __future__ import annotations
 

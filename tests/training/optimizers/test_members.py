@@ -1,4 +1,4 @@
-"""Each optimizer of the group does what it does in a plain loop, in every bit."""
+"""Each optimizer gives the same bits as in a plain loop."""
 
 from __future__ import annotations
 

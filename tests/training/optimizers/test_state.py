@@ -1,4 +1,4 @@
-"""Every optimizer, stopped and resumed from a checkpoint, goes on as if it had not been stopped."""
+"""Every optimizer, stopped and resumed from a checkpoint, continues identically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rate of each group, and the guarded step."""
+"""The learning rate of each group, and the guarded step."""
 
 from __future__ import annotations
 
