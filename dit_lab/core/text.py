@@ -98,11 +98,6 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{ending}"
 
 
-def evaluations(number: float) -> str:
-    """Return `1 evaluation` or `49.5 evaluations`: the NFE of a model per image."""
-    return f"{number:g} evaluation{'' if number == 1 else 's'}"
-
-
 def listed(names: Sequence[str], most: int = 5) -> str:
     """Return the names as `a, b, c, d, e and 7 more`."""
     rest = len(names) - most
