@@ -35,7 +35,8 @@ def _lines() -> Iterator[str]:
     for key in all_keys():
         sections.setdefault(_section(key), []).append(key)
     for name, keys in sections.items():
-        yield f"\n## {name}\n\n| key | type | default | meaning | only for |\n|---|---|---|---|---|\n"
+        yield f"\n## {name}\n\n| key | type | default | meaning | only for |\n"
+        yield "|---|---|---|---|---|\n"
         for key in keys:
             cells = (f"`{key.name}`", key.takes, key.default, key.meaning, ", ".join(key.of))
             yield f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |\n"
