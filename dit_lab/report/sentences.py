@@ -252,8 +252,8 @@ def _how_to_read(ablation: Ablation) -> list[str]:
     claims = [
         f"A difference is the configuration minus the baseline. The {level} intervals are "
         f"simultaneous for all {tested} of this report ({ablation.family} in total). "
-        "Better and worse mean that the interval excludes 0, which is the case if the adjusted p-value is below "
-        f"{question.alpha:g}.",
+        "Better and worse mean that the interval excludes 0, which is the case if the adjusted "
+        f"p-value is below {question.alpha:g}.",
         f"If nothing differs, at most {alpha} of sweeps lead to any such claim, and at most "
         f"{alpha} to any interaction (family-wise error rates). The rates were simulated for "
         "normal values, independent trainings and any standard deviations. Heavy tails lower them; "
