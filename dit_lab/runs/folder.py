@@ -31,7 +31,7 @@ from dit_lab.runs.records import Status, Tracked
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 STEP = re.compile("step-([0-9]{1,18})")
-"""The name of a checkpoint, or of a snapshot of averages."""
+"""The name of a checkpoint folder, or of an EMA snapshot."""
 
 NOT_DECIDING = (
     "choices", "name", "resume",
@@ -60,8 +60,9 @@ NOT_DECIDING = (
     "training.hang_after_seconds",
     "training.system_metrics",
 )  # fmt: skip
-"""Keys of the configuration that change where, how fast or how closely a run is watched, but not
-the weights that it ends with (process count and accumulation: up to the order of float sums)."""
+"""Config keys that do not affect the trained weights and are not part of the train hash: paths,
+speed, logging, sampling and evaluation. Process count and gradient accumulation change the weights
+only by the order of floating-point sums."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ NOW: dict[str, str] = {
     f"dit_lab.evaluation.metrics.{name}": f"dit_lab.evaluation.metrics.components.{name}"
     for name in METRICS
 }
-"""The first name of a component that was moved -> its name today."""
+"""The first name of a renamed component -> its current name."""
 
 FIRST = {now: first for first, now in NOW.items()}
 

@@ -14,7 +14,7 @@ from dit_lab.core.files import remove_folder
 from dit_lab.runs.folder import RunFolder, read_status, step_of, steps_in
 
 GOING = ".removing-"
-"""What the name of something begins with whose removal has begun."""
+"""Prefix of the name of a folder whose removal has begun."""
 
 MEGABYTE = 1e6
 

@@ -94,7 +94,7 @@ class Settings(TypedDict):
 
 
 Arm = TypedDict("Arm", {"from": str | None, "overrides": list[str]})
-"""What a named arm stands on, another arm or nothing, and what it changes there."""
+"""A named arm: the arm that it derives from (or None), and its overrides of that arm."""
 
 
 class Result(TypedDict):

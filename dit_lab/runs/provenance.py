@@ -21,13 +21,14 @@ PACKAGES = (
 )
 
 NOTHING_RUN = ("--no-pager", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
-"""Switch off what git starts for a repository that configures it; filters are named one by one."""
+"""Options that disable programs that a repository's git config would start; filters are disabled
+one by one (`_no_filters`)."""
 
 UNASKED = ("--untracked-files=normal", "--ignore-submodules=dirty", "--no-renames")
-"""Nothing runs in submodules, and no content is read to find renamed files."""
+"""Options of `git status` that run nothing in submodules and skip the search for renamed files."""
 
 NOTHING_FETCHED = {
-    "GIT_OPTIONAL_LOCKS": "0",  # nor written
+    "GIT_OPTIONAL_LOCKS": "0",  # the index is not rewritten either
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_ALLOW_PROTOCOL": "none",
     "GIT_TERMINAL_PROMPT": "0",

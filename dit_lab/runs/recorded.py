@@ -28,17 +28,17 @@ PARTS = {
     "pairs_fingerprint": "pairs",
     "codec_fingerprint": "codec",
 }
-"""What has to be the same, besides the configuration, for a run to be the same run."""
+"""Keys of identity.json that must be equal for a run to be resumed, and their names in messages."""
 
 MEASURING = ("sampler", "guidance", "sample", "evaluation", "metric")
-"""What decides how weights are measured, and not what they are."""
+"""Config groups that affect the evaluation of weights, but not their training."""
 
 CODE_HASH_OF = "syntax trees"
-"""What code_hash is of. Runs that were recorded before have hashes of bytes of files, which say
-nothing about the code of today."""
+"""How `code_hash` is computed. Earlier versions hashed the bytes of files, which cannot be compared
+with the current hash."""
 
 UNKNOWN_CODEC = ""
-"""The fingerprint of a codec that nobody has seen here: of weights that were imported."""
+"""The codec fingerprint of imported weights, whose codec is unknown."""
 
 
 def recorded(folder: RunFolder) -> dict[str, Any]:

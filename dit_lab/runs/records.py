@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from dit_lab.core.typed import Count, FileName, Hash, Seconds, spelled, within
 
 MOST_CELLS = 2**28
-"""Of an image or of its latents, all channels together: 1 GB in float32."""
+"""The largest number of values of an image or latent, all channels: 1 GB in float32."""
 
 MOST_CLASSES = 10**7
 
@@ -25,7 +25,7 @@ def few_cells(shape: Sequence[int]) -> str:
 
 
 LatentShape = Annotated[tuple[Side, Side, Side], few_cells]
-"""Channels, height, width."""
+"""(channels, height, width)."""
 
 
 def three_sides(shape: Sequence[int]) -> str:
@@ -33,7 +33,7 @@ def three_sides(shape: Sequence[int]) -> str:
 
 
 ShapeList = Annotated[list[Side], three_sides, few_cells]
-"""The same as a list, which JSON has it as."""
+"""(channels, height, width) as a list, for JSON."""
 
 WeightsName = Annotated[
     str,
@@ -42,7 +42,7 @@ WeightsName = Annotated[
         "model, ema-DECAY, power-WIDTH or schedule_free",
     ),
 ]
-"""What weights are called, and the file that they lie in."""
+"""The name of a set of weights, and of its file."""
 
 
 class Data(TypedDict):
@@ -116,7 +116,7 @@ class Tracked(TypedDict):
 
 
 SUMMARY = "summary.json"
-"""What a report says in short, in the folder of the report."""
+"""The file in a report's folder that holds its summary."""
 
 
 class Summary(TypedDict):

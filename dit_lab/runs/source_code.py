@@ -20,22 +20,22 @@ PACKAGE = Path(__file__).resolve().parent.parent
 BUILDERS = (
     "build/parts.py", "build/optimizer.py", "build/training.py", "actions/train.py",
 )  # fmt: skip
-"""What makes and runs a training, whatever its components."""
+"""Modules that build and run every training."""
 
 DECIDING_CODE = (
     "models", "objectives", "data", "training", "codecs", "core/interpolants.py",
     "core/discrete_diffusion.py", "core/rng.py", *BUILDERS,
 )  # fmt: skip
-"""The parts of the package whose code decides the weights."""
+"""The parts of the package whose code affects the trained weights."""
 
 OPTIONS = "options.py"
-"""Files that declare options and decide nothing: their values are part of the configuration."""
+"""Files that only declare options; they are not hashed, since option values are in the config."""
 
 EVALUATING_CODE = (
     *DECIDING_CODE, "samplers", "sampling", "evaluation", "actions/evaluate.py",
     "build/evaluation.py", "build/evaluation_card.py",
 )  # fmt: skip
-"""The parts whose code decides what is measured on the weights."""
+"""The parts of the package whose code affects evaluation results."""
 
 
 def code_files(parts: Iterable[str], trusted: Mapping[str, Path]) -> dict[str, str]:
