@@ -52,8 +52,8 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = {
     "ddim": {"cpu": 3e-4, "cuda": 5e-2},
     "stochastic": {"cpu": 3e-4, "cuda": 5e-2},
 }
-"""Of each probe: of its largest number. On processors rounding alone differs; on GPUs, bf16 and
-TF32 have 8 and 11 bits, and 50 steps of training enlarge that."""
+"""Tolerance of each probe by kind of device, relative to its largest absolute value. On CPUs only
+rounding differs; on GPUs, bf16 and TF32 have 8 and 11 bits, and 50 training steps amplify that."""
 
 Value = float | str | Sequence[float]
 

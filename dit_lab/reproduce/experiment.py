@@ -37,12 +37,12 @@ from dit_lab.reproduce.expected import (
 from dit_lab.sweeps.compose import compose_jobs
 
 PROBED_SEED = 0
-"""Of probes, which depend on it: those of a reproduction by other seeds are comparable."""
+"""The seed of all probes, so that reproductions with other seeds are comparable."""
 
 Settings = Mapping[str, str]
 
 Label = str
-"""The axes of a configuration without the seed, as typed: `objective=ddpm model=pico`."""
+"""A configuration as overrides without the seed, such as `objective=ddpm model=pico`."""
 
 
 @dataclass(frozen=True, slots=True)

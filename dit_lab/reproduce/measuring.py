@@ -30,8 +30,8 @@ from dit_lab.training.distributed import DistributedContext
 
 LOSS_IMAGES, REFERENCE_IMAGES = 128, 1024
 KINDS = {"memorisation": "Memorisation", "kernel_distance": "KernelDistance"}
-"""Metrics that cost nothing. Only those of their numbers are kept that are no shares of images: of
-few images a share changes by a rounding."""
+"""Cheap metrics by name. Their fractions of images are left out, since with few images rounding can
+change a fraction noticeably."""
 
 UNTRAINED = {"train_hash": "", "code_hash": "", "forced_over": []}
 

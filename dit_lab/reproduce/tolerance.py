@@ -16,8 +16,8 @@ from functools import cache
 from statistics import fmean, variance
 
 FALSE_ALARMS = 0.05
-"""How often a run of the same code by another seed may be called different, all numbers of an
-experiment taken together."""
+"""The probability that a run of the same code with another seed is judged different, over all
+values of an experiment."""
 
 Number = tuple[str, str]
 """A configuration and a metric."""
