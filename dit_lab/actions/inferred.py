@@ -19,7 +19,7 @@ from dit_lab.interop.architecture import Architecture
 from dit_lab.interop.formats import Foreign
 
 FACTOR = {4: 8, 16: 8, 32: 16}
-"""Channels of latents -> how much smaller they are than images, of the autoencoders in use."""
+"""Latent channels -> downsampling factor, for common autoencoders."""
 DECAY = 0.9999  # of the EMAs that the authors of DiT and SiT released
 NOT_TOLD = "???"
 

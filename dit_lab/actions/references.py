@@ -21,7 +21,7 @@ from dit_lab.runs.keeping import name_of, runs_below
 from dit_lab.runs.manifest import all_sweeps
 
 OWN = ("paths.", "tracking.", "name")
-"""Keys that say where a run itself lies."""
+"""Keys that name a run's own folder and tracker, and are no references to other runs."""
 
 
 @dataclass(frozen=True, slots=True)
