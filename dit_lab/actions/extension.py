@@ -12,7 +12,7 @@ from dit_lab.runs.metrics import read_metrics, write_metrics
 
 
 def take_over(parent: RunFolder, folder: RunFolder, checkpoint: Path) -> None:
-    """Copy a parent's metrics and EMA snapshots up to a checkpoint, then it, to a new run.
+    """Copy a checkpoint, and the parent's metrics and EMA snapshots up to it, to a new run.
 
     Files of checkpoints never change, so they are hard-linked if the file system allows it.
     """

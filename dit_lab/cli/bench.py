@@ -179,7 +179,7 @@ def _ratio(ratio: Ratio) -> str:
 
 
 def _print(found: Bench) -> None:
-    """A table: what takes how long, what that makes a second, and what of the device that is."""
+    """Print a table of times, throughput, and FLOP/s as a fraction of the device's peak."""
     from dit_lab.tracking.screen import Screen, table
 
     console = Screen()
@@ -232,7 +232,7 @@ def _row(
     rate: float | None,
     found: Bench,
 ) -> tuple[str, ...]:
-    """`rate` in FLOP/s, which is also shown as a share of what the device can do."""
+    """Return a row of the table; `rate` in FLOP/s is also shown as a fraction of the peak rates."""
     cells = (
         name,
         time_text(seconds),
@@ -254,7 +254,7 @@ def _spread(times: Timing) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """`1.23 s`, `45.6 ms` or `789 µs`."""
+    """Return a duration as `1.23 s`, `45.6 ms` or `789 µs`."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"
@@ -262,7 +262,7 @@ def time_text(seconds: float) -> str:
 
 
 def _check(record: Record, found: Bench) -> int:
-    """Say which costs have grown; 1 where one has."""
+    """Print which parts are slower than recorded; return 1 if any is, else 0."""
     slower = False
     for cost in checked(record, found):
         slower |= cost.is_slower

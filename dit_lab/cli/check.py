@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dit_lab.data.image_check import Report
 
 SHOWS_CHOICES = False
-SHOWN = 10  # paths of each kind
+SHOWN = 10  # paths that are printed of each problem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

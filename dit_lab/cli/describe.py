@@ -122,7 +122,7 @@ def _describe_key(text: str) -> int:
 
 
 def _describe_sweep(args: argparse.Namespace) -> int:
-    """A line for each model that a named sweep trains."""
+    """Print a table with a row for each model that a named sweep trains."""
     rows: list[tuple[str, ...]] = []
     remarks: dict[str, None] = {}
     for label, config in different_trainings(args.overrides, args.config_dir).items():
@@ -150,7 +150,7 @@ def _describe_sweep(args: argparse.Namespace) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Raise RequestError for a number that cannot be."""
+    """Raise RequestError for a number outside of its range."""
     most = math.inf
     for option, value, below, example in (
         ("--flops-per-second", args.flops_per_second, most, "a number above 0, such as 1e12"),
@@ -183,7 +183,7 @@ def _rows(config: RunConfig, shapes: Shapes, args: argparse.Namespace) -> list[t
 
 
 def _own_rows(config: RunConfig, shapes: Shapes) -> list[tuple[str, str]]:
-    """Of a model of the user's own: its parameters, all in all and by module."""
+    """Return the rows of a user-defined model: its parameters, in total and by module."""
     size = _own_parameters(config, shapes)
     return [
         ("parameters", f"{size.total:,} ({size.trainable:,} trainable)"),

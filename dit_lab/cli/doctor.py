@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             manifest, remark = close_stale(folder)
             done = f"{manifest.counts().get(FINISHED, 0)} of {counted(len(manifest.jobs), 'job')}"
             status = manifest.status
-        except (RequestError, OSError) as trouble:  # of this one; the others are seen
+        except (RequestError, OSError) as trouble:  # the other sweeps are still examined
             status, done, remark = "?", "", str(trouble)
         say(f"{status:<9} {done:>13}  sweeps/{folder.root.name}  {remark}".rstrip())
     return 0

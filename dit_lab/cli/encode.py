@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def work(config: EncodeConfig) -> int:
-    """Encode as one of several processes what nobody else encodes; the exit code."""
+    """Encode missing shards as one of several processes; return the exit code."""
     return _encode(config, encoded_facts(config))
 
 
@@ -89,7 +89,7 @@ def _encode(config: EncodeConfig, facts: DataFacts) -> int:
 
 
 def _encode_together(config: EncodeConfig) -> int:
-    """Encode in `num_processes` processes of this machine; the exit code of the first to fail."""
+    """Encode in `num_processes` processes; return the exit code of the first to fail, or 0."""
     count = config.num_processes
     threads = {"OMP_NUM_THREADS": str(threads_each(count)), **os.environ}
     with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, StopSignal() as stop:

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_out(out: Path, form: str) -> None:
-    """Refuse a place that cannot be written, before anything is read. Raises RequestError."""
+    """Raise RequestError if OUT cannot be written, before anything is read."""
     endings = ENDINGS[form]
     if out.suffix not in endings:
         expected = " or ".join(f"NAME{ending}" for ending in endings)

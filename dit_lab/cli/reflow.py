@@ -37,7 +37,7 @@ from dit_lab.training.stop import StopSignal
 
 SHOWS_CHOICES = False
 
-NUM_PAIRS, FEWEST_PAIRS = 20_000, 10  # a tenth of them is held out
+NUM_PAIRS, FEWEST_PAIRS = 20_000, 10  # 1/10 of the pairs is held out
 PAIRS = "pairs."
 
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(drawing: RunConfig, training: RunConfig) -> None:
-    """Refuse what cannot be drawn or trained, before the first pair is drawn."""
+    """Raise RequestError for settings that cannot be drawn or trained, before drawing pairs."""
     if draws_noise(drawing.sampler):
         raise RequestError(
             f"pairs.sampler={drawing.choices['sampler']}: is a stochastic sampler, so that the "
@@ -119,7 +119,7 @@ def _draw(run: str, root: Path, drawing: RunConfig, training: RunConfig, shapes:
 
 
 def _measure(run: str, root: Path, drawing: RunConfig, training: RunConfig) -> None:
-    """Straightness before and after, printed and kept in the run folder as straightness.json."""
+    """Print the straightness of both runs, and write it to straightness.json in the run folder."""
     from dit_lab.actions.reflow import PATHS, straightness
     from dit_lab.build.trained import load
 
@@ -156,7 +156,7 @@ class _Straightness(TypedDict):
 
 
 def _read(file: Path) -> Mapping[str, Any]:
-    """straightness.json of a run, {} where there is none. Raises RequestError."""
+    """Return straightness.json of a run, or {} if there is none. Raises RequestError."""
     found = read_json(file)
     return dict(read_as(_Straightness, found, where=file)) if found else {}
 

@@ -113,12 +113,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_own(sweep: SweepFolder) -> bool:
-    """Whether its report is kept with it; that of somebody else's is kept below `paths.root`."""
+    """Return whether this user may write the report into the sweep's folder."""
     return may_write(sweep.report) and all(map(may_write, sweep.report.glob("*")))
 
 
 def _taken_apart(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """What is reported on, and the options. Raises RequestError for a key that is none."""
+    """Split the arguments into sweeps and runs, and options. Raises RequestError."""
     named, options = [], {}
     for text in given:
         key, equals, value = text.partition("=")
@@ -156,7 +156,7 @@ def _baseline(options: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def _settings(option: str, given: str | None) -> dict[str, list[str]]:
-    """`objective=ddpm,rectified_flow,seed=0`: the values of each key, divided by commas."""
+    """Return the values of each key in a text such as `objective=ddpm,rectified_flow,seed=0`."""
     found: dict[str, list[str]] = {}
     key = ""
     for part in split(given) if given is not None else []:
@@ -171,7 +171,7 @@ def _settings(option: str, given: str | None) -> dict[str, list[str]]:
 
 
 def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
-    """The answer, the table, and where the rest is."""
+    """Print the answer, the table, warnings, and where the files are."""
     answer, *rest = sections(ablation)
     console = Screen()
     for line in [*answer.lines, *new_steps(ablation)]:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from dit_lab.reproduce.experiment import Experiment, Outcome
     from dit_lab.reproduce.folder import ReproductionFolder
 
-LEAST_SEEDS = 3  # of a recording: two differ by chance as much as they like
+LEAST_SEEDS = 3  # of a recording; the variance of two seeds is too uncertain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
     named = search_path.experiment_folder(args.experiment)
-    read_published(named)  # a damaged file is refused before hours of training
+    read_published(named)  # raises for a damaged file before hours of training
     anew = args.record and not args.quick
     expected = None if anew else read_expected(named)
     experiment = find_experiment(args.experiment, args.overrides, num_seeds=args.seeds)
@@ -109,7 +109,10 @@ def _check(args: argparse.Namespace) -> None:
 def _probes(
     experiment: Experiment,
 ) -> tuple[dict[str, Mapping[str, Value]], dict[str, Any]]:
-    """Of every configuration, those of the same training once, and where they were computed."""
+    """Compute the probes of every configuration; return them and the circumstances.
+
+    Configurations that share a training have its probes only once.
+    """
     from dit_lab.reproduce.probes import device_facts, probe  # torch: seconds
 
     found: dict[str, Mapping[str, Value]] = {}
@@ -134,7 +137,7 @@ def _folder(
 
 
 def _train(experiment: Experiment, args: argparse.Namespace, folder: ReproductionFolder) -> int:
-    """Train everything in the folder; the exit code."""
+    """Train the experiment in the folder; return the exit code."""
     usual = [text for text in args.overrides if not text.startswith("paths.root=")]
     places = [key_value("paths.root", folder.root)]
     if not any(text.startswith("tracking") for text in usual):
@@ -170,7 +173,7 @@ def _trains_otherwise(experiment: Experiment, expected: Mapping[str, Any]) -> bo
 
 
 def _add(experiment: Experiment, expected: Mapping[str, Any], outcome: Outcome) -> int:
-    """Write the probes that were not recorded yet beside those that came back."""
+    """Add probes that are not recorded yet to expected.yaml; return the exit code."""
     content = with_new_probes(expected, outcome)
     if content["probes"] == expected["probes"]:
         say("no probe is lacking; nothing was written")
@@ -185,7 +188,7 @@ def _judge(
     outcome: Outcome,
     folder: ReproductionFolder | None = None,
 ) -> int:
-    """Print what came back, and keep it with the runs where there are any; the exit code."""
+    """Print the comparison, store it in the folder if there is one, and return the exit code."""
     found = judge(expected, outcome, is_part=experiment.labels.is_part)
     print_judgement(found)
     if folder is not None:

@@ -44,7 +44,7 @@ SORTED = {
     "size": lambda run: -run.bytes,
     "name": lambda run: run.run,
 }
-FEWEST_DIGITS = 4  # of a hash that stands for a run
+FEWEST_DIGITS = 4  # of the beginning of a hash that identifies a run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,12 +94,14 @@ def _refuse_other_options(args: argparse.Namespace) -> None:
         check_file("--json ", args.json)
 
 
-# ---- which ones ---------------------------------------------------------------------------------
+# ---- selection ----------------------------------------------------------------------------------
 
 
 def _selected(given: str, root: Path) -> Places:
-    """What one word means. Only a pattern means several runs, and no run is preferred to another,
-    as where one is read. Raises RequestError."""
+    """Return the runs or the sweep that an argument names; several runs only for a pattern.
+
+    Unlike where a run is read, runs with a checkpoint take no precedence. Raises RequestError.
+    """
     found = _matching(given, root)
     if any(sign in given for sign in "*?["):
         if not found:
@@ -121,8 +123,7 @@ def _selected(given: str, root: Path) -> Places:
 
 
 def _matching(given: str, root: Path) -> list[RunFolder]:
-    """The runs whose name, hash or NAME/HASH it is, or a pattern of; the beginning of a hash counts
-    as one."""
+    """Return the runs whose name, hash or NAME/HASH matches a text, pattern or start of a hash."""
     begin, _, digits = given.rpartition("/")
 
     def fits(run: RunFolder) -> bool:

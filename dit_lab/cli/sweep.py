@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def start(args: argparse.Namespace) -> int:
-    """What `dit-lab train -m` asks for: a new sweep, or the one of the same jobs."""
+    """Run `dit-lab train -m`: start a new sweep, or resume the one with the same jobs."""
     import os
 
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
@@ -118,7 +118,7 @@ def start(args: argparse.Namespace) -> int:
 
 
 def _remove(folder: SweepFolder) -> None:
-    """Remove a new sweep of which nothing has run, and the folders above it that are empty then."""
+    """Remove a new sweep in which no job has run, and its parent folders if they are empty."""
     shutil.rmtree(folder.root)
     with suppress(OSError):
         folder.root.parent.rmdir()
@@ -132,7 +132,7 @@ def _show_finished(folder: SweepFolder) -> int:
 
 
 def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
-    """How long the jobs that are left will take, as far as it can be said."""
+    """Return a line with the estimated time of the remaining jobs; [] if a pace is unknown."""
     from statistics import fmean
 
     pace = Pace(Path(plan.configs[0].paths.root))
@@ -144,7 +144,7 @@ def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
     if len(known) < len(each):
         return []
     if manifest.settings["search"]:
-        left = [fmean(known)] * manifest.unmade  # between its corners
+        left = [fmean(known)] * manifest.unmade  # the mean over the corners of the search space
     else:  # jobs with equal weights train once
         of_jobs = zip(manifest.jobs, known, strict=True)
         left = list({job.run: s for job, s in of_jobs if job.status != FINISHED}.values())
@@ -166,7 +166,7 @@ def _resume(folder: SweepFolder, only: Sequence[str], launcher: Sequence[str]) -
 
 
 def _run(folder: SweepFolder, **how: Any) -> int:
-    """Run what is left to do; 0 if every job has finished."""
+    """Run the remaining jobs; return 0 if every job has finished, else 1."""
     with StopSignal() as stop, watching(folder) as watcher:
         manifest = run_sweep(
             folder,

@@ -68,10 +68,14 @@ def work(
     on_start: Callable[[], None] = lambda: None,
     measures: bool = True,
 ) -> int:
-    """Train what is composed, or do what else is asked of it where that is done; the exit code.
+    """Train a config; if it is trained already, show, sample or evaluate it; return the exit code.
 
-    `tags` are further ones for the tracker; `on_start` is called when all was found to be right.
-    Whoever measures a finished run by itself says so with `measures`.
+    Args:
+        config: the composed config.
+        overrides: the overrides of the command, for the tracker.
+        tags: additional tags for the tracker.
+        on_start: called once all checks have passed.
+        measures: False if the caller evaluates a finished run itself.
     """
     prepared = prepare(config)
     on_start()
