@@ -34,7 +34,7 @@ ENDINGS = {
     "diffusers": ("",),
     "mlflow": (),
 }
-"""Format -> endings that OUT can have; none where OUT is a name in a registry."""
+"""Format -> allowed file endings of OUT; () if OUT is the name of an MLflow model."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ from dit_lab.tracking.addresses import is_server, shown
 DRAWN_BY = ("sampler", "guidance", "sample")
 MEASURED_BY = (*DRAWN_BY, "evaluation", "metric")
 HOW = ("sample.compile", "sample.batch_size")
-"""Keys that change nothing of what is drawn."""
+"""Keys that do not affect the drawn images."""
 
 
 def answer(prepared: Prepared, *, measures: bool) -> int:

@@ -48,10 +48,10 @@ VERBS = {
 }
 
 HIDDEN = ("worker",)
-"""Verbs that commands of this package start, and nobody types."""
+"""Internal verbs, which only commands of this package start."""
 
 MODULES = {"import": "importing"}
-"""Verbs whose module cannot have their name."""
+"""Verb -> module, for verbs that are keywords of Python."""
 
 
 class Parser(argparse.ArgumentParser):
