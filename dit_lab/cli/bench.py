@@ -1,17 +1,18 @@
-"""How fast a configuration is here: its training step and the parts of it, drawing images, batches
-alone, and start-up, beside the rate of large matrix products that is measured in the same run.
+"""Time a configuration on this machine: training step, sampling, loading and start-up.
+
+FLOP/s are compared with the rate of large matrix products, which is measured in the same run.
 
   dit-lab bench experiment=quickstart
   dit-lab bench model=s patch=2 precision=bf16 --only training,sampling --json s2.json
-  dit-lab bench experiment=quickstart --vs training.compile=true      both, interleaved: the ratio
-  dit-lab bench --check s2.json         as fast as that file says? Exit code 1 says no
+  dit-lab bench experiment=quickstart --vs training.compile=true      ratio of two configurations
+  dit-lab bench --check s2.json         compare with that file; exit code 1 if slower
   dit-lab bench official --official-path DiT model=s patch=8
-                                        the original's model and loops, same weights, in turn
+                                        compare with the original DiT code, with equal weights
 
-One process is measured, whatever `distributed` says. Where data or autoencoder are not on this
-machine, noise of their declared shape (dataset.num_classes, dataset.image_size) is trained on.
-`--check` compares times as multiples of those of matrix products in turn with them (batches: of
-drawing normal numbers, start-up: of importing torch), so that it also works on another machine.
+Only one process is timed, whatever `distributed` is. If data or autoencoder are not on this
+machine, noise of their declared shape (dataset.num_classes, dataset.image_size) is used.
+`--check` divides each time by that of an interleaved reference: matrix products, or normal random
+numbers for loading, or the import of torch for start-up. So it also works on another machine.
 """
 
 from __future__ import annotations

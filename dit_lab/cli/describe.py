@@ -1,14 +1,14 @@
-"""Size, compute and memory of a configuration, from numbers alone: nothing is built or trained.
-Of a model of your own, its parameters: it is built, and not trained.
+"""Show size, compute, memory and training time of a configuration, without training it.
 
-dit-lab describe experiment=quickstart
-dit-lab describe model=xl patch=2 dataset=digits codec=identity
-dit-lab describe --devices 8 --flops-per-second 989e12 --utilisation 0.4 --price-per-device-hour 2
-dit-lab describe dataset=image_folder dataset.root=photos codec=identity --picture batch.png
-dit-lab describe experiment=dit        a named sweep: a line for each model that it trains
-dit-lab describe --key warmup          what keys take and mean, by name or by a word
+  dit-lab describe experiment=quickstart
+  dit-lab describe model=xl patch=2 dataset=digits codec=identity
+  dit-lab describe --devices 8 --flops-per-second 989e12 --utilisation 0.4 --price-per-device-hour 2
+  dit-lab describe dataset=image_folder dataset.root=photos codec=identity --picture batch.png
+  dit-lab describe experiment=dit        a named sweep: a row for each model that it trains
+  dit-lab describe --key warmup          document config keys, found by name or by a word
 
-Where data or autoencoder are not on this machine, their declared size is taken.
+The numbers are computed by formulas for DiT. A user-defined model is built to count its parameters.
+If data or autoencoder are not on this machine, their declared sizes are used.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Make the average of any width of a run's weights, after training, from the snapshots it kept.
+"""Compute a post-hoc EMA of any length from the snapshots of a run (EDM2, Karras et al. 2024).
 
   dit-lab train ... ema.power_stds=[0.05,0.1] ema.snapshot_every_steps=1000
   dit-lab ema RUN --std 0.15
   dit-lab sample run=RUN sample.weights=power:0.15
 
-The width is a share of the training (Karras et al. 2024): 0.1 averages over about a tenth of it.
+The length S is relative to the training: 0.1 averages over about a tenth of it.
 RUN is a run folder, one of its checkpoint folders, or the id of its MLflow run.
 """
 

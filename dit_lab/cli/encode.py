@@ -1,12 +1,12 @@
-"""Encode a dataset once, so that training need not: `dataset=latents` reads what this writes.
+"""Encode a dataset into latents, which `dataset=latents` reads for training.
 
   dit-lab encode dataset.root=imagenet_dataset codec.path=sd-vae-ft-ema out=latents
   dit-lab encode dataset=image_folder dataset.root=photos dataset.image_size=256 out=latents
   dit-lab encode --verify latents
   dit-lab train dataset=latents dataset.root=latents codec.path=sd-vae-ft-ema
 
-The same command goes on where it was stopped or killed, and may run on several machines at once
-that share the folder. docs/data.md has sizes and times.
+After an interruption, the same command resumes. It may run on several machines at once that share
+the folder. docs/data.md has sizes and times.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Measure the samples of a run against real images. Needs the run's data, and no downloads.
+"""Evaluate samples of a run against real images. Needs the run's data, but no downloads.
 
   dit-lab evaluate run=outputs/runs/quickstart/HASH
   dit-lab evaluate run=RUN sampler=heun sampler.steps=20 guidance.scale=2
-  dit-lab evaluate run=RUN baselines=true        a memoriser and a Gaussian in the same table
+  dit-lab evaluate run=RUN baselines=true        also a memoriser and a Gaussian per class
   dit-lab evaluate -m run=RUN sampler.steps=5,10,25 guidance.scale=1,2 sample.weights=ema,raw
-                                                 in every way, without training again: a report
-  dit-lab evaluate --compare A B                 may two measurements be compared? what differs?
+                                                 every combination, with a report
+  dit-lab evaluate --compare A B                 differences of two evaluations
 
-RUN is a run folder, one of its checkpoint folders, or the id of its MLflow run. The table and the
-card of its circumstances are kept in RUN/evaluations/ and with the MLflow run. A and B are files in
-there, or RUNs, whose newest ones are meant; exit code 1 says that they cannot be compared.
+RUN is a run folder, one of its checkpoint folders, or the id of its MLflow run. The table and its
+evaluation card are written to RUN/evaluations/ and to the MLflow run. A and B are files in that
+folder, or RUNs, which stand for their newest evaluation. Exit code 1: they are not comparable.
 """
 
 from __future__ import annotations

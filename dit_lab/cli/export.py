@@ -1,14 +1,14 @@
-"""Write the weights of a run in another form, for other programs or for keeping.
+"""Export the weights of a run as one file, or in the format of another program.
 
   dit-lab export RUN model.safetensors                   one file, a RUN for sample and init_from
-  dit-lab export RUN DiT-mine.pt --format dit             for the original DiT's code
-  dit-lab export RUN SiT-mine.pt --format sit             for SiT's
-  dit-lab export RUN lightning.pt --format lightningdit   for LightningDiT's
-  dit-lab export RUN folder --format diffusers            a pipeline, with its own small file
+  dit-lab export RUN DiT-mine.pt --format dit             for the original code of DiT
+  dit-lab export RUN SiT-mine.pt --format sit             for the original code of SiT
+  dit-lab export RUN lightning.pt --format lightningdit   for the original code of LightningDiT
+  dit-lab export RUN folder --format diffusers            a pipeline folder with pipeline.py
   dit-lab export RUN digits --format mlflow --register    a model `digits` in MLflow's registry
 
 RUN is a run folder, one of its checkpoint folders, an exported file, or the id of its MLflow run.
-What a format cannot hold is refused.
+A model that the format cannot represent is an error.
 """
 
 from __future__ import annotations

@@ -27,23 +27,23 @@ from dit_lab.core.processes import keep_freed_memory
 from dit_lab.core.text import say, say_lines
 
 VERBS = {
-    "train": "train a model, or go on with the same command; -m: many of them",
-    "sweep": "look at a sweep, or go on with it",
+    "train": "train a model, or resume its training; -m: a sweep",
+    "sweep": "show the status of a sweep, or resume it",
     "report": "compare the runs of a sweep, or any runs",
     "sample": "draw images from a run",
     "ema": "post-hoc EMA (EDM2) of any length",
-    "evaluate": "measure a run's samples against real images",
-    "reflow": "reflow: train on noise-sample pairs drawn from a run",
-    "check": "look at every image of a dataset before training does",
-    "encode": "encode a dataset once, for dataset=latents",
-    "import": "make a run of weights of DiT, SiT, REPA or diffusers",
-    "export": "write a run's weights for other programs, or as one file",
+    "evaluate": "evaluate a run's samples against real images",
+    "reflow": "train a second model on noise-sample pairs drawn from a run",
+    "check": "check every image of a dataset before training",
+    "encode": "encode a dataset into latents, for dataset=latents",
+    "import": "import weights of DiT, SiT, REPA, LightningDiT or diffusers as a run",
+    "export": "export a run's weights for other programs, or as one file",
     "describe": "size, compute and memory of a configuration, without training it",
     "bench": "time training, sampling, loading and start-up",
-    "experiments": "list the named experiments, or every number of one",
-    "reproduce": "run a named experiment again and compare with the recorded numbers",
+    "experiments": "list the named experiments, or all results of one",
+    "reproduce": "run a named experiment again and compare with the recorded results",
     "ui": "open the MLflow page of the recorded runs",
-    "runs": "list the runs, remove checkpoints or whole runs",
+    "runs": "list the runs; remove checkpoints or whole runs",
     "doctor": "correct the status of runs and sweeps that exited without cleanup",
 }
 
@@ -205,4 +205,8 @@ def choices_text() -> str:
         f"  {group + '=':<14} {', '.join(search_path.choices(group, dirs))}"
         for group in search_path.groups_to_choose(dirs)
     ]
-    return "choices:\n" + "\n".join(lines) + "\n\nall keys: dit-lab train --cfg job"
+    return (
+        "config groups and their members:\n"
+        + "\n".join(lines)
+        + "\n\nall keys: dit-lab train --cfg job"
+    )

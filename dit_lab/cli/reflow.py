@@ -1,11 +1,12 @@
-"""Reflow a run: draw pairs of noise and image from it, and train a second model on them, whose
-paths are straighter and need fewer steps (Liu et al. 2022).
+"""Reflow: draw noise-sample pairs from a run, and train a second model on them.
+
+The paths of the second model are straighter and need fewer steps (Liu et al. 2022).
 
   dit-lab reflow run=outputs/runs/quickstart/HASH
   dit-lab reflow run=RUN pairs.sample.num_images=50000 pairs.sampler.steps=50 optimizer.lr=0.001
 
-pairs.KEY=VALUE is KEY=VALUE of `dit-lab sample`, for drawing the pairs; every other KEY=VALUE is of
-`dit-lab train`, where all is as the run recorded it unless given. The same command goes on.
+pairs.KEY=VALUE is an option of `dit-lab sample`, for drawing the pairs. Every other KEY=VALUE
+overrides the run's recorded config, for training. After an interruption, the same command resumes.
 """
 
 from __future__ import annotations

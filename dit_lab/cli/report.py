@@ -1,17 +1,17 @@
-"""What a sweep says: which configuration is better, by how much, and how surely.
+"""Compare the configurations of sweeps or runs: differences with confidence intervals.
 
   dit-lab report outputs/sweeps/NAME
   dit-lab report NAME report.baseline=objective=ddpm,model=pico
   dit-lab report NAME report.metric=eval/recall_pixels_held_out_n360
-  dit-lab report NAME report.only=objective=ddpm,rectified_flow,seed=0,1     a part of the runs
+  dit-lab report NAME report.only=objective=ddpm,rectified_flow,seed=0,1     some of the runs
   dit-lab report SWEEP SWEEP RUN ...   out=FOLDER
   dit-lab report runs=RUN,RUN,...      out=FOLDER
-  dit-lab report filter="params.seed = '0'"     runs of the tracker, by its own filter
-  dit-lab report NAME --frame results.parquet   also every run as a table, or results.csv
+  dit-lab report filter="params.seed = '0'"     runs in MLflow, by MLflow's filter syntax
+  dit-lab report NAME --frame results.parquet   also write a table of all runs (or results.csv)
 
-SWEEP and RUN are folders, names below paths.root, or ids of runs in MLflow; all may be mixed, and
-what is given twice counts once. The report of one sweep is written into its folder; of a part of
-it, of several sweeps, or of runs into out=FOLDER, as a page, Markdown, CSV and LaTeX.
+SWEEP and RUN are folders, names below paths.root, or ids of runs in MLflow. They may be mixed, and
+duplicates count once. The report (HTML, Markdown, CSV and LaTeX) of a whole sweep is written into
+its folder; any other report is written to out=FOLDER.
 """
 
 from __future__ import annotations

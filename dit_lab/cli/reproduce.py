@@ -1,18 +1,18 @@
-"""Do a named experiment again, and say of every recorded number whether it came back.
+"""Run a named experiment again and compare every result with the recorded one.
 
-  dit-lab reproduce quickstart                        probes, training, metrics; exit code 0 or 1
-  dit-lab reproduce quickstart --quick                probes alone: a minute
-  dit-lab reproduce quickstart --seeds 3              the mean of three seeds is compared
-  dit-lab reproduce times objective.time_sampling=uniform seed=0    a part of it
+  dit-lab reproduce quickstart                        probes and metrics
+  dit-lab reproduce quickstart --quick                only probes; takes about a minute
+  dit-lab reproduce quickstart --seeds 3              compare the mean of three seeds
+  dit-lab reproduce times objective.time_sampling=uniform seed=0    a part of the experiment
   dit-lab reproduce quickstart --record --seeds 3     write experiments/quickstart/expected.yaml
-  dit-lab reproduce quickstart --record --quick       add probes that it lacks, if others came back
+  dit-lab reproduce quickstart --record --quick       add new probes, if the others are reproduced
 
-Probes are what must not depend on chance: losses of the first 50 steps, order, noise and dropped
-labels, norms of weights and averages, the validation loss and a table after these steps, the
-sampler's grid, and eight images each by several samplers. Metrics are
-compared within a tolerance that comes from the spread of the recorded seeds. Runs go to a new
-folder, outputs/reproductions/NAME-DATE-HEX; where it was interrupted, the same command goes on.
-KEY=VALUE is for training, such as dataset.root=FOLDER.
+Probes are deterministic: losses of the first 50 steps; order, noise and dropped labels of their
+batches; norms of the weights and EMAs, validation loss and sample metrics after these steps; the
+sampler's time grid; and eight images of each of several samplers. Metrics come from full training
+runs, and are compared within a tolerance from the spread of the recorded seeds. Runs are written to
+outputs/reproductions/NAME-DATE-HEX. After an interruption, the same command resumes. KEY=VALUE is
+passed to training, such as dataset.root=FOLDER. Exit code 1: a result was not reproduced.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
-"""What the runs are and what they take of the disk; remove checkpoints, or whole runs.
+"""List the runs and their disk usage; remove superfluous checkpoints, or whole runs.
 
-  dit-lab runs list                            all below outputs, the newest first
+  dit-lab runs list                            all runs below outputs, newest first
   dit-lab runs list photos --sort size
-  dit-lab runs prune '*' --keep 2 --dry-run    what would go of finished runs, and how much that is
+  dit-lab runs prune '*' --keep 2 --dry-run    show what would be removed, and how much it frees
   dit-lab runs prune outputs/runs/photos
   dit-lab runs remove photos/6a66 --dry-run
   dit-lab runs remove SWEEP                    with all its runs
 
-RUN is NAME, NAME/HASH, the beginning of a hash, a folder, the id of its MLflow run, or a pattern in
-quotes that may mean several, such as 'photos/*'. SWEEP means all its runs. Runs that a process
-writes to are left alone. What other runs need (a weak model, weights to begin with, the job of a
-sweep) is named and stays unless --force is given. MLflow's runs are deleted as well.
+RUN is NAME, NAME/HASH, the beginning of a hash, a folder, the id of its MLflow run, or a quoted
+pattern for several runs, such as 'photos/*'. SWEEP means all its runs. `prune` removes checkpoints
+of finished runs only. Runs that a process writes to are not changed. Runs that others need (as weak
+model, as initial weights, as job of a sweep) are removed only with --force. `remove` also deletes
+the runs in MLflow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draw images from a run: its newest checkpoint, averaged weights, its own sampler unless told.
+"""Draw images from a run, by default with its newest checkpoint, EMA and configured sampler.
 
   dit-lab sample run=outputs/runs/quickstart/HASH out=digits.png sample.num_images=100
   dit-lab sample run=RUN out=images.npz sampler=heun sampler.steps=20 guidance.scale=2

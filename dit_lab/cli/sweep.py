@@ -1,14 +1,15 @@
-"""Look at a sweep, or go on with it.
+"""Show the status of a sweep, or resume it.
 
   dit-lab sweep status outputs/sweeps/NAME
-  dit-lab sweep resume outputs/sweeps/NAME              what has not finished
+  dit-lab sweep resume outputs/sweeps/NAME              all unfinished jobs
   dit-lab sweep resume outputs/sweeps/NAME --only failed
   dit-lab sweep resume outputs/sweeps/NAME --only missing     not started, or interrupted
 
-A sweep is gone on with as it was recorded. What runs code or is contacted is said again:
-trusted_modules=[...], tracking.uri=..., hydra/launcher=... and its settings.
+A sweep is resumed with its recorded configuration. For security, options that run code or contact
+a server must be repeated: trusted_modules=[...], tracking.uri=..., hydra/launcher=... and its
+settings.
 
-A sweep is started by `dit-lab train -m`, and the same command goes on with it as well.
+`dit-lab train -m` starts a sweep; the same command resumes it too.
 """
 
 from __future__ import annotations

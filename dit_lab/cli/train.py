@@ -1,10 +1,11 @@
-"""Train a model, or with -m one for every combination of values. The same command goes on where it
-stopped, and shows the results of what is finished.
+"""Train a model, or with -m one for each combination of values.
 
-dit-lab train experiment=quickstart
-dit-lab train dataset=digits codec=identity model=pico training.total_steps=500 ema.warmup=true
-dit-lab train -m experiment=quickstart objective=ddpm,rectified_flow seed=0,1,2
-dit-lab train -m experiment=quickstart optimizer.lr=0.001,0.003 'ema.decays=[0.99],[0.999]'
+  dit-lab train experiment=quickstart
+  dit-lab train dataset=digits codec=identity model=pico training.total_steps=500 ema.warmup=true
+  dit-lab train -m experiment=quickstart objective=ddpm,rectified_flow seed=0,1,2
+  dit-lab train -m experiment=quickstart optimizer.lr=0.001,0.003 'ema.decays=[0.99],[0.999]'
+
+The same command resumes an interrupted training, and shows the results of a finished one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Serve the MLflow page of the recorded runs on this machine, until Ctrl-C.
+"""Serve the MLflow page of the runs on this machine, until Ctrl-C.
 
-dit-lab ui
-dit-lab ui paths.root=outputs --port 5001
+  dit-lab ui
+  dit-lab ui paths.root=outputs --port 5001
+
+By default it shows the local store in outputs/.
 """
 
 from __future__ import annotations
