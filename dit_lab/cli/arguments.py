@@ -22,7 +22,7 @@ def path(text: str) -> Path:
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Add the overrides of a composed config, and `--config-dir`."""
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
     add_config_dir(parser)
 
 
@@ -39,5 +39,9 @@ def say_own_choices(args: argparse.Namespace, notes: Iterable[str] = ()) -> None
 def add_config_dir(parser: argparse.ArgumentParser) -> None:
     """Add `--config-dir FOLDER`, which may be repeated."""
     parser.add_argument(
-        "--config-dir", type=path, action="append", default=[], help="a folder of your own groups"
+        "--config-dir",
+        type=path,
+        action="append",
+        default=[],
+        help="a folder of user-defined config groups",
     )

@@ -51,26 +51,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="groups and keys to set; `official` first: beside the original implementation",
+        help="overrides of the config; with `official` first, compare with the original DiT code",
     )
     parser.add_argument(
         "--official-path", type=path, metavar="FOLDER", help="a checkout of facebookresearch/DiT"
     )
     parser.add_argument(
-        "--only", metavar=",".join(PARTS), help="parts of it, divided by commas; all if left out"
+        "--only", metavar=",".join(PARTS), help="parts to time, separated by commas (default all)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=6.0, metavar="S", help="for each part, about (default 6)"
+        "--seconds",
+        type=float,
+        default=6.0,
+        metavar="S",
+        help="approximate duration of each part (default 6)",
     )
     parser.add_argument(
         "--vs",
         nargs="+",
         metavar="KEY=VALUE",
-        help="overrides of a second configuration; both are timed, interleaved",
+        help="overrides of a second configuration; both are timed interleaved",
     )
-    parser.add_argument("--json", type=path, metavar="FILE", help="write all of it there")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write all results to FILE")
     parser.add_argument(
-        "--check", type=path, metavar="FILE", help="compare with what --json wrote there"
+        "--check", type=path, metavar="FILE", help="compare with results that --json wrote"
     )
     add_config_dir(parser)
 

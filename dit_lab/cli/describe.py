@@ -44,38 +44,40 @@ NOT_COUNTED = "not counted: the formulas of FLOPs and memory are those of the la
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument(
         "--flops-per-second",
         type=float,
         default=None,
-        help="what the device sustains; measured here by a matrix product if left out",
+        help="sustained rate of one device; measured here by matrix products if left out",
     )
     parser.add_argument(
         "--utilisation",
         type=float,
         default=None,
         metavar="SHARE",
-        help="the share of that rate which training reaches, such as 0.4",
+        help="fraction of that rate that training reaches, such as 0.4",
     )
     parser.add_argument(
         "--devices",
         type=int,
         default=None,
         metavar="N",
-        help="how many train together; distributed.num_processes if left out",
+        help="number of devices (default distributed.num_processes)",
     )
     parser.add_argument(
         "--price-per-device-hour",
         type=float,
         default=None,
         metavar="PRICE",
-        help="in any currency; shows what the training costs",
+        help="price in any currency; shows the cost of the training",
     )
     parser.add_argument(
-        "--picture", type=path, metavar="FILE.png", help="write the first images of the training"
+        "--picture", type=path, metavar="FILE.png", help="write a grid of the first training images"
     )
-    parser.add_argument("--key", metavar="KEY", help="what a key takes and means, or a word in it")
+    parser.add_argument(
+        "--key", metavar="KEY", help="document the config keys with KEY in their name or meaning"
+    )
     add_config_dir(parser)
 
 

@@ -28,13 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         required=True,
         metavar="S",
-        help="the width, above 0 and below 0.2887",
+        help="relative length of the EMA (EDM2), above 0 and below 0.2887",
     )
     parser.add_argument(
-        "--step", type=int, metavar="N", help="of a snapshot; the newest if left out"
+        "--step", type=int, metavar="N", help="step of a snapshot (default the newest)"
     )
     parser.add_argument(
-        "--root", type=path, default=Path("outputs"), help="where a tracking run id is looked up"
+        "--root",
+        type=path,
+        default=Path("outputs"),
+        help="paths.root, where the id of an MLflow run is looked up",
     )
 
 

@@ -39,9 +39,9 @@ SHOWS_CHOICES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument(
-        "--verify", type=path, metavar="FOLDER", help="compare every byte with the manifest"
+        "--verify", type=path, metavar="FOLDER", help="check the checksums of all shards"
     )
     add_config_dir(parser)
 

@@ -46,12 +46,12 @@ SHOWS_CHOICES = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument(
-        "--compare", nargs=2, metavar=("A", "B"), help="every difference of two measurements"
+        "--compare", nargs=2, metavar=("A", "B"), help="show the differences of two evaluations"
     )
     parser.add_argument(
-        "-m", "--multirun", action="store_true", help="once for each combination of KEY=A,B,..."
+        "-m", "--multirun", action="store_true", help="evaluate each combination of KEY=A,B,..."
     )
     add_config_dir(parser)
 

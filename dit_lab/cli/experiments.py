@@ -24,7 +24,9 @@ SHOWS_CHOICES = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="all unless given")
+    parser.add_argument(
+        "experiment", nargs="?", metavar="EXPERIMENT", help="one experiment (default all)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -41,19 +41,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("out", type=path, metavar="OUT")
     parser.add_argument(
-        "--format", choices=ENDINGS, default="safetensors", help="who is to read it"
+        "--format", choices=ENDINGS, default="safetensors", help="the format of OUT"
     )
     parser.add_argument(
-        "--weights", default="ema", metavar="W", help="ema, ema:0.9999, raw or power:0.1"
+        "--weights",
+        default="ema",
+        metavar="W",
+        help="weights to export: ema, ema:0.9999, raw or power:0.1",
     )
     parser.add_argument(
-        "--root", type=path, default=Path("outputs"), help="where a tracking run id is looked up"
+        "--root",
+        type=path,
+        default=Path("outputs"),
+        help="paths.root, where the id of an MLflow run is looked up",
     )
     parser.add_argument(
-        "--uri", metavar="URI", help="the MLflow store of --format mlflow, the run's if left out"
+        "--uri", metavar="URI", help="MLflow store for --format mlflow (default that of the run)"
     )
     parser.add_argument(
-        "--register", action="store_true", help="in MLflow's registry, as a version of OUT"
+        "--register",
+        action="store_true",
+        help="register it in MLflow's registry, as a version of OUT",
     )
 
 

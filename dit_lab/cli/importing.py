@@ -26,11 +26,13 @@ FORMATS = ("auto", "dit", "sit", "repa", "lightningdit", "diffusers")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=path, metavar="FILE_OR_FOLDER")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument(
-        "--out", type=path, required=True, metavar="RUN", help="the run folder to make"
+        "--out", type=path, required=True, metavar="RUN", help="the run folder to create"
     )
-    parser.add_argument("--format", choices=FORMATS, default="auto", help="who wrote the weights")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="auto", help="the format of the weights"
+    )
     add_config_dir(parser)
 
 

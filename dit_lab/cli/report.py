@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("given", nargs="*", metavar="SWEEP | RUN | KEY=VALUE")
     parser.add_argument(
         "--frame", type=path, metavar="FILE", action="append", default=[],
-        help="also a table of every run: .parquet or .csv",
+        help="also write a table of all runs: .parquet or .csv",
     )  # fmt: skip
 
 

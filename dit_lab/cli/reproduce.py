@@ -52,11 +52,13 @@ LEAST_SEEDS = 3  # of a recording; the variance of two seeds is too uncertain
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT", help="dit-lab experiments lists them")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for training")
-    parser.add_argument("--seeds", type=int, metavar="K", help="how many; 1 unless given")
-    parser.add_argument("--quick", action="store_true", help="probes alone")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides for training")
     parser.add_argument(
-        "--record", action="store_true", help="write what is expected; with --quick, new probes"
+        "--seeds", type=int, metavar="K", help="use seeds 0 to K - 1 (default those of the recipe)"
+    )
+    parser.add_argument("--quick", action="store_true", help="only probes")
+    parser.add_argument(
+        "--record", action="store_true", help="write expected.yaml; with --quick, only new probes"
     )
 
 

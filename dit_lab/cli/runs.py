@@ -52,16 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("given", nargs="*", metavar="RUN | SWEEP | paths.root=FOLDER")
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what prune or remove would do, and do nothing"
+        "--dry-run",
+        action="store_true",
+        help="show what prune or remove would do, and change nothing",
     )
     parser.add_argument(
-        "--keep", type=int, metavar="N", help="prune: how many checkpoints stay (default 2)"
+        "--keep", type=int, metavar="N", help="prune: number of checkpoints to keep (default 2)"
     )
     parser.add_argument(
-        "--force", action="store_true", help="remove: also what other runs and sweeps need"
+        "--force", action="store_true", help="remove: also runs that other runs or sweeps need"
     )
-    parser.add_argument("--sort", choices=SORTED, help="list: by what (default date)")
-    parser.add_argument("--json", type=path, metavar="FILE", help="list: write all of it there")
+    parser.add_argument("--sort", choices=SORTED, help="list: sort key (default date)")
+    parser.add_argument("--json", type=path, metavar="FILE", help="list: write the table to FILE")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -54,7 +54,12 @@ TAKEN = ("paths.root=", "tracking.uri=")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("sweep", metavar="SWEEP", help="its folder, or its name below outputs")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="paths.root and others")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="paths.root=FOLDER, and the options above",
+    )
     parser.add_argument(
         "--only", default="failed,missing", metavar="failed|missing", help="which jobs to resume"
     )

@@ -35,7 +35,7 @@ SHOWS_CHOICES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="a job for each combination of KEY=A,B,..."
     )
