@@ -1,1 +1,1 @@
-"""What each command does, called by `dit_lab.cli`."""
+"""The implementation of each command, called by `dit_lab.cli`."""

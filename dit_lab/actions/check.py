@@ -1,4 +1,4 @@
-"""Looking at every image of a configured dataset, on all cores."""
+"""Check of every image of a configured dataset, with several processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from dit_lab.data.image_check import Look, Report, look, report_on
 from dit_lab.data.image_files import ImageFiles
 from dit_lab.data.images import Transform
 
-_CHUNK = 32  # images that a process is given at once
-_Task = tuple[str, list[tuple[Path | str, int]], Transform]  # text: why there is no path
+_CHUNK = 32  # images of a task
+# split, (path, or else the error message; label) of each image, transform
+_Task = tuple[str, list[tuple[Path | str, int]], Transform]
 
 
 def check_images(
@@ -29,7 +30,7 @@ def check_images(
     on_image: Callable[[], None],
     check_stop: Callable[[], None],
 ) -> Report:
-    """Read every image of both splits; `RequestError` for a dataset that is not made of files."""
+    """Read every image of both splits. Raises RequestError if the dataset has no image files."""
     datasets = {}
     for split in ("train", "validation"):
         dataset = build_dataset(config, split, reading=facts.reading)
@@ -54,7 +55,7 @@ def check_images(
 def _looks(
     datasets: Mapping[str, ImageFiles], processes: int
 ) -> Generator[tuple[str, Look], None, None]:
-    """What every image looks like, in order, read by several processes."""
+    """Yield the split and the check of every image, in order, read by several processes."""
     tasks = _tasks(datasets)
     with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
         waiting = [(task[0], pool.submit(_look_at, task)) for task in islice(tasks, 4 * processes)]
@@ -79,7 +80,7 @@ def _tasks(datasets: Mapping[str, ImageFiles]) -> Iterator[_Task]:
 def _path(dataset: ImageFiles, index: int) -> Path | str:
     try:
         return dataset.path(index)
-    except RequestError as refusal:  # a link that leads out of the folder
+    except RequestError as refusal:  # a link to a file outside of the folder
         return str(refusal)
 
 

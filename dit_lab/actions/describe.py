@@ -1,5 +1,4 @@
-"""What can be said of configurations before anything is trained, also of those whose data or
-autoencoder are not on this machine: as much as they declare. Torch-free."""
+"""Shapes and configs for `dit-lab describe`, by declared sizes without the files. Torch-free."""
 
 from __future__ import annotations
 
@@ -27,14 +26,18 @@ from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.image_facts import sides
 from dit_lab.runs.folder import is_deciding
 
-LATENT_CHANNELS, SIDE_FACTOR = 4, 8  # of Stable Diffusion's autoencoders, which DiT and SiT use
+# of Stable Diffusion's autoencoders, which DiT and SiT use
+LATENT_CHANNELS, SIDE_FACTOR = 4, 8
 
 
 def described_shapes(config: RunConfig) -> tuple[Shapes, list[str]]:
-    """What data and codec tell the model, and what of it is assumed, in words.
+    """Return the shapes of data and latents, and a line for each assumption.
 
-    Images are assumed where `dataset.root` is not here but classes and size are declared, latents
-    where `codec.path` is not here. Raises RequestError as `check_data` does.
+    The declared classes and image size are assumed if `dataset.root` does not exist here, and the
+    latents of Stable Diffusion's autoencoders if `codec.path` does not.
+
+    Raises:
+        RequestError: as in `check_data`.
     """
     dataset, codec = config.dataset, config.codec
     declared = (
@@ -65,8 +68,10 @@ def described_shapes(config: RunConfig) -> tuple[Shapes, list[str]]:
 def different_trainings(
     overrides: Sequence[str], config_dirs: Iterable[Path] = ()
 ) -> dict[str, RunConfig]:
-    """The configurations of a named sweep that train different models, whatever the seed, by what
-    tells them apart: `model=s patch=8`."""
+    """Return the configs of a named sweep that differ in their train hash, apart from the seed.
+
+    The keys are the settings in which they differ, such as `model=s patch=8`.
+    """
     dirs = list(config_dirs)
     typed = sweep_overrides(overrides, dirs)
     first = [
@@ -87,7 +92,7 @@ def different_trainings(
 
 
 def _decides(axis: str) -> bool:
-    """Whether another value of an axis is another training, but for the seed."""
+    """Return whether the values of an axis give different trainings; False for the seed."""
     return axis != "seed" and is_deciding(axis)
 
 

@@ -1,4 +1,7 @@
-"""Runs that exited without cleanup still say RUNNING: find them, and say KILLED. Torch-free."""
+"""Repair of the status of runs that exited without cleanup. Torch-free.
+
+Their status is still RUNNING; it becomes KILLED.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +23,19 @@ NOT_OURS = "left alone: this user cannot write to it"
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What the doctor found of one run and did about it."""
+    """The status of one run after the repair, and a remark about it."""
 
     folder: RunFolder
-    status: str  # now
+    status: str
     step: int
     remark: str
 
 
 def examine(root: Path) -> Iterator[Diagnosis]:
-    """Every run below `paths.root`, one by one; those without a writer are closed.
+    """Repair every run below `paths.root` that no process writes to; yield the result of each.
 
-    A run whose writer lives is left alone: on this host the lease's lock decides, on another the
-    heartbeat, never the process number.
+    A run with a living writer is not changed. A writer on this host lives if it holds the lock of
+    the lease, one on another host if its heartbeat is recent.
     """
     for folder in all_runs(root):
         yield _examine(folder)
@@ -51,8 +54,11 @@ def _examine(folder: RunFolder) -> Diagnosis:
 
 
 def close_run(folder: RunFolder) -> Diagnosis:
-    """Say how a run ended that nobody writes to, here and in its tracker; RequestError where
-    somebody does, or where it has no whole status."""
+    """Record the end of a run that no process writes to, in its status file and its tracker.
+
+    Raises:
+        RequestError: a process writes to it, or its status is damaged.
+    """
     with Lease(folder.lease):
         return _close(folder)
 

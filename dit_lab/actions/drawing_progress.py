@@ -1,4 +1,4 @@
-"""How far the drawing of images is, for people: a sentence now and then."""
+"""Progress messages while images are drawn."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ EVERY_SECONDS = 10.0
 
 
 class DrawingProgress:
-    """Says at most every few seconds how many images there are, and how long the rest takes."""
+    """Reports every EVERY_SECONDS how many images are drawn, and the estimated time left."""
 
     def __init__(self, on_message: Callable[[str], None]) -> None:
         self._on_message = on_message
-        self._first: tuple[int, float] | None = None  # images, at the first call, and when
+        self._first: tuple[int, float] | None = None  # images and time at the first call
         self._said = time.monotonic()
 
     def __call__(self, done: int, count: int) -> None:
-        """`done` of `count` images are there."""
+        """Report that `done` of `count` images are drawn."""
         now = time.monotonic()
-        if self._first is None or done <= self._first[0]:  # another sampling seed
+        if self._first is None or done <= self._first[0]:  # the images of the next sampling seed
             self._first = (done, now)
         if now - self._said < EVERY_SECONDS or done == count:
             return

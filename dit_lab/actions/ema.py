@@ -1,4 +1,4 @@
-"""Make an average of any width of the snapshots that a training has kept."""
+"""Post-hoc EMA of any length from the snapshots of a training (EDM2)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An average that was made of snapshots."""
+    """The result of a post-hoc EMA."""
 
     file: Path
     step: int
-    snapshots: int  # how many
-    relative_error: float  # of its profile
+    snapshots: int  # number of snapshots used
+    relative_error: float  # of the fitted averaging profile
 
 
 def check_width(std: float) -> None:
-    """Raise RequestError where no average is as wide, or none as narrow."""
+    """Raise RequestError if no power-function EMA has this relative standard deviation."""
     if not is_width(std):
         raise RequestError(
             f"--std {std:g}: no width of an average; give one above 0 and below 0.2887 "
@@ -39,8 +39,16 @@ def check_width(std: float) -> None:
 
 
 def make_average(folder: RunFolder, std: float, *, step: int | None = None) -> Made:
-    """Make the average of a width at a snapshot's step (the newest where None), from it and all
-    before. Raises RequestError."""
+    """Compute the EMA of a relative length from all snapshots up to a step, and write it.
+
+    Args:
+        folder: the run.
+        std: the standard deviation of the averaging profile, as a fraction of the training.
+        step: the step of a snapshot; None means the newest one.
+
+    Raises:
+        RequestError: no such length or snapshot, or a damaged snapshot.
+    """
     check_width(std)
     found = _snapshots(folder, step)
 
@@ -53,7 +61,7 @@ def make_average(folder: RunFolder, std: float, *, step: int | None = None) -> M
     profiles, shadows = [], []
     for snapshot in kept:
         for name, scalars in _whole_state(folder, snapshot)["averages"].items():
-            if scalars["num_updates"] > 0:  # before there is nothing but the initialisation
+            if scalars["num_updates"] > 0:  # without updates the EMA is the initialisation
                 profiles.append(Profile(scalars["num_updates"], gamma_of(scalars["std"])))
                 shadows.append((snapshot, name))
     if not profiles:
@@ -76,7 +84,7 @@ def make_average(folder: RunFolder, std: float, *, step: int | None = None) -> M
 
 
 def _snapshots(folder: RunFolder, step: int | None) -> list[Path]:
-    """Those up to a step, the oldest first."""
+    """Return the snapshots up to a step, oldest first."""
     steps = {step_of(path): path for path in steps_in(folder.averages)}
     if not steps:
         raise RequestError(
@@ -93,7 +101,7 @@ def _snapshots(folder: RunFolder, step: int | None) -> list[Path]:
 
 
 def _whole_state(folder: RunFolder, snapshot: Checkpoint) -> dict[str, Any]:
-    """The scalars of a snapshot; RequestError where it is damaged, incomplete or foreign."""
+    """Verify a snapshot and return its state. Raises RequestError if it is damaged or foreign."""
     from dit_lab.training.checkpoint import DamagedCheckpoint
 
     try:

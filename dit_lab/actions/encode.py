@@ -1,9 +1,9 @@
-"""`dit-lab encode`: the moments of every image of a dataset, in shards that are written once.
+"""`dit-lab encode`: the moments of every image of a dataset, in shards.
 
-What an image becomes depends on the images of its chunk at most, so that any number of processes,
-on any number of machines, killed or not, write the same bytes (at equal threads for each).
+The moments of an image depend only on the images of its chunk. So the shards are the same bytes for
+any number of processes and machines and after interruptions (with equal threads per process).
 
-Shapes: n images of a shard, K mirrors, moments of (M, H, W).
+Shapes: n images of a shard, K mirrored versions (1 or 2), moments of (M, H, W).
 """
 
 from __future__ import annotations
@@ -39,20 +39,23 @@ LEASES = "leases"
 
 
 class Encoding:
-    """A folder of latents that is being written, perhaps by several processes at once."""
+    """A folder of latents that one or several processes write."""
 
     def __init__(
         self, config: EncodeConfig, facts: DataFacts, *, on_message: Callable[[str], None]
     ) -> None:
-        """Loads the codec and writes down what will be written; `RequestError` where the folder
-        holds something else."""
+        """Load the codec and write the plan of the shards.
+
+        Raises:
+            RequestError: the folder holds latents of another plan.
+        """
         self._config, self._say = config, on_message
         self.folder = Path(config.out)
         self._device = _device()
         codec: Codec = build(config, "codec")
         self._codec = codec.to(self._device)
         self.plan = _plan(config, facts, codec)
-        before, now = read_json(self.folder / PLAN), asdict(self.plan)  # only compared
+        before, now = read_json(self.folder / PLAN), asdict(self.plan)  # `before` is only compared
         if before and before != {**now, "data": _known_then(now["data"], before.get("data"))}:
             other = sorted(key for key in now if before.get(key) != now[key])
             raise RequestError(
@@ -67,25 +70,25 @@ class Encoding:
 
     @property
     def missing(self) -> list[str]:
-        """The shards that are not written yet."""
+        """The names of the shards that do not exist yet."""
         names = (name for split in SPLITS for name in self.plan.shards(split))
         return [name for name in names if not (self.folder / name).exists()]
 
     def run(self, check_stop: Callable[[], None]) -> None:
-        """Write every shard that nobody has written and nobody else is writing."""
+        """Write every missing shard that no other process is writing."""
         for split in SPLITS:
             names = [name for name in self.missing if name.startswith(split)]
             reading = self.plan.data.get("reading", 1)
             dataset = build_dataset(self._config, split, reading=reading) if names else None
             for name in names:
                 if (self.folder / name).exists():
-                    continue  # since then
+                    continue  # written by another process in the meantime
                 with claimed(self.folder / LEASES / name) as mine:
                     if mine and dataset is not None and not (self.folder / name).exists():
                         self._write(name, split, dataset, check_stop)
 
     def finish(self) -> None:
-        """Write the manifest, if every shard is there and nobody else writes it."""
+        """Write the manifest if all shards exist and no other process writes it."""
         if self.missing:
             return
         with claimed(self.folder / "lease") as mine:
@@ -132,7 +135,7 @@ class Encoding:
     def _chunks(
         self, dataset: Dataset, first: int, last: int
     ) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Images (N, c, h, w) and labels (N,), `chunk_images` at a time, read ahead by workers."""
+        """Yield images (N, c, h, w) and labels (N,) in chunks of `chunk_images`, read ahead."""
         size = self.plan.chunk_images
         places = [range(at, min(at + size, last)) for at in range(first, last, size)]
         workers = self._config.dataset.num_workers
@@ -144,7 +147,7 @@ class Encoding:
                 yield images, labels
 
     def _moments(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, K, M, H, W) in the type that is kept."""
+        """Return the moments (n, K, M, H, W) of images (n, c, h, w), in the stored dtype."""
         images = images.to(self._device)
         mirrors = [images, images.flip(-1)][: self.plan.mirrors]
         moments = torch.stack([self._codec.moments(mirror) for mirror in mirrors], dim=1)
@@ -158,7 +161,7 @@ class Encoding:
 
 
 class _Fetches(torch.utils.data.Dataset[Any]):
-    """Item k is what stands at the k-th range of indices, with what is to be said of it."""
+    """Item k is (images, labels, messages) of the k-th range of indices, or a RequestError."""
 
     def __init__(self, dataset: Dataset, places: list[range]) -> None:
         self._dataset, self._places = dataset, places
@@ -176,8 +179,10 @@ class _Fetches(torch.utils.data.Dataset[Any]):
 
 @contextmanager
 def claimed(path: Path) -> Iterator[bool]:
-    """The lease at `path` while entered; False where another process has it, or has finished
-    everything meanwhile and removed the folder of leases."""
+    """Hold the lease at `path` and give True; give False if another process has it.
+
+    Also gives False if another process has finished and removed the folder of leases.
+    """
     with ExitStack() as stack:
         try:
             stack.enter_context(Lease(path))
@@ -188,7 +193,11 @@ def claimed(path: Path) -> Iterator[bool]:
 
 
 def verify(folder: Path) -> int:
-    """Compare every byte with the manifest; the number of shards. Raises RequestError."""
+    """Check the SHA-256 of every shard and return the number of shards.
+
+    Raises:
+        RequestError: a shard is missing or differs.
+    """
     manifest = read_manifest(folder)
     different = [
         name
@@ -228,12 +237,12 @@ def _plan(config: EncodeConfig, facts: DataFacts, codec: Codec) -> Plan:
 
 
 def _known_then(data: Mapping[str, Any], before: Any) -> dict[str, Any]:
-    """Of the facts of the data those that were written down before, which may have been fewer."""
+    """Return the current facts of the data that `before` has too; all if there is no `before`."""
     return {key: value for key, value in data.items() if not before or key in before}
 
 
 def _device() -> torch.device:
-    """The GPU of this process among those of the machine, or the CPU."""
+    """Return the GPU of this process by LOCAL_RANK, or the CPU."""
     gpus = torch.cuda.device_count()
     if not gpus:
         return torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Measuring a model: what looks at it during training, and afterwards by a command of its own."""
+"""Evaluation of a model during training and by `dit-lab evaluate`."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ def training_evaluators(
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
 ) -> list[Evaluator]:
-    """What looks at the averaged weights while a model trains: loss, grid and sample quality.
+    """Return the evaluators of a training: validation loss, sample grid and sample quality.
 
-    `check_stop` is about this process alone; the team agrees.
+    `identity` is the run's identity.json. `check_stop` raises StopRequested for this process alone;
+    `team` passes it on to the others.
     """
     parts = uncompiled(parts)
     config, training = parts.config, parts.config.training
@@ -95,13 +96,13 @@ def training_evaluators(
 
 
 def _asked_labels(parts: Parts) -> list[int] | None:
-    """The classes that `sample.labels` asks for; None for all."""
+    """Return the classes of `sample.labels`, or None for all."""
     asked, data = parts.config.sample.labels, parts.shapes.data
     return None if asked is None else check_labels(asked, data.num_classes, data.class_names)
 
 
 def why_unmeasured(config: RunConfig, shapes: Shapes) -> str:
-    """Why generated images cannot be measured with these settings and data; "" where they can."""
+    """Return why samples cannot be evaluated with this config and data, or ""."""
     wanted, (train, held_out) = config.evaluation.num_images, counts_compared(config, shapes)
     if wanted == 0:
         return "evaluation.num_images=0: no images are drawn; 1024 would be a good count"
@@ -117,7 +118,7 @@ def why_unmeasured(config: RunConfig, shapes: Shapes) -> str:
 
 
 def uncompiled(parts: Parts) -> Parts:
-    """As a training draws, whatever `sample.compile` says of what draws from its run later."""
+    """Return the parts with `sample.compile=false`, which holds for sampling during training."""
     sample = replace(parts.config.sample, compile=False)
     return replace(parts, config=replace(parts.config, sample=sample))
 
@@ -133,7 +134,7 @@ def sample_quality(
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
 ) -> SampleQuality:
-    """The configured evaluation of a run's samples, with its card."""
+    """Return the configured evaluator of a run's samples, with its evaluation card."""
     config = parts.config
     extractors = Extractors(parts, check_stop)
     return SampleQuality(
@@ -168,7 +169,7 @@ def _likelihood(parts: Parts, team: Team, check_stop: Callable[[], None]) -> Lik
 
 
 def with_data(trained: Trained, config: RunConfig) -> Trained:
-    """Imported weights with the facts of the data that they are measured against; others know."""
+    """Add the facts of the configured data to an imported run, which does not record its own."""
     parts = trained.parts
     if parts.shapes.data.fingerprint != UNKNOWN_DATA:
         return trained
@@ -184,9 +185,13 @@ def evaluate_run(
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
 ) -> tuple[Evaluation, bool]:
-    """The run's samples, measured with some settings chosen anew; True where that was done before.
+    """Evaluate a run's samples with overridden settings.
 
-    A stored evaluation with the same card is taken as it is. Every process of the team gets it.
+    Returns:
+        The evaluation, in every process, and whether it is a stored one with the same card.
+
+    Raises:
+        RequestError: samples cannot be evaluated with these settings and data.
     """
     parts = replace(trained.parts, config=settings)
     if why := why_unmeasured(parts.config, parts.shapes):
@@ -205,7 +210,10 @@ def evaluate_run(
 
 
 def _stored(folder: RunFolder, card: Card) -> Evaluation | None:
-    """What was measured before under the same circumstances."""
+    """Return the stored evaluation with the same card, or None.
+
+    The card's NFE is ignored, since it is known only after drawing.
+    """
     stored = folder.evaluation(card.eval_hash)
     if not stored.exists():
         return None
@@ -217,7 +225,7 @@ def _stored(folder: RunFolder, card: Card) -> Evaluation | None:
 def evaluate_baselines(
     trained: Trained, settings: RunConfig, *, check_stop: Callable[[], None]
 ) -> list[Evaluation]:
-    """A memoriser and a Gaussian per class in the place of the run's samples."""
+    """Evaluate a memoriser and a Gaussian per class instead of the run's samples."""
     quality = _quality_of(trained, settings, ALONE, check_stop, lambda text: None)
     reference = load_reference(replace(trained.parts, config=settings), check_stop)
     count, seed = quality.card.num_images, quality.card.metrics_seed
@@ -236,9 +244,10 @@ def evaluate_baselines(
 
 
 def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float]:
-    """Names under which a tracker gets the numbers: `eval/...` for the run's own protocol.
+    """Return the metrics of an evaluation by their names in the tracker.
 
-    Another protocol is part of the name, so that no two of them share a curve.
+    They are `eval/...` for the protocol of the run's own evaluations. Other protocols are part of
+    the name (`eval-PROTOCOL/...`), so that different protocols do not share a curve.
     """
     own_way = replace(trained, parts=uncompiled(trained.parts))
     card = _quality_of(own_way, own_way.parts.config, ALONE, lambda: None, lambda text: None).card

@@ -1,4 +1,4 @@
-"""From a run to a file or folder that others read: its weights, and what is known of them."""
+"""Export of a run's weights and metadata to files, folders or MLflow."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PIPELINE = "DiTLabPipeline"
 
 
 class Export:
-    """A run, or one of its checkpoints, with the weights that are to leave the house."""
+    """A run or one of its checkpoints, with the weights to export."""
 
     def __init__(self, run: str, *, root: Path, weights: str = "ema") -> None:
         self.folder, chosen = find_run(run, root=root)
@@ -49,12 +49,15 @@ class Export:
 
     @property
     def told(self) -> str:
-        """What is exported."""
+        """Name and step of the exported weights."""
         return f"{self.weights.name} at step {self.weights.step}"
 
     def to_safetensors(self, out: Path) -> None:
-        """One file that is a RUN for `sample` and `init_from`; its header holds configuration,
-        identity with class names and data, versions, and which weights these are."""
+        """Write one file that `sample` and `init_from` accept as a run.
+
+        Its header holds the config, the identity (with class names and data facts), versions, and
+        the name and step of the weights.
+        """
         header = {
             "config": self._kept_config(),
             "identity": recorded(self.folder),
@@ -68,12 +71,12 @@ class Export:
             )
 
     def _kept_config(self) -> dict[str, Any]:
-        """The configuration, for which there is one set of weights: what `ema` means then."""
+        """Return the config with `sample.weights=ema`, which means the only weights of the file."""
         kept = to_tree(self.config)
         return {**kept, "sample": {**kept["sample"], "weights": "ema"}}
 
     def to_original(self, out: Path, name: str) -> None:
-        """The tensors alone, by the names of an original, as .pt or .safetensors."""
+        """Write only the tensors, by the names of the original code, as .pt or .safetensors."""
         adapter, architecture = FORMATS[name], self._architecture(name)
         self._refuse(lambda: adapter.refuse(architecture, self._objective), name)
         tensors = dict(adapter.from_ours(self.weights.tensors, architecture))
@@ -84,7 +87,7 @@ class Export:
                 torch.save(tensors, beside)
 
     def to_diffusers(self, out: Path) -> None:
-        """The folder of a pipeline: transformer, scheduler, autoencoder, the pipeline's file."""
+        """Write a pipeline folder: transformer, scheduler, autoencoder, pipeline.py."""
         adapter, architecture = DiffusersFormat(), self._architecture("diffusers")
         self._refuse(lambda: adapter.refuse(architecture, self._objective), "diffusers")
         scheduler = scheduler_config(self._objective)
@@ -117,8 +120,13 @@ class Export:
             shutil.copyfile(source, beside / "pipeline.py")
 
     def to_mlflow(self, name: str, *, register: bool, uri: str | None = None) -> str:
-        """Keep a model of this name in the store of the run, or in another, and `register` it
-        there; its address."""
+        """Log the weights as an MLflow model and return its address.
+
+        Args:
+            name: the name of the model.
+            register: whether to register it in the model registry too.
+            uri: the MLflow store; None means the store of the run.
+        """
         channels = self.shapes.data.channels
         if channels not in PICTURE_CHANNELS:
             raise RequestError(f"--format mlflow: images of {channels} channels are no pictures")
@@ -143,7 +151,7 @@ class Export:
             )
 
     def _facts(self, architecture: Architecture) -> dict[str, Any]:
-        """What the pipeline, and an import of it, have to know."""
+        """Return the metadata that the pipeline, and an import of it, need."""
         data = self.shapes.data
         options = arguments_of(self.config.objective)
         path = self._objective.interpolant

@@ -1,4 +1,4 @@
-"""Extending a run: more steps in a folder of its own, from the full state of the old run."""
+"""Extension of a run: more steps in a new run folder, from the full state of the old run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from dit_lab.runs.metrics import read_metrics, write_metrics
 
 
 def take_over(parent: RunFolder, folder: RunFolder, checkpoint: Path) -> None:
-    """Give a new run the parent's checkpoint, and its metrics and its snapshots of averages up to
-    there; the checkpoint comes last.
+    """Copy a checkpoint, and the parent's metrics and EMA snapshots up to it, to a new run.
 
-    Files of a checkpoint never change, so they are shared (hard links) where the disk allows.
+    Files of checkpoints never change, so they are hard-linked if the file system allows it.
     """
     step = step_of(checkpoint)
     rows = [row for row in read_metrics(parent.metrics) if row.step <= step]
@@ -27,19 +26,19 @@ def take_over(parent: RunFolder, folder: RunFolder, checkpoint: Path) -> None:
 
 
 def _share_folder(source: Path, into: Path) -> None:
-    """The same files in a folder of the same name, all of them or none."""
+    """Link or copy a folder into another one, atomically."""
     beside = into / f".writing-{source.name}"
     shutil.rmtree(beside, ignore_errors=True)
     for file in sorted(path for path in source.rglob("*") if path.is_file()):
         target = beside / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         _share(file, target)
-    remove_folder(into / source.name)  # of a start that was cut off
+    remove_folder(into / source.name)  # left by an interrupted start
     os.replace(beside, into / source.name)
 
 
 def _share(source: Path, target: Path) -> None:
-    """As a link where the disk and its owner allow one, else as a copy."""
+    """Hard-link a file, or copy it if linking fails."""
     try:
         os.link(source, target)
     except OSError:

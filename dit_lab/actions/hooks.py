@@ -1,7 +1,7 @@
-"""Hooks of the user's own: what listens to a training beside the lab's files, tracker and display.
+"""User-defined hooks.
 
-A hook that raises is not called again until the end, and ends the training as a stop would: at the
-next step everything is saved, by every process. Then the run is FAILED, and says which hook it was.
+After a hook raises, only its `on_end` is called, and training ends like after a stop signal: every
+process saves at the next step. The run is then FAILED, with an error that names the hook.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dit_lab.runs.folder import RunFolder
 
 
 class OwnHook(Hook):
-    """Calls the methods that a hook of the user's own has."""
+    """Calls those methods that a user-defined hook has."""
 
     def __init__(self, name: str, hook: Any, *, on_failure: Callable[[], None]) -> None:
         self._name, self._hook = name, hook
@@ -45,7 +45,7 @@ class OwnHook(Hook):
         self._call("on_end", status=status, step=step, error=error)
 
     def _tell(self, method: str, *given: Any) -> None:
-        """Call a method while training goes on; a failure is kept until that has been saved."""
+        """Call a method during training; a failure is stored and requests a stop."""
         if self.failure is not None:
             return
         try:
@@ -60,15 +60,21 @@ class OwnHook(Hook):
             return
         try:
             call(*given, **named)
-        except Exception as error:  # whatever the user's code does
+        except Exception as error:  # user code may raise anything
             raise HookError(self._name, method, error) from error
 
 
 def build_hooks(
     config: RunConfig, folder: RunFolder, *, on_failure: Callable[[], None]
 ) -> list[OwnHook]:
-    """The listed hooks. A constructor that asks for `folder` is given the run folder, which has its
-    configuration by now."""
+    """Build the configured hooks.
+
+    A constructor with the parameter `folder` gets the run folder, which already has config.yaml.
+    `on_failure` is called when a hook raises during training.
+
+    Raises:
+        HookError: a constructor failed.
+    """
     found = []
     for name, options in config.hook.items():
         kind = load_component(target_of(options), key=f"hook.{name}._target_")
@@ -77,14 +83,14 @@ def build_hooks(
             hook = kind(**arguments_of(options), **given)
         except RequestError:
             raise
-        except Exception as error:  # whatever the user's code does
+        except Exception as error:  # user code may raise anything
             raise HookError(name, "__init__", error) from error
         found.append(OwnHook(name, hook, on_failure=on_failure))
     return found
 
 
 def refuse_failed(hooks: list[OwnHook]) -> None:
-    """Raise the HookError of a hook that failed while training went on."""
+    """Raise the HookError of a hook that failed during training."""
     for hook in hooks:
         if hook.failure is not None:
             raise hook.failure

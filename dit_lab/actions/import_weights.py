@@ -1,7 +1,7 @@
-"""From weights of another program to a run folder that `sample`, `evaluate` and `init_from` take.
+"""Import of other programs' weights into a run folder for `sample`, `evaluate` and `init_from`.
 
-What the weights do not say of themselves comes from the format, from the lab's defaults or from the
-command line; all of it is told.
+Options that the weights do not determine come from their format, from defaults or from the command
+line; every inferred option is reported with its source.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ from dit_lab.training.checkpoint import hash_of
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of an import."""
+    """The result of an import."""
 
     folder: RunFolder
     told: list[InferredOption]
-    skipped: list[str]  # tensors of the file that are of no use here
+    skipped: list[str]  # names of unused tensors of the file
     parameters: int
 
 
@@ -72,7 +72,11 @@ def import_weights(
     overrides: Sequence[str] = (),
     config_dirs: Iterable[Path] = (),
 ) -> Imported:
-    """Make the run folder `out`, whole or not at all. Raises RequestError."""
+    """Create the run folder `out` atomically; `asked` is the name of a format, or "auto".
+
+    Raises:
+        RequestError: the weights are damaged, unknown, or do not match the config.
+    """
     is_exported = source.suffix == EXPORTED and source.is_file()
     if asked == "auto" and is_exported and (known := header_of(source)):
         return _unpacked(source, out, known, overrides)
@@ -98,7 +102,7 @@ def import_weights(
 
 
 def _useful(foreign: Foreign) -> tuple[dict[str, Tensors], list[str]]:
-    """The sets of weights without what is of no use, and the names of that."""
+    """Return the sets of weights without unused tensors, and the names of the unused ones."""
     skips = foreign.adapter.skipped
     groups: dict[str, Tensors] = {
         name: {key: tensor for key, tensor in group.items() if not skips(key)}
@@ -108,11 +112,11 @@ def _useful(foreign: Foreign) -> tuple[dict[str, Tensors], list[str]]:
     return groups, sorted(names)
 
 
-# ---- what it is ---------------------------------------------------------------------------------
+# ---- architecture and data -----------------------------------------------------------------------
 
 
 def _architecture(config: RunConfig, guessed: Architecture) -> Architecture:
-    """The configured model, for the classes that the table of labels has rows for."""
+    """Return the configured model, with as many classes as the label embedding has rows."""
     model = config.model
     if target_of(model) != DIT:
         raise RequestError(f"model={config.choices['model']}: only the lab's DiT has such weights")
@@ -130,7 +134,7 @@ def _architecture(config: RunConfig, guessed: Architecture) -> Architecture:
 def _checked(
     foreign: Foreign, group: Tensors, architecture: Architecture, source: Path
 ) -> dict[str, Tensor]:
-    """A set of weights by our names, float32. Raises RequestError where it is of another model."""
+    """Return a set of weights by our names, float32. Raises RequestError if it does not fit."""
     adapter = foreign.adapter
     try:
         refuse_other_tensors(shapes_of(group), adapter.expected(architecture))
@@ -149,9 +153,9 @@ def _checked(
 def _shapes(
     config: RunConfig, foreign: Foreign, architecture: Architecture, overrides: Sequence[str]
 ) -> Shapes:
-    """What is known of the images: from the data itself where it is there, else what was inferred.
+    """Return the shapes, from the configured data or else from the inferred options.
 
-    Raises RequestError where data or codec, if they are there, are not for this model.
+    Raises RequestError if data or codec are given and do not fit the model.
     """
     height, width = sides(config.dataset.image_size)
     pixels = target_of(config.codec) == IDENTITY
@@ -178,7 +182,7 @@ def _shapes(
 
 
 def _refuse_other_latents(config: RunConfig, data: DataFacts, latent: tuple[int, int, int]) -> None:
-    """Raise RequestError where the codec makes latents of such images that are not the model's."""
+    """Raise RequestError if the codec's latents of such images have not the model's shape."""
     made = latents_of(config.codec, data)
     if made != latent:
         raise RequestError(
@@ -198,7 +202,7 @@ def _by(shape: Sequence[int]) -> str:
 def _write(
     foreign: Foreign, out: Path, config: RunConfig, shapes: Shapes, tensors: Mapping[str, Tensors]
 ) -> None:
-    """The run folder of what was read."""
+    """Write the run folder of imported weights."""
     content = digest({file.name: hash_of(file) for file in foreign.file.files})
     origin = {"format": foreign.adapter.name, "file": str(foreign.file.path), "hash": content}
     stem = foreign.file.path.stem
@@ -211,7 +215,7 @@ def _write(
             "train_hash": digest({**deciding(as_hashed(to_tree(config))), "weights": content}),
             "imported": origin,
         },
-        step=int(stem) if stem.isdecimal() else 0,  # as the originals name what they save
+        step=int(stem) if stem.isdecimal() else 0,  # the original code names checkpoints by step
         tensors={names[name]: group for name, group in tensors.items()},
     )
 
@@ -219,7 +223,7 @@ def _write(
 def _unpacked(
     source: Path, out: Path, known: Mapping[str, Any], overrides: Sequence[str]
 ) -> Imported:
-    """The run folder of a file that the lab has exported, which says everything itself."""
+    """Create the run folder of a file that `dit-lab export` wrote; its header has the config."""
     if overrides:
         raise RequestError(
             f"{overrides[0]}: {source} was exported by the lab and keeps its own keys"
@@ -250,7 +254,7 @@ def write_run(
     step: int,
     tensors: Mapping[str, Tensors],
 ) -> None:
-    """A run folder with one checkpoint, written beside and then at once in its place."""
+    """Write a finished run with one checkpoint, atomically."""
     with written_at(out) as beside:
         folder = RunFolder(beside)
         folder.checkpoints.mkdir(parents=True)

@@ -1,5 +1,7 @@
-"""What weights and their format say of a training, as keys of its configuration, and where each is
-known from. Typed keys win."""
+"""Config options inferred from imported weights, with the source of each.
+
+Overrides of the command take precedence.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,14 @@ from dit_lab.interop.architecture import Architecture
 from dit_lab.interop.formats import Foreign
 
 FACTOR = {4: 8, 16: 8, 32: 16}
-"""Channels of latents -> how much smaller they are than images, of the autoencoders in use."""
-DECAY = 0.9999  # of the averages that the originals release
+"""Latent channels -> downsampling factor, for common autoencoders."""
+DECAY = 0.9999  # of the EMAs that the authors of DiT and SiT released
 NOT_TOLD = "???"
 
 
 @dataclass(frozen=True, slots=True)
 class InferredOption:
-    """One thing that an import found out or took for granted."""
+    """An option that an import inferred or assumed, and its source."""
 
     key: str
     value: Any
@@ -32,7 +34,7 @@ class InferredOption:
 
 
 def typed(overrides: Sequence[str]) -> dict[str, str]:
-    """Key -> what was typed for it."""
+    """Return the value of each overridden key."""
     parts = (text.lstrip("+").partition("=") for text in overrides)
     return {key: value for key, _, value in parts}
 
@@ -40,8 +42,13 @@ def typed(overrides: Sequence[str]) -> dict[str, str]:
 def inferred_keys(
     foreign: Foreign, guessed: Architecture, *, codec: str | None
 ) -> list[InferredOption]:
-    """What the weights and their format say, as keys of a training's configuration; `codec` is the
-    one that was typed."""
+    """Return the options inferred from the weights and their format.
+
+    Args:
+        foreign: the file and its format.
+        guessed: the architecture that the shapes of the tensors imply.
+        codec: the codec of the command's overrides, or None.
+    """
     size, heads, where = _size(guessed)
     objective, options = foreign.adapter.objective_of(foreign.file)
     codec = codec or ("vae" if guessed.in_channels in FACTOR else "identity")
@@ -88,7 +95,7 @@ def inferred_keys(
 
 
 def _size(guessed: Architecture) -> tuple[str | None, Any, str]:
-    """The member of `model=` with this width and depth, its heads, and where those are from."""
+    """Return the member of `model=` with this width and depth, its heads, and their source."""
     for name in search_path.choices("model"):
         known = read_recipe(search_path.packaged("conf") / "model" / f"{name}.yaml")
         if (known["hidden_size"], known["depth"]) == (guessed.hidden_size, guessed.depth):
@@ -97,9 +104,12 @@ def _size(guessed: Architecture) -> tuple[str | None, Any, str]:
 
 
 def as_overrides(chosen: list[InferredOption], out: Path, overrides: Sequence[str]) -> list[str]:
-    """What was inferred, as if it had been typed before what was typed.
+    """Return the inferred options as overrides, followed by those of the command.
 
-    Where another objective is typed, it gets those options of the format's that it has.
+    An objective that the command chooses gets only those inferred options that it has.
+
+    Raises:
+        RequestError: the number of heads is unknown.
     """
     given = typed(overrides)
     objective = given.get("objective")
@@ -118,13 +128,13 @@ def as_overrides(chosen: list[InferredOption], out: Path, overrides: Sequence[st
 
 
 def _has(objective: str, key: str) -> bool:
-    """Whether a member of `objective=` has an option; one that is not the lab's own has none."""
+    """Return whether a packaged member of `objective=` has an option; False for other members."""
     file = search_path.packaged("conf") / "objective" / f"{objective}.yaml"
     return file.is_file() and key.partition(".")[2] in read_recipe(file)
 
 
 def _override(item: InferredOption) -> str:
-    """As it would be typed. What a file says is a word or a number, never an expression."""
+    """Return an option as KEY=VALUE. Raises RequestError if a text is more than a plain word."""
     if isinstance(item.value, str) and not re.fullmatch(r"[\w.-]+", item.value):
         raise RequestError(f"{item.key}: {item.source} says {item.value!a:.60}, which is no word")
     value = {"True": "true", "False": "false", "None": "null"}.get(str(item.value), item.value)
@@ -132,7 +142,7 @@ def _override(item: InferredOption) -> str:
 
 
 def corrected(chosen: list[InferredOption], overrides: Sequence[str]) -> list[InferredOption]:
-    """With what was typed in the place of what was inferred."""
+    """Return the inferred options, with those that the command overrides replaced."""
     given = typed(overrides)
     inferred = [item for item in chosen if item.key not in given]
     return [*inferred, *(InferredOption(key, value, "the command") for key, value in given.items())]

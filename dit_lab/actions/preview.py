@@ -1,5 +1,4 @@
-"""What `dit-lab describe` has to build: a picture of what training will see first, and a model of
-the user's own."""
+"""The slow parts of `dit-lab describe`: a picture of training images, and parameter counts."""
 
 from __future__ import annotations
 
@@ -22,8 +21,7 @@ IMAGES = 64
 
 
 def write_preview(config: RunConfig, facts: DataFacts, out: Path) -> int:
-    """Write the first images of a training, cropped and mirrored as it will see them, as a grid;
-    returns how many there are."""
+    """Write a grid of the first training images, augmented as in training; return their number."""
     dataset = build_images(config, facts, "train")
     counters = torch.arange(min(IMAGES, len(dataset)))
     indices = SampleOrder(config.seed, len(dataset)).indices(counters)
@@ -38,18 +36,21 @@ class Parameters:
 
     total: int
     trainable: int
-    of_modules: dict[str, int]  # of the model's own children; "" is what lies in none of them
+    of_modules: dict[str, int]  # of the direct children; "" for parameters of the model itself
 
 
 def count_parameters(config: RunConfig, shapes: Shapes) -> Parameters:
-    """Build the configured model and count; a parameter that modules share counts in the first.
-    Raises RequestError where it cannot be built."""
+    """Build the configured model and count its parameters; shared ones count once.
+
+    Raises:
+        RequestError: the model cannot be built.
+    """
     parts = parts_of_model(config, shapes, torch.device("cpu"))
     try:
         model = build_model(parts)
     except RequestError:
         raise
-    except Exception as error:  # whatever the user's constructor does
+    except Exception as error:  # user code may raise anything
         target = target_of(config.model)
         raise RequestError(
             f"model._target_={target}: cannot be made ({trust.reason(error)})"

@@ -1,4 +1,4 @@
-"""Removing checkpoints that a finished run no longer needs."""
+"""Removal of superfluous checkpoints of finished runs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dit_lab.runs.lock import Lease, holder_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What was removed of a run, or would be."""
+    """The checkpoints of a run that were removed, or would be in a dry run."""
 
     removed: list[int]  # steps
-    stay: list[int]
-    needed: list[str]  # why some of those stay, in words
-    bytes: int  # that are free now
-    left: str = ""  # why the run was left as it is
+    stay: list[int]  # steps
+    needed: list[str]  # runs and sweeps that need one of the remaining checkpoints
+    bytes: int  # freed
+    left: str = ""  # why the run was not changed
 
 
 def prune(
@@ -35,9 +35,14 @@ def prune(
     references: Callable[[], References],
     dry_run: bool = False,
 ) -> Pruned:
-    """Remove all checkpoints of a finished run but the newest `keep`, those that its configuration
-    keeps for good, and those that other runs need. A run that somebody writes to, or that may still
-    go on, is left alone. Raises OSError."""
+    """Remove the superfluous checkpoints of a finished run.
+
+    The newest `keep` stay, as do those of `training.keep_every_steps` and those that other runs
+    need. A run that is not finished, or that a process writes to, is not changed.
+
+    Raises:
+        OSError: a checkpoint cannot be removed.
+    """
     try:
         if why := _why_left(folder):
             return _left(folder, why)
@@ -50,7 +55,7 @@ def prune(
                 references=references,
                 dry_run=dry_run,
             )
-    except RequestError as refusal:  # of this run; the others are seen
+    except RequestError as refusal:  # only this run is skipped
         return _left(folder, str(refusal).removeprefix(f"{folder.root}: "))
 
 
@@ -62,7 +67,7 @@ def prune_held(
     references: Callable[[], References],
     dry_run: bool = False,
 ) -> Pruned:
-    """The same of a run whose lease is held, whatever its status."""
+    """Remove superfluous checkpoints as `prune` does, of a run whose lease the caller holds."""
     if not superfluous(folder, keep=keep, keep_every_steps=keep_every_steps):
         return _left(folder, "")
     needed = [one for one in references().to(folder) if one.path != folder.root.resolve()]
@@ -87,7 +92,7 @@ def prune_held(
 
 
 def references_below(folder: RunFolder) -> References:
-    """The runs that may need a run: those of the same `paths.root`."""
+    """Return the configs of all runs and sweeps below the run's `paths.root`."""
     return References([root_of(folder)])
 
 
@@ -104,7 +109,7 @@ def _why_left(folder: RunFolder) -> str:
 
 
 def _damage_of(checkpoints: list[Path]) -> str:
-    """What is wrong with the checkpoints that are to stay; "" where they are whole."""
+    """Verify the checkpoints that are to stay; return "" or the damage."""
     from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint  # torch: seconds
 
     for path in checkpoints:

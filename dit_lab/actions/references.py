@@ -1,8 +1,7 @@
-"""Which runs and sweeps need a run: as a weak model, as the weights to begin with, as a job.
+"""References to a run by other runs and sweeps: as weak model, as initial weights, as a job.
 
-A run is needed where a recorded configuration names it, its checkpoint or a file in it, whatever
-the key, or by the id of its run in the tracker. Configurations are read only where the run's hash
-or id is in their text. Torch-free.
+A config refers to a run if the value of any key is the run's path, a path inside it, or its id in
+the tracker. Only configs whose text contains the run's hash or id are parsed. Torch-free.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ from dit_lab.runs.keeping import name_of, runs_below
 from dit_lab.runs.manifest import all_sweeps
 
 OWN = ("paths.", "tracking.", "name")
-"""Keys that say where a run itself lies."""
+"""Keys that name a run's own folder and tracker, and are no references to other runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Somebody who needs a run."""
+    """A reference of a run or sweep to another run."""
 
-    by: Path  # the folder of the run or sweep
-    told: str  # `runs/NAME/HASH (guidance.weak_run)`
-    path: Path  # what is named: the run, or a checkpoint or file in it
+    by: Path  # the folder of the referring run or sweep
+    told: str  # such as `runs/NAME/HASH (guidance.weak_run)`
+    path: Path  # the run referred to, or a checkpoint or file in it
 
 
 class References:
-    """The configurations of the runs and sweeps below some roots, as bytes until one is needed."""
+    """The configs of all runs and sweeps below some roots, parsed only when needed."""
 
     def __init__(self, roots: Iterable[Path]) -> None:
         self._runs: list[tuple[RunFolder, bytes]] = []
-        self._jobs: list[tuple[Path, Path, bytes]] = []  # sweep, its file, and that file's content
+        self._jobs: list[tuple[Path, Path, bytes]] = []  # sweep, file of it, content of the file
         for root in dict.fromkeys(path.resolve() for path in roots):
             for run in runs_below(root):
                 self._runs.append((run, _content(run.config)))
@@ -48,7 +47,7 @@ class References:
                 self._jobs += [(sweep.root, file, _content(file)) for file in files]
 
     def to(self, folder: RunFolder) -> list[Reference]:
-        """Everybody who needs the run, each once, runs first."""
+        """Return all references to a run, without duplicates, those of runs first."""
         root = Path(os.path.realpath(folder.root))
         marks = [root.name.encode()]
         tracked = None
@@ -79,7 +78,7 @@ def _content(file: Path) -> bytes:
 
 
 def _named(tree: Mapping[str, Any], root: Path, tracked: str | None) -> Iterator[tuple[str, Path]]:
-    """The keys whose value is the run or lies in it, and what they name."""
+    """Yield the keys whose value is the run's id, its path or a path inside it, and that path."""
     for key, value in flatten(tree):
         if not isinstance(value, str) or key.startswith(OWN):
             continue

@@ -1,5 +1,8 @@
-"""Reflow (Liu et al. 2022, algorithm 1): pairs of noise and data drawn from a trained run, for a
-second model to learn straighter paths from; and how straight paths are."""
+"""Reflow: noise-sample pairs drawn from a trained run, and the straightness of its paths.
+
+A second model that is trained on the pairs learns straighter paths. Source: Liu et al. 2022,
+algorithm 1.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ from dit_lab.evaluation.metrics.straightness import path_deviation
 from dit_lab.runs.lock import Lease
 from dit_lab.sampling.generate import CHUNK_IMAGES, Generator
 
-HELD_OUT_SHARE, MOST_HELD_OUT = 10, 1024  # a tenth of the pairs, at most so many
-PATHS = 256  # whose straightness is measured
+HELD_OUT_SHARE, MOST_HELD_OUT = 10, 1024  # 1/10 of the pairs is held out, at most 1024
+PATHS = 256  # number of paths whose straightness is measured
 
 
 def facts_of(trained: Trained, settings: RunConfig) -> PairFacts:
-    """What the pairs will be that `settings` ask for."""
+    """Return the facts of the pairs that `settings` define, before they are drawn."""
     parts = replace(trained.parts, config=settings)
     count = settings.sample.num_images
     held_out = min(MOST_HELD_OUT, count // HELD_OUT_SHARE)
@@ -57,9 +60,9 @@ def draw_pairs(
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
 ) -> Path:
-    """Draw what is not drawn yet; returns the folder, `RUN/pairs/<fingerprint>`.
+    """Draw the pairs that do not exist yet; return their folder, `RUN/pairs/<fingerprint>`.
 
-    Labels are all classes in turn. What was interrupted goes on after the last whole file.
+    Labels cycle through the classes. Interrupted drawing resumes after the last complete file.
     """
     folder = trained.folder.results / "pairs" / facts.fingerprint
     if (folder / FACTS).exists():
@@ -94,14 +97,16 @@ def _draw_shards(
 
 
 def _latents(generator: Generator, model: LabelledCall, facts: PairFacts, first: int) -> Tensor:
-    """The data (CHUNK_IMAGES, C, H, W) of a chunk of pairs."""
-    assert facts.noise is not None  # as `facts_of` says
+    """Return the data of a chunk of pairs, (CHUNK_IMAGES, C, H, W)."""
+    assert facts.noise is not None  # `facts_of` sets it
     return generator.latents(model, first=first, seed=facts.seed, purpose=facts.noise)
 
 
 def straightness(trained: Trained, settings: RunConfig, *, check_stop: Callable[[], None]) -> float:
-    """Mean squared deviation of the flow's paths from straight lines, in units of their mean
-    squared length; 0 is straight. See `evaluation.straightness`."""
+    """Return the mean squared deviation of the flow's paths from straight lines; 0 is straight.
+
+    It is relative to the mean squared length of the paths (see `path_deviation`).
+    """
     generator, model = _generator(trained, settings, check_stop)
     seed = settings.sample.seed
     sums = torch.zeros(2, dtype=torch.float64)

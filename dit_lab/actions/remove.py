@@ -1,4 +1,4 @@
-"""Removing whole runs and sweeps, here and in the tracker. Torch-free."""
+"""Removal of whole runs and sweeps, on disk and in the tracker. Torch-free."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ Places = Sequence[RunFolder | SweepFolder]
 
 
 def with_jobs(chosen: Places) -> tuple[list[RunFolder], list[SweepFolder]]:
-    """The runs, those of the sweeps' jobs that lie below the sweep's `paths.root` as well, and the
-    sweeps."""
+    """Return the chosen runs with the runs of the chosen sweeps' jobs, and the chosen sweeps.
+
+    Runs of jobs count only if they are below the sweep's `paths.root`.
+    """
     sweeps = [one for one in chosen if isinstance(one, SweepFolder)]
     runs = [one for one in chosen if isinstance(one, RunFolder)]
     for sweep in sweeps:
-        root = sweep.paths_root.resolve()  # a link in a folder of somebody else leads anywhere
+        root = sweep.paths_root.resolve()  # a link in another user's folder may lead anywhere
         of_jobs = [sweep.run(job) for job in sweep.read().jobs]
         runs += [
             run for run in of_jobs if run.root.is_dir() and run.root.resolve().is_relative_to(root)
@@ -39,7 +41,7 @@ def with_jobs(chosen: Places) -> tuple[list[RunFolder], list[SweepFolder]]:
 
 
 def refuse_held(runs: Sequence[RunFolder], sweeps: Sequence[SweepFolder]) -> None:
-    """Raise RequestError for what somebody writes to, and for what is not this user's."""
+    """Raise RequestError if a process writes to one of them or this user may not remove it."""
     for run in runs:
         if run.is_exported:
             raise RequestError(f"{run.root}: is an exported file; delete it as other files")
@@ -57,7 +59,7 @@ def refuse_held(runs: Sequence[RunFolder], sweeps: Sequence[SweepFolder]) -> Non
 
 
 def who_needs(runs: Sequence[RunFolder], sweeps: Sequence[SweepFolder]) -> dict[str, list[str]]:
-    """Run -> the runs and sweeps that need it and are to stay, in words."""
+    """Return, by run, descriptions of the remaining runs and sweeps that need it."""
     references = References(map(root_of, runs))
     going = {place.root.resolve() for place in _all(runs, sweeps)}
     needed: dict[str, list[str]] = {}
@@ -68,14 +70,18 @@ def who_needs(runs: Sequence[RunFolder], sweeps: Sequence[SweepFolder]) -> dict[
 
 
 def remove(runs: Sequence[RunFolder], sweeps: Sequence[SweepFolder]) -> list[str]:
-    """Remove the folders, and then what the tracker has of them; what became of the latter, in
-    words. Raises Busy and OSError."""
+    """Remove the folders, then their runs in the tracker; return lines about the tracker.
+
+    Raises:
+        Busy: a process writes to one of them.
+        OSError: a folder cannot be removed.
+    """
     tracked = _tracked(runs, sweeps)
     stay = _ids_that_stay(runs)
     for place in _all(runs, sweeps):
         with Lease(place.lease):
             remove_whole(place.root)
-        with suppress(OSError):  # others lie there
+        with suppress(OSError):  # the parent folder is not empty
             place.root.parent.rmdir()
     said = []
     for uri, ids in tracked.items():
@@ -92,10 +98,10 @@ def _all(runs: Sequence[RunFolder], sweeps: Sequence[SweepFolder]) -> Places:
 
 
 def _tracked(runs: Sequence[RunFolder], sweeps: Sequence[SweepFolder]) -> dict[str, list[str]]:
-    """Store -> the ids of what is to be deleted there."""
+    """Return the ids of the tracked runs to delete, by store."""
     found: dict[str, list[str]] = defaultdict(list)
     for run in runs:
-        with suppress(RequestError):  # one that is damaged says no id
+        with suppress(RequestError):  # the id in a damaged file is unknown
             config, run_id = read_config(run), read_status(run).get("tracking_run_id")
             if config["tracking"]["backend"] == "mlflow" and run_id:
                 found[_store(config["tracking"]["uri"], config["paths"]["root"], run)].append(
@@ -109,12 +115,12 @@ def _tracked(runs: Sequence[RunFolder], sweeps: Sequence[SweepFolder]) -> dict[s
 
 
 def _store(uri: str, recorded_root: str, run: RunFolder) -> str:
-    """The store of a run, wherever the folder that it was in by default lies by now."""
+    """Return the store of a run; the default store moves with `paths.root`."""
     return trust.default_store(root_of(run)) if uri == trust.default_store(recorded_root) else uri
 
 
 def _ids_that_stay(runs: Sequence[RunFolder]) -> set[str]:
-    """The ids of runs that are not removed: a sweep's run in the tracker may have them below it."""
+    """Return the tracker ids of the remaining runs, which may be children of a removed sweep."""
     going = {run.root.resolve() for run in runs}
     ids = set()
     for root in dict.fromkeys(map(root_of, runs)):

@@ -1,4 +1,4 @@
-"""Drawing images from a run into files."""
+"""Sampling of images from a run into files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from dit_lab.training.stop import StopSignal
 
 
 def draw_into(out: Path, config: RunConfig, *, run: str, root: str, stop: StopSignal) -> str:
-    """Draw the images of `config.sample`, alone or as one of several processes; what was drawn, in
-    words, "" for a process that does not lead."""
+    """Draw the images of `config.sample`, alone or as one of several processes.
+
+    Returns:
+        A line about the images in the main process, "" in the others.
+    """
     passes, asked = Passes(), config.sample
     context = DistributedContext(stop, tf32=config.precision.tf32)
     trained = load(
@@ -36,7 +39,7 @@ def draw_into(out: Path, config: RunConfig, *, run: str, root: str, stop: StopSi
         on_pass=passes,
     )
     if not context.leads:
-        for _ in groups:  # draws its part of them
+        for _ in groups:  # computes this process's part
             pass
         return ""
     count = asked.num_images

@@ -1,4 +1,4 @@
-"""What surrounds a training: its folder, lease, log and status, true however it ends."""
+"""Run folder, lease, log and status of a training, correct however it ends."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ log = logging.getLogger("dit_lab")
 def writing_to(
     folder: RunFolder, *, display: Hook, stopping: Callable[[], bool]
 ) -> Iterator[Lease]:
-    """Make the run folder and hold its lease and log; `stopping` is told to others by the lease,
-    which is given.
+    """Create the run folder, hold its lease and write its log; gives the lease.
 
-    A request that is refused before anything is trained leaves no folder behind.
+    If a RequestError is raised before there is a status file, new folders are removed. `stopping`
+    returns whether this process received a stop signal, which the lease records.
     """
     new = [path for path in (folder.root, *folder.root.parents) if not path.exists()]
     try:
@@ -57,7 +57,7 @@ def writing_to(
 
 
 def _remove(folders: Sequence[Path]) -> None:
-    """Remove the first folder whole, and those above it unless others have put something there."""
+    """Remove the first folder with its content, and its parents as far as they are empty."""
     shutil.rmtree(folders[0])
     with suppress(OSError):
         for folder in folders[1:]:
@@ -65,9 +65,11 @@ def _remove(folders: Sequence[Path]) -> None:
 
 
 class StatusFile(Hook):
-    """Keeps status.json true, as far as the disk lets it: a status that cannot be written never
-    stops a training, nor hides why one ended. One that has lost its lease is ended: LeaseLost, with
-    the next metrics."""
+    """Keeps status.json up to date.
+
+    A status that cannot be written is logged and does not end the training. A lost lease does:
+    LeaseLost is raised at the next metrics.
+    """
 
     def __init__(self, folder: RunFolder, lease: Lease) -> None:
         self._folder, self._lease = folder, lease
@@ -76,7 +78,7 @@ class StatusFile(Hook):
 
     @property
     def known(self) -> bool:
-        """Whether the run exists for others: it has a status or a page in the tracker."""
+        """Whether the run has a status file or a tracker."""
         return self.tracker is not None or self._folder.status.exists()
 
     def _write(self, **changes: Any) -> None:
@@ -84,7 +86,7 @@ class StatusFile(Hook):
             changes["tracking_run_id"] = self.tracker.run_id
         try:
             update_status(self._folder, step=self.step, **changes)
-        except (OSError, RequestError) as error:  # RequestError: damaged by somebody else
+        except (OSError, RequestError) as error:  # RequestError: the file was damaged meanwhile
             log.warning("%s: cannot be written (%s)", self._folder.status, error)
 
     def on_start(self, *, first_step: int, total_steps: int) -> None:
@@ -93,7 +95,7 @@ class StatusFile(Hook):
 
     def on_step(self, step: int) -> None:
         self.step = step
-        if step == self._first_step + 1:  # a sweep shows that the job moves
+        if step == self._first_step + 1:  # a sweep shows that the job makes progress
             self._write()
 
     def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -101,7 +103,7 @@ class StatusFile(Hook):
         self._write()
 
     def on_end(self, *, status: str, step: int, error: str | None) -> None:
-        with suppress(LeaseLost):  # else it would be said of another run
+        with suppress(LeaseLost):  # without the lease, the file may be that of another run
             self._lease.check()
             last_line = error.strip().splitlines()[-1] if error else None
             told = {} if self.tracker is None else {"is_tracked_whole": self.tracker.is_whole}
@@ -111,14 +113,17 @@ class StatusFile(Hook):
 def tell_end(
     hooks: Sequence[Hook], status: StatusFile, outcome: str, error: str | None = None
 ) -> None:
-    """Tell every hook how it ended. A second Ctrl-C cuts one of them short, and ends the rest."""
+    """Call `on_end` of every hook, also if one of them fails.
+
+    A second Ctrl-C interrupts only the current hook; it is raised after the others were called.
+    """
     interrupted: KeyboardInterrupt | None = None
     for hook in hooks:
         try:
             hook.on_end(status=outcome, step=status.step, error=error)
         except KeyboardInterrupt as second:
             interrupted = second
-        except Exception as trouble:  # the others still have to hear of it
+        except Exception as trouble:  # the remaining hooks must still be called
             log.exception("while telling how it ended")
             if isinstance(trouble, HookError):
                 log.warning("%s", trouble)
@@ -128,9 +133,9 @@ def tell_end(
 
 @contextmanager
 def told_how_it_ends(hooks: Sequence[Hook], status: StatusFile) -> Iterator[None]:
-    """Tell every hook how it ended, whatever ended it.
+    """Call `on_end` of every hook with the status of the training, however it ends.
 
-    A request that is refused before anybody outside was told of the run is no ending.
+    For a RequestError, the hooks are called only if the run has a status file or a tracker.
     """
 
     end = partial(tell_end, hooks, status)
@@ -158,7 +163,7 @@ def told_how_it_ends(hooks: Sequence[Hook], status: StatusFile) -> Iterator[None
 
 @contextmanager
 def _logging_to(path: Path, display: Hook) -> Iterator[None]:
-    """Everything that is logged goes to train.log; warnings also to the person at the terminal."""
+    """Write log records to train.log, and show warnings on the display too."""
     file = _LogFile(path, encoding="utf-8")
     file.setFormatter(_LogLines("%(asctime)s %(levelname)s %(message)s"))
     handlers = [file, _ToDisplay(display)]
@@ -175,14 +180,13 @@ def _logging_to(path: Path, display: Hook) -> Iterator[None]:
 
 class _LogLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        """The lines of a record, such as those of a traceback; all but the first are indented, so
-        that no text within one looks like a record."""
+        """Format a record and indent all lines but the first, so that none looks like a record."""
         return "\n  ".join(map(one_line, super().format(record).split("\n")))
 
 
 class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """A disk that is full loses the line; a traceback of logging's helps nobody."""
+        """Ignore errors such as a full disk, for which logging would print a traceback."""
 
 
 class _ToDisplay(logging.Handler):
@@ -191,5 +195,5 @@ class _ToDisplay(logging.Handler):
         self._display = display
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.WARNING:  # errors are reported by the command itself
+        if record.levelno == logging.WARNING:  # the command itself reports errors
             self._display.on_message(record.getMessage())

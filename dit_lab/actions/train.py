@@ -1,4 +1,4 @@
-"""One training from its configuration to its result."""
+"""A training, from its config to its results."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ from dit_lab.training.watchdog import Watchdog
 def run_training(
     config: RunConfig, shapes: Shapes, *, display: Hook, told: Mapping[str, str]
 ) -> RunFolder:
-    """Train, or go on training, what `config` describes, in its run folder.
+    """Train a config in its run folder, or resume its training.
 
-    `told` are tags for the tracker, besides what the lab itself knows of the run.
-    StopRequested goes through once everything is saved; other exceptions leave the run FAILED.
+    `told` are additional tags for the tracker. StopRequested is raised after a stop signal, once
+    everything is saved. Other exceptions leave the run FAILED.
     """
     check_patterns(config, shapes)
     folder = run_folder(config)
@@ -91,7 +91,7 @@ def _lead(
     display: Hook,
     told: Mapping[str, str],
 ) -> None:
-    """Train as the process that writes, shows and tracks."""
+    """Train as the main process, which writes files, shows progress and tracks."""
     parts = build_parts(config, shapes, context.accelerator.device)
     before = recorded_training(folder)
     now = identity(config, shapes, before=before, codec=parts.codec.fingerprint)
@@ -118,15 +118,15 @@ def _lead(
         hooks.extend(own)
         if why := why_unmeasured(config, shapes):
             log.info("samples are not measured: %s", why)
-            if config.evaluation.num_images:  # was asked for
+            if config.evaluation.num_images:  # evaluation was requested
                 display.on_message(f"samples are not measured: {why}")
-        told_all = context.team.first(lambda: (checkpoint, now))  # all of it lies in its place
+        told_all = context.team.first(lambda: (checkpoint, now))  # the other processes wait for it
         try:
             with _watchdog(config, folder, context, hung):
                 results = _train(parts, folder, context, store, *told_all, hooks=hooks)
             refuse_failed(own)
         except StopRequested:
-            refuse_failed(own)  # what asked to stop
+            refuse_failed(own)  # a failed hook may have requested the stop
             raise
         except Diverged as found:
             if found.diagnosis:
@@ -140,8 +140,7 @@ def _lead(
 
 
 def _prune(config: RunConfig, folder: RunFolder, *, keep: int) -> None:
-    """Remove the checkpoints that a finished run does not keep; a disk that does not let it is no
-    failure."""
+    """Remove the superfluous checkpoints of the finished run; an OSError is only logged."""
     every = config.training.keep_every_steps
     needed = partial(references_below, folder)
     try:
@@ -158,7 +157,7 @@ def _prune(config: RunConfig, folder: RunFolder, *, keep: int) -> None:
 def _follow(
     config: RunConfig, shapes: Shapes, folder: RunFolder, context: DistributedContext
 ) -> None:
-    """Train as one of the other processes, which leave no trace but their part of checkpoints."""
+    """Train as one of the other processes, which write only their part of sharded checkpoints."""
     parts = build_parts(config, shapes, context.accelerator.device)
     told: tuple[Checkpoint | None, Mapping[str, Any]] = context.team.first(lambda: (None, {}))
     store = None
@@ -171,7 +170,7 @@ def _follow(
 def _take_up(
     config: RunConfig, folder: RunFolder, now: Mapping[str, Any], context: DistributedContext
 ) -> tuple[Checkpoint | None, CheckpointStore]:
-    """Record what this run is, and find the checkpoint that it goes on from."""
+    """Write config.yaml and identity.json; return the checkpoint to resume from, and the store."""
     write_atomically(folder.config, to_yaml(to_tree(config)))
     write_json(folder.identity, now)
     keep = {
@@ -207,7 +206,7 @@ def _train(
     *,
     hooks: Sequence[Hook],
 ) -> dict[str, float]:
-    """Build what only training needs and hand everything to the loop."""
+    """Build the objects of the training loop, run it, and return the final metrics."""
     config, training = parts.config, parts.config.training
     begins = config.init_from is not None and checkpoint is None
     objects = training_objects(parts, context, begin=begins, on_message=_told_by(hooks))
@@ -252,7 +251,7 @@ def _told_by(hooks: Sequence[Hook]) -> Callable[[str], None]:
 def _open_snapshots(
     config: RunConfig, folder: RunFolder, context: DistributedContext
 ) -> CheckpointStore | None:
-    """Where averages are kept; None where another process keeps all of them."""
+    """Open the store of EMA snapshots; None if the main process writes all of them."""
     if config.distributed.sharded:
         return open_averages(folder, team=context.snapshot_writers, warn=log.info)
     return open_averages(folder, warn=log.warning) if context.leads else None
@@ -276,7 +275,7 @@ def _watchdog(
 def _told_tracker(
     config: RunConfig, folder: RunFolder, now: Mapping[str, Any], told: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The name and the tags of the run in the tracker."""
+    """Return the name and tags of the run in the tracker."""
     hashes = ("train_hash", "code_hash", "data_fingerprint")
     ancestors = {"dit_lab.ancestors": " ".join(now["ancestors"])} if now["ancestors"] else {}
     return {
@@ -295,7 +294,7 @@ def _told_tracker(
 
 
 def _open_tracker(config: RunConfig, folder: RunFolder, checkpoint: Checkpoint | None) -> MlflowRun:
-    """The MLflow run: the one that this training had before, or a new one."""
+    """Open the MLflow run of this training, or create one."""
     tracking, told = config.tracking, read_tracked(folder)
     return MlflowRun(
         tracking.uri,

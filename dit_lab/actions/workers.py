@@ -1,9 +1,9 @@
-"""One command on several processes of this machine. Torch-free.
+"""Data-parallel workers: one command in several processes of this machine. Torch-free.
 
-The process that was asked starts the workers and waits; each of them trains its part of every
-batch, or draws its part of the images. Worker 0 prints, writes and tracks. What torchrun sets is
-set here, so that a command which torchrun started is a worker as well. But workers find each other
-by a file in a private folder and talk over the loopback interface, so that none listens on another.
+The command starts the workers and waits. Each worker trains its part of every batch, or draws its
+part of the images; worker 0 prints, writes and tracks. Workers get the environment variables of
+torchrun, so a process that torchrun starts is a worker too. They meet by a file in a private folder
+and communicate over the loopback interface, so that they open no port on other interfaces.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ from dit_lab.core.text import say
 from dit_lab.training.stop import StopSignal
 
 POLL_SECONDS = 0.05
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of workers that saved first
-GRACE_SECONDS = 10.0  # for the others to end by themselves once one has failed
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes after a stop signal
+GRACE_SECONDS = 10.0  # how long the other workers may take to end after one has failed
 
 
 def starts_workers(config: RunConfig) -> bool:
-    """Whether this process has to start others to be as many as the configuration says;
-    RequestError where it is one of more or fewer."""
+    """Return whether this process has to start the configured number of workers.
+
+    Raises:
+        RequestError: torchrun started another number of processes than configured.
+    """
     asked, started = config.distributed.num_processes, os.environ.get("WORLD_SIZE")
     if started is None:
         return bool(asked > 1)
@@ -44,13 +47,18 @@ def starts_workers(config: RunConfig) -> bool:
 
 
 def leads() -> bool:
-    """Whether this process prints, writes and tracks: alone, or as the first of several."""
+    """Return whether this is the main process, which prints, writes and tracks."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def on_workers(verb: str, config: RunConfig, **given: Any) -> int:
-    """Let `distributed.num_processes` workers do what a verb does with a configuration; the exit
-    code of worker 0, or of the one that failed first. Raises StopRequested."""
+    """Run a verb with `distributed.num_processes` workers; return the exit code.
+
+    It is that of the first worker that failed, or else that of worker 0.
+
+    Raises:
+        StopRequested: workers ended after this process received a stop signal.
+    """
     processes = config.distributed.num_processes
     with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, StopSignal() as stop:
         folder = Path(place)
@@ -62,7 +70,8 @@ def on_workers(verb: str, config: RunConfig, **given: Any) -> int:
             outputs=[folder / f"worker-{rank}.log" if rank else None for rank in range(processes)],
             stopping=lambda: stop.requested,
         )
-        stopped_last = sorted(codes, key=lambda rank: codes[rank] in STOPPED)  # by one that failed
+        # A failed worker makes the others stop, so its exit code comes before theirs.
+        stopped_last = sorted(codes, key=lambda rank: codes[rank] in STOPPED)
         failed = next((rank for rank in stopped_last if codes[rank]), 0)
         if codes[failed]:
             stop.check()
@@ -78,8 +87,19 @@ def run_together(
     outputs: Sequence[Path | None],
     stopping: Callable[[], bool],
 ) -> dict[int, int]:
-    """Do what FOLDER/task.json says once in every environment, all at once; rank -> exit code, in
-    the order in which they ended. Where one fails the others are ended soon after."""
+    """Run FOLDER/task.json in one worker process for each environment, in parallel.
+
+    If a worker fails, the others are killed after GRACE_SECONDS.
+
+    Args:
+        folder: contains task.json.
+        environments: the environment variables of each worker, by rank.
+        outputs: the output file of each worker; None means that of this process.
+        stopping: returns whether to stop the workers.
+
+    Returns:
+        Rank -> exit code, in the order in which the workers ended.
+    """
     children = [
         worker(folder, environment=environment, output=output)
         for environment, output in zip(environments, outputs, strict=True)
@@ -92,8 +112,7 @@ def run_together(
 
 
 def _wait(workers: Sequence[Child], stopping: Callable[[], bool]) -> dict[int, int]:
-    """Rank -> exit code, in the order in which they ended; those that had to be ended are left
-    out."""
+    """Return rank -> exit code in the order in which workers ended, without those still running."""
     codes: dict[int, int] = {}
     told, deadline = False, float("inf")
     while len(codes) < len(workers) and time.monotonic() < deadline:

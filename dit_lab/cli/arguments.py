@@ -1,4 +1,4 @@
-"""Arguments that several verbs take."""
+"""Arguments that several verbs share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dit_lab.core.text import local_path, say
 
 
 def path(text: str) -> Path:
-    """A path on the command line, for argparse, which says of which option it is."""
+    """Convert a path of the command line, as a `type` of argparse."""
     try:
         return local_path(text, "")
     except RequestError as refusal:
@@ -21,22 +21,27 @@ def path(text: str) -> Path:
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """KEY=VALUE of a configuration that is composed, and --config-dir."""
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    """Add the overrides of a composed config, and `--config-dir`."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
     add_config_dir(parser)
 
 
 def say_own_choices(args: argparse.Namespace, notes: Iterable[str] = ()) -> None:
-    """Say on standard error what the user's own groups and experiments mean for the command, and
-    what of a recipe does not apply (`notes`). It is called when the request was found to be right:
-    a refusal is one line."""
+    """Print to standard error which user-defined groups and experiments are used, and `notes`.
+
+    Called once the request has been checked, since an error message is a single line.
+    """
     own = own_choices(args.config_dir)
     for line in (*([own] if own else []), *notes):
         say(f"dit-lab: {line}", sys.stderr)
 
 
 def add_config_dir(parser: argparse.ArgumentParser) -> None:
-    """`--config-dir FOLDER`, any number of times."""
+    """Add `--config-dir FOLDER`, which may be repeated."""
     parser.add_argument(
-        "--config-dir", type=path, action="append", default=[], help="a folder of your own groups"
+        "--config-dir",
+        type=path,
+        action="append",
+        default=[],
+        help="a folder of user-defined config groups",
     )

@@ -1,17 +1,18 @@
-"""How fast a configuration is here: its training step and the parts of it, drawing images, batches
-alone, and start-up, beside the rate of large matrix products that is measured in the same run.
+"""Time a configuration on this machine: training step, sampling, loading and start-up.
+
+FLOP/s are compared with the rate of large matrix products, which is measured in the same run.
 
   dit-lab bench experiment=quickstart
   dit-lab bench model=s patch=2 precision=bf16 --only training,sampling --json s2.json
-  dit-lab bench experiment=quickstart --vs training.compile=true      both, interleaved: the ratio
-  dit-lab bench --check s2.json         as fast as that file says? Exit code 1 says no
+  dit-lab bench experiment=quickstart --vs training.compile=true      ratio of two configurations
+  dit-lab bench --check s2.json         compare with that file; exit code 1 if slower
   dit-lab bench official --official-path DiT model=s patch=8
-                                        the original's model and loops, same weights, in turn
+                                        compare with the original DiT code, with equal weights
 
-One process is measured, whatever `distributed` says. Where data or autoencoder are not on this
-machine, noise of their declared shape (dataset.num_classes, dataset.image_size) is trained on.
-`--check` compares times as multiples of those of matrix products in turn with them (batches: of
-drawing normal numbers, start-up: of importing torch), so that it also works on another machine.
+Only one process is timed, whatever `distributed` is. If data or autoencoder are not on this
+machine, noise of their declared shape (dataset.num_classes, dataset.image_size) is used.
+`--check` divides each time by that of an interleaved reference: matrix products, or normal random
+numbers for loading, or the import of torch for start-up. So it also works on another machine.
 """
 
 from __future__ import annotations
@@ -50,26 +51,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="groups and keys to set; `official` first: beside the original implementation",
+        help="overrides of the config; with `official` first, compare with the original DiT code",
     )
     parser.add_argument(
         "--official-path", type=path, metavar="FOLDER", help="a checkout of facebookresearch/DiT"
     )
     parser.add_argument(
-        "--only", metavar=",".join(PARTS), help="parts of it, divided by commas; all if left out"
+        "--only", metavar=",".join(PARTS), help="parts to time, separated by commas (default all)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=6.0, metavar="S", help="for each part, about (default 6)"
+        "--seconds",
+        type=float,
+        default=6.0,
+        metavar="S",
+        help="approximate duration of each part (default 6)",
     )
     parser.add_argument(
         "--vs",
         nargs="+",
         metavar="KEY=VALUE",
-        help="overrides of a second configuration; both are timed, interleaved",
+        help="overrides of a second configuration; both are timed interleaved",
     )
-    parser.add_argument("--json", type=path, metavar="FILE", help="write all of it there")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write all results to FILE")
     parser.add_argument(
-        "--check", type=path, metavar="FILE", help="compare with what --json wrote there"
+        "--check", type=path, metavar="FILE", help="compare with results that --json wrote"
     )
     add_config_dir(parser)
 
@@ -179,7 +184,7 @@ def _ratio(ratio: Ratio) -> str:
 
 
 def _print(found: Bench) -> None:
-    """A table: what takes how long, what that makes a second, and what of the device that is."""
+    """Print a table of times, throughput, and FLOP/s as a fraction of the device's peak."""
     from dit_lab.tracking.screen import Screen, table
 
     console = Screen()
@@ -232,7 +237,7 @@ def _row(
     rate: float | None,
     found: Bench,
 ) -> tuple[str, ...]:
-    """`rate` in FLOP/s, which is also shown as a share of what the device can do."""
+    """Return a row of the table; `rate` in FLOP/s is also shown as a fraction of the peak rates."""
     cells = (
         name,
         time_text(seconds),
@@ -254,7 +259,7 @@ def _spread(times: Timing) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """`1.23 s`, `45.6 ms` or `789 µs`."""
+    """Return a duration as `1.23 s`, `45.6 ms` or `789 µs`."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"
@@ -262,7 +267,7 @@ def time_text(seconds: float) -> str:
 
 
 def _check(record: Record, found: Bench) -> int:
-    """Say which costs have grown; 1 where one has."""
+    """Print which parts are slower than recorded; return 1 if any is, else 0."""
     slower = False
     for cost in checked(record, found):
         slower |= cost.is_slower

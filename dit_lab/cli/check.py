@@ -1,11 +1,12 @@
-"""Look at every image of a dataset before training does: what cannot be read, is too small, or is
-there twice, and how many images each class has.
+"""Check every image of a dataset before training.
+
+Reports images that cannot be read, are too small or are duplicates, and the images per class.
 
   dit-lab check dataset=labelled_list dataset.root=imagenet_dataset
   dit-lab check dataset=image_folder dataset.root=photos dataset.image_size=64 out=report.json
 
-Exit code 1 where an image cannot be read, of which the report names all, or a list contradicts
-itself.
+Exit code 1 if an image cannot be read or a list of labels contradicts itself. The report (out=)
+names all unreadable images.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from dit_lab.data.image_check import Report
 
 SHOWS_CHOICES = False
-SHOWN = 10  # paths of each kind
+SHOWN = 10  # paths that are printed of each problem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,14 +1,14 @@
-"""Size, compute and memory of a configuration, from numbers alone: nothing is built or trained.
-Of a model of your own, its parameters: it is built, and not trained.
+"""Show size, compute, memory and training time of a configuration, without training it.
 
-dit-lab describe experiment=quickstart
-dit-lab describe model=xl patch=2 dataset=digits codec=identity
-dit-lab describe --devices 8 --flops-per-second 989e12 --utilisation 0.4 --price-per-device-hour 2
-dit-lab describe dataset=image_folder dataset.root=photos codec=identity --picture batch.png
-dit-lab describe experiment=dit        a named sweep: a line for each model that it trains
-dit-lab describe --key warmup          what keys take and mean, by name or by a word
+  dit-lab describe experiment=quickstart
+  dit-lab describe model=xl patch=2 dataset=digits codec=identity
+  dit-lab describe --devices 8 --flops-per-second 989e12 --utilisation 0.4 --price-per-device-hour 2
+  dit-lab describe dataset=image_folder dataset.root=photos codec=identity --picture batch.png
+  dit-lab describe experiment=dit        a named sweep: a row for each model that it trains
+  dit-lab describe --key warmup          document config keys, found by name or by a word
 
-Where data or autoencoder are not on this machine, their declared size is taken.
+The numbers are computed by formulas for DiT. A user-defined model is built to count its parameters.
+If data or autoencoder are not on this machine, their declared sizes are used.
 """
 
 from __future__ import annotations
@@ -44,38 +44,40 @@ NOT_COUNTED = "not counted: the formulas of FLOPs and memory are those of the la
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument(
         "--flops-per-second",
         type=float,
         default=None,
-        help="what the device sustains; measured here by a matrix product if left out",
+        help="sustained rate of one device; measured here by matrix products if left out",
     )
     parser.add_argument(
         "--utilisation",
         type=float,
         default=None,
         metavar="SHARE",
-        help="the share of that rate which training reaches, such as 0.4",
+        help="fraction of that rate that training reaches, such as 0.4",
     )
     parser.add_argument(
         "--devices",
         type=int,
         default=None,
         metavar="N",
-        help="how many train together; distributed.num_processes if left out",
+        help="number of devices (default distributed.num_processes)",
     )
     parser.add_argument(
         "--price-per-device-hour",
         type=float,
         default=None,
         metavar="PRICE",
-        help="in any currency; shows what the training costs",
+        help="price in any currency; shows the cost of the training",
     )
     parser.add_argument(
-        "--picture", type=path, metavar="FILE.png", help="write the first images of the training"
+        "--picture", type=path, metavar="FILE.png", help="write a grid of the first training images"
     )
-    parser.add_argument("--key", metavar="KEY", help="what a key takes and means, or a word in it")
+    parser.add_argument(
+        "--key", metavar="KEY", help="document the config keys with KEY in their name or meaning"
+    )
     add_config_dir(parser)
 
 
@@ -122,7 +124,7 @@ def _describe_key(text: str) -> int:
 
 
 def _describe_sweep(args: argparse.Namespace) -> int:
-    """A line for each model that a named sweep trains."""
+    """Print a table with a row for each model that a named sweep trains."""
     rows: list[tuple[str, ...]] = []
     remarks: dict[str, None] = {}
     for label, config in different_trainings(args.overrides, args.config_dir).items():
@@ -150,7 +152,7 @@ def _describe_sweep(args: argparse.Namespace) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Raise RequestError for a number that cannot be."""
+    """Raise RequestError for a number outside of its range."""
     most = math.inf
     for option, value, below, example in (
         ("--flops-per-second", args.flops_per_second, most, "a number above 0, such as 1e12"),
@@ -183,7 +185,7 @@ def _rows(config: RunConfig, shapes: Shapes, args: argparse.Namespace) -> list[t
 
 
 def _own_rows(config: RunConfig, shapes: Shapes) -> list[tuple[str, str]]:
-    """Of a model of the user's own: its parameters, all in all and by module."""
+    """Return the rows of a user-defined model: its parameters, in total and by module."""
     size = _own_parameters(config, shapes)
     return [
         ("parameters", f"{size.total:,} ({size.trainable:,} trainable)"),

@@ -1,12 +1,12 @@
-"""Find runs and sweeps that exited without cleanup and still say RUNNING, and say KILLED.
+"""Correct the status of runs and sweeps that exited without cleanup, from RUNNING to KILLED.
 
-  dit-lab doctor                       the runs below outputs/
+  dit-lab doctor                       runs and sweeps below outputs/
   dit-lab doctor paths.root=FOLDER
-  dit-lab doctor tracking.uri=ADDRESS  also those that are tracked there
+  dit-lab doctor tracking.uri=ADDRESS  also update those that are tracked there
 
-Runs with a living writer are left alone, on this host by its lock, on others by its heartbeat.
-MLflow gets what it lacks: metrics, files and the status of runs that it lost sight of, and whole
-runs and sweeps that it has never seen.
+Runs that a living process writes to are not changed. A process on this host is recognised by its
+lock, one on another host by its heartbeat. MLflow gets the metrics, files and status that it lacks,
+and runs and sweeps that are missing altogether.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             manifest, remark = close_stale(folder)
             done = f"{manifest.counts().get(FINISHED, 0)} of {counted(len(manifest.jobs), 'job')}"
             status = manifest.status
-        except (RequestError, OSError) as trouble:  # of this one; the others are seen
+        except (RequestError, OSError) as trouble:  # the other sweeps are still examined
             status, done, remark = "?", "", str(trouble)
         say(f"{status:<9} {done:>13}  sweeps/{folder.root.name}  {remark}".rstrip())
     return 0

@@ -1,10 +1,10 @@
-"""Make the average of any width of a run's weights, after training, from the snapshots it kept.
+"""Compute a post-hoc EMA of any length from the snapshots of a run (EDM2, Karras et al. 2024).
 
   dit-lab train ... ema.power_stds=[0.05,0.1] ema.snapshot_every_steps=1000
   dit-lab ema RUN --std 0.15
   dit-lab sample run=RUN sample.weights=power:0.15
 
-The width is a share of the training (Karras et al. 2024): 0.1 averages over about a tenth of it.
+The length S is relative to the training: 0.1 averages over about a tenth of it.
 RUN is a run folder, one of its checkpoint folders, or the id of its MLflow run.
 """
 
@@ -28,13 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         required=True,
         metavar="S",
-        help="the width, above 0 and below 0.2887",
+        help="relative length of the EMA (EDM2), above 0 and below 0.2887",
     )
     parser.add_argument(
-        "--step", type=int, metavar="N", help="of a snapshot; the newest if left out"
+        "--step", type=int, metavar="N", help="step of a snapshot (default the newest)"
     )
     parser.add_argument(
-        "--root", type=path, default=Path("outputs"), help="where a tracking run id is looked up"
+        "--root",
+        type=path,
+        default=Path("outputs"),
+        help="paths.root, where the id of an MLflow run is looked up",
     )
 
 

@@ -1,12 +1,12 @@
-"""Encode a dataset once, so that training need not: `dataset=latents` reads what this writes.
+"""Encode a dataset into latents, which `dataset=latents` reads for training.
 
   dit-lab encode dataset.root=imagenet_dataset codec.path=sd-vae-ft-ema out=latents
   dit-lab encode dataset=image_folder dataset.root=photos dataset.image_size=256 out=latents
   dit-lab encode --verify latents
   dit-lab train dataset=latents dataset.root=latents codec.path=sd-vae-ft-ema
 
-The same command goes on where it was stopped or killed, and may run on several machines at once
-that share the folder. docs/data.md has sizes and times.
+After an interruption, the same command resumes. It may run on several machines at once that share
+the folder. docs/data.md has sizes and times.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ SHOWS_CHOICES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument(
-        "--verify", type=path, metavar="FOLDER", help="compare every byte with the manifest"
+        "--verify", type=path, metavar="FOLDER", help="check the checksums of all shards"
     )
     add_config_dir(parser)
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def work(config: EncodeConfig) -> int:
-    """Encode as one of several processes what nobody else encodes; the exit code."""
+    """Encode missing shards as one of several processes; return the exit code."""
     return _encode(config, encoded_facts(config))
 
 
@@ -89,7 +89,7 @@ def _encode(config: EncodeConfig, facts: DataFacts) -> int:
 
 
 def _encode_together(config: EncodeConfig) -> int:
-    """Encode in `num_processes` processes of this machine; the exit code of the first to fail."""
+    """Encode in `num_processes` processes; return the exit code of the first to fail, or 0."""
     count = config.num_processes
     threads = {"OMP_NUM_THREADS": str(threads_each(count)), **os.environ}
     with tempfile.TemporaryDirectory(prefix="dit-lab-") as place, StopSignal() as stop:

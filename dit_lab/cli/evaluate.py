@@ -1,15 +1,15 @@
-"""Measure the samples of a run against real images. Needs the run's data, and no downloads.
+"""Evaluate samples of a run against real images. Needs the run's data, but no downloads.
 
   dit-lab evaluate run=outputs/runs/quickstart/HASH
   dit-lab evaluate run=RUN sampler=heun sampler.steps=20 guidance.scale=2
-  dit-lab evaluate run=RUN baselines=true        a memoriser and a Gaussian in the same table
+  dit-lab evaluate run=RUN baselines=true        also a memoriser and a Gaussian per class
   dit-lab evaluate -m run=RUN sampler.steps=5,10,25 guidance.scale=1,2 sample.weights=ema,raw
-                                                 in every way, without training again: a report
-  dit-lab evaluate --compare A B                 may two measurements be compared? what differs?
+                                                 every combination, with a report
+  dit-lab evaluate --compare A B                 differences of two evaluations
 
-RUN is a run folder, one of its checkpoint folders, or the id of its MLflow run. The table and the
-card of its circumstances are kept in RUN/evaluations/ and with the MLflow run. A and B are files in
-there, or RUNs, whose newest ones are meant; exit code 1 says that they cannot be compared.
+RUN is a run folder, one of its checkpoint folders, or the id of its MLflow run. The table and its
+evaluation card are written to RUN/evaluations/ and to the MLflow run. A and B are files in that
+folder, or RUNs, which stand for their newest evaluation. Exit code 1: they are not comparable.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ SHOWS_CHOICES = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument(
-        "--compare", nargs=2, metavar=("A", "B"), help="every difference of two measurements"
+        "--compare", nargs=2, metavar=("A", "B"), help="show the differences of two evaluations"
     )
     parser.add_argument(
-        "-m", "--multirun", action="store_true", help="once for each combination of KEY=A,B,..."
+        "-m", "--multirun", action="store_true", help="evaluate each combination of KEY=A,B,..."
     )
     add_config_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    # Says that the address which the run recorded may be contacted; nothing else of it is chosen.
+    # tracking.uri=... only allows contact to the address that the run recorded (`core/trust.py`).
     args.overrides = [text for text in args.overrides if not text.startswith("tracking.uri=")]
     if args.compare:
         return _compare(*args.compare, overrides=args.overrides)
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(*given: str, overrides: Sequence[str]) -> int:
-    """Say in what two measurements differ; 1 where their numbers cannot be compared."""
+    """Print the differences of two evaluations; return 1 if they are not comparable."""
     others = [text for text in overrides if not text.startswith("paths.root=")]
     if others:
         raise RequestError(f"{others[0]}: --compare reads what was measured; leave it out")
@@ -85,7 +85,7 @@ def _measure(args: argparse.Namespace) -> int:
 
 
 def _measure_all(args: argparse.Namespace) -> int:
-    """Measure a run in every combination of what was typed; all are checked before the first."""
+    """Evaluate a run with every combination of overrides; all are checked first."""
     jobs = combinations(args.overrides)
     given = given_run(jobs[0][1])
     run, root, folder, _ = given
@@ -129,7 +129,7 @@ def _prepared(
     config_dirs: Sequence[Path],
     given: tuple[str, Path, RunFolder, RunConfig] | None = None,
 ) -> PreparedForRun[EvaluateConfig]:
-    """How a run is to be measured, composed over what it recorded. Raises RequestError."""
+    """Compose the evaluation settings over the run's recorded config. Raises RequestError."""
     run, _, folder, _ = given = given or given_run(overrides)
     if folder.is_exported:
         raise RequestError(
@@ -142,7 +142,7 @@ def _prepared(
 
 
 def _check_chosen(overrides: Sequence[str]) -> None:
-    """Refuse what would change nothing."""
+    """Raise RequestError for overrides that have no effect on an evaluation."""
     for key in ("sample.labels", "sample.num_images"):
         if option(overrides, key) is not None:
             raise RequestError(
@@ -152,7 +152,7 @@ def _check_chosen(overrides: Sequence[str]) -> None:
 
 
 def work(config: RunConfig, *, run: str, root: str, baselines: bool) -> int:
-    """Measure what was asked for, alone or as one of several processes."""
+    """Evaluate, alone or as one of several processes; return the exit code."""
     from dit_lab.actions.evaluate import (  # torch: seconds
         evaluate_baselines,
         evaluate_run,
@@ -192,20 +192,20 @@ def work(config: RunConfig, *, run: str, root: str, baselines: bool) -> int:
 
 
 def _track(config: RunConfig, trained: Trained, evaluation: Evaluation, path: Path) -> None:
-    """Add the numbers to the run's MLflow page; where that fails, say so and go on."""
+    """Log the metrics to the run in MLflow; a failure is only printed."""
     from dit_lab.actions.evaluate import tracked_metrics
 
     run_id = read_status(trained.folder).get("tracking_run_id")
     if config.tracking.backend != "mlflow" or run_id is None:
         return
     if trained.folder.elsewhere and is_local(config.tracking.uri):
-        return  # the store of this user, which does not know the run
+        return  # this user's local store, which does not contain the run
     found = tracked_metrics(trained, evaluation)
     row = MetricsRow(evaluation.card.step, time.time(), finite_metrics(found))
     if trouble := log_late(config.tracking.uri, run_id, row, artifact=path):
         later = ", and `dit-lab doctor` sends it"
         if trained.folder.elsewhere:
-            later = ""  # the doctor sees the runs below this user's paths.root
+            later = ""  # `dit-lab doctor` examines only runs below this user's paths.root
         else:
             add_row(trained.folder.untold, row)
         say(f"MLflow did not take it ({trouble}); the file above has everything{later}")

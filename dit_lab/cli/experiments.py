@@ -1,7 +1,9 @@
-"""List the named experiments: what each asks and takes, and what is known of it.
+"""List the named experiments: question, hardware, time and results.
 
-dit-lab experiments              all of them, each with its main number
-dit-lab experiments dit          every number of one, measured and published
+  dit-lab experiments              all experiments, each with its main result
+  dit-lab experiments dit          all measured and published results of one
+
+Run one with `dit-lab train experiment=NAME`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ SHOWS_CHOICES = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="all unless given")
+    parser.add_argument(
+        "experiment", nargs="?", metavar="EXPERIMENT", help="one experiment (default all)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,14 +1,14 @@
-"""Write the weights of a run in another form, for other programs or for keeping.
+"""Export the weights of a run as one file, or in the format of another program.
 
   dit-lab export RUN model.safetensors                   one file, a RUN for sample and init_from
-  dit-lab export RUN DiT-mine.pt --format dit             for the original DiT's code
-  dit-lab export RUN SiT-mine.pt --format sit             for SiT's
-  dit-lab export RUN lightning.pt --format lightningdit   for LightningDiT's
-  dit-lab export RUN folder --format diffusers            a pipeline, with its own small file
+  dit-lab export RUN DiT-mine.pt --format dit             for the original code of DiT
+  dit-lab export RUN SiT-mine.pt --format sit             for the original code of SiT
+  dit-lab export RUN lightning.pt --format lightningdit   for the original code of LightningDiT
+  dit-lab export RUN folder --format diffusers            a pipeline folder with pipeline.py
   dit-lab export RUN digits --format mlflow --register    a model `digits` in MLflow's registry
 
 RUN is a run folder, one of its checkpoint folders, an exported file, or the id of its MLflow run.
-What a format cannot hold is refused.
+A model that the format cannot represent is an error.
 """
 
 from __future__ import annotations
@@ -34,26 +34,34 @@ ENDINGS = {
     "diffusers": ("",),
     "mlflow": (),
 }
-"""Format -> endings that OUT can have; none where OUT is a name in a registry."""
+"""Format -> allowed file endings of OUT; () if OUT is the name of an MLflow model."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("out", type=path, metavar="OUT")
     parser.add_argument(
-        "--format", choices=ENDINGS, default="safetensors", help="who is to read it"
+        "--format", choices=ENDINGS, default="safetensors", help="the format of OUT"
     )
     parser.add_argument(
-        "--weights", default="ema", metavar="W", help="ema, ema:0.9999, raw or power:0.1"
+        "--weights",
+        default="ema",
+        metavar="W",
+        help="weights to export: ema, ema:0.9999, raw or power:0.1",
     )
     parser.add_argument(
-        "--root", type=path, default=Path("outputs"), help="where a tracking run id is looked up"
+        "--root",
+        type=path,
+        default=Path("outputs"),
+        help="paths.root, where the id of an MLflow run is looked up",
     )
     parser.add_argument(
-        "--uri", metavar="URI", help="the MLflow store of --format mlflow, the run's if left out"
+        "--uri", metavar="URI", help="MLflow store for --format mlflow (default that of the run)"
     )
     parser.add_argument(
-        "--register", action="store_true", help="in MLflow's registry, as a version of OUT"
+        "--register",
+        action="store_true",
+        help="register it in MLflow's registry, as a version of OUT",
     )
 
 
@@ -95,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_out(out: Path, form: str) -> None:
-    """Refuse a place that cannot be written, before anything is read. Raises RequestError."""
+    """Raise RequestError if OUT cannot be written, before anything is read."""
     endings = ENDINGS[form]
     if out.suffix not in endings:
         expected = " or ".join(f"NAME{ending}" for ending in endings)

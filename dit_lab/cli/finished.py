@@ -1,4 +1,4 @@
-"""A training that is finished: its results, and what a command asks of it beyond training."""
+"""`dit-lab train` of a finished run: results, and sampling or evaluation with new settings."""
 
 from __future__ import annotations
 
@@ -30,13 +30,22 @@ from dit_lab.tracking.addresses import is_server, shown
 DRAWN_BY = ("sampler", "guidance", "sample")
 MEASURED_BY = (*DRAWN_BY, "evaluation", "metric")
 HOW = ("sample.compile", "sample.batch_size")
-"""Keys that change nothing of what is drawn."""
+"""Keys that do not affect the drawn images."""
 
 
 def answer(prepared: Prepared, *, measures: bool) -> int:
-    """Draw and measure what the command asks for otherwise than the run has it, and show the
-    results; the exit code. `measures` is False where whoever calls does so. Raises
-    RequestError."""
+    """Show the results of a finished run; sample or evaluate anew if those settings differ.
+
+    Args:
+        prepared: the prepared training.
+        measures: False if the caller evaluates the run itself.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        RequestError: the run cannot be read, or its samples cannot be evaluated.
+    """
     config, place = prepared.config, str(prepared.folder.root)
     found, _ = find_run(place, root=Path(config.paths.root))
     folder = replace(prepared.folder, elsewhere=found.elsewhere)
@@ -86,7 +95,7 @@ def _settings(config: RunConfig, parts: Sequence[str]) -> dict[str, Any]:
 
 
 def show_results(folder: RunFolder) -> None:
-    """The losses, the table of the last evaluation, the newest grid, and the MLflow page."""
+    """Print the losses, the last evaluation, and where the newest samples and MLflow page are."""
     status, config = read_status(folder), read_config(folder)
     speeds = [
         config["training"]["global_batch_size"] / row.metrics["perf/images_per_second"]
@@ -107,7 +116,7 @@ def show_results(folder: RunFolder) -> None:
 
 
 def _page_of(config: Mapping[str, Any]) -> str:
-    """The address of the tracker, or the command that serves it."""
+    """Return the address of the tracking server, or the command that serves a local store."""
     root, uri = config["paths"]["root"], config["tracking"]["uri"]
     if is_server(uri):
         return shown(uri)

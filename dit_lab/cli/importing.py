@@ -1,4 +1,4 @@
-"""Make a run of weights that another program has trained, for sample, evaluate and init_from.
+"""Import weights of another program as a run, for sample, evaluate and init_from.
 
   dit-lab import DiT-XL-2-256x256.pt --out dit-xl codec.path=sd-vae-ft-ema
   dit-lab import SiT-XL-2-256.pt --out sit-xl objective.time_scale=1
@@ -6,8 +6,9 @@
   dit-lab import dit-diffusers-folder --out imported
   dit-lab import 0400000.pt --out mine --format dit model.num_heads=6
 
-What the weights are is read from their shapes, and what they mean from their format; both are
-shown, and every key can be given anew. Nothing that a pickled file asks for is ever called.
+The architecture is inferred from the shapes of the tensors, the objective from the format. All
+inferred keys are shown, and KEY=VALUE overrides them. Pickled files are read without executing
+code.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ FORMATS = ("auto", "dit", "sit", "repa", "lightningdit", "diffusers")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=path, metavar="FILE_OR_FOLDER")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument(
-        "--out", type=path, required=True, metavar="RUN", help="the run folder to make"
+        "--out", type=path, required=True, metavar="RUN", help="the run folder to create"
     )
-    parser.add_argument("--format", choices=FORMATS, default="auto", help="who wrote the weights")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="auto", help="the format of the weights"
+    )
     add_config_dir(parser)
 
 

@@ -1,9 +1,9 @@
-"""The command `dit-lab`: finds the verb, runs it, and turns refusals into one line and a code.
+"""The command `dit-lab`: runs a verb and turns errors into one line and an exit code.
 
 Exit codes: 0 done, 1 failed while running, 2 the request was wrong, 128 + n stopped by signal n
-after saving (143 for SIGTERM). A reader that goes away (`dit-lab experiments | head -1`), or an
-output that was closed before, changes neither the work nor the code: a training whose terminal is
-lost goes on. Nothing slow is imported here: help must answer at once.
+after saving (143 for SIGTERM). A closed output or pipe (`dit-lab experiments | head -1`) changes
+neither the work nor the exit code, so a training continues without its terminal. Nothing slow is
+imported here, so that help is fast.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from dit_lab.core.processes import keep_freed_memory
 from dit_lab.core.text import say, say_lines
 
 VERBS = {
-    "train": "train a model, or go on with the same command; -m: many of them",
-    "sweep": "look at a sweep, or go on with it",
+    "train": "train a model, or resume its training; -m: a sweep",
+    "sweep": "show the status of a sweep, or resume it",
     "report": "compare the runs of a sweep, or any runs",
     "sample": "draw images from a run",
     "ema": "post-hoc EMA (EDM2) of any length",
-    "evaluate": "measure a run's samples against real images",
-    "reflow": "reflow: train on noise-sample pairs drawn from a run",
-    "check": "look at every image of a dataset before training does",
-    "encode": "encode a dataset once, for dataset=latents",
-    "import": "make a run of weights of DiT, SiT, REPA or diffusers",
-    "export": "write a run's weights for other programs, or as one file",
+    "evaluate": "evaluate a run's samples against real images",
+    "reflow": "train a second model on noise-sample pairs drawn from a run",
+    "check": "check every image of a dataset before training",
+    "encode": "encode a dataset into latents, for dataset=latents",
+    "import": "import weights of DiT, SiT, REPA, LightningDiT or diffusers as a run",
+    "export": "export a run's weights for other programs, or as one file",
     "describe": "size, compute and memory of a configuration, without training it",
     "bench": "time training, sampling, loading and start-up",
-    "experiments": "list the named experiments, or every number of one",
-    "reproduce": "run a named experiment again and compare with the recorded numbers",
+    "experiments": "list the named experiments, or all results of one",
+    "reproduce": "run a named experiment again and compare with the recorded results",
     "ui": "open the MLflow page of the recorded runs",
-    "runs": "list the runs, remove checkpoints or whole runs",
+    "runs": "list the runs; remove checkpoints or whole runs",
     "doctor": "correct the status of runs and sweeps that exited without cleanup",
 }
 
 HIDDEN = ("worker",)
-"""Verbs that commands of this package start, and nobody types."""
+"""Internal verbs, which only commands of this package start."""
 
 MODULES = {"import": "importing"}
-"""Verbs whose module cannot have their name."""
+"""Verb -> module, for verbs that are keywords of Python."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses in one line, like everything else."""
+    """Argument parser whose errors are RequestErrors of one line."""
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}; see {self.prog} --help")
@@ -65,13 +65,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `dit-lab VERB ...`; returns the exit code."""
+    """Run `dit-lab VERB ...` and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     return answered(lambda: _dispatch(given))
 
 
 def _refuse_other_bytes(arguments: Sequence[str]) -> None:
-    """Raise RequestError for what is no text: no file of the lab could hold it."""
+    """Raise RequestError if an argument or the working directory is not valid UTF-8."""
     for text in (*arguments, os.getcwd()):
         try:
             text.encode()
@@ -80,7 +80,7 @@ def _refuse_other_bytes(arguments: Sequence[str]) -> None:
 
 
 def _name_the_user() -> None:
-    """A container may run as a user without name and home, of which libraries ask for both."""
+    """Set USER and HOME for users without an entry, as in some containers; libraries need both."""
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:
@@ -89,11 +89,11 @@ def _name_the_user() -> None:
 
 
 def answered(command: Callable[[], int]) -> int:
-    """The exit code of a command; what it refuses, or what stops it, is said in one line."""
+    """Run a command, print its error in one line, and return the exit code."""
     keep_freed_memory()
     _name_the_user()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is escaped
+        if isinstance(stream, io.TextIOWrapper):  # escape characters that the encoding lacks
             stream.reconfigure(errors="backslashreplace")
     try:
         with library_warnings_logged():
@@ -104,7 +104,7 @@ def answered(command: Callable[[], int]) -> int:
     except Diverged as found:
         say(f"dit-lab: {found}", sys.stderr)
         return 1
-    except OSError as error:  # a full disk, or a folder that is no longer there
+    except OSError as error:  # a full disk, or a folder that was removed
         say(f"dit-lab: failed: {error}", sys.stderr)
         return 1
     except StopRequested as stop:
@@ -114,13 +114,13 @@ def answered(command: Callable[[], int]) -> int:
 
 
 def command(arguments: Sequence[str] | None = None) -> NoReturn:
-    """`dit-lab` as a process, which ends without taking the interpreter down.
+    """Run `dit-lab` as a process, which exits without finalising the interpreter.
 
-    The interpreter waits for its threads (a checkpoint may still be being written). Then it calls
-    what is registered for the end, in reverse order, so that `_leave` is last and ends the process.
-    Threads of libraries may still run by then, such as one of gloo's that frees the tensors of the
-    last exchange. Where such a thread asks for an interpreter that is going, the process is aborted
-    (exit code 134) after all its work is done.
+    The interpreter first joins its threads, such as one that writes a checkpoint. Then it calls the
+    atexit functions in reverse order, so that `_leave` is the last one and ends the process. Native
+    threads of libraries may still run then, such as one of gloo that frees tensors. If one of them
+    used an interpreter that is being finalised, the process would abort (exit code 134) although
+    all its work is done.
     """
     _fill_closed_streams()
     codes: list[int] = []
@@ -130,19 +130,21 @@ def command(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fill_closed_streams() -> None:
-    """Let standard streams that were closed lead nowhere: a file that is opened would else take
-    their place, and what is printed would be written into it."""
+    """Open closed standard streams as /dev/null.
+
+    Otherwise the next file that is opened would get their number, and prints would go into it.
+    """
     while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(opened, True)
     os.close(opened)
 
 
 def _leave(codes: list[int]) -> None:
-    """End the process with the exit code; where `main` gave none, leave that to the interpreter."""
+    """End the process with the exit code of `main`; without one, the interpreter ends it."""
     if not codes:
         return
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, AttributeError):  # nobody reads it any more, or it was closed
+        with suppress(OSError, AttributeError):  # the reader has exited, or the stream is closed
             stream.flush()
     os._exit(codes[0])
 
@@ -167,12 +169,12 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def module_of(verb: str) -> Any:
-    """The module of a verb, which has `add_arguments` and `run`."""
+    """Return the module of a verb, which has `add_arguments` and `run`."""
     return importlib.import_module(f"dit_lab.cli.{MODULES.get(verb, verb)}")
 
 
 def parser_of(verb: str) -> Parser:
-    """What reads the arguments of a verb, and prints its help."""
+    """Return the argument parser of a verb; the module's docstring is its help."""
     module = module_of(verb)
     parser = Parser(
         prog=f"dit-lab {verb}",
@@ -197,10 +199,14 @@ def _overview() -> str:
 
 
 def choices_text() -> str:
-    """Groups and their members, from a listing of the configuration folders."""
+    """Return the config groups and their members as text, from the config folders."""
     dirs = search_path.user_config_dirs()
     lines = [
         f"  {group + '=':<14} {', '.join(search_path.choices(group, dirs))}"
         for group in search_path.groups_to_choose(dirs)
     ]
-    return "choices:\n" + "\n".join(lines) + "\n\nall keys: dit-lab train --cfg job"
+    return (
+        "config groups and their members:\n"
+        + "\n".join(lines)
+        + "\n\nall keys: dit-lab train --cfg job"
+    )

@@ -1,11 +1,12 @@
-"""Reflow a run: draw pairs of noise and image from it, and train a second model on them, whose
-paths are straighter and need fewer steps (Liu et al. 2022).
+"""Reflow: draw noise-sample pairs from a run, and train a second model on them.
+
+The paths of the second model are straighter and need fewer steps (Liu et al. 2022).
 
   dit-lab reflow run=outputs/runs/quickstart/HASH
   dit-lab reflow run=RUN pairs.sample.num_images=50000 pairs.sampler.steps=50 optimizer.lr=0.001
 
-pairs.KEY=VALUE is KEY=VALUE of `dit-lab sample`, for drawing the pairs; every other KEY=VALUE is of
-`dit-lab train`, where all is as the run recorded it unless given. The same command goes on.
+pairs.KEY=VALUE is an option of `dit-lab sample`, for drawing the pairs. Every other KEY=VALUE
+overrides the run's recorded config, for training. After an interruption, the same command resumes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from dit_lab.training.stop import StopSignal
 
 SHOWS_CHOICES = False
 
-NUM_PAIRS, FEWEST_PAIRS = 20_000, 10  # a tenth of them is held out
+NUM_PAIRS, FEWEST_PAIRS = 20_000, 10  # 1/10 of the pairs is held out
 PAIRS = "pairs."
 
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(drawing: RunConfig, training: RunConfig) -> None:
-    """Refuse what cannot be drawn or trained, before the first pair is drawn."""
+    """Raise RequestError for settings that cannot be drawn or trained, before drawing pairs."""
     if draws_noise(drawing.sampler):
         raise RequestError(
             f"pairs.sampler={drawing.choices['sampler']}: is a stochastic sampler, so that the "
@@ -119,7 +120,7 @@ def _draw(run: str, root: Path, drawing: RunConfig, training: RunConfig, shapes:
 
 
 def _measure(run: str, root: Path, drawing: RunConfig, training: RunConfig) -> None:
-    """Straightness before and after, printed and kept in the run folder as straightness.json."""
+    """Print the straightness of both runs, and write it to straightness.json in the run folder."""
     from dit_lab.actions.reflow import PATHS, straightness
     from dit_lab.build.trained import load
 
@@ -156,7 +157,7 @@ class _Straightness(TypedDict):
 
 
 def _read(file: Path) -> Mapping[str, Any]:
-    """straightness.json of a run, {} where there is none. Raises RequestError."""
+    """Return straightness.json of a run, or {} if there is none. Raises RequestError."""
     found = read_json(file)
     return dict(read_as(_Straightness, found, where=file)) if found else {}
 

@@ -1,17 +1,17 @@
-"""What a sweep says: which configuration is better, by how much, and how surely.
+"""Compare the configurations of sweeps or runs: differences with confidence intervals.
 
   dit-lab report outputs/sweeps/NAME
   dit-lab report NAME report.baseline=objective=ddpm,model=pico
   dit-lab report NAME report.metric=eval/recall_pixels_held_out_n360
-  dit-lab report NAME report.only=objective=ddpm,rectified_flow,seed=0,1     a part of the runs
+  dit-lab report NAME report.only=objective=ddpm,rectified_flow,seed=0,1     some of the runs
   dit-lab report SWEEP SWEEP RUN ...   out=FOLDER
   dit-lab report runs=RUN,RUN,...      out=FOLDER
-  dit-lab report filter="params.seed = '0'"     runs of the tracker, by its own filter
-  dit-lab report NAME --frame results.parquet   also every run as a table, or results.csv
+  dit-lab report filter="params.seed = '0'"     runs in MLflow, by MLflow's filter syntax
+  dit-lab report NAME --frame results.parquet   also write a table of all runs (or results.csv)
 
-SWEEP and RUN are folders, names below paths.root, or ids of runs in MLflow; all may be mixed, and
-what is given twice counts once. The report of one sweep is written into its folder; of a part of
-it, of several sweeps, or of runs into out=FOLDER, as a page, Markdown, CSV and LaTeX.
+SWEEP and RUN are folders, names below paths.root, or ids of runs in MLflow. They may be mixed, and
+duplicates count once. The report (HTML, Markdown, CSV and LaTeX) of a whole sweep is written into
+its folder; any other report is written to out=FOLDER.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("given", nargs="*", metavar="SWEEP | RUN | KEY=VALUE")
     parser.add_argument(
         "--frame", type=path, metavar="FILE", action="append", default=[],
-        help="also a table of every run: .parquet or .csv",
+        help="also write a table of all runs: .parquet or .csv",
     )  # fmt: skip
 
 
@@ -113,12 +113,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_own(sweep: SweepFolder) -> bool:
-    """Whether its report is kept with it; that of somebody else's is kept below `paths.root`."""
+    """Return whether this user may write the report into the sweep's folder."""
     return may_write(sweep.report) and all(map(may_write, sweep.report.glob("*")))
 
 
 def _taken_apart(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """What is reported on, and the options. Raises RequestError for a key that is none."""
+    """Split the arguments into sweeps and runs, and options. Raises RequestError."""
     named, options = [], {}
     for text in given:
         key, equals, value = text.partition("=")
@@ -156,7 +156,7 @@ def _baseline(options: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def _settings(option: str, given: str | None) -> dict[str, list[str]]:
-    """`objective=ddpm,rectified_flow,seed=0`: the values of each key, divided by commas."""
+    """Return the values of each key in a text such as `objective=ddpm,rectified_flow,seed=0`."""
     found: dict[str, list[str]] = {}
     key = ""
     for part in split(given) if given is not None else []:
@@ -171,7 +171,7 @@ def _settings(option: str, given: str | None) -> dict[str, list[str]]:
 
 
 def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
-    """The answer, the table, and where the rest is."""
+    """Print the answer, the table, warnings, and where the files are."""
     answer, *rest = sections(ablation)
     console = Screen()
     for line in [*answer.lines, *new_steps(ablation)]:

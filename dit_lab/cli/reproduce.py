@@ -1,18 +1,18 @@
-"""Do a named experiment again, and say of every recorded number whether it came back.
+"""Run a named experiment again and compare every result with the recorded one.
 
-  dit-lab reproduce quickstart                        probes, training, metrics; exit code 0 or 1
-  dit-lab reproduce quickstart --quick                probes alone: a minute
-  dit-lab reproduce quickstart --seeds 3              the mean of three seeds is compared
-  dit-lab reproduce times objective.time_sampling=uniform seed=0    a part of it
+  dit-lab reproduce quickstart                        probes and metrics
+  dit-lab reproduce quickstart --quick                only probes; takes about a minute
+  dit-lab reproduce quickstart --seeds 3              compare the mean of three seeds
+  dit-lab reproduce times objective.time_sampling=uniform seed=0    a part of the experiment
   dit-lab reproduce quickstart --record --seeds 3     write experiments/quickstart/expected.yaml
-  dit-lab reproduce quickstart --record --quick       add probes that it lacks, if others came back
+  dit-lab reproduce quickstart --record --quick       add new probes, if the others are reproduced
 
-Probes are what must not depend on chance: losses of the first 50 steps, order, noise and dropped
-labels, norms of weights and averages, the validation loss and a table after these steps, the
-sampler's grid, and eight images each by several samplers. Metrics are
-compared within a tolerance that comes from the spread of the recorded seeds. Runs go to a new
-folder, outputs/reproductions/NAME-DATE-HEX; where it was interrupted, the same command goes on.
-KEY=VALUE is for training, such as dataset.root=FOLDER.
+Probes are deterministic: losses of the first 50 steps; order, noise and dropped labels of their
+batches; norms of the weights and EMAs, validation loss and sample metrics after these steps; the
+sampler's time grid; and eight images of each of several samplers. Metrics come from full training
+runs, and are compared within a tolerance from the spread of the recorded seeds. Runs are written to
+outputs/reproductions/NAME-DATE-HEX. After an interruption, the same command resumes. KEY=VALUE is
+passed to training, such as dataset.root=FOLDER. Exit code 1: a result was not reproduced.
 """
 
 from __future__ import annotations
@@ -47,23 +47,25 @@ if TYPE_CHECKING:
     from dit_lab.reproduce.experiment import Experiment, Outcome
     from dit_lab.reproduce.folder import ReproductionFolder
 
-LEAST_SEEDS = 3  # of a recording: two differ by chance as much as they like
+LEAST_SEEDS = 3  # of a recording; the variance of two seeds is too uncertain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT", help="dit-lab experiments lists them")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for training")
-    parser.add_argument("--seeds", type=int, metavar="K", help="how many; 1 unless given")
-    parser.add_argument("--quick", action="store_true", help="probes alone")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides for training")
     parser.add_argument(
-        "--record", action="store_true", help="write what is expected; with --quick, new probes"
+        "--seeds", type=int, metavar="K", help="use seeds 0 to K - 1 (default those of the recipe)"
+    )
+    parser.add_argument("--quick", action="store_true", help="only probes")
+    parser.add_argument(
+        "--record", action="store_true", help="write expected.yaml; with --quick, only new probes"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     _check(args)
     named = search_path.experiment_folder(args.experiment)
-    read_published(named)  # a damaged file is refused before hours of training
+    read_published(named)  # raises for a damaged file before hours of training
     anew = args.record and not args.quick
     expected = None if anew else read_expected(named)
     experiment = find_experiment(args.experiment, args.overrides, num_seeds=args.seeds)
@@ -109,7 +111,10 @@ def _check(args: argparse.Namespace) -> None:
 def _probes(
     experiment: Experiment,
 ) -> tuple[dict[str, Mapping[str, Value]], dict[str, Any]]:
-    """Of every configuration, those of the same training once, and where they were computed."""
+    """Compute the probes of every configuration; return them and the circumstances.
+
+    Configurations that share a training have its probes only once.
+    """
     from dit_lab.reproduce.probes import device_facts, probe  # torch: seconds
 
     found: dict[str, Mapping[str, Value]] = {}
@@ -134,7 +139,7 @@ def _folder(
 
 
 def _train(experiment: Experiment, args: argparse.Namespace, folder: ReproductionFolder) -> int:
-    """Train everything in the folder; the exit code."""
+    """Train the experiment in the folder; return the exit code."""
     usual = [text for text in args.overrides if not text.startswith("paths.root=")]
     places = [key_value("paths.root", folder.root)]
     if not any(text.startswith("tracking") for text in usual):
@@ -170,7 +175,7 @@ def _trains_otherwise(experiment: Experiment, expected: Mapping[str, Any]) -> bo
 
 
 def _add(experiment: Experiment, expected: Mapping[str, Any], outcome: Outcome) -> int:
-    """Write the probes that were not recorded yet beside those that came back."""
+    """Add probes that are not recorded yet to expected.yaml; return the exit code."""
     content = with_new_probes(expected, outcome)
     if content["probes"] == expected["probes"]:
         say("no probe is lacking; nothing was written")
@@ -185,7 +190,7 @@ def _judge(
     outcome: Outcome,
     folder: ReproductionFolder | None = None,
 ) -> int:
-    """Print what came back, and keep it with the runs where there are any; the exit code."""
+    """Print the comparison, store it in the folder if there is one, and return the exit code."""
     found = judge(expected, outcome, is_part=experiment.labels.is_part)
     print_judgement(found)
     if folder is not None:

@@ -1,16 +1,17 @@
-"""What the runs are and what they take of the disk; remove checkpoints, or whole runs.
+"""List the runs and their disk usage; remove superfluous checkpoints, or whole runs.
 
-  dit-lab runs list                            all below outputs, the newest first
+  dit-lab runs list                            all runs below outputs, newest first
   dit-lab runs list photos --sort size
-  dit-lab runs prune '*' --keep 2 --dry-run    what would go of finished runs, and how much that is
+  dit-lab runs prune '*' --keep 2 --dry-run    show what would be removed, and how much it frees
   dit-lab runs prune outputs/runs/photos
   dit-lab runs remove photos/6a66 --dry-run
   dit-lab runs remove SWEEP                    with all its runs
 
-RUN is NAME, NAME/HASH, the beginning of a hash, a folder, the id of its MLflow run, or a pattern in
-quotes that may mean several, such as 'photos/*'. SWEEP means all its runs. Runs that a process
-writes to are left alone. What other runs need (a weak model, weights to begin with, the job of a
-sweep) is named and stays unless --force is given. MLflow's runs are deleted as well.
+RUN is NAME, NAME/HASH, the beginning of a hash, a folder, the id of its MLflow run, or a quoted
+pattern for several runs, such as 'photos/*'. SWEEP means all its runs. `prune` removes checkpoints
+of finished runs only. Runs that a process writes to are not changed. Runs that others need (as weak
+model, as initial weights, as job of a sweep) are removed only with --force. `remove` also deletes
+the runs in MLflow.
 """
 
 from __future__ import annotations
@@ -44,23 +45,25 @@ SORTED = {
     "size": lambda run: -run.bytes,
     "name": lambda run: run.run,
 }
-FEWEST_DIGITS = 4  # of a hash that stands for a run
+FEWEST_DIGITS = 4  # of the beginning of a hash that identifies a run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("given", nargs="*", metavar="RUN | SWEEP | paths.root=FOLDER")
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what prune or remove would do, and do nothing"
+        "--dry-run",
+        action="store_true",
+        help="show what prune or remove would do, and change nothing",
     )
     parser.add_argument(
-        "--keep", type=int, metavar="N", help="prune: how many checkpoints stay (default 2)"
+        "--keep", type=int, metavar="N", help="prune: number of checkpoints to keep (default 2)"
     )
     parser.add_argument(
-        "--force", action="store_true", help="remove: also what other runs and sweeps need"
+        "--force", action="store_true", help="remove: also runs that other runs or sweeps need"
     )
-    parser.add_argument("--sort", choices=SORTED, help="list: by what (default date)")
-    parser.add_argument("--json", type=path, metavar="FILE", help="list: write all of it there")
+    parser.add_argument("--sort", choices=SORTED, help="list: sort key (default date)")
+    parser.add_argument("--json", type=path, metavar="FILE", help="list: write the table to FILE")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,12 +97,14 @@ def _refuse_other_options(args: argparse.Namespace) -> None:
         check_file("--json ", args.json)
 
 
-# ---- which ones ---------------------------------------------------------------------------------
+# ---- selection ----------------------------------------------------------------------------------
 
 
 def _selected(given: str, root: Path) -> Places:
-    """What one word means. Only a pattern means several runs, and no run is preferred to another,
-    as where one is read. Raises RequestError."""
+    """Return the runs or the sweep that an argument names; several runs only for a pattern.
+
+    Unlike where a run is read, runs with a checkpoint take no precedence. Raises RequestError.
+    """
     found = _matching(given, root)
     if any(sign in given for sign in "*?["):
         if not found:
@@ -121,8 +126,7 @@ def _selected(given: str, root: Path) -> Places:
 
 
 def _matching(given: str, root: Path) -> list[RunFolder]:
-    """The runs whose name, hash or NAME/HASH it is, or a pattern of; the beginning of a hash counts
-    as one."""
+    """Return the runs whose name, hash or NAME/HASH matches a text, pattern or start of a hash."""
     begin, _, digits = given.rpartition("/")
 
     def fits(run: RunFolder) -> bool:

@@ -1,4 +1,4 @@
-"""Draw images from a run: its newest checkpoint, averaged weights, its own sampler unless told.
+"""Draw images from a run, by default with its newest checkpoint, EMA and configured sampler.
 
   dit-lab sample run=outputs/runs/quickstart/HASH out=digits.png sample.num_images=100
   dit-lab sample run=RUN out=images.npz sampler=heun sampler.steps=20 guidance.scale=2
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def work(config: RunConfig, *, run: str, root: str, out: str) -> int:
-    """Draw what was asked for, alone or as one of several processes."""
+    """Draw the images, alone or as one of several processes; return the exit code."""
     from dit_lab.actions.sample import draw_into  # torch: seconds
 
     with StopSignal() as stop:
@@ -50,7 +50,7 @@ def work(config: RunConfig, *, run: str, root: str, out: str) -> int:
 
 
 def _check_output(out: Path) -> None:
-    """Refuse an `out` that cannot be written, before anything is computed."""
+    """Raise RequestError if `out` cannot be written, before anything is computed."""
     if out.suffix not in ("", ".png", ".npz"):
         raise RequestError(
             f"out={out}: unknown ending {out.suffix}; give NAME.png (a grid), NAME.npz "

@@ -1,14 +1,15 @@
-"""Look at a sweep, or go on with it.
+"""Show the status of a sweep, or resume it.
 
   dit-lab sweep status outputs/sweeps/NAME
-  dit-lab sweep resume outputs/sweeps/NAME              what has not finished
+  dit-lab sweep resume outputs/sweeps/NAME              all unfinished jobs
   dit-lab sweep resume outputs/sweeps/NAME --only failed
   dit-lab sweep resume outputs/sweeps/NAME --only missing     not started, or interrupted
 
-A sweep is gone on with as it was recorded. What runs code or is contacted is said again:
-trusted_modules=[...], tracking.uri=..., hydra/launcher=... and its settings.
+A sweep is resumed with its recorded configuration. For security, options that run code or contact
+a server must be repeated: trusted_modules=[...], tracking.uri=..., hydra/launcher=... and its
+settings.
 
-A sweep is started by `dit-lab train -m`, and the same command goes on with it as well.
+`dit-lab train -m` starts a sweep; the same command resumes it too.
 """
 
 from __future__ import annotations
@@ -53,7 +54,12 @@ TAKEN = ("paths.root=", "tracking.uri=")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("sweep", metavar="SWEEP", help="its folder, or its name below outputs")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="paths.root and others")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="paths.root=FOLDER, and the options above",
+    )
     parser.add_argument(
         "--only", default="failed,missing", metavar="failed|missing", help="which jobs to resume"
     )
@@ -77,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def start(args: argparse.Namespace) -> int:
-    """What `dit-lab train -m` asks for: a new sweep, or the one of the same jobs."""
+    """Run `dit-lab train -m`: start a new sweep, or resume the one with the same jobs."""
     import os
 
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
@@ -118,7 +124,7 @@ def start(args: argparse.Namespace) -> int:
 
 
 def _remove(folder: SweepFolder) -> None:
-    """Remove a new sweep of which nothing has run, and the folders above it that are empty then."""
+    """Remove a new sweep in which no job has run, and its parent folders if they are empty."""
     shutil.rmtree(folder.root)
     with suppress(OSError):
         folder.root.parent.rmdir()
@@ -132,7 +138,7 @@ def _show_finished(folder: SweepFolder) -> int:
 
 
 def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
-    """How long the jobs that are left will take, as far as it can be said."""
+    """Return a line with the estimated time of the remaining jobs; [] if a pace is unknown."""
     from statistics import fmean
 
     pace = Pace(Path(plan.configs[0].paths.root))
@@ -144,7 +150,7 @@ def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
     if len(known) < len(each):
         return []
     if manifest.settings["search"]:
-        left = [fmean(known)] * manifest.unmade  # between its corners
+        left = [fmean(known)] * manifest.unmade  # the mean over the corners of the search space
     else:  # jobs with equal weights train once
         of_jobs = zip(manifest.jobs, known, strict=True)
         left = list({job.run: s for job, s in of_jobs if job.status != FINISHED}.values())
@@ -166,7 +172,7 @@ def _resume(folder: SweepFolder, only: Sequence[str], launcher: Sequence[str]) -
 
 
 def _run(folder: SweepFolder, **how: Any) -> int:
-    """Run what is left to do; 0 if every job has finished."""
+    """Run the remaining jobs; return 0 if every job has finished, else 1."""
     with StopSignal() as stop, watching(folder) as watcher:
         manifest = run_sweep(
             folder,

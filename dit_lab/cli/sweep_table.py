@@ -1,4 +1,4 @@
-"""A sweep for the terminal: one row a job, live while it runs."""
+"""Display of a sweep in the terminal: a table with a row for each job, live while it runs."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from dit_lab.tracking.console import duration
 from dit_lab.tracking.screen import LONGEST_LINE, Screen, styled, table
 
 COLOURS = {FINISHED: "green", FAILED: "red", KILLED: "yellow", RUNNING: "cyan", PENDING: "dim"}
-QUIET_SECONDS = 10  # after which a job is said to move
-ROWS_AROUND = 8  # of a live table: what is not for jobs
+QUIET_SECONDS = 10  # after which the progress of a started job is reported once
+ROWS_AROUND = 8  # lines of the terminal that a live table does not use for jobs
 
 
 def print_status(folder: SweepFolder) -> None:
-    """Every job of a sweep, and how many there are of each kind."""
+    """Print every job of a sweep, and the number of jobs by status."""
     manifest = as_it_is(folder)
     console = Screen(width=None if sys.stdout.isatty() else LONGEST_LINE)
     console.print(_table(folder, manifest, manifest.jobs))
@@ -44,7 +44,7 @@ def print_status(folder: SweepFolder) -> None:
 
 @contextmanager
 def watching(folder: SweepFolder) -> Iterator[Watcher]:
-    """What suits standard output: a live table on a terminal, a line for each job elsewhere."""
+    """Give a live table if standard output is a terminal, or else a printer of lines."""
     if not sys.stdout.isatty():
         yield Watcher(folder)
         return
@@ -55,12 +55,11 @@ def watching(folder: SweepFolder) -> Iterator[Watcher]:
 
 
 class Watcher:
-    """Prints a line when a job starts, when it is seen to move and when it ends, for files, pipes
-    and batch systems."""
+    """Prints a line when a job starts, makes its first progress, and ends; for files and pipes."""
 
     def __init__(self, folder: SweepFolder) -> None:
         self._folder = folder
-        self._started: dict[int, float] = {}  # of jobs that were not yet seen to move
+        self._started: dict[int, float] = {}  # start times of jobs without progress so far
 
     def on_message(self, text: str) -> None:
         say(text)
@@ -83,7 +82,7 @@ class Watcher:
             if now - since < QUIET_SECONDS:
                 continue
             status: dict[str, Any] = {}
-            with suppress(RequestError):  # damaged: the job says so itself
+            with suppress(RequestError):  # the job itself reports a damaged status
                 status = read_status(self._folder.run(manifest.jobs[number]))
             if status.get("step"):
                 del self._started[number]
@@ -92,7 +91,7 @@ class Watcher:
 
 
 class LiveTable(Watcher):
-    """A table below everything else that is printed, as high as the terminal."""
+    """A live table at the bottom of the terminal, at most as high as the terminal."""
 
     def __init__(self, folder: SweepFolder, live: Live) -> None:
         super().__init__(folder)
@@ -131,23 +130,22 @@ def _table(folder: SweepFolder, manifest: Manifest, jobs: Sequence[Job]) -> Tabl
 
 
 def _comparable_losses(folder: SweepFolder, manifest: Manifest) -> bool:
-    """Whether all jobs have the same loss: those of different objectives are not put in one
-    column."""
+    """Return whether all jobs have the same loss; otherwise there is no column for it."""
     losses = {_loss(folder.job_config(job), tuple(job.overrides)) for job in manifest.jobs}
     return len(losses) <= 1
 
 
 @cache
 def _loss(file: Path, overrides: tuple[str, ...]) -> str:
-    """Of a job, which never changes; a live table asks every second."""
+    """Return the loss of a job; cached, since a live table needs it every second."""
     try:
         return loss_of_run(read_as(Config, read_json(file), where=file), settings_of(overrides))
-    except RequestError:  # damaged: the job says so when it is run
+    except RequestError:  # the job reports a damaged config when it runs
         return ""
 
 
 def _progress(job: Job, run: RunFolder) -> tuple[str, str, str]:
-    """How far a job has come: step, last loss of training, and the time it took or has left."""
+    """Return step, last training loss, and duration or time left of a job."""
     status = read_status(run) if job.attempts or job.status == FINISHED else {}
     if "step" not in status:
         return "", "", ""

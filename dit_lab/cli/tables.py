@@ -1,4 +1,4 @@
-"""Evaluations as a table for the terminal."""
+"""Tables of evaluations and reproductions for the terminal."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ WANTED = (
 
 
 def print_evaluations(evaluations: Sequence[Evaluation]) -> None:
-    """Metric by row, one column of numbers for each set of samples, real images as the floor.
+    """Print a row for each metric, with a column for each set of samples and for real images.
 
-    Numbers in brackets do not count; the reason is below.
+    Values in brackets are invalid; the reason is printed below the table.
     """
     from dit_lab.tracking.screen import Screen, styled, table
 
@@ -45,7 +45,11 @@ def print_evaluations(evaluations: Sequence[Evaluation]) -> None:
 
 
 def print_comparison(first: Evaluation, second: Evaluation) -> bool:
-    """What two evaluations differ in, and, where they can be compared (True), their numbers."""
+    """Print the differences of two evaluations, and their metrics if they are comparable.
+
+    Returns:
+        Whether they are comparable.
+    """
     from dit_lab.tracking.screen import Screen, styled, table
 
     found = differences(first.card, second.card)
@@ -68,7 +72,7 @@ def print_comparison(first: Evaluation, second: Evaluation) -> bool:
 
 
 def print_judgement(found: Judgement) -> None:
-    """Recorded against obtained for each configuration, and whether everything came back."""
+    """Print recorded and obtained values for each configuration, and the verdict."""
     from dit_lab.tracking.screen import Screen, styled, table
 
     console = Screen()
@@ -107,7 +111,7 @@ def _number(value: float | None, deviation: float | None) -> str:
 
 
 def _circumstances(evaluation: Evaluation) -> str:
-    """The card in one line."""
+    """Return the evaluation card as one line."""
     card = evaluation.card
     sampler, steps = card.sampler["_target_"].rpartition(".")[2], card.sampler.get("steps")
     weak = card.guidance["weak_run"]

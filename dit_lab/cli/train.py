@@ -1,10 +1,11 @@
-"""Train a model, or with -m one for every combination of values. The same command goes on where it
-stopped, and shows the results of what is finished.
+"""Train a model, or with -m one for each combination of values.
 
-dit-lab train experiment=quickstart
-dit-lab train dataset=digits codec=identity model=pico training.total_steps=500 ema.warmup=true
-dit-lab train -m experiment=quickstart objective=ddpm,rectified_flow seed=0,1,2
-dit-lab train -m experiment=quickstart optimizer.lr=0.001,0.003 'ema.decays=[0.99],[0.999]'
+  dit-lab train experiment=quickstart
+  dit-lab train dataset=digits codec=identity model=pico training.total_steps=500 ema.warmup=true
+  dit-lab train -m experiment=quickstart objective=ddpm,rectified_flow seed=0,1,2
+  dit-lab train -m experiment=quickstart optimizer.lr=0.001,0.003 'ema.decays=[0.99],[0.999]'
+
+The same command resumes an interrupted training, and shows the results of a finished one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SHOWS_CHOICES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="groups and keys to set")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="a job for each combination of KEY=A,B,..."
     )
@@ -68,10 +69,14 @@ def work(
     on_start: Callable[[], None] = lambda: None,
     measures: bool = True,
 ) -> int:
-    """Train what is composed, or do what else is asked of it where that is done; the exit code.
+    """Train a config; if it is trained already, show, sample or evaluate it; return the exit code.
 
-    `tags` are further ones for the tracker; `on_start` is called when all was found to be right.
-    Whoever measures a finished run by itself says so with `measures`.
+    Args:
+        config: the composed config.
+        overrides: the overrides of the command, for the tracker.
+        tags: additional tags for the tracker.
+        on_start: called once all checks have passed.
+        measures: False if the caller evaluates a finished run itself.
     """
     prepared = prepare(config)
     on_start()

@@ -1,7 +1,9 @@
-"""Serve the MLflow page of the recorded runs on this machine, until Ctrl-C.
+"""Serve the MLflow page of the runs on this machine, until Ctrl-C.
 
-dit-lab ui
-dit-lab ui paths.root=outputs --port 5001
+  dit-lab ui
+  dit-lab ui paths.root=outputs --port 5001
+
+By default it shows the local store in outputs/.
 """
 
 from __future__ import annotations
@@ -55,14 +57,14 @@ def run(args: argparse.Namespace) -> int:
         if probe.connect_ex((HOST, args.port)) == 0:
             raise RequestError(f"--port {args.port}: taken; give another")
     check_answers(uri)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server must not outlive us
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM must end the server too
     return _serve(command, environment, uri=uri, address=f"http://{HOST}:{args.port}")
 
 
 def _serve(
     command: Sequence[str], environment: Mapping[str, str], *, uri: str, address: str
 ) -> int:
-    """Run the server, and say where the page is once it answers; the exit code."""
+    """Run the server, print the pages once it answers, and return the exit code."""
     server = subprocess.Popen(command, env=environment)
     try:
         say(f"the MLflow server starts on {address}")
@@ -80,7 +82,7 @@ def _serve(
 
 
 def _wait_for_answer(server: subprocess.Popen[bytes], address: str) -> str:
-    """Return "" once the page answers, or why it will not."""
+    """Wait for the server; return "" once it answers, or why it does not."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + ANSWER_SECONDS
     while time.monotonic() < deadline:
@@ -94,7 +96,7 @@ def _wait_for_answer(server: subprocess.Popen[bytes], address: str) -> str:
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """End the server and the processes that it has started."""
+    """End the server and its child processes."""
     server.send_signal(signal.SIGINT)
     try:
         server.wait(END_SECONDS)

@@ -1,8 +1,8 @@
-"""A process that another command of this package has started: `python -m dit_lab worker FOLDER`.
+"""A process that another command has started: `python -m dit_lab worker FOLDER`.
 
-FOLDER/task.json says what to do: {"verb": ..., "config": ..., and what else the verb was given}.
-The verb is a module of this package, which has a function `work`. The folder of a sweep's job has
-no such file: its configuration is trained, and measured as the sweep asks.
+FOLDER/task.json has the keys "verb", "config", and further arguments of the verb's function `work`.
+The folder of a sweep's job has no such file: its config is trained and evaluated as the sweep
+defines.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the folder describes, and stop when the process that started this one is gone."""
+    """Run the task of the folder; stop if the parent process exits."""
     end_with_the_parent()
     if not (args.folder / TASK).exists():
         return _job(args.folder)
@@ -63,7 +63,7 @@ def _job(folder: Path) -> int:
 
 
 def _trained(task: Task, tags: Mapping[str, str]) -> int | None:
-    """The exit code of the job's training; None where somebody else trains that run now."""
+    """Train a job and return the exit code, or None if another process trains the run now."""
     try:
         return train.work(task.config, overrides=task.job.overrides, tags=tags, measures=False)
     except Busy as other:
@@ -72,7 +72,7 @@ def _trained(task: Task, tags: Mapping[str, str]) -> int | None:
 
 
 def _wait(run: RunFolder, check_stop: Callable[[], None]) -> None:
-    """Until nobody writes to the run."""
+    """Wait until no process writes to the run."""
     watch = Watch(run.lease)
     while watch.is_held():
         check_stop()

@@ -1,1 +1,1 @@
-"""Named experiments done again, and what they are compared with."""
+"""Reproduction of named experiments and comparison with their recorded results."""

@@ -1,4 +1,4 @@
-"""The named experiments and what is known of each. Torch-free."""
+"""The list of named experiments with their recorded or published results. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dit_lab.reproduce.expected import ONE, is_measured, read_expected, read_pub
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One experiment: what its recipe says of it, whether something is known, and what mainly."""
+    """One experiment: the header of its recipe, where its results come from, the main result."""
 
     name: str
     folder: Path
     header: Mapping[str, str]
     status: str
-    main: str  # "" where there is no number
+    main: str  # "" if there are no results
 
     @property
     def takes(self) -> str:
@@ -51,7 +51,7 @@ def _known(folder: Path) -> tuple[str, str]:
 
 
 def _best(measured: Mapping[str, Mapping[str, Any]]) -> str:
-    """The best configuration by the metric that experiments are judged by."""
+    """Return the best configuration by the primary metric, with the metric's value."""
     metric = leading_metric(next(iter(measured.values())))
     sign = 1 if is_lower_better(metric) else -1
     having = [label for label, found in measured.items() if metric in found]

@@ -1,13 +1,13 @@
-"""Probes of samplers, all by weights that are random, fixed and nowhere zero.
+"""Probes of samplers. The weights are random, fixed and nonzero.
 
-    images: by the configured sampler and guidance: mean, deviation and a projection of each
-    evaluations, times: of the model for one of them
-    guided: by Heun's method with guidance, where the model was trained with labels dropped
-    ddim: by DDIM with its timesteps
-    stochastic: by DDPM on a chain, by Euler-Maruyama elsewhere, where noise may be renewed
+    images: mean, deviation and a projection of each image, by the configured sampler and guidance
+    evaluations, times: NFE of an image, and the times of the model's evaluations
+    guided: images by Heun's method with guidance, if the model has a null label
+    ddim: images by DDIM
+    stochastic: images by DDPM for discrete diffusion, else by Euler-Maruyama; none for couplings
 
-At the noisy end of a chain such weights predict data hundreds of times too large, so that the last
-two clip it there.
+With discrete diffusion at high noise, such weights predict data hundreds of times too large;
+`ddim` and `stochastic` clip it there.
 
 Shapes: N images, C channels, H x W cells.
 """
@@ -33,7 +33,7 @@ from dit_lab.sampling.generate import CHUNK_IMAGES, Generator, Passes
 from dit_lab.training.stop import StopSignal
 
 IMAGES = 8
-MOST_TIMES = 25  # of a sampler's grid
+MOST_TIMES = 25  # that are recorded of a sampler's time grid
 STEPS = 4
 SCALE = 2.0
 
@@ -80,7 +80,7 @@ def by_other_samplers(parts: Parts, stop: StopSignal) -> dict[str, Any]:
 
 
 def _images(generator: Generator, model: LabelledCall) -> list[float]:
-    """Mean, deviation and a projection of the first images, before a codec decodes them."""
+    """Return mean, deviation and a projection of each of the first IMAGES latents, flattened."""
     latents = generator.latents(model, first=0, seed=0)[:IMAGES].cpu().double().flatten(1)
     wave = torch.cos(torch.arange(latents.shape[1], dtype=torch.float64))
     found = [latents.mean(1), latents.std(1), latents @ wave / math.sqrt(len(wave))]
@@ -89,7 +89,7 @@ def _images(generator: Generator, model: LabelledCall) -> list[float]:
 
 
 def fixed_call(parts: Parts) -> LabelledCall:
-    """The model as a function, with fixed weights."""
+    """Return the model as a function, with the fixed weights of `fill`."""
     model = build_model(parts)
     fill(model)
     return labelled_call(parts, model.to(parts.device).eval())
@@ -97,7 +97,7 @@ def fixed_call(parts: Parts) -> LabelledCall:
 
 @torch.no_grad()
 def fill(model: nn.Module) -> None:
-    """Every weight drawn, of a size that keeps numbers as large as they were."""
+    """Set every parameter to fixed random values, scaled to preserve the size of activations."""
     for name, weight in model.named_parameters():
         fan_in = math.prod(weight.shape[1:]) if weight.dim() > 1 else 16
         drawn = rng.normal(0, f"probe/{name}", torch.zeros(1).long(), tuple(weight.shape))[0]

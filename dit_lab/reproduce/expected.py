@@ -1,13 +1,13 @@
-"""What an experiment is expected to give, `expected.yaml` beside its recipe, and how what was
-obtained compares with it. Torch-free.
+"""Recorded results of an experiment (`expected.yaml`), and comparison with new ones. Torch-free.
 
-    recorded:   when, on what, with which versions and code, how long, by which seeds, and which
-                probes were added later, and when
-    probes:     name -> value and tolerance by kind of device, of each configuration
-    measured:   name -> values of the seeds, their mean, deviation, and the tolerance of one more
-    published:  numbers of others: source, metric, and values by configuration; never compared
+    recorded:   date, device, versions, code hash, seeds and duration of the recording, and the
+                dates of probes that were added later
+    probes:     by configuration and name: value, and tolerance by kind of device
+    measured:   by configuration and metric: values of the seeds, their mean and deviation, and the
+                tolerance for one more seed
+    published:  results of others (source, metric, values by configuration); never compared
 
-An experiment that is not for this machine may have what is published alone.
+An experiment that was never run here may have the part `published` alone.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = {
     "ddim": {"cpu": 3e-4, "cuda": 5e-2},
     "stochastic": {"cpu": 3e-4, "cuda": 5e-2},
 }
-"""Of each probe: of its largest number. On processors rounding alone differs; on GPUs, bf16 and
-TF32 have 8 and 11 bits, and 50 steps of training enlarge that."""
+"""Tolerance of each probe by kind of device, relative to its largest absolute value. On CPUs only
+rounding differs; on GPUs, bf16 and TF32 have 8 and 11 bits, and 50 training steps amplify that."""
 
 Value = float | str | Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One number, as it was recorded and as it came out."""
+    """The comparison of one recorded value with the new one."""
 
     name: str
     recorded: str
     obtained: str
-    difference: float | None  # None: texts, or nothing to compare with
+    difference: float | None  # None for texts, or if there is nothing to compare with
     tolerance: float
     good: bool
-    known: bool = True  # of a probe that came later than the recording nothing is known
+    known: bool = True  # False if there is no recorded value, since the probe is newer
 
     @property
     def word(self) -> str:
@@ -79,7 +79,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A number of others; the configuration is what is typed behind the experiment, or ONE."""
+    """A published result; the configuration is given by overrides of the experiment, or is ONE."""
 
     configuration: str
     metric: str
@@ -102,21 +102,21 @@ class Recorded(TypedDict):
 
 
 class Tolerance(TypedDict):
-    """By kind of device."""
+    """Relative tolerance by kind of device."""
 
     cpu: NotRequired[Annotated[float, within(0)]]
     cuda: NotRequired[Annotated[float, within(0)]]
 
 
 class Probe(TypedDict):
-    """One number, text or list of numbers that does not depend on chance."""
+    """The recorded value of a deterministic probe: a number, a text or a list of numbers."""
 
     value: float | str | Annotated[list[float], not_empty]
     tolerance: Tolerance
 
 
 class Measured(TypedDict):
-    """A metric by the recorded seeds."""
+    """The values of a metric for the recorded seeds."""
 
     mean: float
     deviation: float
@@ -125,7 +125,7 @@ class Measured(TypedDict):
 
 
 class Group(TypedDict):
-    """A metric that others measured, by configuration."""
+    """Published values of a metric by configuration."""
 
     source: str
     metric: str
@@ -133,7 +133,7 @@ class Group(TypedDict):
 
 
 class Expected(TypedDict):
-    """expected.yaml, of which one part may be all."""
+    """expected.yaml; every part is optional."""
 
     recorded: NotRequired[Recorded]
     probes: NotRequired[dict[str, dict[str, Probe]]]
@@ -142,7 +142,7 @@ class Expected(TypedDict):
 
 
 def _read(folder: Path) -> Expected:
-    """The file of an experiment's folder, empty where there is none. Raises RequestError."""
+    """Return the content of expected.yaml, or {} if there is none. Raises RequestError."""
     file = folder / FILE
     if not file.exists():
         return {}
@@ -150,7 +150,7 @@ def _read(folder: Path) -> Expected:
 
 
 def read_published(folder: Path) -> list[Published]:
-    """What others measured of an experiment, in the order of the file."""
+    """Return the published results of an experiment, in the order of the file."""
     groups = _read(folder).get("published", [])
     return [
         Published(configuration, group["metric"], value, group["source"])
@@ -160,12 +160,16 @@ def read_published(folder: Path) -> list[Published]:
 
 
 def is_measured(folder: Path) -> bool:
-    """Whether anything of an experiment was recorded here."""
+    """Return whether an experiment has recorded results of its own."""
     return "measured" in _read(folder)
 
 
 def read_expected(folder: Path) -> dict[str, Any]:
-    """The file of an experiment's folder. Raises RequestError."""
+    """Return the content of expected.yaml.
+
+    Raises:
+        RequestError: there is no such file, or it lacks parts.
+    """
     file = folder / FILE
     if not file.exists():
         raise RequestError(
@@ -193,7 +197,7 @@ class _WithoutAliases(yaml.SafeDumper):
 
 
 def write_expected(folder: Path, content: Mapping[str, Any]) -> Path:
-    """Write the file, what is published being kept as it was."""
+    """Write expected.yaml and keep its published results; return its path."""
     file = folder / FILE
     published = _read(folder).get("published", [])
     text = yaml.dump(
@@ -211,7 +215,7 @@ def write_expected(folder: Path, content: Mapping[str, Any]) -> Path:
 
 
 def recorded_probes(probes: Mapping[str, Value]) -> dict[str, Any]:
-    """Each with its tolerance."""
+    """Return each probe with its tolerance, as expected.yaml holds it."""
     return {
         name: {"value": _rounded(value), "tolerance": dict(TOLERANCES.get(name, {}))}
         for name, value in probes.items()
@@ -219,7 +223,7 @@ def recorded_probes(probes: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def _rounded(value: Value) -> Value:
-    """To seven digits, which is what float32 has."""
+    """Round to seven significant digits, the precision of float32."""
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence):
@@ -230,7 +234,13 @@ def _rounded(value: Value) -> Value:
 def judge_probes(
     recorded: Mapping[str, Any], obtained: Mapping[str, Value], *, kind: str
 ) -> list[Verdict]:
-    """Each probe that came out or was recorded, on this kind of device, "cpu" or "cuda"."""
+    """Compare every recorded or obtained probe.
+
+    Args:
+        recorded: the probes of expected.yaml by name.
+        obtained: the new values by name.
+        kind: the kind of device, "cpu" or "cuda", whose tolerances apply.
+    """
     return [
         _judge_probe(name, recorded.get(name), obtained.get(name), kind)
         for name in dict.fromkeys((*obtained, *recorded))
@@ -253,7 +263,7 @@ def _judge_probe(name: str, recorded: Any, obtained: Value | None, kind: str) ->
     worst = max(range(len(apart)), key=apart.__getitem__)
     place = f"#{worst + 1}: " if len(old) > 1 else ""
     before, now = (f"{place}{numbers[worst]:.6g}" for numbers in (old, new))
-    good = apart[worst] <= tolerance + 1e-6 * max(map(abs, old))  # what is written is rounded
+    good = apart[worst] <= tolerance + 1e-6 * max(map(abs, old))  # recorded values are rounded
     return Verdict(name, before, now, apart[worst], tolerance, good)
 
 
@@ -273,8 +283,11 @@ def _shown(value: Value) -> str:
 def recorded_metrics(
     runs: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> dict[str, dict[str, Any]]:
-    """Every metric that all runs of a configuration have, one run for each seed: values, mean,
-    deviation, and how far from the mean a further seed may lie."""
+    """Return values, mean, deviation and tolerance of each metric that all seeds have.
+
+    Args:
+        runs: by configuration, the metrics of one run for each seed.
+    """
     values = {
         (label, name): [run[name] for run in of]
         for label, of in runs.items()
@@ -296,7 +309,7 @@ def recorded_metrics(
 def judge_metrics(
     recorded: Mapping[str, Any], runs: Sequence[Mapping[str, float]]
 ) -> list[Verdict]:
-    """Each recorded metric against the mean of the runs, one for each seed."""
+    """Compare each recorded metric with its mean over new runs, one for each seed."""
     verdicts = []
     for name, known in recorded.items():
         before = f"{known['mean']:.6g} ± {known['deviation']:.2g}"
@@ -305,7 +318,7 @@ def judge_metrics(
             verdicts.append(Verdict(name, before, "not measured", None, known["tolerance"], False))
             continue
         count, mean = len(known["values"]), fmean(values)
-        # a mean of several lies nearer to what is expected than one
+        # the mean of several seeds varies less than one seed, for which the tolerance holds
         nearer = math.sqrt((1 / len(values) + 1 / count) / (1 + 1 / count))
         tolerance, apart = known["tolerance"] * nearer, abs(mean - known["mean"])
         good = apart <= tolerance + 1e-6 * abs(known["mean"])

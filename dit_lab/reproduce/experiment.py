@@ -1,4 +1,4 @@
-"""A named experiment done again, and whether what was recorded of it came back. Torch-free."""
+"""Reproduction of a named experiment: its configurations, results and verdicts. Torch-free."""
 
 from __future__ import annotations
 
@@ -37,35 +37,35 @@ from dit_lab.reproduce.expected import (
 from dit_lab.sweeps.compose import compose_jobs
 
 PROBED_SEED = 0
-"""Of probes, which depend on it: those of a reproduction by other seeds are comparable."""
+"""The seed of all probes, so that reproductions with other seeds are comparable."""
 
 Settings = Mapping[str, str]
 
 Label = str
-"""The axes of a configuration without the seed, as typed: `objective=ddpm model=pico`."""
+"""A configuration as overrides without the seed, such as `objective=ddpm model=pico`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """How the configurations of an experiment are called."""
+    """The labels of an experiment's configurations."""
 
-    axes: Sequence[str]  # of its recipe
-    fixed: Settings  # the axes of its recipe of which one value was typed
-    is_part: bool  # of what its recipe has: values of its axes were typed
+    axes: Sequence[str]  # of the recipe
+    fixed: Settings  # axes of the recipe that the command sets to one value
+    is_part: bool  # whether the command restricts the axes of the recipe
 
     def of(self, settings: Settings) -> Label:
-        """What tells a configuration apart, the recipe's axes in its order."""
+        """Return the label of a configuration, with the recipe's axes first and in their order."""
         found = {**self.fixed, **without_seeds(settings)}
         return label_of({key: found[key] for key in (*self.axes, *found) if key in found}) or ONE
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """A named experiment, composed and checked: its one configuration, or those of its grid."""
+    """A named experiment, composed and checked: one configuration, or those of its grid."""
 
     name: str
     folder: Path
-    configs: Mapping[Label, RunConfig]  # whatever the seeds, by PROBED_SEED
+    configs: Mapping[Label, RunConfig]  # with the seed PROBED_SEED
     shapes: Mapping[Label, Shapes]
     seeds: Sequence[int]
     num_jobs: int
@@ -73,7 +73,7 @@ class Experiment:
 
     @property
     def config(self) -> RunConfig:
-        """Of the first configuration, for what all have in common."""
+        """The config of the first configuration, for keys that all share."""
         return next(iter(self.configs.values()))
 
     def train_hashes(self) -> dict[Label, str]:
@@ -81,8 +81,16 @@ class Experiment:
 
 
 def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | None) -> Experiment:
-    """The experiment of that name, by the first `num_seeds` seeds, or by those that are typed or
-    that its recipe has; a part of it where values of its axes are typed. Raises RequestError."""
+    """Compose the experiment of that name, or the part that the overrides select.
+
+    Args:
+        name: the name of the experiment.
+        overrides: overrides of the command; values of the recipe's axes select a part.
+        num_seeds: use seeds 0 to num_seeds - 1; None means the seeds of overrides or recipe.
+
+    Raises:
+        RequestError: the experiment does not exist or does not compose.
+    """
     folder = search_path.experiment_folder(name)
     typed = typed_for(name, overrides, num_seeds)
     parsed = sweep_overrides(typed)
@@ -103,18 +111,18 @@ def find_experiment(name: str, overrides: Sequence[str], *, num_seeds: int | Non
 
 
 def typed_for(name: str, overrides: Sequence[str], num_seeds: int | None) -> list[str]:
-    """What trains it: `train` takes this, with -m where it makes several jobs."""
+    """Return the overrides with which `train` (or `train -m`) trains the experiment."""
     seeds = [] if num_seeds is None else [f"seed={','.join(map(str, range(num_seeds)))}"]
     return [f"experiment={name}", *seeds, *overrides]
 
 
-# ---- what came out -------------------------------------------------------------------------------
+# ---- results -------------------------------------------------------------------------------------
 
 
 def metrics_by_label(
     experiment: Experiment, runs: Sequence[Run]
 ) -> dict[Label, list[dict[str, float]]]:
-    """What each configuration was found to be, by its runs in the order of their seeds."""
+    """Return the metrics of each configuration's runs, in the order of their seeds."""
     found: dict[Label, list[dict[str, float]]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.config["seed"]):
         found[experiment.labels.of(run.settings)].append(measured(run))
@@ -123,7 +131,7 @@ def metrics_by_label(
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a reproduction found: probes, and metrics unless only probes were asked for."""
+    """The results of a reproduction; no metrics if only probes were requested."""
 
     probes: Mapping[Label, Mapping[str, Value]]
     metrics: Mapping[Label, Sequence[Mapping[str, float]]]
@@ -131,7 +139,7 @@ class Outcome:
 
 
 def circumstances(experiment: Experiment, *, device: Mapping[str, Any]) -> dict[str, Any]:
-    """Where it was done and by which code; `device` are name, kind, threads and versions."""
+    """Return date, device, code hash and train hashes; `device` comes from `device_facts`."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         **device,
@@ -141,7 +149,7 @@ def circumstances(experiment: Experiment, *, device: Mapping[str, Any]) -> dict[
 
 
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was recorded, in words: recipe, code, versions, device."""
+    """Return a line for each difference of recipe, code, versions and device."""
     said = [
         f"recipe of {label}: another configuration than was recorded"
         for label, known in recorded["train_hashes"].items()
@@ -160,28 +168,30 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Every number of every configuration, and what was not as it was recorded."""
+    """All verdicts by configuration, and the differences in recipe, code, versions and device."""
 
     numbers: Mapping[Label, Sequence[Verdict]]
     differences: Sequence[str]
 
     @property
     def unknown(self) -> list[str]:
-        """The names of the probes that were not recorded."""
+        """The names of the probes that have no recorded value."""
         named = (one.name for of in self.numbers.values() for one in of if not one.known)
         return list(dict.fromkeys(named))
 
     @property
     def wrong(self) -> list[tuple[Label, str]]:
-        """The configuration and the name of each number that did not come back."""
+        """The configuration and name of each value that was not reproduced."""
         return [
             (label, one.name) for label, of in self.numbers.items() for one in of if not one.good
         ]
 
 
 def _part_of(expected: Mapping[str, Any], outcome: Outcome) -> tuple[dict[str, Any], Outcome]:
-    """What was recorded of the configurations that came out, and of these what was recorded: of a
-    training that several share, the first alone has all probes."""
+    """Restrict the recorded results and the outcome to what both have.
+
+    If several configurations share a training, only the first recorded one has all probes.
+    """
     hashes, known = expected["recorded"]["train_hashes"], expected["probes"]
     labels = outcome.probes.keys()
     of_part = {
@@ -200,8 +210,7 @@ def _part_of(expected: Mapping[str, Any], outcome: Outcome) -> tuple[dict[str, A
 
 
 def judge(expected: Mapping[str, Any], outcome: Outcome, *, is_part: bool = False) -> Judgement:
-    """Every number of every configuration that was recorded or came out; of those that came out
-    where a part was repeated."""
+    """Compare all values of all configurations; with `is_part`, only of the obtained ones."""
     if is_part:
         expected, outcome = _part_of(expected, outcome)
     kind = outcome.circumstances["kind"]
@@ -218,7 +227,7 @@ def judge(expected: Mapping[str, Any], outcome: Outcome, *, is_part: bool = Fals
 
 
 def as_recorded(experiment: Experiment, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
-    """The content of a new expected.yaml; `seconds` is what all runs took."""
+    """Return the content of a new expected.yaml; `seconds` is the duration of all runs."""
     return {
         "recorded": {
             **outcome.circumstances,
@@ -231,7 +240,7 @@ def as_recorded(experiment: Experiment, outcome: Outcome, *, seconds: float) -> 
 
 
 def with_new_probes(expected: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """The content of expected.yaml with the probes that it lacks, each with the date of now."""
+    """Return the content of expected.yaml with missing probes added, dated today."""
     known, added, probes = expected["probes"], dict[str, str](), {}
     for label, found in outcome.probes.items():
         before = known.get(label, {})

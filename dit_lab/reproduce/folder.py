@@ -1,8 +1,8 @@
-"""The folder of a reproduction, `reproductions/NAME-DATE-HEX` below the usual `paths.root`:
+"""The folder of a reproduction, `reproductions/NAME-DATE-HEX` below the configured `paths.root`.
 
-    reproduction.json  what was typed, on what and by which code, seconds so far, whether it is done
-    runs/  sweeps/     what it trained
-    verdict.json       what came back
+    reproduction.json  overrides, device, versions and code, seconds so far, whether it has finished
+    runs/  sweeps/     the trained runs
+    verdict.json       the comparison with the recorded results
 
 Torch-free.
 """
@@ -44,7 +44,7 @@ class Asked(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class ReproductionFolder:
-    """Where a reproduction trains, and what is known of it."""
+    """Paths and records of the folder of a reproduction."""
 
     root: Path
 
@@ -58,7 +58,7 @@ class ReproductionFolder:
 
     @property
     def seconds(self) -> float:
-        """What all of it took so far, however often it was interrupted."""
+        """The duration so far, over all interruptions."""
         return self._read()["seconds"]
 
     def _read(self) -> Asked:
@@ -66,7 +66,7 @@ class ReproductionFolder:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Add what is done in here to the seconds, also where it is interrupted."""
+        """Add the duration of the context to `seconds`, also if it is interrupted."""
         before, started = self.seconds, time.monotonic()
         try:
             yield
@@ -74,19 +74,19 @@ class ReproductionFolder:
             self._note(seconds=before + time.monotonic() - started)
 
     def finish(self) -> None:
-        """Nothing goes on here."""
+        """Mark the reproduction as finished, so that the same command starts a new one."""
         self._note(finished=True)
 
     def _note(self, **changes: Any) -> None:
         write_json(self.asked, {**self._read(), **changes})
 
     def runs(self) -> list[Run]:
-        """What was trained, all of it finished."""
+        """Return the trained runs, all of which must have finished."""
         sweeps = all_sweeps(self.root)
         return runs_of_sweep(sweeps[0]) if sweeps else runs_of_folders(all_runs(self.root))
 
     def arms(self) -> dict[str, Arm]:
-        """The named arms that were trained."""
+        """Return the named arms of the trained sweep."""
         return arms_of((one.root.name, one.read()) for one in all_sweeps(self.root)[:1])
 
     def write_verdict(self, found: Judgement) -> None:
@@ -95,7 +95,7 @@ class ReproductionFolder:
         write_json(self.verdict, {"reproduced": not found.wrong, **content})
 
     def log_verdict(self) -> str:
-        """Keep the verdict with the run in MLflow, or the sweep's; "" or why it did not take it."""
+        """Log the verdict to the MLflow run of the sweep or run; return "" or why that failed."""
         sweeps, run = all_sweeps(self.root), all_runs(self.root)[0]
         status = read_status(run)
         run_id = sweeps[0].read().parent_run_id if sweeps else status.get("tracking_run_id")
@@ -110,8 +110,11 @@ class ReproductionFolder:
 def reproduction_folder(
     places: Path, name: str, typed: Sequence[str], circumstances: Mapping[str, Any]
 ) -> tuple[ReproductionFolder, bool]:
-    """Where to reproduce `name`, and whether that goes on with an interrupted reproduction: one of
-    the same `typed`, in the same circumstances but for the date. Else the folder is new."""
+    """Return the folder to reproduce `name` in, and whether it resumes an interrupted reproduction.
+
+    A reproduction is resumed if its overrides and circumstances (other than the date) are the same.
+    Otherwise a new folder is created.
+    """
     same = {key: value for key, value in circumstances.items() if key != "date"}
     asked = {"typed": list(typed), "circumstances": same}
     for file in sorted(places.glob(f"reproductions/{name}-*/{ASKED}"), reverse=True):

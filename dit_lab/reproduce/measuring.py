@@ -1,11 +1,9 @@
-"""Probes of what measures a training: its own evaluators, smaller, at the last of the first steps.
+"""Probes of the evaluators of a training, with fewer images, at the last probed step.
 
-    validation: the terms of the validation loss, by the average that evaluations look at
-    table: rows of samples against real images, drawn from that average
-    fixed: the same terms by weights that are fixed and nowhere zero, which labels change
-    sampled: the file of weights that each name of `sample.weights` means
-
-Shapes: N images.
+validation: the terms of the validation loss, of the EMA that is evaluated
+table: metrics of samples of that EMA against real images
+fixed: the terms of the validation loss with fixed nonzero weights, for which labels matter
+sampled: the weights file of each value of `sample.weights`
 """
 
 from __future__ import annotations
@@ -32,8 +30,8 @@ from dit_lab.training.distributed import DistributedContext
 
 LOSS_IMAGES, REFERENCE_IMAGES = 128, 1024
 KINDS = {"memorisation": "Memorisation", "kernel_distance": "KernelDistance"}
-"""Metrics that cost nothing. Only those of their numbers are kept that are no shares of images: of
-few images a share changes by a rounding."""
+"""Cheap metrics by name. Their fractions of images are left out, since with few images rounding can
+change a fraction noticeably."""
 
 UNTRAINED = {"train_hash": "", "code_hash": "", "forced_over": []}
 
@@ -41,7 +39,7 @@ UNTRAINED = {"train_hash": "", "code_hash": "", "forced_over": []}
 def small_evaluators(
     parts: Parts, folder: Path, context: DistributedContext, *, steps: int
 ) -> list[Evaluator]:
-    """What looks at a training after so many steps, all of it in `folder`."""
+    """Return small evaluators that run after `steps` steps and write only to `folder`."""
     config = parts.config
     steps = min(steps, config.training.total_steps)
     metric = {
@@ -76,7 +74,7 @@ def small_evaluators(
 
 
 class Measured(Hook):
-    """What evaluators find."""
+    """Collects the metrics of the evaluators."""
 
     def __init__(self) -> None:
         self._losses: list[float] = []
@@ -91,7 +89,7 @@ class Measured(Hook):
                 self._losses.append(value)
 
     def probes(self) -> dict[str, Any]:
-        table = {"table": self._rows} if self._rows else {}  # there may be too few real images
+        table = {"table": self._rows} if self._rows else {}  # none if there are too few real images
         return {"validation": self._losses, **table}
 
 

@@ -1,8 +1,8 @@
-"""What a configuration computes that must not depend on chance: a fingerprint of a training's first
-steps, of what measures it and of samplers, in seconds.
+"""Probes: deterministic values of the first training steps, the evaluators and the samplers.
 
-A loss says little: label dropout changes that of the first steps by 1e-5, the decay of an average
-never. So everything that decides a result has a number of its own, with a tolerance for rounding.
+They take seconds. A loss alone would not do: label dropout changes it by only 1e-5 in the first
+steps, and the EMA decay does not change it at all. So everything that affects results has a probe
+of its own, with a tolerance for rounding.
 
 Shapes: N images, C channels, H x W cells.
 """
@@ -34,17 +34,23 @@ from dit_lab.training.stop import StopSignal
 
 STEPS = 50
 AVERAGED_STEPS = (1, 10, 100, 1000, 2000)
-LAST_UPDATE = 1e6  # by which the warm-up of every decay is over
+LAST_UPDATE = 1e6  # the number of updates after which the warm-up of every EMA decay is over
 
 
 def probe(config: RunConfig, shapes: Shapes, *, training: bool = True) -> dict[str, Any]:
-    """Every probe by name: a number, a text, or a list of numbers; without `training`, those of the
-    configured sampler alone. Nothing is left on the disk.
+    """Return every probe by name: a number, a text, or a list of numbers.
 
-    losses, noise: of steps 1 to 50; weights, averages: norms after them; order: a hash of which
-    images, labels and drops they had; dropped: the share of labels; lag: of each average behind a
-    weight that grows with every update; horizon: of each average in the end. The rest is in
-    `measuring.py` and `drawing.py`.
+    Without `training`, only the probes of the configured sampler. No files remain on disk.
+
+        losses: the training loss of steps 1 to 50
+        noise: a projection of the noise of each of these steps
+        weights, averages: norms of the parameters and of each EMA after these steps
+        order: a hash of the image indices, labels and label drops of these steps
+        dropped: the share of dropped labels
+        lag: how far each EMA is behind a weight that grows by one with every update
+        horizon: the length of each EMA, in updates, after its warm-up
+
+    The other probes are described in `measuring.py` and `drawing.py`.
     """
     with StopSignal() as stop:
         context = DistributedContext(
@@ -98,7 +104,7 @@ def _training(
 
 
 class _Losses(Hook):
-    """The loss of every step."""
+    """Collects the training loss of every step."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -109,10 +115,10 @@ class _Losses(Hook):
 
 
 class _Seen:
-    """The batches of a training, as the loop takes them, and what is in those of the first steps.
+    """Wraps the batches of a training and records those of the first steps.
 
-    Noise is real numbers, which other processors round in another way: it is projected, a step at a
-    time, onto a wave that no two images share.
+    Indices and labels are hashed. Noise is rounded differently by other processors, so it is not
+    hashed: the noise of each step is projected onto a cosine over all its values.
     """
 
     def __init__(self, batches: TrainingBatches) -> None:
@@ -161,9 +167,10 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _averages(config: RunConfig) -> dict[str, Any]:
-    """How far each average is behind a weight that grows by one with every update, and over how
-    many updates it looks back in the end, where no warm-up counts: one over the share that a new
-    weight gets."""
+    """Return the probes `lag` and `horizon`, which do not depend on the training.
+
+    The horizon is 1 / (weight of the newest parameters) after LAST_UPDATE updates.
+    """
     weight = {"weight": torch.zeros(1)}
     kept, found = averages(config, weight), []
     for update in range(1, AVERAGED_STEPS[-1] + 1):
@@ -181,7 +188,7 @@ def _averages(config: RunConfig) -> dict[str, Any]:
 
 
 def device_facts() -> dict[str, Any]:
-    """What probes and runs are computed on, and with which versions."""
+    """Return device name and kind, number of threads, and package versions."""
     return {
         "device": device_name(),
         "kind": "cuda" if torch.cuda.is_available() else "cpu",

@@ -1,5 +1,4 @@
-"""What a recording leaves beside the recipe for people to read: `results.md` with its plots, as the
-sweep's report has them, and `samples.png`, images of every model."""
+"""The report of a recording, next to the recipe: `results.md` with plots, and `samples.png`."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ COLUMNS = 4
 def write_results(
     runs: Sequence[Run], experiment: Path, *, arms: Mapping[str, Arm] | None = None
 ) -> list[Path]:
-    """Write what the runs of a recording say into the experiment's folder; the files."""
+    """Write the report of a recording's runs into the experiment's folder; return the files."""
     written = []
     with tempfile.TemporaryDirectory() as place:
         _, files = report_on(runs, Path(place), title=experiment.name, arms=arms)
@@ -43,7 +42,7 @@ def write_results(
 
 
 def _grids(runs: Sequence[Run]) -> dict[str, Path]:
-    """The last images of each model of the first seed, by what tells the models apart."""
+    """Return the last sample grid of each model of the first seed, by the model's label."""
     first = min(run.config["seed"] for run in runs)
     found: dict[str, Path] = {}
     for run in runs:

@@ -1,10 +1,10 @@
-"""How far one more seed may lie from the mean of the recorded ones, without anything being wrong.
+"""Tolerances: how far a metric of one more seed may be from the mean of the recorded seeds.
 
-Few seeds say little about their spread: of three, a tolerance for all numbers of a grid would be
-fifty deviations wide. But a metric is measured for every configuration of an experiment, and their
-spreads are alike. So each variance is drawn towards those of the same metric elsewhere, as far as
-these agree among themselves (the moderated t-statistic: Smyth, Statistical Applications in Genetics
-and Molecular Biology 3(1), 2004, sections 4 to 6).
+The variance of a few seeds is a poor estimate: with three seeds, a tolerance for all values of a
+grid would be fifty standard deviations wide. But a metric has similar variances in all
+configurations of an experiment. So each variance is shrunk towards the others of the same metric,
+by as much as these agree (moderated t-statistic: Smyth, Statistical Applications in Genetics and
+Molecular Biology 3(1), 2004, sections 4 to 6).
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from functools import cache
 from statistics import fmean, variance
 
 FALSE_ALARMS = 0.05
-"""How often a run of the same code by another seed may be called different, all numbers of an
-experiment taken together."""
+"""The probability that a run of the same code with another seed is judged different, over all
+values of an experiment."""
 
 Number = tuple[str, str]
 """A configuration and a metric."""
 
 
 def tolerances(values: Mapping[Number, Sequence[float]]) -> dict[Number, float]:
-    """Half the prediction interval of one more seed, around the mean of the given ones, such that
-    any of the numbers lies outside with FALSE_ALARMS (Bonferroni: at most that). All numbers are of
-    the same seeds; one alone has no interval: 0.
+    """Return half the width of the prediction interval of one more seed, for each metric.
 
-    Shares of images, whose names end in _n and their number, are no normal distribution near 0 and
-    1: they have three images at least.
+    With the same code, the probability that any of the values is outside is at most FALSE_ALARMS
+    (Bonferroni). With one seed, tolerances are 0. Fractions of images (names that end in _nCOUNT)
+    are not normally distributed near 0 and 1, so their tolerance is at least three images.
+
+    Args:
+        values: the values of the recorded seeds, as many for each configuration and metric.
     """
     (count,) = {len(seeds) for seeds in values.values()}
     if count < 2:
         return dict.fromkeys(values, 0.0)
-    # of a share, one image may be either
+    # the standard deviation of a fraction of images is at least one image
     own = {number: max(variance(of), _image(number) ** 2) for number, of in values.items()}
     moderated = _moderated(own, count - 1)
     found = {}
@@ -46,17 +48,18 @@ def tolerances(values: Mapping[Number, Sequence[float]]) -> dict[Number, float]:
 
 
 def _image(number: Number) -> float:
-    """One image of those that a share is of, 0 for other metrics."""
+    """Return 1 / COUNT for a fraction of COUNT images, and 0 for other metrics."""
     _, found, count = number[1].rpartition("_n")
     return 1 / int(count) if found and count.isdigit() else 0.0
 
 
 def _moderated(own: Mapping[Number, float], degrees: int) -> dict[Number, tuple[float, float]]:
-    """Variances and their degrees of freedom, drawn towards those of the same metric.
+    """Return the moderated variance and its degrees of freedom for each value.
 
-    The prior of a metric's variances is a scaled inverse chi-squared distribution. How narrow it is
-    is estimated from all metrics, where it lies from this one alone, which costs one of the other
-    configurations; it counts for no more degrees of freedom than the rest of them have.
+    The prior of a metric's variances is a scaled inverse chi-squared distribution. Its degrees of
+    freedom are estimated from all metrics, and its location from this metric alone, which uses up
+    one of the other configurations. The degrees of freedom are capped at those of the remaining
+    configurations.
     """
     logs: dict[str, list[float]] = defaultdict(list)
     for (_, metric), spread in own.items():
@@ -77,8 +80,10 @@ def _moderated(own: Mapping[Number, float], degrees: int) -> dict[Number, tuple[
 
 
 def _prior_degrees(logs: Sequence[Sequence[float]], degrees: int) -> float:
-    """Of the prior, from the spread of the logarithms within each metric; infinite where that is
-    no wider than chance makes it."""
+    """Return the prior's degrees of freedom, from the variance of log variances within each metric.
+
+    They are infinite if that variance is no larger than expected by chance.
+    """
     from scipy.special import polygamma
 
     free = sum(len(of) - 1 for of in logs)
@@ -89,15 +94,17 @@ def _prior_degrees(logs: Sequence[Sequence[float]], degrees: int) -> float:
 
 
 def _mean_log(degrees: float) -> float:
-    """The mean of the logarithm of a chi-squared variable over its degrees of freedom."""
+    """Return the mean of log(X / degrees) for a chi-squared variable X."""
     from scipy.special import digamma
 
     return float(digamma(degrees / 2) - math.log(degrees / 2)) if math.isfinite(degrees) else 0.0
 
 
 def _trigamma_inverse(value: float) -> float:
-    """y > 0 such that trigamma(y) is the value, by Newton's method on 1 / trigamma, which is convex
-    (Smyth 2004, appendix)."""
+    """Return y > 0 with trigamma(y) = value, by Newton's method on the convex 1 / trigamma.
+
+    Source: Smyth 2004, appendix.
+    """
     from scipy.special import polygamma
 
     y = 0.5 + 1 / value
@@ -112,7 +119,7 @@ def _trigamma_inverse(value: float) -> float:
 
 @cache
 def _quantile(probability: float, degrees: float) -> float:
-    """Of Student's t."""
+    """Return a quantile of Student's t distribution."""
     from scipy.stats import t
 
     return float(t.ppf(probability, degrees))

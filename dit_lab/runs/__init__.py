@@ -1,1 +1,1 @@
-"""The run folder and what lies in it."""
+"""The run folder and its files."""

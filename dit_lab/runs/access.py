@@ -1,4 +1,4 @@
-"""Whether this user may read the weights of a run that somebody else has trained. Torch-free."""
+"""Read access to the weights of another user's run. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from dit_lab.runs.folder import RunFolder, newest_checkpoint
 
 
 def refuse_unreadable(given: str, folder: RunFolder, checkpoint: Path | None) -> None:
-    """Raise Denied where a file of the checkpoint, or of the newest one, may not be read;
-    `given` is what named the run, such as `run=RUN`."""
+    """Raise Denied if this user may not read a file of the checkpoint (None: the newest one).
+
+    `given` is how the command names the run, such as `run=RUN`; the message begins with it.
+    """
     try:
         chosen = folder.root if folder.is_exported else checkpoint or newest_checkpoint(folder)
         files = [] if chosen is None else [chosen, *chosen.rglob("*")]

@@ -1,7 +1,4 @@
-"""The file that is exported of a run: safetensors whose header says what the run's folder says.
-
-Torch-free, as `runs/folder.py` is.
-"""
+"""Exported runs: safetensors files whose header holds the run's config and identity. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,12 +13,15 @@ from dit_lab.core.typed import read_as
 from dit_lab.runs.records import Header
 
 EXPORTED = ".safetensors"
-HEADER_KEY = "dit_lab"  # in the header: what is known of the run, as JSON
+HEADER_KEY = "dit_lab"  # the key of the header's metadata that holds `records.Header` as JSON
 
 
 def read_exported(file: Path) -> dict[str, Any]:
-    """What the header of an exported file says: `config`, `identity`, `step` and `weights`, the
-    name of those. RequestError where it is another program's file, or none."""
+    """Return the header of an exported run (see `records.Header`).
+
+    Raises:
+        RequestError: the file is damaged, or another program wrote it.
+    """
     known = header_of(file)
     if known is None:
         raise RequestError(
@@ -32,8 +32,11 @@ def read_exported(file: Path) -> dict[str, Any]:
 
 
 def header_of(file: Path) -> dict[str, Any] | None:
-    """The same, or None where another program wrote the file. RequestError where it is damaged, or
-    its header is longer than RECORD_BYTES."""
+    """Return the header of an exported run, or None if another program wrote the file.
+
+    Raises:
+        RequestError: the file is damaged, or its header is longer than RECORD_BYTES.
+    """
     again = "fetch it again"
     try:
         with open_regular(file) as opened:

@@ -1,4 +1,4 @@
-"""Runs below a folder, and what a user calls one. Torch-free."""
+"""Listing of the runs below a folder, and look-up of a run by what the user typed. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from dit_lab.runs.folder import RunFolder, digest, newest_checkpoint, read_statu
 
 
 def find_run(run: str, *, root: Path) -> tuple[RunFolder, Path | None]:
-    """What a user calls a run -> (the run, a checkpoint of it where one was chosen).
+    """Return the run that `run` names, and its checkpoint if `run` is a checkpoint folder.
 
-    A run folder, a folder that holds exactly one (`outputs/runs/quickstart`; runs without a
-    checkpoint count where none has one), a checkpoint folder in one, a file that was exported of
-    one, or a tracking run id, which is looked up in `root` (`paths.root`). What is found out about
-    a run that this user can only read is kept below `root`. Raises RequestError.
+    If this user may only read the run, its evaluations and samples are stored below `root`.
+
+    Args:
+        run: a run folder, a checkpoint folder, an exported file, the id of a tracked run, or a
+            folder with exactly one run (`outputs/runs/quickstart`). In such a folder only runs
+            with a checkpoint count, unless no run has one.
+        root: `paths.root`, where run ids are looked up.
+
+    Raises:
+        RequestError: there is no such run, or there are several.
     """
     try:
         folder, checkpoint = _found(run, root)
@@ -34,7 +40,7 @@ def find_run(run: str, *, root: Path) -> tuple[RunFolder, Path | None]:
 
 
 def _found(run: str, root: Path) -> tuple[RunFolder, Path | None]:
-    path = Path(os.path.realpath(local_path(run, "run=")))  # also of links in a circle
+    path = Path(os.path.realpath(local_path(run, "run=")))  # accepts links that form a cycle
     if path.suffix == EXPORTED and path.is_file():
         read_exported(path)
         return RunFolder(path), None
@@ -47,7 +53,7 @@ def _found(run: str, root: Path) -> tuple[RunFolder, Path | None]:
     if len(trained) == 1:
         return trained[0], None
     for folder in all_runs(root):
-        with suppress(RequestError):  # a damaged one is another run, as far as is known
+        with suppress(RequestError):  # a damaged status cannot match the id
             if read_status(folder).get("tracking_run_id") == run:
                 return folder, None
     raise RequestError(f"run={run}: {_no_run(path, trained, root)}")
@@ -68,5 +74,5 @@ def _no_run(path: Path, inside: list[RunFolder], root: Path) -> str:
 
 
 def all_runs(root: Path) -> list[RunFolder]:
-    """Every run below `paths.root` that has a status."""
+    """Return every run below `paths.root` that has a status file."""
     return [RunFolder(status.parent) for status in sorted(root.glob("runs/*/*/status.json"))]

@@ -1,12 +1,12 @@
-"""The run folder: its layout, what identifies a run, and how to read and write its files.
+"""The run folder: layout, train hash, and reading and writing of its files.
 
     runs/<name>/<train hash>/
         config.yaml  identity.json  status.json  lease  train.log  metrics.jsonl  samples/
         evaluations/<eval hash>.json  checkpoints/step-00001000/  averages/  tracking.json
 
-What is exported of a run is one file, whose header says what the first two files do.
+An exported run is a single file whose header holds config.yaml and identity.json.
 
-Torch-free, so that commands can refuse a request before anything slow is imported.
+Torch-free, so that commands can check a request before slow imports.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from dit_lab.runs.records import Status, Tracked
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 STEP = re.compile("step-([0-9]{1,18})")
-"""The name of a checkpoint, or of a snapshot of averages."""
+"""The name of a checkpoint folder, or of an EMA snapshot."""
 
 NOT_DECIDING = (
     "choices", "name", "resume",
-    "init_from",  # what lies there is part of the hash
+    "init_from",  # a hash of the initial weights is part of the train hash instead
     "paths", "tracking", "tags", "note", "distributed",
     "sampler", "guidance", "sample", "evaluation", "metric", "hook",
-    "dataset.root",  # the data fingerprint covers what lies there
+    "dataset.root",  # the data fingerprint covers the files
     "dataset.images_root",
     "dataset.num_workers",
-    "coupling.pairs",  # the fingerprint of the pairs covers what lies there
-    "codec.path",  # the codec's fingerprint covers what lies there
+    "coupling.pairs",  # the fingerprint of the pairs covers the files
+    "codec.path",  # the codec's fingerprint covers the files
     "codec.chunk_images",
     "model.activation_checkpointing",
     "ema.power_stds",
@@ -60,25 +60,26 @@ NOT_DECIDING = (
     "training.hang_after_seconds",
     "training.system_metrics",
 )  # fmt: skip
-"""Keys of the configuration that change where, how fast or how closely a run is watched, but not
-the weights that it ends with (process count and accumulation: up to the order of float sums)."""
+"""Config keys that do not affect the trained weights and are not part of the train hash: paths,
+speed, logging, sampling and evaluation. Process count and gradient accumulation change the weights
+only by the order of floating-point sums."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Where everything of one run lies. Creating the object touches nothing."""
+    """Paths of the files of one run. Creating the object reads and writes nothing."""
 
     root: Path
-    elsewhere: Path | None = None  # the place of what is found out later, where not in `root`
+    elsewhere: Path | None = None  # for later results, if this user may not write to `root`
 
     @property
     def results(self) -> Path:
-        """The folder for what this user finds out about the run once it is trained."""
+        """The folder for this user's evaluations and samples of the trained run."""
         return self.elsewhere or self.root
 
     @property
     def is_exported(self) -> bool:
-        """Whether it is no folder but a file that was exported of one."""
+        """Whether the run is an exported file instead of a folder."""
         return self.root.suffix == EXPORTED and not self.root.is_dir()
 
     @property
@@ -107,7 +108,7 @@ class RunFolder:
 
     @property
     def untold(self) -> Path:
-        """Rows that were measured after the end, and that the tracker did not take."""
+        """Metric rows measured after training that could not be sent to the tracker."""
         return self.results / "untold.jsonl"
 
     @property
@@ -119,33 +120,33 @@ class RunFolder:
         return self.results / "evaluations"
 
     def all_evaluations(self) -> list[Path]:
-        """The files of this user's evaluations, and of those in the run's own folder."""
+        """Return the evaluation files of this user and those in the run folder."""
         places = dict.fromkeys([self.evaluations, self.root / "evaluations"])
         return [file for place in places for file in place.glob("*.json")]
 
     def evaluation(self, eval_hash: str) -> Path:
-        """The file of an evaluation, wherever it lies; this user's own where there is none yet."""
+        """Return the file of an evaluation; if it does not exist, the path to write it to."""
         name = f"{eval_hash}.json"
         found = (file for file in self.all_evaluations() if file.name == name)
         return next(found, self.evaluations / name)
 
     @property
     def tracking(self) -> Path:
-        """What a tracker is told of the run besides its configuration: its name and tags."""
+        """The name and tags that the tracker gets in addition to the config."""
         return self.root / "tracking.json"
 
     def artifacts(self) -> list[Path]:
-        """The files that a tracker keeps a copy of."""
+        """Return the files that are uploaded to the tracker."""
         return sorted([*self.samples.glob("*.png"), *self.evaluations.glob("*.json")])
 
     @property
     def nonfinite(self) -> Path:
-        """What is known of the steps that stopped the run because they were not finite."""
+        """The diagnosis of the non-finite steps that ended the run."""
         return self.root / "nonfinite.json"
 
     @property
     def watched(self) -> Path:
-        """Signs of life of the processes that train, and the stacks of those that hung."""
+        """The watchdog's folder: heartbeats of the training processes, stacks of hung ones."""
         return self.root / "watchdog"
 
     @property
@@ -154,7 +155,7 @@ class RunFolder:
 
     @property
     def averages(self) -> Path:
-        """Power-function averages: snapshots of training, and the widths made of them."""
+        """Power-function EMAs: snapshots of training, and post-hoc EMAs computed from them."""
         return self.root / "averages"
 
 
@@ -162,7 +163,7 @@ class RunFolder:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Leaves of nested mappings as (dotted key, value); lists count as leaves."""
+    """Yield the leaves of nested mappings as (dotted key, value); lists count as leaves."""
     for key, value in tree.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping):
@@ -172,12 +173,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 
 
 def is_deciding(key: str) -> bool:
-    """Whether a dotted key of the configuration decides the weights."""
+    """Return whether a dotted config key affects the weights and so enters the train hash."""
     return not any(key == part or key.startswith(f"{part}.") for part in NOT_DECIDING)
 
 
 def digest(content: bytes | Mapping[str, Any]) -> str:
-    """12 hex digits of bytes, or of a mapping's content whatever the order of its keys."""
+    """Return a hash of 12 hex digits; the order of a mapping's keys does not matter."""
     if isinstance(content, Mapping):
         content = json.dumps(content, sort_keys=True).encode()
     return hashlib.blake2b(content, digest_size=6).hexdigest()
@@ -187,7 +188,7 @@ def digest(content: bytes | Mapping[str, Any]) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside, sync, rename: a reader sees the old text or the new one, never a part."""
+    """Write a file atomically: a temporary file is synced and renamed over the old one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(beside, "w", encoding="utf-8") as file:
@@ -196,12 +197,12 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except BaseException:
-        beside.unlink(missing_ok=True)  # a full disk needs the room
+        beside.unlink(missing_ok=True)  # the disk may be full
         raise
 
 
 def _write_over(path: Path, text: str) -> None:
-    """Replace the text of a file of a few hundred bytes that is there, without room for another."""
+    """Overwrite a small existing file in place, without disk space for a second copy."""
     with open(path, "r+b") as file:
         before = file.read()
         try:
@@ -216,8 +217,13 @@ def _write_over(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file within the limits of `core/files.py`, {} where there is no such
-    file. Raises RequestError. What its values have to be is said by who reads them."""
+    """Return the JSON object in a file, or {} if there is no such file.
+
+    The values are not validated; callers do that with `read_as`.
+
+    Raises:
+        RequestError: the file is damaged, or exceeds the limits of `core/files.py`.
+    """
     try:
         content = read_within(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -227,17 +233,17 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
         return found
-    except ValueError as error:  # no JSON, or not even text
+    except ValueError as error:  # invalid JSON or invalid UTF-8
         raise RequestError(f"{path}: damaged ({error}); move it away to go on without it") from None
 
 
 def read_status(folder: RunFolder) -> dict[str, Any]:
-    """status.json, which is a `records.Status`; {} where there is none. Raises RequestError."""
+    """Return status.json (a `records.Status`), or {} if there is none. Raises RequestError."""
     return _known_or_empty(Status, folder.status)
 
 
 def read_tracked(folder: RunFolder) -> dict[str, Any]:
-    """tracking.json, which is a `records.Tracked`; {} where there is none. Raises RequestError."""
+    """Return tracking.json (a `records.Tracked`), or {} if there is none. Raises RequestError."""
     return _known_or_empty(Tracked, folder.tracking)
 
 
@@ -256,7 +262,11 @@ def _as_json(content: Mapping[str, Any]) -> str:
 
 
 def step_of(checkpoint: Path) -> int:
-    """1000 of checkpoints/step-00001000. Raises RequestError where it has another name."""
+    """Return the step in a checkpoint's name, such as 1000 for step-00001000.
+
+    Raises:
+        RequestError: the folder has another name.
+    """
     named = STEP.fullmatch(checkpoint.name)
     if named is None:
         raise RequestError(f"{checkpoint}: no checkpoint; those are named like step-00001000")
@@ -264,20 +274,24 @@ def step_of(checkpoint: Path) -> int:
 
 
 def steps_in(folder: Path) -> list[Path]:
-    """The folders of checkpoints, or of snapshots of averages, the oldest first, whole or not.
-    Others, such as a copy step-00001000.bak, are none."""
+    """Return the folders of checkpoints or EMA snapshots, oldest first, complete or not.
+
+    Folders with other names, such as a copy step-00001000.bak, are ignored.
+    """
     return sorted((p for p in folder.glob("step-*") if STEP.fullmatch(p.name)), key=step_of)
 
 
 def newest_checkpoint(folder: RunFolder) -> Path | None:
-    """The newest checkpoint that was completed; whether it still is whole shows when it is read."""
+    """Return the newest checkpoint that was written completely; its content is not verified."""
     complete = [path for path in steps_in(folder.checkpoints) if (path / "COMPLETE").exists()]
     return complete[-1] if complete else None
 
 
 def update_status(folder: RunFolder, **changes: Any) -> dict[str, Any]:
-    """Merge changes into status.json and return the whole. A disk that has no room for a second
-    file still takes them: how a run ended has to be said."""
+    """Merge changes into status.json and return the new status.
+
+    On a full disk the file is overwritten in place, so that the end of a run is still recorded.
+    """
     status = {**read_status(folder), **changes, "updated": time.time()}
     try:
         write_json(folder.status, status)

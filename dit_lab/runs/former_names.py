@@ -1,7 +1,7 @@
-"""Components that were moved: records keep the name that a component had when they were made.
+"""Renamed components: `_target_` names of earlier versions.
 
-A record is read with the names of today; in hashes every component goes under the first name that
-it had, so that a move changes no hash.
+Records are read with the current names. Hashes use the first name of each component, so that
+renaming a component does not change them.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ NOW: dict[str, str] = {
     f"dit_lab.evaluation.metrics.{name}": f"dit_lab.evaluation.metrics.components.{name}"
     for name in METRICS
 }
-"""The first name of a component that was moved -> its name today."""
+"""The first name of a renamed component -> its current name."""
 
 FIRST = {now: first for first, now in NOW.items()}
 
 
 def with_names_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file recorded, with each `_target_` as it is named today."""
+    """Return a recorded config with the current name of each `_target_`."""
     return {key: _renamed(part, NOW) for key, part in record.items()}
 
 
 def with_first_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is to be hashed, with each `_target_` as it was named first."""
+    """Return the values to be hashed with the first name of each `_target_`."""
     return {key: _renamed(part, FIRST) for key, part in values.items()}
 
 

@@ -1,5 +1,4 @@
-"""What runs take of the disk, and how checkpoints and folders are removed: whole or not at all.
-Torch-free."""
+"""Disk usage of runs; atomic removal of checkpoints and run folders. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,37 +14,37 @@ from dit_lab.core.files import remove_folder
 from dit_lab.runs.folder import RunFolder, read_status, step_of, steps_in
 
 GOING = ".removing-"
-"""What the name of something begins with whose removal has begun."""
+"""Prefix of the name of a folder whose removal has begun."""
 
 MEGABYTE = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """A run in short."""
+    """Summary of a run for a listing."""
 
     run: str  # NAME/HASH
-    status: str  # "?" where nothing says it
+    status: str  # "?" if unknown
     step: int
     bytes: int
-    updated: float  # seconds since the epoch, 0 where nothing says it
+    updated: float  # seconds since the epoch, 0 if unknown
     path: str
 
 
 def runs_below(root: Path) -> list[RunFolder]:
-    """Every run below `paths.root`, whether it has got as far as a status or not."""
+    """Return every run below `paths.root`, with or without a status file."""
     found = {file.parent for name in ("config.yaml", "status.json")
              for file in root.glob(f"runs/*/*/{name}")}  # fmt: skip
     return [RunFolder(path) for path in sorted(found) if not path.name.startswith(".")]
 
 
 def name_of(folder: RunFolder) -> str:
-    """`NAME/HASH`."""
+    """Return `NAME/HASH`."""
     return "/".join(folder.root.absolute().parts[-2:])
 
 
 def listed(folder: RunFolder) -> Listed:
-    """The run in short; a damaged status is unknown."""
+    """Return the summary of a run; a damaged status counts as unknown."""
     found = {}
     with suppress(RequestError):
         found = read_status(folder)
@@ -60,13 +59,15 @@ def listed(folder: RunFolder) -> Listed:
 
 
 def size_of(folders: Iterable[Path]) -> int:
-    """The bytes of all files below folders; one that has several names counts once."""
+    """Return the bytes of all files below the folders; hard links to one file count once."""
     return sum({(s.st_dev, s.st_ino): s.st_size for s in _files(folders)}.values())
 
 
 def freed_by(folders: Iterable[Path]) -> int:
-    """The bytes that their removal gives back: not those of files that have names elsewhere, such
-    as in the run that goes on from this one."""
+    """Return the bytes that removing the folders frees.
+
+    Files with hard links elsewhere, such as in a run that extends this one, free nothing.
+    """
     names: dict[tuple[int, int], int] = {}
     found = {}
     for stat in _files(folders):
@@ -79,15 +80,18 @@ def _files(folders: Iterable[Path]) -> Iterator[os.stat_result]:
     for folder in folders:
         for place, _, names in os.walk(folder):
             for name in names:
-                with suppress(OSError):  # it has gone meanwhile
+                with suppress(OSError):  # removed in the meantime
                     yield os.lstat(os.path.join(place, name))
 
 
 def superfluous(
     folder: RunFolder, *, keep: int, keep_every_steps: int = 0, wanted: Iterable[Path] = ()
 ) -> list[Path]:
-    """The complete checkpoints besides the newest `keep`, those of every `keep_every_steps`-th
-    step, and those in which something `wanted` lies; the oldest first."""
+    """Return the complete checkpoints that may be removed, oldest first.
+
+    Not among them are the newest `keep`, those whose step is a multiple of `keep_every_steps`, and
+    those that contain a `wanted` path.
+    """
     stay = {Path(os.path.realpath(path)) for path in wanted}
 
     def is_kept(checkpoint: Path) -> bool:
@@ -99,19 +103,21 @@ def superfluous(
 
 
 def complete_in(folder: RunFolder) -> list[Path]:
-    """The checkpoints that were completed, the oldest first."""
+    """Return the complete checkpoints, oldest first."""
     return [path for path in steps_in(folder.checkpoints) if (path / "COMPLETE").is_file()]
 
 
 def remove_whole(folder: Path) -> None:
-    """Remove a checkpoint, a run or a sweep. A kill leaves no half of it under its name. Of a link
-    to one the link goes, and what it leads to stays. Raises OSError."""
+    """Remove a checkpoint, run or sweep; if interrupted, no partial folder keeps its name.
+
+    Of a symbolic link only the link is removed. Raises OSError.
+    """
     if folder.is_symlink():
         folder.unlink()
         return
     going = folder.with_name(f"{GOING}{folder.name}")
-    remove_folder(going)  # of a removal that was cut off
+    remove_folder(going)  # left by an interrupted removal
     os.replace(folder, going)
     for name in ("config.yaml", "status.json", "manifest.json"):
-        (going / name).unlink(missing_ok=True)  # what makes it a run or a sweep
+        (going / name).unlink(missing_ok=True)  # without them it is not taken for a run or sweep
     shutil.rmtree(going)

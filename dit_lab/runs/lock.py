@@ -1,8 +1,9 @@
-"""One writer to a run folder at a time: a lease that says who holds it and ends when they do.
+"""Leases: exclusive write access to a run folder.
 
-The file `lease` carries an flock, which the kernel frees however the holder dies, and says who the
-holder is, with a heartbeat, for hosts and file systems that share no locks. A holder on this host
-is judged by its lock (or its process), one on another host by its heartbeat alone.
+The file `lease` carries an flock, which the kernel releases even if the holder crashes. It also
+names the holder and its last heartbeat, for hosts and file systems that do not share locks. A
+holder on this host is alive if it has the lock (or, without locks, if its process exists); a holder
+on another host is alive if its heartbeat is recent.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from dit_lab.core.files import parse_json, read_within, to_json
 from dit_lab.core.typed import FileName, Seconds, read_as, within
 
 HEARTBEAT_SECONDS = 5.0
-SILENT_SECONDS = 60.0  # without a heartbeat: a holder on another host may be dead
-HANDOVER_SECONDS = 120.0  # how long a start waits for a holder that is leaving
-MOMENT_SECONDS = 1.0  # and for one that nothing names: it has just come, or only looks
+SILENT_SECONDS = 60.0  # without a heartbeat for so long, a holder on another host may be dead
+HANDOVER_SECONDS = 120.0  # how long to wait for a holder that is about to exit
+MOMENT_SECONDS = 1.0  # how long to wait for an unnamed holder, which starts or only inspects
 LEASE_BYTES = 4096
 
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -34,13 +35,13 @@ _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who writes to a run folder, as its lease says."""
+    """The process that writes to a run folder, as recorded in the lease."""
 
     host: FileName
     pid: Annotated[int, within(1, 2**31 - 1)]
     started: Seconds  # since the epoch, like `heartbeat`
     heartbeat: Seconds
-    stopping: bool  # was asked to stop and is saving
+    stopping: bool  # received a stop signal and is saving
 
     @property
     def is_here(self) -> bool:
@@ -48,7 +49,7 @@ class Holder:
 
     @property
     def is_leaving(self) -> bool:
-        """It is saving after a signal, or it is dead and its children still hold the lock."""
+        """Whether it saves after a stop signal, or is dead while its children keep the lock."""
         return self.stopping or (self.is_here and not _is_alive(self.pid))
 
     def __str__(self) -> str:
@@ -57,15 +58,18 @@ class Holder:
 
 
 class Busy(RequestError):  # noqa: N818 - says how it is
-    """Somebody else holds a lease."""
+    """Another process holds the lease."""
 
 
 class Lease:
-    """The right to write to the folder of `path` (its file `lease`), while entered.
+    """Context that holds the lease file `path`.
 
-    Another holder is a Busy that names it, except that a holder who is leaving is waited
-    for: a job that was put back into the queue may start while its predecessor still saves.
-    `stopping` is asked whether this holder was told to stop; `on_wait` is told what is waited for.
+    Raises Busy, which names the holder, if another process holds the lease. Only a holder that is
+    about to exit is waited for: a requeued batch job may start while its predecessor still saves.
+
+    Args:
+        stopping: returns whether this process received a stop signal; recorded in the lease.
+        on_wait: called with a message before waiting.
     """
 
     def __init__(
@@ -104,18 +108,18 @@ class Lease:
             time.sleep(0.2)
 
     def check(self) -> None:
-        """Raise LeaseLost where another file, or none, is in its place by now."""
+        """Raise LeaseLost if the lease file was removed or replaced."""
         try:
             is_ours = os.path.samestat(os.fstat(self._file), os.stat(self._path))
         except (FileNotFoundError, NotADirectoryError):
             is_ours = False
-        except OSError:  # a file server that is away for a while
+        except OSError:  # a temporary failure of a network file system
             return
         if not is_ours:
             raise LeaseLost(f"{self._path.parent}: was removed or replaced while it was written to")
 
     def _beat(self) -> None:
-        """Say every few seconds that the holder lives, and at once that it was told to stop."""
+        """Write a heartbeat every few seconds, and immediately after a stop signal."""
         last, stopping = time.monotonic(), False
         while not self._left.wait(0.5):
             if time.monotonic() - last > HEARTBEAT_SECONDS or stopping != self._stopping():
@@ -135,7 +139,7 @@ class Lease:
             os.pwrite(self._file, content, 0)
             os.ftruncate(self._file, len(content))
         except OSError:
-            return  # a full disk ends training where something is lost by it, not here
+            return  # a missed heartbeat on a full disk must not end training
 
     def __exit__(
         self,
@@ -150,25 +154,30 @@ class Lease:
 
 
 class LeaseLost(Exception):  # noqa: N818 - says what is gone
-    """The file of a lease was removed or replaced while it was held: nothing that is written from
-    then on lies where others look for it, and others may hold a lease of their own there."""
+    """The lease file was removed or replaced while it was held.
+
+    Files written from then on may be invisible to others, and another process may hold a new lease
+    at the same path.
+    """
 
 
 def holder_of(path: Path) -> str:
-    """Who holds the lease at `path`, in words; "" where nobody does. Changes nothing."""
+    """Return a description of the holder of the lease at `path`, or "". Changes nothing."""
     try:
         file = _opened(path)
     except FileNotFoundError:
         return ""
     try:
-        return _obstacle(file, path, fcntl.LOCK_SH)  # in nobody's way but a writer's
+        return _obstacle(file, path, fcntl.LOCK_SH)  # a shared lock: other readers can inspect too
     finally:
         os.close(file)
 
 
 def _opened(path: Path, flags: int = os.O_RDONLY) -> int:
-    """The file of a lease, to look at it; RequestError where a folder or a pipe is in its place, or
-    this user may not open it so."""
+    """Open a lease file and return its descriptor.
+
+    Raises RequestError if it is no regular file or this user may not open it.
+    """
     if path.exists() and not path.is_file():
         raise RequestError(f"{path}: is no file, so nobody can hold it; move it away")
     try:
@@ -183,7 +192,7 @@ def _opened(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """The holder that the file names; None where it names none (or is being written)."""
+    """Return the holder that the lease file names, or None if it names none or is incomplete."""
     try:
         return read_as(Holder, parse_json(read_within(path, limit=LEASE_BYTES)), where=path)
     except (OSError, ValueError):
@@ -191,7 +200,7 @@ def read_holder(path: Path) -> Holder | None:
 
 
 def _obstacle(file: int, path: Path, lock: int = fcntl.LOCK_EX) -> str:
-    """Lock the open file; what stands in the way, or "" (the lock is then held by `file`)."""
+    """Try to lock the open file: return "" with the lock held, or else a description of why not."""
     holder, is_held = _look(file, path, lock)
     if is_held is False or holder is None:
         return str(holder or "another process is writing here") if is_held else ""
@@ -202,8 +211,11 @@ def _obstacle(file: int, path: Path, lock: int = fcntl.LOCK_EX) -> str:
 
 
 def _look(file: int, path: Path, lock: int) -> tuple[Holder | None, bool | None]:
-    """The holder that the file names, and whether it is held; None where only its heartbeat can
-    tell. Where it is not held, the lock is then held by `file`."""
+    """Try to lock the open file: return the named holder, and whether it holds the lease.
+
+    The second value is None if only the heartbeat can tell. If the lease is free, `file` holds the
+    lock afterwards.
+    """
     locks = True
     try:
         fcntl.flock(file, lock | fcntl.LOCK_NB)
@@ -220,10 +232,10 @@ def _look(file: int, path: Path, lock: int) -> tuple[Holder | None, bool | None]
 
 
 class Watch:
-    """Whether somebody holds a lease, asked again and again, with an answer at once.
+    """Repeated checks of whether a lease is held, each of which returns immediately.
 
-    Who is on a host that shares no locks is alive while heartbeats arrive, and for SILENT_SECONDS
-    after the last that did, by the clock of this host.
+    A holder on another host counts as alive until SILENT_SECONDS after its last heartbeat was seen,
+    by the clock of this host.
     """
 
     def __init__(self, path: Path) -> None:
@@ -248,7 +260,7 @@ class Watch:
 
 
 def _beats(path: Path) -> bool:
-    """Whether a heartbeat arrives, whatever the clocks of the two hosts say."""
+    """Wait for a heartbeat and return whether one arrived; independent of the hosts' clocks."""
     before = read_holder(path)
     time.sleep(2.5 * HEARTBEAT_SECONDS)
     return read_holder(path) != before

@@ -1,13 +1,13 @@
-"""A sweep on disk: its jobs in order, what each of them is, and how far it has come.
+"""The sweep folder: its manifest, its jobs and their state.
 
     sweeps/<name>-<date>-<6 hex>/
         manifest.json  lease  report/
         jobs/<number>-<config hash>/  config.json  output.log  result.json  run (a link)
                                       lease  attempts/<id>.json
 
-The manifest says what was asked for and how each job ended; the sweep alone writes it. What a job
-is doing now stands in its run folder, what it found in its result.json. The last two are of workers
-that may outlive the sweep's process (`sweeps/attempts.py`).
+manifest.json holds the request and how each job ended; only the sweep's process writes it. The
+progress of a job is in its run folder, its result in result.json. `lease` and `attempts/` of a job
+belong to workers that may outlive the sweep's process (`sweeps/attempts.py`).
 """
 
 from __future__ import annotations
@@ -50,36 +50,36 @@ AttemptId = Annotated[str, spelled(r"\d{1,9}\.\d{1,9}", "a round and a place in 
 
 
 def run_path(path: str) -> str:
-    """Whether it is a run folder, seen from paths.root."""
+    """Check that a path relative to `paths.root` is that of a run folder."""
     return "" if path.startswith("runs/") else "a folder below runs/"
 
 
 @dataclass(slots=True, kw_only=True)
 class Job:
-    """One point of a sweep."""
+    """One job of a sweep."""
 
     number: Count
-    overrides: list[str]  # what tells it from the others, an axis each
+    overrides: list[str]  # its value on each axis of the sweep
     config_hash: Hash
-    # its run folder below paths.root, shared by jobs that train the same weights
+    # its run folder relative to paths.root; jobs with the same train hash share it
     run: Annotated[PathBelow, run_path]
     status: State = PENDING
     attempts: Count = 0
-    # the id of the one under way, where its worker may outlive the sweep's process
+    # the id of the running attempt, if its worker may outlive the sweep's process
     attempt: AttemptId | None = None
     seconds: Duration = 0.0  # of all attempts
     error: str | None = None
     run_id: str | None = None  # in the tracker
-    value: float | None = None  # of the metric that a search goes by
+    value: float | None = None  # of the metric that the search optimises
 
     @property
     def label(self) -> str:
-        """`3-1a2b3c4d5e6f`: the name of its folder in the sweep."""
+        """The name of its folder in the sweep, such as `03-1a2b3c4d5e6f`."""
         return f"{self.number:02d}-{self.config_hash}"
 
 
 class Settings(TypedDict):
-    """The configuration's `sweep`, `launcher` (for Hydra's) and `search`."""
+    """The config's `sweep` section, the overrides of a Hydra launcher, and whether it searches."""
 
     slots: str | list[str | int]
     jobs_per_slot: Annotated[int, within(1, MOST_JOBS)]
@@ -94,18 +94,18 @@ class Settings(TypedDict):
 
 
 Arm = TypedDict("Arm", {"from": str | None, "overrides": list[str]})
-"""What a named arm stands on, another arm or nothing, and what it changes there."""
+"""A named arm: the arm that it derives from (or None), and its overrides of that arm."""
 
 
 class Result(TypedDict):
     """result.json of a job."""
 
-    evaluation: FileName | None  # of its run
+    evaluation: FileName | None  # file in the run's evaluations folder
     tracking_run_id: str | None
 
 
 class Attempt(TypedDict):
-    """attempts/<id>.json of a job: how one ended, once it has."""
+    """attempts/<id>.json of a job; `code` and `seconds` are written when the attempt has ended."""
 
     started: Seconds
     code: NotRequired[Annotated[int, within(-255, 255)]]
@@ -113,49 +113,49 @@ class Attempt(TypedDict):
 
 
 def are_in_order(jobs: Sequence[Job]) -> str:
-    """Whether each job has the number of its place."""
+    """Check that jobs are numbered consecutively from 0."""
     good = [job.number for job in jobs] == list(range(len(jobs)))
     return "" if good else "jobs numbered from 0 on"
 
 
 @dataclass(slots=True, kw_only=True)
 class Manifest:
-    """What a sweep is, and what became of its jobs."""
+    """manifest.json: the definition of a sweep and the state of its jobs."""
 
     name: FileName
     typed: list[str]  # the overrides of the command
     config_dirs: list[str]
-    identity: Hash  # of what it was asked for
+    identity: Hash  # of the request; the same command resumes the sweep
     axes: dict[str, list[str]]
-    arms: dict[str, Arm] = field(default_factory=dict)  # by name: the values of the axis `arm`
-    settings: dict[str, Any]  # Settings
-    tracking: dict[str, Any]  # Tracking
+    arms: dict[str, Arm] = field(default_factory=dict)  # by name, the values of the axis `arm`
+    settings: dict[str, Any]  # validated as Settings
+    tracking: dict[str, Any]  # validated as Tracking
     jobs: Annotated[list[Job], are_in_order]
     status: State = RUNNING
     created: Seconds = field(default_factory=time.time)
-    rounds: Count = 0  # how often jobs were given to a launcher of Hydra's
+    rounds: Count = 0  # number of times that jobs were submitted to a Hydra launcher
     parent_run_id: str | None = None
 
     @property
     def attempted(self) -> bool:
-        """Whether any job was started before."""
+        """Whether any job was ever started."""
         return any(job.attempts or job.attempt for job in self.jobs)
 
     @property
     def unmade(self) -> int:
-        """How many jobs of a search are still to be proposed."""
+        """The number of trials of a search that have not been proposed yet."""
         wanted = self.settings["trials"] if self.settings["search"] else 0
         return max(0, wanted - len(self.jobs))
 
     def counts(self) -> dict[str, int]:
-        """Status -> number of jobs, those without any left out."""
+        """Return the number of jobs by status, without zeros."""
         found = Counter(job.status for job in self.jobs)
         return {status: found[status] for status in STATUSES if found[status]}
 
 
 @dataclass(frozen=True, slots=True)
 class SweepFolder:
-    """Where a sweep lies. Creating the object touches nothing."""
+    """Paths of the files of one sweep. Creating the object reads and writes nothing."""
 
     root: Path
 
@@ -172,7 +172,7 @@ class SweepFolder:
         return self.root.parents[1]
 
     def command(self, action: str) -> str:
-        """`dit-lab sweep ACTION` of this sweep, as it can be pasted into a shell."""
+        """Return the shell command `dit-lab sweep ACTION FOLDER` for this sweep."""
         return shell_line("dit-lab", "sweep", action, self.root)
 
     def run(self, job: Job) -> RunFolder:
@@ -185,7 +185,7 @@ class SweepFolder:
         return self.job(job) / "config.json"
 
     def read_config(self, job: Job) -> dict[str, Any]:
-        """The configuration of a job, which the sweep composed. Raises RequestError."""
+        """Return the config of a job as the sweep composed it. Raises RequestError."""
         file = self.job_config(job)
         return with_names_of_today(read_as(Config, read_json(file), where=file))
 
@@ -196,20 +196,20 @@ class SweepFolder:
         return self.job(job) / "result.json"
 
     def read_result(self, job: Job) -> dict[str, Any]:
-        """What a job has found; {} where it has not. Raises RequestError."""
+        """Return the result of a job, or {} if there is none yet. Raises RequestError."""
         found = read_json(self.job_result(job))
         return dict(read_as(Result, found, where=self.job_result(job))) if found else {}
 
     def job_lease(self, job: Job) -> Path:
-        """Held by the worker of an attempt."""
+        """Return the lease that the worker of an attempt holds."""
         return self.job(job) / "lease"
 
     def attempt(self, job: Job, attempt: str) -> Path:
-        """Where the worker of an attempt says that it was started, and how it ended."""
+        """Return the file where the worker of an attempt records its start and end."""
         return self.job(job) / "attempts" / f"{attempt}.json"
 
     def read_attempt(self, job: Job, attempt: str) -> dict[str, Any]:
-        """The same, {} before it was started. Raises RequestError."""
+        """Return the record of an attempt, or {} before it has started. Raises RequestError."""
         file = self.attempt(job, attempt)
         found = read_json(file)
         return dict(read_as(Attempt, found, where=file)) if found else {}
@@ -223,7 +223,7 @@ class SweepFolder:
         return self.root / "report"
 
     def add(self, job: Job, config: Mapping[str, Any]) -> None:
-        """Make the folder of a job."""
+        """Create the folder of a job."""
         self.job(job).mkdir(parents=True)
         self.job_config(job).write_text(to_json(config, indent=1), encoding="utf-8")
         (self.job(job) / "run").symlink_to(Path("../../../..") / job.run)
@@ -233,7 +233,7 @@ class SweepFolder:
         write_json(self.manifest, {**_plain(manifest), "jobs": jobs})
 
     def read(self) -> Manifest:
-        """The manifest; RequestError where there is none or it is damaged."""
+        """Return the manifest. Raises RequestError if there is none or it is damaged."""
         content = read_json(self.manifest)
         if not content:
             raise RequestError(f"{self.root}: no sweep lies here (no {self.manifest.name})")
@@ -248,7 +248,7 @@ class SweepFolder:
 
 
 def names_of(jobs: Sequence[Job]) -> str:
-    """`job 3`, `jobs 0, 2 and 5`, and `jobs 0 to 7` for all from one to another."""
+    """Return `job 3`, `jobs 0, 2 and 5`, or `jobs 0 to 7` for consecutive numbers."""
     numbers = [job.number for job in jobs]
     if len(numbers) == 1:
         return f"job {numbers[0]}"
@@ -258,14 +258,14 @@ def names_of(jobs: Sequence[Job]) -> str:
 
 
 def _plain(record: Manifest | Job) -> dict[str, Any]:
-    """Its fields, not copied: of a thousand jobs, twice for each, that would take a while."""
+    """Return the fields without the deep copy of `asdict`, which is slow for a thousand jobs."""
     return {one.name: getattr(record, one.name) for one in fields(record)}
 
 
 def new_sweep(root: Path, manifest: Manifest, configs: Iterable[Mapping[str, Any]]) -> SweepFolder:
-    """Make the folder of a sweep below `paths.root`, with the configuration of each job.
+    """Create the folder of a sweep below `paths.root`, with the config of each job.
 
-    Sweeps that are started in the same second get folders of their own.
+    A random suffix separates sweeps that start in the same second.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(manifest.created))
     name = checked_name("sweep.name", manifest.name)
@@ -278,15 +278,23 @@ def new_sweep(root: Path, manifest: Manifest, configs: Iterable[Mapping[str, Any
 
 
 def all_sweeps(root: Path) -> list[SweepFolder]:
-    """Every sweep below `paths.root`, the newest first."""
+    """Return every sweep below `paths.root`, newest first."""
     found = root.glob("sweeps/*/manifest.json")
     newest = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
     return [SweepFolder(path.parent) for path in newest]
 
 
 def find_sweep(given: str, *, root: Path) -> SweepFolder:
-    """What a user calls a sweep: its folder, its name below `<paths.root>/sweeps`, or the id of its
-    run in the tracker. Raises RequestError."""
+    """Return the sweep that `given` names.
+
+    Args:
+        given: the sweep's folder, its name below `<paths.root>/sweeps`, or the id of its run in the
+            tracker.
+        root: `paths.root`.
+
+    Raises:
+        RequestError: there is no such sweep.
+    """
     for path in (local_path(given, ""), root / "sweeps" / given):
         try:
             is_sweep = (path / "manifest.json").is_file()
@@ -295,7 +303,7 @@ def find_sweep(given: str, *, root: Path) -> SweepFolder:
         if is_sweep:
             return SweepFolder(path.resolve())
     for folder in all_sweeps(root):
-        with suppress(RequestError):  # a damaged one is another sweep, as far as is known
+        with suppress(RequestError):  # a damaged manifest cannot match the id
             if read_json(folder.manifest).get("parent_run_id") == given:
                 return SweepFolder(folder.root.resolve())
     known = [folder.root.name for folder in all_sweeps(root)[:3]]

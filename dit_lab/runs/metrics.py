@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl, in which a run writes down what it measures. Torch-free."""
+"""Reading and writing of metrics.jsonl, the metrics of a run. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dit_lab.core.files import open_regular, parse_json, to_json
 from dit_lab.core.typed import Count, Seconds, read_as
 from dit_lab.runs.folder import write_atomically
 
-LAST_BYTES = 8192  # of metrics.jsonl: some thirty rows
-MOST_BYTES = 2**30  # of metrics.jsonl: some three million rows
+LAST_BYTES = 8192  # about thirty rows of metrics.jsonl
+MOST_BYTES = 2**30  # about three million rows of metrics.jsonl
 LINE_BYTES = 2**20
 
 
@@ -28,8 +28,11 @@ class MetricsRow:
 
 
 def read_metrics(path: Path) -> list[MetricsRow]:
-    """All whole rows. A torn last line, left by a kill, is ignored, and so is every other line that
-    is no row. Raises RequestError for a file above MOST_BYTES or a line above LINE_BYTES."""
+    """Return all valid rows; invalid lines, such as an incomplete last one, are ignored.
+
+    Raises:
+        RequestError: the file exceeds MOST_BYTES or a line exceeds LINE_BYTES.
+    """
     try:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size > MOST_BYTES:
@@ -41,7 +44,7 @@ def read_metrics(path: Path) -> list[MetricsRow]:
 
 
 def last_metrics(path: Path) -> dict[str, float]:
-    """Metric -> its newest value, from the end of the file alone; {} where there is none."""
+    """Return the latest value of each metric, from the last LAST_BYTES of the file."""
     try:
         with open_regular(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
@@ -60,29 +63,32 @@ def _rows(path: Path, lines: Iterable[bytes]) -> Iterator[MetricsRow]:
             raise RequestError(
                 f"{path}: line {number} has more than {LINE_BYTES:,} bytes; move it away"
             )
-        with suppress(ValueError):  # torn, or somebody else's
+        with suppress(ValueError):  # incomplete or not a row
             yield read_as(MetricsRow, parse_json(line), where=path)
 
 
 def format_row(row: MetricsRow) -> str:
-    """The line of metrics.jsonl that `read_metrics` reads back."""
+    """Return a row as a line of metrics.jsonl, as `read_metrics` reads it."""
     return to_json({"step": row.step, "seconds": row.seconds, "metrics": row.metrics}) + "\n"
 
 
 def add_row(path: Path, row: MetricsRow) -> None:
-    """Append it to a file, which is made where it is missing."""
+    """Append a row to a file, which is created if it is missing."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(format_row(row))
 
 
 def write_metrics(path: Path, rows: Iterable[MetricsRow]) -> None:
-    """Replace metrics.jsonl by these rows."""
+    """Replace the content of metrics.jsonl."""
     write_atomically(path, "".join(format_row(row) for row in rows))
 
 
 def trim_metrics(path: Path, last_step: int, *, measured: bool) -> None:
-    """Drop the rows past a step, and those of its evaluations unless it is `measured` to the end:
-    training goes on from there and will write them again."""
+    """Remove the rows that training will write again when it resumes from `last_step`.
+
+    These are the rows after `last_step`, and its evaluation rows unless its evaluations were
+    completed (`measured`).
+    """
 
     def stays(row: MetricsRow) -> bool:
         return row.step < last_step or (

@@ -1,4 +1,4 @@
-"""Where a number comes from: the versions, the machine and the commit it was made with."""
+"""Provenance of results: package versions, machine and git commit."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ PACKAGES = (
 )
 
 NOTHING_RUN = ("--no-pager", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
-"""Switch off what git starts for a repository that configures it; filters are named one by one."""
+"""Options that disable programs that a repository's git config would start; filters are disabled
+one by one (`_no_filters`)."""
 
 UNASKED = ("--untracked-files=normal", "--ignore-submodules=dirty", "--no-renames")
-"""Nothing runs in submodules, and no content is read to find renamed files."""
+"""Options of `git status` that run nothing in submodules and skip the search for renamed files."""
 
 NOTHING_FETCHED = {
-    "GIT_OPTIONAL_LOCKS": "0",  # nor written
+    "GIT_OPTIONAL_LOCKS": "0",  # the index is not rewritten either
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_ALLOW_PROTOCOL": "none",
     "GIT_TERMINAL_PROMPT": "0",
@@ -37,7 +38,7 @@ _FILTER = re.compile(r"(filter\..*)\.\w+", re.DOTALL)
 
 
 def provenance() -> dict[str, str]:
-    """Tags for a tracked run; the commit only where the command is typed in a checkout."""
+    """Return the tags of a tracked run; with a commit if the working directory is a checkout."""
     import torch  # seconds
 
     return {
@@ -50,8 +51,7 @@ def provenance() -> dict[str, str]:
 
 
 def origin() -> dict[str, str]:
-    """Tags for a tracked run or sweep that say who made it and from which commit, under the names
-    that MLflow's page shows."""
+    """Return the tags of user and commit for a tracked run or sweep, by MLflow's own names."""
     user = _user()
     return {
         "mlflow.source.name": "dit-lab",
@@ -62,27 +62,27 @@ def origin() -> dict[str, str]:
 
 
 def _user() -> str:
-    """The name of the user, "" where the machine knows none."""
+    """Return the name of the user, or "" if the system has none."""
     try:
         return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # no entry for the number, as in some containers
+    except (OSError, KeyError, ImportError):  # a user id without a name, as in some containers
         return ""
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that numbers depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def device_name() -> str:
-    """The GPU's name, or the processor's architecture."""
+    """Return the name of the GPU, or else the architecture of the CPU."""
     import torch  # seconds
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
 
 
 def _git() -> dict[str, str]:
-    """Tags of the commit and of whether files differ from it; {} outside of a checkout."""
+    """Return the tags of the commit and of uncommitted changes; {} outside of a checkout."""
     commit, filters = _ask_git("rev-parse", "HEAD"), _no_filters()
     if commit is None:
         return {}
@@ -101,8 +101,10 @@ def _git() -> dict[str, str]:
 
 
 def _no_filters() -> list[str] | None:
-    """Options that switch off every filter which the configuration names; None where that cannot
-    be done. A file that a filter changes counts as changed once it is touched."""
+    """Return git options that disable all configured filters, or None if that is impossible.
+
+    Without filters, a file that a filter converts counts as changed once its timestamp differs.
+    """
     names = _ask_git("config", "--list", "--null", "--name-only")
     if names is None:
         return None
@@ -115,7 +117,7 @@ def _no_filters() -> list[str] | None:
 
 
 def _ask_git(*arguments: str) -> str | None:
-    """What git answers, None where it does not. Nothing that a repository configures is run."""
+    """Return git's output, or None if it fails; runs no program that the repository configures."""
     try:
         done = subprocess.run(
             ["git", *NOTHING_RUN, *arguments],

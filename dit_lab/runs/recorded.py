@@ -1,7 +1,4 @@
-"""What a run folder or an exported file recorded, read as data.
-
-What differs between two records of a run is said here too, in words. Torch-free.
-"""
+"""Identity records of run folders and exported files, and the differences of two. Torch-free."""
 
 from __future__ import annotations
 
@@ -31,21 +28,21 @@ PARTS = {
     "pairs_fingerprint": "pairs",
     "codec_fingerprint": "codec",
 }
-"""What has to be the same, besides the configuration, for a run to be the same run."""
+"""Keys of identity.json that must be equal for a run to be resumed, and their names in messages."""
 
 MEASURING = ("sampler", "guidance", "sample", "evaluation", "metric")
-"""What decides how weights are measured, and not what they are."""
+"""Config groups that affect the evaluation of weights, but not their training."""
 
 CODE_HASH_OF = "syntax trees"
-"""What code_hash is of. Runs that were recorded before have hashes of bytes of files, which say
-nothing about the code of today."""
+"""How `code_hash` is computed. Earlier versions hashed the bytes of files, which cannot be compared
+with the current hash."""
 
 UNKNOWN_CODEC = ""
-"""The fingerprint of a codec that nobody has seen here: of weights that were imported."""
+"""The codec fingerprint of imported weights, whose codec is unknown."""
 
 
 def recorded(folder: RunFolder) -> dict[str, Any]:
-    """The identity.json of a run; RequestError where there is none."""
+    """Return the identity.json of a run. Raises RequestError if there is none."""
     found = recorded_so_far(folder)
     if not found:
         raise RequestError(f"{folder.identity}: missing; this is no whole run folder")
@@ -53,7 +50,7 @@ def recorded(folder: RunFolder) -> dict[str, Any]:
 
 
 def recorded_so_far(folder: RunFolder) -> dict[str, Any]:
-    """The identity.json of a run, {} before there is one; RequestError where it is not whole."""
+    """Return the identity.json of a run, or {} if there is none. Raises RequestError."""
     if folder.is_exported:
         return dict(read_exported(folder.root)["identity"])
     found, anew = read_json(folder.identity), "resume=never trains anew"
@@ -61,39 +58,39 @@ def recorded_so_far(folder: RunFolder) -> dict[str, Any]:
 
 
 def recorded_training(folder: RunFolder) -> dict[str, Any]:
-    """The same of what was trained: {} where no checkpoint was begun, so that nothing is lost."""
+    """Return the identity.json of a run that has trained weights, or else {}."""
     return recorded_so_far(folder) if has_trained(folder) else {}
 
 
 def has_trained(folder: RunFolder) -> bool:
-    """Whether a run has weights, or says that it had."""
+    """Return whether a run has checkpoints, is exported, or has the status FINISHED."""
     finished = read_status(folder).get("status") == FINISHED
     return folder.is_exported or finished or bool(steps_in(folder.checkpoints))
 
 
 def recorded_shapes(folder: RunFolder) -> Shapes:
-    """The shapes that a run was trained with, without its data."""
+    """Return the shapes that a run was trained with, from its record instead of its data."""
     found = recorded(folder)
     return Shapes(DataFacts.of(found["data"]), tuple(found["latent_shape"]))
 
 
 def has_comparable_code(line: Config) -> bool:
-    """Whether an identity says what the code of its run meant."""
+    """Return whether an identity has a code hash of syntax trees, as the current version has."""
     return line.get("code_hash_of") == CODE_HASH_OF
 
 
 def weights_name(run: Config, step: int, weights: str) -> str:
-    """What weights are, wherever they lie; `run` is an identity."""
+    """Return a name for weights that does not depend on their path; `run` is an identity."""
     return f"{run['train_hash']} at step {step}, {weights}"
 
 
 def deciding(config: Config) -> dict[str, Any]:
-    """The keys that decide the weights, with their values."""
+    """Return the flat keys and values that enter the train hash."""
     return {key: value for key, value in flatten(config) if is_deciding(key)}
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What is no longer as it was when a run was made, in words; "" where everything is."""
+    """Return a sentence about what changed since a run was made, or "" if nothing did."""
     for key, what in PARTS.items():
         if key == "code_hash" and not has_comparable_code(before):
             continue
@@ -107,8 +104,10 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _recorded_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a run was made with all the code of now. Earlier versions recorded every file of the
-    user's packages; those that nothing imports decided nothing."""
+    """Return whether a run recorded all current files unchanged, and further user files.
+
+    Earlier versions recorded every file of the user's packages, also those that nothing imports.
+    """
     old, new = before.get("code_files", {}), now["code_files"]
     more = old.keys() - new.keys()
     users = all(not name.startswith("dit_lab/") for name in more)

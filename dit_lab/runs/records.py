@@ -1,6 +1,6 @@
-"""What the files of a run hold, as types that `core/typed.py` reads them by. Torch-free.
+"""Types of the JSON files of a run, validated by `core/typed.py`. Torch-free.
 
-Runs that earlier versions recorded lack what is NotRequired here.
+Runs of earlier versions lack the fields that are NotRequired.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from dit_lab.core.typed import Count, FileName, Hash, Seconds, spelled, within
 
 MOST_CELLS = 2**28
-"""Of an image or of its latents, all channels together: 1 GB in float32."""
+"""The largest number of values of an image or latent, all channels: 1 GB in float32."""
 
 MOST_CLASSES = 10**7
 
@@ -20,12 +20,12 @@ Side = Annotated[int, within(1, MOST_CELLS)]
 
 
 def few_cells(shape: Sequence[int]) -> str:
-    """Whether there is memory for one image of such a shape."""
+    """Check that one image or latent of this shape has at most MOST_CELLS values."""
     return "" if math.prod(shape) <= MOST_CELLS else f"a shape of at most {MOST_CELLS:,} numbers"
 
 
 LatentShape = Annotated[tuple[Side, Side, Side], few_cells]
-"""Channels, height, width."""
+"""(channels, height, width)."""
 
 
 def three_sides(shape: Sequence[int]) -> str:
@@ -33,7 +33,7 @@ def three_sides(shape: Sequence[int]) -> str:
 
 
 ShapeList = Annotated[list[Side], three_sides, few_cells]
-"""The same as a list, which JSON has it as."""
+"""(channels, height, width) as a list, for JSON."""
 
 WeightsName = Annotated[
     str,
@@ -42,11 +42,11 @@ WeightsName = Annotated[
         "model, ema-DECAY, power-WIDTH or schedule_free",
     ),
 ]
-"""What weights are called, and the file that they lie in."""
+"""The name of a set of weights, and of its file."""
 
 
 class Data(TypedDict):
-    """The facts of a dataset: `core.types.DataFacts`."""
+    """The recorded `core.types.DataFacts` of a dataset."""
 
     channels: Annotated[int, within(1, 2**12)]
     height: Annotated[int, within(1, 2**16)]
@@ -66,7 +66,7 @@ def few_pixels(data: Mapping[str, Any]) -> str:
 
 
 class Identity(TypedDict):
-    """identity.json, whole."""
+    """identity.json."""
 
     train_hash: Hash
     ancestors: list[Hash]
@@ -85,9 +85,9 @@ class Identity(TypedDict):
 
 
 class Header(TypedDict):
-    """What is known of a run, in the header of the file that was exported of it."""
+    """The metadata of a run in the header of its exported file."""
 
-    config: dict[str, Any]  # checked where it is composed
+    config: dict[str, Any]  # validated when it is composed
     identity: Identity
     step: Count
     weights: WeightsName
@@ -103,53 +103,53 @@ class Status(TypedDict):
     results: NotRequired[dict[str, float] | None]
     error: NotRequired[str | None]
     tracking_run_id: NotRequired[str | None]
-    is_tracked_whole: NotRequired[bool]  # the tracker has taken everything, the end included
+    is_tracked_whole: NotRequired[bool]  # everything was sent to the tracker, final status included
 
 
 class Tracked(TypedDict):
-    """tracking.json: what a tracker is told of the run besides its configuration."""
+    """tracking.json: the name and tags that the tracker gets in addition to the config."""
 
     name: str
     tags: dict[str, str]
-    labels: NotRequired[dict[str, str]]  # the user's own tags
+    labels: NotRequired[dict[str, str]]  # user-defined tags
     note: NotRequired[str]  # the user's description
 
 
 SUMMARY = "summary.json"
-"""What a report says in short, in the folder of the report."""
+"""The file in a report's folder that holds its summary."""
 
 
 class Summary(TypedDict):
     """summary.json of a report. Texts are Markdown."""
 
     metric: str
-    best: str  # the best configuration by that metric: `objective=ddpm, model=pico`
-    numbers: dict[str, float]  # names in a tracker -> values
+    best: str  # the best configuration by that metric, such as `objective=ddpm, model=pico`
+    numbers: dict[str, float]  # metric names in the tracker -> values
     answer: list[str]  # paragraphs
-    table: list[str]  # lines: headings, alignment, and a line for each configuration
+    table: list[str]  # lines of a Markdown table, a row for each configuration
 
 
 class Part(TypedDict):
-    """A component in a configuration; its options are checked where it is composed."""
+    """A component in a config; its options are validated when it is composed."""
 
     _target_: str
 
 
 class Lengths(TypedDict):
-    """`training` of a configuration."""
+    """The section `training` of a config."""
 
     total_steps: Annotated[int, within(1)]
     global_batch_size: Annotated[int, within(1)]
 
 
 class Averages(TypedDict):
-    """`ema` of a configuration."""
+    """The section `ema` of a config."""
 
     decays: list[float]
 
 
 class Tracking(TypedDict):
-    """`tracking` of a configuration."""
+    """The section `tracking` of a config."""
 
     backend: Literal["mlflow", "none"]
     uri: str | None
@@ -157,7 +157,7 @@ class Tracking(TypedDict):
 
 
 class Paths(TypedDict):
-    """`paths` of a configuration."""
+    """The section `paths` of a config."""
 
     root: str
 
@@ -167,7 +167,7 @@ def chosen(choices: Mapping[str, str]) -> str:
 
 
 class Config(TypedDict):
-    """What is read of config.yaml where nothing is composed of it: reports, doctor, results."""
+    """The keys of config.yaml that are read without composing it: by reports, doctor, results."""
 
     seed: Count
     name: FileName

@@ -1,7 +1,7 @@
-"""Which source code decides what a run becomes, and what that code means.
+"""Code hashes: which source files affect the weights of a run, and a hash of each.
 
-The meaning of a module is its syntax tree without docstrings: comments, layout and the place of the
-file do not belong to it, a changed constant does.
+The hash of a module is that of its syntax tree without docstrings. Comments, layout and the path of
+the file do not change it; a changed constant does.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ PACKAGE = Path(__file__).resolve().parent.parent
 BUILDERS = (
     "build/parts.py", "build/optimizer.py", "build/training.py", "actions/train.py",
 )  # fmt: skip
-"""What makes and runs a training, whatever its components."""
+"""Modules that build and run every training."""
 
 DECIDING_CODE = (
     "models", "objectives", "data", "training", "codecs", "core/interpolants.py",
     "core/discrete_diffusion.py", "core/rng.py", *BUILDERS,
 )  # fmt: skip
-"""The parts of the package whose code decides the weights."""
+"""The parts of the package whose code affects the trained weights."""
 
 OPTIONS = "options.py"
-"""Files that declare options and decide nothing: their values are part of the configuration."""
+"""Files that only declare options; they are not hashed, since option values are in the config."""
 
 EVALUATING_CODE = (
     *DECIDING_CODE, "samplers", "sampling", "evaluation", "actions/evaluate.py",
     "build/evaluation.py", "build/evaluation_card.py",
 )  # fmt: skip
-"""The parts whose code decides what is measured on the weights."""
+"""The parts of the package whose code affects evaluation results."""
 
 
 def code_files(parts: Iterable[str], trusted: Mapping[str, Path]) -> dict[str, str]:
-    """File -> its meaning, for whole parts of the package and the user's trusted files."""
+    """Return the hash of each file in parts of the package, and of the user's trusted files."""
     files = [
         file
         for part in parts
@@ -53,11 +53,15 @@ def code_files(parts: Iterable[str], trusted: Mapping[str, Path]) -> dict[str, s
 def deciding_code(
     targets: Iterable[str], trusted: Mapping[str, Path], *, package: Path = PACKAGE
 ) -> dict[str, str]:
-    """File -> its meaning, for what a training by these components loads.
+    """Return the hash of each file that affects a training with these components.
 
-    targets: dotted names of classes; those of other packages are left out. What is loaded is what
-    is imported from there on within the deciding parts, also inside functions, and found without
-    importing anything. The user's trusted files are taken all.
+    These are the builders, the components' modules, everything that they import within
+    DECIDING_CODE (also inside functions), and all trusted files. Nothing is imported to find them.
+
+    Args:
+        targets: dotted names of classes; those of other packages are ignored.
+        trusted: the user's trusted files by name.
+        package: the root of the package.
     """
     found: set[Path] = set()
     todo = [package / place for place in BUILDERS]
@@ -75,7 +79,7 @@ def deciding_code(
 
 
 def code_hash(meanings: Mapping[str, str]) -> str:
-    """12 hex digits of files with their meanings, wherever the files lie."""
+    """Return one hash (12 hex digits) of the hashes of files; their paths do not matter."""
     return digest(" ".join(sorted(meanings.values())).encode())
 
 
@@ -89,8 +93,7 @@ def _meanings(files: Mapping[str, Path]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """What a source file means, and the dotted names that it imports when it or one of its
-    functions runs."""
+    """The hash of a source file, and the dotted names that it or its functions import."""
 
     meaning: str
     imports: tuple[str, ...]
@@ -98,7 +101,7 @@ class Module:
 
 @cache
 def _parsed(source: bytes) -> Module:
-    """Of source that is no Python, its bytes are what it means."""
+    """Parse a source file; one with syntax errors is hashed by its bytes."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
@@ -110,18 +113,22 @@ def _parsed(source: bytes) -> Module:
 
 
 def imports_of(source: bytes) -> tuple[str, ...]:
-    """The dotted names that a module imports, also inside its functions."""
+    """Return the dotted names that a module imports, also inside its functions."""
     return _parsed(source).imports
 
 
-# ---- what is imported ----------------------------------------------------------------------------
+# ---- imports -------------------------------------------------------------------------------------
 
 
 def own_closure(targets: Iterable[str], files: Mapping[str, Path]) -> dict[str, Path]:
-    """Those of the user's files that loading these targets runs, found without importing anything:
-    their modules, the packages that these lie in, and all that they import from there on.
+    """Return the user's files that are executed when these components are loaded.
 
-    files: by their path within the package, such as mylab/deep/objective.py.
+    These are the modules of the components, the packages that contain them, and everything that
+    they import. Nothing is imported to find them.
+
+    Args:
+        targets: dotted names of classes.
+        files: the user's files by their path with the package, such as mylab/deep/objective.py.
     """
     modules = {_module(place): place for place in files}
     found: dict[str, Path] = {}
@@ -139,12 +146,12 @@ def own_closure(targets: Iterable[str], files: Mapping[str, Path]) -> dict[str, 
 
 
 def _module(place: str) -> str:
-    """The dotted name of a file's module."""
+    """Return the dotted module name of a file."""
     return place.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def _absolute(name: str, package: str) -> str:
-    """The dotted name of what a module of the package imports: `..util.x` is two levels up."""
+    """Resolve the name of a relative import in a module of `package`, such as `..util.x`."""
     level = len(name) - len(name.lstrip("."))
     above = package.split(".")[: len(package.split(".")) - level + 1] if level else []
     return ".".join([*above, name.lstrip(".")])
@@ -174,8 +181,10 @@ def _imports(tree: ast.Module) -> Iterator[str]:
 
 @cache
 def _imported(name: str, package: Path) -> tuple[Path, ...]:
-    """The file of the module that a dotted name lies in; none for other packages. Modules do not
-    move while a process runs."""
+    """Return the file of the module that defines a dotted name; () for other packages.
+
+    Cached, since files do not move while a process runs.
+    """
     first, *rest = name.split(".")
     while first == "dit_lab" and rest:
         path = package.joinpath(*rest)
@@ -186,17 +195,20 @@ def _imported(name: str, package: Path) -> tuple[Path, ...]:
     return ()
 
 
-# ---- what it means -------------------------------------------------------------------------------
+# ---- hashes of syntax trees ----------------------------------------------------------------------
 
 
 def meaning(source: bytes) -> str:
-    """12 hex digits of what a module's source means, the same under every version of Python."""
+    """Return the hash (12 hex digits) of a source file, the same in all versions of Python."""
     return _parsed(source).meaning
 
 
 def _spell(value: Any, spelled: list[str]) -> None:
-    """Add a syntax tree as text. Only fields that are set are written, since versions of Python add
-    fields; of imports from this package only the names, sorted, since modules move."""
+    """Append a syntax tree as text.
+
+    Empty fields are skipped, since versions of Python add fields. Of imports from this package only
+    the sorted names are written, so that moving a module does not change the hash.
+    """
     if isinstance(value, ast.AST):
         spelled.append(f"({type(value).__name__}")
         for field in value._fields:
@@ -217,14 +229,14 @@ def _spell(value: Any, spelled: list[str]) -> None:
 
 
 def _our_names(node: Any) -> list[str]:
-    """What a statement imports from this package."""
+    """Return the names that a statement imports from this package."""
     if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "dit_lab":
         return [f"{alias.name} {alias.asname or alias.name}" for alias in node.names]
     return []
 
 
 def _says_nothing(node: Any) -> bool:
-    """Docstrings and other texts that stand alone, and `pass`."""
+    """Return whether a statement is a docstring, another bare string, or `pass`."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     return isinstance(node, ast.Pass)

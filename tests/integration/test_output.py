@@ -154,7 +154,7 @@ def test_help_lists_what_can_be_chosen(
 
     def listed() -> dict[str, str]:
         assert main(["--help"]) == 0
-        _, _, text = capsys.readouterr().out.partition("choices:\n")
+        _, _, text = capsys.readouterr().out.partition("config groups and their members:\n")
         lines = text.partition("\n\n")[0].splitlines()
         return {
             group.strip(): names.strip() for group, _, names in (t.partition("=") for t in lines)
