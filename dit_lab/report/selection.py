@@ -20,7 +20,7 @@ from dit_lab.report.runs import REPEATS, Run, without_seeds
 from dit_lab.report.values import is_same, key_of
 from dit_lab.runs.finding import find_run
 from dit_lab.runs.folder import FINISHED, RunFolder, digest, flatten, is_deciding, read_status
-from dit_lab.runs.manifest import Job, SweepFolder, find_sweep
+from dit_lab.runs.manifest import Job, SweepFolder, sweep_at, sweep_called
 from dit_lab.runs.recorded import MEASURING
 
 Config = Mapping[str, Any]
@@ -33,20 +33,16 @@ def find(given: str, *, root: Path) -> SweepFolder | RunFolder:
     """Return the sweep or the run that a user names.
 
     Args:
-        given: its folder, its name below `<root>/sweeps` or `<root>/runs`, or the id of its MLflow
-            run.
+        given: its folder, its name below `<root>/sweeps` or `<root>/runs`, the id of its MLflow
+            run, or the `sweep.name` of one sweep.
         root: `paths.root`.
 
     Raises:
         RequestError: if there is no such sweep or run, or it cannot be read.
     """
     local_path(given, "")  # raises if it is not a path
-    try:
-        return find_sweep(given, root=root)
-    except Denied:
-        raise
-    except RequestError:
-        pass  # it may be a run
+    if sweep := sweep_at(given, root=root):
+        return sweep
     for place in (given, root / "runs" / given):
         try:
             return find_run(str(place), root=root)[0]
@@ -55,6 +51,8 @@ def find(given: str, *, root: Path) -> SweepFolder | RunFolder:
         except RequestError as refusal:
             if Path(place).is_dir():
                 raise RequestError(f"{given}: {str(refusal).partition(': ')[2]}") from None
+    if sweep := sweep_called(given, root=root):
+        return sweep
     raise RequestError(
         f"{given}: no sweep and no run; give a folder below {root / 'sweeps'} or {root / 'runs'}, "
         "its name there, or the id of its run in MLflow"

@@ -288,13 +288,21 @@ def find_sweep(given: str, *, root: Path) -> SweepFolder:
     """Return the sweep that `given` names.
 
     Args:
-        given: the sweep's folder, its name below `<paths.root>/sweeps`, or the id of its run in the
-            tracker.
+        given: as for `sweep_at`, or the `sweep.name` of one sweep.
         root: `paths.root`.
 
     Raises:
-        RequestError: there is no such sweep.
+        RequestError: there is no such sweep, or several have this name.
     """
+    if folder := sweep_at(given, root=root) or sweep_called(given, root=root):
+        return folder
+    known = [folder.root.name for folder in all_sweeps(root)[:3]]
+    have = f"the newest are {', '.join(known)}" if known else "there is none yet"
+    raise RequestError(f"{given}: no sweep; give a folder below {root / 'sweeps'} ({have})")
+
+
+def sweep_at(given: str, *, root: Path) -> SweepFolder | None:
+    """Return the sweep with this folder, folder name below `<paths.root>/sweeps` or tracker id."""
     for path in (local_path(given, ""), root / "sweeps" / given):
         try:
             is_sweep = (path / "manifest.json").is_file()
@@ -302,10 +310,22 @@ def find_sweep(given: str, *, root: Path) -> SweepFolder:
             raise Denied(f"{given}: {denied(Path(error.filename))}") from None
         if is_sweep:
             return SweepFolder(path.resolve())
+    return next(iter(_sweeps_where("parent_run_id", given, root)), None)
+
+
+def sweep_called(given: str, *, root: Path) -> SweepFolder | None:
+    """Return the only sweep with this `sweep.name`. Raises RequestError if there are several."""
+    found = _sweeps_where("name", given, root)
+    if len(found) > 1:
+        names = ", ".join(folder.root.name for folder in found)
+        raise RequestError(f"{given}: {len(found)} sweeps have this name; give one of {names}")
+    return found[0] if found else None
+
+
+def _sweeps_where(key: str, value: str, root: Path) -> list[SweepFolder]:
+    found = []
     for folder in all_sweeps(root):
-        with suppress(RequestError):  # a damaged manifest cannot match the id
-            if read_json(folder.manifest).get("parent_run_id") == given:
-                return SweepFolder(folder.root.resolve())
-    known = [folder.root.name for folder in all_sweeps(root)[:3]]
-    have = f"the newest are {', '.join(known)}" if known else "there is none yet"
-    raise RequestError(f"{given}: no sweep; give a folder below {root / 'sweeps'} ({have})")
+        with suppress(RequestError):  # a damaged manifest matches nothing
+            if read_json(folder.manifest).get(key) == value:
+                found.append(SweepFolder(folder.root.resolve()))
+    return found

@@ -124,6 +124,15 @@ def test_found_by_folder_name_and_tracked_run(
         find_sweep("abd", root=tmp_path)
 
 
+def test_found_by_its_name_if_no_other_has_it(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    name = folder.read().name
+    assert find_sweep(name, root=tmp_path).root == folder.root.resolve()
+    other = made(tmp_path)
+    with pytest.raises(RequestError, match=f"{name}: 2 sweeps have this name; .*{other.root.name}"):
+        find_sweep(name, root=tmp_path)
+
+
 @pytest.mark.parametrize("text", ["{}", '{"jobs": [{}]}', '{"jobs": []}', "[", "\x00"])
 def test_a_damaged_one_is_refused(tmp_path: Path, text: str) -> None:
     folder = made(tmp_path)
