@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from dit_lab.reproduce.experiment import Judgement
 
 WANTED = (
-    "wanted: two_sample 0.5 (a coin's), distance_ratio 1 (copies are below), exact_copies 0, "
-    "bits_per_dimension low, everything else what real images have"
+    "ideal values: two_sample 0.5 (chance), distance_ratio 1 (below 1: copies), exact_copies 0, "
+    "bits_per_dimension low, all others the values of real images"
 )
 
 
@@ -40,7 +40,7 @@ def print_evaluations(evaluations: Sequence[Evaluation]) -> None:
     console.print(styled(WANTED, "dim"))
     for evaluation in evaluations:
         for finding in evaluation.findings:
-            console.print(f"{evaluation.card.samples}: {finding}, so numbers in (  ) do not count")
+            console.print(f"{evaluation.card.samples}: {finding}, so values in (  ) are not valid")
     console.print(styled(_circumstances(evaluations[0]), "dim"))
 
 
@@ -61,7 +61,7 @@ def print_comparison(first: Evaluation, second: Evaluation) -> bool:
             console.print(styled(effect.value, "bold"))
             console.print(table(("", "A", "B"), parts))
     if not found:
-        console.print("the same measurement of the same weights")
+        console.print("the same evaluation of the same weights")
     if comparable:
         numbers = {row.key: row for row in second.rows}
         both = [(row, numbers[row.key]) for row in first.rows if row.key in numbers]
@@ -119,6 +119,6 @@ def _circumstances(evaluation: Evaluation) -> str:
     return (
         f"{card.weights} at step {card.step}, {sampler}{with_steps} "
         f"({evaluations(card.evaluations_per_image)} an image), guidance "
-        f"{card.guidance['scale']:g}{f' away from {weak}' if weak else ''}, seed {card.seed}, "
+        f"{card.guidance['scale']:g}{f' with weak run {weak}' if weak else ''}, seed {card.seed}, "
         f"{card.dtype}, labels {card.labels}"
     )

@@ -201,7 +201,7 @@ def test_the_table_is_printed_and_says_what_it_needs(straight: Run) -> None:
         "ema-0.9 at step 40, Euler with 2 steps (2 evaluations an image), guidance 1, seed 0, "
         "float32, labels as frequent as in the training images"
     )
-    (wanted,) = [line for line in lines if line.startswith("wanted: ")]
+    (wanted,) = [line for line in lines if line.startswith("ideal values: ")]
     assert "two_sample 0.5" in wanted
     findings = [line for line in lines if line.startswith("generated: ")]
     assert [line.partition(": ")[2].partition(", so")[0] for line in findings] == (
@@ -269,7 +269,7 @@ def test_two_measurements_side_by_side(dit_lab: Command, untracked: Path, tmp_pa
     path, evaluation = only_evaluation(untracked)
     same = dit_lab("evaluate", "--compare", str(untracked), str(path))
     assert same.code == 0, same.err
-    assert same.out.splitlines()[0] == "the same measurement of the same weights"
+    assert same.out.splitlines()[0] == "the same evaluation of the same weights"
     other = tmp_path / "other.json"
     other.write_text(path.read_text().replace('"run": "', '"run": "0'))
     edit_json(other, card={**json.loads(other.read_text())["card"], "device": "a GPU"})
@@ -371,7 +371,7 @@ def test_baselines_are_columns_of_the_same_table(
     assert values["exact_copies"][1:3] == ["1.000", "0.000"]
     assert values["class_accuracy"][1] == "(1.000)"
     assert not any("…" in line for line in lines)  # nothing cut short
-    said = "memoriser: the samples copy training images, so numbers in (  ) do not count"
+    said = "memoriser: the samples copy training images, so values in (  ) are not valid"
     assert said in lines
     assert not any(line.startswith("class Gaussian: the samples copy") for line in lines)
     assert only_evaluation(untracked)[0] == path  # only the run's own samples are kept
@@ -417,8 +417,8 @@ def test_mlflow_that_cannot_be_reached_costs_a_line(
     *_, written, trouble = done.out.splitlines()
     assert written == f"written: {path}"
     assert re.fullmatch(
-        r"MLflow did not take it \(.*Connection refused.*\); the file above has everything, and "
-        "`dit-lab doctor` sends it",
+        r"MLflow could not be updated \(.*Connection refused.*\); the file above has everything, "
+        "and `dit-lab doctor` sends it",
         trouble,
     )
     (late,) = read_metrics(untracked / "untold.jsonl")

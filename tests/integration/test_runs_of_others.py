@@ -74,7 +74,7 @@ def test_what_is_found_out_is_kept_below_my_own_root(
     assert f"measured before: {written}" in mine("evaluate", run, *MEASURED).stdout
     done = mine("evaluate", "--compare", str(theirs.run), str(written))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "the same measurement" in done.stdout
+    assert "the same evaluation" in done.stdout
     done = mine("evaluate", "-m", run, MEASURED[0], "sampler.steps=1,2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "sampler.steps=1: measured before" in done.stdout
@@ -114,7 +114,7 @@ def test_their_sweep(theirs: Theirs, mine: Command, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert len(lines) == 4
-    assert all("left alone: this user cannot write to it" in line for line in lines)
+    assert all("not changed: this user cannot write to it" in line for line in lines)
     assert theirs.times() == before
 
 
