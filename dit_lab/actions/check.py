@@ -36,8 +36,8 @@ def check_images(
         dataset = build_dataset(config, split, reading=facts.reading)
         if not isinstance(dataset, ImageFiles):
             raise RequestError(
-                f"dataset={config.choices['dataset']}: is not made of image files; dit-lab "
-                "encode --verify looks at cached latents"
+                f"dataset={config.choices['dataset']}: has no image files to check; use "
+                "dit-lab encode --verify FOLDER for cached latents"
             )
         datasets[split] = dataset
 

@@ -51,12 +51,12 @@ def described_shapes(config: RunConfig) -> tuple[Shapes, list[str]]:
     said = []
     if no_data:
         facts = _declared(dataset)
-        said.append(f"{dataset.root} is not here: classes and size as declared")
+        said.append(f"{dataset.root} not found: classes and size as declared")
     else:
         facts = read_facts(config)
     if no_codec:
         latent = (LATENT_CHANNELS, facts.height // SIDE_FACTOR, facts.width // SIDE_FACTOR)
-        said.append(f"{codec.path} is not here: latents as of Stable Diffusion's autoencoders")
+        said.append(f"{codec.path} not found: latents as of Stable Diffusion's autoencoders")
     else:
         latent = latents_of(codec, facts)
     shapes = Shapes(facts, latent)

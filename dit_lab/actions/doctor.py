@@ -18,7 +18,7 @@ from dit_lab.runs.folder import KILLED, RUNNING, RunFolder, read_status, update_
 from dit_lab.runs.lock import Lease, holder_of
 from dit_lab.tracking.late import settle
 
-NOT_OURS = "left alone: this user cannot write to it"
+NOT_OURS = "not changed: this user cannot write to it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def _close(folder: RunFolder) -> Diagnosis:
     found, remark = read_status(folder), ""
     if found["status"] == RUNNING:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["updated"]))
-        remark = f"exited without cleanup; last heard of at {since}"
+        remark = f"exited without cleanup; last update at {since}"
         found = update_status(folder, status=KILLED, error=remark)
     config, told = read_config(folder), ""
     if config["tracking"]["backend"] == "mlflow":

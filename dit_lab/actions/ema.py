@@ -33,8 +33,8 @@ def check_width(std: float) -> None:
     """Raise RequestError if no power-function EMA has this relative standard deviation."""
     if not is_width(std):
         raise RequestError(
-            f"--std {std:g}: no width of an average; give one above 0 and below 0.2887 "
-            "(1/sqrt(12), the plain mean)"
+            f"--std {std:g}: no possible length of an EMA; give one above 0 and below 0.2887 "
+            "(1/sqrt(12), the uniform average)"
         )
 
 
@@ -65,7 +65,7 @@ def make_average(folder: RunFolder, std: float, *, step: int | None = None) -> M
                 profiles.append(Profile(scalars["num_updates"], gamma_of(scalars["std"])))
                 shadows.append((snapshot, name))
     if not profiles:
-        raise RequestError(f"{kept[-1].path}: no step of the training was applied until there")
+        raise RequestError(f"{kept[-1].path}: no optimizer step had been applied by then")
     wanted = Profile(max(profile.updates for profile in profiles), gamma_of(std))
     fitted = fit(wanted, profiles)
     total: dict[str, Tensor] = {}

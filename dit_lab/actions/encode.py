@@ -59,7 +59,7 @@ class Encoding:
         if before and before != {**now, "data": _known_then(now["data"], before.get("data"))}:
             other = sorted(key for key in now if before.get(key) != now[key])
             raise RequestError(
-                f"out={self.folder}: holds latents that were encoded otherwise ({', '.join(other)} "
+                f"out={self.folder}: holds latents of another configuration ({', '.join(other)} "
                 "differ); choose another folder"
             )
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,7 @@ def _architecture(config: RunConfig, guessed: Architecture) -> Architecture:
     """Return the configured model, with as many classes as the label embedding has rows."""
     model = config.model
     if target_of(model) != DIT:
-        raise RequestError(f"model={config.choices['model']}: only the lab's DiT has such weights")
+        raise RequestError(f"model={config.choices['model']}: the weights are for the built-in DiT")
     classes = guessed.label_rows
     if classes and model.class_dropout_prob > 0:
         classes -= 1
@@ -230,7 +230,8 @@ def _unpacked(
         )
     if known["weights"].startswith("power-"):
         raise RequestError(
-            f"{source}: holds {known['weights']}, which no checkpoint does; it is a RUN itself"
+            f"{source}: holds the post-hoc EMA {known['weights']}, which no run folder can hold; "
+            "use the file itself as RUN"
         )
     tensors = read_safetensors(source)
     write_run(

@@ -71,7 +71,7 @@ def inferred_keys(
         InferredOption(
             "model.class_dropout_prob",
             guessed.class_dropout_prob,
-            f"{drops} row for the dropped label",
+            f"{drops} row for the null label",
         ),
         *(
             InferredOption(f"model.{key}", value, shapes)
@@ -89,7 +89,7 @@ def inferred_keys(
             "dataset.image_size", sides if sides[0] != sides[1] else sides[0], seen + halved
         ),
         InferredOption("dataset.num_classes", guessed.num_classes, shapes),
-        InferredOption("ema.decays", [DECAY], "what the originals average with"),
+        InferredOption("ema.decays", [DECAY], "the decay of the original code"),
         InferredOption("tracking", "none", "nothing was trained here"),
     ]
 
@@ -100,7 +100,7 @@ def _size(guessed: Architecture) -> tuple[str | None, Any, str]:
         known = read_recipe(search_path.packaged("conf") / "model" / f"{name}.yaml")
         if (known["hidden_size"], known["depth"]) == (guessed.hidden_size, guessed.depth):
             return name, known["num_heads"], f"model={name}"
-    return None, NOT_TOLD, "nothing tells"
+    return None, NOT_TOLD, "unknown"
 
 
 def as_overrides(chosen: list[InferredOption], out: Path, overrides: Sequence[str]) -> list[str]:
@@ -121,8 +121,8 @@ def as_overrides(chosen: list[InferredOption], out: Path, overrides: Sequence[st
     ]
     if any(item.value == NOT_TOLD for item in kept):
         raise RequestError(
-            "model.num_heads: the weights do not tell, and no model of the lab has this width and "
-            "depth; give model.num_heads=N"
+            "model.num_heads: cannot be inferred from the weights, and no built-in model has this "
+            "width and depth; give model.num_heads=N"
         )
     return [key_value("name", out.name), *map(_override, kept), *overrides]
 

@@ -104,7 +104,7 @@ def _why_left(folder: RunFolder) -> str:
     if not may_write(folder.checkpoints):
         return "this user cannot write to it"
     if (status := read_status(folder).get("status", "has no status")) != FINISHED:
-        return f"{status}, so that it may still go on"
+        return f"{status}, so it may still be resumed"
     return ""
 
 

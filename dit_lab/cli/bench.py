@@ -191,8 +191,8 @@ def _print(found: Bench) -> None:
     console.print(_device_line(found))
     for said in found.assumed:
         console.print(f"assumed: {said}")
-    headings = ["", "takes", "spread", "images/s", "FLOP/s", "of the products' rate"]
-    headings += ["of the data sheet's"] * (found.stated_rate is not None)
+    headings = ["", "takes", "spread", "images/s", "FLOP/s", "of matmul rate"]
+    headings += ["of data sheet"] * (found.stated_rate is not None)
     console.print(table(headings, _rows(found)))
     if found.training:
         console.print(f"peak memory {found.training.peak_memory_bytes / 2**30:.2f} GiB")
@@ -273,9 +273,9 @@ def _check(record: Record, found: Bench) -> int:
         slower |= cost.is_slower
         word = "slower" if cost.is_slower else "as fast"
         now, recorded = _turns(cost.now), _turns(cost.recorded)
-        say(f"{cost.name}: {now} times its measure, recorded {recorded}: {word}")
+        say(f"{cost.name}: {now} times its reference, recorded {recorded}: {word}")
     verdict = "slower than" if slower else "as fast as"
-    say(f"{verdict} recorded: slower is more than {SLOWER:g} times as much, and more at every turn")
+    say(f"{verdict} recorded (slower: over {SLOWER:g} times the recorded median, and no overlap)")
     return int(slower)
 
 

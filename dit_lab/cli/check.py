@@ -86,7 +86,7 @@ def _print(report: Report, facts: DataFacts, dataset: Component) -> None:
         for count, meaning in (
             (split.turned, orientation(dataset.exif)),
             (split.transparent, transparent_parts(dataset.transparency)),
-            (split.animated, "with several pictures: the first is taken"),
+            (split.animated, "with several frames: the first is used"),
         ):
             if count:
                 say(f"{name}: {count:,} of {counted(split.images, 'image')} {meaning}")
@@ -96,7 +96,7 @@ def _print(report: Report, facts: DataFacts, dataset: Component) -> None:
         unreadable = [f"{bad['path']}: {bad['problem']}" for bad in split.unreadable]
         _list(f"{name}: cannot be read", unreadable)
         _list(f"{name}: smaller than {facts.height} x {facts.width}", split.too_small)
-    _list("there more than once", [" = ".join(group) for group in report.duplicates])
+    _list("duplicates", [" = ".join(group) for group in report.duplicates])
     _list("in both splits", [" = ".join(group) for group in report.in_both_splits])
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 SHOWS_CHOICES = True
 SHOWN_CLASSES = 10
-NOT_COUNTED = "not counted: the formulas of FLOPs and memory are those of the lab's DiT"
+NOT_COUNTED = "not counted: FLOPs and memory are known only for the built-in DiT"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,14 +109,16 @@ def _describe(config: RunConfig, args: argparse.Namespace, notes: Sequence[str])
         from dit_lab.actions.preview import write_preview  # torch: seconds
 
         count = write_preview(config, shapes.data, args.picture)
-        say(f"picture: the first {counted(count, 'image')} of the training in {args.picture}")
+        say(f"written: {args.picture}, the first {counted(count, 'image')} of the training")
     return 0
 
 
 def _describe_key(text: str) -> int:
     found = search(text)
     if not found:
-        raise RequestError(f"--key {text}: no key has that in its name or meaning; try less of it")
+        raise RequestError(
+            f"--key {text}: no key has this in its name or meaning; try a shorter word"
+        )
     rows = [(key.name, key.takes, key.default, key.meaning, ", ".join(key.of)) for key in found]
     headings = ("key", "type", "default", "meaning", "only for")
     Screen().print(table(headings, rows, left=[True] * len(headings)))
@@ -133,18 +135,18 @@ def _describe_sweep(args: argparse.Namespace) -> int:
         size = model_cost(config, shapes)
         if size is None:
             count = _own_parameters(config, shapes).total
-            rows.append((label or "the one model", f"{count:,}", *["-"] * 4))
+            rows.append((label or "the only model", f"{count:,}", *["-"] * 4))
             remarks[f"compute {NOT_COUNTED}"] = None
             continue
         per_image = size.training_flops_per_image
         rows.append((
-            label or "the one model", f"{size.parameters:,}", f"{size.tokens:,}",
+            label or "the only model", f"{size.parameters:,}", f"{size.tokens:,}",
             f"{size.forward_macs_per_image / 1e9:.4g}", f"{per_image / 1e9:.4g}",
             f"{per_image * training_images(config):.3g}",
         ))  # fmt: skip
     say_own_choices(args)
-    headings = ("trained", "parameters", "tokens", "forward, GMACs an image",
-                "training, GFLOP an image", "FLOP in all")  # fmt: skip
+    headings = ("model", "parameters", "tokens", "forward, GMACs per image",
+                "training, GFLOP per image", "total FLOP")  # fmt: skip
     Screen().print(table(headings, rows))
     for remark in remarks:
         say(remark)
@@ -280,8 +282,8 @@ def _time_rows(
     seconds = total_flops / (rate * (args.utilisation or 1) * devices)
     if args.utilisation is None:
         about = "at least"
-        pace = f"{shown}{on} ({source}: the rate of large matrix products; small models reach a "
-        pace += "part of it)"
+        pace = f"{shown}{on} ({source}); that is the rate of large matrix products, which training "
+        pace += "does not reach, so give --utilisation for an estimate"
     else:
         about, pace = "about", f"{args.utilisation:.3g} of {shown}{on} ({source})"
     rows = [("time", f"{about} {duration(seconds)} at {pace}")]

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     unknown = [t for t in args.overrides if not t.startswith(("paths.root=", "tracking.uri="))]
     if unknown:
         raise RequestError(
-            f"{unknown[0]}: the doctor takes paths.root=FOLDER and tracking.uri=ADDRESS only"
+            f"{unknown[0]}: dit-lab doctor takes only paths.root=FOLDER and tracking.uri=ADDRESS"
         )
     root = root_option(args.overrides).absolute()
     try:

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         size = sum(shard["bytes"] for shard in manifest.shards.values())
         say(f"written: {out}, {size / 1e6:,.1f} MB, manifest {manifest.fingerprint[:12]}")
     elif code == 0:
-        say(f"{out}: others are at work on the rest; whoever is last says that it is whole")
+        say(f"{out}: other processes encode the remaining shards; the last one writes the manifest")
     return code
 
 
@@ -109,5 +109,5 @@ def _encode_together(config: EncodeConfig) -> int:
 def _verify(folder: Path) -> int:
     from dit_lab.actions.encode import verify
 
-    say(f"{folder}: {counted(verify(folder), 'shard')}, all as written")
+    say(f"{folder}: {counted(verify(folder), 'shard')}, all checksums match")
     return 0

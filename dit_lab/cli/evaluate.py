@@ -70,7 +70,7 @@ def _compare(*given: str, overrides: Sequence[str]) -> int:
     """Print the differences of two evaluations; return 1 if they are not comparable."""
     others = [text for text in overrides if not text.startswith("paths.root=")]
     if others:
-        raise RequestError(f"{others[0]}: --compare reads what was measured; leave it out")
+        raise RequestError(f"{others[0]}: --compare takes no overrides; leave it out")
     first, second = (find_evaluation(name, root=root_option(overrides)) for name in given)
     return 0 if print_comparison(first, second) else 1
 
@@ -99,7 +99,7 @@ def _measure_all(args: argparse.Namespace) -> int:
     tf32, *others = {config.precision.tf32 for _, config in configs}
     if others:
         raise RequestError(
-            "precision: with tf32 and without at once; measure these one after the other"
+            "precision: -m cannot mix evaluations with and without TF32; run them separately"
         )
 
     say_own_choices(args)
@@ -133,7 +133,7 @@ def _prepared(
     run, _, folder, _ = given = given or given_run(overrides)
     if folder.is_exported:
         raise RequestError(
-            f"run={run}: a file has no place for results; "
+            f"run={run}: an exported file has no folder for results; "
             f"{shell_line('dit-lab', 'import', run, '--out', 'RUN')} makes a run folder of it"
         )
     found = prepare_for_run(EvaluateConfig, overrides, config_dirs=config_dirs, given=given)
@@ -208,4 +208,4 @@ def _track(config: RunConfig, trained: Trained, evaluation: Evaluation, path: Pa
             later = ""  # `dit-lab doctor` examines only runs below this user's paths.root
         else:
             add_row(trained.folder.untold, row)
-        say(f"MLflow did not take it ({trouble}); the file above has everything{later}")
+        say(f"MLflow could not be updated ({trouble}); the file above has everything{later}")

@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     if args.experiment is None:
         for one in catalogue():
             _print_entry(one)
-        say("dit-lab experiments EXPERIMENT   all of its numbers")
-        say("dit-lab reproduce EXPERIMENT     does it again and compares")
+        say("dit-lab experiments EXPERIMENT   all its results")
+        say("dit-lab reproduce EXPERIMENT     run it again and compare")
         return 0
     folder = search_path.experiment_folder(args.experiment)
     _print_entry(entry(args.experiment, folder))

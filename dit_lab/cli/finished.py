@@ -61,7 +61,7 @@ def answer(prepared: Prepared, *, measures: bool) -> int:
             say(remark)
         show_results(folder)
         return 0
-    say(f"already trained: {folder.root}; what is asked of it now is done without training")
+    say(f"already trained: {folder.root}; only its samples and evaluations are computed anew")
     given = {"run": place, "root": str(config.paths.root)}
     code = 0
     if drawn:

@@ -57,5 +57,5 @@ def run(args: argparse.Namespace) -> int:
         say(f"  {item.key:<{width}}  {item.value!s:<16} {item.source}")
     if made.skipped:
         say(f"  skipped: {', '.join(made.skipped)}")
-    say(f"imported {made.parameters / 1e6:,.1f} million numbers: {made.folder.root}")
+    say(f"imported {made.parameters / 1e6:,.1f} million parameters: {made.folder.root}")
     return 0

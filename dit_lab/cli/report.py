@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         )
     print_report(ablation, files)
     if trouble:
-        say(f"MLflow did not take it ({trouble}); the files above are whole")
+        say(f"MLflow could not be updated ({trouble}); the files above are complete")
     return 0
 
 
@@ -181,5 +181,5 @@ def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
     for section in rest:
         if section.title == "Warnings":
             for line in section.lines:
-                console.print(f"careful: {line}")
+                console.print(f"warning: {line}")
     say(f"written: {', '.join(path.name for path in files)} in {files[0].parent}")

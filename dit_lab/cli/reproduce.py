@@ -27,7 +27,7 @@ from dit_lab.cli import train
 from dit_lab.cli.tables import print_judgement
 from dit_lab.config import search_path
 from dit_lab.core.errors import RequestError, StopRequested
-from dit_lab.core.text import key_value, say
+from dit_lab.core.text import counted, key_value, say
 from dit_lab.reproduce.expected import read_expected, read_published, write_expected
 from dit_lab.reproduce.experiment import (
     Outcome,
@@ -76,13 +76,13 @@ def run(args: argparse.Namespace) -> int:
         )
     if anew and len(experiment.seeds) < LEAST_SEEDS:
         raise RequestError(
-            f"--record: {len(experiment.seeds)} are too few seeds for a spread; give --seeds "
-            f"{LEAST_SEEDS} or more"
+            f"--record: {counted(len(experiment.seeds), 'seed')}, too few to estimate the "
+            f"variance; give --seeds {LEAST_SEEDS} or more"
         )
     if args.record and expected and _trains_otherwise(experiment, expected):
         raise RequestError(
-            "--record --quick: this trains another configuration than was recorded, whose probes "
-            "cannot be added to it; leave out --quick"
+            "--record --quick: the configuration differs from the recorded one, so probes cannot "
+            "be added; leave out --quick to record anew"
         )
     probes, circumstances = _probes(experiment)
     if args.quick:
@@ -134,7 +134,7 @@ def _folder(
     typed = typed_for(experiment.name, args.overrides, args.seeds)
     folder, goes_on = reproduction_folder(places, experiment.name, typed, circumstances)
     if goes_on:
-        say(f"goes on with {folder.root}, which was interrupted")
+        say(f"resuming {folder.root}, which was interrupted")
     return folder
 
 
@@ -147,7 +147,7 @@ def _train(experiment: Experiment, args: argparse.Namespace, folder: Reproductio
     given = typed_for(experiment.name, [*usual, *places], args.seeds)
     several = experiment.num_jobs > 1
     typed = argparse.Namespace(overrides=given, multirun=several, cfg=None, config_dir=[])
-    unfinished = f"not all of it was trained: {folder.root}; the same command goes on with it"
+    unfinished = f"training is incomplete: {folder.root}; the same command resumes it"
     try:
         with folder.timed():
             code = train.run(typed)
@@ -178,7 +178,7 @@ def _add(experiment: Experiment, expected: Mapping[str, Any], outcome: Outcome) 
     """Add probes that are not recorded yet to expected.yaml; return the exit code."""
     content = with_new_probes(expected, outcome)
     if content["probes"] == expected["probes"]:
-        say("no probe is lacking; nothing was written")
+        say("all probes are recorded already; nothing was written")
     else:
         say(f"recorded: {write_expected(experiment.folder, content)}")
     return 0
@@ -197,5 +197,5 @@ def _judge(
         folder.write_verdict(found)
         say(f"written: {folder.verdict}")
         if trouble := folder.log_verdict():
-            say(f"MLflow did not take it ({trouble}); the file has everything")
+            say(f"MLflow could not be updated ({trouble}); the file has everything")
     return 1 if found.wrong else 0

@@ -164,7 +164,7 @@ def _print(found: Sequence[Listed]) -> None:
         (one.run, one.status, f"{one.step:,}", f"{one.bytes / MEGABYTE:,.1f}", _date(one.updated))
         for one in found
     ]
-    headings = ("run", "status", "step", "MB", "last heard of")
+    headings = ("run", "status", "step", "MB", "last update")
     Screen().print(table(headings, rows, left=[True, True, False, False, True]))
 
 
@@ -181,7 +181,7 @@ def _megabytes(size: int) -> str:
 
 def _prune(runs: Sequence[RunFolder], *, keep: int, dry_run: bool) -> int:
     references = cache(lambda: References(map(root_of, runs)))
-    verb, total, steps = ("would go" if dry_run else "removed"), 0, 0
+    verb, total, steps = ("would remove" if dry_run else "removed"), 0, 0
     for run in runs:
         done = prune(run, keep=keep, references=references, dry_run=dry_run)
         say(f"{name_of(run)}: {_told(done, verb)}")
@@ -192,7 +192,7 @@ def _prune(runs: Sequence[RunFolder], *, keep: int, dry_run: bool) -> int:
 
 def _told(done: Pruned, verb: str) -> str:
     if done.left:
-        return f"left alone: {done.left}"
+        return f"not changed: {done.left}"
     if not done.removed:
         return "nothing to remove"
     needed = f" (needed by {', '.join(done.needed)})" if done.needed else ""
@@ -219,7 +219,7 @@ def _remove(chosen: Places, *, dry_run: bool, force: bool) -> int:
             f"{name}: is needed by {', '.join(by)}{more}; leave it out, or give --force"
         )
     places = [run.root for run in runs] + [sweep.root for sweep in sweeps]
-    verb, freed = ("would go" if dry_run else "removed"), freed_by(places)
+    verb, freed = ("would remove" if dry_run else "removed"), freed_by(places)
     lines = [
         *(f"{verb}: runs/{one.run}, {one.status} at step {one.step}, {_megabytes(one.bytes)}"
           for one in map(listed, runs)),

@@ -110,7 +110,7 @@ def start(args: argparse.Namespace) -> int:
         job.status = FINISHED if job.number in before else job.status
     done = sum(job.status == FINISHED for job in manifest.jobs)
     finished = f", {done} already finished" if done else ""
-    known = ", going on with it" if manifest.attempted else ""
+    known = ", resuming it" if manifest.attempted else ""
     jobs = counted(len(manifest.jobs) + manifest.unmade, "job")
     say(f"sweep of {jobs}{finished}: {folder.root}{known}")
     for line in [*remarks(plan), *_estimate(plan, manifest)]:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from dit_lab.reproduce.experiment import Judgement
 
 WANTED = (
-    "target: two_sample 0.5 (chance), distance_ratio 1 (below: copies), exact_copies 0, "
-    "bits_per_dimension low, all other metrics the value for real images"
+    "ideal values: two_sample 0.5 (chance), distance_ratio 1 (below 1: copies), exact_copies 0, "
+    "bits_per_dimension low, all others the values of real images"
 )
 
 
@@ -119,6 +119,6 @@ def _circumstances(evaluation: Evaluation) -> str:
     return (
         f"{card.weights} at step {card.step}, {sampler}{with_steps} "
         f"(NFE {card.evaluations_per_image:g}), guidance "
-        f"{card.guidance['scale']:g}{f' away from {weak}' if weak else ''}, seed {card.seed}, "
+        f"{card.guidance['scale']:g}{f' with weak run {weak}' if weak else ''}, seed {card.seed}, "
         f"{card.dtype}, labels {card.labels}"
     )

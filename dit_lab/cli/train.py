@@ -83,8 +83,8 @@ def work(
     folder, before = prepared.folder, prepared.before
     if before and not has_comparable_code(before):
         say(
-            f"{folder.root}: was recorded before code was compared by its meaning, so nothing says "
-            "whether it was made with the code of today"
+            f"{folder.root}: was recorded by a version with other code hashes, so changes of the "
+            "code since then cannot be detected"
         )
     if prepared.is_finished:
         return answer(prepared, measures=measures)

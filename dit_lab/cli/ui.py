@@ -69,7 +69,7 @@ def _serve(
     try:
         say(f"the MLflow server starts on {address}")
         if trouble := _wait_for_answer(server, address):
-            say(f"dit-lab: {trouble}; what it has said stands above", sys.stderr)
+            say(f"dit-lab: {trouble}; its output is above", sys.stderr)
             return 1
         say("MLflow page (Ctrl-C ends it):")
         for experiment, page in newest_pages(uri, address=address).items():

@@ -173,14 +173,14 @@ def read_expected(folder: Path) -> dict[str, Any]:
     file = folder / FILE
     if not file.exists():
         raise RequestError(
-            f"{file}: does not exist, so nothing was recorded of this experiment yet; "
-            f"{_recording(folder)} --seeds 3 writes it"
+            f"{file}: does not exist, so the experiment has no recorded results; "
+            f"{_recording(folder)} --seeds 3 records them"
         )
     found = dict(_read(folder))
     if list(found) == ["published"]:
         raise RequestError(
-            f"{folder.name}: only numbers of others are known of it, and nothing is compared with "
-            f"these; {_recording(folder)} --seeds 3 adds its own"
+            f"{folder.name}: has only published results, which are not compared; "
+            f"{_recording(folder)} --seeds 3 records own results"
         )
     if lacking := [part for part in PARTS if part not in found]:
         raise RequestError(f"{file}: lacks {', '.join(lacking)}; --record writes it anew")

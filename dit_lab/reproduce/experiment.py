@@ -151,7 +151,7 @@ def circumstances(experiment: Experiment, *, device: Mapping[str, Any]) -> dict[
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return a line for each difference of recipe, code, versions and device."""
     said = [
-        f"recipe of {label}: another configuration than was recorded"
+        f"recipe of {label}: differs from the recorded one"
         for label, known in recorded["train_hashes"].items()
         if now["train_hashes"].get(label) != known
     ]

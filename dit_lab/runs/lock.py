@@ -207,7 +207,7 @@ def _obstacle(file: int, path: Path, lock: int = fcntl.LOCK_EX) -> str:
     silent = time.time() - holder.heartbeat
     if is_held is None and abs(silent) > SILENT_SECONDS and not _beats(path):
         return ""
-    return str(holder) if is_held else f"{holder} (last heard of {max(0, silent):.0f} s ago)"
+    return str(holder) if is_held else f"{holder} (last heartbeat {max(0, silent):.0f} s ago)"
 
 
 def _look(file: int, path: Path, lock: int) -> tuple[Holder | None, bool | None]:

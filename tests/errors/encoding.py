@@ -170,7 +170,7 @@ CASES = (
          "shard_images=100: must be a multiple of codec.chunk_images=16", prepare=to_encode),
     heavy("other latents in the folder",
          f"encode {IMAGES} codec.path=vae out=latents dtype=float32",
-         r"out=FOLDER/latents: holds latents that were encoded otherwise \(dtype differ\)",
+         r"out=FOLDER/latents: holds latents of another configuration \(dtype differ\)",
          start="encoded"),
     heavy("an image that is none, while encoding", ENCODE,
          "images/0/1.png: cannot be read as an image .*; replace or remove it",
@@ -229,7 +229,7 @@ CASES = (
          prepare=lambda folder: image(folder / "images/0/new.png")),
     # ---- looking at images
     heavy("looking at images that are no files", "check dataset=digits",
-         "dataset=digits: is not made of image files; dit-lab encode --verify looks at"),
+         "dataset=digits: has no image files to check; use dit-lab encode --verify"),
     heavy("images that cannot be read, looked at", CHECK, "1 image of 12 cannot be read",
          prepare=all_of(class_folders, wrote("images/0/1.png", "no picture")), code=1),
     Case("looking at another number of classes", f"check {IMAGES} dataset.num_classes=3",

@@ -56,7 +56,7 @@ def test_checks_against_a_record(forked: Command, tmp_path: Path) -> None:
         file.write_text(json.dumps({**record, "costs": costs}))
         done = forked("bench", "--check", "speed.json", only, "--seconds=0.2")
         assert done.returncode == code, done.stdout + done.stderr
-        assert re.search(rf"training: .+ times its measure, recorded .+: {word}", done.stdout)
+        assert re.search(rf"training: .+ times its reference, recorded .+: {word}", done.stdout)
         assert verdict in done.stdout
 
 

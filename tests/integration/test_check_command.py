@@ -72,7 +72,7 @@ def test_all_that_is_wrong_is_named(data: Path, forked_in: Command) -> None:
     assert [Path(path).name for path in alike] == ["08.jpg", "09.jpg", "39.jpg"]
     assert report["in_both_splits"] == [alike]
     for line in ("train: cannot be read: 4", "train: smaller than 16 x 16: 1",
-                 "there more than once: 1", "in both splits: 1"):  # fmt: skip
+                 "duplicates: 1", "in both splits: 1"):  # fmt: skip
         assert line in done.stdout
 
 

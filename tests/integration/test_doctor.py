@@ -110,7 +110,7 @@ def ward(
 def test_a_killed_run_is_called_killed_everywhere(ward: Ward) -> None:
     run, tracked = ward.runs["killed"], ward.tracked["killed"]
     assert run.status["status"] == tracked.status == "KILLED"
-    told = f"KILLED step {run.status['step']} exited without cleanup; last heard of at "
+    told = f"KILLED step {run.status['step']} exited without cleanup; last update at "
     assert ward.line("killed").startswith(told)
     assert run.status["error"] in ward.line("killed")
     assert tracked.tags["error"] == run.status["error"]
@@ -148,7 +148,7 @@ def test_a_run_on_another_host_that_is_heard_of_is_left_alone(ward: Ward) -> Non
     assert run.times() == ward.before["far away"]
     assert run.status["status"] == "RUNNING"
     assert "process 1 on a-host-far-away has been writing here" in ward.line("far away")
-    assert "(last heard of " in ward.line("far away")
+    assert "(last heartbeat " in ward.line("far away")
 
 
 def test_a_store_that_cannot_be_reached_is_said_and_the_others_are_seen(ward: Ward) -> None:

@@ -201,8 +201,8 @@ def test_the_table_is_printed_and_says_what_it_needs(straight: Run) -> None:
         "ema-0.9 at step 40, Euler with 2 steps (NFE 2), guidance 1, seed 0, "
         "float32, labels as frequent as in the training images"
     )
-    (target,) = [line for line in lines if line.startswith("target: ")]
-    assert "two_sample 0.5" in target
+    (wanted,) = [line for line in lines if line.startswith("ideal values: ")]
+    assert "two_sample 0.5" in wanted
     findings = [line for line in lines if line.startswith("generated: ")]
     assert [line.partition(": ")[2].partition("; ignore")[0] for line in findings] == (
         evaluation.findings
@@ -418,8 +418,8 @@ def test_mlflow_that_cannot_be_reached_costs_a_line(
     *_, written, trouble = done.out.splitlines()
     assert written == f"written: {path}"
     assert re.fullmatch(
-        r"MLflow did not take it \(.*Connection refused.*\); the file above has everything, and "
-        "`dit-lab doctor` sends it",
+        r"MLflow could not be updated \(.*Connection refused.*\); the file above has everything, "
+        "and `dit-lab doctor` sends it",
         trouble,
     )
     (late,) = read_metrics(untracked / "untold.jsonl")

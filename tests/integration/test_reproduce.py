@@ -147,14 +147,14 @@ def test_the_same_command_goes_on(recorded: Path, lab: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
-    assert "not all of it was trained: " in said and "the same command goes on with it" in said
+    assert "training is incomplete: " in said and "the same command resumes it" in said
     (first,) = [file for file in statuses(lab) if read_json(file)["status"] == "FINISHED"]
     before = first.stat().st_mtime_ns
 
     done = subprocess.run(command, cwd=lab, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = lab.glob("outputs/reproductions/tiny-*")
-    assert f"goes on with {folder}, which was interrupted" in done.stdout
+    assert f"resuming {folder}, which was interrupted" in done.stdout
     assert first.stat().st_mtime_ns == before  # was not trained again
     assert read_json(folder / "reproduction.json")["finished"]
     again, straight = (
@@ -208,7 +208,7 @@ def test_a_number_that_does_not_come_back_is_named(forked_in: Fork, lab: Path) -
 def test_another_recipe_is_named(forked_in: Fork, lab: Path) -> None:
     done = forked_in(lab, "reproduce", "tiny", "ema.decays=[0.99]", "--quick")
     assert done.returncode == 1
-    assert "recipe of one configuration: another configuration than was recorded" in done.stdout
+    assert "recipe of one configuration: differs from the recorded one" in done.stdout
     wrong = done.stdout.splitlines()[-1]
     assert wrong == "not reproduced: averages, validation, lag, horizon, sampled"
 
@@ -241,7 +241,7 @@ def test_probes_that_came_later_are_added(forked_in: Fork, lab: Path) -> None:
     assert content == whole
     assert list(content["probes"]["one configuration"]) == PROBES
     done = forked_in(lab, *quick, "--record")
-    assert done.stdout.splitlines()[-1] == "no probe is lacking; nothing was written"
+    assert done.stdout.splitlines()[-1] == "all probes are recorded already; nothing was written"
 
 
 @pytest.mark.slow

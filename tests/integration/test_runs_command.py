@@ -107,7 +107,7 @@ def test_all_runs_the_newest_first(lab: Path, dit_lab: DitLab) -> None:
     done = dit_lab("runs", "list")
     assert (done.code, done.err) == (0, "")
     heading, *rows, total = done.out
-    assert heading.split() == ["run", "status", "step", "MB", "last", "heard", "of"]
+    assert heading.split() == ["run", "status", "step", "MB", "last", "update"]
     names = [row.split()[0].partition("/")[0] for row in rows]
     assert names == ["jobs", "jobs", "begun", "guided", "first"]
     assert all(row.split()[1:3] == ["FINISHED", "8"] for row in rows)
@@ -136,13 +136,13 @@ def test_a_dry_run_says_what_would_go_and_changes_nothing(lab: Path, dit_lab: Di
     assert (done.code, done.err) == (0, "")
     first = next(line for line in done.out if line.startswith("first/"))
     begun, guided = hash_of(lab, "begun"), hash_of(lab, "guided")
-    assert "would go step 2, " in first
+    assert "would remove step 2, " in first
     needed = f"runs/begun/{begun} (init_from), runs/guided/{guided} (guidance.weak_run)"
     assert f"steps 4, 6, 8 stay (needed by {needed})" in first
-    assert done.out[-1].startswith("would go: 9 checkpoints, ")
+    assert done.out[-1].startswith("would remove: 9 checkpoints, ")
     assert files(lab) == before
     done = dit_lab("runs", "remove", "*", "--dry-run")
-    assert done.out[-1].startswith("would go: 5 runs, ")
+    assert done.out[-1].startswith("would remove: 5 runs, ")
     assert files(lab) == before
 
 
@@ -164,7 +164,7 @@ def test_a_run_that_may_go_on_keeps_all(status: str, lab: Path, dit_lab: DitLab)
     run = RunFolder(next(lab.glob("outputs/runs/jobs/*")))
     write_json(run.status, {**read_json(run.status), "status": status})
     done = dit_lab("runs", "prune", str(run.root))
-    assert done.out[0].endswith(f"left alone: {status}, so that it may still go on")
+    assert done.out[0].endswith(f"not changed: {status}, so it may still be resumed")
     assert len(list(run.checkpoints.iterdir())) == 4
 
 
@@ -174,7 +174,7 @@ def test_a_run_that_somebody_writes_to_is_left_alone(lab: Path, dit_lab: DitLab)
     with Lease(run.lease):
         before = files(lab)
         done = dit_lab("runs", "prune", "first", "--keep", "1")
-        assert "left alone: process" in done.out[0]
+        assert "not changed: process" in done.out[0]
         assert dit_lab("runs", "remove", "first", "--force").code == 2
         assert files(lab) == before
     assert dit_lab("runs", "prune", "first").out[-1].startswith("removed: 1 checkpoint, ")
@@ -185,7 +185,7 @@ def test_where_the_newest_is_damaged_the_others_stay(lab: Path, dit_lab: DitLab)
     file = run / "checkpoints/step-00000008/model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     done = dit_lab("runs", "prune", str(run))
-    assert f"left alone: damaged: {file}: content differs from what was written" in done.out[0]
+    assert f"not changed: damaged: {file}: content differs from what was written" in done.out[0]
     assert len(list(file.parents[1].iterdir())) == 4
 
 

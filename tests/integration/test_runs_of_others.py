@@ -116,7 +116,7 @@ def test_their_sweep(theirs: Theirs, mine: Command, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert len(lines) == 4
-    assert all("left alone: this user cannot write to it" in line for line in lines)
+    assert all("not changed: this user cannot write to it" in line for line in lines)
     assert theirs.times() == before
 
 

@@ -58,7 +58,7 @@ def test_a_trial_that_fails_is_marked_and_ends_nothing(
     (folder / "healed").touch()
     again = forked(*train)
     assert again.returncode == 0, again.stderr
-    assert "going on with it" in again.stdout
+    assert "resuming it" in again.stdout
     assert {job["status"] for job in jobs_in(folder).values()} == {"FINISHED"}
     assert [job["attempts"] for job in jobs_in(folder).values()].count(2) == 1
     assert {status for status, _ in tracked(folder).values()} == {"FINISHED"}

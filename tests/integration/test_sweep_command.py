@@ -235,7 +235,7 @@ def test_stopped_and_resumed(
     assert manifest_in(folder)["status"] == "KILLED"
     done = forked(*train, "seed=0,1")  # the same command goes on as well
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on with it" in done.stdout
+    assert "resuming it" in done.stdout
     check_whole(folder, 2)
 
 

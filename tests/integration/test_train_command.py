@@ -247,7 +247,7 @@ def test_a_run_from_before_code_had_a_meaning_goes_on(
     assert identity["forced_over"] == [] and "predates" not in identity
     done = forked("train", *short)
     assert done.returncode == 0
-    assert "was recorded before code was compared by its meaning" in done.stdout
+    assert "was recorded by a version with other code hashes" in done.stdout
     assert "already finished" in done.stdout
 
 

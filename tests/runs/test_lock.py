@@ -271,7 +271,7 @@ def test_a_holder_on_another_host_is_refused_while_it_is_heard_of(path: Path, wr
     with pytest.raises(RequestError) as refused, Lease(path):
         pass
     assert "process 4242 on elsewhere has been writing here since" in str(refused.value)
-    assert "(last heard of 30 s ago)" in str(refused.value)
+    assert "(last heartbeat 30 s ago)" in str(refused.value)
     assert "4242 on elsewhere" in holder_of(path)
     assert read_holder(path).host == "elsewhere"
 

@@ -262,5 +262,5 @@ def test_a_training_that_has_done_no_step(tmp_path: Path) -> None:
     snapshots = Snapshots(store, averages=averages, every_steps=1)
     snapshots.save(1)
     snapshots.wait()
-    with pytest.raises(RequestError, match="no step of the training was applied until there"):
+    with pytest.raises(RequestError, match="no optimizer step had been applied by then"):
         make_average(folder, 0.1)
