@@ -13,13 +13,13 @@ from pathlib import Path
 
 from dit_lab.config.arms import arms_of
 from dit_lab.config.equivalence import SAME_MATHEMATICS
-from dit_lab.report.analysis import Ablation, analyse
+from dit_lab.report.analysis import Analysis, analyse
 from dit_lab.report.columns import COMPUTE
 from dit_lab.report.drawing import png
 from dit_lab.report.markdown import markdown
 from dit_lab.report.metrics import is_lower_better
 from dit_lab.report.plots import pictures
-from dit_lab.report.results import Arm, Compute, Expectation, Question, Result
+from dit_lab.report.results import AnalysisRequest, Arm, Compute, Expectation, Result
 from dit_lab.report.rounding import PREFIXES
 from dit_lab.reproduce.expected import FILE, ONE, is_measured, read_expected
 from dit_lab.reproduce.report import RESULTS
@@ -36,11 +36,11 @@ def experiments() -> list[Path]:
 
 def report_of(
     folder: Path, *, metric: str | None = None, baseline: Mapping[str, str] | None = None
-) -> Ablation:
+) -> Analysis:
     """The report of an experiment, or of another metric or beside another baseline."""
     results, shown = results_of(folder)
     chosen = metric or shown[0]
-    question = Question(
+    question = AnalysisRequest(
         metric=chosen,
         lower_is_better=is_lower_better(chosen),
         baseline=baseline,

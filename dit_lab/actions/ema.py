@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import sync, written_at
+from dit_lab.core.files import atomic_path, sync
 from dit_lab.runs.folder import RunFolder, step_of, steps_in
 from dit_lab.runs.recorded import recorded
 from dit_lab.training.post_hoc import open_averages
@@ -77,7 +77,7 @@ def make_average(folder: RunFolder, std: float, *, step: int | None = None) -> M
                 total[key].add_(tensor.float(), alpha=coefficient)
     at = kept[-1].step
     file = folder.results / "averages" / f"{name_of(std)}-step-{at:08d}.safetensors"
-    with written_at(file) as beside:
+    with atomic_path(file) as beside:
         save_tensors(total, beside, {"run": recorded(folder)["train_hash"]})
         sync(beside)
     return Made(file, at, len(kept), fitted.relative_error)

@@ -18,14 +18,14 @@ from dit_lab.build.parts import (
 )
 from dit_lab.build.trained import Trained, load_weak
 from dit_lab.config.checks.data import UNKNOWN_DATA, read_facts
-from dit_lab.config.checks.metrics import cadences
+from dit_lab.config.checks.metrics import evaluation_intervals
 from dit_lab.config.identity import source_now
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
-from dit_lab.core.team import ALONE
+from dit_lab.core.process_group import SINGLE_PROCESS
 from dit_lab.core.text import counted
-from dit_lab.core.types import Evaluator, Shapes, Team
+from dit_lab.core.types import Evaluator, ProcessGroup, Shapes
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
 from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
 from dit_lab.evaluation.metrics.likelihood import Likelihood
@@ -44,14 +44,14 @@ def training_evaluators(
     folder: RunFolder,
     *,
     identity: Mapping[str, Any],
-    team: Team,
+    process_group: ProcessGroup,
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
 ) -> list[Evaluator]:
     """Return the evaluators of a training: validation loss, sample grid and sample quality.
 
     `identity` is the run's identity.json. `check_stop` raises StopRequested for this process alone;
-    `team` passes it on to the others.
+    `process_group` passes it on to the others.
     """
     parts = uncompiled(parts)
     config, training = parts.config, parts.config.training
@@ -60,15 +60,18 @@ def training_evaluators(
         every_steps=training.validate_every_steps,
         batches=validation_batches(parts, dataset=held_out, codec=codec),
         objective=parts.objective,
-        team=team,
+        process_group=process_group,
         check_stop=check_stop,
     )
     evaluators: list[Evaluator] = [loss]
     weak = load_weak(parts)
     generator = build_generator(
-        parts, team=team, check_stop=check_stop, weak=weak.labelled(config) if weak else None
+        parts,
+        process_group=process_group,
+        check_stop=check_stop,
+        weak=weak.labelled(config) if weak else None,
     )
-    generator.rehearse()
+    generator.try_sampler()
     if (data := parts.shapes.data).channels in PICTURE_CHANNELS:
         grid = SampleGrid(
             every_steps=training.sample_every_steps,
@@ -87,7 +90,7 @@ def training_evaluators(
             identity=identity,
             weights=first_average(target_of(config.optimizer), config.ema.decays),
             weak=weak,
-            team=team,
+            process_group=process_group,
             check_stop=check_stop,
             on_message=on_message,
         )
@@ -130,7 +133,7 @@ def sample_quality(
     identity: Mapping[str, Any],
     weights: str,
     weak: Trained | None,
-    team: Team,
+    process_group: ProcessGroup,
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
 ) -> SampleQuality:
@@ -139,20 +142,25 @@ def sample_quality(
     extractors = Extractors(parts, check_stop)
     return SampleQuality(
         generator=build_generator(
-            parts, team=team, check_stop=check_stop, weak=weak.labelled(config) if weak else None
+            parts,
+            process_group=process_group,
+            check_stop=check_stop,
+            weak=weak.labelled(config) if weak else None,
         ),
         build_reference_set=lambda: build_reference_set(parts, extractors, check_stop),
         metrics=build_metrics(config),
-        metrics_every_steps=cadences(config),
+        metrics_every_steps=evaluation_intervals(config),
         total_steps=config.training.total_steps,
         folder=folder.evaluations,
         card=evaluation_card(parts, extractors, identity=identity, weights=weights, weak=weak),
-        likelihood=_likelihood(parts, team, check_stop),
+        likelihood=_likelihood(parts, process_group, check_stop),
         on_drawn=DrawingProgress(on_message),
     )
 
 
-def _likelihood(parts: Parts, team: Team, check_stop: Callable[[], None]) -> Likelihood | None:
+def _likelihood(
+    parts: Parts, process_group: ProcessGroup, check_stop: Callable[[], None]
+) -> Likelihood | None:
     options = parts.config.evaluation
     if options.likelihood_images == 0:
         return None
@@ -163,7 +171,7 @@ def _likelihood(parts: Parts, team: Team, check_stop: Callable[[], None]) -> Lik
         levels=parts.shapes.data.levels,
         seed=options.seed,
         device=parts.device,
-        team=team,
+        process_group=process_group,
         check_stop=check_stop,
     )
 
@@ -181,7 +189,7 @@ def evaluate_run(
     trained: Trained,
     settings: RunConfig,
     *,
-    team: Team = ALONE,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
 ) -> tuple[Evaluation, bool]:
@@ -198,9 +206,9 @@ def evaluate_run(
         raise RequestError(why)
     if changed := difference(trained.identity, source_now(parts.config)):
         on_message(f"{changed}; it is measured with the code that is here now")
-    quality = _quality_of(trained, settings, team, check_stop, on_message)
+    quality = _quality_of(trained, settings, process_group, check_stop, on_message)
     card = replace(quality.card, step=trained.step)
-    if known := team.first(lambda: _stored(trained.folder, card)):
+    if known := process_group.first(lambda: _stored(trained.folder, card)):
         return known, True
     on_message(
         f"drawing {counted(card.num_images, 'image')} from {card.weights} at step {card.step}"
@@ -226,7 +234,7 @@ def evaluate_baselines(
     trained: Trained, settings: RunConfig, *, check_stop: Callable[[], None]
 ) -> list[Evaluation]:
     """Evaluate a memoriser and a Gaussian per class instead of the run's samples."""
-    quality = _quality_of(trained, settings, ALONE, check_stop, lambda text: None)
+    quality = _quality_of(trained, settings, SINGLE_PROCESS, check_stop, lambda text: None)
     reference = load_reference(replace(trained.parts, config=settings), check_stop)
     count, seed = quality.card.num_images, quality.card.metrics_seed
     levels = trained.parts.shapes.data.levels
@@ -250,7 +258,9 @@ def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float
     the name (`eval-PROTOCOL/...`), so that different protocols do not share a curve.
     """
     own_way = replace(trained, parts=uncompiled(trained.parts))
-    card = _quality_of(own_way, own_way.parts.config, ALONE, lambda: None, lambda text: None).card
+    card = _quality_of(
+        own_way, own_way.parts.config, SINGLE_PROCESS, lambda: None, lambda text: None
+    ).card
     config = trained.parts.config
     watched = first_average(target_of(config.optimizer), config.ema.decays)
     own = replace(card, weights=watched).protocol
@@ -262,7 +272,7 @@ def tracked_metrics(trained: Trained, evaluation: Evaluation) -> dict[str, float
 def _quality_of(
     trained: Trained,
     settings: RunConfig,
-    team: Team,
+    process_group: ProcessGroup,
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
 ) -> SampleQuality:
@@ -272,7 +282,7 @@ def _quality_of(
         identity=trained.identity,
         weights=trained.weights,
         weak=load_weak(replace(trained.parts, config=settings)),
-        team=team,
+        process_group=process_group,
         check_stop=check_stop,
         on_message=on_message,
     )

@@ -19,7 +19,7 @@ from dit_lab.codecs.loading import load_network, quiet
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import read_recorded
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import to_json, written_at
+from dit_lab.core.files import atomic_path, to_json
 from dit_lab.core.interpolants import Linear
 from dit_lab.core.options import arguments_of, target_of
 from dit_lab.core.tensor_file import save_tensors
@@ -65,7 +65,7 @@ class Export:
             "weights": self.weights.name,
             "versions": versions(),
         }
-        with written_at(out) as beside:
+        with atomic_path(out) as beside:
             save_tensors(
                 self.weights.tensors, beside, {"format": "pt", HEADER_KEY: to_json(header)}
             )
@@ -80,7 +80,7 @@ class Export:
         adapter, architecture = FORMATS[name], self._architecture(name)
         self._refuse(lambda: adapter.refuse(architecture, self._objective), name)
         tensors = dict(adapter.from_ours(self.weights.tensors, architecture))
-        with written_at(out) as beside:
+        with atomic_path(out) as beside:
             if out.suffix == ".safetensors":
                 save_tensors(tensors, beside, {"format": "pt"})
             else:
@@ -102,7 +102,7 @@ class Export:
             "vae": ["diffusers", type(vae).__name__] if vae is not None else [None, None],
             "lab": self._facts(architecture),
         }
-        with written_at(out) as beside:
+        with atomic_path(out) as beside:
             transformer = beside / "transformer"
             transformer.mkdir(parents=True)
             tensors = dict(adapter.from_ours(self.weights.tensors, architecture))

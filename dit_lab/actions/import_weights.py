@@ -25,7 +25,7 @@ from dit_lab.config.recorded import as_recorded, rebased, root_of
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import written_at
+from dit_lab.core.files import atomic_path
 from dit_lab.core.options import arguments_of, target_of
 from dit_lab.core.types import DataFacts, Shapes
 from dit_lab.data.image_facts import sides
@@ -256,7 +256,7 @@ def write_run(
     tensors: Mapping[str, Tensors],
 ) -> None:
     """Write a finished run with one checkpoint, atomically."""
-    with written_at(out) as beside:
+    with atomic_path(out) as beside:
         folder = RunFolder(beside)
         folder.checkpoints.mkdir(parents=True)
         write_atomically(folder.config, to_yaml(to_tree(config)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from dit_lab.build.trained import load
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.text import counted, listed
-from dit_lab.sampling.generate import Passes
+from dit_lab.sampling.generate import EvaluationCount
 from dit_lab.sampling.images import grid_columns, write_images
 from dit_lab.sampling.labels import check_labels
 from dit_lab.training.distributed import DistributedContext
@@ -20,7 +20,7 @@ def draw_into(out: Path, config: RunConfig, *, run: str, root: str, stop: StopSi
     Returns:
         A line about the images in the main process, "" in the others.
     """
-    passes, asked = Passes(), config.sample
+    passes, asked = EvaluationCount(), config.sample
     context = DistributedContext(stop, tf32=config.precision.tf32)
     trained = load(
         run,
@@ -34,17 +34,17 @@ def draw_into(out: Path, config: RunConfig, *, run: str, root: str, stop: StopSi
         num_images=asked.num_images,
         seed=asked.seed,
         settings=config,
-        team=context.team,
+        process_group=context.process_group,
         check_stop=stop.check,
         on_pass=passes,
     )
-    if not context.leads:
+    if not context.is_main_process:
         for _ in groups:  # computes this process's part
             pass
         return ""
     count = asked.num_images
     data = trained.parts.shapes.data
-    chosen = data.drawn_classes
+    chosen = data.default_classes
     if asked.labels is not None:
         chosen = tuple(check_labels(asked.labels, data.num_classes, data.class_names))
     columns = grid_columns(count, min(count, len(set(chosen))))

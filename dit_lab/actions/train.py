@@ -16,13 +16,13 @@ from dit_lab.build.optimizer import check_patterns
 from dit_lab.build.parts import Parts, build_parts
 from dit_lab.build.trained import open_checkpoints
 from dit_lab.build.training import loop_settings, training_objects
-from dit_lab.config.identity import identity, parent_run, refuse_foreign, run_folder, set_aside
+from dit_lab.config.identity import identity, move_aside, parent_run, refuse_foreign, run_folder
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import to_yaml
 from dit_lab.core import trust
 from dit_lab.core.errors import Diverged, RequestError, StopRequested
-from dit_lab.core.team import ALONE
+from dit_lab.core.process_group import SINGLE_PROCESS
 from dit_lab.core.text import say
 from dit_lab.core.types import Hook, Shapes
 from dit_lab.runs.folder import (
@@ -72,11 +72,11 @@ def run_training(
             static_graph=config.training.accumulation == 1,
             cpu_offload=config.distributed.cpu_offload,
         )
-        if not context.leads:
+        if not context.is_main_process:
             _follow(config, shapes, folder, context)
             return folder
         if folder.root.exists() and config.resume == "never":
-            display.on_message(f"the old run is kept in {set_aside(folder)}")
+            display.on_message(f"the old run is kept in {move_aside(folder)}")
         with writing_to(folder, display=display, stopping=lambda: stop.requested) as lease:
             _lead(config, shapes, folder, context, StatusFile(folder, lease), display, told)
     return folder
@@ -120,7 +120,9 @@ def _lead(
             log.info("samples are not measured: %s", why)
             if config.evaluation.num_images:  # evaluation was requested
                 display.on_message(f"samples are not measured: {why}")
-        told_all = context.team.first(lambda: (checkpoint, now))  # the other processes wait for it
+        told_all = context.process_group.first(
+            lambda: (checkpoint, now)
+        )  # the other processes wait for it
         try:
             with _watchdog(config, folder, context, hung):
                 results = _train(parts, folder, context, store, *told_all, hooks=hooks)
@@ -159,10 +161,12 @@ def _follow(
 ) -> None:
     """Train as one of the other processes, which write only their part of sharded checkpoints."""
     parts = build_parts(config, shapes, context.accelerator.device)
-    told: tuple[Checkpoint | None, Mapping[str, Any]] = context.team.first(lambda: (None, {}))
+    told: tuple[Checkpoint | None, Mapping[str, Any]] = context.process_group.first(
+        lambda: (None, {})
+    )
     store = None
     if config.distributed.sharded:
-        store = open_checkpoints(folder, team=context.writers, warn=log.info)
+        store = open_checkpoints(folder, process_group=context.writers, warn=log.info)
     with _watchdog(config, folder, context, say):
         _train(parts, folder, context, store, *told, hooks=[])
 
@@ -177,8 +181,8 @@ def _take_up(
         "keep_last": config.training.keep_last,
         "keep_every_steps": config.training.keep_every_steps,
     }
-    team = context.writers if config.distributed.sharded else ALONE
-    store = open_checkpoints(folder, team=team, warn=log.warning, **keep)
+    process_group = context.writers if config.distributed.sharded else SINGLE_PROCESS
+    store = open_checkpoints(folder, process_group=process_group, warn=log.warning, **keep)
     checkpoint, parent = store.latest(), parent_run(config)
     if checkpoint is None and parent is not None:
         start = open_checkpoints(parent, warn=log.warning).latest()
@@ -224,7 +228,7 @@ def _train(
             parts,
             folder,
             identity=now,
-            team=context.team,
+            process_group=context.process_group,
             check_stop=context.stop.check,
             on_message=_told_by(hooks),
         ),
@@ -253,8 +257,8 @@ def _open_snapshots(
 ) -> CheckpointStore | None:
     """Open the store of EMA snapshots; None if the main process writes all of them."""
     if config.distributed.sharded:
-        return open_averages(folder, team=context.snapshot_writers, warn=log.info)
-    return open_averages(folder, warn=log.warning) if context.leads else None
+        return open_averages(folder, process_group=context.snapshot_writers, warn=log.info)
+    return open_averages(folder, warn=log.warning) if context.is_main_process else None
 
 
 def _watchdog(
@@ -265,7 +269,7 @@ def _watchdog(
 ) -> Watchdog:
     return Watchdog(
         folder.watched,
-        index=context.team.index,
+        index=context.process_group.index,
         seconds=config.training.hang_after_seconds,
         progress=lambda: context.stop.asked,
         on_hang=on_hang,

@@ -20,7 +20,7 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.files import to_json
-from dit_lab.core.processes import MEETING_FILE, Child, on_loopback, threads_each, worker
+from dit_lab.core.processes import MEETING_FILE, ChildProcess, on_loopback, threads_each, worker
 from dit_lab.core.text import say
 from dit_lab.training.stop import StopSignal
 
@@ -46,7 +46,7 @@ def starts_workers(config: RunConfig) -> bool:
     return False
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Return whether this is the main process, which prints, writes and tracks."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -111,7 +111,7 @@ def run_together(
             child.kill()
 
 
-def _wait(workers: Sequence[Child], stopping: Callable[[], bool]) -> dict[int, int]:
+def _wait(workers: Sequence[ChildProcess], stopping: Callable[[], bool]) -> dict[int, int]:
     """Return rank -> exit code in the order in which workers ended, without those still running."""
     codes: dict[int, int] = {}
     told, deadline = False, float("inf")

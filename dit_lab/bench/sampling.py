@@ -14,7 +14,7 @@ from dit_lab.build.cost import model_cost
 from dit_lab.build.parts import build_generator, build_model, build_parts, labelled_call
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.types import Shapes
-from dit_lab.sampling.generate import CHUNK_IMAGES, Passes
+from dit_lab.sampling.generate import CHUNK_IMAGES, EvaluationCount
 
 WARM_STEPS, LEAST_STEPS = 2, 5
 
@@ -46,7 +46,7 @@ class Sampling:
         self.parts = build_parts(config, shapes, self.device)
         self.model = build_model(self.parts).to(self.device).eval()
         self.labelled = labelled_call(self.parts, self.model)
-        self._passes = Passes()
+        self._passes = EvaluationCount()
         cost = model_cost(config, shapes)
         self._flops = None if cost is None else 2.0 * cost.forward_macs_per_image
         self._all_steps: int | None = getattr(config.sampler, "steps", None)

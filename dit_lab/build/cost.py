@@ -121,7 +121,7 @@ class _Known:
     seconds_after: float  # from the last step to the end: sampling and evaluation
 
 
-class Pace:
+class TrainingSpeed:
     """Training speed of this machine.
 
     It is measured from finished runs below `paths.root`, or else estimated from a matrix product.

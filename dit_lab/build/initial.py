@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def begin_with(
+def load_initial_weights(
     model: nn.Module, config: RunConfig, shapes: Shapes, *, on_message: Callable[[str], None]
 ) -> None:
     """Load the weights of `init_from`, the first average, into a model.

@@ -21,7 +21,7 @@ from dit_lab.config.schema import EncodeConfig, RunConfig
 from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import accepted, arguments_of, parameters_of, target_of
-from dit_lab.core.team import ALONE
+from dit_lab.core.process_group import SINGLE_PROCESS
 from dit_lab.core.types import (
     Batch,
     Codec,
@@ -29,9 +29,9 @@ from dit_lab.core.types import (
     Dataset,
     LabelledCall,
     Objective,
+    ProcessGroup,
     Sampler,
     Shapes,
-    Team,
 )
 from dit_lab.data.order import SampleOrder
 from dit_lab.data.pairs import Pairs
@@ -241,7 +241,7 @@ def _draws(parts: Parts, codec: Codec, purpose: str) -> Draws:
 def build_generator(
     parts: Parts,
     *,
-    team: Team = ALONE,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     check_stop: Callable[[], None],
     sampler: Sampler | None = None,
     guidance: Guidance | None = None,
@@ -261,7 +261,7 @@ def build_generator(
         null_label=null_label(parts),
         levels=parts.shapes.data.levels,
         device=parts.device,
-        team=team,
+        process_group=process_group,
         weak=weak,
         absent_classes=parts.shapes.data.absent_classes,
         check_stop=check_stop,

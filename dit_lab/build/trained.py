@@ -20,9 +20,9 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import changed, target_of
-from dit_lab.core.team import ALONE
+from dit_lab.core.process_group import SINGLE_PROCESS
 from dit_lab.core.text import counted
-from dit_lab.core.types import Codec, LabelledCall, Sampler, Shapes, Team
+from dit_lab.core.types import Codec, LabelledCall, ProcessGroup, Sampler, Shapes
 from dit_lab.interop.files import read_safetensors
 from dit_lab.runs.access import refuse_unreadable
 from dit_lab.runs.exported import read_exported
@@ -34,7 +34,7 @@ from dit_lab.sampling.labels import check_labels
 from dit_lab.training.average_names import first_average
 from dit_lab.training.checkpoint import Checkpoint, DamagedCheckpoint, load_weights
 from dit_lab.training.checkpoint_store import CheckpointStore
-from dit_lab.training.post_hoc import PREFIX, made_average, read_average, width_in
+from dit_lab.training.post_hoc import PREFIX, average_file, parse_width, read_average
 from dit_lab.training.power import name_of
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Drawing(TypedDict, total=False):
     weak: Trained | None  # the weak model for autoguidance
     seed: int  # default 0
     settings: RunConfig | None  # sampler, guidance and precision instead of the run's
-    team: Team  # processes that share the work; each gets all images
+    process_group: ProcessGroup  # processes that share the work; each gets all images
     check_stop: Callable[[], None]
     on_pass: Callable[[int], None]  # called per chunk with the model evaluations of its images
 
@@ -102,7 +102,7 @@ class Trained:
         """
         data = self.parts.shapes.data
         if labels is None:
-            chosen, count = None, len(data.drawn_classes)
+            chosen, count = None, len(data.default_classes)
         else:
             chosen = check_labels(labels, data.num_classes, data.class_names)
             count = len(chosen)
@@ -116,7 +116,7 @@ class Trained:
             _refuse_other_images(weak, parts)
         generator = build_generator(
             parts,
-            team=how.get("team", ALONE),
+            process_group=how.get("process_group", SINGLE_PROCESS),
             check_stop=how.get("check_stop", lambda: None),
             sampler=how.get("sampler"),
             guidance=how.get("guidance"),
@@ -211,7 +211,7 @@ def read_weights(
     checkpoint, name = _checkpoint(folder, chosen), file_of(weights, config)
     step, source = checkpoint.step, checkpoint.path
     if weights.startswith(PREFIX):
-        source, step = made_average(folder, weights, step=step if chosen else None)
+        source, step = average_file(folder, weights, step=step if chosen else None)
         tensors = read_average(folder, source)
     elif checkpoint.holds(name):
         tensors = checkpoint.tensors(name)
@@ -321,7 +321,7 @@ def file_of(weights: str, config: RunConfig) -> str:
     if weights == "raw":
         return "model"
     if weights.startswith(PREFIX):
-        return name_of(width_in(weights))
+        return name_of(parse_width(weights))
     if weights == "ema":
         return first_average(target_of(config.optimizer), config.ema.decays)
     return weights.replace(":", "-")

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dit_lab.build.initial import begin_with
+from dit_lab.build.initial import load_initial_weights
 from dit_lab.build.optimizer import build_optimizer
 from dit_lab.build.parts import (
     Parts,
@@ -41,7 +41,7 @@ def training_objects(
     config = parts.config
     plain = build_model(parts)
     if begin:
-        begin_with(plain, config, parts.shapes, on_message=on_message)
+        load_initial_weights(plain, config, parts.shapes, on_message=on_message)
     device = context.accelerator.device
     if config.precision.mixed_precision == "fp8" and not multiplies_float8(device):
         on_message(f"precision=fp8: emulated and slow: this {device.type} has no float8 matmul")
@@ -59,7 +59,7 @@ def training_objects(
     )
     return {
         "accelerator": context.accelerator,
-        "team": context.team,
+        "process_group": context.process_group,
         "model": model,
         "null_label": null_label(parts),
         "objective": parts.objective,
@@ -67,8 +67,8 @@ def training_objects(
             parts,
             dataset=dataset,
             codec=codec,
-            process_index=context.team.index,
-            num_processes=context.team.size,
+            process_index=context.process_group.index,
+            num_processes=context.process_group.size,
         ),
         "optimizer": optimizer,
         "schedule": build(config, "schedule"),

@@ -174,11 +174,11 @@ def work(config: RunConfig, *, run: str, root: str, baselines: bool) -> int:
         evaluation, stored = evaluate_run(
             trained,
             config,
-            team=context.team,
+            process_group=context.process_group,
             check_stop=stop.check,
             on_message=say,
         )
-        if not context.leads:
+        if not context.is_main_process:
             return 0
         compared = []
         if baselines:
@@ -207,5 +207,5 @@ def _track(config: RunConfig, trained: Trained, evaluation: Evaluation, path: Pa
         if trained.folder.elsewhere:
             later = ""  # `dit-lab doctor` examines only runs below this user's paths.root
         else:
-            add_row(trained.folder.untold, row)
+            add_row(trained.folder.pending_metrics, row)
         say(f"MLflow could not be updated ({trouble}); the file above has everything{later}")

@@ -164,7 +164,9 @@ def _dispatch(arguments: list[str]) -> int:
         raise RequestError(f"{verb}: no such verb; allowed: {', '.join(VERBS)}")
     module = module_of(verb)
     with trust.this_command():
-        code: int = module.run(parser_of(verb).parse_intermixed_args(trust.taken_from(rest)))
+        code: int = module.run(
+            parser_of(verb).parse_intermixed_args(trust.grant_from_arguments(rest))
+        )
     return code
 
 

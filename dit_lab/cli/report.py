@@ -40,7 +40,7 @@ from dit_lab.tracking.late import find_folders
 from dit_lab.tracking.screen import Screen, table
 
 if TYPE_CHECKING:
-    from dit_lab.report.analysis import Ablation
+    from dit_lab.report.analysis import Analysis
 
 OPTIONS = (
     "runs",
@@ -170,7 +170,7 @@ def _settings(option: str, given: str | None) -> dict[str, list[str]]:
     return found
 
 
-def print_report(ablation: Ablation, files: Sequence[Path]) -> None:
+def print_report(ablation: Analysis, files: Sequence[Path]) -> None:
     """Print the answer, the table, warnings, and where the files are."""
     answer, *rest = sections(ablation)
     console = Screen()

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.build.cost import Pace, sweep_seconds
+from dit_lab.build.cost import TrainingSpeed, sweep_seconds
 from dit_lab.cli.arguments import say_own_choices
 from dit_lab.cli.sweep_table import print_status, watching
 from dit_lab.config.axes import check_extras, is_for_launcher
@@ -37,7 +37,7 @@ from dit_lab.runs.manifest import find_sweep
 from dit_lab.sweeps.finished import finished_before, is_finished
 from dit_lab.sweeps.plan import plan_sweep
 from dit_lab.sweeps.remarks import remarks
-from dit_lab.sweeps.run import ONLY, resumed, run_sweep, take_up
+from dit_lab.sweeps.run import ONLY, find_or_create_sweep, resumed, run_sweep
 from dit_lab.sweeps.search import best_job
 from dit_lab.sweeps.slots import make_slots
 from dit_lab.tracking.console import duration
@@ -100,7 +100,7 @@ def start(args: argparse.Namespace) -> int:
         return 0
 
     say_own_choices(args)
-    folder = take_up(plan)
+    folder = find_or_create_sweep(plan)
     manifest = folder.read()
     manifest.settings = plan.manifest.settings
     if manifest.status == FINISHED and not manifest.unmade:
@@ -141,7 +141,7 @@ def _estimate(plan: Plan, manifest: Manifest) -> list[str]:
     """Return a line with the estimated time of the remaining jobs; [] if a pace is unknown."""
     from statistics import fmean
 
-    pace = Pace(Path(plan.configs[0].paths.root))
+    pace = TrainingSpeed(Path(plan.configs[0].paths.root))
     each = [
         pace.seconds(config, shapes, trained=is_finished(run_folder(config)))
         for config, shapes in zip(plan.configs, plan.shapes, strict=True)

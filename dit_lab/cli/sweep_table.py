@@ -25,7 +25,7 @@ from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, re
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.runs.metrics import last_metrics
 from dit_lab.runs.records import Config
-from dit_lab.sweeps.run import as_it_is
+from dit_lab.sweeps.run import read_current_state
 from dit_lab.tracking.console import duration
 from dit_lab.tracking.screen import LONGEST_LINE, Screen, styled, table
 
@@ -36,7 +36,7 @@ ROWS_AROUND = 8  # lines of the terminal that a live table does not use for jobs
 
 def print_status(folder: SweepFolder) -> None:
     """Print every job of a sweep, and the number of jobs by status."""
-    manifest = as_it_is(folder)
+    manifest = read_current_state(folder)
     console = Screen(width=None if sys.stdout.isatty() else LONGEST_LINE)
     console.print(_table(folder, manifest, manifest.jobs))
     console.print(_counts(manifest))

@@ -15,11 +15,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from dit_lab.actions.workers import leads, on_workers, starts_workers
+from dit_lab.actions.workers import is_main_process, on_workers, starts_workers
 from dit_lab.cli.arguments import add_config_dir, say_own_choices
 from dit_lab.cli.finished import answer, show_results
 from dit_lab.config.axes import asks_for_sweep
-from dit_lab.config.checks.together import doubts
+from dit_lab.config.checks.together import setting_warnings
 from dit_lab.config.compose import Composer, compose_train
 from dit_lab.config.help import with_help
 from dit_lab.config.prepare import Prepared, prepare
@@ -88,13 +88,13 @@ def work(
         )
     if prepared.is_finished:
         return answer(prepared, measures=measures)
-    if leads():
-        for line in doubts(prepared.config, prepared.shapes):
+    if is_main_process():
+        for line in setting_warnings(prepared.config, prepared.shapes):
             say(f"note: {line}")
     if starts_workers(prepared.config):
         given = {"overrides": list(overrides), "tags": dict(tags or {})}
         return on_workers("train", prepared.config, **given)
-    if leads():
+    if is_main_process():
         for note in prepared.notes:
             say(f"data: {note}")
     typed = {COMMAND: shell_line("dit-lab", "train", *overrides)}
@@ -104,7 +104,7 @@ def work(
 
 def _train(prepared: Prepared, told: Mapping[str, str]) -> int:
     display, folder = make_display(prepared.config.name), prepared.folder
-    if leads():
+    if is_main_process():
         display.on_message(f"run folder: {folder.root}")
 
     from dit_lab.actions.train import run_training  # torch: seconds
@@ -121,6 +121,6 @@ def _train(prepared: Prepared, told: Mapping[str, str]) -> int:
         more = f" (traceback in {folder.log})" if folder.log.exists() else ""
         say(f"dit-lab: failed: {type(error).__name__}: {reason}{more}", sys.stderr)
         return 1
-    if leads():
+    if is_main_process():
         show_results(folder)
     return 0

@@ -157,10 +157,10 @@ def _trouble(contract: Contract, component: Any) -> str:
             return f"has no {name}({arguments}); {contract.stated} says what it does"
         if not _can_be_called(component, name, arguments):
             return _uncallable(component, name, arguments)
-    return _unheard(contract, component) if contract.hears else ""
+    return _callback_violation(contract, component) if contract.hears else ""
 
 
-def _unheard(contract: Contract, component: Any) -> str:
+def _callback_violation(contract: Contract, component: Any) -> str:
     """Return the violation for a class whose methods are optional callbacks, or ""."""
     written = [name for name in dir(component) if name.startswith("on_")]
     for name in written:

@@ -14,7 +14,7 @@ RECTIFIED = {"path": "linear", "prediction": "velocity", "weighting": "none"}
 SAME_MATHEMATICS = "the same mathematics up to flow_matching's sigma_min"
 
 
-def idea(tree: Mapping[str, Any]) -> str:
+def equivalence_hash(tree: Mapping[str, Any]) -> str:
     """Return a hash, equal for rectified flow and equivalent flow matching, sampled alike."""
     keys = {**deciding(tree), "sampler": tree["sampler"], "guidance": tree["guidance"]}
     options = {name: keys.get(f"objective.{name}") for name in RECTIFIED}

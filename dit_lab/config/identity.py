@@ -18,7 +18,7 @@ from dit_lab.config.signature import BASES
 from dit_lab.config.yaml_files import read_config
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
-from dit_lab.core.options import Component, without_neutral
+from dit_lab.core.options import Component, without_later_defaults
 from dit_lab.core.text import checked_name
 from dit_lab.core.types import Shapes
 from dit_lab.data.pair_facts import read_pair_facts
@@ -50,7 +50,7 @@ from dit_lab.training.optimizers.options import kinds_in
 
 Tree = Mapping[str, Any]
 
-NO_LONGER_THERE: dict[str, Any] = {"trusted_modules": []}
+FORMER_HASHED_KEYS: dict[str, Any] = {"trusted_modules": []}
 """Keys that configurations had when hashes of the full configuration were first recorded."""
 
 
@@ -84,7 +84,7 @@ def config_hash(config: RunConfig) -> str:
 
 def recorded_hash(tree: Tree) -> str:
     """Return the hash of the full configuration from a file."""
-    return digest({**NO_LONGER_THERE, **as_hashed(tree)})
+    return digest({**FORMER_HASHED_KEYS, **as_hashed(tree)})
 
 
 def as_hashed(config: Tree) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def as_hashed(config: Tree) -> dict[str, Any]:
     Components have their original names, and options that were added later are left out at their
     default, which has no effect.
     """
-    found = dict(without_neutral(RunConfig, config))
+    found = dict(without_later_defaults(RunConfig, config))
     for group in COMPONENT_GROUPS:
         if group in found:
             found[group] = _as_hashed(group, found[group])
@@ -104,13 +104,13 @@ def as_hashed(config: Tree) -> dict[str, Any]:
             }
     for name, kind in sections(RunConfig).items():
         if name in found:
-            found[name] = without_neutral(kind, found[name])
+            found[name] = without_later_defaults(kind, found[name])
     return with_first_names(found)
 
 
 def _as_hashed(group: str, options: Tree) -> Tree:
     known = options_of(group, options.get("_target_")) or BASES.get(group, Component)
-    return without_neutral(known, options)
+    return without_later_defaults(known, options)
 
 
 def initial_weights(config: RunConfig) -> str:
@@ -270,7 +270,7 @@ def refuse_foreign(folder: RunFolder, config: RunConfig, now: Mapping[str, Any])
         )
 
 
-def set_aside(folder: RunFolder) -> Path:
+def move_aside(folder: RunFolder) -> Path:
     """Rename a run folder and return its new path. Raises if another process writes to it."""
     with Lease(folder.lease):
         stamp = time.strftime("%Y%m%d-%H%M%S")

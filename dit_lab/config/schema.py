@@ -68,8 +68,7 @@ class Sample:
     )
     seed: int = option(at_least=0, help="seed of the noise")
     weights: str = option(
-        help="weights to sample: ema, ema:0.9999, raw or schedule_free; power:0.1 for a post-hoc "
-        "EMA of a run"
+        help="weights: ema, ema:0.9999, raw or schedule_free; power:0.1 for a run's post-hoc EMA"
     )
     compile: bool = option(False, help="torch.compile of the blocks in dit-lab sample and evaluate")
 
@@ -190,8 +189,7 @@ class Tracking:
 @dataclass
 class Sweep:
     name: Optional[str] = option(
-        help="name of the sweep's folder and MLflow experiment; null: the named experiment, or "
-        "the axes"
+        help="name of the folder and of the MLflow experiment; null: the named experiment or axes"
     )
     slots: Any = option(
         help="where jobs run: auto (every GPU, or the CPU) or device sets, [0,1] or ['0,1',cpu]"
@@ -211,9 +209,7 @@ class Sweep:
     trials_at_once: Optional[int] = option(
         at_least=1, help="trials proposed at once; null: one per slot"
     )
-    metric: Optional[str] = option(
-        help="objective of a search; null: the primary metric of the report"
-    )
+    metric: Optional[str] = option(help="objective of a search; null: the report's primary metric")
     failed_value: Optional[float] = option(help="objective of a failed trial; null: it is ignored")
 
 
@@ -228,8 +224,7 @@ class RunConfig:
 
     seed: int = option(at_least=0, help="seed of all randomness in training")
     name: str = option(
-        filled=True,
-        help="name of the run folder; null: the experiment's name, or the chosen groups",
+        filled=True, help="name of the run folder; null: the named experiment, or the groups"
     )
     resume: str = option(
         help="auto: continue; never: train again; force: continue even if code or data changed; "

@@ -25,7 +25,7 @@ def mlp_width(hidden_size: int, mlp_ratio: float, mlp: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredActivations:
     """Numbers per token that autograd stores between the forward and the backward pass.
 
     Under autocast the residual stream and the norms stay float32 (wide), and matrix products keep
@@ -63,7 +63,7 @@ class Cost:
     training_flops_per_image: int  # 6 x MACs: the backward pass costs two forward passes
     depth: int
     block_parameters: int  # of one block, all trainable
-    kept: Kept
+    kept: StoredActivations
 
     @property
     def end_parameters(self) -> int:
@@ -152,7 +152,7 @@ def cost(
     )
 
 
-def _kept(d: int, m: int, *, norm: str, mlp: str, rope: bool, qk_norm: bool) -> Kept:
+def _kept(d: int, m: int, *, norm: str, mlp: str, rope: bool, qk_norm: bool) -> StoredActivations:
     gated = mlp == "swiglu"
     # Input and output of each of two norms; a norm with a scale also stores what is scaled.
     wide = (6 if norm == "rms" else 4) * d
@@ -164,7 +164,7 @@ def _kept(d: int, m: int, *, norm: str, mlp: str, rope: bool, qk_norm: bool) -> 
     scaled = 2 * d if qk_norm and norm == "rms" else 0  # queries and keys before their scales
     # Queries, keys, values, output of attention, two branches, input of GELU or of the gate.
     products = 6 * d + (2 if gated else 1) * m
-    return Kept(d, wide + scaled, narrow, widened=scaled, products=products)
+    return StoredActivations(d, wide + scaled, narrow, widened=scaled, products=products)
 
 
 def training_memory(

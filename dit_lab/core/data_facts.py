@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class FirstLook:
+class DataFindings:
     """Findings about data that are reported or refused before a run first trains on it."""
 
     notes: tuple[str, ...] = ()  # lines to show
@@ -32,12 +32,12 @@ class DataFacts:
     levels: int = 256  # number of values of a pixel channel
     reading: int = 1  # version of the rules for folders; 1 if a run recorded none
     absent_classes: tuple[int, ...] = ()  # without training images; sampled only on request
-    first_look: FirstLook = FirstLook()  # not recorded
+    first_look: DataFindings = DataFindings()  # not recorded
 
     @property
-    def drawn_classes(self) -> tuple[int, ...]:
+    def default_classes(self) -> tuple[int, ...]:
         """Classes that are sampled by default; (0,) for unlabelled data."""
-        return drawn_classes(self.num_classes, self.absent_classes)
+        return default_classes(self.num_classes, self.absent_classes)
 
     def recorded(self) -> dict[str, Any]:
         """Return the facts as a dictionary for JSON.
@@ -61,7 +61,7 @@ class DataFacts:
         return cls(**{**recorded, **{key: tuple(recorded.get(key, ())) for key in names}})
 
 
-def drawn_classes(num_classes: int, absent_classes: Iterable[int]) -> tuple[int, ...]:
+def default_classes(num_classes: int, absent_classes: Iterable[int]) -> tuple[int, ...]:
     """Return the classes that are sampled by default; (0,) for unlabelled data."""
     absent = set(absent_classes)
     return tuple(at for at in range(max(1, num_classes)) if at not in absent)

@@ -54,7 +54,7 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def as_created(path: Path) -> None:
+def reset_permissions(path: Path) -> None:
     """Set the permissions of a file, or of all files in a folder, to those of newly created files.
 
     These follow from the umask. Libraries that write a temporary file and rename it leave files
@@ -90,7 +90,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def written_at(out: Path) -> Iterator[Path]:
+def atomic_path(out: Path) -> Iterator[Path]:
     """Context of a temporary path for a file or folder, which is renamed to `out` at the end.
 
     If the block raises, the temporary file is removed, since a full disk needs the space.
@@ -98,7 +98,7 @@ def written_at(out: Path) -> Iterator[Path]:
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         yield beside
-        as_created(beside)
+        reset_permissions(beside)
         os.replace(beside, out)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

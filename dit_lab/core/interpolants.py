@@ -136,7 +136,7 @@ class Interpolant(ABC):
         """Return log(alpha^2 / sigma^2), increasing in t; infinite where alpha or sigma is 0."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
-    def leftover_noise(self) -> float:
+    def final_sigma(self) -> float:
         """Return sigma(t_max); if it is positive, samplers end with a prediction of data."""
         return self.sigma(torch.tensor(self.t_max, dtype=torch.float64)).item()
 

@@ -98,7 +98,7 @@ def defaults(schema: type[Component]) -> dict[str, Any]:
     return {name: value for name, value in made.items() if value != MISSING}
 
 
-def without_neutral(schema: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def without_later_defaults(schema: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options without those declared `later` that are at their default."""
     later = {f.name: default_of(f) for f in dataclasses.fields(schema) if f.metadata.get("later")}
     return {

@@ -25,7 +25,7 @@ MEETING_FILE = "DIT_LAB_MEETING_FILE"
 """Environment variable with the file through which the processes of one machine form a group."""
 
 
-class Child:
+class ChildProcess:
     """`python -m MODULE ARGUMENTS` in a process group of its own, which ends with this process.
 
     The child gets a complete environment, plus what this command trusts. It does not search the
@@ -49,7 +49,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT if log else None,
-            env=trusting(environment),
+            env=with_trust(environment),
             start_new_session=True,  # Ctrl-C reaches only this process, which passes it on
         )
         if log:
@@ -84,7 +84,7 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def trusting(environment: Mapping[str, str]) -> dict[str, str]:
+def with_trust(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment with what this command trusts, and with Python's safe path.
 
     With the safe path, modules in the current folder cannot replace those of Python and of
@@ -93,13 +93,15 @@ def trusting(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, **trust.environment(), "PYTHONSAFEPATH": "1"}
 
 
-def worker(folder: Path, *, environment: Mapping[str, str], output: Path | None = None) -> Child:
+def worker(
+    folder: Path, *, environment: Mapping[str, str], output: Path | None = None
+) -> ChildProcess:
     """Start a process of this package that runs the task in a folder (`dit_lab/cli/worker.py`)."""
-    return Child("dit_lab", ["worker", str(folder)], environment=environment, output=output)
+    return ChildProcess("dit_lab", ["worker", str(folder)], environment=environment, output=output)
 
 
 def end_with_the_parent() -> None:
-    """Stop this process, a `Child`, by SIGTERM when the process that started it ends."""
+    """Stop this process, a `ChildProcess`, by SIGTERM when the process that started it ends."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1):

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dit_lab.core.files import as_created
+from dit_lab.core.files import reset_permissions
 
 
 def save_tensors(
@@ -31,5 +31,5 @@ def save_tensors(
     except SafetensorError as error:  # its text holds the system's error number
         number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else 0
         raise OSError(number, os.strerror(number) if number else str(error), str(file)) from error
-    as_created(file)
+    reset_permissions(file)
     return file

@@ -66,7 +66,7 @@ def say(text: object = "", file: TextIO | None = None) -> None:
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):
             raise
-        to_nowhere(stream)
+        discard_output(stream)
 
 
 def say_lines(text: str) -> None:
@@ -75,7 +75,7 @@ def say_lines(text: str) -> None:
         say(line)
 
 
-def to_nowhere(stream: TextIO) -> None:
+def discard_output(stream: TextIO) -> None:
     """Discard everything that this process writes to a stream from now on."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

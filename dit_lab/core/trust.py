@@ -67,7 +67,7 @@ def this_command() -> Iterator[None]:
         _granted = before
 
 
-def taken_from(words: Sequence[str]) -> list[str]:
+def grant_from_arguments(words: Sequence[str]) -> list[str]:
     """Grant the trust in the arguments of a command line, and return the arguments without it.
 
     Removes `trusted_modules=[...]`, and the password from `tracking.uri=URI`. Raises RequestError.
@@ -109,7 +109,7 @@ def user_file() -> Path:
     return Path(home) / "dit-lab" / "trust.yaml"
 
 
-def _said_by_user(key: str) -> list[str]:
+def _from_user_file(key: str) -> list[str]:
     """Return a list of the user's trust file. Raises RequestError if the file has other content."""
     file = user_file()
     try:
@@ -146,7 +146,7 @@ def trust_modules(given: Any) -> None:
         )
     _refuse_no_modules(given, "trusted_modules")
     if given:
-        _look_here_too()
+        _add_current_folder()
     for module in given:
         if importlib.util.find_spec(module.partition(".")[0]) is None:
             raise RequestError(
@@ -160,7 +160,7 @@ def trusted_modules() -> tuple[str, ...]:
     """Return the user-defined packages and modules whose code may run."""
     from_environment = [name for name in os.environ.get(MODULES, "").split(",") if name]
     _refuse_no_modules(from_environment, MODULES)
-    from_file = _said_by_user("trusted_modules")
+    from_file = _from_user_file("trusted_modules")
     _refuse_no_modules(from_file, f"{user_file()}: trusted_modules")
     return tuple(dict.fromkeys([*_granted.modules, *from_environment, *from_file]))
 
@@ -184,7 +184,7 @@ def is_trusted(name: str) -> bool:
 def load_own(target: str, *, key: str) -> Any:
     """Return the user-defined class or function that `target` names. Raises RequestError."""
     module_name, _, name = target.rpartition(".")
-    _look_here_too()
+    _add_current_folder()
     try:
         component = getattr(importlib.import_module(module_name), name)
     except Exception as error:  # whatever the user's module does when it is imported
@@ -203,7 +203,7 @@ def load_own(target: str, *, key: str) -> Any:
 
 def source_files(modules: Iterable[str]) -> dict[str, Path]:
     """Return the source files of user-defined modules, by their path within the package."""
-    _look_here_too()
+    _add_current_folder()
     files: dict[str, Path] = {}
     for module in modules:
         try:
@@ -232,7 +232,7 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}{at}"
 
 
-def _look_here_too() -> None:
+def _add_current_folder() -> None:
     """Append the current folder to `sys.path`: last, so that its files replace no other module."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -260,7 +260,7 @@ def trust_own_store(root: Path | str) -> None:
 def trusted_stores() -> tuple[str, ...]:
     """Return the URIs that may be contacted, without passwords."""
     from_environment = os.environ.get(STORES, "").split()
-    said = [*_granted.stores, *from_environment, *_said_by_user("tracking_uris")]
+    said = [*_granted.stores, *from_environment, *_from_user_file("tracking_uris")]
     return tuple(dict.fromkeys(_divided(uri)[0] for uri in said))
 
 

@@ -52,7 +52,7 @@ WORDS: Mapping[Any, str] = {
 }
 
 
-class Unfit(ValueError):  # noqa: N818 - named after the value
+class TypeMismatch(ValueError):  # noqa: N818 - named after the value
     """A value that does not match its declaration; the message says where and why."""
 
 
@@ -76,7 +76,7 @@ def read_as(
     """
     try:
         found: Kind = _read(kind, values, "")
-    except Unfit as trouble:
+    except TypeMismatch as trouble:
         raise RequestError(f"{where}: {what} ({trouble}); {instead}") from None
     return found
 
@@ -182,7 +182,7 @@ def _read_one_of(kinds: Sequence[Any], value: Any, at: str) -> Any:
     for kind in wanted:
         try:
             return _read(kind, value, at)
-        except Unfit as trouble:
+        except TypeMismatch as trouble:
             troubles.append(trouble)
     if len(wanted) == 1:
         raise troubles[0]
@@ -213,7 +213,7 @@ def _read_record(kind: Any, value: Any, at: str) -> Any:
     ]
     _refuse_lacking(needed, value, at)
     if unknown := sorted(value.keys() - {field.name for field in fields}):
-        raise Unfit(f"{_place(at)}has an unknown key {_shown(unknown[0])}")
+        raise TypeMismatch(f"{_place(at)}has an unknown key {_shown(unknown[0])}")
     hints = _hints(kind)
     return kind(**{key: _read(hints[key], one, _below(at, key)) for key, one in value.items()})
 
@@ -236,7 +236,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def _refuse_lacking(needed: Sequence[str], value: Mapping[str, Any], at: str) -> None:
     if lacking := [key for key in needed if key not in value]:
-        raise Unfit(f"{_place(at)}lacks {', '.join(lacking)}")
+        raise TypeMismatch(f"{_place(at)}lacks {', '.join(lacking)}")
 
 
 def _of_type(kind: type, value: Any, at: str) -> None:
@@ -247,8 +247,8 @@ def _of_type(kind: type, value: Any, at: str) -> None:
 # ---- messages ------------------------------------------------------------------------------------
 
 
-def _unfit(at: str, expected: str, value: Any) -> Unfit:
-    return Unfit(f"{_place(at)}expected {expected}, found {_shown(value)}")
+def _unfit(at: str, expected: str, value: Any) -> TypeMismatch:
+    return TypeMismatch(f"{_place(at)}expected {expected}, found {_shown(value)}")
 
 
 def _place(at: str) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dit_lab.core.data_facts import DataFacts as DataFacts
-from dit_lab.core.data_facts import FirstLook as FirstLook
-from dit_lab.core.data_facts import drawn_classes as drawn_classes
+from dit_lab.core.data_facts import DataFindings as DataFindings
+from dit_lab.core.data_facts import default_classes as default_classes
 
 if TYPE_CHECKING:
     import torch
@@ -259,7 +259,7 @@ class Schedule(Protocol):
         """Return the factor for the step after `step` finished steps."""
 
 
-class Team(Protocol):
+class ProcessGroup(Protocol):
     """A process group, or a single process. All members call the same methods in the same order."""
 
     @property

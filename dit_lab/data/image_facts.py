@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dit_lab.core.errors import QUICKSTART, RequestError
 from dit_lab.core.text import counted, local_path
-from dit_lab.core.types import DataFacts, FirstLook
+from dit_lab.core.types import DataFacts, DataFindings
 from dit_lab.data.fingerprint import fingerprint
 from dit_lab.data.folder_listing import digest, notes_on, read_folder, some_files
 from dit_lab.data.options import IMAGE_SIZE, ImageSize, is_image_size
@@ -73,7 +73,7 @@ def labelled_list_facts(
             **_if_kept(transparency),
         ),
         absent_classes=() if unconditional else summary.absent_classes,
-        first_look=FirstLook(
+        first_look=DataFindings(
             notes=() if unconditional else summary.notes,
             doubt=summary.doubt(num_classes),
             lost=summary.lost(folder) if on_bad_image == "error" else "",
@@ -124,7 +124,7 @@ def image_folder_facts(
             **_if_kept(transparency),
         ),
         reading=reading,
-        first_look=FirstLook(
+        first_look=DataFindings(
             notes=notes_on(listing),
             files=tuple(str(folder / file.path) for file in some_files(listing, MOST_OPENED)),
         ),

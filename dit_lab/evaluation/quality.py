@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.core import rng
-from dit_lab.core.types import ImageSet, drawn_classes
+from dit_lab.core.types import ImageSet, default_classes
 from dit_lab.evaluation.features.extractors import (
     Extractor,
     FeatureCache,
@@ -118,7 +118,7 @@ class ReferenceSet:
     ) -> None:
         self.seed, self.statistics, self.check_stop = seed, statistics, check_stop
         self.num_classes = reference.num_classes
-        self._drawn = drawn_classes(reference.num_classes, reference.absent_classes)
+        self._drawn = default_classes(reference.num_classes, reference.absent_classes)
         self._extractors = extractors
         self._floors = RealBaseline(folder, seed=seed)
         self._distances: dict[str, Distances] = {}

@@ -15,7 +15,7 @@ from dit_lab.evaluation.quality import Metric, ReferenceSet
 from dit_lab.evaluation.table import Row, over_seeds
 from dit_lab.runs.folder import digest
 from dit_lab.sampling.drawn import DrawnImages
-from dit_lab.sampling.generate import CHUNK_IMAGES, Generator, Passes
+from dit_lab.sampling.generate import CHUNK_IMAGES, EvaluationCount, Generator
 
 GROUP_IMAGES = 256  # images saved together; an interruption loses at most these
 
@@ -71,13 +71,13 @@ class SampleQuality:
 
         All processes generate images; the main process computes the metrics.
         """
-        team, card = self.generator.team, replace(self.card, step=step)
+        process_group, card = self.generator.process_group, replace(self.card, step=step)
         seeds = range(card.seed, card.seed + card.num_seeds)
         drawn = [DrawnImages(self.folder / f".drawn-{_samples_hash(card, s)}") for s in seeds]
         tables: list[list[Row]] = []
         for seed, images in zip(seeds, drawn, strict=True):
             self._draw(model, images, seed)
-            table, per_image = team.first(partial(self._measured, images))
+            table, per_image = process_group.first(partial(self._measured, images))
             tables.append(table)
         rows = over_seeds(tables)
         if self.likelihood is not None:
@@ -90,34 +90,34 @@ class SampleQuality:
                 images.remove()
             return written
 
-        return evaluation, team.first(keep)
+        return evaluation, process_group.first(keep)
 
     def _measured(self, drawn: DrawnImages) -> tuple[list[Row], float]:
         """Return the rows for the images, and their NFE."""
         images, passed = drawn.all()
         table = self.reference_set.measure(images, self.metrics)
-        return table, Passes(passed).per_image(len(images))
+        return table, EvaluationCount(passed).per_image(len(images))
 
     def _draw(self, model: LabelledCall, drawn: DrawnImages, seed: int) -> None:
         """Generate the images that are not stored yet."""
-        team, count = self.generator.team, self.card.num_images
-        first = team.first(drawn.count)
-        labels = team.first(
+        process_group, count = self.generator.process_group, self.card.num_images
+        first = process_group.first(drawn.count)
+        labels = process_group.first(
             lambda: self.reference_set.labels(count, self.card.labels, seed).tolist()
         )
-        passes, counted = Passes(), 0
+        passes, counted = EvaluationCount(), 0
         groups = self.generator.images(
             model,
             num_images=count,
             seed=seed,
             labels=labels,
-            batch_size=max(GROUP_IMAGES, team.size * CHUNK_IMAGES),
+            batch_size=max(GROUP_IMAGES, process_group.size * CHUNK_IMAGES),
             first=first,
             on_pass=passes,
         )
         for group in groups:
             images, new = ImageSet(*group), passes.images - counted
-            team.first(partial(drawn.add, images, first=first, passes=new))
+            process_group.first(partial(drawn.add, images, first=first, passes=new))
             first, counted = first + len(images), passes.images
             self.on_drawn(first, count)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from dit_lab.core.team import ALONE, shared_out
-from dit_lab.core.types import Batch, EvaluationResult, LabelledCall, Objective, Team
+from dit_lab.core.process_group import SINGLE_PROCESS, map_over_ranks
+from dit_lab.core.types import Batch, EvaluationResult, LabelledCall, Objective, ProcessGroup
 from dit_lab.sampling.generate import Generator
 from dit_lab.sampling.images import captions_of, grid_columns, write_grid
 
@@ -24,7 +24,7 @@ class ValidationLoss:
     every_steps: int
     batches: Sequence[Callable[[], Batch]]
     objective: Objective
-    team: Team = ALONE
+    process_group: ProcessGroup = SINGLE_PROCESS
     check_stop: Callable[[], None]
 
     def run(self, model: LabelledCall, step: int) -> EvaluationResult:
@@ -37,7 +37,7 @@ class ValidationLoss:
 
         sums: dict[str, float] = {}
         count = 0
-        for terms, images in shared_out(self.team, self.batches, of):
+        for terms, images in map_over_ranks(self.process_group, self.batches, of):
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + term
             count += images
@@ -76,5 +76,5 @@ class SampleGrid:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_grid(path, torch.cat(images), columns=columns, captions=captions)
 
-        self.generator.team.first(write)
+        self.generator.process_group.first(write)
         return EvaluationResult(artifacts=(path,))

@@ -27,7 +27,7 @@ from dit_lab.objectives.time_sampling import automatic_shift, quantile_function
 EDGE = 1e-3
 """Distance in flow time from an end at which a quantity diverges, as in SiT."""
 
-SQUARED_IN_NOISE = {
+TO_NOISE_ERROR = {
     "noise": (0, 0, 0),
     "data": (0, -2, 2),
     "score": (0, 2, 0),
@@ -37,7 +37,7 @@ SQUARED_IN_NOISE = {
 g^2 / 2, sigma and alpha.
 """
 
-SQUARED_OF_NOISE = {"velocity": (2, -2, 0), "likelihood": (1, -2, 0)}
+FROM_NOISE_ERROR = {"velocity": (2, -2, 0), "likelihood": (1, -2, 0)}
 """Factor from the squared error of the noise to the loss of a weighting, as the same exponents."""
 
 
@@ -101,8 +101,8 @@ class FlowObjective:
         learn_sigma: bool,
         latent_shape: tuple[int, int, int] | None,
     ) -> None:
-        _known("prediction", prediction, SQUARED_IN_NOISE)
-        _known("weighting", weighting, ("none", *SQUARED_OF_NOISE))
+        _known("prediction", prediction, TO_NOISE_ERROR)
+        _known("weighting", weighting, ("none", *FROM_NOISE_ERROR))
         check_weighting(weighting=weighting, min_snr_gamma=min_snr_gamma)
         check_loss(loss=loss, huber_c=huber_c)
         self.interpolant = interpolant
@@ -140,14 +140,14 @@ class FlowObjective:
         if self._squares:
             loss = self._weight(batch.time) * (value - target).square().flatten(1).mean(1)
         else:
-            loss = self._charged(value - target, batch.time)
+            loss = self._pseudo_huber(value - target, batch.time)
         if not self.direction_weight:
             return {"loss": loss}
         direction = (1 - cosine_similarity(value, target, dim=1)).flatten(1).mean(1)
         total = loss + self.direction_weight * direction
         return {"loss": total, "mse": loss, "direction": direction}
 
-    def _charged(self, error: Tensor, t: Tensor) -> Tensor:
+    def _pseudo_huber(self, error: Tensor, t: Tensor) -> Tensor:
         """Return the weighted Huber loss (N,) of prediction errors."""
         weight = self._weight(t)
         if self.kind == "score":  # sigma * error is bounded as sigma goes to 0
@@ -165,7 +165,7 @@ class FlowObjective:
         if self.weighting == self.kind:
             return 1.0
         path = self.interpolant
-        pairs = zip(SQUARED_IN_NOISE[self.kind], SQUARED_OF_NOISE[self.weighting], strict=True)
+        pairs = zip(TO_NOISE_ERROR[self.kind], FROM_NOISE_ERROR[self.weighting], strict=True)
         powers = [sum(pair) for pair in pairs]
         diffusion, sigma, alpha = (
             share(t).pow(power)

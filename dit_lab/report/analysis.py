@@ -13,11 +13,11 @@ from typing import Any
 
 from dit_lab.report.arms import stands_on, steps_of
 from dit_lab.report.flags import flags
-from dit_lab.report.grid import Asked, Blocks, Cell, Grid, Tested, hypotheses, judge
+from dit_lab.report.grid import Asked, Blocks, Cell, ContrastResult, Grid, hypotheses, judge
 from dit_lab.report.results import (
     ARM,
+    AnalysisRequest,
     Configuration,
-    Question,
     Result,
     differing,
     find_baseline,
@@ -32,7 +32,7 @@ class Verdict(StrEnum):
     WORSE = "worse"
     NOT_SHOWN = "no difference shown"
     FEW_SEEDS = "not enough seeds"
-    NO_SPREAD = "no spread between seeds"  # so that no difference can be tested
+    ZERO_VARIANCE = "no spread between seeds"  # so that no difference can be tested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Comparison:
 
     verdict: Verdict
     difference: float | None = None  # None if either was not measured
-    tested: Tested | None = None
+    tested: ContrastResult | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Effect:
     level: str
     reference: str
     verdict: Verdict
-    tested: Tested | None
+    tested: ContrastResult | None
     blocks: int  # complete ones, with enough seeds at every level of the axis
     of_blocks: int  # complete or not
     depends_on: tuple[str, ...] = ()  # axes that interact with this one
@@ -67,7 +67,7 @@ class Step:
     reference: str
     stands_on_it: bool  # whether the reference is the parent arm
     verdict: Verdict
-    tested: Tested | None
+    tested: ContrastResult | None
     blocks: int
     of_blocks: int
     depends_on: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ class Interaction:
     axes: tuple[str, str]
     levels: tuple[str, str]
     references: tuple[str, str]
-    tested: Tested
+    tested: ContrastResult
     flagged: bool
     blocks: int
     of_blocks: int
@@ -94,15 +94,15 @@ class Agreement:
     first: Configuration
     second: Configuration
     reason: str
-    tested: Tested | None = None  # None: not enough seeds, or no spread
+    tested: ContrastResult | None = None  # None: not enough seeds, or no spread
     agrees: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ablation:
+class Analysis:
     """The answer. `configurations` and `comparisons` have the same order, that of appearance."""
 
-    question: Question
+    question: AnalysisRequest
     axes: tuple[str, ...]
     configurations: tuple[Configuration, ...]
     baseline: Configuration
@@ -116,7 +116,7 @@ class Ablation:
     flags: tuple[str, ...]  # warnings about the comparison as a whole
 
 
-def analyse(results: Sequence[Result], question: Question) -> Ablation:
+def analyse(results: Sequence[Result], question: AnalysisRequest) -> Analysis:
     """Compare every configuration with the baseline, and the levels of every axis.
 
     Comparisons, effects and steps of arms are one family with a family-wise error rate of alpha;
@@ -149,7 +149,7 @@ def analyse(results: Sequence[Result], question: Question) -> Ablation:
             "nested": asked.nested,
         }
 
-    return Ablation(
+    return Analysis(
         question=question,
         axes=axes,
         configurations=configurations,
@@ -179,9 +179,9 @@ def analyse(results: Sequence[Result], question: Question) -> Ablation:
     )
 
 
-def _verdict(tested: Tested | None, question: Question) -> Verdict:
+def _verdict(tested: ContrastResult | None, question: AnalysisRequest) -> Verdict:
     if tested is None:
-        return Verdict.NO_SPREAD
+        return Verdict.ZERO_VARIANCE
     if tested.adjusted_p >= question.alpha:
         return Verdict.NOT_SHOWN
     return Verdict.BETTER if (tested.difference < 0) == question.lower_is_better else Verdict.WORSE
@@ -194,8 +194,8 @@ def _comparison(
     grid: Grid,
     index: int,
     weights: Weights,
-    family: Mapping[Weights, Tested],
-    question: Question,
+    family: Mapping[Weights, ContrastResult],
+    question: AnalysisRequest,
 ) -> Comparison:
     if index == grid.baseline:
         return Comparison(verdict=Verdict.BASELINE)
@@ -239,7 +239,7 @@ def _partners(axis: str, interactions: Sequence[Interaction]) -> tuple[str, ...]
 
 
 def _interactions(
-    grid: Grid, question: Question
+    grid: Grid, question: AnalysisRequest
 ) -> tuple[tuple[Interaction, ...], tuple[tuple[str, str], ...]]:
     """Return the interactions of every pair of axes, and the pairs without a complete block."""
     asked: dict[tuple[tuple[str, str], tuple[str, str]], tuple[Weights, Blocks]] = {}
@@ -281,7 +281,7 @@ def _interactions(
 # ---- expected agreements ------------------------------------------------------------------------
 
 
-def _agreements(grid: Grid, question: Question) -> tuple[Agreement, ...]:
+def _agreements(grid: Grid, question: AnalysisRequest) -> tuple[Agreement, ...]:
     """Compare the first configuration of each expectation with each of the others.
 
     They agree if the simultaneous interval of their difference contains 0.

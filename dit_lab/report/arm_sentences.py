@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from dit_lab.report.analysis import Ablation, Effect, Step, Verdict
+from dit_lab.report.analysis import Analysis, Effect, Step, Verdict
 from dit_lab.report.results import ARM
 from dit_lab.report.wording import (
     Section,
@@ -17,7 +17,7 @@ from dit_lab.report.wording import (
 )
 
 
-def arm_sections(ablation: Ablation) -> list[Section]:
+def arm_sections(ablation: Analysis) -> list[Section]:
     """Return the sections on the arms and on their comparisons with parent and baseline."""
     if not ablation.question.arms or ARM not in ablation.configurations[0].settings:
         return []
@@ -31,7 +31,7 @@ def arm_sections(ablation: Ablation) -> list[Section]:
     ]
 
 
-def new_steps(ablation: Ablation) -> list[str]:
+def new_steps(ablation: Analysis) -> list[str]:
     """Return the sentences on steps that do not repeat comparisons with the baseline."""
     return [
         _step(ablation, step)
@@ -41,7 +41,7 @@ def new_steps(ablation: Ablation) -> list[str]:
     ]
 
 
-def _arms(ablation: Ablation) -> Table:
+def _arms(ablation: Analysis) -> Table:
     arms = ablation.question.arms
     shown = dict.fromkeys(c.settings[ARM] for c in ablation.configurations)
     return Table(
@@ -52,7 +52,7 @@ def _arms(ablation: Ablation) -> Table:
     )  # fmt: skip
 
 
-def _step(ablation: Ablation, step: Step) -> str:
+def _step(ablation: Analysis, step: Step) -> str:
     """Return the sentence on a step: `beta2 is better than its parent logit_normal by 0.05 ...`."""
     tested = step.tested
     if tested is None:
@@ -78,7 +78,7 @@ def remarks_on(one: Effect | Step) -> list[str]:
     return found
 
 
-def steps_table(ablation: Ablation) -> Table:
+def steps_table(ablation: Analysis) -> Table:
     """Return the table of steps, one row per comparison of two arms."""
     table = Table(
         headings=["arm", "reference", "role of the reference", "mean difference", "adjusted p",
@@ -97,13 +97,13 @@ def steps_table(ablation: Ablation) -> Table:
     return without_empty_columns(table)
 
 
-def _which_is(ablation: Ablation, step: Step) -> str:
+def _which_is(ablation: Analysis, step: Step) -> str:
     base = step.reference == ablation.baseline.settings[ARM]
     roles = ["parent"] * step.stands_on_it + ["baseline"] * base
     return " and ".join(roles)
 
 
-def steps_csv(ablation: Ablation) -> str:
+def steps_csv(ablation: Analysis) -> str:
     """Return the table of steps as CSV, with full precision and with what each arm changes."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dit_lab.report.analysis import Ablation, Comparison
+from dit_lab.report.analysis import Analysis, Comparison
 from dit_lab.report.flags import name_seeds
-from dit_lab.report.grid import Tested
+from dit_lab.report.grid import ContrastResult
 from dit_lab.report.results import Compute, Configuration
 from dit_lab.report.rounding import between, p_value, plus_minus, quantity, rounded
 
@@ -33,11 +33,11 @@ class Column:
     left: bool = False  # aligned left: text, not numbers
 
 
-def rows(ablation: Ablation) -> list[Row]:
+def rows(ablation: Analysis) -> list[Row]:
     return list(zip(ablation.configurations, ablation.comparisons, strict=True))
 
 
-def columns(ablation: Ablation) -> list[Column]:
+def columns(ablation: Analysis) -> list[Column]:
     """Return the columns that have a value in some row."""
     question = ablation.question
     better = "lower" if question.lower_is_better else "higher"
@@ -96,7 +96,7 @@ def _verdict(row: Row) -> str:
     return str(row[1].verdict)
 
 
-def _tested(read: Callable[[Tested], float]) -> Callable[[Row], float | None]:
+def _tested(read: Callable[[ContrastResult], float]) -> Callable[[Row], float | None]:
     return lambda row: read(row[1].tested) if row[1].tested else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dit_lab.report.analysis import Ablation
+from dit_lab.report.analysis import Analysis
 from dit_lab.report.drawing import (
     COLOURS,
     MARKERS,
@@ -23,14 +23,14 @@ MOST_LEVELS = 24  # values of an axis in one plot; more are hard to tell apart
 LEAST_FACTOR = 1.2  # ratio of most to least compute; below it a plot shows nothing
 
 
-def compute_varies(ablation: Ablation) -> bool:
+def compute_varies(ablation: Analysis) -> bool:
     """Return whether the training compute of measured configurations varies enough for a plot."""
     compute = (c.compute.training_flops for c in ablation.configurations if c.sample.n)
     known = [flops for flops in compute if flops is not None]
     return bool(known) and max(known) > LEAST_FACTOR * min(known)
 
 
-def against_compute(ablation: Ablation) -> Figure:
+def against_compute(ablation: Analysis) -> Figure:
     """Draw a panel for the metric and for each other loss, with a power law if one fits."""
     metric = ablation.question.metric
     names = [metric, *(name for name in losses(ablation) if name != metric)]
@@ -51,7 +51,7 @@ def against_compute(ablation: Ablation) -> Figure:
     return figure
 
 
-def _points(ablation: Ablation, name: str, axes: Axes) -> None:
+def _points(ablation: Analysis, name: str, axes: Axes) -> None:
     """Draw means with standard deviations; colour and marker encode the first axis."""
     first = ablation.axes[0]
     levels = dict.fromkeys(c.settings[first] for c in ablation.configurations)
@@ -69,7 +69,7 @@ def _points(ablation: Ablation, name: str, axes: Axes) -> None:
             )  # fmt: skip
 
 
-def _law(ablation: Ablation, name: str, axes: Axes) -> None:
+def _law(ablation: Analysis, name: str, axes: Axes) -> None:
     law = power_law(ablation, name)
     if law is None:
         return

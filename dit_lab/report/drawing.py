@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.report.analysis import Ablation
+from dit_lab.report.analysis import Analysis
 from dit_lab.report.results import Configuration
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def values_of(configuration: Configuration, metric: str) -> list[float]:
     return [run.metrics[metric] for run in configuration.measured]
 
 
-def direction(ablation: Ablation) -> str:
+def direction(ablation: Analysis) -> str:
     better = "lower" if ablation.question.lower_is_better else "higher"
     return f"{ablation.question.metric} ({better} is better)"
 

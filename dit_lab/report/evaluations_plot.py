@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dit_lab.report.analysis import Ablation
+from dit_lab.report.analysis import Analysis
 from dit_lab.report.drawing import (
     COLOURS,
     LINES,
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 MOST_PANELS = 4
 
 
-def evaluations_vary(ablation: Ablation) -> bool:
+def evaluations_vary(ablation: Analysis) -> bool:
     """Return whether the NFE differs between the measured configurations."""
     measured = [c for c in ablation.configurations if c.sample.n]
     return len({c.compute.evaluations for c in measured} - {None}) > 1
 
 
-def against_evaluations(ablation: Ablation) -> Figure:
+def against_evaluations(ablation: Analysis) -> Figure:
     """Draw quality against NFE.
 
     There is a panel for each value of the first axis that does not belong to the sampler and has at
@@ -68,7 +68,7 @@ def against_evaluations(ablation: Ablation) -> Figure:
     return sheet
 
 
-def _panel_axis(ablation: Ablation) -> str:
+def _panel_axis(ablation: Analysis) -> str:
     few = (
         axis
         for axis in ablation.axes

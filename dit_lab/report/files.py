@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dit_lab.core.files import to_json
 from dit_lab.core.text import one_line
-from dit_lab.report.analysis import Ablation
+from dit_lab.report.analysis import Analysis
 from dit_lab.report.arm_sentences import steps_csv, steps_table
 from dit_lab.report.columns import columns, rows
 from dit_lab.report.drawing import png
@@ -22,7 +22,7 @@ from dit_lab.report.wording import Table
 from dit_lab.runs.records import SUMMARY
 
 
-def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
+def write_report(ablation: Analysis, folder: Path, *, title: str) -> list[Path]:
     """Write a report into `folder`, which is created if needed.
 
     The files are report.html, which is self-contained, report.md with its pictures, report.csv,
@@ -55,7 +55,7 @@ def write_report(ablation: Ablation, folder: Path, *, title: str) -> list[Path]:
 # ---- CSV ----------------------------------------------------------------------------------------
 
 
-def csv_table(ablation: Ablation) -> str:
+def csv_table(ablation: Analysis) -> str:
     """Return one CSV row per configuration, with full precision; unknown values are empty."""
     shown = columns(ablation)
     file = io.StringIO()

@@ -23,16 +23,17 @@ CONSEQUENCES: Mapping[str, tuple[Callable[[Result], str], str]] = {
 def flags(configurations: Sequence[Configuration], axes: Sequence[str]) -> tuple[str, ...]:
     """Return the warnings, the gravest first."""
     found = [
-        _unlike(configurations, axes, what, read, so) for what, (read, so) in CONSEQUENCES.items()
+        _differing_hashes(configurations, axes, what, read, so)
+        for what, (read, so) in CONSEQUENCES.items()
     ]
     return tuple(
         flag
-        for flag in (*found, _missing(configurations), _no_spread(configurations, axes))
+        for flag in (*found, _missing(configurations), _zero_variance(configurations, axes))
         if flag
     )
 
 
-def _unlike(
+def _differing_hashes(
     configurations: Sequence[Configuration],
     axes: Sequence[str],
     what: str,
@@ -69,7 +70,7 @@ def _missing(configurations: Sequence[Configuration]) -> str:
     )
 
 
-def _no_spread(configurations: Sequence[Configuration], axes: Sequence[str]) -> str:
+def _zero_variance(configurations: Sequence[Configuration], axes: Sequence[str]) -> str:
     """Return a warning about configurations without any spread between seeds, or ""."""
     alike = [c.label(axes) for c in configurations if c.sample.sd == 0]
     if not alike:

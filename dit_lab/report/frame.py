@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import written_at
+from dit_lab.core.files import atomic_path
 from dit_lab.report.results import NOT_SET, Compute
 from dit_lab.report.runs import Run, records
 from dit_lab.report.selection import chosen, find, runs_of
@@ -123,7 +123,7 @@ def _typed(texts: Sequence[str]) -> list[Any]:
 
 def write_frame(table: pd.DataFrame, file: Path) -> None:
     """Write the table as CSV or Parquet, according to the suffix of `file`, one of `FORMATS`."""
-    with written_at(file) as beside:
+    with atomic_path(file) as beside:
         if file.suffix == ".csv":
             table.to_csv(beside, index=False)
         else:

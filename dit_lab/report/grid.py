@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dit_lab.report.results import NOT_SET, Configuration, Question, Settings
+from dit_lab.report.results import NOT_SET, AnalysisRequest, Configuration, Settings
 from dit_lab.statistics.contrasts import Array, Family, Weights, common_seeds, estimate, split
 from dit_lab.statistics.correction import null_distribution
 from dit_lab.statistics.power import detectable_difference
 
-ENOUGH_SEEDS = 3  # two leave one degree of freedom: an interval of ± 13 standard errors
+MIN_SEEDS = 3  # two leave one degree of freedom: an interval of ± 13 standard errors
 
 Cell = tuple[str, ...]
 """The levels of some axes in one configuration."""
@@ -48,7 +48,7 @@ class Blocks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tested:
+class ContrastResult:
     """The result of testing one difference, in the metric's unit."""
 
     difference: float
@@ -58,7 +58,7 @@ class Tested:
     detectable: float  # smallest true difference that is found with the power of the question
 
     @property
-    def reversed(self) -> Tested:
+    def reversed(self) -> ContrastResult:
         """The same difference with its sides exchanged."""
         return replace(self, difference=-self.difference, low=-self.high, high=-self.low)
 
@@ -91,7 +91,7 @@ class Grid:
         self.trained = _shared_models(configurations)
 
     def enough(self, index: int) -> bool:
-        return self.samples[index].n >= ENOUGH_SEEDS
+        return self.samples[index].n >= MIN_SEEDS
 
     def difference(self, index: int, reference: int) -> Weights:
         """Return the contrast of one configuration minus another; empty if it cannot be tested."""
@@ -105,7 +105,7 @@ class Grid:
         Each configuration needs ENOUGH_SEEDS; configurations that share models need them in common.
         """
         parts = split(contrast, self.trained)
-        enough = all(sum(common_seeds(part, self.measured)) >= ENOUGH_SEEDS for part in parts)
+        enough = all(sum(common_seeds(part, self.measured)) >= MIN_SEEDS for part in parts)
         return contrast if enough else ()
 
     def mean_over(self, blocks: Sequence[Block], signs: Mapping[Cell, int]) -> Weights:
@@ -210,7 +210,9 @@ def _shared_models(configurations: Sequence[Configuration]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def judge(claims: Iterable[Weights], grid: Grid, question: Question) -> dict[Weights, Tested]:
+def judge(
+    claims: Iterable[Weights], grid: Grid, question: AnalysisRequest
+) -> dict[Weights, ContrastResult]:
     """Test contrasts as one family, with a family-wise error rate of alpha.
 
     Contrasts without any spread cannot be tested and are left out. A contrast and its reverse are
@@ -236,7 +238,9 @@ def hypotheses(family: Iterable[Weights]) -> int:
     return len({min(weights, reverse(weights)) for weights in family})
 
 
-def _judged(asked: tuple[Weights, ...], grid: Grid, question: Question) -> dict[Weights, Tested]:
+def _judged(
+    asked: tuple[Weights, ...], grid: Grid, question: AnalysisRequest
+) -> dict[Weights, ContrastResult]:
     if not asked:
         return {}
     family = Family(asked, grid.measured, grid.trained)
@@ -249,7 +253,7 @@ def _judged(asked: tuple[Weights, ...], grid: Grid, question: Question) -> dict[
     tested = {}
     for n, weights in enumerate(asked):
         difference, half = float(found.estimate[n]), critical * float(found.half_width[n])
-        tested[weights] = Tested(
+        tested[weights] = ContrastResult(
             difference=difference,
             low=difference - half,
             high=difference + half,

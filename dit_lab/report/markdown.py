@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from dit_lab.report.analysis import Ablation
+from dit_lab.report.analysis import Analysis
 from dit_lab.report.plots import pictures
 from dit_lab.report.sentences import sections
 from dit_lab.report.wording import Section, Table
 
 
-def markdown(ablation: Ablation, *, title: str) -> str:
+def markdown(ablation: Analysis, *, title: str) -> str:
     """Return the report as GitHub Flavored Markdown."""
     answer, *rest = sections(ablation)
     parts = [

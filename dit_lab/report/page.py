@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dit_lab.report.analysis import Ablation
+from dit_lab.report.analysis import Analysis
 from dit_lab.report.plots import plots, shown
 from dit_lab.report.results import Configuration, Result
 from dit_lab.report.sentences import sections
@@ -27,7 +27,7 @@ class Picture:
     source: str  # data: address; "" if the file cannot be read
 
 
-def page(ablation: Ablation, *, title: str) -> str:
+def page(ablation: Analysis, *, title: str) -> str:
     """Return the HTML document.
 
     The template escapes all text except the plots, whose text matplotlib escapes.
@@ -57,12 +57,12 @@ def _with_grid(configuration: Configuration) -> Result | None:
     return next((run for run in configuration.measured if run.grid), None)
 
 
-def _chosen(ablation: Ablation) -> list[Configuration]:
+def _chosen(ablation: Analysis) -> list[Configuration]:
     """Return the configurations of which a sample grid is shown."""
     return [c for c in shown(ablation, MOST_GRIDS) if _with_grid(c)]
 
 
-def _pictures(ablation: Ablation) -> Iterator[Picture]:
+def _pictures(ablation: Analysis) -> Iterator[Picture]:
     """Yield the sample grids, one at a time since a page may have many."""
     for configuration in _chosen(ablation):
         run = _with_grid(configuration)
@@ -71,7 +71,7 @@ def _pictures(ablation: Ablation) -> Iterator[Picture]:
             yield Picture(caption=caption, source=_embedded(run.grid))
 
 
-def _pictures_note(ablation: Ablation) -> str:
+def _pictures_note(ablation: Analysis) -> str:
     """Return the note on the sample grids; empty if there are none."""
     chosen, every = _chosen(ablation), [c for c in ablation.configurations if _with_grid(c)]
     if not every:

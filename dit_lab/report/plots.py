@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dit_lab.report.analysis import Ablation
+from dit_lab.report.analysis import Analysis
 from dit_lab.report.compute_plot import MOST_LEVELS, against_compute, compute_varies
 from dit_lab.report.drawing import (
     COLOURS,
@@ -22,7 +22,7 @@ from dit_lab.report.drawing import (
     values_of,
 )
 from dit_lab.report.evaluations_plot import against_evaluations, evaluations_vary
-from dit_lab.report.grid import ENOUGH_SEEDS
+from dit_lab.report.grid import MIN_SEEDS
 from dit_lab.report.results import NOT_SET, Configuration
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ class Picture:
     draw: Callable[[], Figure]
 
 
-def plots(ablation: Ablation) -> Iterator[Plot]:
+def plots(ablation: Analysis) -> Iterator[Plot]:
     """Yield the plots of a page for which the runs have values, one at a time."""
     rows = shown(ablation, MOST_ROWS)
     yield Plot(
         title="Every run",
         svg=svg(lambda: _overview(ablation, rows), "overview"),
         note="A ring is one run, a diamond the mean with its 95% interval where there are "
-        f"{ENOUGH_SEEDS} seeds or more; the line is the baseline." + _left_out(ablation, rows),
+        f"{MIN_SEEDS} seeds or more; the line is the baseline." + _left_out(ablation, rows),
     )
     axes = [axis for axis in ablation.axes if _levels(ablation, axis) <= MOST_LEVELS]
     if len(ablation.axes) > 1 and axes:
@@ -89,7 +89,7 @@ def plots(ablation: Ablation) -> Iterator[Plot]:
         )
 
 
-def pictures(ablation: Ablation) -> Iterator[Picture]:
+def pictures(ablation: Analysis) -> Iterator[Picture]:
     """Yield the plots of the Markdown report."""
     yield Picture(
         name="report.png",
@@ -110,7 +110,7 @@ def pictures(ablation: Ablation) -> Iterator[Picture]:
         )
 
 
-def shown(ablation: Ablation, most: int) -> list[Configuration]:
+def shown(ablation: Analysis, most: int) -> list[Configuration]:
     """Return the baseline and the best by mean, `most` in all, in the order of the report."""
     sign = 1 if ablation.question.lower_is_better else -1
     measured = [c for c in ablation.configurations if c.sample.n]
@@ -119,21 +119,21 @@ def shown(ablation: Ablation, most: int) -> list[Configuration]:
     return [c for c in ablation.configurations if id(c) in kept]
 
 
-def _left_out(ablation: Ablation, kept: Sequence[Configuration]) -> str:
+def _left_out(ablation: Analysis, kept: Sequence[Configuration]) -> str:
     measured = sum(c.sample.n > 0 for c in ablation.configurations)
     if len(kept) == measured:
         return ""
     return f" Shown are the baseline and the best, {len(kept)} of {measured} configurations."
 
 
-def _levels(ablation: Ablation, axis: str) -> int:
+def _levels(ablation: Analysis, axis: str) -> int:
     return len({c.settings[axis] for c in ablation.configurations})
 
 
 # ---- drawings -----------------------------------------------------------------------------------
 
 
-def _overview(ablation: Ablation, rows: Sequence[Configuration]) -> Figure:
+def _overview(ablation: Analysis, rows: Sequence[Configuration]) -> Figure:
     """Draw one line per configuration, from the top: its runs, mean and interval."""
     figure = new_figure(9, 1.2 + 0.34 * len(rows))
     axes = figure.subplots()
@@ -147,7 +147,7 @@ def _overview(ablation: Ablation, rows: Sequence[Configuration]) -> Figure:
         colour = COLOURS[-1] if c is ablation.baseline else COLOURS[0]
         values = values_of(c, ablation.question.metric)
         axes.plot(values, [y] * len(values), "o", color=colour, fillstyle="none", markersize=6)
-        if c.sample.n >= ENOUGH_SEEDS:
+        if c.sample.n >= MIN_SEEDS:
             low, high = c.sample.interval()
             axes.plot([low, high], [y, y], "-", color=colour, linewidth=1.5)
         if c.sample.n > 1:
@@ -161,7 +161,7 @@ def _overview(ablation: Ablation, rows: Sequence[Configuration]) -> Figure:
     return figure
 
 
-def _by_axis(ablation: Ablation, names: Sequence[str]) -> Figure:
+def _by_axis(ablation: Analysis, names: Sequence[str]) -> Figure:
     """Draw one panel per axis, three in a row, with a shared scale."""
     across = min(3, len(names))
     down = -(-len(names) // across)
@@ -189,7 +189,7 @@ def _by_axis(ablation: Ablation, names: Sequence[str]) -> Figure:
     return figure
 
 
-def _curves(ablation: Ablation, rows: Sequence[Configuration], name: str) -> Figure:
+def _curves(ablation: Analysis, rows: Sequence[Configuration], name: str) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(9, 4.5)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dit_lab.report.analysis import Ablation
+from dit_lab.report.analysis import Analysis
 from dit_lab.report.results import Configuration
 from dit_lab.statistics.samples import Sample
 
@@ -30,13 +30,13 @@ class PowerLaw:
         return float(self.factor * flops**-self.exponent)
 
 
-def losses(ablation: Ablation) -> list[str]:
+def losses(ablation: Analysis) -> list[str]:
     """Return the losses among the metrics of a report."""
     names = (ablation.question.metric, *ablation.question.secondary)
     return [name for name in names if name.endswith("/loss")]
 
 
-def samples(ablation: Ablation, metric: str) -> list[tuple[Configuration, float, Sample]]:
+def samples(ablation: Analysis, metric: str) -> list[tuple[Configuration, float, Sample]]:
     """Return (configuration, training FLOPs, metric over seeds) where both numbers are known."""
     found = []
     for one in ablation.configurations:
@@ -46,7 +46,7 @@ def samples(ablation: Ablation, metric: str) -> list[tuple[Configuration, float,
     return found
 
 
-def power_law(ablation: Ablation, metric: str) -> PowerLaw | None:
+def power_law(ablation: Analysis, metric: str) -> PowerLaw | None:
     """Fit a power law to the means of a metric.
 
     Returns None if there are fewer than LEAST_POINTS different amounts of compute, if the means are

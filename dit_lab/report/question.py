@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dit_lab.config.equivalence import SAME_MATHEMATICS, idea
+from dit_lab.config.equivalence import SAME_MATHEMATICS, equivalence_hash
 from dit_lab.core.text import counted
-from dit_lab.report.analysis import Ablation, analyse
+from dit_lab.report.analysis import Analysis, analyse
 from dit_lab.report.arms import arms_of
 from dit_lab.report.files import write_report
 from dit_lab.report.metrics import (
@@ -20,7 +20,7 @@ from dit_lab.report.metrics import (
     refuse_incomparable,
     smallest_draw,
 )
-from dit_lab.report.results import Arm, Expectation, Question, Result
+from dit_lab.report.results import AnalysisRequest, Arm, Expectation, Result
 from dit_lab.report.runs import Run, configuration, results
 from dit_lab.report.selection import runs_of_sweep
 from dit_lab.runs.folder import RunFolder
@@ -43,7 +43,7 @@ def report_on(
     metric: str | None = None,
     baseline: Mapping[str, str] | None = None,
     arms: Mapping[str, Arm] | None = None,
-) -> tuple[Ablation, list[Path]]:
+) -> tuple[Analysis, list[Path]]:
     """Analyse runs, and write the report into `folder`.
 
     Returns:
@@ -63,7 +63,7 @@ def report_on_sweep(
     *,
     metric: str | None = None,
     baseline: Mapping[str, str] | None = None,
-) -> tuple[Ablation, list[Path], str]:
+) -> tuple[Analysis, list[Path], str]:
     """Analyse a sweep, and write the report into its folder and to its MLflow run.
 
     Returns:
@@ -90,7 +90,7 @@ def _question(
     *,
     metric: str | None,
     baseline: Mapping[str, str] | None,
-) -> Question:
+) -> AnalysisRequest:
     names = dict.fromkeys(name for result in found for name in result.metrics)
     chosen = metric or leading_metric(names)
     objectives = [loss_of_run(run.config, run.settings) for run in runs]
@@ -99,7 +99,7 @@ def _question(
     of_the_samples_weights = not any("sample.weights" in run.settings for run in runs)
     if len(set(objectives)) == 1 and of_the_samples_weights and LOSS in names:
         beside.append(LOSS)
-    return Question(
+    return AnalysisRequest(
         metric=chosen,
         lower_is_better=is_lower_better(chosen),
         baseline=baseline,
@@ -117,7 +117,7 @@ def _expected_equal(runs: Sequence[Run]) -> list[Expectation]:
         settings = tuple(configuration(run).items())
         trained[settings].add(run.folder)
         if settings not in ideas:
-            ideas[settings] = idea({**run.config, "seed": 0})
+            ideas[settings] = equivalence_hash({**run.config, "seed": 0})
     alike: dict[str, dict[tuple[tuple[str, str], ...], set[RunFolder]]] = defaultdict(dict)
     for settings, of_them in ideas.items():
         alike[of_them][settings] = trained[settings]

@@ -79,7 +79,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class AnalysisRequest:
     """The question asked of the runs."""
 
     metric: str
@@ -117,7 +117,7 @@ class Configuration:
         return ", ".join(f"{axis}={value}" for axis, value in shown.items()) or "all runs"
 
 
-def group(results: Sequence[Result], question: Question) -> tuple[Configuration, ...]:
+def group(results: Sequence[Result], question: AnalysisRequest) -> tuple[Configuration, ...]:
     """Group runs with equal settings into configurations, in order of appearance.
 
     Raises:
@@ -167,7 +167,10 @@ def _check_metric(results: Sequence[Result], metric: str) -> None:
 
 
 def _configuration(
-    settings: Settings, by_seed: Mapping[int, Result], seeds: Sequence[int], question: Question
+    settings: Settings,
+    by_seed: Mapping[int, Result],
+    seeds: Sequence[int],
+    question: AnalysisRequest,
 ) -> Configuration:
     runs = {seed: by_seed.get(seed) for seed in seeds}
     missing = {seed: why for seed in seeds if (why := _why_missing(runs[seed], question.metric))}
@@ -232,7 +235,7 @@ def differing(configurations: Sequence[Configuration]) -> tuple[str, ...]:
 
 
 def find_baseline(
-    configurations: Sequence[Configuration], question: Question, axes: Sequence[str]
+    configurations: Sequence[Configuration], question: AnalysisRequest, axes: Sequence[str]
 ) -> int:
     """Return the index of the baseline.
 

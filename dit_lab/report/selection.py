@@ -129,7 +129,7 @@ def runs_of(sweeps: Sequence[SweepFolder], folders: Iterable[RunFolder]) -> list
         if not any(key in varied for varied in among)
     ]
     axes = [axis for run in jobs for axis in run.settings]
-    return _completed(_named(runs, [*between, *axes]))
+    return _with_distinguishing_columns(_named(runs, [*between, *axes]))
 
 
 def runs_of_folders(folders: Iterable[RunFolder]) -> list[Run]:
@@ -192,13 +192,17 @@ def _named(runs: Sequence[Run], columns: Iterable[str]) -> list[Run]:
     Equal values get equal texts. Runs without an arm get the arm with the same configuration.
     """
     names = dict.fromkeys(column.removeprefix("choices.") for column in columns)
-    arms = {_idea(run): arm for run in runs if (arm := run.settings.get(ARM, NOT_SET)) != NOT_SET}
+    arms = {
+        _hash_without_seeds(run): arm
+        for run in runs
+        if (arm := run.settings.get(ARM, NOT_SET)) != NOT_SET
+    }
     texts: dict[object, str] = {}
     found = []
     for run in runs:
         settings = {**_pick(run.config, names), **run.settings}
         if settings.get(ARM) == NOT_SET:  # a single run, or a sweep without arms
-            settings[ARM] = arms.get(_idea(run), NOT_SET)
+            settings[ARM] = arms.get(_hash_without_seeds(run), NOT_SET)
         spelled = {
             key: texts.setdefault((key, key_of(text)), text) for key, text in settings.items()
         }
@@ -206,7 +210,7 @@ def _named(runs: Sequence[Run], columns: Iterable[str]) -> list[Run]:
     return found
 
 
-def _completed(runs: Sequence[Run]) -> list[Run]:
+def _with_distinguishing_columns(runs: Sequence[Run]) -> list[Run]:
     """Return the runs with further columns if different configurations had equal settings.
 
     In a comparison of named arms, runs without an arm get columns that describe them. These columns
@@ -215,11 +219,11 @@ def _completed(runs: Sequence[Run]) -> list[Run]:
     has_arm = [run.settings.get(ARM, NOT_SET) != NOT_SET for run in runs]
     armed = list(itertools.compress(runs, has_arm))
     others = [run for run, has in zip(runs, has_arm, strict=True) if not has] if armed else []
-    of_no_arm = _unsaid([armed[0], *others]) if others else {}
+    of_no_arm = _missing_columns([armed[0], *others]) if others else {}
     alike: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in armed or runs:
         alike[tuple(without_seeds(run.settings).values())].append(run)
-    further = {key: None for of_one in alike.values() for key in _unsaid(of_one)}
+    further = {key: None for of_one in alike.values() for key in _missing_columns(of_one)}
     if not further and not of_no_arm:
         return list(runs)
     named = _named(runs, [*runs[0].settings, *further, *of_no_arm])
@@ -230,7 +234,7 @@ def _completed(runs: Sequence[Run]) -> list[Run]:
     ]
 
 
-def _unsaid(runs: Sequence[Run]) -> dict[str, None]:
+def _missing_columns(runs: Sequence[Run]) -> dict[str, None]:
     """Return the keys that make runs different configurations and are not columns yet."""
     names = (
         key.removeprefix("choices.")
@@ -248,7 +252,7 @@ def _matters(key: str) -> bool:
     return is_deciding(name) or name.partition(".")[0] in DRAWING or name == "sample.weights"
 
 
-def _idea(run: Run) -> str:
+def _hash_without_seeds(run: Run) -> str:
     """Return a hash that is equal for runs that differ only in seeds and locations."""
     return digest(
         {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dit_lab.core.text import counted
-from dit_lab.report.analysis import Ablation, Agreement, Comparison, Interaction, Verdict
+from dit_lab.report.analysis import Agreement, Analysis, Comparison, Interaction, Verdict
 from dit_lab.report.arm_sentences import arm_sections, remarks_on
 from dit_lab.report.columns import columns, rows
 from dit_lab.report.flags import name_seeds
-from dit_lab.report.grid import ENOUGH_SEEDS
+from dit_lab.report.grid import MIN_SEEDS
 from dit_lab.report.power_law import losses, power_law
 from dit_lab.report.results import NOT_SET, Configuration
 from dit_lab.report.rounding import between, plus_minus, quantity
@@ -25,7 +25,7 @@ MOST_CLAIMS = 5  # sentences per verdict in the answer; the table has all claims
 MOST_INTERACTIONS = 20
 
 
-def sections(ablation: Ablation) -> list[Section]:
+def sections(ablation: Analysis) -> list[Section]:
     """Return the sections that have content, without plots and pictures."""
     every = [
         Section(title="Answer", lines=answer(ablation)),
@@ -48,7 +48,7 @@ def sections(ablation: Ablation) -> list[Section]:
 # ---- the answer ---------------------------------------------------------------------------------
 
 
-def answer(ablation: Ablation) -> list[str]:
+def answer(ablation: Analysis) -> list[str]:
     """Return one sentence per claim, the largest differences first."""
     base = ablation.baseline
     if len(ablation.configurations) == 1:
@@ -56,21 +56,21 @@ def answer(ablation: Ablation) -> list[str]:
         count = counted(sample.n, "seed")
         mean = plus_minus(sample.mean, sample.sd)
         return [f"There is one configuration: {ablation.question.metric} is {mean} over {count}."]
-    if base.sample.n < ENOUGH_SEEDS:
+    if base.sample.n < MIN_SEEDS:
         return [
             f"Nothing is compared: the baseline {base.label(ablation.axes)} has "
-            f"{counted(base.sample.n, 'measured seed')}; a comparison needs {ENOUGH_SEEDS}."
+            f"{counted(base.sample.n, 'measured seed')}; a comparison needs {MIN_SEEDS}."
         ]
     return [
         *_claims(ablation, Verdict.BETTER),
         *_claims(ablation, Verdict.WORSE),
         *_claims(ablation, Verdict.NOT_SHOWN),
-        *_unjudged(ablation, Verdict.FEW_SEEDS, f"fewer than {ENOUGH_SEEDS} measured seeds"),
-        *_unjudged(ablation, Verdict.NO_SPREAD, "no spread between seeds"),
+        *_unjudged(ablation, Verdict.FEW_SEEDS, f"fewer than {MIN_SEEDS} measured seeds"),
+        *_unjudged(ablation, Verdict.ZERO_VARIANCE, "no spread between seeds"),
     ]
 
 
-def _claims(ablation: Ablation, verdict: Verdict) -> list[str]:
+def _claims(ablation: Analysis, verdict: Verdict) -> list[str]:
     found = [row for row in rows(ablation) if row[1].verdict == verdict]
     found.sort(key=lambda row: -abs(row[1].difference or 0))
     lines = [_claim(ablation, *row) for row in found[:MOST_CLAIMS]]
@@ -81,7 +81,7 @@ def _claims(ablation: Ablation, verdict: Verdict) -> list[str]:
     return lines
 
 
-def _claim(ablation: Ablation, configuration: Configuration, comparison: Comparison) -> str:
+def _claim(ablation: Analysis, configuration: Configuration, comparison: Comparison) -> str:
     one, base = (c.label(ablation.axes) for c in (configuration, ablation.baseline))
     tested = comparison.tested
     assert tested is not None
@@ -96,7 +96,7 @@ def _claim(ablation: Ablation, configuration: Configuration, comparison: Compari
     return f"{one} is {comparison.verdict} than {base} by {size}."
 
 
-def _unjudged(ablation: Ablation, verdict: Verdict, why: str) -> list[str]:
+def _unjudged(ablation: Analysis, verdict: Verdict, why: str) -> list[str]:
     names = [c.label(ablation.axes) for c, found in rows(ablation) if found.verdict == verdict]
     if not names:
         return []
@@ -107,7 +107,7 @@ def _unjudged(ablation: Ablation, verdict: Verdict, why: str) -> list[str]:
 # ---- tables -------------------------------------------------------------------------------------
 
 
-def circumstances(ablation: Ablation) -> str:
+def circumstances(ablation: Analysis) -> str:
     """Return a line on what was compared."""
     configurations, question = ablation.configurations, ablation.question
     measured = sum(c.sample.n for c in configurations)
@@ -129,7 +129,7 @@ def circumstances(ablation: Ablation) -> str:
     )
 
 
-def results(ablation: Ablation) -> Table:
+def results(ablation: Analysis) -> Table:
     shown = columns(ablation)
     return Table(
         headings=[column.heading for column in shown],
@@ -138,7 +138,7 @@ def results(ablation: Ablation) -> Table:
     )
 
 
-def judged(ablation: Ablation) -> Table:
+def judged(ablation: Analysis) -> Table:
     """Return the table of results up to the verdict."""
     whole = results(ablation)
     shown = whole.headings.index("verdict") + 1
@@ -149,7 +149,7 @@ def judged(ablation: Ablation) -> Table:
     )
 
 
-def _effects(ablation: Ablation) -> Table | None:
+def _effects(ablation: Analysis) -> Table | None:
     if not ablation.effects:
         return None
     table = Table(
@@ -170,14 +170,14 @@ def _effects(ablation: Ablation) -> Table | None:
     return without_empty_columns(table)
 
 
-def _where_set(ablation: Ablation, axis: str) -> list[str]:
+def _where_set(ablation: Analysis, axis: str) -> list[str]:
     """Return a remark if some configurations do not have the axis."""
     having = [c.settings[axis] != NOT_SET for c in ablation.configurations]
     some = f"over {sum(having)} of {len(having)} configurations, which have it"
     return [] if all(having) else [some]
 
 
-def _interactions(ablation: Ablation) -> Section:
+def _interactions(ablation: Analysis) -> Section:
     found = ablation.interactions
     lines = [_interaction(ablation, one) for one in found if one.flagged]
     if found and not lines:
@@ -204,7 +204,7 @@ def _interactions(ablation: Ablation) -> Section:
     return Section(title="Interactions", lines=lines, table=table if shown else None)
 
 
-def _interaction(ablation: Ablation, one: Interaction) -> str:
+def _interaction(ablation: Analysis, one: Interaction) -> str:
     (axis, other), (level, beside), (reference, usual) = one.axes, one.levels, one.references
     direction = "lower" if one.tested.difference < 0 else "higher"
     size = measured(ablation.question, one.tested, abs(one.tested.difference))
@@ -214,7 +214,7 @@ def _interaction(ablation: Ablation, one: Interaction) -> str:
     )
 
 
-def _agreement(ablation: Ablation, one: Agreement) -> str:
+def _agreement(ablation: Analysis, one: Agreement) -> str:
     first, second = (c.label(ablation.axes) for c in (one.first, one.second))
     if one.tested is None:
         return (
@@ -234,7 +234,7 @@ def _agreement(ablation: Ablation, one: Agreement) -> str:
     )
 
 
-def _laws(ablation: Ablation) -> list[str]:
+def _laws(ablation: Analysis) -> list[str]:
     fitted = [law for name in losses(ablation) if (law := power_law(ablation, name))]
     return [
         f"{law.metric} falls with training compute as FLOPs ^ -{law.exponent:.3f} ± "
@@ -245,7 +245,7 @@ def _laws(ablation: Ablation) -> list[str]:
     ]
 
 
-def _how_to_read(ablation: Ablation) -> list[str]:
+def _how_to_read(ablation: Analysis) -> list[str]:
     question = ablation.question
     level, alpha = f"{1 - question.alpha:.0%}", f"{question.alpha:.0%}"
     tested = "comparisons, effects and steps" if ablation.steps else "comparisons and effects"
@@ -267,7 +267,7 @@ def _how_to_read(ablation: Ablation) -> list[str]:
         "No difference shown does not mean equal. True differences below the detectable difference "
         f"are easily missed with so few seeds. Larger ones are found with about "
         f"{question.power:.0%} power, if the standard deviations are as estimated.",
-        f"Configurations with fewer than {ENOUGH_SEEDS} seeds are not tested. Configurations that "
+        f"Configurations with fewer than {MIN_SEEDS} seeds are not tested. Configurations that "
         "share trained models are compared seed by seed, on the seeds that both have. The effect "
         "of an axis is averaged over complete blocks: those settings of the other axes for which "
         "every level of the axis has enough seeds.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dit_lab.report.analysis import Ablation
+from dit_lab.report.analysis import Analysis
 from dit_lab.report.arm_sentences import new_steps
 from dit_lab.report.markdown import markdown_lines, markdown_table
 from dit_lab.report.results import Configuration
@@ -10,7 +10,7 @@ from dit_lab.report.sentences import answer, judged
 from dit_lab.runs.records import Summary
 
 
-def summary(ablation: Ablation) -> Summary:
+def summary(ablation: Analysis) -> Summary:
     """Return the best configuration with mean and standard deviation, the answer, and the table."""
     best, metric = _best(ablation), ablation.question.metric
     numbers: dict[str, float | None] = {}
@@ -26,7 +26,7 @@ def summary(ablation: Ablation) -> Summary:
     )
 
 
-def _best(ablation: Ablation) -> Configuration | None:
+def _best(ablation: Analysis) -> Configuration | None:
     """Return the configuration with the best mean; None if none was measured."""
     measured = [one for one in ablation.configurations if one.sample.n]
     sign = 1 if ablation.question.lower_is_better else -1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dit_lab.report.grid import Tested
-from dit_lab.report.results import Question
+from dit_lab.report.grid import ContrastResult
+from dit_lab.report.results import AnalysisRequest
 from dit_lab.report.rounding import between, p_value, plus_minus, rounded
 
 
@@ -29,12 +29,12 @@ def as_sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def detectable(tested: Tested) -> str:
+def detectable(tested: ContrastResult) -> str:
     """Return the smallest difference that would probably have been found, as text."""
     return rounded(tested.detectable, tested.detectable)
 
 
-def measured(question: Question, tested: Tested, difference: float) -> str:
+def measured(question: AnalysisRequest, tested: ContrastResult, difference: float) -> str:
     """Return a difference with its interval and adjusted p-value, as text."""
     reach = (tested.high - tested.low) / 2
     return (
@@ -53,7 +53,7 @@ def without_empty_columns(table: Table) -> Table:
     )
 
 
-def tested_cells(tested: Tested | None) -> list[str]:
+def tested_cells(tested: ContrastResult | None) -> list[str]:
     """Return two table cells: the difference with its interval, and the adjusted p-value."""
     if tested is None:
         return ["", ""]

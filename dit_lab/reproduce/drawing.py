@@ -29,7 +29,7 @@ from dit_lab.samplers.ancestral import DDIMSampler, DDPMSampler
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.samplers.ode import Heun
 from dit_lab.samplers.sde import EulerMaruyama
-from dit_lab.sampling.generate import CHUNK_IMAGES, Generator, Passes
+from dit_lab.sampling.generate import CHUNK_IMAGES, EvaluationCount, Generator
 from dit_lab.training.stop import StopSignal
 
 IMAGES = 8
@@ -40,7 +40,7 @@ SCALE = 2.0
 
 @torch.no_grad()
 def by_the_sampler(parts: Parts, stop: StopSignal) -> dict[str, Any]:
-    fixed, passes, times = fixed_call(parts), Passes(), list[float]()
+    fixed, passes, times = fixed_call(parts), EvaluationCount(), list[float]()
 
     def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
         passes(len(x))

@@ -66,7 +66,7 @@ def small_evaluators(
         replace(parts, config=small),
         RunFolder(folder),
         identity=UNTRAINED,
-        team=context.team,
+        process_group=context.process_group,
         check_stop=context.check_stop,
         on_message=lambda text: None,
     )

@@ -29,7 +29,7 @@ from dit_lab.reproduce.measuring import Measured, of_fixed_weights, small_evalua
 from dit_lab.runs.provenance import device_name, versions
 from dit_lab.training.batches import TrainingBatches
 from dit_lab.training.distributed import DistributedContext
-from dit_lab.training.parallel import whole_of
+from dit_lab.training.parallel import full_tensor_of
 from dit_lab.training.stop import StopSignal
 
 STEPS = 50
@@ -158,7 +158,7 @@ class _Seen:
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> float:
-    squares = [whole_of(_wide(tensor).square().sum()) for tensor in tensors.values()]
+    squares = [full_tensor_of(_wide(tensor).square().sum()) for tensor in tensors.values()]
     return math.sqrt(sum(square.item() for square in squares))
 
 

@@ -107,7 +107,7 @@ class RunFolder:
         return self.root / "metrics.jsonl"
 
     @property
-    def untold(self) -> Path:
+    def pending_metrics(self) -> Path:
         """Metric rows measured after training that could not be sent to the tracker."""
         return self.results / "untold.jsonl"
 

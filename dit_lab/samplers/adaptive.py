@@ -17,7 +17,7 @@ from dit_lab.core.devices import widest_float
 from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant
 from dit_lab.core.types import DrawNoise, Predict
-from dit_lab.samplers.ode import Velocity, velocity_of, without_noise
+from dit_lab.samplers.ode import Velocity, denoise_end, velocity_of
 
 
 class Dopri5:
@@ -63,10 +63,10 @@ class Dopri5:
             # Without step_t, the last step goes beyond the end of the path.
             options={"step_t": span[-1:], "dtype": wide},
         )
-        return without_noise(ends[-1], interpolant.t_max, predict, interpolant)
+        return denoise_end(ends[-1], interpolant.t_max, predict, interpolant)
 
 
-def on_path(t: Tensor, interpolant: Interpolant) -> float:
+def clamp_to_path(t: Tensor, interpolant: Interpolant) -> float:
     """Return the time t (a 0-d tensor) as a float, clamped to the path.
 
     torchdiffeq may evaluate beyond the end of the path when it guesses the size of the first step.
@@ -84,7 +84,7 @@ class _Flow:
         self._accepted = 0
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
-        return self._velocity(x, on_path(t, self._interpolant))
+        return self._velocity(x, clamp_to_path(t, self._interpolant))
 
     def callback_accept_step(self, t: Tensor, x: Tensor, dt: Tensor) -> None:
         if self._on_step is not None:

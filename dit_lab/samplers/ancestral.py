@@ -24,7 +24,7 @@ from dit_lab.core.interpolants import Interpolant
 from dit_lab.core.types import DrawNoise, Predict
 from dit_lab.samplers.grid import TimeGrid
 from dit_lab.samplers.respacing import visited
-from dit_lab.samplers.reuse import asked_every
+from dit_lab.samplers.reuse import evaluate_every
 
 
 class DDPMSampler:
@@ -68,7 +68,7 @@ class DDPMSampler:
             RequestError: the interpolant is not a chain of timesteps, or `steps` does not suit it.
         """
         chain = _chain(interpolant)
-        predict = asked_every(self.cache_interval, predict, interpolant)
+        predict = evaluate_every(self.cache_interval, predict, interpolant)
         timesteps = visited(self.spacing, chain.num_timesteps, self.steps)
         short = chain.respaced(timesteps)
         x = noise
@@ -131,7 +131,7 @@ class DDIMSampler:
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Map noise (N, C, H, W) to data (N, C, H, W); see `types.Sampler`."""
-        predict = asked_every(self.cache_interval, predict, interpolant)
+        predict = evaluate_every(self.cache_interval, predict, interpolant)
         times = self._times(interpolant)
         at = torch.tensor(times, dtype=torch.float64)
         alphas = [*interpolant.alpha(at).tolist(), 1.0]  # the last step ends in data without noise

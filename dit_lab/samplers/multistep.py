@@ -77,20 +77,20 @@ class Multistep(ABC):
         """Return the `steps` flow times at which the model is evaluated."""
         if self._rule != LOG_SNR:
             return self._times_of_grid(interpolant)
-        span = _with_log_snr(interpolant, torch.tensor(reach(self.steps), dtype=torch.float64))
+        span = _time_at_log_snr(interpolant, torch.tensor(reach(self.steps), dtype=torch.float64))
         low, high = interpolant.log_snr(span).tolist()
         starts_before = self.steps > 1 and span[0].item() > interpolant.t_min
         asked = torch.linspace(low, high, self.steps - starts_before, dtype=torch.float64)
-        times = _with_log_snr(interpolant, asked).tolist()
+        times = _time_at_log_snr(interpolant, asked).tolist()
         return [interpolant.t_min, *times] if starts_before else times
 
     def _times_of_grid(self, interpolant: Interpolant) -> list[float]:
         low, high = interpolant.t_min, interpolant.t_max
         if self._options["times"] is not None:  # limited to where noise is left
             most = torch.tensor(MOST_LOG_SNR, dtype=torch.float64)
-            end = _with_log_snr(interpolant, most).item()
+            end = _time_at_log_snr(interpolant, most).item()
             return [min(max(t, low), end) for t in self._options["times"]]
-        asked_last = interpolant.leftover_noise() > 0
+        asked_last = interpolant.final_sigma() > 0
         if asked_last and self.steps == 1:
             return [low]
         times = TimeGrid(steps=self.steps - asked_last, **self._options).over(low, high)
@@ -110,7 +110,7 @@ class Multistep(ABC):
         times = self.times(interpolant)
         x, done = noise, 0
         if interpolant.shares(times[0], x).alpha == 0:  # log-SNR is -inf
-            x, done = self._leave_noise(predict, x, times, interpolant), 1
+            x, done = self._step_from_noise(predict, x, times, interpolant), 1
             if on_step is not None:
                 on_step(0)
         if done == len(times):
@@ -133,7 +133,7 @@ class Multistep(ABC):
                 on_step(done + step)
         return x
 
-    def _leave_noise(
+    def _step_from_noise(
         self, predict: Predict, noise: Tensor, times: Sequence[float], interpolant: Interpolant
     ) -> Tensor:
         """Make the first step from pure noise, to the second time or, if there is none, to data."""
@@ -191,7 +191,7 @@ class UniPC(Multistep):
         return UniPCMultistepScheduler(solver_order=2, prediction_type="sample")
 
 
-def _with_log_snr(interpolant: Interpolant, log_snr: Tensor) -> Tensor:
+def _time_at_log_snr(interpolant: Interpolant, log_snr: Tensor) -> Tensor:
     """Return the flow times of these log-SNRs, by bisection; clamped to the ends of the path."""
     low = torch.full_like(log_snr, interpolant.t_min)
     high = torch.full_like(log_snr, interpolant.t_max)

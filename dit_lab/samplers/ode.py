@@ -32,7 +32,7 @@ def velocity_of(predict: Predict, interpolant: Interpolant) -> Velocity:
     return velocity
 
 
-def without_noise(x: Tensor, t: float, predict: Predict, interpolant: Interpolant) -> Tensor:
+def denoise_end(x: Tensor, t: float, predict: Predict, interpolant: Interpolant) -> Tensor:
     """Return x if the path has no noise at t, else the prediction of the data."""
     left = interpolant.sigma(torch.tensor(t, dtype=torch.float64)) > 0
     return predict(x, t).data if left else x
@@ -78,7 +78,7 @@ class FixedStep(ABC):
             x = self.advance(velocity, x, times[step], times[step + 1])
             if on_step is not None:
                 on_step(step)
-        return without_noise(x, times[-1], predict, interpolant)
+        return denoise_end(x, times[-1], predict, interpolant)
 
 
 class Euler(FixedStep):

@@ -17,7 +17,7 @@ from dit_lab.core.interpolants import Interpolant
 from dit_lab.core.types import Predict, Prediction
 
 
-def asked_every(interval: int, predict: Predict, interpolant: Interpolant) -> Predict:
+def evaluate_every(interval: int, predict: Predict, interpolant: Interpolant) -> Predict:
     """Return a `predict` that evaluates the model at the first two and every `interval`-th call.
 
     Calls are counted from the last evaluation; the others extrapolate. All must belong to the same
@@ -33,7 +33,7 @@ def asked_every(interval: int, predict: Predict, interpolant: Interpolant) -> Pr
         nonlocal calls_since
         calls_since += 1
         if len(known) == 2 and calls_since < interval:
-            return _on_the_line(known, x, t, interpolant)
+            return _extrapolate(known, x, t, interpolant)
         answer = predict(x, t)
         if known and known[-1][1].guided != answer.guided:
             known.clear()
@@ -44,7 +44,7 @@ def asked_every(interval: int, predict: Predict, interpolant: Interpolant) -> Pr
     return ask
 
 
-def _on_the_line(
+def _extrapolate(
     known: list[tuple[float, Prediction]], x: Tensor, t: float, interpolant: Interpolant
 ) -> Prediction:
     """Extrapolate the data linearly from two evaluations to t; the noise follows from x."""

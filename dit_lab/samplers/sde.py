@@ -19,7 +19,7 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant
 from dit_lab.core.types import DrawNoise, Predict, Prediction
 from dit_lab.samplers.grid import TimeGrid, noisy_steps
-from dit_lab.samplers.reuse import asked_every
+from dit_lab.samplers.reuse import evaluate_every
 
 Diffusion = Callable[[float, Interpolant], float]
 
@@ -113,7 +113,7 @@ class EulerMaruyama:
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Map noise (N, C, H, W) to data (N, C, H, W); see `types.Sampler`."""
-        predict = asked_every(self.cache_interval, predict, interpolant)
+        predict = evaluate_every(self.cache_interval, predict, interpolant)
         times = self.grid.over(*self._span(interpolant))
         x = noise
         for step in range(self.grid.steps):

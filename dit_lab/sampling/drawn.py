@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dit_lab.core.files import written_at
+from dit_lab.core.files import atomic_path
 from dit_lab.core.types import ImageSet
 
 
@@ -31,7 +31,7 @@ class DrawnImages:
     def add(self, images: ImageSet, *, first: int, passes: int) -> None:
         """Store the images from index `first` on, and how many images models evaluated for them."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with written_at(self._file(first)) as beside, open(beside, "wb") as out:
+        with atomic_path(self._file(first)) as beside, open(beside, "wb") as out:
             np.savez(out, images=images.pixels, labels=images.labels, passes=passes)
 
     def all(self) -> tuple[ImageSet, int]:

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from dit_lab.core import rng
 from dit_lab.core.errors import Diverged
-from dit_lab.core.team import ALONE, shared_out
+from dit_lab.core.process_group import SINGLE_PROCESS, map_over_ranks
 from dit_lab.core.types import (
     Codec,
     LabelledCall,
     Objective,
     Predict,
     Prediction,
+    ProcessGroup,
     Sampler,
-    Team,
-    drawn_classes,
+    default_classes,
 )
 from dit_lab.samplers.guidance import Guidance, predictor
 from dit_lab.sampling.images import to_uint8
@@ -36,7 +36,7 @@ CHUNK_IMAGES = 32
 class Generator:
     """Everything that determines generated images, except the weights, the seed and the labels.
 
-    The processes of a `team` share the chunks; all of them must request the same images.
+    The processes of a `process_group` share the chunks; all of them must request the same images.
     """
 
     objective: Objective
@@ -48,7 +48,7 @@ class Generator:
     null_label: int | None  # None: trained without label dropout, no classifier-free guidance
     levels: int  # brightness levels of the data, 256 for bytes
     device: torch.device
-    team: Team = ALONE
+    process_group: ProcessGroup = SINGLE_PROCESS
     weak: LabelledCall | None = None  # a weaker model, for autoguidance
     absent_classes: Sequence[int] = ()  # without training images
     check_stop: Callable[[], None] = lambda: None
@@ -58,7 +58,7 @@ class Generator:
 
         These are the requested classes, or all classes with training images.
         """
-        cycle = list(asked or drawn_classes(self.num_classes, self.absent_classes))
+        cycle = list(asked or default_classes(self.num_classes, self.absent_classes))
         return torch.tensor(cycle, dtype=torch.int64)[indices % len(cycle)]
 
     def images(
@@ -91,7 +91,9 @@ class Generator:
                 return self._chunk(model, first=first, seed=seed, labels=labels)
 
             chunks = []
-            for images, passed in shared_out(self.team, range(start, stop, CHUNK_IMAGES), draw):
+            for images, passed in map_over_ranks(
+                self.process_group, range(start, stop, CHUNK_IMAGES), draw
+            ):
                 chunks.append(images)
                 on_pass(passed)
             yield (
@@ -103,7 +105,7 @@ class Generator:
         self, model: LabelledCall, *, first: int, seed: int, labels: Sequence[int] | None
     ) -> tuple[Tensor, int]:
         """Return the uint8 images of a chunk, and how many images models evaluated for them."""
-        passes = Passes()
+        passes = EvaluationCount()
         counting = replace(self, weak=self.weak and _counted(self.weak, passes))
         latents = counting.latents(_counted(model, passes), first=first, seed=seed, labels=labels)
         with torch.no_grad():
@@ -121,7 +123,7 @@ class Generator:
                 f"that are not finite. Try {guided}another sampler, or weights of an earlier step"
             )
 
-    def rehearse(self) -> None:
+    def try_sampler(self) -> None:
         """Run the sampler once on zeros, so that invalid settings fail before training."""
         x = torch.zeros(1, *self.latent_shape, device=self.device)
         self.sampler.sample(
@@ -183,7 +185,7 @@ def _counted(model: LabelledCall, on_pass: Callable[[int], None]) -> LabelledCal
     return call
 
 
-class Passes:
+class EvaluationCount:
     """Counter of the images that models evaluated, for use as `on_pass`."""
 
     def __init__(self, images: int = 0) -> None:

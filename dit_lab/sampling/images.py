@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import written_at
+from dit_lab.core.files import atomic_path
 from dit_lab.core.text import one_line
 
 PICTURE_CHANNELS = (1, 3)  # what a PNG can show
@@ -53,13 +53,13 @@ def write_images(
     one group at a time is in memory.
     """
     if out.suffix == ".npz":
-        with written_at(out) as beside:
+        with atomic_path(out) as beside:
             _write_arrays(beside, groups, num_images)
     elif out.suffix == ".png":
         images, labels = map(torch.cat, zip(*groups, strict=True))
         write_grid(out, images, columns=columns, captions=captions_of(labels, class_names))
     else:
-        with written_at(out) as beside:  # an incomplete folder would look complete
+        with atomic_path(out) as beside:  # an incomplete folder would look complete
             _write_folder(beside, groups, digits=max(5, len(str(num_images - 1))))
 
 
@@ -116,7 +116,7 @@ def write_grid(
     for (top, left), caption in zip(corners, captions or (), strict=False):
         place = (left + 1, top + height * scale)
         pen.text(place, _fitting(caption, font, cell_width - 2), fill="white", font=font)
-    with written_at(out) as beside:
+    with atomic_path(out) as beside:
         picture.save(beside, format="PNG")
 
 

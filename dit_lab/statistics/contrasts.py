@@ -38,7 +38,7 @@ is taken to be below half of the typical one. A larger value detects more if all
 alike, and less if one is large; `tests/measure/error_rates.py` compares values.
 """
 
-NO_SPREAD = 1e-12
+ZERO_VARIANCE = 1e-12
 """Standard deviations below this fraction of the largest value are rounding errors."""
 
 
@@ -142,7 +142,7 @@ def estimate(family: Family, values: Array) -> Found:
     used = parts.seeds[..., None]
     mean = (sums * used).sum(1) / n
     variance = (((sums - mean[:, None]) * used) ** 2).sum(1) / (n - 1)
-    variance[variance <= (NO_SPREAD * np.abs(flat).max((0, 1))) ** 2] = 0
+    variance[variance <= (ZERO_VARIANCE * np.abs(flat).max((0, 1))) ** 2] = 0
     error = np.maximum(variance, FLOOR * np.sqrt((variance**2).mean(0))) / n
     squares = parts.share.power(2)
     varies = squares @ variance > 0

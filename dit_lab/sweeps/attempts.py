@@ -119,7 +119,7 @@ class Attempts:
         return commands
 
 
-def take_stock(folder: SweepFolder, manifest: Manifest, *, close: Close) -> Attempts:
+def refresh_job_statuses(folder: SweepFolder, manifest: Manifest, *, close: Close) -> Attempts:
     """Update the job statuses of a sweep that no process watches.
 
     Returns:

@@ -15,7 +15,7 @@ from dit_lab.runs.folder import FINISHED, RunFolder, read_status, read_tracked
 from dit_lab.runs.manifest import Job, Manifest, SweepFolder
 from dit_lab.runs.metrics import MetricsRow, read_metrics
 from dit_lab.runs.recorded import MEASURING
-from dit_lab.tracking.parent import JOB_TAG, PARENT_TAG, adopt, log_child, member_tags
+from dit_lab.tracking.parent import JOB_TAG, PARENT_TAG, attach_to_parent, log_child, member_tags
 
 OF_A_SWEEP = (PARENT_TAG, JOB_TAG, "dit_lab.sweep", "dit_lab.arm")
 
@@ -69,7 +69,7 @@ def track(
         return None, ""
     same = all(config[key] == trained_by.get(key) for key in MEASURING)
     if run_id is not None and same:
-        is_child, trouble = adopt(uri, run_id, tags=tags)
+        is_child, trouble = attach_to_parent(uri, run_id, tags=tags)
         if is_child or trouble:
             return run_id, trouble
     measured = run.evaluations / evaluation if evaluation else None

@@ -65,7 +65,7 @@ def compose_jobs(
                 with_processes(found.config)  # the job checks again, on the devices of its slot
             shapes = check_request(found.config, look=check_data)
         except RequestError as refusal:
-            if not jobs.left_out and not _skips(fixed, jobs.configs, config_dirs):
+            if not jobs.left_out and not _skips_refused(fixed, jobs.configs, config_dirs):
                 raise RequestError(f"{refusal}{_blamed(refusal, of_recipe)}") from None
             jobs.left_out[str(refusal)] += 1
         else:
@@ -135,7 +135,7 @@ def _of_a_job(config: TrainConfig, sweep: str) -> RunConfig:
     return replace(job, resume="auto") if job.resume == "never" else job
 
 
-def _skips(
+def _skips_refused(
     fixed: Sequence[str], configs: Sequence[TrainConfig], config_dirs: Sequence[Path]
 ) -> bool:
     """Return whether refused jobs are left out.

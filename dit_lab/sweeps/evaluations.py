@@ -14,7 +14,7 @@ from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.evaluation.card import Evaluation
 from dit_lab.evaluation.table import AIMED_AT
-from dit_lab.report.analysis import Ablation
+from dit_lab.report.analysis import Analysis
 from dit_lab.report.metrics import LOSS, leading_metric
 from dit_lab.report.question import report_on
 from dit_lab.report.runs import Run
@@ -38,7 +38,7 @@ def measure_all(
     device: torch.device,
     check_stop: Callable[[], None],
     on_message: Callable[[str], None],
-) -> tuple[Ablation, list[Path]]:
+) -> tuple[Analysis, list[Path]]:
     """Evaluate a run with each config, and write a report into the run folder.
 
     Stored evaluations are reused. `wanted` is the user's name for the run.

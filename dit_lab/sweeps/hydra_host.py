@@ -22,7 +22,7 @@ from dit_lab.core.processes import end_with_the_parent, usable_cpus
 from dit_lab.sweeps.hydra_worker import run_job
 from dit_lab.sweeps.queue import name_in_queue
 
-CARRIER = {
+HOST_CONFIG = {
     "sweep": "???",
     "job": "???",
     "typed_in": "???",
@@ -55,7 +55,7 @@ def main(sweep: str, jobs: str, overrides: list[str]) -> None:
     end_with_the_parent()  # by SIGTERM, which ends the launcher's workers too
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its usage by default
     trusted = {name: text for name, text in trust.environment().items() if name != trust.PASSWORD}
-    carried = {**CARRIER, "sweep": sweep, "typed_in": os.getcwd(), "trusted": trusted}
+    carried = {**HOST_CONFIG, "sweep": sweep, "typed_in": os.getcwd(), "trusted": trusted}
     name = name_in_queue(Path(sweep).name, jobs.partition(",")[0].partition("@")[2])
     ConfigStore.instance().store("jobs", carried)
     ours = [QUIET, RAY] if "hydra/launcher=ray" in overrides else [QUIET]

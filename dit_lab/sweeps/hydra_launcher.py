@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dit_lab.core.processes import Child
+from dit_lab.core.processes import ChildProcess
 from dit_lab.runs.folder import FAILED, RUNNING
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
 from dit_lab.sweeps.attempts import Attempts, Close
@@ -75,7 +75,7 @@ class HydraLauncher:
             self._wait(jobs, attempts)
         self.folder.write(self.manifest)
 
-    def _submit(self, jobs: Sequence[Job]) -> Child:
+    def _submit(self, jobs: Sequence[Job]) -> ChildProcess:
         """Submit the jobs to the launcher, each with a new attempt."""
         self.manifest.rounds += 1
         for place, job in enumerate(jobs):
@@ -83,7 +83,7 @@ class HydraLauncher:
             job.attempt = f"{self.manifest.rounds}.{place}"
         self.folder.write(self.manifest)
         given = ",".join(f"{job.number}@{job.attempt}" for job in jobs)
-        return Child(
+        return ChildProcess(
             "dit_lab.sweeps.hydra_host",
             [str(self.folder.root), given, *self.overrides],
             environment={k: v for k, v in os.environ.items() if k not in FOREIGN},
@@ -96,7 +96,7 @@ class HydraLauncher:
             job.attempt = None
         self.folder.write(self.manifest)
 
-    def _leave(self, host: Child) -> None:
+    def _leave(self, host: ChildProcess) -> None:
         """Wait for the launcher to end by itself, unless a stop was requested."""
         deadline = time.monotonic() + HOST_SECONDS
         while host.poll() is None and time.monotonic() < deadline and not self.stopping():

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.processes import Child, end_with_the_parent, threads_each, worker
+from dit_lab.core.processes import ChildProcess, end_with_the_parent, threads_each, worker
 from dit_lab.runs.folder import read_json, write_json
 from dit_lab.runs.lock import Busy, Lease
 from dit_lab.runs.manifest import SweepFolder
@@ -48,7 +48,7 @@ def run_job(
     kept.setdefault("OMP_NUM_THREADS", str(min(cpus, threads_each(side_by_side))))
     kept |= trusted
     arguments = [str(sweep), str(number), attempt, str(typed_in)]
-    between = Child("dit_lab.sweeps.hydra_worker", arguments, environment=kept)
+    between = ChildProcess("dit_lab.sweeps.hydra_worker", arguments, environment=kept)
     try:
         with _passing_on(between.stop):
             while (code := between.poll()) is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.processes import Child, worker
+from dit_lab.core.processes import ChildProcess, worker
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING, RunFolder, read_status
 from dit_lab.runs.lock import Busy
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder
@@ -32,7 +32,7 @@ STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
 class Running:
     """The process of a job, and its slot."""
 
-    process: Child
+    process: ChildProcess
     slot: Slot
 
 

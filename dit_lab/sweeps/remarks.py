@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from dit_lab.config.axes import settings_of
-from dit_lab.config.checks.together import doubts
-from dit_lab.config.equivalence import SAME_MATHEMATICS, idea
+from dit_lab.config.checks.together import setting_warnings
+from dit_lab.config.equivalence import SAME_MATHEMATICS, equivalence_hash
 from dit_lab.config.identity import run_folder
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.text import counted
-from dit_lab.report.grid import ENOUGH_SEEDS
+from dit_lab.report.grid import MIN_SEEDS
 from dit_lab.report.metrics import loss_of_run
 from dit_lab.report.runs import without_seeds
 from dit_lab.runs.manifest import Job, names_of
@@ -35,7 +35,7 @@ def _doubts(plan: Plan) -> list[str]:
     """Return warnings about settings that are likely mistakes, with their jobs."""
     found: dict[str, list[Job]] = defaultdict(list)
     for job, config, shapes in zip(plan.manifest.jobs, plan.configs, plan.shapes, strict=True):
-        for line in doubts(config, shapes):
+        for line in setting_warnings(config, shapes):
             found[line].append(job)
     return [f"{names_of(jobs)}: {line}" for line, jobs in found.items()]
 
@@ -45,7 +45,7 @@ def _alike(plan: Plan) -> list[str]:
     once = _groups(plan, lambda config: run_folder(config).root)
     agreeing = [
         group
-        for group in _groups(plan, lambda config: idea(to_tree(config)))
+        for group in _groups(plan, lambda config: equivalence_hash(to_tree(config)))
         if len({job.run for job in group}) > 1
     ]
     said = {
@@ -72,11 +72,11 @@ def _incomparable(plan: Plan) -> Iterator[str]:
     for job, config in zip(plan.manifest.jobs, plan.configs, strict=True):
         seeds[str(without_seeds(settings_of(job.overrides)))].add(config.seed)
     most = max(map(len, seeds.values()), default=0)
-    if len(seeds) > 1 and most < ENOUGH_SEEDS:
-        enough = ",".join(map(str, range(ENOUGH_SEEDS)))
+    if len(seeds) > 1 and most < MIN_SEEDS:
+        enough = ",".join(map(str, range(MIN_SEEDS)))
         yield (
             f"{len(seeds)} configurations with {counted(most, 'seed')} each: the report will not "
-            f"compare them; a comparison needs {ENOUGH_SEEDS} seeds, such as seed={enough}"
+            f"compare them; a comparison needs {MIN_SEEDS} seeds, such as seed={enough}"
         )
     jobs = zip(plan.manifest.jobs, plan.configs, strict=True)
     losses = {loss_of_run(to_tree(config), settings_of(job.overrides)) for job, config in jobs}

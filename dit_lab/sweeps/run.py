@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dit_lab.actions.doctor import NOT_OURS, close_run
-from dit_lab.config.identity import run_folder, set_aside
+from dit_lab.config.identity import move_aside, run_folder
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import recorded_overrides
 from dit_lab.core.errors import RequestError
@@ -19,7 +19,7 @@ from dit_lab.report.sentences import answer
 from dit_lab.runs.folder import FAILED, FINISHED, KILLED, RUNNING
 from dit_lab.runs.lock import Lease, holder_of
 from dit_lab.runs.manifest import PENDING, Job, Manifest, SweepFolder, all_sweeps, new_sweep
-from dit_lab.sweeps.attempts import take_stock
+from dit_lab.sweeps.attempts import refresh_job_statuses
 from dit_lab.sweeps.finished import finished_before, settle
 from dit_lab.sweeps.hydra_launcher import HydraLauncher
 from dit_lab.sweeps.job import job_config
@@ -33,7 +33,7 @@ ONLY = {"failed": (FAILED,), "missing": (PENDING, RUNNING, KILLED)}
 """The values of `--only`, and the job statuses that each selects."""
 
 
-def take_up(plan: Plan) -> SweepFolder:
+def find_or_create_sweep(plan: Plan) -> SweepFolder:
     """Return the folder of the newest sweep with exactly these jobs, or else of a new sweep."""
     root = Path(plan.configs[0].paths.root)
     for folder in [] if plan.anew else all_sweeps(root):
@@ -46,7 +46,7 @@ def take_up(plan: Plan) -> SweepFolder:
     if plan.anew:
         for run in {run_folder(config) for config in plan.configs}:
             if run.root.exists():
-                set_aside(run)
+                move_aside(run)
     return new_sweep(root, plan.manifest, map(to_tree, plan.configs[: len(plan.manifest.jobs)]))
 
 
@@ -90,18 +90,18 @@ def run_sweep(
         manifest.status = RUNNING
         if trouble := tell_start(folder, manifest):
             on_message(f"MLflow does not answer ({trouble}); the sweep starts without it")
-        going_on = take_stock(folder, manifest, close=close_run).open
+        going_on = refresh_job_statuses(folder, manifest, close=close_run).open
         jobs = [job for job in manifest.jobs if job.status in wanted or job.number in going_on]
         for job in jobs:
             job.status = job.status if job.number in going_on else PENDING
         folder.write(manifest)
         launcher = _launcher(folder, manifest, watcher, stopping, on_message)
         try:
-            launcher.run(_unsettled(folder, manifest, jobs, watcher, on_message))
-            while not (stopping() or _is_careful(manifest)):
+            launcher.run(_jobs_to_run(folder, manifest, jobs, watcher, on_message))
+            while not (stopping() or _stops_on_failure(manifest)):
                 if not (jobs := next_jobs(folder, manifest)):
                     break
-                launcher.run(_unsettled(folder, manifest, jobs, watcher, on_message))
+                launcher.run(_jobs_to_run(folder, manifest, jobs, watcher, on_message))
         finally:
             manifest.status = _outcome(manifest, stopped=stopping())
             folder.write(manifest)
@@ -111,7 +111,7 @@ def run_sweep(
     return manifest
 
 
-def _unsettled(
+def _jobs_to_run(
     folder: SweepFolder,
     manifest: Manifest,
     jobs: Sequence[Job],
@@ -130,7 +130,7 @@ def _unsettled(
     return [job for job in jobs if job.number not in found]
 
 
-def _is_careful(manifest: Manifest) -> bool:
+def _stops_on_failure(manifest: Manifest) -> bool:
     """Return whether a job has failed, after which `sweep.on_failure` allows no further one."""
     careful = manifest.settings["on_failure"] == "stop"
     return careful and any(job.status == FAILED for job in manifest.jobs)
@@ -181,7 +181,7 @@ def close_stale(folder: SweepFolder) -> tuple[Manifest, str]:
     with Lease(folder.lease):
         manifest, remark = folder.read(), ""
         if manifest.status == RUNNING or _is_open(manifest):
-            attempts = take_stock(folder, manifest, close=close_run)
+            attempts = refresh_job_statuses(folder, manifest, close=close_run)
             on = f"go on with: {folder.command('resume')}"
             if _is_open(manifest):
                 manifest.status = RUNNING
@@ -200,11 +200,11 @@ def _is_open(manifest: Manifest) -> bool:
     return any(job.attempt or job.status == RUNNING for job in manifest.jobs)
 
 
-def as_it_is(folder: SweepFolder) -> Manifest:
+def read_current_state(folder: SweepFolder) -> Manifest:
     """Return the manifest with the current states of the jobs. Changes nothing on disk."""
     manifest = folder.read()
     if not holder_of(folder.lease):
-        take_stock(folder, manifest, close=lambda run: None)
+        refresh_job_statuses(folder, manifest, close=lambda run: None)
     return manifest
 
 

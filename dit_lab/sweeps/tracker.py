@@ -86,10 +86,10 @@ def tell_end(folder: SweepFolder, manifest: Manifest) -> str:
         if trouble or manifest.parent_run_id is None:
             return trouble
     uri, parent = manifest.tracking["uri"], manifest.parent_run_id
-    untold, trouble = _untold(folder, manifest)
+    pending_metrics, trouble = _untold(folder, manifest)
     if trouble:  # an unreachable store is tried once, not once per job
         return trouble
-    troubles = [_send(folder, manifest, job) for job in untold]
+    troubles = [_send(folder, manifest, job) for job in pending_metrics]
     folder.write(manifest)
     counts, files = manifest.counts(), [folder.manifest]
     troubles.append(close_parent(uri, parent, status=manifest.status, counts=counts, files=files))
@@ -102,8 +102,8 @@ def tell_late(folder: SweepFolder, manifest: Manifest) -> str:
     if tracking["backend"] != "mlflow":
         return ""
     if run_id is not None and has_ended(tracking["uri"], run_id):
-        untold, trouble = _untold(folder, manifest)
-        if not trouble and not any(job.status == FINISHED for job in untold):
+        pending_metrics, trouble = _untold(folder, manifest)
+        if not trouble and not any(job.status == FINISHED for job in pending_metrics):
             return ""
     trouble = tell_end(folder, manifest)
     if not trouble and manifest.parent_run_id and folder.report.is_dir():

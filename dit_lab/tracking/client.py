@@ -41,7 +41,7 @@ class Client(MlflowClient):
 
     def _refuse_elsewhere(self, run_id: str) -> None:
         if run_id not in self._checked:
-            refuse_elsewhere(self._uri, self.get_run(run_id).info.artifact_uri)
+            check_artifact_location(self._uri, self.get_run(run_id).info.artifact_uri)
             self._checked.add(run_id)
 
 
@@ -68,7 +68,7 @@ def refuse_unwritable(uri: str, experiment: str, location: str) -> None:
         )
 
 
-def refuse_elsewhere(uri: str, location: str) -> None:
+def check_artifact_location(uri: str, location: str) -> None:
     """Raise PermissionError if a database that the command does not name keeps artifacts elsewhere.
 
     Elsewhere is any place outside of the database's folder.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dit_lab.core.text import one_line, say, to_nowhere
+from dit_lab.core.text import discard_output, one_line, say
 from dit_lab.core.types import Hook
 
 if TYPE_CHECKING:
@@ -158,4 +158,4 @@ def _output_may_vanish() -> Iterator[Any]:
     try:
         yield
     except OSError:
-        to_nowhere(sys.__stdout__ or sys.stdout)
+        discard_output(sys.__stdout__ or sys.stdout)

@@ -86,7 +86,7 @@ def settle(folder: RunFolder, config: Mapping[str, Any]) -> str:
         if run.info.lifecycle_stage != "active":
             return ""
         lacked = ""
-        if not record.seems_whole(run):
+        if not record.seems_complete(run):
             describe_run(client, run, folder)
             log_data(client, run.info.run_id, folder, config)
             lacked = record.complete(client, run)

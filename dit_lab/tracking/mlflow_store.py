@@ -212,7 +212,7 @@ def _check_writable(path: Path) -> None:
 def _experiment_id(uri: str, name: str, artifact_root: Path) -> str:
     from mlflow.exceptions import MlflowException
 
-    from dit_lab.tracking.client import refuse_elsewhere, refuse_unwritable
+    from dit_lab.tracking.client import check_artifact_location, refuse_unwritable
 
     client = open_client(uri)
     found = client.get_experiment_by_name(name)
@@ -230,7 +230,7 @@ def _experiment_id(uri: str, name: str, artifact_root: Path) -> str:
             f"-x {found.experiment_id}` brings it back, or give another name"
         )
     refuse_unwritable(uri, name, found.artifact_location)
-    refuse_elsewhere(uri, found.artifact_location)
+    check_artifact_location(uri, found.artifact_location)
     return found.experiment_id
 
 

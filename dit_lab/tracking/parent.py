@@ -200,7 +200,7 @@ def _log_numbers(client: MlflowClient, run_id: str, numbers: Mapping[str, float]
     log_points(client, run_id, points_of([row]))
 
 
-def adopt(uri: str, run_id: str, *, tags: Mapping[str, str]) -> tuple[bool, str]:
+def attach_to_parent(uri: str, run_id: str, *, tags: Mapping[str, str]) -> tuple[bool, str]:
     """Make a run the child that `tags` describe.
 
     This is not possible if the run belongs to another job or sweep, is not in the store any more,

@@ -80,7 +80,7 @@ class Record:
         tags: Mapping[str, str],
         status: Mapping[str, Any],
     ) -> Record:
-        rows = [*read_metrics(folder.metrics), *read_metrics(folder.untold)]
+        rows = [*read_metrics(folder.metrics), *read_metrics(folder.pending_metrics)]
         error = {"error": status["error"]} if status.get("error") else {}
         return cls(
             folder=folder,
@@ -91,7 +91,7 @@ class Record:
             ended=int(status["updated"] * 1000),
         )
 
-    def seems_whole(self, run: Run) -> bool:
+    def seems_complete(self, run: Run) -> bool:
         """Return whether the store has every text, the newest point of every metric, and the end.
 
         This can be checked without requesting all points and files. The end is sent last.
@@ -102,7 +102,7 @@ class Record:
                 newest[point.key] = point
         return (
             run.info.status in TERMINAL
-            and not self.folder.untold.exists()
+            and not self.folder.pending_metrics.exists()
             and self.params.keys() <= run.data.params.keys()
             and self.tags.keys() <= run.data.tags.keys()
             and all(run.data.metrics.get(key) == point.value for key, point in newest.items())
@@ -123,7 +123,7 @@ class Record:
         log_points(client, run_id, points)
         for path in files:
             log_file(client, run_id, path, self.folder)
-        self.folder.untold.unlink(missing_ok=True)
+        self.folder.pending_metrics.unlink(missing_ok=True)
         counts = {"point": points, "parameter": params, "tag": tags, "file": files}
         sent = [counted(len(of), name) for name, of in counts.items() if of]
         if run.info.status not in TERMINAL:

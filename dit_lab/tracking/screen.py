@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dit_lab.core.text import one_line, to_nowhere
+from dit_lab.core.text import discard_output, one_line
 
 LONGEST_LINE = 240  # longer than most terminals, which wrap lines; Rich would truncate numbers
 
@@ -36,7 +36,7 @@ class Screen(Console):
     def on_broken_pipe(self) -> None:
         """Discard further output once nobody reads it, as `say` does."""
         self.quiet = True
-        to_nowhere(sys.stdout)
+        discard_output(sys.stdout)
 
 
 def styled(text: object, style: str = "") -> Text:

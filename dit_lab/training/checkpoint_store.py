@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from dit_lab.core.files import remove_folder, sync, to_json
-from dit_lab.core.team import ALONE
-from dit_lab.core.types import Team
+from dit_lab.core.process_group import SINGLE_PROCESS
+from dit_lab.core.types import ProcessGroup
 from dit_lab.runs.folder import steps_in
 from dit_lab.runs.keeping import GOING, remove_whole
 from dit_lab.training.checkpoint import (
@@ -56,7 +56,7 @@ class CheckpointStore:
         keep_last: int | None = None,
         keep_every_steps: int = 0,
         resumes: bool = True,
-        team: Team = ALONE,
+        process_group: ProcessGroup = SINGLE_PROCESS,
         warn: Callable[[str], None],
     ) -> None:
         """Open the folder; nothing is created yet.
@@ -68,14 +68,14 @@ class CheckpointStore:
             keep_last: number of newest checkpoints to keep, the new one included; None keeps all.
             keep_every_steps: also keep checkpoints of multiples of this step; 0 for none.
             resumes: whether training resumes from this folder, for the error message.
-            team: processes that save together, each what it holds.
+            process_group: processes that save together, each what it holds.
             warn: receives warnings.
         """
         self._folder = folder
         self._run, self._ancestors = run, ancestors
         self._keep_last, self._keep_every_steps = keep_last, keep_every_steps
         self._resumes = resumes
-        self._team = team
+        self._team = process_group
         self._warn = warn
 
     def save(self, step: int, *, tensors: Tensors, state: Mapping[str, Any]) -> Checkpoint:
@@ -188,9 +188,11 @@ class CheckpointStore:
 
     def _write_tensors(self, beside: Path, tensors: Mapping[str, Mapping[str, Rows]]) -> Listed:
         """Write and sync the files of this process."""
-        team, files = self._team, []
+        process_group, files = self._team, []
         for name, group in tensors.items():
-            files += write_tensors(beside, name, group, index=team.index, size=team.size)
+            files += write_tensors(
+                beside, name, group, index=process_group.index, size=process_group.size
+            )
         return _listed(beside, files)
 
     def _finish(

@@ -11,9 +11,9 @@ from accelerate.utils import DistributedType
 from torch import distributed, nn
 
 from dit_lab.core.errors import RequestError, StopRequested
+from dit_lab.core.process_group import SINGLE_PROCESS, TorchProcessGroup
 from dit_lab.core.processes import MEETING_FILE
-from dit_lab.core.team import ALONE, ProcessGroup
-from dit_lab.core.types import Team
+from dit_lab.core.types import ProcessGroup
 from dit_lab.training.float8 import in_float8
 from dit_lab.training.parallel import ParallelModel, Sharded, Whole, compile_blocks
 from dit_lab.training.stop import StopSignal
@@ -26,7 +26,7 @@ PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GP
 class DistributedContext:
     """This process and its process groups; a single process is a group of one.
 
-    `team` serves the training thread, `writers` the thread that writes checkpoints, and
+    `process_group` serves the training thread, `writers` the thread that writes checkpoints, and
     `snapshot_writers` the thread that writes snapshots of averages.
     """
 
@@ -81,14 +81,14 @@ class DistributedContext:
                 "distributed=ddp or distributed=fsdp"
             )
         assert self.accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
-        self.team: Team = _gang() if several else ALONE
-        self.writers: Team = _gang() if several else ALONE
-        self.snapshot_writers: Team = _gang() if several else ALONE
+        self.process_group: ProcessGroup = _new_group() if several else SINGLE_PROCESS
+        self.writers: ProcessGroup = _new_group() if several else SINGLE_PROCESS
+        self.snapshot_writers: ProcessGroup = _new_group() if several else SINGLE_PROCESS
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process is the main process, which writes, displays and tracks."""
-        return self.team.index == 0
+        return self.process_group.index == 0
 
     def parallel_model(
         self,
@@ -129,7 +129,7 @@ class DistributedContext:
         Processes receive signals at different times. They agree through a CPU group, without
         waiting for a GPU.
         """
-        if number := self.team.largest(self.stop.number):
+        if number := self.process_group.largest(self.stop.number):
             raise StopRequested(number)
 
 
@@ -146,7 +146,7 @@ def _meet(file: str, backend: str) -> None:
     )
 
 
-def _gang() -> ProcessGroup:
+def _new_group() -> TorchProcessGroup:
     group = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
     assert isinstance(group, distributed.ProcessGroup)  # this process is in every group
-    return ProcessGroup(group)
+    return TorchProcessGroup(group)

@@ -19,8 +19,8 @@ from dit_lab.core.types import (
     Hook,
     ModelCall,
     Objective,
+    ProcessGroup,
     Schedule,
-    Team,
     is_due,
 )
 from dit_lab.training.background import BackgroundSaver
@@ -51,7 +51,7 @@ class LoopSettings:
 def train(
     *,
     accelerator: Accelerator,
-    team: Team,
+    process_group: ProcessGroup,
     model: ParallelModel,
     null_label: int | None,
     objective: Objective,
@@ -71,7 +71,7 @@ def train(
     """Train to `settings.total_steps` and return the last value of every evaluation metric.
 
     `model` takes (x, time, labels); dropped labels become `null_label` (None: no label dropout).
-    Every process of the `team` calls this function; `checkpoints` is None in processes that have
+    Every process of the group calls this function; `checkpoints` is None in processes that have
     nothing of their own to save. Evaluators get the average `emas[0]`. `check_stop` raises
     StopRequested in all processes at the same step; the state is saved before the exception is
     re-raised.
@@ -103,12 +103,14 @@ def train(
 
     def check_finite() -> None:
         if guard.too_many():
-            raise explain(team, state, last_step=last_step, order=batches.order, weights=weights)
+            raise explain(
+                process_group, state, last_step=last_step, order=batches.order, weights=weights
+            )
 
     def check_weights() -> None:
         check_finite()
         averages = {ema.name: ema.shadow for ema in emas}
-        refuse_nonfinite(team, {"model": weights, **averages}, step=state.step)
+        refuse_nonfinite(process_group, {"model": weights, **averages}, step=state.step)
 
     def save() -> None:
         check_weights()  # non-finite values are never written
@@ -191,10 +193,10 @@ def train(
                 if due(snapshots.every_steps):
                     snapshots.save(state.step)
                 evaluations.run(chosen)
-        team.every(written)  # no process ends before everything is on disk
+        process_group.every(written)  # no process ends before everything is on disk
     except StopRequested:
         save()
-        team.every(written)
+        process_group.every(written)
         raise
     finally:
         steps.close()  # ends the DataLoader workers

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dit_lab.core.errors import Diverged
 from dit_lab.core.text import counted
-from dit_lab.core.types import Batch, Team
+from dit_lab.core.types import Batch, ProcessGroup
 from dit_lab.training.batches import Order
 from dit_lab.training.state import TrainState
 from dit_lab.training.tensor_files import rows_of
@@ -65,7 +65,9 @@ class NonFiniteGuard:
         )
 
 
-def refuse_nonfinite(team: Team, groups: Mapping[str, Mapping[str, Tensor]], *, step: int) -> None:
+def refuse_nonfinite(
+    process_group: ProcessGroup, groups: Mapping[str, Mapping[str, Tensor]], *, step: int
+) -> None:
     """Raise Diverged in every process if a tensor of a group, such as "model", is not finite."""
 
     def found() -> list[str]:
@@ -76,7 +78,7 @@ def refuse_nonfinite(team: Team, groups: Mapping[str, Mapping[str, Tensor]], *, 
             if not good
         ]
 
-    bad = sorted({name for of_one in team.every(found) for name in of_one})
+    bad = sorted({name for of_one in process_group.every(found) for name in of_one})
     if bad:
         raise Diverged(
             f"{bad[0]}{f' and {len(bad) - 1} more' if bad[1:] else ''} are not finite after step "
@@ -92,7 +94,7 @@ def _are_finite(tensors: Iterable[Tensor]) -> list[bool]:
 
 
 def explain(
-    team: Team,
+    process_group: ProcessGroup,
     state: TrainState,
     *,
     last_step: Sequence[tuple[Batch, Tensor]],
@@ -102,20 +104,20 @@ def explain(
     """Return the error for too many skipped steps, the same in every process.
 
     Args:
-        team: the processes that train together.
+        process_group: the processes that train together.
         state: position of the training and its numbers of skipped steps.
         last_step: micro-batches of this process, each with the losses (N,) of its images.
         order: maps sample counters to indices of training images.
         weights: parameters by name.
     """
-    found = team.every(lambda: [_suspects(order, *of_one) for of_one in last_step])
+    found = process_group.every(lambda: [_suspects(order, *of_one) for of_one in last_step])
     suspects = [
         {"process": process, **image}
         for process, of_process in enumerate(found)
         for images in of_process
         for image in images
     ]
-    largest = team.every(lambda: _largest(weights))
+    largest = process_group.every(lambda: _largest(weights))
     merged = {name: max(of_one[name] for of_one in largest) for name in largest[0]}
     widest = sorted(merged, key=lambda name: merged[name], reverse=True)[:SHOWN_WEIGHTS]
     streak = state.skipped_in_a_row

@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 from dit_lab.core.processes import on_loopback
 from dit_lab.core.types import LabelledCall
 from dit_lab.training.packed import pack
-from dit_lab.training.tensor_files import is_spread
+from dit_lab.training.tensor_files import is_sharded
 
 
 class ParallelModel(Protocol):
@@ -136,7 +136,7 @@ class Sharded:
 
     def at(self, weights: Mapping[str, Tensor]) -> LabelledCall:
         device = self._accelerator.device
-        whole = {name: whole_of(weight).to(device) for name, weight in weights.items()}
+        whole = {name: full_tensor_of(weight).to(device) for name, weight in weights.items()}
         buffers = dict(self.module.named_buffers())
         return self._in_precision(for_sampling(self._whole, {**buffers, **whole}))
 
@@ -184,9 +184,9 @@ def compile_blocks(model: nn.Module) -> None:
         block.compile(dynamic=False)
 
 
-def whole_of(tensor: Tensor) -> Tensor:
+def full_tensor_of(tensor: Tensor) -> Tensor:
     """Return all rows of a tensor; all processes must call it at the same time."""
-    return tensor.full_tensor() if is_spread(tensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def _mesh(

@@ -46,13 +46,13 @@ def open_averages(
     )
 
 
-def made_average(folder: RunFolder, weights: str, *, step: int | None = None) -> tuple[Path, int]:
+def average_file(folder: RunFolder, weights: str, *, step: int | None = None) -> tuple[Path, int]:
     """Return the file of `sample.weights=power:0.1`, and its step; the newest if `step` is None.
 
     Raises:
         RequestError: the average has not been computed.
     """
-    std = width_in(weights)
+    std = parse_width(weights)
     places = dict.fromkeys([folder.averages, folder.results / "averages"])
     found = [f for at in places for f in at.glob(f"{name_of(std)}-step-*.safetensors")]
     numbers = {file: file.stem.rpartition("-")[2] for file in found}
@@ -65,7 +65,7 @@ def made_average(folder: RunFolder, weights: str, *, step: int | None = None) ->
     return files[at], at
 
 
-def width_in(weights: str) -> float:
+def parse_width(weights: str) -> float:
     """Return 0.1 for "power:0.1"; raise RequestError for anything else."""
     try:
         std = float(weights.removeprefix(PREFIX))

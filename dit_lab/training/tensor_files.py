@@ -54,7 +54,7 @@ class Rows:
         return Rows(copied, self.first, self.shape, self.copy)
 
 
-def is_spread(tensor: Tensor | None) -> TypeGuard[DTensor]:
+def is_sharded(tensor: Tensor | None) -> TypeGuard[DTensor]:
     """Return whether a tensor is sharded, without importing DTensor (about 1 s)."""
     return hasattr(tensor, "placements")
 
@@ -63,7 +63,7 @@ def rows_of(tensor: Tensor | Rows) -> Rows:
     """Return the rows of a tensor that this process holds: all of them, or those of its shard."""
     if isinstance(tensor, Rows):
         return tensor
-    if not is_spread(tensor):
+    if not is_sharded(tensor):
         return Rows(tensor, 0, tuple(tensor.shape))
     mesh, coordinates = tensor.device_mesh, tensor.device_mesh.get_coordinate()
     assert coordinates is not None
@@ -140,7 +140,7 @@ class TensorGroup:
 
     def read_like(self, name: str, like: Tensor | None) -> Tensor:
         """Read the rows that this process holds of a tensor that is sharded like `like`."""
-        if not is_spread(like) or self.shape(name) != tuple(like.shape):
+        if not is_sharded(like) or self.shape(name) != tuple(like.shape):
             return self.read(name)
         from torch.distributed.tensor import DTensor
 

@@ -16,10 +16,10 @@ from dit_lab.config import identity as identity_module
 from dit_lab.config.compose import compose_train
 from dit_lab.config.identity import (
     as_hashed,
+    move_aside,
     parent_run,
     refuse_foreign,
     run_folder,
-    set_aside,
     train_hash,
 )
 from dit_lab.config.objects import to_tree
@@ -430,23 +430,23 @@ def test_the_code_hash_covers_trusted_packages(
 def test_a_refusal_names_the_files_that_changed(
     config: RunConfig, trust: Callable[[str], str]
 ) -> None:
-    trusting = _own(config)
+    with_trust = _own(config)
     trust("a = 1\n")
-    before = identity(trusting)
-    folder = run_folder(trusting)
+    before = identity(with_trust)
+    folder = run_folder(with_trust)
     (folder.checkpoints / "step-00000005").mkdir(parents=True)
     write_json(folder.identity, before)
     trust("a = 2\n")
-    text = refusal(folder, trusting, identity(trusting))
+    text = refusal(folder, with_trust, identity(with_trust))
     assert "other source code (mylab_under_test/deep/objective.py changed)" in text
     files = before["code_files"]
     moved = {name.replace("training/ema", "training/averages"): of for name, of in files.items()}
     write_json(folder.identity, {**before, "code_files": moved})  # is the same, elsewhere
-    assert text == refusal(folder, trusting, identity(trusting))
+    assert text == refusal(folder, with_trust, identity(with_trust))
     names = ["dit_lab/codecs/identity.py", "dit_lab/core/rng.py", "dit_lab/types_that_are_gone.py"]
     write_json(folder.identity, {**before, "code_files": files | dict.fromkeys(names, "0")})
     assert f"({', '.join(names)} and 1 more changed)" in refusal(
-        folder, trusting, identity(trusting)
+        folder, with_trust, identity(with_trust)
     )
 
 
@@ -523,7 +523,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def test_setting_aside_keeps_everything(folder: RunFolder) -> None:
     before = contents(folder.root)
-    aside = set_aside(folder)
+    aside = move_aside(folder)
     assert not folder.root.exists()
     assert aside.parent == folder.root.parent
     assert aside.name.startswith(f"{folder.root.name}.before-")
@@ -536,7 +536,7 @@ def test_a_run_in_progress_is_not_set_aside(folder: RunFolder) -> None:
     with Lease(folder.lease):
         before = contents(folder.root)
         with pytest.raises(RequestError, match="has been writing here"):
-            set_aside(folder)
+            move_aside(folder)
         assert contents(folder.root) == before
 
 

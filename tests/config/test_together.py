@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from dit_lab.config.checks.together import doubts
+from dit_lab.config.checks.together import setting_warnings
 from dit_lab.config.compose import compose_train
 from dit_lab.config.prepare import prepare
 from dit_lab.config.search_path import experiments
@@ -17,7 +17,7 @@ DIGITS = ["dataset=digits", "codec=identity", "model=pico", "objective=ddpm"]
 
 def said(*overrides: str) -> list[str]:
     prepared = prepare(compose_train([*DIGITS, *overrides]))
-    return doubts(prepared.config, prepared.shapes)
+    return setting_warnings(prepared.config, prepared.shapes)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,6 @@ def test_no_recorded_experiment_is_doubted() -> None:
     for name in experiments():
         with suppress(RequestError):  # its data are not here
             prepared = prepare(compose_train([f"experiment={name}"]))
-            assert doubts(prepared.config, prepared.shapes) == [], name
+            assert setting_warnings(prepared.config, prepared.shapes) == [], name
             looked_at.append(name)
     assert len(looked_at) > 10

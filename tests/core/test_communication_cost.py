@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dit_lab.core.communication_cost import Traffic, traffic
-from dit_lab.core.cost import Cost, Kept
+from dit_lab.core.cost import Cost, StoredActivations
 from tests.measure.scaling_plan import MODEL as XL
 from tests.measure.scaling_plan import tables
 from tests.measure.step_time import Cluster, StepTime, step_time
@@ -23,7 +23,7 @@ TINY = Cost(
     training_flops_per_image=6,
     depth=3,
     block_parameters=30,
-    kept=Kept(width=1, wide=1, narrow=1, widened=0, products=1),
+    kept=StoredActivations(width=1, wide=1, narrow=1, widened=0, products=1),
 )
 # 1 byte/s between machines, 4 inside, no time until the first byte arrives.
 SLOW = {

@@ -89,7 +89,7 @@ def test_vp_path_is_the_integral_of_its_betas() -> None:
     steps = torch.linspace(0.1, 20, 100_000, dtype=torch.float64) / 100_000
     left = torch.cumprod(1 - steps, 0)[(100_000 * (1 - t)).long() - 1]
     torch.testing.assert_close(path.alpha(t) ** 2, left, rtol=1e-3, atol=0)
-    assert path.leftover_noise() == pytest.approx(0.01, rel=0.1)
+    assert path.final_sigma() == pytest.approx(0.01, rel=0.1)
 
 
 @pytest.mark.parametrize("interpolant", ALL)
@@ -126,8 +126,8 @@ def test_linear_ends_exactly() -> None:
     data, noise = images(0), images(1)
     assert torch.equal(Linear().interpolate(data, noise, 0.0), noise)
     assert torch.equal(Linear().interpolate(data, noise, 1.0), data)
-    assert Linear().leftover_noise() == 0
-    assert Linear(1e-4).leftover_noise() == pytest.approx(1e-4)
+    assert Linear().final_sigma() == 0
+    assert Linear(1e-4).final_sigma() == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize("interpolant", ALL)
@@ -173,7 +173,7 @@ def test_continuous_reading_passes_through_every_timestep() -> None:
     total = CHAIN.alpha(between) ** 2 + CHAIN.sigma(between) ** 2
     torch.testing.assert_close(total, torch.ones_like(total))  # variance preserving
     assert CHAIN.flow_time(0) == CHAIN.t_max and CHAIN.flow_time(999) == CHAIN.t_min
-    assert sigma[0] == pytest.approx(CHAIN.leftover_noise())
+    assert sigma[0] == pytest.approx(CHAIN.final_sigma())
 
 
 def test_slope_at_a_timestep_is_the_mean_of_its_sides() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dit_lab.core.files import as_created, written_at
+from dit_lab.core.files import atomic_path, reset_permissions
 from dit_lab.core.tensor_file import save_tensors
 from dit_lab.runs.lock import Lease
 from dit_lab.tracking.spool import MetricsFile
@@ -49,7 +49,7 @@ def test_whatever_a_library_puts_into_a_folder_follows_the_umask(
     """Links are not followed: their targets belong to others."""
     outside = tmp_path / "outside"
     outside.touch(mode=0o600)
-    with written_at(tmp_path / "folder") as beside:
+    with atomic_path(tmp_path / "folder") as beside:
         (beside / "vae").mkdir(parents=True)
         (beside / "vae" / "weights").touch(mode=0o600)
         (beside / "wide").touch()
@@ -68,5 +68,5 @@ def test_a_file_whose_access_is_right_is_not_touched(
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setattr(Path, "chmod", None)
-    as_created(file)
+    reset_permissions(file)
     assert access(file) == expected

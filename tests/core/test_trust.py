@@ -39,7 +39,7 @@ def test_three_places_say_it_and_the_command_ends_with_its_words(
     monkeypatch.chdir(tmp_path)
     words = ["seed=1", "trusted_modules=[typed_here]", f"tracking.uri={STORE}"]
     with trust.this_command():
-        assert trust.taken_from(words) == ["seed=1", f"tracking.uri={STORE}"]
+        assert trust.grant_from_arguments(words) == ["seed=1", f"tracking.uri={STORE}"]
         modules = ("typed_here", "from_environment", "other", "from_file")
         assert trust.trusted_modules() == modules
         assert all(trust.may_contact(STORE + end) for end in ("", "/a", "/b", "/file"))

@@ -134,7 +134,7 @@ def test_classes_without_training_images_are_not_drawn(
 ) -> None:
     found = with_ids(root, ids, held_out)
     assert found.absent_classes == absent
-    assert set(found.drawn_classes) == set(ids)
+    assert set(found.default_classes) == set(ids)
     assert bool(found.first_look.notes) == bool(absent)
     if absent:
         said = f"{len(absent)} of {found.num_classes} classes have no training image"

@@ -321,7 +321,7 @@ def test_memory_does_not_grow_with_the_shape(tmp_path: Path) -> None:
 def test_images_without_classes_are_one_class(tmp_path: Path) -> None:
     write(tmp_path, *(f"{number}.jfif" for number in range(4)))
     found = facts(tmp_path)
-    assert (found.num_classes, found.class_names, found.drawn_classes) == (0, (), (0,))
+    assert (found.num_classes, found.class_names, found.default_classes) == (0, (), (0,))
     assert torch.equal(
         ImageFolder(split="train", seed=0, **options(tmp_path)).labels,
         torch.zeros(found.train_images, dtype=torch.int64),

@@ -137,20 +137,20 @@ def encoded(run: Run) -> None:
 def grid(run: Run) -> None:
     """A sweep of which nothing has run."""
     from dit_lab.sweeps.plan import plan_sweep
-    from dit_lab.sweeps.run import take_up
+    from dit_lab.sweeps.run import find_or_create_sweep
 
     write("experiments/grid/recipe.yaml", recipe_of_sweep("0,1"))
-    take_up(plan_sweep(["experiment=grid"]))
+    find_or_create_sweep(plan_sweep(["experiment=grid"]))
 
 
 def swept(run: Run) -> None:
     """A sweep of four jobs that have finished."""
     from dit_lab.sweeps.plan import plan_sweep
-    from dit_lab.sweeps.run import take_up
+    from dit_lab.sweeps.run import find_or_create_sweep
 
     recipe(run)
     axes = ["optimizer.lr=0.001,0.002", "training.global_batch_size=8,4"]
-    folder = take_up(plan_sweep(["experiment=tiny", *axes]))
+    folder = find_or_create_sweep(plan_sweep(["experiment=tiny", *axes]))
     manifest = folder.read()
     for job in manifest.jobs:
         run(["train", "experiment=tiny", *job.overrides])

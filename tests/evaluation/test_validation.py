@@ -15,7 +15,7 @@ from dit_lab.build.parts import VALIDATION_BATCH, Parts, build_parts, validation
 from dit_lab.codecs.identity import Identity
 from dit_lab.config.compose import compose_train
 from dit_lab.core.errors import StopRequested
-from dit_lab.core.team import ALONE
+from dit_lab.core.process_group import SINGLE_PROCESS
 from dit_lab.core.types import Batch, Objective, Shapes
 from dit_lab.data.digits import Digits
 from dit_lab.data.digits_facts import digits_facts
@@ -70,7 +70,7 @@ def test_a_training_is_validated_on_held_out_images_with_their_labels(
         parts,
         RunFolder(tmp_path),
         identity={"train_hash": "", "code_hash": "", "forced_over": []},
-        team=ALONE,
+        process_group=SINGLE_PROCESS,
         check_stop=lambda: None,
         on_message=lambda text: None,
     )

@@ -85,7 +85,7 @@ class QueueLauncher(Launcher):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGUSR2, _preempt)
         zygote.install()
-        hydra_worker.Child = zygote.ForkedChild  # type: ignore[misc]
+        hydra_worker.ChildProcess = zygote.ForkedChild  # type: ignore[misc]
         loader = self._given["hydra_context"].config_loader
         config = loader.load_sweep_config(self._given["config"], list(overrides))
         with job.open("a") as file:

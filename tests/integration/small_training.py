@@ -164,7 +164,7 @@ def train(
 
     from dit_lab.codecs.identity import Identity
     from dit_lab.core.errors import Diverged
-    from dit_lab.core.team import ALONE
+    from dit_lab.core.process_group import SINGLE_PROCESS
     from dit_lab.core.types import Hook
     from dit_lab.data.digits import Digits
     from dit_lab.data.order import SampleOrder
@@ -192,11 +192,11 @@ def train(
         def loss(self, predict: Any, batch: Any) -> Any:
             terms = super().loss(predict, batch)
             step = int(batch.sample_counter[0]) // GLOBAL_BATCH
-            bad = step in nan_at and parts.context.team.index == nan_on
+            bad = step in nan_at and parts.context.process_group.index == nan_on
             return {name: term * torch.nan if bad else term for name, term in terms.items()}
 
     parts = build(dtype=dtype, sharded=sharded, accumulation=accumulation, **options)
-    team, digits, flow = parts.context.team, Digits(split="train"), Flow()
+    process_group, digits, flow = parts.context.process_group, Digits(split="train"), Flow()
     batches = TrainingBatches(
         dataset=digits,
         order=SampleOrder(0, len(digits)),
@@ -209,17 +209,17 @@ def train(
         device=torch.device("cpu"),
         global_batch_size=GLOBAL_BATCH,
         accumulation=accumulation,
-        process_index=team.index,
-        num_processes=team.size,
+        process_index=process_group.index,
+        num_processes=process_group.size,
         num_workers=0,
     )  # fmt: skip
-    writers = parts.context.writers if sharded else ALONE
-    store = CheckpointStore(Path(folder), run="here", team=writers, warn=print)
-    saves = sharded or parts.context.leads
+    writers = parts.context.writers if sharded else SINGLE_PROCESS
+    store = CheckpointStore(Path(folder), run="here", process_group=writers, warn=print)
+    saves = sharded or parts.context.is_main_process
     averages = CheckpointStore(
         Path(folder) / "averages",
         run="here",
-        team=parts.context.snapshot_writers if sharded else ALONE,
+        process_group=parts.context.snapshot_writers if sharded else SINGLE_PROCESS,
         warn=print,
     )
     weights = dict(parts.model.module.named_parameters())
@@ -227,7 +227,7 @@ def train(
     try:
         loop(
             accelerator=parts.context.accelerator,
-            team=team,
+            process_group=process_group,
             model=parts.model,
             null_label=10,
             objective=flow,
@@ -237,7 +237,7 @@ def train(
             emas=[*parts.emas, *kept],
             snapshots=Snapshots(averages if saves and kept else None, averages=kept, every_steps=5),
             checkpoints=store if saves else None,
-            resume_from=team.first(store.latest),
+            resume_from=process_group.first(store.latest),
             evaluators=[],
             hooks=[Rows()],
             settings=LoopSettings(
@@ -251,10 +251,10 @@ def train(
             check_stop=lambda: None,
         )
     except Diverged as streak:
-        Path(folder, f"streak-{team.index}.json").write_text(
+        Path(folder, f"streak-{process_group.index}.json").write_text(
             json.dumps({"text": str(streak), **(streak.diagnosis or {})}, allow_nan=False)
         )
-    if parts.context.leads:
+    if parts.context.is_main_process:
         Path(folder, "rows.json").write_text(json.dumps(rows))
 
 
@@ -288,7 +288,7 @@ def step_shards(folder: str) -> None:
     from dit_lab.training.stop import StopSignal
 
     context = DistributedContext(StopSignal())
-    mesh = init_device_mesh("cpu", (context.team.size,))
+    mesh = init_device_mesh("cpu", (context.process_group.size,))
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -318,8 +318,8 @@ def step_shards(folder: str) -> None:
             made = partial(kind, **options)
             if raises(lambda model, made=made: made(model.parameters())):
                 found.append(f"torch.optim.{name}{' fused' if options else ''}")
-    Path(folder, f"{context.team.index}.json").write_text(json.dumps(found))
-    context.team.first(lambda: None)
+    Path(folder, f"{context.process_group.index}.json").write_text(json.dumps(found))
+    context.process_group.first(lambda: None)
 
 
 NOT_FOR_SHARDS = ("Optimizer", "LBFGS", "Muon", "SparseAdam")
@@ -328,7 +328,7 @@ NOT_FOR_SHARDS = ("Optimizer", "LBFGS", "Muon", "SparseAdam")
 
 def copy_checkpoint(source: str, target: str, *, sharded: bool = False, **options: Any) -> None:
     """Load the newest checkpoint of a folder, and save the loaded state in another."""
-    from dit_lab.core.team import ALONE
+    from dit_lab.core.process_group import SINGLE_PROCESS
     from dit_lab.training.checkpoint_store import CheckpointStore
     from dit_lab.training.state import Snapshot, TrainState, Window
 
@@ -344,32 +344,34 @@ def copy_checkpoint(source: str, target: str, *, sharded: bool = False, **option
     latest = CheckpointStore(Path(source), run="here", warn=print).latest()
     assert latest is not None
     everything.restore(latest)
-    if sharded or context.leads:
-        writers = context.writers if sharded else ALONE
-        store = CheckpointStore(Path(target), run="here", team=writers, warn=print)
+    if sharded or context.is_main_process:
+        writers = context.writers if sharded else SINGLE_PROCESS
+        store = CheckpointStore(Path(target), run="here", process_group=writers, warn=print)
         store.save(state.step, tensors=everything.tensors(), state=everything.scalars())
-    context.team.first(lambda: None)
+    context.process_group.first(lambda: None)
 
 
 def agree(folder: str) -> None:
     """Write results of collective operations in every process to FOLDER/RANK.json."""
     from dit_lab.core.errors import StopRequested
-    from dit_lab.core.team import shared_out
+    from dit_lab.core.process_group import map_over_ranks
     from dit_lab.training.distributed import DistributedContext
     from dit_lab.training.stop import StopSignal
 
     stop = StopSignal()
     context = DistributedContext(stop)
-    team = context.team
+    process_group = context.process_group
     said: dict[str, Any] = {
-        "first": team.first(lambda: team.index + 10),
-        "every": team.every(lambda: team.index + 10),
-        "largest": team.largest(team.index),
-        "shared": list(shared_out(team, range(5), lambda item: [item, team.index])),
+        "first": process_group.first(lambda: process_group.index + 10),
+        "every": process_group.every(lambda: process_group.index + 10),
+        "largest": process_group.largest(process_group.index),
+        "shared": list(
+            map_over_ranks(process_group, range(5), lambda item: [item, process_group.index])
+        ),
     }
 
     def fail() -> None:
-        if team.index == 1:
+        if process_group.index == 1:
             raise OSError(28, "disk full", "there")
 
     class OddError(Exception):
@@ -382,21 +384,21 @@ def agree(folder: str) -> None:
         raise OddError("lock", "key")
 
     for name, call in (
-        ("raised", lambda: team.every(fail)),
-        ("odd", lambda: team.first(fail_oddly)),
+        ("raised", lambda: process_group.every(fail)),
+        ("odd", lambda: process_group.first(fail_oddly)),
     ):
         try:
             call()
         except Exception as error:
             said[name] = [type(error).__name__, str(error)]
-    if team.index == 1:
+    if process_group.index == 1:
         stop._received = 10
     try:
         context.check_stop()
     except StopRequested as request:
         said["stopped"] = request.signal_number
-    Path(folder, f"{team.index}.json").write_text(json.dumps(said))
-    team.first(lambda: None)
+    Path(folder, f"{process_group.index}.json").write_text(json.dumps(said))
+    process_group.first(lambda: None)
 
 
 def save_on_a_full_disk(folder: str) -> None:
@@ -416,9 +418,9 @@ def save_on_a_full_disk(folder: str) -> None:
         state=TrainState(),
         window=Window(context.accelerator.device),
     )
-    store = CheckpointStore(Path(folder), run="here", team=context.writers, warn=print)
+    store = CheckpointStore(Path(folder), run="here", process_group=context.writers, warn=print)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    if context.team.index == 1:
+    if context.process_group.index == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
 
     def save() -> str:
@@ -429,10 +431,10 @@ def save_on_a_full_disk(folder: str) -> None:
         return "saved"
 
     said: list[Any] = [save()]
-    context.team.first(lambda: None)
+    context.process_group.first(lambda: None)
     said.append(sorted(path.name for path in Path(folder).iterdir()))
-    context.team.first(lambda: None)  # all have looked
+    context.process_group.first(lambda: None)  # all have looked
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     said.append(save())
-    Path(folder, f"said-{context.team.index}.json").write_text(json.dumps(said))
-    context.team.first(lambda: None)
+    Path(folder, f"said-{context.process_group.index}.json").write_text(json.dumps(said))
+    context.process_group.first(lambda: None)

@@ -86,7 +86,7 @@ def test_a_command_is_understood(
     """
     monkeypatch.chdir(tmp_path)
     _, verb, *words = shlex.split(command.replace("...", ""))
-    given = main.parser_of(verb).parse_intermixed_args(trust.taken_from(words))
+    given = main.parser_of(verb).parse_intermixed_args(trust.grant_from_arguments(words))
     if verb == "reproduce":
         assert find_experiment(given.experiment, given.overrides, num_seeds=given.seeds).configs
     elif verb in TRAINED and not UNKNOWN.search(command):

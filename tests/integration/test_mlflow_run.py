@@ -683,10 +683,10 @@ def test_what_a_server_refused_or_had_no_time_for_is_sent_afterwards(
             assert kept == ["config.yaml", "images"]
             assert read_status(folder)["is_tracked_whole"] is True
             assert settle(folder, config) == ""
-            add_row(folder.untold, MetricsRow(2, 5.0, {"eval/late": 0.5}))
+            add_row(folder.pending_metrics, MetricsRow(2, 5.0, {"eval/late": 0.5}))
             assert settle(folder, config) == "MLflow was updated: 1 point"
             assert client.get_run(run_id).data.metrics["eval/late"] == 0.5
-            assert settle(folder, config) == "" and not folder.untold.exists()
+            assert settle(folder, config) == "" and not folder.pending_metrics.exists()
 
 
 @pytest.mark.slow

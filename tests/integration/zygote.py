@@ -33,11 +33,11 @@ def install() -> None:
         _serve(theirs)
     theirs.close()
     ForkedChild.server = ours
-    processes.Child = ForkedChild  # type: ignore[misc]
+    processes.ChildProcess = ForkedChild  # type: ignore[misc]
 
 
-class ForkedChild(processes.Child):
-    """As `Child`."""
+class ForkedChild(processes.ChildProcess):
+    """As `ChildProcess`."""
 
     server: socket.socket
     _ended: ClassVar[dict[int, int]] = {}
@@ -54,7 +54,7 @@ class ForkedChild(processes.Child):
         reading, self._lifeline = os.pipe()
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         prints = os.open(output, flags, 0o666) if output else os.dup(1)
-        kept = processes.trusting(environment)
+        kept = processes.with_trust(environment)
         request = {"module": module, "arguments": arguments, "environment": kept}
         socket.send_fds(self.server, [json.dumps(request).encode()], [reading, prints])
         os.close(reading)

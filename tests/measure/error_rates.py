@@ -23,7 +23,7 @@ from scipy import stats
 from scipy.special import polygamma, stdtr
 
 from dit_lab.report.analysis import Verdict, analyse
-from dit_lab.report.results import Question, Result
+from dit_lab.report.results import AnalysisRequest, Result
 from dit_lab.statistics.contrasts import Array, Family, Weights, estimate, quantile
 from dit_lab.statistics.correction import null_distribution
 from dit_lab.statistics.simulation import NOISE, simulate
@@ -374,7 +374,7 @@ def runs(values: Array) -> list[Result]:
 
 def analysis() -> None:
     """Compare claims and p-values of whole reports, one by one, with the vectorised form."""
-    question = Question(metric=METRIC, lower_is_better=True)
+    question = AnalysisRequest(metric=METRIC, lower_is_better=True)
     compared = different = 0
     start = time.perf_counter()
     for configurations, seeds in itertools.product((2, 3, 6, 12, 24), (3, 4, 5, 8)):

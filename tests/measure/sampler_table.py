@@ -118,7 +118,7 @@ def rows_of(name: str, budgets: tuple[int, ...] = EVALUATIONS) -> Iterator[tuple
     target = f"{type(objective).__module__}.{type(objective).__qualname__}"
     for sampler in SAMPLERS[target]:
         for label, build in BUILD.get(sampler, {}).items():
-            left = path.leftover_noise() > 0
+            left = path.final_sigma() > 0
             yield label, [measure(build(budget, left), path) for budget in budgets]
     yield "dopri5", [measure(Dopri5(), path)]
 

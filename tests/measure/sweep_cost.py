@@ -69,14 +69,14 @@ def looking(jobs: int) -> dict[str, Cost]:
 def planning(jobs: int) -> float:
     """Return wall seconds per job, from overrides to the sweep's folder."""
     from dit_lab.sweeps.plan import plan_sweep
-    from dit_lab.sweeps.run import take_up
+    from dit_lab.sweeps.run import find_or_create_sweep
 
     with tempfile.TemporaryDirectory() as folder:
         axes = ["objective=rectified_flow,flow_matching", "model=pico,nano"]
         data = ["dataset=digits", "codec=identity", "patch=2"]
         rest = ["tracking=none", f"paths.root={folder}", f"seed=range({jobs // 4})"]
         started = time.monotonic()
-        take_up(plan_sweep([*axes, *data, *rest]))
+        find_or_create_sweep(plan_sweep([*axes, *data, *rest]))
         return (time.monotonic() - started) / jobs
 
 

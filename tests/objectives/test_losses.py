@@ -15,13 +15,13 @@ from dit_lab.core.interpolants import Interpolant, shift_time
 from dit_lab.core.types import Batch
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.elementwise import cost
-from dit_lab.objectives.flow import SQUARED_IN_NOISE
+from dit_lab.objectives.flow import TO_NOISE_ERROR
 from dit_lab.objectives.flow_matching import FlowMatching
 from dit_lab.objectives.options import check_flow_matching, check_time_shift
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 
 PATHS = ("linear", "trigonometric", "vp")
-KINDS = tuple(SQUARED_IN_NOISE)
+KINDS = tuple(TO_NOISE_ERROR)
 WEIGHTINGS = ("none", "velocity", "likelihood")
 SHAPE = (2, 4, 4)
 TIMESTEPS = torch.tensor([0, 1, 20, 300, 700, 999])
@@ -516,6 +516,6 @@ def test_flow_matching_refuses(options: dict[str, Any], message: str) -> None:
 
 
 def test_default_width_is_small_and_belongs_to_straight_paths() -> None:
-    assert FlowMatching().interpolant.leftover_noise() == pytest.approx(1e-4)
+    assert FlowMatching().interpolant.final_sigma() == pytest.approx(1e-4)
     check_flow_matching(path="linear", sigma_min=0.1)
     check_flow_matching(path="vp", sigma_min=None)

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dit_lab.report.analysis import Ablation, Comparison, Effect, Step, Verdict, analyse
-from dit_lab.report.results import Arm, Compute, Expectation, Question, Result, Settings
+from dit_lab.report.analysis import Analysis, Comparison, Effect, Step, Verdict, analyse
+from dit_lab.report.results import AnalysisRequest, Arm, Compute, Expectation, Result, Settings
 from dit_lab.statistics.contrasts import Family, estimate
 from dit_lab.statistics.correction import null_distribution
 from dit_lab.statistics.samples import Sample
 
 METRIC = "eval/two_sample_pixels_held_out_n360"
-LOWER = Question(metric=METRIC, lower_is_better=True)
-HIGHER = Question(metric=METRIC, lower_is_better=False)
+LOWER = AnalysisRequest(metric=METRIC, lower_is_better=True)
+HIGHER = AnalysisRequest(metric=METRIC, lower_is_better=False)
 
 
 def run(value: float | None, seed: int = 0, status: str = "FINISHED", **settings: str) -> Result:
@@ -48,7 +48,7 @@ def factorial(value: Callable[..., float], seeds: int = 3, **axes: Sequence[str]
     ]
 
 
-def of(ablation: Ablation, **settings: str) -> Comparison:
+def of(ablation: Analysis, **settings: str) -> Comparison:
     """The comparison of one configuration."""
     (found,) = (
         comparison
@@ -60,7 +60,7 @@ def of(ablation: Ablation, **settings: str) -> Comparison:
     return found
 
 
-def effect(ablation: Ablation, axis: str, level: str) -> Effect:
+def effect(ablation: Analysis, axis: str, level: str) -> Effect:
     (found,) = (one for one in ablation.effects if (one.axis, one.level) == (axis, level))
     return found
 
@@ -124,7 +124,9 @@ def test_compute_and_secondary_metrics_are_means_of_what_was_measured() -> None:
             (0, "FINISHED", 0.4, 10.0), (1, "FINISHED", 0.6, 20.0), (2, "FAILED", 0.9, 1e9),
         )
     ]  # fmt: skip
-    question = Question(metric=METRIC, lower_is_better=True, secondary=("eval/recall", "other"))
+    question = AnalysisRequest(
+        metric=METRIC, lower_is_better=True, secondary=("eval/recall", "other")
+    )
     (only,) = analyse(results, question).configurations
     assert only.compute == Compute(parameters=10, seconds=15)
     assert only.secondary["eval/recall"].mean == pytest.approx(0.5)
@@ -141,8 +143,8 @@ def two_axes() -> list[Result]:
     )
 
 
-def baseline(**settings: str) -> Question:
-    return Question(metric=METRIC, lower_is_better=True, baseline=settings)
+def baseline(**settings: str) -> AnalysisRequest:
+    return AnalysisRequest(metric=METRIC, lower_is_better=True, baseline=settings)
 
 
 def test_the_baseline_is_the_first_configuration_or_the_one_asked_for() -> None:
@@ -187,7 +189,7 @@ def test_alpha_decides_and_only_after_the_correction() -> None:
     assert among.tested is not None
     assert among.tested.adjusted_p > 0.05 and among.verdict == Verdict.NOT_SHOWN
     assert among.tested.detectable > found.tested.detectable
-    strict = Question(metric=METRIC, lower_is_better=True, alpha=0.01)
+    strict = AnalysisRequest(metric=METRIC, lower_is_better=True, alpha=0.01)
     assert of(analyse(alone, strict), model="nano").verdict == Verdict.NOT_SHOWN
 
 
@@ -274,7 +276,7 @@ def test_without_any_spread_nothing_is_claimed() -> None:
     """A rate of exactly 0 in every run, against exactly 0.1: no measure of what chance does."""
     results = [*runs([0.1] * 3, model="pico"), *runs([0.0] * 3, model="nano"), *runs(A, model="s")]
     ablation = analyse(results, LOWER)
-    assert of(ablation, model="nano").verdict == Verdict.NO_SPREAD
+    assert of(ablation, model="nano").verdict == Verdict.ZERO_VARIANCE
     assert of(ablation, model="s").verdict == Verdict.WORSE  # one spread is enough
     assert ablation.family == 1
     (flag,) = ablation.flags
@@ -494,14 +496,14 @@ ARMS = {
 WORTH = {"base": 0.0, "logit": -1.0, "beta": -3.0, "warm": 0.5}
 
 
-def of_arms(question: Question = LOWER, **axes: Sequence[str]) -> Ablation:
+def of_arms(question: AnalysisRequest = LOWER, **axes: Sequence[str]) -> Analysis:
     rng = np.random.default_rng(0)
     design = {"arm": list(ARMS), **axes}
     results = factorial(lambda arm, *_: WORTH[arm] + rng.normal(0, 0.01), **design)
     return analyse(results, replace(question, arms=ARMS))
 
 
-def step(ablation: Ablation, arm: str, reference: str) -> Step:
+def step(ablation: Analysis, arm: str, reference: str) -> Step:
     (found,) = (one for one in ablation.steps if (one.arm, one.reference) == (arm, reference))
     return found
 
@@ -595,9 +597,9 @@ def test_an_arm_whose_parent_is_not_in_the_report() -> None:
 # ---- expected agreements ------------------------------------------------------------------------
 
 
-def expecting(*members: Settings) -> Question:
+def expecting(*members: Settings) -> AnalysisRequest:
     expectation = Expectation(members=members, reason="sigma_min is 1e-4")
-    return Question(metric=METRIC, lower_is_better=True, expected_equal=[expectation])
+    return AnalysisRequest(metric=METRIC, lower_is_better=True, expected_equal=[expectation])
 
 
 FLOWS = [{"objective": "rectified_flow"}, {"objective": "flow_matching"}]

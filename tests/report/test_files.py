@@ -18,14 +18,14 @@ from PIL import Image
 
 from dit_lab.core.text import one_line
 from dit_lab.report import drawing, files, page, plots, rounding
-from dit_lab.report.analysis import Ablation, analyse
+from dit_lab.report.analysis import Analysis, analyse
 from dit_lab.report.arm_sentences import new_steps
 from dit_lab.report.evaluations_plot import against_evaluations, evaluations_vary
-from dit_lab.report.results import Arm, Compute, Expectation, Question, Result
+from dit_lab.report.results import AnalysisRequest, Arm, Compute, Expectation, Result
 from dit_lab.report.sentences import answer, sections
 
 METRIC, RECALL = "eval/two_sample_pixels_held_out_n360", "eval/recall_pixels_held_out_n360"
-QUESTION = Question(metric=METRIC, lower_is_better=True, secondary=(RECALL,))
+QUESTION = AnalysisRequest(metric=METRIC, lower_is_better=True, secondary=(RECALL,))
 AXES = {"objective": ["ddpm", "rectified_flow", "flow_matching"], "model": ["pico", "nano"]}
 LOST = {("flow_matching", "nano", 1): "FAILED", ("flow_matching", "nano", 2): "KILLED"}
 
@@ -68,7 +68,9 @@ def picture(folder: Path, number: int, size: tuple[int, int] = (40, 40)) -> Path
     return file
 
 
-def written(results: Sequence[Result], folder: Path, question: Question = QUESTION) -> Ablation:
+def written(
+    results: Sequence[Result], folder: Path, question: AnalysisRequest = QUESTION
+) -> Analysis:
     ablation = analyse(results, question)
     files.write_report(ablation, folder, title="a sweep")
     return ablation
@@ -197,7 +199,9 @@ HOSTILE = "<script>alert(1)</script>"
 def test_settings_are_escaped_everywhere(tmp_path: Path) -> None:
     title = f'{HOSTILE} "quoted" & more'
     results = sweep(model=["pico", HOSTILE])
-    ablation = analyse(results, Question(metric=METRIC, lower_is_better=True, remarks=[HOSTILE]))
+    ablation = analyse(
+        results, AnalysisRequest(metric=METRIC, lower_is_better=True, remarks=[HOSTILE])
+    )
     files.write_report(ablation, tmp_path, title=title)
     found = Page(tmp_path / "report.html")
     assert "script" not in {tag for tag, _ in found.tags}
@@ -260,7 +264,7 @@ def test_columns_that_say_nothing_are_left_out(tmp_path: Path) -> None:
         for model in ("pico", "nano")
         for seed, value in enumerate((0.1, 0.2, 0.3))
     ]  # fmt: skip
-    written(results, tmp_path, Question(metric=METRIC, lower_is_better=True))
+    written(results, tmp_path, AnalysisRequest(metric=METRIC, lower_is_better=True))
     headings = (tmp_path / "report.csv").read_text().splitlines()[0].split(",")
     assert headings == ["model", "n", "missing_seeds", "mean", "sd", "difference", "low", "high",
                         "adjusted_p", "verdict", "detectable_difference"]  # fmt: skip
@@ -390,7 +394,7 @@ A, B = [0.60, 0.62, 0.61], [0.50, 0.51, 0.53]
 
 
 def answered(values: dict[str, Sequence[float]], *, lower_is_better: bool = True) -> list[str]:
-    question = Question(metric=METRIC, lower_is_better=lower_is_better)
+    question = AnalysisRequest(metric=METRIC, lower_is_better=lower_is_better)
     return answer(analyse(repeated(values), question))
 
 
@@ -445,7 +449,7 @@ def test_agreements_and_interactions_are_said_in_words() -> None:
             ("rectified_flow", "flow_matching", "nano"), ("ddpm", "flow_matching", "nano"),
         )
     ]  # fmt: skip
-    question = Question(metric=METRIC, lower_is_better=False, expected_equal=expected)
+    question = AnalysisRequest(metric=METRIC, lower_is_better=False, expected_equal=expected)
     by_title = {section.title: section for section in sections(analyse(results, question))}
     agree, differ = by_title["Expected to agree"].lines
     assert "agree as expected (the same mathematics): the interval of the difference" in agree
@@ -605,7 +609,7 @@ def test_curves_of_seeds_meet_at_common_steps() -> None:
                curves={"loss": [(step, float(seed)) for step in range(start, 1001)]})
         for seed, start in ((0, 0), (1, 2))
     ]  # fmt: skip
-    (only,) = analyse(results, Question(metric=METRIC, lower_is_better=True)).configurations
+    (only,) = analyse(results, AnalysisRequest(metric=METRIC, lower_is_better=True)).configurations
     steps, values = plots._curve(only, "loss")
     assert steps[0] == 2 and steps[-1] == 1000 and len(steps) <= plots.MOST_POINTS + 1
     assert values.shape == (2, len(steps))

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from dit_lab.report.analysis import Ablation, analyse
+from dit_lab.report.analysis import Analysis, analyse
 from dit_lab.report.compute_plot import compute_varies
 from dit_lab.report.plots import pictures
 from dit_lab.report.power_law import power_law
-from dit_lab.report.results import Compute, Question, Result
+from dit_lab.report.results import AnalysisRequest, Compute, Result
 from dit_lab.report.sentences import sections
 
 QUALITY, LOSS = "eval/two_sample_pixels_held_out_n360", "eval/loss"
@@ -21,7 +21,7 @@ FLOPS = (1e12, 3e12, 1e13, 4e13, 9e13)
 
 def ablation(
     losses: Sequence[float], *, seeds: int = 3, compute: Sequence[float] = FLOPS
-) -> Ablation:
+) -> Analysis:
     """One configuration for each loss, the same by every seed, at growing compute."""
     results = [
         Result(
@@ -35,7 +35,9 @@ def ablation(
         for number, (flops, loss) in enumerate(zip(compute, losses, strict=False))
         for seed in range(seeds)
     ]
-    return analyse(results, Question(metric=QUALITY, lower_is_better=True, secondary=(LOSS,)))
+    return analyse(
+        results, AnalysisRequest(metric=QUALITY, lower_is_better=True, secondary=(LOSS,))
+    )
 
 
 def test_an_exact_law_is_found() -> None:
@@ -90,7 +92,7 @@ def test_quality_has_no_law_of_its_own() -> None:
     """An accuracy has a floor; a power law would be a wrong one."""
     found = ablation([5.0 * flops**-0.07 for flops in FLOPS])
     runs = [run for one in found.configurations for run in one.results]
-    without = analyse(runs, Question(metric=QUALITY, lower_is_better=True))
+    without = analyse(runs, AnalysisRequest(metric=QUALITY, lower_is_better=True))
     assert not [one for one in sections(without) if one.title == "Compute"]
 
 

@@ -170,7 +170,7 @@ def test_dopri5_asks_six_times_a_step(path: Interpolant) -> None:
         return predict(x, t)
 
     Dopri5().sample(counted, NOISE, interpolant=path, draw_noise=no_draw, on_step=accepted.append)
-    tried, rest = divmod(len(asked) - 2 - (path.leftover_noise() > 0), 6)
+    tried, rest = divmod(len(asked) - 2 - (path.final_sigma() > 0), 6)
     assert rest == 0 and tried >= len(accepted) > 0
     assert accepted == list(range(len(accepted)))
 

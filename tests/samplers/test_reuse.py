@@ -12,7 +12,7 @@ from dit_lab.core.discrete_diffusion import DiscreteDiffusion, linear_betas
 from dit_lab.core.interpolants import Linear
 from dit_lab.core.types import Predict, Prediction
 from dit_lab.samplers.ancestral import DDIMSampler, DDPMSampler
-from dit_lab.samplers.reuse import asked_every
+from dit_lab.samplers.reuse import evaluate_every
 from dit_lab.samplers.sde import EulerMaruyama
 from tests.mixture import normal, three_spots
 
@@ -42,7 +42,7 @@ def saying(data: Any, *, guided: Any = lambda t: False, log: list[float] | None 
 def test_it_asks_twice_and_then_at_every_nth_call() -> None:
     asked: list[float] = []
     times = [k / 10 for k in range(10)]
-    ask = asked_every(3, saying(lambda t: t, log=asked), Linear())
+    ask = evaluate_every(3, saying(lambda t: t, log=asked), Linear())
     for t in times:
         ask(X, t)
     assert asked == [times[k] for k in (0, 1, 4, 7)]
@@ -50,13 +50,13 @@ def test_it_asks_twice_and_then_at_every_nth_call() -> None:
 
 def test_an_interval_of_one_changes_nothing() -> None:
     predict = saying(lambda t: t)
-    assert asked_every(1, predict, Linear()) is predict
+    assert evaluate_every(1, predict, Linear()) is predict
 
 
 def test_between_its_answers_data_goes_on_along_a_line() -> None:
     """Through the last two answers of t ** 2; noise is what x then consists of besides, and the
     variance (here the time) is that of the last answer."""
-    ask = asked_every(2, saying(lambda t: t**2), Linear())
+    ask = evaluate_every(2, saying(lambda t: t**2), Linear())
     expected = {0.1: 0.01, 0.2: 0.04, 0.3: 0.07, 0.4: 0.16, 0.5: 0.22, 0.6: 0.36}
     last = {0.1: 0.1, 0.2: 0.2, 0.3: 0.2, 0.4: 0.4, 0.5: 0.4, 0.6: 0.6}
     for t, data in expected.items():
@@ -70,7 +70,7 @@ def test_between_its_answers_data_goes_on_along_a_line() -> None:
 def test_where_guidance_ends_the_line_begins_anew() -> None:
     """Data jumps from 1 to 0 there: nothing goes on from before the jump but the steps up to the
     first that is asked."""
-    ask = asked_every(3, saying(lambda t: float(t < 0.35), guided=lambda t: t < 0.35), Linear())
+    ask = evaluate_every(3, saying(lambda t: float(t < 0.35), guided=lambda t: t < 0.35), Linear())
     found = [ask(X, k / 10).data.mean().item() for k in range(9)]
     assert found == pytest.approx([1, 1, 1, 1, 0, 0, 0, 0, 0])  # 0.4 is asked, and 0.5 again
 

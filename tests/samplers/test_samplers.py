@@ -35,10 +35,10 @@ PATHS: list[Interpolant] = [
     DiscreteDiffusion(make_betas("linear", 1000, zero_terminal_snr=True)),
 ]
 COUNTED: list[tuple[Any, Interpolant, int]] = [
-    *((Euler(steps=5), path, 5 + (path.leftover_noise() > 0)) for path in PATHS),
-    *((Midpoint(steps=5), path, 10 + (path.leftover_noise() > 0)) for path in PATHS),
-    *((Heun(steps=5), path, 10 + (path.leftover_noise() > 0)) for path in PATHS),
-    *((RK4(steps=5), path, 20 + (path.leftover_noise() > 0)) for path in PATHS),
+    *((Euler(steps=5), path, 5 + (path.final_sigma() > 0)) for path in PATHS),
+    *((Midpoint(steps=5), path, 10 + (path.final_sigma() > 0)) for path in PATHS),
+    *((Heun(steps=5), path, 10 + (path.final_sigma() > 0)) for path in PATHS),
+    *((RK4(steps=5), path, 20 + (path.final_sigma() > 0)) for path in PATHS),
     *((DDIMSampler(steps=5), path, 5) for path in PATHS),
     *((DDIMSampler(steps=5, eta=1.0), path, 5) for path in PATHS),
     *((EulerMaruyama(steps=5), path, 5) for path in PATHS),
@@ -92,7 +92,7 @@ def gaussian_flow(path: Interpolant, x: Tensor) -> Tensor:
     widths = [(alpha**2 * STD**2 + sigma**2).sqrt() for alpha, sigma in shares]
     score = (x - shares[0][0] * MEAN) / widths[0]
     end = shares[1][0] * MEAN + widths[1] * score
-    if path.leftover_noise() > 0:
+    if path.final_sigma() > 0:
         return gaussian_predictor(path)(end, path.t_max).data
     return end
 

@@ -19,7 +19,7 @@ from dit_lab.objectives.rectified_flow import RectifiedFlow
 from dit_lab.samplers.ancestral import DDPMSampler
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.samplers.ode import Euler, Heun
-from dit_lab.sampling.generate import CHUNK_IMAGES, Generator, Passes
+from dit_lab.sampling.generate import CHUNK_IMAGES, EvaluationCount, Generator
 from dit_lab.sampling.images import to_uint8
 
 STEPS = 3
@@ -277,7 +277,7 @@ COSTS: dict[str, tuple[dict[str, Any], int]] = {
 def test_evaluations_of_an_image(way: str, num_images: int) -> None:
     """A whole number, whatever part of the last chunk is thrown away."""
     changes, expected = COSTS[way]
-    passes = Passes()
+    passes = EvaluationCount()
     list(generator(**changes).images(Recording(), num_images=num_images, seed=0, on_pass=passes))
     assert passes.per_image(num_images) == expected
 
@@ -297,7 +297,7 @@ def test_every_chunk_is_told_with_its_passes() -> None:
 
 def test_counting_changes_no_image(model: DiT) -> None:
     for way in ("ode", "guided"):
-        assert torch.equal(draw(model, 40, way, on_pass=Passes()), draw(model, 40, way))
+        assert torch.equal(draw(model, 40, way, on_pass=EvaluationCount()), draw(model, 40, way))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

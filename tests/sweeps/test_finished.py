@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.build.cost import Pace
+from dit_lab.build.cost import TrainingSpeed
 from dit_lab.config.identity import evaluating_code, evaluating_targets
 from dit_lab.core import trust
 from dit_lab.evaluation.card import read_evaluation
@@ -122,7 +122,7 @@ def test_what_is_trained_takes_no_time_to_train(sweep: SweepFolder) -> None:
     """Runs like these trained at 256 images a second."""
     job = sweep.read().jobs[0]
     config, shapes = job_config(sweep, job), recorded_shapes(sweep.run(job))
-    pace = Pace(sweep.paths_root)
+    pace = TrainingSpeed(sweep.paths_root)
     whole, rest = (pace.seconds(config, shapes, trained=trained) for trained in (False, True))
     assert whole is not None and rest is not None
     assert whole - rest == pytest.approx(STEPS * 128 / 256)

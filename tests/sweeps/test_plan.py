@@ -11,7 +11,7 @@ from dit_lab.config.compose import compose_train
 from dit_lab.core.errors import RequestError
 from dit_lab.sweeps.plan import Plan, plan_sweep
 from dit_lab.sweeps.remarks import remarks
-from dit_lab.sweeps.run import take_up
+from dit_lab.sweeps.run import find_or_create_sweep
 
 TINY = ["dataset=digits", "codec=identity", "model=pico", "objective=rectified_flow",
         "precision=fp32"]  # fmt: skip
@@ -197,9 +197,9 @@ def test_the_same_jobs_are_the_same_sweep(folder: Path) -> None:
     """However they are run; and another sweep's damage is no reason to refuse this one."""
     (folder / "outputs/sweeps/broken").mkdir(parents=True)
     (folder / "outputs/sweeps/broken/manifest.json").write_text("{}")
-    made = take_up(plan_sweep([*TINY, "seed=0,1"]))
-    assert take_up(plan_sweep([*TINY, "seed=0,1", "sweep.retries=2"])) == made
-    assert take_up(plan_sweep([*TINY, "seed=0,2"])) != made
+    made = find_or_create_sweep(plan_sweep([*TINY, "seed=0,1"]))
+    assert find_or_create_sweep(plan_sweep([*TINY, "seed=0,1", "sweep.retries=2"])) == made
+    assert find_or_create_sweep(plan_sweep([*TINY, "seed=0,2"])) != made
 
 
 def test_hashes_do_not_depend_on_how_a_sweep_is_run() -> None:

@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from dit_lab.core.team import ALONE
+from dit_lab.core.process_group import SINGLE_PROCESS
 from dit_lab.core.types import Batch, EvaluationResult, LabelledCall, ModelCall, Objective
 from dit_lab.models.dit import DiT
 from dit_lab.objectives.ddpm import DDPM
@@ -131,7 +131,7 @@ def trained(
     )
     train(
         accelerator=accelerator,
-        team=ALONE,
+        process_group=SINGLE_PROCESS,
         model=Whole(model, accelerator),
         null_label=10,
         objective=objective,

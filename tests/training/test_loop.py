@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from dit_lab.core.errors import Diverged, StopRequested
-from dit_lab.core.team import ALONE
+from dit_lab.core.process_group import SINGLE_PROCESS
 from dit_lab.core.types import (
     Batch,
     EvaluationResult,
@@ -241,7 +241,7 @@ def start(
         try:
             done.results = train(
                 accelerator=accelerator,
-                team=ALONE,
+                process_group=SINGLE_PROCESS,
                 model=Whole(model, accelerator),
                 null_label=NULL_LABEL,
                 objective=objective or RectifiedFlow(),

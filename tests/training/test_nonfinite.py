@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dit_lab.core.errors import Diverged
-from dit_lab.core.team import ALONE
+from dit_lab.core.process_group import SINGLE_PROCESS
 from dit_lab.core.types import Batch
 from dit_lab.training.nonfinite import NonFiniteGuard, explain, refuse_nonfinite
 from dit_lab.training.state import TrainState
@@ -72,12 +72,12 @@ def test_counting_goes_on_after_a_resume() -> None:
 
 def test_weights_and_averages_that_are_not_finite_are_named() -> None:
     good, bad = torch.zeros(3), torch.tensor([0.0, torch.inf])
-    refuse_nonfinite(ALONE, {"model": {"a": good}, "ema-0.9": {"a": good}}, step=7)
+    refuse_nonfinite(SINGLE_PROCESS, {"model": {"a": good}, "ema-0.9": {"a": good}}, step=7)
     groups = {"model": {"a": good, "b": bad}, "ema-0.9": {"a": good, "b": bad * 0}}
     with pytest.raises(
         Diverged, match=r"^diverged: ema-0\.9/b and 1 more are not finite after step 7"
     ) as found:
-        refuse_nonfinite(ALONE, groups, step=7)
+        refuse_nonfinite(SINGLE_PROCESS, groups, step=7)
     assert found.value.diagnosis == {"step": 7, "not_finite": ["ema-0.9/b", "model/b"]}
 
 
@@ -107,7 +107,7 @@ def micro_batch(first: int, losses: list[float]) -> tuple[Batch, torch.Tensor]:
 def explained(*last_step: tuple[Batch, torch.Tensor]) -> Diverged:
     weights = {"a": torch.tensor([1.0, -3.0]), "b": torch.tensor([2.0])}
     state = TrainState(step=70, skipped_steps=5, skipped_in_a_row=3, longest_skipped=3)
-    return explain(ALONE, state, last_step=last_step, order=Backwards(), weights=weights)
+    return explain(SINGLE_PROCESS, state, last_step=last_step, order=Backwards(), weights=weights)
 
 
 def test_a_streak_is_explained_by_its_images_with_advice() -> None:
@@ -134,7 +134,7 @@ def test_a_streak_is_explained_by_its_images_with_advice() -> None:
 
 
 def test_other_processes_are_sent_it_as_it_is() -> None:
-    """As those of a team that draws or measures together are."""
+    """As those of processes that draw or measure together are."""
     streak = explained(micro_batch(0, [torch.nan]))
     sent = pickle.loads(pickle.dumps(copy.deepcopy(streak)))
     assert (str(sent), sent.diagnosis) == (str(streak), streak.diagnosis)

@@ -19,7 +19,7 @@ from dit_lab.training import checkpoint_store
 from dit_lab.training.checkpoint import Checkpoint
 from dit_lab.training.checkpoint_store import CheckpointNotWritten, CheckpointStore
 from dit_lab.training.ema import PowerAverage
-from dit_lab.training.post_hoc import made_average, open_averages, read_average
+from dit_lab.training.post_hoc import average_file, open_averages, read_average
 from dit_lab.training.power import WIDEST, Fit, Profile, fit, gamma_of, inner_products
 from dit_lab.training.snapshots import Snapshots
 from tests.records import IDENTITY
@@ -222,7 +222,7 @@ def test_another_width_is_what_would_have_been_kept(
     applied = [weights for n, weights in enumerate(seen[:step], start=1) if n % 10 != 3]
     expected = follow(PowerAverage({"w": seen[0]}, std=std), applied)
     assert (made.step, made.snapshots) == (step, step // EVERY)
-    found, at = made_average(kept, f"power:{std}", step=step)
+    found, at = average_file(kept, f"power:{std}", step=step)
     assert (found, at) == (made.file, step)
     tensors = read_average(kept, found)
     assert tensors.keys() == {"w"} and tensors["w"].dtype == torch.float32
@@ -232,7 +232,7 @@ def test_another_width_is_what_would_have_been_kept(
 def test_the_newest_is_taken_where_nothing_else_is_said(kept: RunFolder) -> None:
     for step in (200, 100):
         make_average(kept, 0.12, step=step)
-    assert made_average(kept, "power:0.12")[1] == 200
+    assert average_file(kept, "power:0.12")[1] == 200
     assert make_average(kept, 0.12).step == STEPS
 
 

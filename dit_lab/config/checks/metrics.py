@@ -31,7 +31,7 @@ def extractors_of(config: RunConfig, num_classes: int) -> list[str]:
     return sorted(named)
 
 
-def cadences(config: RunConfig) -> dict[str, int]:
+def evaluation_intervals(config: RunConfig) -> dict[str, int]:
     """Return metric -> evaluation interval in steps; 0 for only at the end."""
     usual = config.training.evaluate_every_steps
     return {

@@ -21,7 +21,7 @@ from dit_lab.runs.folder import RunFolder
 from dit_lab.samplers.respacing import visited
 from dit_lab.sampling.labels import check_labels
 from dit_lab.training.average_names import averages_of
-from dit_lab.training.post_hoc import PREFIX, made_average
+from dit_lab.training.post_hoc import PREFIX, average_file
 
 
 def check_sampling(config: RunConfig, *, trained: RunConfig, run: RunFolder | None = None) -> None:
@@ -88,7 +88,7 @@ def check_conditioning(config: RunConfig, shapes: Shapes, *, model: Component) -
 
 def _check_weights(weights: str, trained: RunConfig, run: RunFolder | None) -> None:
     if run is not None and weights.startswith(PREFIX):
-        made_average(run, weights)
+        average_file(run, weights)
         return
     names = averages_of(target_of(trained.optimizer), trained.ema.decays)
     choices = ["raw", "ema", *(name.replace("ema-", "ema:", 1) for name in names)]

@@ -16,7 +16,7 @@ DECAYS = (0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99995)
 WARMUP_SHARE = 20  # a proposed warm-up takes 1/20 of the training
 
 
-def doubts(config: RunConfig, shapes: Shapes) -> list[str]:
+def setting_warnings(config: RunConfig, shapes: Shapes) -> list[str]:
     """Return warnings, each one line with the keys and a better value."""
     found = _initial_average(config), _endless_warmup(config), _repeated_images(config, shapes)
     return [line for line in found if line]

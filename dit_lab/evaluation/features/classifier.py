@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dit_lab.core import rng
-from dit_lab.core.files import written_at
+from dit_lab.core.files import atomic_path
 from dit_lab.core.tensor_file import save_tensors
 from dit_lab.core.types import DataFacts, Dataset
 from dit_lab.evaluation.features.extractors import (
@@ -112,7 +112,7 @@ def trained_classifier(
     else:
         _train(network.to(device), train, levels=facts.levels, check_stop=check_stop)
         folder.mkdir(parents=True, exist_ok=True)
-        with written_at(file) as beside:
+        with atomic_path(file) as beside:
             save_tensors(network.cpu().state_dict(), beside)
     return Classifier(network, fingerprint=fingerprint, device=device)
 

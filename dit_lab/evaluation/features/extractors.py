@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import written_at
+from dit_lab.core.files import atomic_path
 from dit_lab.runs.folder import digest
 
 MAX_SIDE_PIXELS = 32  # larger images are pooled, which removes fine noise
@@ -104,7 +104,7 @@ class FeatureCache:
         file = self._folder / f"{extractor.name}-features-{size}-{seen}.npy"
         if not file.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
-            with written_at(file) as beside, open(beside, "wb") as out:
+            with atomic_path(file) as beside, open(beside, "wb") as out:
                 np.save(out, finite(extractor.features(images), by=extractor.name))
         kept: Features = np.load(file)
         return finite(kept, by=extractor.name)

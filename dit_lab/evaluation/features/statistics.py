@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from dit_lab.core.errors import RequestError
-from dit_lab.core.files import written_at
+from dit_lab.core.files import atomic_path
 from dit_lab.evaluation.metrics.frechet import Moments
 
 ADM, TORCH_FIDELITY = ".npz", ".pt"
@@ -111,7 +111,7 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
     the file; they are not written.
     """
     mean, covariance = statistics.mean.astype(np.float32), statistics.covariance
-    with written_at(path) as beside:
+    with atomic_path(path) as beside:
         if path.suffix == ADM:
             with open(beside, "wb") as file:
                 np.savez(file, mu=mean, sigma=covariance)

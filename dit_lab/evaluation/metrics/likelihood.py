@@ -24,10 +24,10 @@ from torch import Tensor
 from dit_lab.core import rng
 from dit_lab.core.devices import widest_float
 from dit_lab.core.interpolants import Interpolant
-from dit_lab.core.team import ALONE, shared_out
-from dit_lab.core.types import Dataset, LabelledCall, Objective, Predict, Team
+from dit_lab.core.process_group import SINGLE_PROCESS, map_over_ranks
+from dit_lab.core.types import Dataset, LabelledCall, Objective, Predict, ProcessGroup
 from dit_lab.evaluation.table import Row
-from dit_lab.samplers.adaptive import on_path
+from dit_lab.samplers.adaptive import clamp_to_path
 from dit_lab.samplers.guidance import Guidance, predictor
 from dit_lab.samplers.ode import velocity_of
 
@@ -66,7 +66,7 @@ def log_density(
     def slope(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             at = state[0].detach().requires_grad_()
-            moving = velocity(at, on_path(t, interpolant))
+            moving = velocity(at, clamp_to_path(t, interpolant))
             spread = divergence(moving, at)
         return moving.detach(), spread.detach()
 
@@ -123,14 +123,16 @@ class Likelihood:
     levels: int  # number of pixel values in the data
     seed: int
     device: torch.device
-    team: Team = ALONE
+    process_group: ProcessGroup = SINGLE_PROCESS
     check_stop: Callable[[], None]
 
     def row(self, model: LabelledCall) -> Row:
         """Return the mean over images, with its standard error as the deviation."""
         count = min(self.num_images, len(self.held_out))
         chosen = (torch.arange(count) * len(self.held_out) // count).split(CHUNK_IMAGES)
-        bits = torch.cat(list(shared_out(self.team, chosen, partial(self._bits, model))))
+        bits = torch.cat(
+            list(map_over_ranks(self.process_group, chosen, partial(self._bits, model)))
+        )
         error = bits.std() / math.sqrt(len(bits)) if len(bits) > 1 else None
         return Row(
             metric="bits_per_dimension",

@@ -17,8 +17,8 @@ from torch.optim import AdamW, Optimizer
 from dit_lab.training.optimizers.combined import Combined
 from dit_lab.training.optimizers.groups import hidden_matrices
 from dit_lab.training.optimizers.uncompiled import Uncompiled, without_compiler
-from dit_lab.training.parallel import whole_of
-from dit_lab.training.tensor_files import is_spread
+from dit_lab.training.parallel import full_tensor_of
+from dit_lab.training.tensor_files import is_sharded
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Coefficients of the Newton-Schulz polynomial by Jordan et al., chosen for a steep slope at 0."""
@@ -163,7 +163,7 @@ class Muon(Uncompiled):
         Matrices of equal shape are iterated as a batch.
         """
         parts = [
-            whole_of(update).chunk(self._pieces[weight])
+            full_tensor_of(update).chunk(self._pieces[weight])
             for weight, update in zip(weights, updates, strict=True)
         ]
         alike: dict[tuple[int, ...], list[Tensor]] = {}
@@ -180,7 +180,7 @@ class Muon(Uncompiled):
             found = [next(done[part.shape]) for part in several]
             by_rms = self._scale == "match_rms_adamw"
             size = 0.2 * max(rows, columns) ** 0.5 if by_rms else max(1, rows / columns) ** 0.5
-            yield _spread_as(update, found[0] if len(found) == 1 else torch.cat(found)), size
+            yield _shard_like(update, found[0] if len(found) == 1 else torch.cat(found)), size
 
     def _unless_skipped(self, new: Tensor, old: Tensor) -> Tensor:
         return new if self.found_inf is None else torch.where(self.found_inf > 0, old, new)
@@ -213,9 +213,9 @@ def _batches(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield batch
 
 
-def _spread_as(like: Tensor, whole: Tensor) -> Tensor:
+def _shard_like(like: Tensor, whole: Tensor) -> Tensor:
     """Return this process's rows of a whole tensor."""
-    if not is_spread(like):
+    if not is_sharded(like):
         return whole
     from torch.distributed.tensor import distribute_tensor
 

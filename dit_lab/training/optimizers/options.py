@@ -126,7 +126,7 @@ class Muon(Optimizer):
 
     def check_together(self) -> None:
         super().check_together()
-        if trouble := _trouble_of(self.matrices):
+        if trouble := _regex_error(self.matrices):
             raise RequestError(f"matrices={self.matrices}: no regular expression ({trouble})")
         if self.nesterov and not self.momentum:
             raise RequestError("nesterov=true: needs a momentum above 0; give momentum=0.95")
@@ -294,7 +294,7 @@ def _check_entry(key: str, entry: Any) -> None:
         )
     if unknown := sorted(map(str, entry.keys() - set(ENTRY))):
         raise RequestError(f"{key}.{unknown[0]}: no such key; an entry has {', '.join(ENTRY)}")
-    if trouble := _trouble_of(entry["match"]):
+    if trouble := _regex_error(entry["match"]):
         raise RequestError(
             f"{key}.match={entry['match']}: no regular expression ({trouble}); '.*' stands for any "
             "text"
@@ -317,7 +317,7 @@ def _is_number(value: Any, *, zero: bool) -> bool:
     return 0 <= value < float("inf") and (zero or value > 0)
 
 
-def _trouble_of(pattern: str) -> str:
+def _regex_error(pattern: str) -> str:
     """Return why a text is not a regular expression, or "" if it is one."""
     try:
         re.compile(pattern)

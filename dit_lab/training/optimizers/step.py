@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dit_lab.training.optimizers.combined import parts_of
-from dit_lab.training.parallel import whole_of
+from dit_lab.training.parallel import full_tensor_of
 
 CLIP_EPS = 1e-6  # added to the norm, as in torch's clipping
 
@@ -21,7 +21,7 @@ def set_learning_rate(optimizer: Optimizer, factor: float) -> float:
 
 def gradient_norm(optimizer: Optimizer) -> Tensor:
     """Return the norm () of all gradients together, over all shards."""
-    return whole_of(nn.utils.get_total_norm(_gradients(optimizer)))
+    return full_tensor_of(nn.utils.get_total_norm(_gradients(optimizer)))
 
 
 def guarded_step(

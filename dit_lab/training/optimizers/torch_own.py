@@ -9,7 +9,7 @@ import torch
 from torch.optim import SGD, Adafactor, Optimizer
 
 from dit_lab.training.optimizers.uncompiled import without_compiler
-from dit_lab.training.tensor_files import is_spread
+from dit_lab.training.tensor_files import is_sharded
 
 
 def sgd(
@@ -17,7 +17,7 @@ def sgd(
 ) -> Optimizer:
     """Build `torch.optim.SGD`, fused unless parameters are sharded, as torch requires."""
     first = params[0]["params"][0] if isinstance(params[0], dict) else params[0]
-    fused = not is_spread(first)
+    fused = not is_sharded(first)
     optimizer = without_compiler(SGD)(
         params,
         lr=lr,

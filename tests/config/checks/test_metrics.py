@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dit_lab.config.checks.metrics import cadences, check_metrics, extractors_of
+from dit_lab.config.checks.metrics import check_metrics, evaluation_intervals, extractors_of
 from dit_lab.config.compose import compose_train
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
@@ -41,4 +41,4 @@ def test_what_is_looked_through() -> None:
 
 def test_cadences() -> None:
     listed = config(mine=own("pixels"), accuracy=ACCURACY, last=replace(ACCURACY, every_steps=0))
-    assert cadences(listed) == {"mine": 100, "accuracy": 7, "last": 0}
+    assert evaluation_intervals(listed) == {"mine": 100, "accuracy": 7, "last": 0}

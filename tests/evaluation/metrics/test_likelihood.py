@@ -91,7 +91,7 @@ def test_densities_are_those_of_the_data(mixture: Mixture, path: Interpolant) ->
     expected = mixture.marginal_log_prob(x, path, path.t_max)
     assert found.dtype == torch.float64
     assert (bits(found, mixture) - bits(expected, mixture)).abs().max() < MILLIBIT
-    if path.leftover_noise() == 0:
+    if path.final_sigma() == 0:
         torch.testing.assert_close(expected, mixture.log_prob(x))
 
 

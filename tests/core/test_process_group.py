@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dit_lab.core.team import ALONE, shared_out
+from dit_lab.core.process_group import SINGLE_PROCESS, map_over_ranks
 
 
 class Second:
@@ -23,17 +23,17 @@ class Second:
 
 
 def test_alone() -> None:
-    assert ALONE.first(lambda: 3) == 3
-    assert ALONE.every(lambda: 3) == [3]
-    assert ALONE.largest(3) == 3
+    assert SINGLE_PROCESS.first(lambda: 3) == 3
+    assert SINGLE_PROCESS.every(lambda: 3) == [3]
+    assert SINGLE_PROCESS.largest(3) == 3
     with pytest.raises(ZeroDivisionError):
-        ALONE.first(lambda: 1 // 0)
-    assert list(shared_out(ALONE, [1, 2, 3], lambda item: -item)) == [-1, -2, -3]
+        SINGLE_PROCESS.first(lambda: 1 // 0)
+    assert list(map_over_ranks(SINGLE_PROCESS, [1, 2, 3], lambda item: -item)) == [-1, -2, -3]
 
 
 def test_work_is_shared_out_in_rounds() -> None:
     """With four items and three processes, the second process computes only the second item."""
-    team = Second()
-    shared = shared_out(team, "abcd", str.upper)  # type: ignore[arg-type]
+    process_group = Second()
+    shared = map_over_ranks(process_group, "abcd", str.upper)  # type: ignore[arg-type]
     assert list(shared) == ["first", "B", "third", "first"]
-    assert team.computed == ["B", None]
+    assert process_group.computed == ["B", None]

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from dit_lab.core.types import Result, Team
+from dit_lab.core.types import ProcessGroup, Result
 
 Item = TypeVar("Item")
 
 
-class Alone:
-    """A single process. Implements `types.Team`."""
+class SingleProcess:
+    """A single process. Implements `types.ProcessGroup`."""
 
     index = 0
     size = 1
@@ -30,11 +30,11 @@ class Alone:
         return number
 
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()
 
 
-class ProcessGroup:
-    """Several processes, connected by a group on the CPU. Implements `types.Team`.
+class TorchProcessGroup:
+    """Several processes, connected by a group on the CPU. Implements `types.ProcessGroup`.
 
     If a process dies, its closed connection raises an error in all others.
     """
@@ -85,18 +85,18 @@ def _results(outcomes: list[Any]) -> list[Any]:
     return outcomes
 
 
-def shared_out(
-    team: Team, items: Sequence[Item], compute: Callable[[Item], Result]
+def map_over_ranks(
+    process_group: ProcessGroup, items: Sequence[Item], compute: Callable[[Item], Result]
 ) -> Iterator[Result]:
     """Yield `compute` of every item, in order; each item is computed by one process, in rounds.
 
     Every process must consume all results. If one raises, all raise in the same round.
     """
-    for start in range(0, len(items), team.size):
-        part = items[start : start + team.size]
+    for start in range(0, len(items), process_group.size):
+        part = items[start : start + process_group.size]
 
         def mine(part: Sequence[Item] = part) -> Result | None:
-            return compute(part[team.index]) if team.index < len(part) else None
+            return compute(part[process_group.index]) if process_group.index < len(part) else None
 
-        results = team.every(mine)[: len(part)]
+        results = process_group.every(mine)[: len(part)]
         yield from results  # type: ignore[misc]  # only processes without an item return None
