@@ -150,7 +150,7 @@ def test_entry_points_are_commands() -> None:
     texts = "".join(file.read_text() for file in [*documents, *MODULES])
     run = set(re.findall(r"-m (dit_lab[.\w]*)", texts))
     assert run == {"dit_lab", "dit_lab.sweeps.hydra_host"}
-    assert set(re.findall(r"Child\(\s*\"([.\w]+)", texts)) == {
+    assert set(re.findall(r"ChildProcess\(\s*\"([.\w]+)", texts)) == {
         "dit_lab", "dit_lab.sweeps.hydra_host", "dit_lab.sweeps.hydra_worker",
     }  # fmt: skip
 

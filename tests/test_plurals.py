@@ -28,6 +28,12 @@ NEVER_ONE = {
     "{metrics['perf/images_per_second']} images": "a rate",
     "{total} jobs": "after the case of one",
     "{len(inside)} runs": "of which one is to be named",
+    "{len(every)} configurations": "more than are shown",
+    "{measured} configurations": "more than are shown",
+    "{law.configurations} configurations": "enough for a fit",
+    "{len(seeds)} configurations": "after the case of one",
+    "{len(found)} configurations": "of which one is to be named",
+    "{len(found)} sweeps": "of which one is to be named",
 }
 """Numbers that stand before several things as they are, and why they are not 1."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from dit_lab.core.text import counted
 from dit_lab.report.results import NO_RUN, Configuration, Result
 
 MOST_NAMED = 6  # configurations named in one warning
@@ -62,7 +63,7 @@ def _missing(configurations: Sequence[Configuration]) -> str:
     incomplete = sum(bool(c.missing) for c in configurations)
     if not incomplete:
         return ""
-    said = f"seeds are missing in {incomplete} of {len(configurations)} configurations"
+    said = f"seeds are missing in {incomplete} of {counted(len(configurations), 'configuration')}"
     if {why for c in configurations for why in c.missing.values()} == {NO_RUN}:
         return f"{said}: there are no runs of them, so these means are less certain"
     return (

@@ -173,7 +173,7 @@ def _effects(ablation: Analysis) -> Table | None:
 def _where_set(ablation: Analysis, axis: str) -> list[str]:
     """Return a remark if some configurations do not have the axis."""
     having = [c.settings[axis] != NOT_SET for c in ablation.configurations]
-    some = f"over {sum(having)} of {len(having)} configurations, which have it"
+    some = f"over {sum(having)} of {counted(len(having), 'configuration')}, which have it"
     return [] if all(having) else [some]
 
 

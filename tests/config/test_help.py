@@ -21,8 +21,8 @@ def test_comments_stand_beside_their_options(
     assert yaml.safe_load(text) == to_tree(config)
     lines = {line.split("  # ")[0]: line.partition("  # ")[2] for line in text.splitlines()}
     assert lines["  time_grid: uniform"] == (
-        "how the steps are spread; uniform, quadratic, shifted, given"
+        "spacing of the steps over flow time; uniform, quadratic, shifted, given"
     )
     assert lines["    extractor: inception"].endswith("; pixels, classifier, inception, dinov2")
     assert lines["  final_factor: 0.0"] == "learning rate at the last step, as a fraction of lr"
-    assert lines["seed: 0"] == "of everything that is random in training"
+    assert lines["seed: 0"] == "seed of all randomness in training"

@@ -35,4 +35,4 @@ def test_one_key_or_all_with_a_word(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "a number above 0 or null" in out and "no clipping" in out
     assert main(["describe", "--key", "nonsense"]) == 2
-    assert "--key nonsense: no key has that" in capsys.readouterr().err
+    assert "--key nonsense: no key has this" in capsys.readouterr().err

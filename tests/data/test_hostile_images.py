@@ -196,5 +196,5 @@ def test_folders_in_each_other_without_end(tmp_path: Path) -> None:
     for _ in range(MAX_DEPTH + 5):
         deep = deep / "a"
     deep.mkdir(parents=True)
-    with pytest.raises(RequestError, match=f"lies in {MAX_DEPTH} folders"):
+    with pytest.raises(RequestError, match=f"is nested in {MAX_DEPTH} folders"):
         read_folder(tmp_path, validation_share=0.1, num_classes=0)

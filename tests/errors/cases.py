@@ -24,13 +24,13 @@ from tests.errors import (
     settings,
     sweeping,
     tracking,
-    with_trust,
+    trusting,
 )
 
 AREAS = (
     command_line, settings, methods, own_parts, data, encoding, resuming, recorded, checkpoints,
     averages, measuring, judging, exchange, sweeping, reporting, tracking, benching, places, naming,
-    with_trust, optimizers, keeping,
+    trusting, optimizers, keeping,
 )  # fmt: skip
 CASES = {case.title: case for area in AREAS for case in area.CASES}
 assert len(CASES) == sum(len(area.CASES) for area in AREAS), "two cases of one title"

@@ -349,7 +349,7 @@ def test_an_exported_file_begins_a_training(digits: Path, forked_in: Any) -> Non
     assert forked_in(digits, "export", str(run), "digits.safetensors").returncode == 0
     more = [*TRAIN, "dataset=digits", "training.total_steps=2"]
     ddpm = forked_in(digits, *more, "objective=ddpm", "name=ddpm", "init_from=digits.safetensors")
-    assert "note: objective._target_ was dit_lab.objectives.rectified_flow" in ddpm.stdout
+    assert "note: objective._target_=dit_lab.objectives.ddpm.DDPM differs from " in ddpm.stdout
     hashes = set()
     for name, source in (("file", "digits.safetensors"), ("run", str(run))):
         done = forked_in(digits, *more, f"name={name}", f"init_from={source}")

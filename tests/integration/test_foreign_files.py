@@ -167,7 +167,7 @@ CODE: dict[str, Callable[[Config], None]] = {
     "builtins.exec": set_to("objective._target_", "builtins.exec"),
     "torch.load": set_to("codec._target_", "torch.load"),
     "torch.hub.load": set_to("model._target_", "torch.hub.load"),
-    "a process of the package": set_to("dataset._target_", "dit_lab.core.processes.Child"),
+    "a process of the package": set_to("dataset._target_", "dit_lab.core.processes.ChildProcess"),
     "a reader of the package": set_to("codec._target_", "dit_lab.interop.files.open_weights"),
     "a component of another group": set_to("codec._target_", "dit_lab.objectives.ddpm.DDPM"),
     "a module of this folder": lambda c: c.update(

@@ -542,7 +542,7 @@ def test_arms_and_their_steps_in_words(tmp_path: Path) -> None:
         ["warm", "base", "parent and baseline"],
     ]
     assert "| arm |" not in text.split("## Main effects")[1].split("##")[0]  # they are above
-    assert f"{ablation.family} comparisons, effects and steps" in text
+    assert f"comparisons, effects and steps of this report ({ablation.family} in total)" in text
     page = (tmp_path / "report.html").read_text()
     assert "<h2>Steps between arms</h2>" in page and "optimizer.betas=[0.9,0.99]" in page
 

@@ -147,9 +147,9 @@ def test_another_metric_and_baseline(sweep: SweepFolder) -> None:
     ],
 )
 def test_runs_are_judged_by_trees_through_whatever_they_look(
-    measured: list[str], is_main_process: int
+    measured: list[str], leads: int
 ) -> None:
-    assert leading_metric(measured) == measured[is_main_process]
+    assert leading_metric(measured) == measured[leads]
 
 
 def test_a_job_that_failed_is_a_missing_seed(sweep: SweepFolder) -> None:
