@@ -98,7 +98,7 @@ LIBRARY_ONLY = {
         ("interop/official.py", "linear betas"),
         ("interop/official.py", "{self.code} supports flows only"),
         ("interop/official.py", "{self.code}'s linear path"),
-        ("interop/official.py", "REPA's code wants"),
+        ("interop/official.py", "REPA's code requires"),
         ("interop/diffusers_folder.py", "model.mlp_ratio"),
         ("interop/diffusers_folder.py", "no scheduler of diffusers"),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.errors.case import Case
-from tests.errors.starts import RECIPE, recipe_of_sweep, wrote
+from tests.errors.starts import RECIPE, all_of, recipe_of_sweep, wrote
 
 TINY = "train -m experiment=tiny"
 SEARCH = f"{TINY} hydra/sweeper=optuna"
@@ -99,6 +99,10 @@ CASES = (
          prepare=wrote("experiments/other/recipe.yaml", RECIPE + "arms: [seed=1]\n")),
     Case("no sweep of that name", "sweep status seeds",
          r"seeds: no sweep; give a folder below outputs/sweeps \(there is none yet\)"),
+    Case("a name that two sweeps have", "sweep status seeds",
+         "seeds: 2 sweeps have this name; give one of (one, two|two, one)",
+         prepare=all_of(*(wrote(f"outputs/sweeps/{folder}/manifest.json", '{"name": "seeds"}')
+                          for folder in ("one", "two")))),
     Case("a manifest that is empty", "sweep status seeds",
          "outputs/sweeps/seeds: no sweep lies here", prepare=wrote(MANIFEST, "{}")),
     Case("a manifest with a key too few", "sweep status seeds",
