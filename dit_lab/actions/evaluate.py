@@ -8,7 +8,7 @@ from typing import Any
 
 from dit_lab.actions.drawing_progress import DrawingProgress
 from dit_lab.build.evaluation import Extractors, build_metrics, build_reference_set, load_reference
-from dit_lab.build.evaluation_card import counts_compared, evaluation_card
+from dit_lab.build.evaluation_card import evaluation_card
 from dit_lab.build.parts import (
     Parts,
     build_examples,
@@ -18,18 +18,17 @@ from dit_lab.build.parts import (
 )
 from dit_lab.build.trained import Trained, load_weak
 from dit_lab.config.checks.data import UNKNOWN_DATA, read_facts
-from dit_lab.config.checks.metrics import evaluation_intervals
+from dit_lab.config.checks.metrics import evaluation_intervals, why_unmeasured
 from dit_lab.config.identity import source_now
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
 from dit_lab.core.process_group import SINGLE_PROCESS
 from dit_lab.core.text import counted
-from dit_lab.core.types import Evaluator, ProcessGroup, Shapes
+from dit_lab.core.types import Evaluator, ProcessGroup
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
 from dit_lab.evaluation.card import Card, Evaluation, read_evaluation
 from dit_lab.evaluation.metrics.likelihood import Likelihood
-from dit_lab.evaluation.quality import DRAWS, MIN_IMAGES, draw_images
 from dit_lab.evaluation.sample_quality import SampleQuality
 from dit_lab.evaluation.validation import SampleGrid, ValidationLoss
 from dit_lab.runs.folder import RunFolder
@@ -102,22 +101,6 @@ def _asked_labels(parts: Parts) -> list[int] | None:
     """Return the classes of `sample.labels`, or None for all."""
     asked, data = parts.config.sample.labels, parts.shapes.data
     return None if asked is None else check_labels(asked, data.num_classes, data.class_names)
-
-
-def why_unmeasured(config: RunConfig, shapes: Shapes) -> str:
-    """Return why samples cannot be evaluated with this config and data, or ""."""
-    wanted, (train, held_out) = config.evaluation.num_images, counts_compared(config, shapes)
-    if wanted == 0:
-        return "evaluation.num_images=0: no images are drawn; 1024 would be a good count"
-    if not config.metric:
-        return "metric=[]: nothing is to be measured; two_sample and memorisation say most"
-    if draw_images(wanted, train=train, held_out=held_out):
-        return ""
-    return (
-        f"evaluation.num_images={wanted}: with {train} training and {held_out} held-out images "
-        f"there are too few to compare; {DRAWS * MIN_IMAGES} generated, {DRAWS * MIN_IMAGES} "
-        f"training and {MIN_IMAGES} held-out images are the least"
-    )
 
 
 def uncompiled(parts: Parts) -> Parts:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dit_lab.actions.evaluate import training_evaluators, why_unmeasured
+from dit_lab.actions.evaluate import training_evaluators
 from dit_lab.actions.extension import take_over
 from dit_lab.actions.hooks import build_hooks, refuse_failed
 from dit_lab.actions.prune import prune_held, references_below
@@ -16,6 +16,7 @@ from dit_lab.build.optimizer import check_patterns
 from dit_lab.build.parts import Parts, build_parts
 from dit_lab.build.trained import open_checkpoints
 from dit_lab.build.training import loop_settings, training_objects
+from dit_lab.config.checks.metrics import why_unmeasured
 from dit_lab.config.identity import identity, move_aside, parent_run, refuse_foreign, run_folder
 from dit_lab.config.objects import to_tree
 from dit_lab.config.schema import RunConfig
@@ -192,6 +193,12 @@ def _take_up(
         checkpoint = store.latest()
     if checkpoint is None and steps_in(folder.checkpoints):
         log.warning("none of the checkpoints is whole: training starts at step 0")
+    elif checkpoint is None and folder.metrics.exists():
+        log.warning(
+            "no checkpoint was saved yet (training.checkpoint_every_steps=%d): training starts at "
+            "step 0",
+            config.training.checkpoint_every_steps,
+        )
     trim_metrics(
         folder.metrics,
         checkpoint.step if checkpoint else 0,

@@ -12,10 +12,9 @@ from dit_lab.build.cost import arithmetic
 from dit_lab.build.evaluation import Extractors
 from dit_lab.build.parts import Parts
 from dit_lab.build.trained import Trained
+from dit_lab.config.checks.metrics import counts_compared
 from dit_lab.config.identity import as_hashed, evaluating_code, evaluating_targets
 from dit_lab.config.objects import to_tree
-from dit_lab.config.schema import RunConfig
-from dit_lab.core.types import Shapes
 from dit_lab.evaluation.card import Card
 from dit_lab.evaluation.metrics.likelihood import EXACT_DIMENSIONS, TOLERANCE
 from dit_lab.evaluation.quality import LABEL_RULES
@@ -85,9 +84,3 @@ def _how_likelihood(parts: Parts) -> dict[str, Any] | None:
         "divergence": "exact" if exact else "Hutchinson, one probe of signs",
         "tolerance": TOLERANCE,
     }
-
-
-def counts_compared(config: RunConfig, shapes: Shapes) -> tuple[int, int]:
-    """Return the numbers of training and held-out images that samples are compared with."""
-    at_most = config.evaluation.reference_images
-    return min(at_most, shapes.data.train_images), min(at_most, shapes.data.validation_images)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dit_lab.core import rng
 from dit_lab.core.types import ImageSet, default_classes
+from dit_lab.evaluation.draws import DRAWS, draw_images
 from dit_lab.evaluation.features.extractors import (
     Extractor,
     FeatureCache,
@@ -29,7 +30,6 @@ from dit_lab.evaluation.features.extractors import (
 )
 from dit_lab.evaluation.metrics.frechet import Moments
 from dit_lab.evaluation.metrics.neighbours import Distances, nearest
-from dit_lab.evaluation.metrics.two_sample import FOLDS
 from dit_lab.evaluation.real_baseline import Measure, RealBaseline, mean_and_deviation
 from dit_lab.evaluation.reference import Reference
 from dit_lab.evaluation.table import Row, with_caveats
@@ -37,20 +37,11 @@ from dit_lab.evaluation.table import Row, with_caveats
 Task = Callable[[], Row]
 """Computes one row of the table."""
 
-DRAWS = 3  # disjoint draws, for mean and deviation
-MIN_IMAGES = 2 * FOLDS  # per draw
-
 AS_TRAINED, BALANCED, RANDOM = (
     "as frequent as in the training images", "all classes in turn", "drawn from all classes"
 )  # fmt: skip
 LABEL_RULES = {"training": AS_TRAINED, "balanced": BALANCED, "random": RANDOM}
 """Value of `evaluation.labels` -> its description on the card."""
-
-
-def draw_images(num_images: int, *, train: int, held_out: int) -> int:
-    """Return the number of images per draw so that DRAWS disjoint draws exist; 0 if too few."""
-    count = min(held_out, num_images // DRAWS, train // DRAWS)
-    return count if count >= MIN_IMAGES else 0
 
 
 class Extractors(Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dit_lab.config.checks.metrics import why_unmeasured
 from dit_lab.config.identity import recorded_hash
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import as_recorded, rebased
@@ -94,7 +95,7 @@ def _evaluation(
     task: Task, check_stop: Callable[[], None], on_message: Callable[[str], None]
 ) -> str | None:
     """Return the name of the evaluation's file; None if the job evaluates nothing."""
-    from dit_lab.actions.evaluate import evaluate_run, why_unmeasured  # imports torch: seconds
+    from dit_lab.actions.evaluate import evaluate_run  # imports torch: seconds
     from dit_lab.build.trained import load
 
     run, config = task.run, task.config

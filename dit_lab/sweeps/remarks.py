@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from dit_lab.config.axes import settings_of
+from dit_lab.config.checks.metrics import why_unmeasured
 from dit_lab.config.checks.together import setting_warnings
 from dit_lab.config.equivalence import SAME_MATHEMATICS, equivalence_hash
 from dit_lab.config.identity import run_folder
@@ -37,6 +38,8 @@ def _doubts(plan: Plan) -> list[str]:
     for job, config, shapes in zip(plan.manifest.jobs, plan.configs, plan.shapes, strict=True):
         for line in setting_warnings(config, shapes):
             found[line].append(job)
+        if config.evaluation.num_images and (why := why_unmeasured(config, shapes)):
+            found[f"samples are not measured: {why}"].append(job)
     return [f"{names_of(jobs)}: {line}" for line, jobs in found.items()]
 
 

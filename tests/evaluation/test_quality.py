@@ -20,6 +20,7 @@ from dit_lab.core.errors import StopRequested
 from dit_lab.core.types import ImageSet
 from dit_lab.data.digits import Digits
 from dit_lab.evaluation.baselines import class_gaussian, memoriser
+from dit_lab.evaluation.draws import DRAWS, MIN_IMAGES, draw_images
 from dit_lab.evaluation.features.extractors import (
     Extractor,
     Features,
@@ -42,12 +43,9 @@ from dit_lab.evaluation.metrics.frechet import moments
 from dit_lab.evaluation.quality import (
     AS_TRAINED,
     BALANCED,
-    DRAWS,
-    MIN_IMAGES,
     RANDOM,
     Metric,
     ReferenceSet,
-    draw_images,
 )
 from dit_lab.evaluation.reference import Reference, load_images
 from dit_lab.evaluation.table import COPIES, FEW, UNLIKE, Row, findings

@@ -261,6 +261,17 @@ def test_where_none_is_whole_it_starts_anew_and_says_so(
     assert_same(killed, straight)
 
 
+def test_where_none_was_saved_yet_it_starts_anew_and_says_so(
+    killed: Any, straight: Any, forked: Command, train: list[str]
+) -> None:
+    shutil.rmtree(killed.checkpoint(10).parent)
+    done = forked(*train)
+    assert done.returncode == 0, done.stderr
+    said = "no checkpoint was saved yet (training.checkpoint_every_steps=10): training starts at"
+    assert f"{said} step 0" in done.stdout
+    assert_same(killed, straight)
+
+
 def test_a_checkpoint_of_another_run_is_named_and_skipped(
     killed: Any, straight: Any, forked: Command, train: list[str], folder: Path, run_in: RunIn
 ) -> None:

@@ -132,6 +132,12 @@ def test_what_will_not_be_compared_is_said_before() -> None:
     assert remarks(plan_sweep([*unmeasured, "optimizer.lr=0.001,0.002"])) == []
 
 
+def test_too_few_images_to_measure_are_said_before() -> None:
+    (said,) = remarks(plan_sweep([*TINY, "seed=0,1,2", "evaluation.num_images=29"]))
+    assert said.startswith("jobs 0 to 2: samples are not measured: evaluation.num_images=29: with ")
+    assert "30 generated, 30 training and 10 held-out images are the least" in said
+
+
 def test_settings_that_are_useless_together_are_said_with_their_jobs() -> None:
     plan = plan_sweep([*TINY, "seed=0,1,2", "training.total_steps=40,40000"])
     assert remarks(plan) == [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, arguments_of, target_of
-from dit_lab.core.types import DataFacts
+from dit_lab.core.types import DataFacts, Shapes
+from dit_lab.evaluation.draws import DRAWS, MIN_IMAGES, draw_images
 from dit_lab.evaluation.options import EXTRACTOR
 
 FRECHET = "dit_lab.evaluation.metrics.components.Frechet"
@@ -71,3 +73,35 @@ def _check_frechet(name: str, options: Component, count: int, data: DataFacts) -
             f"metric.{name}: {data.train_images} training images are too few for a covariance, "
             f"which needs {LEAST_IMAGES}; {instead}"
         )
+
+
+def counts_compared(config: RunConfig, shapes: Shapes) -> tuple[int, int]:
+    """Return the numbers of training and held-out images that samples are compared with."""
+    at_most = config.evaluation.reference_images
+    return min(at_most, shapes.data.train_images), min(at_most, shapes.data.validation_images)
+
+
+def why_unmeasured(config: RunConfig, shapes: Shapes) -> str:
+    """Return why samples cannot be evaluated with this config and data, or ""."""
+    wanted, (train, held_out) = config.evaluation.num_images, counts_compared(config, shapes)
+    if wanted == 0:
+        return "evaluation.num_images=0: no images are drawn; 1024 would be a good count"
+    if not config.metric:
+        return "metric=[]: nothing is to be measured; two_sample and memorisation say most"
+    if draw_images(wanted, train=train, held_out=held_out):
+        return ""
+    return (
+        f"evaluation.num_images={wanted}: with {train} training and {held_out} held-out images "
+        f"there are too few to compare; {DRAWS * MIN_IMAGES} generated, {DRAWS * MIN_IMAGES} "
+        f"training and {MIN_IMAGES} held-out images are the least{_more_held_out(config, shapes)}"
+    )
+
+
+def _more_held_out(config: RunConfig, shapes: Shapes) -> str:
+    """Propose a larger `dataset.validation_share` if that gives enough held-out images."""
+    images = shapes.data.train_images + shapes.data.validation_images
+    few = shapes.data.validation_images < MIN_IMAGES
+    if not few or not hasattr(config.dataset, "validation_share") or images < 5 * MIN_IMAGES:
+        return ""
+    share = math.ceil(20 * MIN_IMAGES / images) / 10  # twice the least, since shares are rounded
+    return f"; use dataset.validation_share={share:g}"

@@ -6,10 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from dit_lab.config.checks.metrics import check_metrics, evaluation_intervals, extractors_of
+from dit_lab.config.checks.metrics import (
+    check_metrics,
+    evaluation_intervals,
+    extractors_of,
+    why_unmeasured,
+)
 from dit_lab.config.compose import compose_train
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
+from dit_lab.core.types import Shapes
 from dit_lab.data.digits_facts import digits_facts
 from dit_lab.evaluation.options import EXTRACTOR, FeatureMetric, Metric
 
@@ -37,6 +43,16 @@ def test_what_is_looked_through() -> None:
     both = config(mine=own("pixels"), other=own("pixels"), accuracy=ACCURACY)
     assert extractors_of(both, num_classes=10) == ["classifier", "pixels"]
     assert extractors_of(both, num_classes=0) == ["pixels"]
+
+
+def test_a_larger_held_out_share_is_proposed_where_that_is_what_lacks() -> None:
+    facts = replace(digits_facts(), train_images=55, validation_images=5)
+    folder = compose_train(["experiment=own_images", "dataset.root=photos"])
+    said = why_unmeasured(folder, Shapes(facts, (3, 32, 32)))
+    assert said.endswith("held-out images are the least; use dataset.validation_share=0.4")
+    own = compose_train(["experiment=quickstart"])
+    assert why_unmeasured(own, Shapes(facts, (1, 8, 8))).endswith("images are the least")
+    assert why_unmeasured(own, Shapes(digits_facts(), (1, 8, 8))) == ""
 
 
 def test_cadences() -> None:
