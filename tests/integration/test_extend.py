@@ -104,6 +104,16 @@ def final_files(folder: Path, name: str = "mine") -> dict[str, bytes]:
     return {**files, "picture": max((run / "samples").glob("*.png")).read_bytes()}
 
 
+def test_the_flow_with_an_absolute_error() -> None:
+    found: dict[str, Any] = {}
+    exec(compile(FILES["mylab/l1.py"], "l1.py", "exec"), found)
+    data, noise = torch.randn(2, 3, 1, 8, 8)
+    zeros = torch.zeros(3, dtype=torch.int64)
+    batch = Batch(zeros, data, zeros, noise, torch.rand(3), zeros.bool())
+    loss = found["L1Flow"]().loss(lambda x, time: torch.zeros_like(x), batch)["loss"]
+    torch.testing.assert_close(loss, (data - noise).abs().mean((1, 2, 3)))
+
+
 # ---- the life of an objective -------------------------------------------------------------------
 
 
