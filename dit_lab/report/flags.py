@@ -77,8 +77,8 @@ def _zero_variance(configurations: Sequence[Configuration], axes: Sequence[str])
     if not alike:
         return ""
     return (
-        f"all seeds gave the same value with {_listed(alike)}: check that the seed reaches the run "
-        "and that the metric distinguishes runs"
+        f"all seeds gave the same value with {_listed(alike)}: the metric may be at its limit; "
+        "if it is not, check that the seed reaches the run"
     )
 
 

@@ -43,16 +43,19 @@ def find(given: str, *, root: Path) -> SweepFolder | RunFolder:
     local_path(given, "")  # raises if it is not a path
     if sweep := sweep_at(given, root=root):
         return sweep
+    refused = ""
     for place in (given, root / "runs" / given):
         try:
             return find_run(str(place), root=root)[0]
         except Denied:
             raise
         except RequestError as refusal:
-            if Path(place).is_dir():
-                raise RequestError(f"{given}: {str(refusal).partition(': ')[2]}") from None
+            if Path(place).is_dir():  # perhaps another folder: the name may mean a run or a sweep
+                refused = refused or str(refusal).partition(": ")[2]
     if sweep := sweep_called(given, root=root):
         return sweep
+    if refused:
+        raise RequestError(f"{given}: {refused}")
     raise RequestError(
         f"{given}: no sweep and no run; give a folder below {root / 'sweeps'} or {root / 'runs'}, "
         "its name there, or the id of its run in MLflow"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -138,7 +139,9 @@ def test_a_single_run_that_differs_in_what_follows_from_an_axis(root: Path) -> N
     }  # fmt: skip
 
 
-def test_sweeps_and_runs_are_found_by_every_name(root: Path) -> None:
+def test_sweeps_and_runs_are_found_by_every_name(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweep = finished_sweep(root, {"seed": ["0", "1"]}, value)
     manifest = sweep.read()
     manifest.parent_run_id = "a" * 32
@@ -153,6 +156,10 @@ def test_sweeps_and_runs_are_found_by_every_name(root: Path) -> None:
         assert isinstance(found, RunFolder) and found.root.resolve() == run.root.resolve()
     with pytest.raises(RequestError, match="quickstart: holds 2 runs"):
         find("quickstart", root=root)
+    monkeypatch.chdir(root.parent)
+    Path("alone").mkdir()  # such as a folder of pictures
+    shutil.copytree(run.root, root / "runs/alone" / run.root.name)
+    assert find("alone", root=root) == RunFolder(root / "runs/alone" / run.root.name)
     with pytest.raises(RequestError, match="nothing: no sweep and no run; give a folder below"):
         find("nothing", root=root)
 
