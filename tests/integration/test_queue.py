@@ -162,7 +162,8 @@ def test_stopped_before_any_job_starts(
     process.send_signal(signal.SIGINT)
     stopped = process.wait()
     assert stopped.returncode == 130
-    assert "in the queue: jobs 0 to 3 (to end them: scancel 0 1 2 3); they end" in stopped.stdout
+    said = "in the queue: jobs 0 to 3 (to end them: scancel 0 1 2 3); running jobs end"
+    assert said in stopped.stdout
     assert "KILLED" not in stopped.stdout
     assert seen(told, folder) == statuses(folder) == [IN_QUEUE] * 4
     assert re.match(r"KILLED +0 of 4 jobs", doctor(told))
