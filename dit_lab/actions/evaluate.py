@@ -14,6 +14,7 @@ from dit_lab.build.parts import (
     build_examples,
     build_generator,
     build_images,
+    null_label,
     validation_batches,
 )
 from dit_lab.build.trained import Trained, load_weak
@@ -59,6 +60,8 @@ def training_evaluators(
         every_steps=training.validate_every_steps,
         batches=validation_batches(parts, dataset=held_out, codec=codec),
         objective=parts.objective,
+        null_label=null_label(parts),
+        total_steps=training.total_steps,
         process_group=process_group,
         check_stop=check_stop,
     )

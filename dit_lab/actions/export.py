@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 import torch
 
 from dit_lab.build.parts import build_objective
-from dit_lab.build.trained import read_weights
+from dit_lab.build.trained import read_weights, without_heads
 from dit_lab.codecs.facts import IDENTITY
 from dit_lab.codecs.loading import load_network, quiet
+from dit_lab.config.checks.sampling import samplers_of
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import read_recorded
 from dit_lab.core.errors import RequestError
@@ -45,7 +47,8 @@ class Export:
         self.folder, chosen = find_run(run, root=root)
         self.config = read_recorded(self.folder)
         self.shapes = recorded_shapes(self.folder)
-        self.weights = read_weights(self.folder, chosen, weights, self.config)
+        found = read_weights(self.folder, chosen, weights, self.config)
+        self.weights = replace(found, tensors=without_heads(found.tensors))
 
     @property
     def told(self) -> str:
@@ -177,6 +180,11 @@ class Export:
             raise RequestError(
                 f"--format {name}: knows the lab's DiT alone, this is {target}; use "
                 "--format safetensors"
+            )
+        if samplers_of(self.config.objective)[0] == "jump":
+            raise RequestError(
+                f"--format {name}: describes models that are sampled step by step, not those of "
+                f"objective={self.config.choices['objective']}; use --format safetensors"
             )
         return configured(
             arguments_of(self.config.model),

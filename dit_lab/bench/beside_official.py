@@ -25,7 +25,7 @@ from dit_lab.core import rng
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
 from dit_lab.core.text import counted
-from dit_lab.core.types import Batch, Shapes
+from dit_lab.core.types import Batch, ModelCall, Progress, Shapes
 from dit_lab.reproduce.drawing import fill
 from dit_lab.sampling.generate import CHUNK_IMAGES
 
@@ -149,7 +149,8 @@ def _loss_difference(drawing: Sampling, official: Official) -> float:
         time=objective.time_from_uniform(uniform),
         drop_label=torch.zeros_like(labels, dtype=torch.bool),
     )
-    ours = objective.loss(lambda x, time: drawing.labelled(x, time, labels), batch)["loss"]
+    predict = ModelCall(model=drawing.labelled, labels=labels, progress=Progress())
+    ours = objective.loss(predict, batch)["loss"]
     theirs = official.losses(data, labels, batch.time, noise)
     return ((ours - theirs).abs() / theirs.abs()).max().item()
 

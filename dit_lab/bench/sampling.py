@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from statistics import mean
+from typing import Unpack
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from dit_lab.bench.figures import ROUNDS, Timing, Turns, by_measure
 from dit_lab.build.cost import model_cost
 from dit_lab.build.parts import build_generator, build_model, build_parts, labelled_call
 from dit_lab.config.schema import RunConfig
+from dit_lab.core.calls import Asked
 from dit_lab.core.types import Shapes
 from dit_lab.sampling.generate import CHUNK_IMAGES, EvaluationCount
 
@@ -99,9 +101,9 @@ class Sampling:
             of_products=of_products,
         )
 
-    def _counted(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+    def _counted(self, x: Tensor, time: Tensor, labels: Tensor, **asked: Unpack[Asked]) -> Tensor:
         self._passes(len(x))
-        return self.labelled(x, time, labels)
+        return self.labelled(x, time, labels, **asked)
 
 
 class _Enough(Exception):  # noqa: N818 - an end, not an error

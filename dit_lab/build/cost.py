@@ -13,6 +13,7 @@ from typing import Any
 from dit_lab.config.objects import to_component
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_config
+from dit_lab.core.calls import LossPasses, needs_of
 from dit_lab.core.cost import Cost, TrainingMemory, cost, training_memory
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component
@@ -35,18 +36,18 @@ MOST_RUNS = 50  # runs that are read to estimate the speed of this machine
 
 def model_cost(config: RunConfig, shapes: Shapes) -> Cost | None:
     """Return the cost of the configured DiT, or None for a user-defined architecture."""
-    return _cost(config.model, shapes, getattr(config.objective, "learn_sigma", False))
+    return _cost(config.model, config.objective, shapes)
 
 
 def recorded_cost(config: Mapping[str, Any], shapes: Shapes) -> Cost | None:
     """Return the cost of the DiT of a recorded configuration, or None."""
     if config["model"]["_target_"] not in COMPONENTS["model"]:
         return None
-    model = to_component("model", config["model"])
-    return _cost(model, shapes, config["objective"].get("learn_sigma", False))
+    model, objective = (to_component(group, config[group]) for group in ("model", "objective"))
+    return _cost(model, objective, shapes)
 
 
-def _cost(model: Component, shapes: Shapes, learn_sigma: bool) -> Cost | None:
+def _cost(model: Component, objective: Component, shapes: Shapes) -> Cost | None:
     if not isinstance(model, DiT):
         return None
     channels, height, width = shapes.latent
@@ -55,7 +56,9 @@ def _cost(model: Component, shapes: Shapes, learn_sigma: bool) -> Cost | None:
         input_size=(height, width),
         in_channels=channels,
         num_classes=shapes.data.num_classes,
-        learn_sigma=learn_sigma,
+        learn_sigma=getattr(objective, "learn_sigma", False),
+        needs=needs_of(objective),
+        passes=getattr(objective, "passes", LossPasses()),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from dit_lab.config.checks.data import OfData, images_of
 from dit_lab.config.components import load_component
 from dit_lab.config.schema import EncodeConfig, RunConfig
 from dit_lab.core import rng
+from dit_lab.core.calls import Asked, needs_of
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import accepted, arguments_of, parameters_of, target_of
 from dit_lab.core.process_group import SINGLE_PROCESS
@@ -39,8 +40,8 @@ from dit_lab.data.unlabelled import Unlabelled
 from dit_lab.models.options import class_dropout
 from dit_lab.samplers.guidance import Guidance
 from dit_lab.sampling.generate import Generator
-from dit_lab.training.batches import Draws, TrainingBatches, paired_noise
-from dit_lab.training.parallel import compile_blocks, for_sampling, with_weights
+from dit_lab.training.batches import Draws, TrainingBatches, no_draws, paired_noise
+from dit_lab.training.parallel import compile_blocks, for_sampling, in_float32, with_weights
 
 VALIDATION_BATCH = 128
 
@@ -89,8 +90,14 @@ def parts_of_model(config: RunConfig, shapes: Shapes, device: torch.device) -> P
     return Parts(config=config, shapes=shapes, objective=objective, codec=Identity(), device=device)
 
 
-def build_model(parts: Parts) -> nn.Module:
-    """Return the model for the data's shapes, initialised from the seed, on the CPU."""
+def build_model(parts: Parts, *, heads: bool = True) -> nn.Module:
+    """Return the model for the data's shapes, initialised from the seed, on the CPU.
+
+    Without `heads`, it lacks those that are for training only.
+    """
+    needs = needs_of(parts.objective)
+    if not heads:
+        needs = replace(needs, velocity_blocks=0)
     channels, height, width = parts.shapes.latent
     model: nn.Module = build(
         parts.config,
@@ -99,6 +106,7 @@ def build_model(parts: Parts) -> nn.Module:
         in_channels=channels,
         num_classes=parts.shapes.data.num_classes,
         learn_sigma=parts.objective.learn_sigma,
+        **needs.arguments(),
         generator=rng.generator(parts.config.seed, "init"),
     )
     return model
@@ -116,10 +124,10 @@ def labelled_call(parts: Parts, model: nn.Module) -> LabelledCall:
         model = for_sampling(model)
     bf16 = in_bf16(parts.config)
 
-    def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+    def call(x: Tensor, time: Tensor, labels: Tensor, **asked: Unpack[Asked]) -> Tensor:
         with torch.autocast(parts.device.type, torch.bfloat16, enabled=bf16):
-            output: Tensor = model(x, time, labels)
-            return output.float()
+            output: Tensor = in_float32(model(x, time, labels, **asked))
+            return output
 
     return call
 
@@ -233,6 +241,7 @@ def _draws(parts: Parts, codec: Codec, purpose: str) -> Draws:
         purpose=purpose,
         latent_shape=parts.shapes.latent,
         time_from_uniform=parts.objective.time_from_uniform,
+        further=getattr(parts.objective, "draws", no_draws),
         label_drop_prob=class_dropout(config.model) if drops else 0.0,
         posterior=codec.draws,
     )

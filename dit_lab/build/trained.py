@@ -18,6 +18,7 @@ from dit_lab.config.checks.coupling import check_pair_noise
 from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
 from dit_lab.core import trust
+from dit_lab.core.calls import HEADS
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import changed, target_of
 from dit_lab.core.process_group import SINGLE_PROCESS
@@ -177,8 +178,8 @@ def load(
     parts = build_parts(config, recorded_shapes(folder), device)
     _refuse_other_codec(parts.codec, folder)
     found = read_weights(folder, chosen, weights, config)
-    model = build_model(parts)
-    load_weights(model, found.tensors, source=found.source)
+    model = build_model(parts, heads=False)
+    load_weights(model, without_heads(found.tensors), source=found.source)
     return Trained(
         parts=parts,
         folder=folder,
@@ -225,6 +226,11 @@ def read_weights(
         own = checkpoint.group("model")
         tensors |= {key: own.read(key) for key in own.names() if key not in tensors}
     return Weights(tensors, name, step, source)
+
+
+def without_heads(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors that sampling needs: all but those of heads."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(HEADS)}
 
 
 def _exported_weights(file: Path, weights: str, config: RunConfig) -> Weights:

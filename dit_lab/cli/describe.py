@@ -220,11 +220,25 @@ def _dit_rows(
     return [
         ("parameters", f"{size.parameters:,} ({size.trainable_parameters:,} trainable)"),
         ("forward", f"{size.forward_macs_per_image / 1e9:.4g} GMACs per image"),
-        ("training", f"{size.training_flops_per_image / 1e9:.4g} GFLOP per image"),
+        ("training", f"{size.training_flops_per_image / 1e9:.4g} GFLOP per image{_of(size)}"),
         ("budget", f"{_budget(config, data)}, {total_flops:.3g} FLOP"),
         *_memory_rows(config, size, devices),
         *_time_rows(config, total_flops, devices, args),
     ]  # fmt: skip
+
+
+def _of(size: Cost) -> str:
+    """Return what a loss of several evaluations spends on each, or ""."""
+    extra = {
+        "evaluations without gradient": size.plain_flops_per_image,
+        "derivatives": size.derivative_flops_per_image,
+    }
+    if not any(extra.values()):
+        return ""
+    rest = size.training_flops_per_image - sum(extra.values())
+    parts = {"forward and backward": rest, **extra}
+    said = (f"{name} {flops / 1e9:.4g}" for name, flops in parts.items() if flops)
+    return f" ({', '.join(said)})"
 
 
 def _memory_rows(config: RunConfig, size: Cost, devices: int) -> list[tuple[str, str]]:

@@ -23,6 +23,10 @@ SAMPLERS = {
     "dit_lab.objectives.ddpm.DDPM": _first("ddpm"),
     "dit_lab.objectives.rectified_flow.RectifiedFlow": _first("heun"),
     "dit_lab.objectives.flow_matching.FlowMatching": _first("heun"),
+    "dit_lab.objectives.mean_flow.MeanFlow": ("jump", *ANY_PATH),
+    "dit_lab.objectives.improved_mean_flow.ImprovedMeanFlow": ("jump", *ANY_PATH),
+    "dit_lab.objectives.shortcut.Shortcut": ("jump", *ANY_PATH),
+    "dit_lab.objectives.consistency.Consistency": ("jump",),
 }
 """Objective -> names in conf/sampler of the compatible samplers, the default first."""
 
@@ -34,6 +38,7 @@ def draws_noise(sampler: Component) -> bool:
         name in ("DDPMSampler", "EulerMaruyama")
         or getattr(sampler, "eta", 0.0) > 0
         or getattr(sampler, "solver", None) == "sde"
+        or getattr(sampler, "renew_noise", False)
     )
 
 

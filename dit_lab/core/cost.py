@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dit_lab.core.calls import LossPasses, ModelNeeds
+
 TIME_FEATURES = 256  # as in models.embeddings, which imports torch
 FLOAT32_BYTES = 4
 BFLOAT16_BYTES = 2
@@ -61,9 +63,11 @@ class Cost:
     trainable_parameters: int
     forward_macs_per_image: int
     training_flops_per_image: int  # 6 x MACs: the backward pass costs two forward passes
-    depth: int
+    depth: int  # blocks, with those of a second head
     block_parameters: int  # of one block, all trainable
     kept: StoredActivations
+    plain_flops_per_image: int = 0  # part of training: evaluations without gradient in the loss
+    derivative_flops_per_image: int = 0  # part of training: derivatives along trajectories
 
     @property
     def end_parameters(self) -> int:
@@ -110,10 +114,14 @@ def cost(
     mlp: str = "gelu",
     rope: bool = False,
     qk_norm: bool = False,
+    needs: ModelNeeds = ModelNeeds(),  # noqa: B008 - frozen
+    passes: LossPasses = LossPasses(),  # noqa: B008 - frozen
 ) -> Cost:
     """Return exact parameter counts, multiply-adds of one forward pass, and stored activations.
 
-    Only matrix products are counted. The arguments are those of `models.dit.DiT`.
+    Only matrix products are counted. The arguments are those of `models.dit.DiT`, with what the
+    objective needs of it and how often its loss evaluates it. The forward pass is one of sampling,
+    without a second head, which the evaluations of training include.
     """
     height, width = input_size
     tokens = (height // patch_size) * (width // patch_size)
@@ -126,27 +134,33 @@ def cost(
     token_block = [(d, 3 * d), (d, d), (d, mlp_in), (m, d)]  # qkv, proj, fc1 or w12, fc2 or w3
     image_block = [(d, 6 * d)]  # adaLN
     token_ends = [(patch_in, d), (d, patch_out)]
-    image_ends = [(TIME_FEATURES, d), (d, d), (d, 2 * d)]  # time MLP, final adaLN
+    final = [(d, patch_out)], [(d, 2 * d)]  # per token, and adaLN per image
+    scalars = 1 + needs.second_time + len(needs.conditions)  # each with an MLP, as the time
+    image_ends = [*scalars * [(TIME_FEATURES, d), (d, d)], *final[1]]
 
     label_rows = num_classes + (class_dropout_prob > 0) if num_classes else 0
     scale = d if norm == "rms" else 0  # parameters of a norm
     block = _parameters(token_block + image_block) + 2 * scale
     if qk_norm:  # for queries and keys of a head: a scale, and for layer norm a shift
         block += 2 * (d // num_heads) * (1 if norm == "rms" else 2)
+    own = needs.velocity_blocks
+    head = own * block + _parameters(final[0] + final[1]) + scale if own else 0
     trainable = _parameters(token_ends + image_ends) + depth * block + label_rows * d + scale
     attention = 2 * tokens**2 * d  # queries x keys, then weights x values
-    macs = (
-        tokens * _macs(token_ends)
-        + _macs(image_ends)
-        + depth * (tokens * _macs(token_block) + _macs(image_block) + attention)
-    )
+    block_macs = tokens * _macs(token_block) + _macs(image_block) + attention
+    macs = tokens * _macs(token_ends) + _macs(image_ends) + depth * block_macs
+    head_macs = own * block_macs + tokens * _macs(final[0]) + _macs(final[1]) if own else 0
+    plain = round(2 * passes.plain * (macs + head_macs))
+    derivatives = round(4 * passes.derivatives * macs)
     return Cost(
         tokens=tokens,
-        parameters=trainable + tokens * d,
-        trainable_parameters=trainable,
+        parameters=trainable + head + tokens * d,
+        trainable_parameters=trainable + head,
         forward_macs_per_image=macs,
-        training_flops_per_image=6 * macs,
-        depth=depth,
+        training_flops_per_image=6 * (macs + head_macs) + plain + derivatives,
+        plain_flops_per_image=plain,
+        derivative_flops_per_image=derivatives,
+        depth=depth + own,
         block_parameters=block,
         kept=_kept(d, m, norm=norm, mlp=mlp, rope=rope, qk_norm=qk_norm),
     )

@@ -11,6 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from dit_lab.core.calls import LabelledCall as LabelledCall
+from dit_lab.core.calls import ModelCall as ModelCall
+from dit_lab.core.calls import ModelNeeds as ModelNeeds
+from dit_lab.core.calls import Output as Output
+from dit_lab.core.calls import Predict as Predict
+from dit_lab.core.calls import Prediction as Prediction
+from dit_lab.core.calls import Progress as Progress
 from dit_lab.core.data_facts import DataFacts as DataFacts
 from dit_lab.core.data_facts import DataFindings as DataFindings
 from dit_lab.core.data_facts import default_classes as default_classes
@@ -35,21 +42,13 @@ class Batch:
     noise: Tensor  # (N, C, H, W) float32, standard normal
     time: Tensor  # (N,) in the unit of the objective: flow time in [0, 1] or DDPM timestep
     drop_label: Tensor  # (N,) bool, True where the null label replaces the label
+    draws: Mapping[str, Tensor] = field(default_factory=dict)  # each (N,), of `Objective.draws`
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return a copy of the batch with `change` applied to each tensor."""
-        return Batch(*(change(getattr(self, name)) for name in self.__slots__))
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Clean data and noise as predicted from a batch of noisy images."""
-
-    data: Tensor  # (N, C, H, W)
-    noise: Tensor  # (N, C, H, W)
-    # reverse variance, from 0 (posterior's) to 1 (beta), on a log scale; (N, C, H, W) if learned
-    variance_fraction: Tensor | float = 0.0
-    guided: bool = False  # whether classifier-free guidance or autoguidance was applied
+        *names, _ = self.__slots__
+        tensors = {name: change(getattr(self, name)) for name in names}
+        return Batch(**tensors, draws={name: change(x) for name, x in self.draws.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +81,6 @@ class EvaluationResult:
     artifacts: tuple[Path, ...] = ()
 
 
-ModelCall = Callable[["Tensor", "Tensor"], "Tensor"]
-"""(x_t (N, C, H, W), model time (N,)) -> raw output (N, C or 2C, H, W); the labels are bound."""
-
-LabelledCall = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
-"""(x_t (N, C, H, W), model time (N,), labels (N,)) -> raw output (N, C or 2C, H, W)."""
-
-Predict = Callable[["Tensor", float], Prediction]
-"""(x_t (N, C, H, W), flow time t shared by the batch) -> Prediction; the argument of samplers."""
-
 DrawNoise = Callable[[int], "Tensor"]
 """Step index -> fresh standard normal noise (N, C, H, W), reproducible per image."""
 
@@ -105,6 +95,9 @@ class Model(Protocol):
     def forward(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
         """Return the raw output, (N, C, H, W), or (N, 2C, H, W) with `learn_sigma`.
 
+        For objectives with `needs`, it also takes the keyword arguments of `calls.Asked`, and its
+        constructor those of `ModelNeeds`.
+
         Args:
             x: Noisy images or latents, (N, C, H, W).
             time: (N,), as `Objective.model_time` returns it.
@@ -116,6 +109,9 @@ class Objective(Protocol):
     """A training target on an interpolant, and the interpretation of the model's raw output."""
 
     learn_sigma: bool = False  # the model has 2C output channels
+    needs: ModelNeeds = ModelNeeds()  # what the model must have besides one time and labels
+    averaged_weights: bool = False  # the loss evaluates averaged weights too
+    depends_on_end: bool = False  # whether the loss of a step depends on `total_steps`
 
     @property
     def interpolant(self) -> Interpolant:
@@ -131,11 +127,24 @@ class Objective(Protocol):
             `Batch.time`, (N,).
         """
 
+    def draws(self, uniform: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
+        """Return the further random values of each image, by name; none unless overridden.
+
+        Args:
+            uniform: gives the numbers (N,) float64 from U[0, 1) of a stream, by its name. Each is a
+                function of the seed and the image.
+
+        Returns:
+            `Batch.draws`, each (N,).
+        """
+        return {}
+
     def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
         """Return the loss terms of a batch, by name.
 
         Args:
             predict: The model, with the labels of the batch; takes noisy inputs and model times.
+                It also knows the progress of the training.
             batch: Clean data, noise and times, from which the noisy inputs are made.
 
         Returns:
@@ -153,6 +162,10 @@ class Objective(Protocol):
             x: The noisy input of the model, (N, C, H, W).
             t: The flow time of x.
         """
+
+    def conditions(self, *, scale: float, interval: tuple[float, float]) -> Mapping[str, float]:
+        """Return the further inputs of the model for a guidance; for those with such `needs`."""
+        return {}
 
 
 class Sampler(Protocol):

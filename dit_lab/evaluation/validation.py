@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dit_lab.core.process_group import SINGLE_PROCESS, map_over_ranks
-from dit_lab.core.types import Batch, EvaluationResult, LabelledCall, Objective, ProcessGroup
+from dit_lab.core.types import (
+    Batch,
+    EvaluationResult,
+    LabelledCall,
+    ModelCall,
+    Objective,
+    ProcessGroup,
+    Progress,
+)
 from dit_lab.sampling.generate import Generator
 from dit_lab.sampling.images import captions_of, grid_columns, write_grid
 
@@ -24,6 +33,8 @@ class ValidationLoss:
     every_steps: int
     batches: Sequence[Callable[[], Batch]]
     objective: Objective
+    null_label: int | None = None
+    total_steps: int = 1
     process_group: ProcessGroup = SINGLE_PROCESS
     check_stop: Callable[[], None]
 
@@ -31,7 +42,9 @@ class ValidationLoss:
         def of(make: Callable[[], Batch]) -> tuple[dict[str, float], int]:
             self.check_stop()
             batch = make()
-            terms = self.objective.loss(_with_labels(model, batch), batch)
+            progress = Progress(step, self.total_steps)
+            predict = _with_labels(model, batch, null_label=self.null_label, progress=progress)
+            terms = self.objective.loss(predict, batch)
             found = {name: term.cpu().double().sum().item() for name, term in terms.items()}
             return found, len(batch.labels)
 
@@ -44,8 +57,9 @@ class ValidationLoss:
         return EvaluationResult({f"eval/{name}": total / count for name, total in sums.items()})
 
 
-def _with_labels(model: LabelledCall, batch: Batch) -> Callable[..., torch.Tensor]:
-    return lambda x, time: model(x, time, batch.labels)
+def _with_labels(model: LabelledCall, batch: Batch, **known: Any) -> ModelCall:
+    """Return the averaged model as a loss calls it, with all labels of the batch."""
+    return ModelCall(model=model, averaged=model, labels=batch.labels, **known)
 
 
 @dataclass(frozen=True, kw_only=True)

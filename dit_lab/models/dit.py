@@ -15,18 +15,16 @@ latent cells, p patch size, T = (H / p)(W / p) tokens, D width, h heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
-from torch import Tensor, addcmul, nn
-from torch.utils.checkpoint import (
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
+from torch import Tensor, nn
 
+from dit_lab.core.calls import VELOCITY, Output
 from dit_lab.core.cost import mlp_width
 from dit_lab.core.errors import RequestError
+from dit_lab.models.blocks import Block, FinalLayer, Head, close_gates, initialise_linear
 from dit_lab.models.embeddings import (
     LabelEmbedding,
     PatchEmbedding,
@@ -34,11 +32,10 @@ from dit_lab.models.embeddings import (
     TimeEmbedding,
     sincos_positions,
 )
-from dit_lab.models.layers import Attention, Mlp, SwiGLU, token_norm
 from dit_lab.models.options import check_activation_checkpointing, check_layers, recomputed
 
-ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
-"""Private names of torch's attention kernels; names that torch does not know are ignored."""
+STEP = "step"
+"""Name of the embedding of the distance from the first time to the second."""
 
 
 class DiT(nn.Module):
@@ -65,6 +62,11 @@ class DiT(nn.Module):
             "selective" to recompute all but the outputs of matrix products and of attention in
             every block (Korthikanti et al. 2022). Only in training mode; the gradients are the
             same. k = 1 needs a fraction of the memory and a third more time.
+        second_time: take a second time, whose distance from the first is embedded like a time.
+        conditions: names of further scalar inputs, each embedded like a time. These embeddings are
+            added to the condition and start at zero, so that the model is at first one of one time.
+        velocity_blocks: above 0, a second head predicts a velocity from the tokens before the last
+            `velocity_blocks` blocks, by as many blocks of its own.
         generator: random generator of the initial parameters, on the device of the model.
 
     Raises:
@@ -89,6 +91,9 @@ class DiT(nn.Module):
         rope: bool = False,
         qk_norm: bool = False,
         activation_checkpointing: int | str = "none",
+        second_time: bool = False,
+        conditions: Sequence[str] = (),
+        velocity_blocks: int = 0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -114,8 +119,9 @@ class DiT(nn.Module):
         tokens = self.grid[0] * self.grid[1]
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, hidden_size), requires_grad=False)
         rotary = RotaryPositions(hidden_size // num_heads, *self.grid) if rope else None
-        self.blocks = nn.ModuleList(
-            Block(
+
+        def block(number: int) -> Block:
+            return Block(
                 hidden_size,
                 num_heads,
                 mlp_width(hidden_size, mlp_ratio, mlp),
@@ -125,18 +131,50 @@ class DiT(nn.Module):
                 rotary=rotary,
                 recompute=recomputed(number, activation_checkpointing),
             )
-            for number in range(1, depth + 1)
-        )
-        self.final_layer = FinalLayer(hidden_size, patch_size**2 * self.out_channels, norm=norm)
-        self.initialise(generator)
 
-    def forward(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        def final_layer() -> FinalLayer:
+            return FinalLayer(hidden_size, patch_size**2 * self.out_channels, norm=norm)
+
+        self.blocks = nn.ModuleList(block(number) for number in range(1, depth + 1))
+        self.final_layer = final_layer()
+        self.initialise(generator)
+        scalars = (*([STEP] if second_time else []), *conditions)
+        embedders = {name: TimeEmbedding(hidden_size) for name in scalars}
+        heads: dict[str, Head] = {}
+        if velocity_blocks:
+            after = _branching_block(depth, velocity_blocks)
+            own = (block(number) for number in range(after + 1, depth + 1))
+            heads[VELOCITY] = Head(own, final_layer(), after=after)
+        for embedder in embedders.values():
+            embedder.initialise_to_zero(generator)
+        for head in heads.values():
+            head.initialise_to_zero(generator)
+        self.scalar_embedders, self.heads = nn.ModuleDict(embedders), nn.ModuleDict(heads)
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        labels: Tensor,
+        *,
+        to: Tensor | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
+        heads: Sequence[str] = (),
+        hidden: Sequence[int] = (),
+    ) -> Tensor | Output:
         """Predict the raw output (N, K, H, W) of images x (N, C, H, W).
 
         Args:
             x: noisy images or latents (N, C, H, W).
             time: model time (N,), in the unit of the objective (`Objective.model_time`).
             labels: class labels (N,) int64; may be `null_label`.
+            to: second time (N,) of a model of two times; None for `time`.
+            conditions: values (N,) of the further scalar inputs, by name.
+            heads: names of the heads whose output is wanted.
+            hidden: numbers of the blocks, from 1, whose tokens (N, T, D) are wanted.
+
+        Returns:
+            The raw output; with `heads` or `hidden`, an `Output`.
 
         Raises:
             RequestError: the size of x is not `input_size`.
@@ -147,9 +185,34 @@ class DiT(nn.Module):
         condition = self.t_embedder(time)  # (N, D)
         if self.y_embedder is not None:
             condition = condition + self.y_embedder(labels)
+        if self.scalar_embedders:
+            distance = torch.zeros_like(time) if to is None else to - time
+            values = {**(conditions or {}), STEP: distance}
+            for name, embedder in self.scalar_embedders.items():
+                condition = condition + embedder(values[name])
+        if heads or hidden:
+            return self._output(tokens, condition, heads, hidden)
         for block in self.blocks:
             tokens = block(tokens, condition)
         return self._assemble(self.final_layer(tokens, condition))
+
+    def _output(
+        self, tokens: Tensor, condition: Tensor, heads: Sequence[str], hidden: Sequence[int]
+    ) -> Output:
+        """Return the output with those of heads and the tokens after blocks."""
+        branches = {name: cast(Head, self.heads[name]) for name in heads}
+        starts = {head.after for head in branches.values()}
+        after = {0: tokens}
+        for number, block in enumerate(self.blocks, start=1):
+            tokens = block(tokens, condition)
+            if number in hidden or number in starts:
+                after[number] = tokens
+        answers = {
+            name: self._assemble(head(after[head.after], condition))
+            for name, head in branches.items()
+        }
+        main = self._assemble(self.final_layer(tokens, condition))
+        return Output(main, answers, {number: after[number] for number in hidden})
 
     def _assemble(self, patches: Tensor) -> Tensor:
         """Arrange the patches (N, T, p * p * K) of the tokens as images (N, K, H, W)."""
@@ -160,103 +223,22 @@ class DiT(nn.Module):
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
         """Initialise all parameters as the original code does; the model then outputs exactly 0."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):  # a Conv2d as a linear layer
-                nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
-        for name in ("0.weight", "2.weight"):
-            weight = self.t_embedder.mlp.get_parameter(name)
-            nn.init.normal_(weight, std=0.02, generator=generator)
+        initialise_linear(self, generator)
+        self.t_embedder.initialise(generator)
         if self.y_embedder is not None:
             table = self.y_embedder.embedding_table
             nn.init.normal_(table.weight, std=0.02, generator=generator)
-        for layer in (*self.blocks, self.final_layer):  # adaLN-Zero
-            nn.init.zeros_(layer.adaLN_modulation[1].weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
+        close_gates(self.blocks, self.final_layer)
         self.pos_embed.copy_(sincos_positions(self.pos_embed.shape[2], *self.grid)[None])
 
 
-class Block(nn.Module):
-    """Attention and an MLP, each in a residual branch that the condition modulates and gates.
-
-    Args:
-        mlp_size: hidden width M of the MLP.
-        norm, mlp, qk_norm: as in `DiT`.
-        rotary: as in `Attention`.
-        recompute: what the backward pass recomputes in training mode: "nothing", "everything", or
-            "selective" for all but the outputs of matrix products and of attention.
-    """
-
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        mlp_size: int,
-        *,
-        norm: str = "layer",
-        mlp: str = "gelu",
-        qk_norm: bool = False,
-        rotary: RotaryPositions | None = None,
-        recompute: str = "nothing",
-    ) -> None:
-        super().__init__()
-        self.recompute = recompute
-        self.norm1 = token_norm(norm, hidden_size)
-        self.attn = Attention(
-            hidden_size, num_heads, qk_norm=norm if qk_norm else None, rotary=rotary
+def _branching_block(depth: int, velocity_blocks: int) -> int:
+    """Return the block, from 1, after which the second head begins; 0: before all blocks."""
+    if velocity_blocks > depth:
+        raise RequestError(
+            f"velocity_blocks: {velocity_blocks} are more than the {depth} of the model (depth)"
         )
-        self.norm2 = token_norm(norm, hidden_size)
-        self.mlp = (SwiGLU if mlp == "swiglu" else Mlp)(hidden_size, mlp_size)
-        self.adaLN_modulation = _modulation(hidden_size, 6)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map tokens x (N, T, D) and a condition (N, D) to tokens (N, T, D)."""
-        if self.recompute == "nothing" or not self.training:
-            return self._transform(x, condition)
-        if self.recompute == "selective":
-            return _checkpointed(self._transform, x, condition, context_fn=_keep_products)
-        return _checkpointed(self._transform, x, condition)
-
-    def _transform(self, x: Tensor, condition: Tensor) -> Tensor:
-        modulation = self.adaLN_modulation(condition)[:, None]  # (N, 1, 6 D)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=2)
-        x = addcmul(x, gate_a, self.attn(addcmul(shift_a, self.norm1(x), 1 + scale_a)))
-        return addcmul(x, gate_m, self.mlp(addcmul(shift_m, self.norm2(x), 1 + scale_m)))
-
-
-class FinalLayer(nn.Module):
-    """Modulated norm and a linear layer from each token to the output values of its patch."""
-
-    def __init__(self, hidden_size: int, patch_values: int, *, norm: str = "layer") -> None:
-        super().__init__()
-        self.norm_final = token_norm(norm, hidden_size)
-        self.linear = nn.Linear(hidden_size, patch_values)
-        self.adaLN_modulation = _modulation(hidden_size, 2)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map tokens x (N, T, D) and a condition (N, D) to patches (N, T, p * p * K)."""
-        shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=2)
-        return self.linear(addcmul(shift, self.norm_final(x), 1 + scale))
-
-
-def _checkpointed(run: Callable[..., Tensor], *inputs: Tensor, **how: Any) -> Tensor:
-    """Call `run` under activation checkpointing; `run` must not use random numbers."""
-    return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False, **how)
-
-
-def _keep_products() -> Any:
-    """Return checkpoint contexts that keep the outputs of matrix products and of attention."""
-    kernels = torch.ops.aten
-    attention = [getattr(kernels, f"_scaled_dot_product_{name}", None) for name in ATTENTION]
-    return create_selective_checkpoint_contexts(
-        [kernels.mm.default, kernels.addmm.default, *(one.default for one in attention if one)]
-    )
-
-
-def _modulation(hidden_size: int, count: int) -> nn.Sequential:
-    """Return the layer that maps the condition (N, D) to `count` vectors of width D."""
-    return nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, count * hidden_size))
+    return depth - velocity_blocks
 
 
 def _check_sizes(height: int, width: int, patch_size: int, hidden_size: int, heads: int) -> None:

@@ -104,6 +104,19 @@ class TimeEmbedding(nn.Module):
             nn.Linear(TIME_FEATURES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
         )
 
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None) -> None:
+        """Initialise the weights as the original code does."""
+        for name in ("0.weight", "2.weight"):
+            nn.init.normal_(self.mlp.get_parameter(name), std=0.02, generator=generator)
+
+    @torch.no_grad()
+    def initialise_to_zero(self, generator: torch.Generator | None) -> None:
+        """Initialise the weights so that the embedding is 0 at first."""
+        self.initialise(generator)
+        for name in ("0.bias", "2.weight", "2.bias"):
+            nn.init.zeros_(self.mlp.get_parameter(name))
+
     def forward(self, time: Tensor) -> Tensor:
         """Map times (N,) of any numeric dtype to embeddings (N, D)."""
         with torch.autocast(time.device.type, enabled=False):

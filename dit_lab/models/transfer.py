@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from dit_lab.core.calls import HEADS, VELOCITY
 from dit_lab.core.text import counted
 
 PATCHES, POSITIONS = "x_embedder.proj.weight", "pos_embed"
 LABELS = "y_embedder.embedding_table.weight"
+HEAD = f"{HEADS}{VELOCITY}."
+HEAD_BLOCKS = f"{HEAD}blocks."
 OUTPUTS = ("final_layer.linear.weight", "final_layer.linear.bias")
 
 
@@ -41,6 +44,7 @@ def transfer(model: nn.Module, tensors: Mapping[str, Tensor], *, same_labels: bo
         same_labels: both models have the same classes; if not, the label table is skipped.
     """
     done, own = Transfer(), model.state_dict()
+    tensors = {**_for_the_velocity_head(own, tensors), **tensors}
     for name, tensor in tensors.items():
         if name == LABELS and not same_labels:
             done.skipped[name] = "the classes differ"
@@ -56,6 +60,30 @@ def transfer(model: nn.Module, tensors: Mapping[str, Tensor], *, same_labels: bo
     for name in own.keys() - tensors.keys():
         done.skipped[name] = "not in the checkpoint"
     return done
+
+
+def _for_the_velocity_head(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensors of the last blocks and the final layer by the names of the second head.
+
+    A flow's output is a velocity, so that the head of a model that begins from it is right at once.
+    """
+    depth, own_blocks = (_number_of_blocks(ours, prefix) for prefix in ("blocks.", HEAD_BLOCKS))
+    found = {}
+    for name in ours:
+        if name.startswith(HEAD_BLOCKS):
+            number, _, rest = name.removeprefix(HEAD_BLOCKS).partition(".")
+            found[name] = f"blocks.{depth - own_blocks + int(number)}.{rest}"
+        elif name.startswith(HEAD):
+            found[name] = name.removeprefix(HEAD)
+    return {name: theirs[source] for name, source in found.items() if source in theirs}
+
+
+def _number_of_blocks(names: Mapping[str, Tensor], prefix: str) -> int:
+    return len(
+        {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
+    )
 
 
 def _resized(

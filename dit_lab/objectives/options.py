@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from dit_lab.core.calls import GUIDANCE, LossPasses, ModelNeeds
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, option
 
@@ -22,6 +23,11 @@ PATH = ("linear", "trigonometric", "vp")
 FLOW_PREDICTION = ("velocity", "noise", "data", "score")
 WEIGHTING = ("none", "velocity", "likelihood")
 LOSS = ("squared", "huber")
+DERIVATIVE = ("jvp", "difference")
+TARGET_WEIGHTS = ("average", "current")
+
+FROM, UNTIL = "guidance_from", "guidance_until"
+"""Names of the scalar inputs for the interval of guidance."""
 
 
 @dataclass
@@ -75,7 +81,9 @@ class DDPM(Learned):
 
 
 @dataclass
-class Flow(Learned):
+class Times(Component):
+    """Options of the flow times in training, and of the model's time and channels."""
+
     time_sampling: str = option("uniform", choices=TIME_SAMPLING, help="distribution of t")
     logit_mean: float = option(0.0, help="mean of logit(t) for time_sampling=logit_normal")
     logit_std: float = option(
@@ -86,13 +94,17 @@ class Flow(Learned):
     learn_sigma: bool = option(
         False, help="true: 2C output channels as in SiT, half of them unused"
     )
-    min_snr_gamma: Optional[float] = option(
-        None, above=0, help="gamma of Min-SNR weighting, 5 in the paper; null: none", later=True
-    )
 
     def check_together(self) -> None:
         super().check_together()
         check_time_shift(self.time_shift)
+
+
+@dataclass
+class Flow(Times, Learned):
+    min_snr_gamma: Optional[float] = option(
+        None, above=0, help="gamma of Min-SNR weighting, 5 in the paper; null: none", later=True
+    )
 
 
 @dataclass
@@ -117,11 +129,138 @@ class FlowMatching(Flow):
         check_weighting(weighting=self.weighting, min_snr_gamma=self.min_snr_gamma)
 
 
+@dataclass
+class LogitNormal(Times):
+    time_sampling: str = option("logit_normal", choices=TIME_SAMPLING, help="distribution of t")
+    logit_mean: float = option(0.4, help="mean of logit(t) for time_sampling=logit_normal")
+
+
+@dataclass
+class TwoTimes(LogitNormal):
+    """Options of objectives with the derivative of an average velocity."""
+
+    equal_share: float = option(
+        0.75, at_least=0, at_most=1, help="share of the images with s = t, trained by flow matching"
+    )
+    weight_power: float = option(
+        1.0, at_least=0, at_most=1, help="power of the adaptive weight; 0: squared error"
+    )
+    weight_constant: float = option(
+        1e-3, above=0, help="added to the squared norm in the adaptive weight"
+    )
+    derivative: str = option(
+        "jvp", choices=DERIVATIVE, help="forward-mode differentiation, or a difference quotient"
+    )
+
+    @property
+    def needs(self) -> ModelNeeds:
+        return ModelNeeds(second_time=True)
+
+
+@dataclass
+class MeanFlow(TwoTimes):
+    guidance_omega: float = option(
+        1.0, above=0, help="guidance in the target: weight of the velocity; 1: none"
+    )
+    guidance_kappa: float = option(
+        0.0, at_least=0, below=1, help="guidance in the target: weight of the prediction by label"
+    )
+    guidance_interval: list[float] = option(
+        [0.2, 1.0], help="flow times with guidance in the target: [from, to]"
+    )
+
+    @property
+    def passes(self) -> LossPasses:
+        labelled = bool(self.guidance_kappa)
+        unlabelled = labelled or self.guidance_omega != 1.0
+        return LossPasses(plain=labelled + unlabelled, derivatives=1 - self.equal_share)
+
+    def check_together(self) -> None:
+        super().check_together()
+        check_guidance_inside(
+            self.guidance_omega, self.guidance_kappa, tuple(self.guidance_interval)
+        )
+
+
+@dataclass
+class ImprovedMeanFlow(TwoTimes):
+    equal_share: float = option(
+        0.5, at_least=0, at_most=1, help="share of the images with s = t, trained by flow matching"
+    )
+    weight_constant: float = option(
+        1e-2, above=0, help="added to the squared norm in the adaptive weight"
+    )
+    velocity_blocks: int = option(
+        1, at_least=1, at_most=1_000, help="blocks of the second head, which predicts the velocity"
+    )
+    most_guidance: float = option(
+        7.0, at_least=0, help="guidance scales are drawn from 1 to 1 + this"
+    )
+    guidance_power: float = option(
+        1.0, at_least=0, help="beta of their density, proportional to scale^-beta"
+    )
+
+    @property
+    def needs(self) -> ModelNeeds:
+        return improved_needs(self.velocity_blocks)
+
+    @property
+    def passes(self) -> LossPasses:
+        return LossPasses(plain=2, derivatives=1 - self.equal_share)
+
+
+@dataclass
+class Shortcut(Times):
+    bootstrap_every: int = option(
+        8, at_least=1, help="one in this many images is trained on two half steps"
+    )
+    finest_steps: int = option(
+        128, at_least=2, help="the smallest step is 1 / this number, a power of 2"
+    )
+    target_weights: str = option(
+        "average", choices=TARGET_WEIGHTS, help="weights that take the half steps"
+    )
+
+    @property
+    def needs(self) -> ModelNeeds:
+        return ModelNeeds(second_time=True)
+
+    @property
+    def passes(self) -> LossPasses:
+        return LossPasses(plain=2 / self.bootstrap_every)
+
+    def check_together(self) -> None:
+        super().check_together()
+        if self.finest_steps & (self.finest_steps - 1):
+            raise RequestError(f"finest_steps={self.finest_steps}: expected a power of 2")
+
+
+@dataclass
+class Consistency(LogitNormal):
+    logit_mean: float = option(1.1, help="mean of logit(t) for time_sampling=logit_normal")
+    logit_std: float = option(
+        2.0, above=0, help="standard deviation of logit(t) for time_sampling=logit_normal"
+    )
+    stages: int = option(8, at_least=1, help="stages in which the two times come together")
+    stage_factor: float = option(2.0, above=1, help="factor between the stages")
+    adjust_scale: float = option(8.0, at_least=0, help="k of the adjustment 1 + k sigmoid(-b e)")
+    adjust_slope: float = option(1.0, at_least=0, help="b of the adjustment 1 + k sigmoid(-b e)")
+    huber_c: float = option(0.0, at_least=0, help="c of the pseudo-Huber norm; 0: norm")
+
+    @property
+    def passes(self) -> LossPasses:
+        return LossPasses(plain=1)
+
+
 COMPONENTS: dict[str, dict[str, type[Component]]] = {
     "objective": {
         "dit_lab.objectives.ddpm.DDPM": DDPM,
         "dit_lab.objectives.rectified_flow.RectifiedFlow": RectifiedFlow,
         "dit_lab.objectives.flow_matching.FlowMatching": FlowMatching,
+        "dit_lab.objectives.mean_flow.MeanFlow": MeanFlow,
+        "dit_lab.objectives.improved_mean_flow.ImprovedMeanFlow": ImprovedMeanFlow,
+        "dit_lab.objectives.shortcut.Shortcut": Shortcut,
+        "dit_lab.objectives.consistency.Consistency": Consistency,
     }
 }
 
@@ -181,6 +320,27 @@ def check_loss(*, loss: str, huber_c: float | None) -> None:
         raise RequestError(f"loss={loss}: expected {' or '.join(LOSS)}")
     if loss == "squared" and huber_c is not None:
         raise RequestError(f"huber_c={huber_c:g}: belongs to loss=huber; give both, or neither")
+
+
+def improved_needs(velocity_blocks: int) -> ModelNeeds:
+    """Return what improved MeanFlow needs of its model."""
+    return ModelNeeds(
+        second_time=True, conditions=(GUIDANCE, FROM, UNTIL), velocity_blocks=velocity_blocks
+    )
+
+
+def check_guidance_inside(omega: float, kappa: float, interval: tuple[float, ...]) -> None:
+    """Raise RequestError if the guidance in the target of MeanFlow is not one."""
+    low_high = len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1
+    if not low_high:
+        raise RequestError(
+            f"guidance_interval={list(interval)}: expected [from, to] with 0 <= from < to <= 1"
+        )
+    if kappa and omega + kappa < 1:
+        raise RequestError(
+            f"guidance_omega={omega:g}: with guidance_kappa={kappa:g} the guidance scale "
+            f"omega / (1 - kappa) is {omega / (1 - kappa):g}; give 1 or more"
+        )
 
 
 def check_time_shift(shift: float | str) -> None:

@@ -36,6 +36,7 @@ ONE = "one configuration"
 
 TOLERANCES: Mapping[str, Mapping[str, float]] = {
     "losses": {"cpu": 1e-3, "cuda": 2e-2},
+    "errors": {"cpu": 1e-3, "cuda": 2e-2},
     "noise": {"cpu": 1e-3, "cuda": 1e-3},
     "weights": {"cpu": 1e-4, "cuda": 1e-3},
     "averages": {"cpu": 1e-4, "cuda": 1e-3},
@@ -51,6 +52,7 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = {
     "guided": {"cpu": 3e-4, "cuda": 5e-2},
     "ddim": {"cpu": 3e-4, "cuda": 5e-2},
     "stochastic": {"cpu": 3e-4, "cuda": 5e-2},
+    "renewed": {"cpu": 3e-4, "cuda": 5e-2},
 }
 """Tolerance of each probe by kind of device, relative to its largest absolute value. On CPUs only
 rounding differs; on GPUs, bf16 and TF32 have 8 and 11 bits, and 50 training steps amplify that."""

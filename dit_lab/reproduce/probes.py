@@ -43,6 +43,7 @@ def probe(config: RunConfig, shapes: Shapes, *, training: bool = True) -> dict[s
     Without `training`, only the probes of the configured sampler. No files remain on disk.
 
         losses: the training loss of steps 1 to 50
+        errors: its squared error, if an adaptive weight keeps the loss near 1
         noise: a projection of the noise of each of these steps
         weights, averages: norms of the parameters and of each EMA after these steps
         order: a hash of the image indices, labels and label drops of these steps
@@ -95,7 +96,8 @@ def _training(
     )
     weights = dict(objects["model"].module.named_parameters())
     return {
-        "losses": losses.values,
+        "losses": losses.of("train/loss"),
+        **({"errors": errors} if (errors := losses.of("train/error")) else {}),
         "weights": _norm(weights),
         "averages": [_norm(average.shadow) for average in objects["emas"]],
         **seen.probes(),
@@ -104,14 +106,18 @@ def _training(
 
 
 class _Losses(Hook):
-    """Collects the training loss of every step."""
+    """Collects the terms of the training loss of every step."""
 
     def __init__(self) -> None:
-        self.values: list[float] = []
+        self._rows: list[Mapping[str, float]] = []
 
     def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         if "train/loss" in metrics:
-            self.values.append(metrics["train/loss"])
+            self._rows.append(metrics)
+
+    def of(self, name: str) -> list[float]:
+        """Return a term at every step; empty if the objective does not have it."""
+        return [row[name] for row in self._rows if name in row]
 
 
 class _Seen:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dit_lab.core.calls import GUIDANCE, Asked, needs_of
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import LabelledCall, Objective, Predict, Prediction
 
@@ -66,6 +67,8 @@ def predictor(
 ) -> Predict:
     """Return the guided predictor for a sampler: (x (N, C, H, W), flow time t) -> Prediction.
 
+    A model that takes the scale of the guidance as an input is evaluated once, with that scale.
+
     Args:
         model: the model to sample from.
         objective: the objective of the model, which interprets its outputs.
@@ -78,31 +81,41 @@ def predictor(
     Raises:
         RequestError: guidance is on, but there is neither a null label nor a weak model.
     """
-    if guidance.scale != 1 and null_label is None and weak is None:
+    needs = needs_of(objective)
+    inside = GUIDANCE in needs.conditions  # the model itself takes the scale
+    if guidance.scale != 1 and null_label is None and weak is None and not inside:
         raise RequestError(
             f"guidance.scale: {guidance.scale} needs a model trained with labels and with "
             "class_dropout_prob > 0; this one has no null label, use guidance.scale=1"
         )
 
-    def call(asked: LabelledCall, x: Tensor, given: Tensor, t: float) -> Tensor:
-        time = torch.full((len(x),), objective.model_time(t), dtype=torch.float32, device=x.device)
-        return asked(x, time, given)
+    def call(asked: LabelledCall, x: Tensor, given: Tensor, t: float, to: float | None) -> Tensor:
+        def each(value: float) -> Tensor:
+            return torch.full((len(x),), value, dtype=torch.float32, device=x.device)
 
-    def pair(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        more: Asked = {}
+        if needs.second_time and to is not None:
+            more["to"] = each(objective.model_time(to))
+        if needs.conditions:
+            values = objective.conditions(scale=guidance.scale, interval=guidance.interval)
+            more["conditions"] = {name: each(value) for name, value in values.items()}
+        return asked(x, each(objective.model_time(t)), given, **more)
+
+    def pair(x: Tensor, t: float, to: float | None) -> tuple[Tensor, Tensor]:
         """Return the model's raw output, and that for the null label or of the weak model."""
         if weak is not None:
-            return call(model, x, labels, t), call(weak, x, labels, t)
+            return call(model, x, labels, t, to), call(weak, x, labels, t, to)
         assert null_label is not None
         nulls = torch.full_like(labels, null_label)
-        both = call(model, torch.cat([x, x]), torch.cat([labels, nulls]), t)
+        both = call(model, torch.cat([x, x]), torch.cat([labels, nulls]), t, to)
         conditional, unconditional = both.chunk(2)
         return conditional, unconditional
 
-    def predict(x: Tensor, t: float) -> Prediction:
-        if not guidance.acts_at(t):
-            return objective.prediction(call(model, x, labels, t), x, t)
+    def predict(x: Tensor, t: float, to: float | None = None) -> Prediction:
+        if inside or not guidance.acts_at(t):
+            return objective.prediction(call(model, x, labels, t, to), x, t)
         output = guide(
-            *pair(x, t),
+            *pair(x, t, to),
             scale=guidance.scale,
             channels=_guided_channels(guidance, x.shape[1]),
             rescale=guidance.rescale,

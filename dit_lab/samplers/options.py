@@ -69,6 +69,14 @@ class Euler(FixedStep):
 
 
 @dataclass
+class Jump(FixedStep):
+    steps: int = option(1, at_least=1, at_most=MOST_STEPS, help="number of jumps, one NFE each")
+    renew_noise: bool = option(
+        False, help="true: multistep consistency sampling, with new noise after each jump"
+    )
+
+
+@dataclass
 class RK4(FixedStep):
     steps: int = option(12, at_least=1, at_most=MOST_STEPS, help="number of steps")
 
@@ -126,6 +134,7 @@ COMPONENTS: dict[str, dict[str, type[Component]]] = {
         "dit_lab.samplers.ode.Midpoint": FixedStep,
         "dit_lab.samplers.ode.Heun": FixedStep,
         "dit_lab.samplers.ode.RK4": RK4,
+        "dit_lab.samplers.jump.Jump": Jump,
         "dit_lab.samplers.adaptive.Dopri5": Dopri5,
         "dit_lab.samplers.sde.EulerMaruyama": EulerMaruyama,
         "dit_lab.samplers.multistep.DPMSolver": DPMSolver,

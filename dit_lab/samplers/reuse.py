@@ -29,7 +29,7 @@ def evaluate_every(interval: int, predict: Predict, interpolant: Interpolant) ->
     known: list[tuple[float, Prediction]] = []  # the last two evaluations: (t, prediction)
     calls_since = 0
 
-    def ask(x: Tensor, t: float) -> Prediction:
+    def ask(x: Tensor, t: float, to: float | None = None) -> Prediction:
         nonlocal calls_since
         calls_since += 1
         if len(known) == 2 and calls_since < interval:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from dit_lab.core import rng
+from dit_lab.core.calls import Asked
 from dit_lab.core.errors import Diverged
 from dit_lab.core.process_group import SINGLE_PROCESS, map_over_ranks
 from dit_lab.core.types import (
@@ -127,7 +129,7 @@ class Generator:
         """Run the sampler once on zeros, so that invalid settings fail before training."""
         x = torch.zeros(1, *self.latent_shape, device=self.device)
         self.sampler.sample(
-            lambda x, t: Prediction(data=torch.zeros_like(x), noise=torch.zeros_like(x)),
+            lambda x, t, to=None: Prediction(data=torch.zeros_like(x), noise=torch.zeros_like(x)),
             x,
             interpolant=self.objective.interpolant,
             draw_noise=lambda step: x,
@@ -178,9 +180,9 @@ class Generator:
 
 
 def _counted(model: LabelledCall, on_pass: Callable[[int], None]) -> LabelledCall:
-    def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+    def call(x: Tensor, time: Tensor, labels: Tensor, **asked: Unpack[Asked]) -> Tensor:
         on_pass(len(x))
-        return model(x, time, labels)
+        return model(x, time, labels, **asked)
 
     return call
 

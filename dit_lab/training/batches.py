@@ -7,7 +7,7 @@ k), and not on the number of processes or workers, gradient accumulation or inte
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -51,15 +51,22 @@ class Drawn(NamedTuple):
         return replace(self.batch, data=codec.encode(self.batch.data, self.posterior))
 
 
+def no_draws(uniform: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
+    """Return no further random values, as objectives of one time need none."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """Random values of a batch: noise, time, label dropout and posterior noise."""
+    """Random values of a batch: noise, time, label dropout, and those of objective and codec."""
 
     seed: int
     purpose: str  # "train" or "validation": separate streams
     latent_shape: tuple[int, int, int]
     time_from_uniform: Callable[[Tensor], Tensor]
     label_drop_prob: float
+    further: Callable[[Callable[[str], Tensor]], Mapping[str, Tensor]] = no_draws
+    """`Objective.draws`."""
     posterior: bool = False  # the codec samples its latents
 
     def batch(
@@ -68,16 +75,18 @@ class Draws:
         """Draw the random values of the images at `indices`; paired datasets give their `noise`."""
         if noise is None:
             noise = self._normal("noise", indices)
-        time, drop = (
-            rng.uniform(self.seed, f"{self.purpose}/{field}", indices) for field in ("time", "drop")
-        )
+
+        def uniform(field: str) -> Tensor:
+            return rng.uniform(self.seed, f"{self.purpose}/{field}", indices)
+
         batch = Batch(
             sample_counter=indices,
             data=images,
             labels=labels,
             noise=noise,
-            time=self.time_from_uniform(time),
-            drop_label=drop < self.label_drop_prob,
+            time=self.time_from_uniform(uniform("time")),
+            drop_label=uniform("drop") < self.label_drop_prob,
+            draws=self.further(uniform),
         )
         return Drawn(batch, self._normal("posterior", indices) if self.posterior else None)
 

@@ -20,6 +20,7 @@ from dit_lab.core.types import (
     ModelCall,
     Objective,
     ProcessGroup,
+    Progress,
     Schedule,
     is_due,
 )
@@ -132,6 +133,9 @@ def train(
         state=state,
         saver=saver,
     )
+    predict = _predictor(
+        model, objective, null_label, average=emas[0], total_steps=settings.total_steps
+    )
     steps = batches.from_step(state.step)
     try:
         # 2. Snapshots and evaluations that the last stop prevented.
@@ -155,7 +159,7 @@ def train(
             for number, batch in enumerate(micro_batches, start=1):
                 last = number == len(micro_batches)
                 with nullcontext() if last else model.accumulating():
-                    terms = objective.loss(_labelled(model, batch, null_label), batch)
+                    terms = objective.loss(predict(batch, state.step), batch)
                     shares = {name: t.mean() / len(micro_batches) for name, t in terms.items()}
                     accelerator.backward(shares["loss"])
                 last_step.append((batch, terms["loss"].detach()))
@@ -204,12 +208,31 @@ def train(
     return state.results
 
 
-def _labelled(model: ParallelModel, batch: Batch, null_label: int | None) -> ModelCall:
-    """Return the model as a function of (x, time), with the batch's labels after label dropout."""
-    labels = batch.labels
-    if null_label is not None:
-        labels = torch.where(batch.drop_label, null_label, labels)
-    return lambda x, time: model(x, time, labels)
+def _predictor(
+    model: ParallelModel,
+    objective: Objective,
+    null_label: int | None,
+    *,
+    average: Average,
+    total_steps: int,
+) -> Callable[[Batch, int], ModelCall]:
+    """Return the model as losses call it, by batch and step; its labels are after label dropout."""
+    needs_average = getattr(objective, "averaged_weights", False)
+    averaged = model.with_average(average) if needs_average else None
+
+    def predict(batch: Batch, step: int) -> ModelCall:
+        labels = batch.labels
+        if null_label is not None:
+            labels = torch.where(batch.drop_label, null_label, labels)
+        return ModelCall(
+            model=model,
+            labels=labels,
+            null_label=null_label,
+            averaged=averaged,
+            progress=Progress(step, total_steps),
+        )
+
+    return predict
 
 
 def peak_memory_bytes() -> float:

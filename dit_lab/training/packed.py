@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 LEAST_SIZE = 256  # of input and output; narrower layers hardly benefit
 KERNELS = ("_linear_pointwise", "_reorder_linear_weight")
@@ -19,14 +20,16 @@ ROWS = 1024  # expected rows (tokens of a chunk), to choose the layout; only aff
 class PackedLinear(nn.Linear):
     """Linear layer that also keeps its weights in oneDNN's layout, repacked when they change.
 
-    With gradients or autocast on, it computes as a plain linear layer.
+    With gradients or autocast on, and for a forward-mode derivative, it computes as a plain linear
+    layer: the kernel would lose the derivative.
     """
 
     _packed: tuple[Tensor, int, Tensor] | None = None  # weights, their version, packed weights
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in) to (..., out)."""
-        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+        if plain or forward_ad.unpack_dual(x).tangent is not None:
             return super().forward(x)
         kernel = torch.ops.mkldnn._linear_pointwise
         output: Tensor = kernel(x, self._laid_out(), self.bias, "none", [], "")

@@ -6,14 +6,17 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
-from typing import Protocol
+from typing import Any, Protocol, Unpack
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
+from torch.func import functional_call
 
+from dit_lab.core.calls import Asked, LabelledCall, Output
+from dit_lab.core.errors import RequestError
 from dit_lab.core.processes import on_loopback
-from dit_lab.core.types import LabelledCall
+from dit_lab.training.ema import Average
 from dit_lab.training.packed import pack
 from dit_lab.training.tensor_files import is_sharded
 
@@ -27,8 +30,19 @@ class ParallelModel(Protocol):
     trained: nn.Module
     """Module that computes in training: `module`, or a copy with the same parameters."""
 
-    def __call__(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        """Evaluate the model in the configured precision."""
+    def __call__(
+        self, x: Tensor, time: Tensor, labels: Tensor, /, **asked: Unpack[Asked]
+    ) -> Tensor:
+        """Evaluate the model in the configured precision.
+
+        Without gradients (`torch.no_grad`), the processes exchange nothing about them.
+        """
+
+    def with_average(self, average: Average) -> LabelledCall:
+        """Return the model with averaged weights as they are when it is called, in training.
+
+        Its outputs have no gradient. Raises RequestError for a sharded model.
+        """
 
     def accumulating(self) -> AbstractContextManager[None]:
         """Context in which gradients accumulate locally, without synchronisation."""
@@ -61,8 +75,20 @@ class Whole:
         self._prepared = accelerator.prepare(self.trained, device_placement=[False])
         self._accelerator = accelerator
 
-    def __call__(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        return self._prepared(x, time, labels)
+    def __call__(
+        self, x: Tensor, time: Tensor, labels: Tensor, /, **asked: Unpack[Asked]
+    ) -> Tensor:
+        if not torch.is_grad_enabled():  # DDP would expect a backward pass
+            return self.trained(x, time, labels, **asked)
+        return self._prepared(x, time, labels, **asked)
+
+    def with_average(self, average: Average) -> LabelledCall:
+        @torch.no_grad()
+        def call(x: Tensor, time: Tensor, labels: Tensor, /, **asked: Unpack[Asked]) -> Tensor:
+            weights = dict(average.shadow)
+            return functional_call(self.trained, weights, (x, time, labels), dict(asked))
+
+        return call
 
     def accumulating(self) -> AbstractContextManager[None]:
         return self._accelerator.no_sync(self._prepared)
@@ -123,8 +149,16 @@ class Sharded:
         self.trained: nn.Module = model
         self._sum_gradients: Callable[[bool], None] = model.set_requires_gradient_sync
 
-    def __call__(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        return self._in_precision(self.module)(x, time, labels)
+    def __call__(
+        self, x: Tensor, time: Tensor, labels: Tensor, /, **asked: Unpack[Asked]
+    ) -> Tensor:
+        return self._in_precision(self.module)(x, time, labels, **asked)
+
+    def with_average(self, average: Average) -> LabelledCall:
+        raise RequestError(
+            "distributed=fsdp: the objective evaluates averaged weights in training, which would "
+            "have to be gathered at every step; use distributed=ddp"
+        )
 
     @contextmanager
     def accumulating(self) -> Iterator[None]:
@@ -145,11 +179,20 @@ class Sharded:
         if self._accelerator.mixed_precision == "no":
             return call
 
-        def autocast(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        def autocast(x: Tensor, time: Tensor, labels: Tensor, **asked: Unpack[Asked]) -> Tensor:
             with self._accelerator.autocast():
-                return call(x, time, labels).float()
+                return in_float32(call(x, time, labels, **asked))
 
         return autocast
+
+
+def in_float32(output: Any) -> Any:
+    """Return the output of a model, a tensor or an `Output`, in float32."""
+    if isinstance(output, Output):
+        heads = {name: tensor.float() for name, tensor in output.heads.items()}
+        hidden = {number: tensor.float() for number, tensor in output.hidden.items()}
+        return Output(output.main.float(), heads, hidden)
+    return output.float()
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:

@@ -10,6 +10,7 @@ from tests.errors import (
     data,
     encoding,
     exchange,
+    few_step,
     judging,
     keeping,
     measuring,
@@ -30,7 +31,7 @@ from tests.errors import (
 AREAS = (
     command_line, settings, methods, own_parts, data, encoding, resuming, recorded, checkpoints,
     averages, measuring, judging, exchange, sweeping, reporting, tracking, benching, places, naming,
-    trusting, optimizers, keeping,
+    trusting, optimizers, keeping, few_step,
 )  # fmt: skip
 CASES = {case.title: case for area in AREAS for case in area.CASES}
 assert len(CASES) == sum(len(area.CASES) for area in AREAS), "two cases of one title"

@@ -26,6 +26,8 @@ LIBRARY_ONLY = {
         ("models/dit.py", "does not divide the input"),
         ("models/dit.py", "does not divide hidden_size"),
         ("models/dit.py", "is not a multiple of 4"),
+        ("models/dit.py", "are more than the {depth} of the model"),
+        ("training/parallel.py", "the objective evaluates averaged weights"),
         ("models/options.py", "{name}={asked}: expected"),
         ("objectives/time_sampling.py", "is not positive"),
         ("objectives/time_sampling.py", "use uniform, logit_normal or cosmap"),
@@ -92,6 +94,10 @@ LIBRARY_ONLY = {
     "the tests have it installed; see tests/evaluation/features/test_fidelity.py": (
         ("evaluation/features/fidelity.py", "needs torch-fidelity"),
     ),
+    "it needs a layer without a derivative, as in tests/objectives/test_derivative.py": (
+        ("objectives/derivative.py", "_refusal(str(error)"),
+        ("objectives/derivative.py", "_refusal('the output"),
+    ),
     "adapters refuse it, as in tests/interop/test_interop.py": (
         ("interop/official.py", "a model without classes"),
         ("interop/adapter.py", "this format requires squares"),
@@ -107,6 +113,7 @@ LIBRARY_ONLY = {
     ),
     "it needs a trained model of one's own, as in tests/integration/test_exchange.py": (
         ("actions/export.py", "knows the lab's DiT alone"),
+        ("actions/export.py", "describes models that are sampled step by step"),
     ),
     "other files of statistics are in tests/evaluation/features/test_statistics.py": (
         ("evaluation/features/statistics.py", "statistics: a mean of shape"),

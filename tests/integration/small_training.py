@@ -97,6 +97,7 @@ def build(
     bf16: bool = False,
     accumulation: int = 1,
     optimizer: Mapping[str, Any] = ADAMW,
+    needs: Mapping[str, Any] = {},
     **changes: Any,
 ) -> Parts:
     import torch
@@ -111,7 +112,7 @@ def build(
         "input_size": (8, 8), "patch_size": 4, "in_channels": 1, "hidden_size": 16, "depth": 2,
         "num_heads": 2, "num_classes": 10, "learn_sigma": False, "generator": draw,
     }  # fmt: skip
-    model = DiT(**(options | changes))
+    model = DiT(**(options | needs | changes))
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
@@ -154,6 +155,8 @@ def train(
     nan_at: Sequence[int] = (),
     nan_on: int = 0,
     powers: Sequence[float] = (),
+    objective: str = "rectified_flow.RectifiedFlow",
+    objective_options: Mapping[str, Any] = {},
     **options: Any,
 ) -> None:
     """Train in a folder, resuming from its newest checkpoint; rows go to rows.json.
@@ -161,15 +164,16 @@ def train(
     Power-function averages of the lengths `powers` are saved at every 5th step, below `averages`.
     """
     import torch
+    from hydra.utils import get_class
 
     from dit_lab.codecs.identity import Identity
+    from dit_lab.core.calls import needs_of
     from dit_lab.core.errors import Diverged
     from dit_lab.core.process_group import SINGLE_PROCESS
     from dit_lab.core.types import Hook
     from dit_lab.data.digits import Digits
     from dit_lab.data.order import SampleOrder
-    from dit_lab.objectives.rectified_flow import RectifiedFlow
-    from dit_lab.training.batches import Draws, TrainingBatches
+    from dit_lab.training.batches import Draws, TrainingBatches, no_draws
     from dit_lab.training.checkpoint_store import CheckpointStore
     from dit_lab.training.coupling import Independent
     from dit_lab.training.ema import PowerAverage
@@ -186,7 +190,9 @@ def train(
                 [step, {k: v for k, v in metrics.items() if not k.startswith(("perf/", "system/"))}]
             )
 
-    class Flow(RectifiedFlow):
+    chosen: Any = get_class(f"dit_lab.objectives.{objective}")
+
+    class Flow(chosen):
         """Whose loss is not finite at some steps, for the images of one process."""
 
         def loss(self, predict: Any, batch: Any) -> Any:
@@ -195,14 +201,19 @@ def train(
             bad = step in nan_at and parts.context.process_group.index == nan_on
             return {name: term * torch.nan if bad else term for name, term in terms.items()}
 
-    parts = build(dtype=dtype, sharded=sharded, accumulation=accumulation, **options)
-    process_group, digits, flow = parts.context.process_group, Digits(split="train"), Flow()
+    flow = Flow(**objective_options)
+    parts = build(
+        dtype=dtype, sharded=sharded, accumulation=accumulation,
+        needs=needs_of(flow).arguments(), **options,
+    )  # fmt: skip
+    process_group, digits = parts.context.process_group, Digits(split="train")
     batches = TrainingBatches(
         dataset=digits,
         order=SampleOrder(0, len(digits)),
         draws=Draws(
             seed=0, purpose="train", latent_shape=(1, 8, 8),
             time_from_uniform=flow.time_from_uniform, label_drop_prob=0.25,
+            further=getattr(flow, "draws", no_draws),
         ),
         codec=Identity(),
         coupling=Independent(),

@@ -106,6 +106,36 @@ def test_equal_to_rounding_in_float64(
             assert close <= (1e-10 if group == "model" else 1e-6), (group, name)  # averages: fp32
 
 
+FEW_STEP = {
+    "mean_flow.MeanFlow": {"equal_share": 0.5},
+    "improved_mean_flow.ImprovedMeanFlow": {},
+    "shortcut.Shortcut": {"bootstrap_every": 2},
+    "consistency.Consistency": {},
+}
+
+
+@pytest.mark.parametrize("way", ["accumulation 2", "2 whole", "2 sharded, accumulation 2"])
+@pytest.mark.parametrize("objective", FEW_STEP)
+def test_few_step_objectives_train_alike(tmp_path: Path, objective: str, way: str) -> None:
+    """Gradients of losses with derivatives and several evaluations are averaged over processes."""
+    processes, options = WAYS[way]
+    chosen: dict[str, Any] = dict(FEW_STEP[objective])
+    if objective == "shortcut.Shortcut" and options.get("sharded"):
+        chosen["target_weights"] = "current"
+    same: dict[str, Any] = {"objective": objective, "objective_options": chosen, "steps": 10}
+    if chosen.get("target_weights") == "current" or "shortcut" not in objective:
+        same["dtype"] = "float64"  # averages are float32
+    in_processes(1, "train", folder=str(tmp_path / "alone"), **same)
+    in_processes(processes, "train", folder=str(tmp_path / "way"), **same, **options)
+    found, expected = (
+        checkpoint(tmp_path / place, 10).tensors("model") for place in ("way", "alone")
+    )
+    assert distance(found, expected) <= (1e-10 if "dtype" in same else 1e-5)
+    assert {name for name in found if name.startswith("heads.")} == {
+        name for name in expected if name.startswith("heads.")
+    }
+
+
 def test_shards_of_one_process_are_its_whole_in_bf16(tmp_path: Path) -> None:
     """Gathered blocks in bfloat16 compute what autocast does with whole weights, in every bit."""
     for way in ({}, {"sharded": True}):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.errors import RequestError
-from dit_lab.models import dit
+from dit_lab.models import blocks
 from dit_lab.models.dit import DiT
 from dit_lab.models.embeddings import (
     PatchEmbedding,
@@ -218,9 +218,9 @@ def test_checkpointing_recomputes_and_gives_equal_gradients() -> None:
 
 def test_attention_is_kept_by_the_kernels_that_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """A later torch may be without one of them, whose names are private."""
-    names = [f"_scaled_dot_product_{name}" for name in dit.ATTENTION]
+    names = [f"_scaled_dot_product_{name}" for name in blocks.ATTENTION]
     assert all(hasattr(torch.ops.aten, name) for name in names)
-    monkeypatch.setattr(dit, "ATTENTION", (*dit.ATTENTION, "of_no_version"))
+    monkeypatch.setattr(blocks, "ATTENTION", (*blocks.ATTENTION, "of_no_version"))
     gradients = []
     for checkpointing in ("none", "selective"):
         model = build(activation_checkpointing=checkpointing)

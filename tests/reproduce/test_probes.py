@@ -120,10 +120,10 @@ PLANTED: dict[str, tuple[Callable[..., Any], str, str, set[str]]] = {
         load_reference, '"validation")', '"train")', {"table"},
     ),
     "validation without labels": (
-        _with_labels, "batch.labels)", "torch.zeros_like(batch.labels))", {"fixed"},
+        _with_labels, "batch.labels,", "torch.zeros_like(batch.labels),", {"fixed"},
     ),
     "validation that drops a tenth of the labels": (
-        _with_labels, "batch.labels)", "batch.labels.where(batch.time > 0.1, 10))", {"fixed"},
+        _with_labels, "batch.labels,", "batch.labels.where(batch.time > 0.1, 10),", {"fixed"},
     ),
     "a mean over batches, not images": (
         ValidationLoss.run, "len(batch.labels)", "1", {"validation", "fixed"},

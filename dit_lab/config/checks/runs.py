@@ -60,15 +60,16 @@ def _other_training(config: RunConfig, parent: RunFolder, now: Mapping[str, Any]
         return f"{key} was {before.get(key)} and is {after.get(key)} here{more}"
     if why := difference(recorded(parent), now):
         return why
-    schedule = target_of(config.schedule)
-    component = load_component(schedule, key="schedule._target_")
-    depends_on_end = getattr(component, "depends_on_end", True)  # of a user-defined schedule
-    if depends_on_end and before[END] != after[END]:
-        return (
-            f"schedule={config.choices['schedule']} depends on {END}, so a run of "
-            f"{counted(after[END], 'step')} is not one of {counted(before[END], 'step')} with more "
-            "after it"
-        )
+    if before[END] == after[END]:
+        return ""
+    for group, unsaid in (("schedule", True), ("objective", False)):  # of user-defined classes
+        kind = load_component(target_of(getattr(config, group)), key=f"{group}._target_")
+        if getattr(kind, "depends_on_end", unsaid):
+            return (
+                f"{group}={config.choices[group]} depends on {END}, so a run of "
+                f"{counted(after[END], 'step')} is not one of {counted(before[END], 'step')} with "
+                "more after it"
+            )
     return ""
 
 

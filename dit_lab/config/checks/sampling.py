@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from dit_lab.config import search_path
 from dit_lab.config.checks.coupling import check_coupled_sampling
+from dit_lab.config.checks.few_step import check_guidance
 from dit_lab.config.checks.machine import check_compiler
 from dit_lab.config.compatibility import samplers_for
 from dit_lab.config.components import load_component
@@ -30,10 +31,7 @@ def check_sampling(config: RunConfig, *, trained: RunConfig, run: RunFolder | No
     If `run` is given, its post-hoc averages are allowed as weights.
     """
     sampler, objective = config.sampler, trained.objective
-    names = samplers_for(
-        target_of(objective),
-        lambda name: load_component(name, key="objective._target_"),
-    )
+    names = samplers_of(objective)
     ours = target_of(sampler).startswith("dit_lab.")
     if ours and target_of(sampler) not in _sampler_targets(names):
         chosen = config.choices
@@ -41,6 +39,7 @@ def check_sampling(config: RunConfig, *, trained: RunConfig, run: RunFolder | No
             f"sampler={chosen['sampler']}: does not fit objective={chosen['objective']}; "
             f"allowed: auto, {', '.join(names)}"
         )
+    check_guidance(config, objective, chosen=trained.choices["objective"])
     check_coupled_sampling(sampler, trained, config.choices)
     if hasattr(sampler, "spacing") and hasattr(objective, "num_timesteps"):
         visited(sampler.spacing, objective.num_timesteps, sampler.steps)
@@ -52,6 +51,14 @@ def check_sampling(config: RunConfig, *, trained: RunConfig, run: RunFolder | No
         )
     _check_weights(config.sample.weights, trained, run)
     check_compiler(config)
+
+
+def samplers_of(objective: Component) -> tuple[str, ...]:
+    """Return the names of the samplers that fit an objective, the default first."""
+    return samplers_for(
+        target_of(objective),
+        lambda name: load_component(name, key="objective._target_"),
+    )
 
 
 def check_conditioning(config: RunConfig, shapes: Shapes, *, model: Component) -> None:

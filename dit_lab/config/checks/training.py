@@ -5,11 +5,12 @@ from __future__ import annotations
 from dit_lab.codecs.facts import IDENTITY
 from dit_lab.config.checks.coupling import check_coupled_data, check_coupling
 from dit_lab.config.checks.data import check_declarations, check_images, read_facts
+from dit_lab.config.checks.few_step import check_needs
 from dit_lab.config.checks.machine import AUTO, check_float8, check_processes
 from dit_lab.config.checks.metrics import check_metrics
 from dit_lab.config.checks.optimizers import check_optimizer_settings
 from dit_lab.config.checks.own import check_own_parts, latents_of
-from dit_lab.config.checks.sampling import check_conditioning, check_sampling
+from dit_lab.config.checks.sampling import check_conditioning, check_sampling, samplers_of
 from dit_lab.config.schema import EMA, RunConfig, Training
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, target_of
@@ -23,6 +24,7 @@ from dit_lab.training.power import is_width
 def check_settings(config: RunConfig) -> None:
     """Check a training configuration without its data. Raises RequestError."""
     check_processes(config)
+    check_needs(config)
     check_float8(config)
     _check_batch(config)
     _check_checkpoints(config.training)
@@ -148,4 +150,9 @@ def check_likelihood(config: RunConfig) -> None:
         raise RequestError(
             f"evaluation.likelihood_images={images}: bits per dimension need the density of "
             "pixels, not of latents; use 0, or codec=identity"
+        )
+    if images and "euler" not in samplers_of(config.objective):
+        raise RequestError(
+            f"evaluation.likelihood_images={images}: objective={config.choices['objective']} has "
+            "no velocity to integrate; use 0"
         )

@@ -17,11 +17,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from dit_lab.core import rng
+from dit_lab.core.calls import Asked
 from dit_lab.core.devices import widest_float
 from dit_lab.core.interpolants import Interpolant
 from dit_lab.core.process_group import SINGLE_PROCESS, map_over_ranks
@@ -170,8 +172,8 @@ class Likelihood:
         return bits_per_dimension(density.cpu().double(), dimensions=dimensions, level_width=width)
 
     def _checked(self, model: LabelledCall) -> LabelledCall:
-        def call(x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        def call(x: Tensor, time: Tensor, labels: Tensor, **asked: Unpack[Asked]) -> Tensor:
             self.check_stop()
-            return model(x, time, labels)
+            return model(x, time, labels, **asked)
 
         return call

@@ -1,0 +1,73 @@
+"""Checks of objectives that ask more of a model than one time. Torch-free."""
+
+from __future__ import annotations
+
+from dit_lab.config.components import load_component
+from dit_lab.config.contracts import takes
+from dit_lab.config.schema import RunConfig
+from dit_lab.core.calls import GUIDANCE, needs_of
+from dit_lab.core.errors import RequestError
+from dit_lab.core.options import Component, target_of
+
+
+def check_needs(config: RunConfig) -> None:
+    """Check model, precision and sharding against the needs of the objective.
+
+    Raises:
+        RequestError: The model lacks what the objective needs, or they cannot be combined.
+    """
+    objective, chosen = config.objective, config.choices
+    needs = needs_of(objective)
+    kind = load_component(target_of(config.model), key="model._target_")
+    lacking = [name for name in needs.arguments() if not takes(kind, name)]
+    if lacking:
+        raise RequestError(
+            f"model={chosen['model']}: takes no {' and no '.join(lacking)}, which objective="
+            f"{chosen['objective']} needs; use the lab's DiT, or add it to the constructor and "
+            "to forward() (docs/extend.md)"
+        )
+    if needs.velocity_blocks > (depth := getattr(config.model, "depth", needs.velocity_blocks)):
+        raise RequestError(
+            f"objective.velocity_blocks={needs.velocity_blocks}: the model has {depth} blocks; "
+            "give at most as many"
+        )
+    if getattr(objective, "derivative", "") == "jvp" and config.precision.mixed_precision == "fp8":
+        raise RequestError(
+            "objective.derivative=jvp: float8 products have no forward-mode derivative; use "
+            "objective.derivative=difference, or precision=bf16"
+        )
+    if getattr(objective, "target_weights", "") == "average" and config.distributed.sharded:
+        raise RequestError(
+            "objective.target_weights=average: the averages of a sharded model would have to be "
+            "gathered at every step; use objective.target_weights=current, or distributed=ddp"
+        )
+
+
+def check_guidance(config: RunConfig, objective: Component, *, chosen: str) -> None:
+    """Raise RequestError for guidance in sampling that contradicts guidance inside the model.
+
+    Args:
+        config: the configuration of sampling.
+        objective: the objective of the trained model.
+        chosen: its name.
+    """
+    guidance = config.guidance
+    if getattr(objective, "guidance_omega", 1.0) != 1.0 and guidance.scale != 1.0:
+        raise RequestError(
+            f"guidance.scale={guidance.scale:g}: the model was trained with guidance in its target "
+            f"(objective.guidance_omega={objective.guidance_omega:g}); use guidance.scale=1"
+        )
+    if GUIDANCE not in needs_of(objective).conditions:
+        return
+    if guidance.scale < 1.0:
+        raise RequestError(
+            f"guidance.scale={guidance.scale:g}: objective={chosen} was trained with scales from "
+            f"1 to {1 + objective.most_guidance:g}; give one of these"
+        )
+    outside = {"weak_run": None, "channels": "all", "rescale": 0.0}
+    for name, value in outside.items():
+        if (given := getattr(guidance, name)) != value:
+            raise RequestError(
+                f"guidance.{name}={given}: objective={chosen} takes the guidance as an input of "
+                f"the model, by scale and interval alone; leave it out"
+            )

@@ -1,0 +1,193 @@
+"""The call contract of models: what a loss or a sampler may ask of a model. Torch-free.
+
+A model of one time is called as `model(x, time, labels)` and returns a tensor. Richer models also
+take what `Asked` lists; an objective says in its `needs` what its model must have.
+
+Shapes: N images, C channels, K output channels (C, or 2C with learn_sigma), H x W pixels or latent
+cells, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, Unpack, cast
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HEADS = "heads."
+"""Prefix of the names of parameters that only training uses."""
+
+VELOCITY = "velocity"
+"""Name of the head that predicts the velocity."""
+
+GUIDANCE = "guidance"
+"""Name of the scalar input of a model that was trained with guidance inside."""
+
+
+class Output(NamedTuple):
+    """The result of a model that was asked for more than its main output."""
+
+    main: Tensor  # (N, K, H, W)
+    heads: dict[str, Tensor]  # by name, each (N, K, H, W)
+    hidden: dict[int, Tensor]  # by the number of the block from 1, tokens (N, T, D) after it
+
+
+class Asked(TypedDict, total=False):
+    """What a model may be asked for besides (x, time, labels)."""
+
+    to: Tensor  # (N,), the second time, in the unit of `time`
+    conditions: Mapping[str, Tensor]  # further scalar inputs by name, each (N,)
+    heads: Sequence[str]  # heads whose output is wanted
+    hidden: Sequence[int]  # blocks whose tokens are wanted, from 1
+
+
+class LabelledCall(Protocol):
+    """A model as a function: (x (N, C, H, W), time (N,), labels (N,)) -> (N, K, H, W).
+
+    It returns an `Output` if it is asked for heads or hidden tokens.
+    """
+
+    def __call__(
+        self, x: Tensor, time: Tensor, labels: Tensor, /, **asked: Unpack[Asked]
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNeeds:
+    """What an objective needs of its model besides (x, time, labels).
+
+    Those that are not at their default are passed to the constructor of the model.
+    """
+
+    second_time: bool = False
+    conditions: tuple[str, ...] = ()  # names of further scalar inputs
+    velocity_blocks: int = 0  # above 0: a second head, for the velocity, with blocks of its own
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the needs as arguments of the model's constructor."""
+        plain = type(self)()
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(plain, field.name)
+        }
+
+
+def needs_of(objective: Any) -> ModelNeeds:
+    """Return the needs of an objective or of its options; those without `needs` have none."""
+    needs: ModelNeeds = getattr(objective, "needs", ModelNeeds())
+    return needs
+
+
+@dataclass(frozen=True, slots=True)
+class LossPasses:
+    """Evaluations of the model per training image, besides the one with a backward pass."""
+
+    plain: float = 0.0  # without gradient
+    derivatives: float = 0.0  # along a trajectory, each at the cost of two evaluations
+
+
+class Progress(NamedTuple):
+    """Position of a training: finished steps and the number of steps of the whole."""
+
+    step: int = 0
+    total_steps: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCall:
+    """The model as a loss calls it: `predict(x, time)`, with the labels of the batch.
+
+    Within `torch.no_grad()` it computes outside of the processes' gradient exchange, with the same
+    arithmetic, and lets forward-mode derivatives pass.
+    """
+
+    model: LabelledCall
+    labels: Tensor  # (N,), after label dropout
+    progress: Progress
+    null_label: int | None = None  # None: training drops no labels
+    averaged: LabelledCall | None = None  # the first average of the weights
+
+    def __call__(
+        self,
+        x: Tensor,
+        time: Tensor,
+        *,
+        to: Tensor | None = None,
+        labels: Tensor | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
+        weights: Literal["current", "average"] = "current",
+    ) -> Tensor:
+        """Return the raw output (N, K, H, W).
+
+        Args:
+            x: noisy images or latents (N, C, H, W).
+            time: (N,), in the unit of `Objective.model_time`.
+            to: the second time (N,), in the same unit; for models with `ModelNeeds.second_time`.
+            labels: labels (N,) in place of the batch's, for a part of it or for `null_label`.
+            conditions: further scalar inputs by name, each (N,).
+            weights: "average" for the first average of the weights, without gradients.
+        """
+        return self._ask(x, time, labels, weights, **_given(to=to, conditions=conditions))
+
+    def output(
+        self,
+        x: Tensor,
+        time: Tensor,
+        *,
+        to: Tensor | None = None,
+        labels: Tensor | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
+        weights: Literal["current", "average"] = "current",
+        heads: Sequence[str] | None = None,
+        hidden: Sequence[int] | None = None,
+    ) -> Output:
+        """Return the raw output with heads, by name, and the tokens after blocks, by number."""
+        asked = _given(to=to, conditions=conditions, heads=heads, hidden=hidden)
+        answer: Any = self._ask(x, time, labels, weights, **asked)
+        return answer if isinstance(answer, Output) else Output(answer, {}, {})
+
+    def _ask(
+        self,
+        x: Tensor,
+        time: Tensor,
+        labels: Tensor | None,
+        weights: str,
+        **asked: Unpack[Asked],
+    ) -> Tensor:
+        model = self.model
+        if weights == "average":
+            assert self.averaged is not None, "the objective did not say averaged_weights"
+            model = self.averaged
+        return model(x, time, self.labels if labels is None else labels, **asked)
+
+
+def _given(**asked: Any) -> Asked:
+    """Return what is asked for, without what is not: one-time models do not take it."""
+    return cast(Asked, {name: value for name, value in asked.items() if value is not None})
+
+
+# ---- sampling -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Clean data and noise as predicted from a batch of noisy images."""
+
+    data: Tensor  # (N, C, H, W)
+    noise: Tensor  # (N, C, H, W)
+    # reverse variance, from 0 (posterior's) to 1 (beta), on a log scale; (N, C, H, W) if learned
+    variance_fraction: Tensor | float = 0.0
+    guided: bool = False  # whether classifier-free guidance or autoguidance was applied
+
+
+class Predict(Protocol):
+    """The argument of samplers: (x_t (N, C, H, W), flow time t of the batch) -> Prediction.
+
+    With `to`, a later flow time, a model of two times predicts the straight line that joins x_t
+    with the point at `to` of the same trajectory; other models ignore it.
+    """
+
+    def __call__(self, x: Tensor, t: float, /, to: float | None = None) -> Prediction: ...
