@@ -10,10 +10,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from dit_lab.config.compatibility import needs_of_objective
 from dit_lab.config.objects import to_component
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_config
-from dit_lab.core.calls import LossPasses, needs_of
+from dit_lab.core.calls import LossPasses
 from dit_lab.core.cost import Cost, TrainingMemory, cost, training_memory
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component
@@ -57,7 +58,7 @@ def _cost(model: Component, objective: Component, shapes: Shapes) -> Cost | None
         in_channels=channels,
         num_classes=shapes.data.num_classes,
         learn_sigma=getattr(objective, "learn_sigma", False),
-        needs=needs_of(objective),
+        needs=needs_of_objective(objective),
         passes=getattr(objective, "passes", LossPasses()),
     )
 

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from dit_lab.config.components import is_registered, load_component
+from dit_lab.core.calls import ModelNeeds, needs_of
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, target_of
 
@@ -29,6 +31,24 @@ SAMPLERS = {
     "dit_lab.objectives.consistency.Consistency": ("jump",),
 }
 """Objective -> names in conf/sampler of the compatible samplers, the default first."""
+
+
+def needs_of_objective(objective: Component) -> ModelNeeds:
+    """Return what an objective needs of its model, by its options or its user-defined class."""
+    return needs_of(_stating(objective))
+
+
+def depends_on_end(objective: Component) -> bool:
+    """Return whether the loss of a step depends on the number of steps."""
+    return bool(getattr(_stating(objective), "depends_on_end", False))
+
+
+def _stating(objective: Component) -> Any:
+    """Return what has the attributes of an objective: its options, or its user-defined class."""
+    target = target_of(objective)
+    if is_registered("objective", target):
+        return objective
+    return load_component(target, key="objective._target_")
 
 
 def draws_noise(sampler: Component) -> bool:

@@ -27,6 +27,7 @@ class Contract:
     given: tuple[str, ...] = ()  # constructor arguments that are always passed
     offered: tuple[str, ...] = ()  # constructor arguments that are passed if accepted
     calls: Mapping[str, str] = field(default_factory=dict)  # method -> its arguments
+    may: Mapping[str, str] = field(default_factory=dict)  # optional method -> its arguments
     static: tuple[str, ...] = ()  # static methods, called with the options
     has: tuple[str, ...] = ()  # required attributes
     extends: str = ""  # required base class
@@ -50,6 +51,7 @@ CONTRACTS = {
             "model_time": "t",
             "prediction": "output, x, t",
         },
+        may={"draws": "uniform", "conditions": "*, scale, interval"},
         has=("interpolant", "learn_sigma"),
     ),
     "coupling": Contract(stated="dit_lab.core.types.Coupling", calls={"couple": "batch"}),
@@ -157,6 +159,10 @@ def _trouble(contract: Contract, component: Any) -> str:
         if method is None:
             return f"has no {name}({arguments}); {contract.stated} says what it does"
         if not _can_be_called(component, name, arguments):
+            return _uncallable(component, name, arguments)
+    for name, arguments in contract.may.items():
+        written = _own(component, name) is not None
+        if written and not _can_be_called(component, name, arguments):
             return _uncallable(component, name, arguments)
     return _callback_violation(contract, component) if contract.hears else ""
 

@@ -21,8 +21,8 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Shares
 from dit_lab.core.types import Batch, ModelCall, Prediction
 from dit_lab.objectives.bound import bound_in_bits
+from dit_lab.objectives.checks import check_ddpm, check_loss
 from dit_lab.objectives.elementwise import cost
-from dit_lab.objectives.options import check_ddpm, check_loss
 
 
 class DDPM:

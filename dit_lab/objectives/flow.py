@@ -20,8 +20,8 @@ from torch.nn.functional import cosine_similarity
 from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant, shift_time
 from dit_lab.core.types import Batch, ModelCall, Prediction
+from dit_lab.objectives.checks import check_loss, check_time_shift, check_weighting
 from dit_lab.objectives.elementwise import cost
-from dit_lab.objectives.options import check_loss, check_time_shift, check_weighting
 from dit_lab.objectives.time_sampling import automatic_shift, quantile_function
 
 EDGE = 1e-3

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant, Linear, Trigonometric, VariancePreserving
+from dit_lab.objectives.checks import check_flow_matching
 from dit_lab.objectives.flow import FlowObjective, span
-from dit_lab.objectives.options import check_flow_matching
 
 SIGMA_MIN = 1e-4
 

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from dit_lab.core.interpolants import Linear
 from dit_lab.core.types import Batch, ModelCall, ModelNeeds
+from dit_lab.objectives.checks import check_guidance_inside
 from dit_lab.objectives.derivative import along, widened
 from dit_lab.objectives.flow import FlowObjective
-from dit_lab.objectives.options import check_guidance_inside
 
 
 class TwoTimes(FlowObjective):

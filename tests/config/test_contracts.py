@@ -57,7 +57,7 @@ def test_the_labs_own_components_keep_theirs(group: str, target: str) -> None:
 def test_protocols_state_what_is_checked(group: str) -> None:
     contract = CONTRACTS[group]
     protocol = stated(contract)
-    methods = {**contract.calls, **contract.hears}
+    methods = {**contract.calls, **contract.may, **contract.hears}
     shown = {}
     for name in methods:
         parameters = list(inspect.signature(getattr(protocol, name)).parameters.values())[1:]

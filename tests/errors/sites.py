@@ -32,7 +32,7 @@ LIBRARY_ONLY = {
         ("objectives/time_sampling.py", "is not positive"),
         ("objectives/time_sampling.py", "use uniform, logit_normal or cosmap"),
         ("objectives/ddpm.py", "unknown {prediction!r}"),
-        ("objectives/options.py", "loss={loss}: expected"),
+        ("objectives/checks.py", "loss={loss}: expected"),
         ("objectives/ddpm.py", "unknown {fixed_variance!r}"),
         ("objectives/flow.py", "unknown {value!r}"),
         ("objectives/flow_matching.py", "unknown {name!r}"),

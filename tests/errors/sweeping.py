@@ -67,7 +67,7 @@ CASES = (
     Case("options for members of no group", "train options.objektive.ddpm.learn_sigma=false",
          "options.objektive: no group of components; there are model, objective"),
     Case("options for no member", "train options.objective.dpm.learn_sigma=false",
-         "options.objective.dpm: objective=dpm: no such choice; allowed: ddpm,"),
+         "options.objective.dpm: objective=dpm: no such choice; allowed: consistency, ddpm,"),
     Case("options of a group and no member", "train options.objective=ddpm",
          "options.objective: expected options by member, options.objective.NAME.OPTION=VALUE"),
     Case("an option that no job of a sweep has",

@@ -12,11 +12,11 @@ from torch import Tensor
 from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Interpolant, shift_time
 from dit_lab.core.types import Batch
+from dit_lab.objectives.checks import check_flow_matching, check_time_shift
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.elementwise import cost
 from dit_lab.objectives.flow import TO_NOISE_ERROR
 from dit_lab.objectives.flow_matching import FlowMatching
-from dit_lab.objectives.options import check_flow_matching, check_time_shift
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 
 PATHS = ("linear", "trigonometric", "vp")

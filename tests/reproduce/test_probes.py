@@ -104,7 +104,7 @@ PLANTED: dict[str, tuple[Callable[..., Any], str, str, set[str]]] = {
         AVERAGED,
     ),
     "validation and samples by the last average": (
-        train, "average=emas[0]", "average=emas[-1]", AVERAGED,
+        train, "average=emas[0],\n", "average=emas[-1],\n", AVERAGED,
     ),
     "samples of a run by raw weights": (
         file_of, 'if weights == "raw"', 'if weights in ("raw", "ema")', {"sampled"},

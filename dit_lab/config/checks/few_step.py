@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dit_lab.config.components import load_component
+from dit_lab.config.compatibility import needs_of_objective
+from dit_lab.config.components import is_registered, load_component
 from dit_lab.config.contracts import takes
 from dit_lab.config.schema import RunConfig
-from dit_lab.core.calls import GUIDANCE, needs_of
+from dit_lab.core.calls import GUIDANCE
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, target_of
 
@@ -17,9 +18,10 @@ def check_needs(config: RunConfig) -> None:
         RequestError: The model lacks what the objective needs, or they cannot be combined.
     """
     objective, chosen = config.objective, config.choices
-    needs = needs_of(objective)
-    kind = load_component(target_of(config.model), key="model._target_")
-    lacking = [name for name in needs.arguments() if not takes(kind, name)]
+    needs, target = needs_of_objective(objective), target_of(config.model)
+    own = not is_registered("model", target)
+    kind = load_component(target, key="model._target_") if own and needs.arguments() else None
+    lacking = [name for name in needs.arguments() if not takes(kind, name)] if kind else []
     if lacking:
         raise RequestError(
             f"model={chosen['model']}: takes no {' and no '.join(lacking)}, which objective="
@@ -57,7 +59,7 @@ def check_guidance(config: RunConfig, objective: Component, *, chosen: str) -> N
             f"guidance.scale={guidance.scale:g}: the model was trained with guidance in its target "
             f"(objective.guidance_omega={objective.guidance_omega:g}); use guidance.scale=1"
         )
-    if GUIDANCE not in needs_of(objective).conditions:
+    if GUIDANCE not in needs_of_objective(objective).conditions:
         return
     if guidance.scale < 1.0:
         raise RequestError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from dit_lab.config.compatibility import depends_on_end
 from dit_lab.config.components import load_component
 from dit_lab.config.identity import initial_run, is_forced, parent_run
 from dit_lab.config.objects import to_tree
@@ -62,9 +63,13 @@ def _other_training(config: RunConfig, parent: RunFolder, now: Mapping[str, Any]
         return why
     if before[END] == after[END]:
         return ""
-    for group, unsaid in (("schedule", True), ("objective", False)):  # of user-defined classes
-        kind = load_component(target_of(getattr(config, group)), key=f"{group}._target_")
-        if getattr(kind, "depends_on_end", unsaid):
+    schedule = load_component(target_of(config.schedule), key="schedule._target_")
+    depending = {
+        "schedule": getattr(schedule, "depends_on_end", True),  # of a user-defined schedule
+        "objective": depends_on_end(config.objective),
+    }
+    for group, depends in depending.items():
+        if depends:
             return (
                 f"{group}={config.choices[group]} depends on {END}, so a run of "
                 f"{counted(after[END], 'step')} is not one of {counted(before[END], 'step')} with "
