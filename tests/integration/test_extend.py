@@ -24,11 +24,12 @@ from omegaconf import OmegaConf
 
 import dit_lab
 from dit_lab.config.compatibility import ANY_PATH, SAMPLERS, samplers_for
+from dit_lab.config.contracts import check_contract
 from dit_lab.config.signature import component_schema
 from dit_lab.core.errors import RequestError
 from dit_lab.core.interpolants import Linear
 from dit_lab.core.options import option
-from dit_lab.core.types import Batch, Prediction
+from dit_lab.core.types import Batch, ModelCall, Prediction, Progress
 from dit_lab.objectives.ddpm import DDPM
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 
@@ -112,6 +113,30 @@ def test_the_flow_with_an_absolute_error() -> None:
     batch = Batch(zeros, data, zeros, noise, torch.rand(3), zeros.bool())
     loss = found["L1Flow"]().loss(lambda x, time: torch.zeros_like(x), batch)["loss"]
     torch.testing.assert_close(loss, (data - noise).abs().mean((1, 2, 3)))
+
+
+def test_the_objective_of_two_times() -> None:
+    """With a model that predicts 0 everywhere, the target is half of the velocity."""
+    found: dict[str, Any] = {}
+    exec(compile(FILES["mylab/halves.py"], "halves.py", "exec"), found)
+    data, noise = torch.randn(2, 3, 1, 8, 8)
+    zeros, time = torch.zeros(3, dtype=torch.int64), torch.rand(3)
+    asked: list[Any] = []
+
+    def model(x: Any, time: Any, labels: Any, to: Any = None) -> Any:
+        asked.append((time, to))
+        return torch.zeros_like(x)
+
+    predict = ModelCall(model=model, labels=zeros, progress=Progress())
+    halves = found["Halves"]()
+    share = torch.rand(3, dtype=torch.float64)
+    batch = Batch(zeros, data, zeros, noise, time, zeros.bool(), halves.draws(lambda name: share))
+    loss = halves.loss(predict, batch)["loss"]
+    torch.testing.assert_close(loss, ((data - noise) / 2).square().mean((1, 2, 3)))
+    later = 1000 * (time + (1 - time) * share.float())
+    torch.testing.assert_close(asked[0], (1000 * time, later))
+    assert asked[1][1] is None
+    check_contract("objective", "mylab.halves.Halves", found["Halves"])
 
 
 # ---- the life of an objective -------------------------------------------------------------------
