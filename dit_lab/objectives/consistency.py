@@ -54,7 +54,7 @@ class Consistency(FlowObjective):
         logit_mean: float = 1.1,
         logit_std: float = 2.0,
         time_shift: float | str = 1.0,
-        time_scale: float = 1000.0,
+        time_scale: float = 1.0,
         learn_sigma: bool = False,
         latent_shape: tuple[int, int, int] | None = None,
     ) -> None:

@@ -81,7 +81,7 @@ class MeanFlow(TwoTimes):
         logit_mean: float = 0.4,
         logit_std: float = 1.0,
         time_shift: float | str = 1.0,
-        time_scale: float = 1000.0,
+        time_scale: float = 1.0,
         learn_sigma: bool = False,
         latent_shape: tuple[int, int, int] | None = None,
     ) -> None:

@@ -142,7 +142,14 @@ class FlowMatching(Flow):
 
 
 @dataclass
-class LogitNormal(Times):
+class Unscaled(Times):
+    """Options of few-step objectives: derivatives by time grow with the scale of the times."""
+
+    time_scale: float = option(1.0, above=0, help="the model receives time_scale * t")
+
+
+@dataclass
+class LogitNormal(Unscaled):
     time_sampling: str = option("logit_normal", choices=TIME_SAMPLING, help="distribution of t")
     logit_mean: float = option(0.4, help="mean of logit(t) for time_sampling=logit_normal")
 
@@ -222,7 +229,7 @@ class ImprovedMeanFlow(TwoTimes):
 
 
 @dataclass
-class Shortcut(Times):
+class Shortcut(Unscaled):
     bootstrap_every: int = option(
         8, at_least=1, help="one in this many images is trained on two half steps"
     )
