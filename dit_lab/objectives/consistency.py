@@ -1,4 +1,4 @@
-"""Consistency training in stages (Geng et al. 2024, "Consistency Models Made Easy", ECT).
+"""Consistency training in stages (Geng et al. 2024, "Consistency Models Made Easy").
 
 The data predicted at t, from a velocity of the flow, must equal the data predicted at a time r
 nearer to the data, for the same noise and without gradient. In stages, r comes closer to t. Where
