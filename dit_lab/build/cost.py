@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 from dit_lab.config.compatibility import needs_of_objective
+from dit_lab.config.components import is_registered
 from dit_lab.config.objects import to_component
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.yaml_files import read_config
-from dit_lab.core.calls import LossPasses
+from dit_lab.core.calls import LossPasses, ModelNeeds, needs_of
 from dit_lab.core.cost import Cost, TrainingMemory, cost, training_memory
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component
@@ -37,18 +39,23 @@ MOST_RUNS = 50  # runs that are read to estimate the speed of this machine
 
 def model_cost(config: RunConfig, shapes: Shapes) -> Cost | None:
     """Return the cost of the configured DiT, or None for a user-defined architecture."""
-    return _cost(config.model, config.objective, shapes)
+    needs = needs_of_objective(config.objective)
+    return _cost(config.model, config.objective, shapes, needs=needs)
 
 
 def recorded_cost(config: Mapping[str, Any], shapes: Shapes) -> Cost | None:
     """Return the cost of the DiT of a recorded configuration, or None."""
     if config["model"]["_target_"] not in COMPONENTS["model"]:
         return None
-    model, objective = (to_component(group, config[group]) for group in ("model", "objective"))
-    return _cost(model, objective, shapes)
+    model, known = to_component("model", config["model"]), config["objective"]
+    if is_registered("objective", known["_target_"]):
+        objective = to_component("objective", known)
+        return _cost(model, objective, shapes, needs=needs_of(objective))
+    plain = SimpleNamespace(learn_sigma=known.get("learn_sigma", False))  # its code is not run
+    return _cost(model, plain, shapes, needs=ModelNeeds())
 
 
-def _cost(model: Component, objective: Component, shapes: Shapes) -> Cost | None:
+def _cost(model: Component, objective: Any, shapes: Shapes, *, needs: ModelNeeds) -> Cost | None:
     if not isinstance(model, DiT):
         return None
     channels, height, width = shapes.latent
@@ -58,7 +65,7 @@ def _cost(model: Component, objective: Component, shapes: Shapes) -> Cost | None
         in_channels=channels,
         num_classes=shapes.data.num_classes,
         learn_sigma=getattr(objective, "learn_sigma", False),
-        needs=needs_of_objective(objective),
+        needs=needs,
         passes=getattr(objective, "passes", LossPasses()),
     )
 

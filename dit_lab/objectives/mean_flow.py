@@ -45,6 +45,15 @@ class TwoTimes(FlowObjective):
         return widened(self._value(predict(x, scale * t, to=scale * s, **more)))
 
 
+def indices_of(chosen: Tensor) -> Tensor:
+    """Return the indices of the chosen images (N,) bool, or the first image if there are none.
+
+    All processes then evaluate the model equally often, as a sharded model requires.
+    """
+    indices = torch.nonzero(chosen).flatten()
+    return indices if len(indices) else chosen.new_zeros(1, dtype=torch.int64)
+
+
 class MeanFlow(TwoTimes):
     """MeanFlow with an optional classifier-free guidance in its target.
 
@@ -151,8 +160,7 @@ class MeanFlow(TwoTimes):
         correction = torch.zeros_like(x)
         if self.equal_share == 1:
             return correction
-        # At least one image, so that all processes call a sharded model.
-        part = torch.nonzero(s > t).flatten() if bool((s > t).any()) else s.new_zeros(1).long()
+        part = indices_of(s > t)
         later = s[part]
         more: dict[str, Any] = {"labels": predict.labels[part]}
         if conditions is not None:

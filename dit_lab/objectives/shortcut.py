@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dit_lab.core.types import Batch, ModelCall
-from dit_lab.objectives.mean_flow import TwoTimes
+from dit_lab.objectives.mean_flow import TwoTimes, indices_of
 
 
 class Shortcut(TwoTimes):
@@ -80,9 +80,9 @@ class Shortcut(TwoTimes):
         s = torch.where(shortcut, (place + 1) / steps, batch.time)
         x = self.interpolant.interpolate(batch.data, batch.noise, t)
         target = self.interpolant.velocity(batch.data, batch.noise, t)
-        part = torch.nonzero(shortcut).flatten()
-        if len(part):
-            target[part] = self._two_steps(predict, x[part], t[part], s[part], predict.labels[part])
+        part = indices_of(shortcut)
+        mean = self._two_steps(predict, x[part], t[part], s[part], predict.labels[part])
+        target[part] = torch.where(shortcut[part].reshape(-1, 1, 1, 1), mean, target[part])
         error = (self.ask(predict, x, t, s) - target).square().flatten(1).mean(1)
         return {"loss": error}
 
