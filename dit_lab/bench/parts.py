@@ -129,6 +129,9 @@ class _Watched:
     def __init__(self, objective: Any, watch: Stopwatch) -> None:
         self._objective, self._watch = objective, watch
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
     def loss(self, *args: Any) -> Any:
         with self._watch.section("loss"):
             return self._objective.loss(*args)

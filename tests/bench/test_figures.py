@@ -193,9 +193,11 @@ def test_a_section_is_less_what_is_inside_it() -> None:
     assert 0.05 <= watch.seconds["inner"] < 0.065
 
 
-def test_the_parts_of_a_step_are_all_of_it() -> None:
+@pytest.mark.parametrize("objective", ["rectified_flow", "shortcut"])
+def test_the_parts_of_a_step_are_all_of_it(objective: str) -> None:
     """The parts sum to the time of the steps, and all of them are present."""
-    with training_of(*with_data(compose_train(QUICKSTART))[:2]) as training:
+    config = compose_train([*QUICKSTART, f"objective={objective}"])
+    with training_of(*with_data(config)[:2]) as training:
         start = time.perf_counter()
         parts = training.parts_of_a_step(20)
         whole = (time.perf_counter() - start) / 20
