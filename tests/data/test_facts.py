@@ -139,20 +139,25 @@ def test_lists_are_read_again_only_when_they_change(
     assert len(reads) == 4
 
 
-def test_a_list_as_long_as_imagenet_is_read_within_a_second(tmp_path: Path) -> None:
+def test_a_list_as_long_as_imagenet_is_read_in_a_few_passes(tmp_path: Path) -> None:
+    """In about twice the time of a plain pass over its words."""
     (tmp_path / "images").mkdir()
     lines = (f"n{i // 1281:08d}/n{i // 1281:08d}_{i}.JPEG {i // 1281}\n" for i in range(1_281_000))
     (tmp_path / "train_labels.txt").write_text("".join(lines))
     (tmp_path / "val_labels.txt").write_text("a.png 0\n")
-    seconds = []
+    seconds, passes = [], []
     for attempt in range(3):  # the best of three: memory is shared with whatever else runs
         os.utime(tmp_path / "train_labels.txt", ns=(0, attempt))  # another file, to the cache
         start = time.process_time()
         found = facts(tmp_path)
         seconds.append(time.process_time() - start)
+        start = time.process_time()
+        text = (tmp_path / "train_labels.txt").read_text()
+        assert sum(len(line.split()) for line in text.splitlines()) == 2 * 1_281_000
+        passes.append(time.process_time() - start)
     assert found.train_images == 1_281_000
     assert found.num_classes == 1000
-    assert min(seconds) < 1  # 0.5 s on two cores
+    assert min(seconds) < 4 * min(passes)
 
 
 def test_users_datasets_state_their_own_facts() -> None:
