@@ -618,13 +618,16 @@ def test_curves_of_seeds_meet_at_common_steps() -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_runs_are_written_in_seconds(tmp_path: Path) -> None:
-    """Some 3 s of processor time, and a page of a few MB."""
-    levels = [f"{n}e-4" for n in range(24)]
-    results = sweep(objective=[f"o{n}" for n in range(7)], model=["pico", "nano"], lr=levels)
+def test_the_time_of_a_report_grows_with_the_runs_alone(tmp_path: Path) -> None:
+    """A thousand take some 3 s of processor time, and make a page of a few MB."""
+    seconds = []
+    for count in (6, 24):
+        levels = [f"{n}e-4" for n in range(count)]
+        results = sweep(objective=[f"o{n}" for n in range(7)], model=["pico", "nano"], lr=levels)
+        start = time.process_time()
+        written(results, tmp_path)
+        seconds.append(time.process_time() - start)
     assert len(results) == 1008
-    start = time.process_time()
-    written(results, tmp_path)
-    assert time.process_time() - start < 10
+    assert seconds[1] < 3 * seconds[0]  # most is drawing and simulating, whatever the number
     assert (tmp_path / "report.html").stat().st_size < 8e6
     assert len(table_of_markdown(tmp_path / "report.md")) > 336
