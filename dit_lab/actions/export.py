@@ -17,7 +17,7 @@ from dit_lab.build.parts import build_objective
 from dit_lab.build.trained import read_weights, without_heads
 from dit_lab.codecs.facts import IDENTITY
 from dit_lab.codecs.loading import load_network, quiet
-from dit_lab.config.checks.sampling import samplers_of
+from dit_lab.config.compatibility import samplers_of
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import read_recorded
 from dit_lab.core.errors import RequestError

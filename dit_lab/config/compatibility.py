@@ -82,3 +82,11 @@ def samplers_for(objective: str, load: Callable[[str], Any]) -> tuple[str, ...]:
             'that fit, the natural one first, such as ("euler", "heun")'
         )
     return tuple(stated)
+
+
+def samplers_of(objective: Component) -> tuple[str, ...]:
+    """Return the names of the samplers that fit an objective, the default first."""
+    return samplers_for(
+        target_of(objective),
+        lambda name: load_component(name, key="objective._target_"),
+    )

@@ -138,18 +138,16 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(block(number) for number in range(1, depth + 1))
         self.final_layer = final_layer()
         self.initialise(generator)
-        scalars = (*([STEP] if second_time else []), *conditions)
-        embedders = {name: TimeEmbedding(hidden_size) for name in scalars}
-        heads: dict[str, Head] = {}
+        # After the model's own, which the same seed then initialises alike with and without these.
+        self.scalar_embedders, self.heads = nn.ModuleDict(), nn.ModuleDict()
+        for name in (*([STEP] if second_time else []), *conditions):
+            self.scalar_embedders[name] = embedder = TimeEmbedding(hidden_size)
+            embedder.initialise_to_zero(generator)
         if velocity_blocks:
             after = _branching_block(depth, velocity_blocks)
             own = (block(number) for number in range(after + 1, depth + 1))
-            heads[VELOCITY] = Head(own, final_layer(), after=after)
-        for embedder in embedders.values():
-            embedder.initialise_to_zero(generator)
-        for head in heads.values():
+            self.heads[VELOCITY] = head = Head(own, final_layer(), after=after)
             head.initialise_to_zero(generator)
-        self.scalar_embedders, self.heads = nn.ModuleDict(embedders), nn.ModuleDict(heads)
 
     def forward(
         self,

@@ -21,14 +21,11 @@ from torch import Tensor
 from dit_lab.core.calls import GUIDANCE, VELOCITY
 from dit_lab.core.types import Batch, ModelCall
 from dit_lab.objectives.derivative import widened
-from dit_lab.objectives.mean_flow import MeanFlow
+from dit_lab.objectives.mean_flow import AlongTrajectory
 from dit_lab.objectives.options import FROM, UNTIL, improved_needs
 
-Conditions = Mapping[str, Tensor]
-"""Inputs of the model by name, (N,) each."""
 
-
-class ImprovedMeanFlow(MeanFlow):
+class ImprovedMeanFlow(AlongTrajectory):
     """Improved MeanFlow.
 
     Args:
@@ -77,7 +74,7 @@ class ImprovedMeanFlow(MeanFlow):
         self.most_guidance, self.guidance_power = most_guidance, guidance_power
 
     def draws(self, uniform: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
-        """Return the draws of `MeanFlow`, a guidance scale and an interval of flow times."""
+        """Return the draws of the times, a guidance scale and an interval of flow times."""
         times = super().draws(uniform)
         always = times["equal"]
         return {
@@ -96,10 +93,12 @@ class ImprovedMeanFlow(MeanFlow):
 
     def conditions(self, *, scale: float, interval: tuple[float, float]) -> Mapping[str, float]:
         """Return the inputs of the model for a guidance scale and an interval of flow times."""
-        return {name: self.time_scale * value for name, value in _inputs(scale, *interval).items()}
+        return self._given(scale, *interval)
 
-    def _given(self, scale: Tensor, low: Tensor, high: Tensor) -> Conditions:
-        return {name: self.time_scale * v for name, v in _inputs(scale, low, high).items()}
+    def _given(self, scale: Any, low: Any, high: Any) -> dict[str, Any]:
+        """Return the inputs of the model by name, as numbers or as tensors (N,)."""
+        inputs = {GUIDANCE: 1 - 1 / scale, FROM: low, UNTIL: high}
+        return {name: self.time_scale * value for name, value in inputs.items()}
 
     def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
         """Return the loss terms of each image.
@@ -158,8 +157,3 @@ class ImprovedMeanFlow(MeanFlow):
             x, time, to=time, labels=labels, conditions=conditions, heads=[VELOCITY]
         )
         return widened(self._value(output.heads[VELOCITY]))
-
-
-def _inputs(scale: Any, low: Any, high: Any) -> dict[str, Any]:
-    """Return the inputs of the model, numbers or tensors: 1 - 1 / scale, and the interval."""
-    return {GUIDANCE: 1 - 1 / scale, FROM: low, UNTIL: high}

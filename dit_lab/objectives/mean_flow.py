@@ -54,7 +54,78 @@ def indices_of(chosen: Tensor) -> Tensor:
     return indices if len(indices) else chosen.new_zeros(1, dtype=torch.int64)
 
 
-class MeanFlow(TwoTimes):
+class AlongTrajectory(TwoTimes):
+    """Base class of the objectives with the derivative of the average velocity.
+
+    Args:
+        equal_share, weight_power, weight_constant, derivative: as in `MeanFlow`.
+        times: as in `TwoTimes`.
+    """
+
+    def __init__(
+        self,
+        *,
+        equal_share: float,
+        weight_power: float,
+        weight_constant: float,
+        derivative: str,
+        **times: Any,
+    ) -> None:
+        super().__init__(**times)
+        self.equal_share = equal_share
+        self.weight_power, self.weight_constant = weight_power, weight_constant
+        self.derivative = derivative
+
+    def draws(self, uniform: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
+        """Return the second draw of the time, and where both times are equal, each (N,)."""
+        return {
+            "second_time": self.time_from_uniform(uniform("second_time")),
+            "equal": uniform("equal") < self.equal_share,
+        }
+
+    def times(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the flow times t and s >= t of each image, (N,) each."""
+        second = batch.draws["second_time"]
+        t = torch.minimum(batch.time, second)
+        return t, torch.where(batch.draws["equal"], t, torch.maximum(batch.time, second))
+
+    def _weighted(self, squares: Tensor) -> dict[str, Tensor]:
+        """Return the loss terms for squared errors (N, D)."""
+        error = squares.mean(1)
+        if self.weight_power == 0:
+            return {"loss": error, "error": error}
+        size = error.detach() + self.weight_constant / squares.shape[1]
+        return {"loss": error / size**self.weight_power, "error": error}
+
+    def _correction(
+        self,
+        predict: ModelCall,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        velocity: Tensor,
+        *,
+        conditions: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Return (s - t) du/dt (N, C, H, W), which is only computed where s and t differ."""
+        correction = torch.zeros_like(x)
+        if self.equal_share == 1:
+            return correction
+        part = indices_of(s > t)
+        later = s[part]
+        more: dict[str, Any] = {"labels": predict.labels[part]}
+        if conditions is not None:
+            more["conditions"] = {name: value[part] for name, value in conditions.items()}
+
+        def average_velocity(x: Tensor, t: Tensor) -> Tensor:
+            return self.ask(predict, x, t, later, **more)
+
+        slope = along(average_velocity, x[part], t[part], velocity[part], by=self.derivative)
+        correction[part] = (later - t[part]).reshape(-1, 1, 1, 1) * slope
+        return correction
+
+
+class MeanFlow(AlongTrajectory):
     """MeanFlow with an optional classifier-free guidance in its target.
 
     Args:
@@ -96,6 +167,10 @@ class MeanFlow(TwoTimes):
     ) -> None:
         check_guidance_inside(guidance_omega, guidance_kappa, guidance_interval)
         super().__init__(
+            equal_share=equal_share,
+            weight_power=weight_power,
+            weight_constant=weight_constant,
+            derivative=derivative,
             time_sampling=time_sampling,
             logit_mean=logit_mean,
             logit_std=logit_std,
@@ -104,24 +179,8 @@ class MeanFlow(TwoTimes):
             learn_sigma=learn_sigma,
             latent_shape=latent_shape,
         )
-        self.equal_share = equal_share
-        self.weight_power, self.weight_constant = weight_power, weight_constant
-        self.derivative = derivative
         self.omega, self.kappa = guidance_omega, guidance_kappa
         self.interval = guidance_interval
-
-    def draws(self, uniform: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
-        """Return the second draw of the time, and where both times are equal, each (N,)."""
-        return {
-            "second_time": self.time_from_uniform(uniform("second_time")),
-            "equal": uniform("equal") < self.equal_share,
-        }
-
-    def times(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the flow times t and s >= t of each image, (N,) each."""
-        second = batch.draws["second_time"]
-        t = torch.minimum(batch.time, second)
-        return t, torch.where(batch.draws["equal"], t, torch.maximum(batch.time, second))
 
     def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
         """Return the loss terms of each image.
@@ -133,50 +192,13 @@ class MeanFlow(TwoTimes):
         t, s = self.times(batch)
         x = self.interpolant.interpolate(batch.data, batch.noise, t)
         velocity = self.interpolant.velocity(batch.data, batch.noise, t)
-        velocity = self._guided(predict, batch, x, t, velocity)
+        velocity = self._guided(predict, x, t, velocity)
         target = velocity + self._correction(predict, x, t, s, velocity)
         error = (self.ask(predict, x, t, s) - target).square().flatten(1)
         return self._weighted(error)
 
-    def _weighted(self, squares: Tensor) -> dict[str, Tensor]:
-        """Return the loss terms for squared errors (N, D)."""
-        error = squares.mean(1)
-        if self.weight_power == 0:
-            return {"loss": error, "error": error}
-        size = error.detach() + self.weight_constant / squares.shape[1]
-        return {"loss": error / size**self.weight_power, "error": error}
-
-    def _correction(
-        self,
-        predict: ModelCall,
-        x: Tensor,
-        t: Tensor,
-        s: Tensor,
-        velocity: Tensor,
-        *,
-        conditions: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Return (s - t) du/dt (N, C, H, W), which is only computed where s and t differ."""
-        correction = torch.zeros_like(x)
-        if self.equal_share == 1:
-            return correction
-        part = indices_of(s > t)
-        later = s[part]
-        more: dict[str, Any] = {"labels": predict.labels[part]}
-        if conditions is not None:
-            more["conditions"] = {name: value[part] for name, value in conditions.items()}
-
-        def average_velocity(x: Tensor, t: Tensor) -> Tensor:
-            return self.ask(predict, x, t, later, **more)
-
-        slope = along(average_velocity, x[part], t[part], velocity[part], by=self.derivative)
-        correction[part] = (later - t[part]).reshape(-1, 1, 1, 1) * slope
-        return correction
-
     @torch.no_grad()
-    def _guided(
-        self, predict: ModelCall, batch: Batch, x: Tensor, t: Tensor, velocity: Tensor
-    ) -> Tensor:
+    def _guided(self, predict: ModelCall, x: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
         """Return the velocity with guidance, for images with a label and within the interval."""
         null = predict.null_label
         if (self.omega, self.kappa) == (1.0, 0.0) or null is None:

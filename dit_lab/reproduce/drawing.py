@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from dit_lab.build.parts import Parts, build_generator, build_model, labelled_call, null_label
 from dit_lab.config.checks.coupling import is_coupled
-from dit_lab.config.checks.sampling import samplers_of
+from dit_lab.config.compatibility import samplers_of
 from dit_lab.core import rng
 from dit_lab.core.calls import Asked
 from dit_lab.core.discrete_diffusion import DiscreteDiffusion

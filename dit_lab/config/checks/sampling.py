@@ -10,8 +10,7 @@ from dit_lab.config import search_path
 from dit_lab.config.checks.coupling import check_coupled_sampling
 from dit_lab.config.checks.few_step import check_guidance
 from dit_lab.config.checks.machine import check_compiler
-from dit_lab.config.compatibility import samplers_for
-from dit_lab.config.components import load_component
+from dit_lab.config.compatibility import samplers_of
 from dit_lab.config.schema import RunConfig
 from dit_lab.config.validate import to_plain
 from dit_lab.core.errors import RequestError
@@ -51,14 +50,6 @@ def check_sampling(config: RunConfig, *, trained: RunConfig, run: RunFolder | No
         )
     _check_weights(config.sample.weights, trained, run)
     check_compiler(config)
-
-
-def samplers_of(objective: Component) -> tuple[str, ...]:
-    """Return the names of the samplers that fit an objective, the default first."""
-    return samplers_for(
-        target_of(objective),
-        lambda name: load_component(name, key="objective._target_"),
-    )
 
 
 def check_conditioning(config: RunConfig, shapes: Shapes, *, model: Component) -> None:

@@ -10,7 +10,8 @@ from dit_lab.config.checks.machine import AUTO, check_float8, check_processes
 from dit_lab.config.checks.metrics import check_metrics
 from dit_lab.config.checks.optimizers import check_optimizer_settings
 from dit_lab.config.checks.own import check_own_parts, latents_of
-from dit_lab.config.checks.sampling import check_conditioning, check_sampling, samplers_of
+from dit_lab.config.checks.sampling import check_conditioning, check_sampling
+from dit_lab.config.compatibility import samplers_of
 from dit_lab.config.schema import EMA, RunConfig, Training
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, target_of
