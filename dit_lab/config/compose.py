@@ -31,6 +31,7 @@ from dit_lab.config.validate import checked_types, without_patches
 from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import checked_name, local_path
+from dit_lab.data.pair_facts import pairs_folder
 from dit_lab.runs.access import refuse_unreadable
 from dit_lab.runs.finding import find_run
 from dit_lab.runs.folder import RunFolder
@@ -142,6 +143,8 @@ def _finished(found: Composition, extended: RunFolder | None, *, patches: bool) 
     if (begin := config["init_from"]) is not None:
         path = local_path(begin, "init_from=").absolute()
         config["init_from"] = str(path) if path.exists() else begin  # else an MLflow run id
+    if pairs := config["coupling"].get("pairs"):
+        config["coupling"]["pairs"] = str(pairs_folder(Path(pairs)))
     if extended is not None:
         forced = config["resume"].startswith("force:")
         config["resume"] = f"{'force:' if forced else ''}{extended.root}"

@@ -29,7 +29,7 @@ GUIDANCE = "guidance"
 class Output(NamedTuple):
     """The result of a model that was asked for more than its main output."""
 
-    main: Tensor  # (N, K, H, W)
+    main: Tensor  # (N, K, H, W); (0,) with main=False
     heads: dict[str, Tensor]  # by name, each (N, K, H, W)
     hidden: dict[int, Tensor]  # by the number of the block from 1, tokens (N, T, D) after it
 
@@ -41,6 +41,7 @@ class Asked(TypedDict, total=False):
     conditions: Mapping[str, Tensor]  # further scalar inputs by name, each (N,)
     heads: Sequence[str]  # heads whose output is wanted
     hidden: Sequence[int]  # blocks whose tokens are wanted, from 1
+    main: bool  # False: only heads or hidden tokens, without the blocks after the last one needed
 
 
 class LabelledCall(Protocol):
@@ -143,9 +144,14 @@ class ModelCall:
         weights: Literal["current", "average"] = "current",
         heads: Sequence[str] | None = None,
         hidden: Sequence[int] | None = None,
+        main: bool = True,
     ) -> Output:
-        """Return the raw output with heads, by name, and the tokens after blocks, by number."""
-        asked = _given(to=to, conditions=conditions, heads=heads, hidden=hidden)
+        """Return the raw output with heads, by name, and the tokens after blocks, by number.
+
+        With `main=False` only those, and the blocks after the last one needed are not computed.
+        """
+        without = None if main else False
+        asked = _given(to=to, conditions=conditions, heads=heads, hidden=hidden, main=without)
         answer: Any = self._ask(x, time, labels, weights, **asked)
         return answer if isinstance(answer, Output) else Output(answer, {}, {})
 

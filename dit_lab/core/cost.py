@@ -121,7 +121,8 @@ def cost(
 
     Only matrix products are counted. The arguments are those of `models.dit.DiT`, with what the
     objective needs of it and how often its loss evaluates it. The forward pass is one of sampling,
-    without a second head, which the evaluations of training include.
+    without a second head. Evaluations of a loss without gradient have the main output or the head,
+    which cost the same, and those with gradient have both.
     """
     height, width = input_size
     tokens = (height // patch_size) * (width // patch_size)
@@ -150,7 +151,7 @@ def cost(
     block_macs = tokens * _macs(token_block) + _macs(image_block) + attention
     macs = tokens * _macs(token_ends) + _macs(image_ends) + depth * block_macs
     head_macs = own * block_macs + tokens * _macs(final[0]) + _macs(final[1]) if own else 0
-    plain = round(2 * passes.plain * (macs + head_macs))
+    plain = round(2 * passes.plain * macs)
     derivatives = round(4 * passes.derivatives * macs)
     return Cost(
         tokens=tokens,

@@ -58,6 +58,23 @@ def pair_noise(drawn_by: str) -> str:
     return f"pairs/{drawn_by}/noise"
 
 
+def pairs_folder(given: Path) -> Path:
+    """Return the folder of pairs that is `given`, or the only one in a run or a folder of one run.
+
+    Raises RequestError if there are several.
+    """
+    patterns = (f"{prefix}pairs/*/{FACTS}" for prefix in ("", "*/"))
+    inside = sorted(facts.parent for pattern in patterns for facts in given.glob(pattern))
+    if (given / FACTS).exists() or not inside:
+        return given
+    if len(inside) > 1:
+        names = ", ".join(str(folder.relative_to(given)) for folder in inside)
+        raise RequestError(
+            f"coupling.pairs={given}: holds {len(inside)} folders of pairs ({names}); name one"
+        )
+    return inside[0]
+
+
 def read_pair_facts(folder: str | Path | None) -> PairFacts:
     """Return the facts of a complete folder of pairs; raise RequestError if there are none."""
     if folder is None:

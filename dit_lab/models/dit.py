@@ -159,6 +159,7 @@ class DiT(nn.Module):
         conditions: Mapping[str, Tensor] | None = None,
         heads: Sequence[str] = (),
         hidden: Sequence[int] = (),
+        main: bool = True,
     ) -> Tensor | Output:
         """Predict the raw output (N, K, H, W) of images x (N, C, H, W).
 
@@ -170,6 +171,8 @@ class DiT(nn.Module):
             conditions: values (N,) of the further scalar inputs, by name.
             heads: names of the heads whose output is wanted.
             hidden: numbers of the blocks, from 1, whose tokens (N, T, D) are wanted.
+            main: False for an `Output` without the raw output, and without the blocks that only
+                the raw output needs.
 
         Returns:
             The raw output; with `heads` or `hidden`, an `Output`.
@@ -189,28 +192,35 @@ class DiT(nn.Module):
             for name, embedder in self.scalar_embedders.items():
                 condition = condition + embedder(values[name])
         if heads or hidden:
-            return self._output(tokens, condition, heads, hidden)
+            return self._output(tokens, condition, heads, hidden, main)
         for block in self.blocks:
             tokens = block(tokens, condition)
         return self._assemble(self.final_layer(tokens, condition))
 
     def _output(
-        self, tokens: Tensor, condition: Tensor, heads: Sequence[str], hidden: Sequence[int]
+        self,
+        tokens: Tensor,
+        condition: Tensor,
+        heads: Sequence[str],
+        hidden: Sequence[int],
+        main: bool,
     ) -> Output:
         """Return the output with those of heads and the tokens after blocks."""
         branches = {name: cast(Head, self.heads[name]) for name in heads}
-        starts = {head.after for head in branches.values()}
+        kept = {*hidden, *(head.after for head in branches.values())}
         after = {0: tokens}
-        for number, block in enumerate(self.blocks, start=1):
+        for number, block in enumerate(self.blocks[: None if main else max(kept)], start=1):
             tokens = block(tokens, condition)
-            if number in hidden or number in starts:
+            if number in kept:
                 after[number] = tokens
         answers = {
             name: self._assemble(head(after[head.after], condition))
             for name, head in branches.items()
         }
-        main = self._assemble(self.final_layer(tokens, condition))
-        return Output(main, answers, {number: after[number] for number in hidden})
+        wanted = {number: after[number] for number in hidden}
+        if not main:
+            return Output(tokens.new_empty(0), answers, wanted)
+        return Output(self._assemble(self.final_layer(tokens, condition)), answers, wanted)
 
     def _assemble(self, patches: Tensor) -> Tensor:
         """Arrange the patches (N, T, p * p * K) of the tokens as images (N, K, H, W)."""

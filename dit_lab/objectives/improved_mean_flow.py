@@ -154,6 +154,6 @@ class ImprovedMeanFlow(AlongTrajectory):
         conditions = self._given(scale, torch.zeros_like(t), torch.ones_like(t))
         time = self.time_scale * t
         output = predict.output(
-            x, time, to=time, labels=labels, conditions=conditions, heads=[VELOCITY]
+            x, time, to=time, labels=labels, conditions=conditions, heads=[VELOCITY], main=False
         )
         return widened(self._value(output.heads[VELOCITY]))

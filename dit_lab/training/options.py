@@ -25,7 +25,7 @@ class OptimalTransport(Component):
 
 @dataclass
 class Reflow(Component):
-    pairs: Optional[str] = option(None, help="a folder that dit-lab reflow wrote")
+    pairs: Optional[str] = option(None, help="a folder that dit-lab reflow wrote, or its RUN")
 
 
 @dataclass

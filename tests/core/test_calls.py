@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from dit_lab.core.calls import (
     GUIDANCE,
@@ -89,6 +90,20 @@ def test_a_second_head_branches_off_before_its_blocks(make_model: MakeModel) -> 
     again = call(model).output(X, TIME, heads=[VELOCITY])
     assert torch.equal(again.main, output.main)
     torch.testing.assert_close(again.heads[VELOCITY], output.main + 1)
+
+
+def test_without_the_main_output_its_own_blocks_are_not_computed(make_model: MakeModel) -> None:
+    """A head alone costs as much as the main output alone."""
+    model = make_model(perturbed=True, depth=3, velocity_blocks=2)
+    whole = call(model).output(X, TIME, heads=[VELOCITY], hidden=[1])
+    with FlopCounterMode(display=False) as plain:
+        model(X, TIME, LABELS)
+    with FlopCounterMode(display=False) as alone:
+        output = call(model).output(X, TIME, heads=[VELOCITY], hidden=[1], main=False)
+    assert output.main.numel() == 0
+    assert torch.equal(output.heads[VELOCITY], whole.heads[VELOCITY])
+    assert torch.equal(output.hidden[1], whole.hidden[1])
+    assert alone.get_total_flops() == plain.get_total_flops()
 
 
 def test_new_inputs_are_without_effect_at_first(make_model: MakeModel) -> None:

@@ -15,13 +15,19 @@ SAMPLE = "sample run=RUN"
 REFLOW = "reflow run=RUN"
 
 
-def pairs(folder: Path, *, classes: int = 10) -> None:
+def pairs(folder: Path, *, classes: int = 10, at: str = "mine") -> None:
     """A folder that says it holds pairs."""
-    (folder / "mine").mkdir()
+    (folder / at).mkdir(parents=True)
     PairFacts(
         drawn_by="somebody", sampler={}, guidance={}, seed=1, train_pairs=90, held_out_pairs=10,
         latent_shape=[1, 8, 8], num_classes=classes, codec="identity", dtype="float32",
-    ).write(folder / "mine")  # fmt: skip
+    ).write(folder / at)  # fmt: skip
+
+
+def two_of_pairs(folder: Path) -> None:
+    """A run with two folders of pairs."""
+    for name in "ab":
+        pairs(folder, at=f"drawn/pairs/{name}")
 
 
 def other_objective(folder: Path) -> None:
@@ -85,6 +91,9 @@ CASES = (
          "coupling.pairs: not given; dit-lab reflow run=RUN draws pairs"),
     Case("no pairs there", f"{FLOW} coupling=reflow coupling.pairs=nowhere",
          "coupling.pairs=.*nowhere: holds no complete pairs"),
+    Case("two folders of pairs", f"{FLOW} coupling=reflow coupling.pairs=drawn",
+         r"coupling.pairs=.*drawn: holds 2 folders of pairs \(pairs/a, pairs/b\); name one",
+         prepare=two_of_pairs),
     Case("pairs of other images", f"{FLOW} coupling=reflow coupling.pairs=mine",
          "coupling.pairs=.*mine: holds 1 x 8 x 8 in 3 classes; the model sees 1 x 8 x 8",
          prepare=lambda folder: pairs(folder, classes=3)),

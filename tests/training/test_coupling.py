@@ -364,6 +364,15 @@ def test_no_seed_of_an_evaluation_has_noise_that_was_trained_on(
     assert (said in refusal(*texts)) == refused == bool(refusal(*texts))
 
 
+@pytest.mark.parametrize("given", ["RUN/pairs/A", "RUN", "."])
+def test_the_only_pairs_of_a_run_are_found(elsewhere: Path, given: str) -> None:
+    pairs = elsewhere / "RUN/pairs/A"
+    pairs.mkdir(parents=True)
+    replace(FACTS, latent_shape=[1, 8, 8], num_classes=10).write(pairs)
+    config = compose_train([*DIGITS, "coupling=reflow", f"coupling.pairs={given}"])
+    assert Path(config.coupling.pairs) == pairs
+
+
 def test_pairs_are_checked_against_the_model(elsewhere: Path) -> None:
     digits = replace(FACTS, latent_shape=[1, 8, 8], num_classes=10)
     texts = ["coupling=reflow", f"coupling.pairs={elsewhere}"]
