@@ -97,7 +97,7 @@ def build_model(parts: Parts, *, heads: bool = True) -> nn.Module:
     """
     needs = needs_of(parts.objective)
     if not heads:
-        needs = replace(needs, velocity_blocks=0)
+        needs = needs.in_sampling()
     channels, height, width = parts.shapes.latent
     model: nn.Module = build(
         parts.config,

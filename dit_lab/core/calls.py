@@ -10,14 +10,14 @@ cells, T tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, Unpack, cast
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HEADS = "heads."
-"""Prefix of the names of parameters that only training uses."""
+"""Prefix of the names of the parameters of heads."""
 
 VELOCITY = "velocity"
 """Name of the head that predicts the velocity."""
@@ -56,15 +56,47 @@ class LabelledCall(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class HeadNeed:
+    """A further output of a model, computed from the tokens of an inner block.
+
+    A head of images has `blocks` blocks of its own and a final layer, as the main output has. A
+    head of tokens has linear layers of these `widths` with SiLU between them, or one convolution.
+    """
+
+    name: str
+    after: int  # the block whose tokens it takes, from 1; 0 and below count back from the last one
+    blocks: int = 0
+    widths: tuple[int, ...] = ()  # () for an image
+    kernel: int = 1  # above 1: one convolution over the grid of tokens, with this side
+    sampled: bool = False  # whether sampling uses it too
+
+    def begins(self, depth: int) -> int:
+        """Return the block whose tokens it takes, from 1; 0: the embedded patches."""
+        return self.after if self.after > 0 else depth + self.after
+
+
+@dataclass(frozen=True, slots=True)
 class ModelNeeds:
-    """What an objective needs of its model besides (x, time, labels).
+    """What an objective or a method needs of its model besides (x, time, labels).
 
     Those that are not at their default are passed to the constructor of the model.
     """
 
     second_time: bool = False
     conditions: tuple[str, ...] = ()  # names of further scalar inputs
-    velocity_blocks: int = 0  # above 0: a second head, for the velocity, with blocks of its own
+    heads: tuple[HeadNeed, ...] = ()
+
+    def with_those(self, other: ModelNeeds) -> ModelNeeds:
+        """Return both needs together."""
+        return ModelNeeds(
+            second_time=self.second_time or other.second_time,
+            conditions=(*self.conditions, *other.conditions),
+            heads=(*self.heads, *other.heads),
+        )
+
+    def in_sampling(self) -> ModelNeeds:
+        """Return the needs of sampling: without the heads that only training uses."""
+        return replace(self, heads=tuple(head for head in self.heads if head.sampled))
 
     def arguments(self) -> dict[str, Any]:
         """Return the needs as arguments of the model's constructor."""

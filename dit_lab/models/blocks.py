@@ -1,11 +1,11 @@
-"""Blocks, final layer and heads of a diffusion transformer.
+"""Blocks and final layer of a diffusion transformer.
 
 Shapes: N images, T tokens, D width, p patch size, K output channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -83,30 +83,6 @@ class FinalLayer(nn.Module):
         """Map tokens x (N, T, D) and a condition (N, D) to patches (N, T, p * p * K)."""
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=2)
         return self.linear(addcmul(shift, self.norm_final(x), 1 + scale))
-
-
-class Head(nn.Module):
-    """Blocks and a final layer of its own, from the tokens of an inner block to patches."""
-
-    def __init__(self, blocks: Iterable[Block], final_layer: FinalLayer, *, after: int) -> None:
-        """Make a head on the tokens after block `after` of the model, from 1."""
-        super().__init__()
-        self.after = after
-        self.blocks = nn.ModuleList(blocks)
-        self.final_layer = final_layer
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map tokens x (N, T, D) and a condition (N, D) to patches (N, T, p * p * K)."""
-        for block in self.blocks:
-            x = block(x, condition)
-        patches: Tensor = self.final_layer(x, condition)
-        return patches
-
-    @torch.no_grad()
-    def initialise_to_zero(self, generator: torch.Generator | None) -> None:
-        """Initialise all parameters as those of the model, so that the output is 0 at first."""
-        initialise_linear(self, generator)
-        close_gates(self.blocks, self.final_layer)
 
 
 def initialise_linear(model: nn.Module, generator: torch.Generator | None) -> None:

@@ -28,10 +28,11 @@ def check_needs(config: RunConfig) -> None:
             f"{chosen['objective']} needs; use the lab's DiT, or add it to the constructor and "
             "to forward() (docs/extend.md)"
         )
-    if needs.velocity_blocks > (depth := getattr(config.model, "depth", needs.velocity_blocks)):
+    own_blocks = getattr(objective, "velocity_blocks", 0)
+    if own_blocks > (depth := getattr(config.model, "depth", own_blocks)):
         raise RequestError(
-            f"objective.velocity_blocks={needs.velocity_blocks}: the model has {depth} blocks; "
-            "give at most as many"
+            f"objective.velocity_blocks={own_blocks}: the model has {depth} blocks; give at most "
+            "as many"
         )
     if getattr(objective, "derivative", "") == "jvp" and config.precision.mixed_precision == "fp8":
         raise RequestError(
