@@ -34,6 +34,14 @@ class Output(NamedTuple):
     hidden: dict[int, Tensor]  # by the number of the block from 1, tokens (N, T, D) after it
 
 
+class Route(NamedTuple):
+    """Blocks that compute only a part of the tokens."""
+
+    first: int  # from 1
+    last: int
+    kept: Tensor  # (N, K) int64, ascending: the tokens that they compute
+
+
 class Asked(TypedDict, total=False):
     """What a model may be asked for besides (x, time, labels)."""
 
@@ -42,6 +50,7 @@ class Asked(TypedDict, total=False):
     heads: Sequence[str]  # heads whose output is wanted
     hidden: Sequence[int]  # blocks whose tokens are wanted, from 1
     main: bool  # False: only heads or hidden tokens, without the blocks after the last one needed
+    route: Route  # blocks that compute only a part of the tokens
 
 
 class LabelledCall(Protocol):
@@ -85,6 +94,7 @@ class ModelNeeds:
     second_time: bool = False
     conditions: tuple[str, ...] = ()  # names of further scalar inputs
     heads: tuple[HeadNeed, ...] = ()
+    fusion: tuple[int, int] | None = None  # first and last block of a route of SPRINT
 
     def with_those(self, other: ModelNeeds) -> ModelNeeds:
         """Return both needs together."""
@@ -92,6 +102,7 @@ class ModelNeeds:
             second_time=self.second_time or other.second_time,
             conditions=(*self.conditions, *other.conditions),
             heads=(*self.heads, *other.heads),
+            fusion=self.fusion or other.fusion,
         )
 
     def in_sampling(self) -> ModelNeeds:

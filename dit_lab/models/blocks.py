@@ -55,18 +55,21 @@ class Block(nn.Module):
         self.mlp = (SwiGLU if mlp == "swiglu" else Mlp)(hidden_size, mlp_size)
         self.adaLN_modulation = _modulation(hidden_size, 6)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map tokens x (N, T, D) and a condition (N, D) to tokens (N, T, D)."""
-        if self.recompute == "nothing" or not self.training:
-            return self._transform(x, condition)
-        if self.recompute == "selective":
-            return _checkpointed(self._transform, x, condition, context_fn=_keep_products)
-        return _checkpointed(self._transform, x, condition)
+    def forward(self, x: Tensor, condition: Tensor, places: Tensor | None = None) -> Tensor:
+        """Map tokens x (N, T, D) and a condition (N, D) to tokens (N, T, D).
 
-    def _transform(self, x: Tensor, condition: Tensor) -> Tensor:
+        `places` (N, T) are those of the tokens on the grid; None if they are all its tokens.
+        """
+        if self.recompute == "nothing" or not self.training:
+            return self._transform(x, condition, places)
+        if self.recompute == "selective":
+            return _checkpointed(self._transform, x, condition, places, context_fn=_keep_products)
+        return _checkpointed(self._transform, x, condition, places)
+
+    def _transform(self, x: Tensor, condition: Tensor, places: Tensor | None) -> Tensor:
         modulation = self.adaLN_modulation(condition)[:, None]  # (N, 1, 6 D)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=2)
-        x = addcmul(x, gate_a, self.attn(addcmul(shift_a, self.norm1(x), 1 + scale_a)))
+        x = addcmul(x, gate_a, self.attn(addcmul(shift_a, self.norm1(x), 1 + scale_a), places))
         return addcmul(x, gate_m, self.mlp(addcmul(shift_m, self.norm2(x), 1 + scale_m)))
 
 
@@ -101,7 +104,7 @@ def close_gates(blocks: nn.ModuleList, final_layer: FinalLayer) -> None:
     nn.init.zeros_(final_layer.linear.weight)
 
 
-def _checkpointed(run: Callable[..., Tensor], *inputs: Tensor, **how: Any) -> Tensor:
+def _checkpointed(run: Callable[..., Tensor], *inputs: Tensor | None, **how: Any) -> Tensor:
     """Call `run` under activation checkpointing; `run` must not use random numbers."""
     return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False, **how)
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dit_lab.core.calls import HeadNeed, Output
+from dit_lab.core.calls import HeadNeed, Output, Route
 from dit_lab.core.cost import mlp_width
 from dit_lab.core.errors import RequestError
 from dit_lab.models.blocks import Block, FinalLayer, close_gates, initialise_linear
@@ -33,6 +33,7 @@ from dit_lab.models.embeddings import (
 )
 from dit_lab.models.heads import ImageHead, make_head
 from dit_lab.models.options import check_activation_checkpointing, check_layers, recomputed
+from dit_lab.models.routes import Fusion, Way
 
 STEP = "step"
 """Name of the embedding of the distance from the first time to the second."""
@@ -66,6 +67,7 @@ class DiT(nn.Module):
         conditions: names of further scalar inputs, each embedded like a time. These embeddings are
             added to the condition and start at zero, so that the model is at first one of one time.
         heads: further outputs, computed from the tokens of inner blocks.
+        fusion: first and last block, from 1, over which a `Fusion` joins the tokens.
         generator: random generator of the initial parameters, on the device of the model.
 
     Raises:
@@ -93,6 +95,7 @@ class DiT(nn.Module):
         second_time: bool = False,
         conditions: Sequence[str] = (),
         heads: Sequence[HeadNeed] = (),
+        fusion: tuple[int, int] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -154,6 +157,10 @@ class DiT(nn.Module):
             )
             head.initialise(generator)
             self.head_after[need.name] = need.begins(depth)
+        self.span, self.fusion = fusion, None
+        if fusion is not None:
+            self.fusion = Fusion(hidden_size)
+            self.fusion.initialise()
 
     def forward(
         self,
@@ -166,6 +173,7 @@ class DiT(nn.Module):
         heads: Sequence[str] = (),
         hidden: Sequence[int] = (),
         main: bool = True,
+        route: Route | None = None,
     ) -> Tensor | Output:
         """Predict the raw output (N, K, H, W) of images x (N, C, H, W).
 
@@ -179,6 +187,8 @@ class DiT(nn.Module):
             hidden: numbers of the blocks, from 1, whose tokens (N, T, D) are wanted.
             main: False for an `Output` without the raw output, and without the blocks that only
                 the raw output needs.
+            route: blocks that compute only a part of the tokens. The others are put back in their
+                places after it; with a fusion, its mask takes their places.
 
         Returns:
             The raw output; with `heads` or `hidden`, an `Output`.
@@ -197,42 +207,34 @@ class DiT(nn.Module):
             values = {**(conditions or {}), STEP: distance}
             for name, embedder in self.scalar_embedders.items():
                 condition = condition + embedder(values[name])
-        if heads or hidden:
-            return self._output(tokens, condition, heads, hidden, main)
-        for block in self.blocks:
-            tokens = block(tokens, condition)
-        return self._assemble(self.final_layer(tokens, condition))
-
-    def _output(
-        self,
-        tokens: Tensor,
-        condition: Tensor,
-        heads: Sequence[str],
-        hidden: Sequence[int],
-        main: bool,
-    ) -> Output:
-        """Return the output with those of heads and the tokens after blocks."""
-        kept = {*hidden, *(self.head_after[name] for name in heads)}
+        way = Way(route, self.span, self.fusion)
+        wanted = {*hidden, *(self.head_after[name] for name in heads), way.last}
+        until = len(self.blocks) if main else max(wanted)
         after = {0: tokens}
-        for number, block in enumerate(self.blocks[: None if main else max(kept)], start=1):
-            tokens = block(tokens, condition)
-            if number in kept:
-                after[number] = tokens
-        answers = {
-            name: self._of_head(name, after[self.head_after[name]], condition) for name in heads
-        }
-        wanted = {number: after[number] for number in hidden}
-        if not main:
-            return Output(tokens.new_empty(0), answers, wanted)
-        return Output(self._assemble(self.final_layer(tokens, condition)), answers, wanted)
+        for number, block in enumerate(self.blocks[:until], start=1):
+            tokens = block(way.into(number, tokens), condition, way.places(number))
+            if number in wanted:
+                after[number] = way.whole(number, tokens)
+            if number == way.last:
+                tokens = after[number]
+        answer = self._image(self.final_layer(tokens, condition)) if main else None
+        if not (heads or hidden) and answer is not None:
+            return answer
+        return Output(
+            main=tokens.new_empty(0) if answer is None else answer,
+            heads={
+                name: self._of_head(name, after[self.head_after[name]], condition) for name in heads
+            },
+            hidden={number: after[number] for number in hidden},
+        )
 
     def _of_head(self, name: str, tokens: Tensor, condition: Tensor) -> Tensor:
         """Return the output of a head, an image (N, K, H, W) or tokens (N, T, Z)."""
         head = self.heads[name]
         output: Tensor = head(tokens, condition)
-        return self._assemble(output) if isinstance(head, ImageHead) else output
+        return self._image(output) if isinstance(head, ImageHead) else output
 
-    def _assemble(self, patches: Tensor) -> Tensor:
+    def _image(self, patches: Tensor) -> Tensor:
         """Arrange the patches (N, T, p * p * K) of the tokens as images (N, K, H, W)."""
         (rows, columns), p = self.grid, self.patch_size
         patches = patches.unflatten(1, (rows, columns)).unflatten(3, (p, p, self.out_channels))
