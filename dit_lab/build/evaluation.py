@@ -7,11 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dit_lab.build.parts import Parts, build_images
 from dit_lab.config.checks.metrics import asked, extractors_of
 from dit_lab.config.components import load_component
 from dit_lab.config.recorded import REFERENCE
 from dit_lab.config.schema import RunConfig
+from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
 from dit_lab.data.facts import images_config
 from dit_lab.evaluation.features.classifier import classifier_fingerprint, trained_classifier
@@ -74,6 +77,20 @@ class Extractors:
         if name == "classifier":  # known before it is trained
             return classifier_fingerprint(data)
         return self[name].fingerprint
+
+
+def build_teacher(
+    parts: Parts, check_stop: Callable[[], None], name: str, features: int
+) -> Callable[[Tensor], Tensor]:
+    """Return a frozen encoder of images, on the grid of the model's tokens.
+
+    Args:
+        parts: the parts of the training.
+        check_stop: called while an encoder is trained.
+        name: "classifier", "random", or a folder.
+        features: width of the features of "random".
+    """
+    raise RequestError("not yet")
 
 
 def cache_folder(config: RunConfig) -> Path:

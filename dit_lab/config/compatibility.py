@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from dit_lab.config.components import is_registered, load_component
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.calls import ModelNeeds, needs_of
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, target_of
+from dit_lab.core.types import Shapes
 
 ANY_PATH = (
     "euler", "midpoint", "heun", "rk4", "dopri5", "euler_maruyama", "ddim", "dpm_solver", "unipc",
@@ -36,6 +38,42 @@ SAMPLERS = {
 def needs_of_objective(objective: Component) -> ModelNeeds:
     """Return what an objective needs of its model, by its options or its user-defined class."""
     return needs_of(_stating(objective))
+
+
+def active_methods(config: RunConfig) -> dict[str, Component]:
+    """Return the training methods that are on, by name: those of a strength above zero."""
+    return {
+        name: options
+        for name, options in config.method.items()
+        if not getattr(options, "is_off", False)
+    }
+
+
+def needs_of_config(config: RunConfig) -> ModelNeeds:
+    """Return what the objective and the training methods need of the model."""
+    needs, model = needs_of_objective(config.objective), config.model
+    width, depth = getattr(model, "hidden_size", 0), getattr(model, "depth", 0)
+    for name, options in active_methods(config).items():
+        if is_registered("method", target := target_of(options)):
+            needs = needs.with_those(options.needs_of(width=width, depth=depth))
+        else:
+            own = load_component(target, key=f"method.{name}._target_")
+            needs = needs.with_those(needs_of(own))
+    return needs
+
+
+def model_size(config: RunConfig, shapes: Shapes) -> dict[str, int]:
+    """Return width, depth and number of tokens of the model, as far as its options say them."""
+    known = {"width": "hidden_size", "depth": "depth"}
+    size = {
+        name: getattr(config.model, key)
+        for name, key in known.items()
+        if hasattr(config.model, key)
+    }
+    if patch := getattr(config.model, "patch_size", None):
+        _, height, width = shapes.latent
+        size["tokens"] = (height // patch) * (width // patch)
+    return size
 
 
 def depends_on_end(objective: Component) -> bool:

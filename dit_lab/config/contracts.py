@@ -54,6 +54,12 @@ CONTRACTS = {
         may={"draws": "uniform", "conditions": "*, scale, interval"},
         has=("interpolant", "learn_sigma"),
     ),
+    "method": Contract(
+        stated="dit_lab.core.method.Method",
+        offered=("width", "depth", "tokens", "teacher"),
+        calls={"asks": "batch, progress", "terms": "seen, predict, batch, objective"},
+        may={"draws": "uniform"},
+    ),
     "coupling": Contract(stated="dit_lab.core.types.Coupling", calls={"couple": "batch"}),
     "sampler": Contract(
         stated="dit_lab.core.types.Sampler",

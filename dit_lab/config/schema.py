@@ -233,6 +233,7 @@ class RunConfig:
     init_from: Optional[str] = option(None, help="RUN or an exported file with the initial weights")
     model: Component = MISSING
     objective: Component = MISSING
+    method: dict[str, Component] = option({}, later=True)
     coupling: Component = MISSING
     sampler: Component = MISSING
     dataset: Component = MISSING

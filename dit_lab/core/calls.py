@@ -53,6 +53,13 @@ class Asked(TypedDict, total=False):
     route: Route  # blocks that compute only a part of the tokens
 
 
+class Uniform(Protocol):
+    """Gives the numbers from U[0, 1) of a stream, by its name, as functions of seed and image."""
+
+    def __call__(self, stream: str, /, *shape: int) -> Tensor:
+        """Return float64 numbers (N, *shape) on the CPU."""
+
+
 class LabelledCall(Protocol):
     """A model as a function: (x (N, C, H, W), time (N,), labels (N,)) -> (N, K, H, W).
 
@@ -138,6 +145,20 @@ class Progress(NamedTuple):
 
     step: int = 0
     total_steps: int = 1
+
+    @property
+    def share(self) -> float:
+        """Finished share of the training, in [0, 1]."""
+        return self.step / self.total_steps
+
+
+class Evaluated(NamedTuple):
+    """The evaluation of a loss with gradients: what the model was given, and its output."""
+
+    x: Tensor  # (N, C, H, W)
+    time: Tensor  # (N,), in the unit of the model
+    asked: Asked  # without what methods asked for
+    output: Output  # with what they asked for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,9 +18,11 @@ from dit_lab.core.calls import Output as Output
 from dit_lab.core.calls import Predict as Predict
 from dit_lab.core.calls import Prediction as Prediction
 from dit_lab.core.calls import Progress as Progress
+from dit_lab.core.calls import Uniform as Uniform
 from dit_lab.core.data_facts import DataFacts as DataFacts
 from dit_lab.core.data_facts import DataFindings as DataFindings
 from dit_lab.core.data_facts import default_classes as default_classes
+from dit_lab.core.errors import RequestError
 
 if TYPE_CHECKING:
     import torch
@@ -42,13 +44,16 @@ class Batch:
     noise: Tensor  # (N, C, H, W) float32, standard normal
     time: Tensor  # (N,) in the unit of the objective: flow time in [0, 1] or DDPM timestep
     drop_label: Tensor  # (N,) bool, True where the null label replaces the label
-    draws: Mapping[str, Tensor] = field(default_factory=dict)  # each (N,), of `Objective.draws`
+    draws: Mapping[str, Tensor] = field(default_factory=dict)  # each (N, ...), by name
+    images: Tensor | None = None  # (N, c, h, w), what `data` was encoded from, for some methods
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return a copy of the batch with `change` applied to each tensor."""
-        *names, _ = self.__slots__
+        *names, _, _ = self.__slots__
         tensors = {name: change(getattr(self, name)) for name in names}
-        return Batch(**tensors, draws={name: change(x) for name, x in self.draws.items()})
+        images = None if self.images is None else change(self.images)
+        draws = {name: change(x) for name, x in self.draws.items()}
+        return Batch(**tensors, draws=draws, images=images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +132,23 @@ class Objective(Protocol):
             `Batch.time`, (N,).
         """
 
-    def draws(self, uniform: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
+    def draws(self, uniform: Uniform) -> Mapping[str, Tensor]:
         """Return the further random values of each image, by name; none unless overridden.
 
         Args:
-            uniform: gives the numbers (N,) float64 from U[0, 1) of a stream, by its name. Each is a
-                function of the seed and the image.
+            uniform: gives random numbers for each image, by the name of a stream.
 
         Returns:
-            `Batch.draws`, each (N,).
+            `Batch.draws`, each (N, ...).
         """
         return {}
+
+    def loss_of(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss terms of a raw output at `Batch.time`, as `loss` does; optional.
+
+        Training methods that compare other outputs or other targets need it.
+        """
+        raise RequestError(f"{type(self).__name__}: has no loss_of(output, batch)")
 
     def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
         """Return the loss terms of a batch, by name.

@@ -44,7 +44,9 @@ class Fusion(nn.Module):
 class Way:
     """The way of the tokens of one forward pass through the blocks."""
 
-    def __init__(self, route: Route | None, span: tuple[int, int] | None, fusion: Fusion | None):
+    def __init__(
+        self, route: Route | None, span: tuple[int, int] | None, fusion: Fusion | None
+    ) -> None:
         """Follow a route, or none: then a fusion, if there is one, joins all tokens over `span`."""
         self.kept = route.kept if route is not None else None  # (N, K)
         self.first, self.last = (route.first, route.last) if route else (span or (0, 0))
