@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dit_lab.config.components import is_registered, load_component
@@ -51,14 +51,20 @@ def active_methods(config: RunConfig) -> dict[str, Component]:
 
 def needs_of_config(config: RunConfig) -> ModelNeeds:
     """Return what the objective and the training methods need of the model."""
-    needs, model = needs_of_objective(config.objective), config.model
-    width, depth = getattr(model, "hidden_size", 0), getattr(model, "depth", 0)
+    needs = needs_of_objective(config.objective)
     for name, options in active_methods(config).items():
         if is_registered("method", target := target_of(options)):
-            needs = needs.with_those(options.needs_of(width=width, depth=depth))
+            needs = with_methods(needs, [options], config.model)
         else:
-            own = load_component(target, key=f"method.{name}._target_")
-            needs = needs.with_those(needs_of(own))
+            needs = needs.with_those(needs_of(load_component(target, key=f"method.{name}")))
+    return needs
+
+
+def with_methods(needs: ModelNeeds, methods: Iterable[Component], model: Component) -> ModelNeeds:
+    """Return needs together with those of the package's methods for a model."""
+    width, depth = getattr(model, "hidden_size", 0), getattr(model, "depth", 0)
+    for options in methods:
+        needs = needs.with_those(options.needs_of(width=width, depth=depth))
     return needs
 
 

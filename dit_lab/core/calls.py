@@ -140,6 +140,15 @@ class LossPasses:
     derivatives: float = 0.0  # along a trajectory, each at the cost of two evaluations
 
 
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Blocks that compute only a part of the tokens in training."""
+
+    blocks: int = 0
+    left_out: float = 0.0  # share of the tokens
+    steps: float = 1.0  # share of the training steps
+
+
 class Progress(NamedTuple):
     """Position of a training: finished steps and the number of steps of the whole."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from dit_lab.core.calls import HeadNeed, LossPasses, ModelNeeds
+from dit_lab.core.calls import HeadNeed, LossPasses, ModelNeeds, Routed
 
 TIME_FEATURES = 256  # as in models.embeddings, which imports torch
 FLOAT32_BYTES = 4
@@ -117,6 +117,7 @@ def cost(
     qk_norm: bool = False,
     needs: ModelNeeds = ModelNeeds(),  # noqa: B008 - frozen
     passes: LossPasses = LossPasses(),  # noqa: B008 - frozen
+    routed: Routed | None = None,
 ) -> Cost:
     """Return exact parameter counts, multiply-adds of one forward pass, and stored activations.
 
@@ -145,10 +146,15 @@ def cost(
     block = _parameters(token_block + image_block) + 2 * scale
     if qk_norm:  # for queries and keys of a head: a scale, and for layer norm a shift
         block += 2 * (d // num_heads) * (1 if norm == "rms" else 2)
-    trainable = _parameters(token_ends + image_ends) + depth * block + label_rows * d + scale
-    attention = 2 * tokens**2 * d  # queries x keys, then weights x values
-    block_macs = tokens * _macs(token_block) + _macs(image_block) + attention
-    macs = tokens * _macs(token_ends) + _macs(image_ends) + depth * block_macs
+    fusion = [(2 * d, d)] if needs.fusion else []
+    trainable = _parameters(token_ends + image_ends + fusion) + depth * block
+    trainable += label_rows * d + scale + (d if fusion else 0)  # and the mask of a fusion
+
+    def block_macs(tokens: int) -> int:
+        attention = 2 * tokens**2 * d  # queries x keys, then weights x values
+        return tokens * _macs(token_block) + _macs(image_block) + attention
+
+    macs = tokens * _macs(token_ends + fusion) + _macs(image_ends) + depth * block_macs(tokens)
     head, head_macs, own = 0, 0, sum(need.blocks for need in needs.heads)
     for need in needs.heads:
         if need.widths:
@@ -157,7 +163,14 @@ def cost(
             head_macs += tokens * _macs(layers)
         else:
             head += need.blocks * block + _parameters(final[0] + final[1]) + scale
-            head_macs += need.blocks * block_macs + tokens * _macs(final[0]) + _macs(final[1])
+            head_macs += (
+                need.blocks * block_macs(tokens) + tokens * _macs(final[0]) + _macs(final[1])
+            )
+    saved = 0
+    if routed is not None:
+        computed = max(1, tokens - round(routed.left_out * tokens))
+        each = block_macs(tokens) - block_macs(computed)
+        saved = round(routed.steps * routed.blocks * each)
     plain = round(2 * passes.plain * macs)
     derivatives = round(4 * passes.derivatives * macs)
     return Cost(
@@ -165,7 +178,7 @@ def cost(
         parameters=trainable + head + tokens * d,
         trainable_parameters=trainable + head,
         forward_macs_per_image=macs,
-        training_flops_per_image=6 * (macs + head_macs) + plain + derivatives,
+        training_flops_per_image=6 * (macs - saved + head_macs) + plain + derivatives,
         plain_flops_per_image=plain,
         derivative_flops_per_image=derivatives,
         depth=depth + own,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from dit_lab.core.calls import HeadNeed, ModelNeeds
+from dit_lab.core.calls import HeadNeed, ModelNeeds, Routed
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, option
 
@@ -22,7 +22,7 @@ class Work:
     """What a method changes in the cost of training."""
 
     plain: float = 0.0  # further evaluations of the model without gradient, per image
-    routed: tuple[int, float] = (0, 0.0)  # blocks with a route, and the share of tokens left out
+    routed: Routed | None = None
 
 
 # ---- blocks -------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class Tread(Method):
 
     def work(self, *, depth: int) -> Work:
         first, last = self.span(depth)
-        return Work(routed=(last - first + 1, self.share))
+        return Work(routed=Routed(last - first + 1, self.share))
 
     @property
     def blocks(self) -> dict[str, int | None]:
@@ -220,7 +220,7 @@ class Sprint(Tread):
 
     def work(self, *, depth: int) -> Work:
         first, last = self.span(depth)
-        return Work(routed=(last - first + 1, self.share * self.until))
+        return Work(routed=Routed(last - first + 1, self.share, self.until))
 
 
 @dataclass
