@@ -14,10 +14,14 @@ from dit_lab.config.checks.metrics import asked, extractors_of
 from dit_lab.config.components import load_component
 from dit_lab.config.recorded import REFERENCE
 from dit_lab.config.schema import RunConfig
-from dit_lab.core.errors import RequestError
 from dit_lab.core.options import target_of
 from dit_lab.data.facts import images_config
 from dit_lab.evaluation.features.classifier import classifier_fingerprint, trained_classifier
+from dit_lab.evaluation.features.encoders import (
+    classifier_encoder,
+    folder_encoder,
+    random_encoder,
+)
 from dit_lab.evaluation.features.extractors import Extractor, Pixels, pooled_size
 from dit_lab.evaluation.features.fidelity import DinoV2, Inception
 from dit_lab.evaluation.features.reference_statistics import kept_statistics
@@ -88,9 +92,17 @@ def build_teacher(
         parts: the parts of the training.
         check_stop: called while an encoder is trained.
         name: "classifier", "random", or a folder.
-        features: width of the features of "random".
+        features: width of its features.
     """
-    raise RequestError("not yet")
+    patch, (_, height, width) = parts.config.model.patch_size, parts.shapes.latent
+    grid = height // patch, width // patch
+    if name == "random":
+        channels = parts.shapes.data.channels
+        return random_encoder(channels, features, grid=grid, device=parts.device)
+    if name != "classifier":
+        return folder_encoder(name, grid=grid, device=parts.device)
+    classifier: Any = Extractors(parts, check_stop)["classifier"]
+    return classifier_encoder(classifier, grid=grid)
 
 
 def cache_folder(config: RunConfig) -> Path:

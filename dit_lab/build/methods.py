@@ -35,6 +35,7 @@ def build_methods(parts: Parts, teacher: Callable[[str, int], Teacher]) -> dict[
         given: dict[str, Any] = dict(model_size(config, parts.shapes))
         arguments = arguments_of(options)
         if "teacher" in arguments:
-            given["teacher"] = teacher(arguments["teacher"], options.features)
+            width = options.feature_width
+            given |= {"features": width, "teacher": teacher(arguments["teacher"], width)}
         found[name] = kind(**{**arguments, **accepted(kind, given)})
     return found

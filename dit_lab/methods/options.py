@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Optional
 
 from dit_lab.core.calls import HeadNeed, ModelNeeds, Routed
@@ -85,6 +87,25 @@ def internal_needs(*, depth: int, block: int | None) -> ModelNeeds:
     return ModelNeeds(heads=(HeadNeed(EARLY, after=block or middle_block(depth), sampled=True),))
 
 
+CLASSIFIER_WIDTH = 64
+"""Width of the last feature map of the lab's own classifier."""
+
+
+def encoder_width(teacher: str, features: int) -> int:
+    """Return the width of the features of a teacher, by its name or folder. Raises RequestError."""
+    if teacher == "random":
+        return features
+    if teacher == "classifier":
+        return CLASSIFIER_WIDTH
+    try:
+        return int(json.loads((Path(teacher) / "config.json").read_text())["hidden_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RequestError(
+            f"teacher={teacher}: holds no encoder; give classifier, random, or a folder with "
+            "weights and config.json, which says hidden_size, as transformers saves a model"
+        ) from None
+
+
 # ---- options ------------------------------------------------------------------------------------
 
 
@@ -132,6 +153,23 @@ class Repa(Method):
     until: float = option(
         1.0, at_least=0, at_most=1, help="share of the training after which the loss is 0"
     )
+
+    @property
+    def feature_width(self) -> int:
+        """Width of the teacher's features."""
+        return encoder_width(self.teacher, self.features)
+
+    def needs_of(self, *, width: int, depth: int) -> ModelNeeds:
+        return repa_needs(
+            depth=depth,
+            block=self.block,
+            projector=self.projector,
+            hidden_width=self.hidden_width,
+            features=self.feature_width,
+        )
+
+    def check_together(self) -> None:
+        encoder_width(self.teacher, self.features)
 
 
 @dataclass

@@ -30,6 +30,7 @@ from dit_lab.runs.folder import digest
 from dit_lab.sampling.images import to_uint8
 
 WIDTHS = (32, 64)  # channels at half and a quarter of the resolution
+CONVOLUTIONS = 3 * len(WIDTHS)  # layers of the trunk up to its last feature map
 NUM_FEATURES = 64
 BATCH_IMAGES = 128
 EPOCHS, MOST_STEPS = 20, 1000  # whichever is reached first
@@ -57,6 +58,13 @@ class Classifier:
         parts = images.split(IMAGES_AT_ONCE)
         seen = [self._network.trunk(_prepared(part).to(self._device)).cpu() for part in parts]
         return torch.cat(seen).numpy()
+
+    @torch.no_grad()
+    def maps(self, images: Tensor) -> Tensor:
+        """Map images (N, c, h, w) in [-1, 1] to feature maps (N, WIDTHS[-1], h / 4, w / 4)."""
+        small = functional.adaptive_avg_pool2d(images, pooled_size(*images.shape[2:]))
+        found: Tensor = self._network.trunk[:CONVOLUTIONS](small)
+        return found
 
     @torch.no_grad()
     def probabilities(self, features: Features) -> Probabilities:
