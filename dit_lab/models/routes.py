@@ -73,6 +73,8 @@ class Way:
             tokens = rest.expand_as(self._before).scatter(1, _wide(self.kept, tokens), tokens)
         if self.fusion is None or number != self.last:
             return tokens
+        if self.kept is None and torch.is_grad_enabled():
+            tokens = tokens + 0 * self.fusion.mask  # has a gradient, as DDP expects
         return self.fusion(self._before, tokens)
 
 

@@ -39,11 +39,6 @@ def check_needs(config: RunConfig) -> None:
             "objective.derivative=jvp: float8 products have no forward-mode derivative; use "
             "objective.derivative=difference, or precision=bf16"
         )
-    if getattr(objective, "target_weights", "") == "average" and config.distributed.sharded:
-        raise RequestError(
-            "objective.target_weights=average: the averages of a sharded model would have to be "
-            "gathered at every step; use objective.target_weights=current, or distributed=ddp"
-        )
 
 
 def _asking(config: RunConfig) -> str:

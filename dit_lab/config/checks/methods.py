@@ -22,11 +22,6 @@ def check_methods(config: RunConfig) -> None:
         _check_blocks(config, name, options)
         check_groups(config, f"method.{name}", getattr(options, "group_images", 1))
         _check_objective(config, name, options)
-        if _is(options, "Sra") and config.distributed.sharded:
-            raise RequestError(
-                f"method={name}: the averages of a sharded model would have to be gathered at "
-                "every step; use distributed=ddp"
-            )
         if _is(options, "Repa") and hasattr(config.dataset, "images_root"):
             chosen = config.choices["dataset"]
             raise RequestError(
