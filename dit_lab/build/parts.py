@@ -40,6 +40,7 @@ from dit_lab.data.pairs import Pairs
 from dit_lab.data.unlabelled import Unlabelled
 from dit_lab.models.options import class_dropout
 from dit_lab.samplers.guidance import Guidance
+from dit_lab.samplers.guiding import Projected
 from dit_lab.sampling.generate import Generator
 from dit_lab.training.batches import Draws, TrainingBatches, no_draws, paired_noise
 from dit_lab.training.parallel import compile_blocks, for_sampling, in_float32, with_weights
@@ -291,4 +292,7 @@ def _guidance(options: schema.Guidance) -> Guidance:
         interval=(options.interval[0], options.interval[1]),
         channels=None if channels == "all" else channels,
         rescale=options.rescale,
+        kind=options.kind,
+        projected=Projected(options.parallel, options.norm_threshold, options.momentum),
+        zero_until=options.zero_until,
     )

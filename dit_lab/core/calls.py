@@ -22,6 +22,9 @@ HEADS = "heads."
 VELOCITY = "velocity"
 """Name of the head that predicts the velocity."""
 
+EARLY = "early"
+"""Name of the head of internal guidance."""
+
 GUIDANCE = "guidance"
 """Name of the scalar input of a model that was trained with guidance inside."""
 

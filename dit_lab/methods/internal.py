@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dit_lab.core.calls import Asked, Evaluated, ModelCall, Progress
+from dit_lab.core.calls import EARLY, Asked, Evaluated, ModelCall, Progress
 from dit_lab.core.method import Method
 from dit_lab.core.types import Batch, Objective
-from dit_lab.methods.options import EARLY, internal_needs
+from dit_lab.methods.options import internal_needs
 
 
 class InternalGuidance(Method):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from dit_lab.core.calls import HeadNeed, ModelNeeds, Routed
+from dit_lab.core.calls import EARLY, HeadNeed, ModelNeeds, Routed
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, option
 
@@ -15,8 +15,6 @@ from dit_lab.core.options import Component, option
 # ruff: noqa: UP045
 
 PROJECTOR = ("mlp", "convolution")
-EARLY = "early"
-"""Name of the head of internal guidance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,21 @@ def test_methods_train_alike(tmp_path: Path, methods: str, way: str) -> None:
     assert distance(found, expected) <= (1e-10 if "dtype" in same else 1e-5)
 
 
+def test_methods_resume_in_every_bit(tmp_path: Path) -> None:
+    """Draws, heads, averages and the teacher's weights after a stop are those of one run."""
+    chosen = {name: options for one in METHODS.values() for name, options in one.items()}
+    del chosen["routing.Tread"]
+    chosen["routing.Sprint"] = {"until": 1.0}
+    in_processes(1, "train", folder=str(tmp_path / "whole"), methods=chosen, steps=10)
+    for steps in (5, 10):
+        in_processes(1, "train", folder=str(tmp_path / "parts"), methods=chosen, steps=steps)
+    found, expected = tensors(tmp_path / "parts", 10), tensors(tmp_path / "whole", 10)
+    for group in GROUPS:
+        assert found[group].keys() == expected[group].keys()
+        for name, weight in expected[group].items():
+            assert torch.equal(found[group][name], weight), (group, name)
+
+
 def test_shards_of_one_process_are_its_whole_in_bf16(tmp_path: Path) -> None:
     """Gathered blocks in bfloat16 compute what autocast does with whole weights, in every bit."""
     for way in ({}, {"sharded": True}):

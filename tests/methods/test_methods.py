@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dit_lab.core.calls import ModelCall, ModelNeeds, Output, Progress
+from dit_lab.core.calls import EARLY, ModelCall, ModelNeeds, Output, Progress
 from dit_lab.core.method import Method
 from dit_lab.core.types import Batch
 from dit_lab.methods.alignment import Repa, Sra
 from dit_lab.methods.internal import InternalGuidance
-from dit_lab.methods.options import EARLY
 from dit_lab.methods.pairs import Contrastive, Dispersive
 from dit_lab.methods.routing import Sprint, Tread
 from dit_lab.methods.together import WithMethods
