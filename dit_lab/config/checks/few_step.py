@@ -69,7 +69,7 @@ def check_guidance(config: RunConfig, objective: Component, *, chosen: str) -> N
             f"guidance.scale={guidance.scale:g}: objective={chosen} was trained with scales from "
             f"1 to {1 + objective.most_guidance:g}; give one of these"
         )
-    outside = {"weak_run": None, "channels": "all", "rescale": 0.0}
+    outside = {"weak_run": None, "channels": "all", "rescale": 0.0, "kind": "cfg"}
     for name, value in outside.items():
         if (given := getattr(guidance, name)) != value:
             raise RequestError(
