@@ -38,7 +38,7 @@ CONTRACTS = {
     "model": Contract(
         stated="dit_lab.core.types.Model",
         given=("input_size", "in_channels", "num_classes", "learn_sigma", "generator"),
-        offered=("second_time", "conditions", "heads"),
+        offered=("second_time", "conditions", "heads", "fusion"),
         calls={"forward": "x, time, labels"},
         extends="torch.nn.Module",
     ),

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dit_lab.core.devices import widest_float
+
 
 @dataclass(frozen=True, slots=True)
 class Projected:
@@ -67,7 +69,8 @@ class ProjectedGuidance:
             size = difference.square().sum(dims, keepdim=True).sqrt()
             difference = difference * (most / size).clamp(max=1.0)
         # in float64, as the parallel part may be small beside both
-        long, direction = difference.double(), normalize(output.double().flatten(1), dim=1)
+        wide = widest_float(output.device)
+        long, direction = difference.to(wide), normalize(output.to(wide).flatten(1), dim=1)
         direction = direction.view_as(output)
         parallel = (long * direction).sum(dims, keepdim=True) * direction
         update = long - parallel + self._options.parallel * parallel
