@@ -69,6 +69,7 @@ class Cost:
     kept: StoredActivations
     plain_flops_per_image: int = 0  # part of training: evaluations without gradient in the loss
     derivative_flops_per_image: int = 0  # part of training: derivatives along trajectories
+    head_parameters: int = 0  # part of the trainable parameters
 
     @property
     def end_parameters(self) -> int:
@@ -181,6 +182,7 @@ def cost(
         training_flops_per_image=6 * (macs - saved + head_macs) + plain + derivatives,
         plain_flops_per_image=plain,
         derivative_flops_per_image=derivatives,
+        head_parameters=head,
         depth=depth + own,
         block_parameters=block,
         kept=_kept(d, m, norm=norm, mlp=mlp, rope=rope, qk_norm=qk_norm),
