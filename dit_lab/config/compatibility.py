@@ -37,7 +37,7 @@ SAMPLERS = {
 
 def needs_of_objective(objective: Component) -> ModelNeeds:
     """Return what an objective needs of its model, by its options or its user-defined class."""
-    return needs_of(_stating(objective))
+    return needs_of(_stating("objective", objective))
 
 
 def active_methods(config: RunConfig) -> dict[str, Component]:
@@ -53,10 +53,10 @@ def needs_of_config(config: RunConfig) -> ModelNeeds:
     """Return what the objective and the training methods need of the model."""
     needs = needs_of_objective(config.objective)
     for name, options in active_methods(config).items():
-        if is_registered("method", target := target_of(options)):
+        if is_registered("method", target_of(options)):
             needs = with_methods(needs, [options], config.model)
         else:
-            needs = needs.with_those(needs_of(load_component(target, key=f"method.{name}")))
+            needs = needs.with_those(needs_of(_stating(f"method.{name}", options)))
     return needs
 
 
@@ -82,17 +82,20 @@ def model_size(config: RunConfig, shapes: Shapes) -> dict[str, int]:
     return size
 
 
-def depends_on_end(objective: Component) -> bool:
-    """Return whether the loss of a step depends on the number of steps."""
-    return bool(getattr(_stating(objective), "depends_on_end", False))
+def depends_on_end(path: str, component: Component) -> bool:
+    """Return whether the loss of a step depends on the number of steps.
+
+    `path` is the key of an objective or a training method.
+    """
+    return bool(getattr(_stating(path, component), "depends_on_end", False))
 
 
-def _stating(objective: Component) -> Any:
-    """Return what has the attributes of an objective: its options, or its user-defined class."""
-    target = target_of(objective)
-    if is_registered("objective", target):
-        return objective
-    return load_component(target, key="objective._target_")
+def _stating(path: str, component: Component) -> Any:
+    """Return what has the attributes of a component: its options, or its user-defined class."""
+    target = target_of(component)
+    if is_registered(path.partition(".")[0], target):
+        return component
+    return load_component(target, key=f"{path}._target_")
 
 
 def draws_noise(sampler: Component) -> bool:

@@ -153,6 +153,11 @@ class Repa(Method):
     )
 
     @property
+    def depends_on_end(self) -> bool:
+        """Whether a term depends on the number of steps."""
+        return self.until < 1
+
+    @property
     def feature_width(self) -> int:
         """Width of the teacher's features."""
         return encoder_width(self.teacher, self.features)
@@ -247,6 +252,11 @@ class Sprint(Tread):
     until: float = option(
         0.9, at_least=0, at_most=1, help="share of the training after which all are computed"
     )
+
+    @property
+    def depends_on_end(self) -> bool:
+        """Whether the route depends on the number of steps."""
+        return self.until < 1
 
     def span(self, depth: int) -> tuple[int, int]:
         return sprint_span(depth, self.first, self.last)
