@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,12 @@ def internal_needs(*, depth: int, block: int | None) -> ModelNeeds:
     return ModelNeeds(heads=(HeadNeed(EARLY, after=block or middle_block(depth), sampled=True),))
 
 
+TEACHERS = ("classifier", "random")
+"""Teachers that are no folders."""
+
+ENDS = 2**20
+"""Bytes at each end of a file of weights that its fingerprint covers, besides its size."""
+
 CLASSIFIER_WIDTH = 64
 """Width of the last feature map of the lab's own classifier."""
 
@@ -102,6 +109,26 @@ def encoder_width(teacher: str, features: int) -> int:
             f"teacher={teacher}: holds no encoder; give classifier, random, or a folder with "
             "weights and config.json, which says hidden_size, as transformers saves a model"
         ) from None
+
+
+def encoder_fingerprint(folder: str) -> str:
+    """Return 64 hex digits: a hash of the encoder in a folder, of its configuration and weights.
+
+    Of each file of weights it covers the name, the size, and both ends: the first holds the names
+    and shapes of all tensors.
+    """
+    known = hashlib.sha256()
+    for file in sorted(Path(folder).iterdir()):
+        if file.suffix == ".json":
+            known.update(file.name.encode() + file.read_bytes())
+        elif file.suffix == ".safetensors":
+            size = file.stat().st_size
+            known.update(f"{file.name} {size}".encode())
+            with file.open("rb") as weights:
+                known.update(weights.read(ENDS))
+                weights.seek(max(0, size - ENDS))
+                known.update(weights.read())
+    return known.hexdigest()
 
 
 # ---- options ------------------------------------------------------------------------------------
