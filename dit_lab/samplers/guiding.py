@@ -31,7 +31,7 @@ class Projected:
 
 
 def away(output: Tensor, other: Tensor, scale: float) -> Tensor:
-    """Return other + scale * (output - other): classifier-free guidance and its kin."""
+    """Return the output of classifier-free guidance and its kin, moved away from the other one."""
     return other + scale * (output - other)
 
 

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.errors.case import Case, heavy
 from tests.errors.own_parts import MODEL, TRUSTED, own
+
+
+def encoder(folder: Path) -> None:
+    """The configuration of an encoder alone."""
+    (folder / "mine").mkdir()
+    (folder / "mine/config.json").write_text('{"model_type": "dinov2", "hidden_size": 24}')
+
 
 FLOW = "train dataset=digits codec=identity model=pico objective=rectified_flow"
 
@@ -33,6 +42,18 @@ CASES = (
           prepare=own("model", MODEL)),
     Case("an early output that the model has not", f"{FLOW} guidance.kind=internal",
          "guidance.kind=internal: needs an early output, which this model has not; train with "),
+    Case("two outputs to move away from",
+         f"{FLOW} method=[internal_guidance] guidance.kind=internal guidance.scale=2 "
+         "guidance.weak_run=RUN",
+         "guidance.weak_run=.*: guidance.kind=internal moves away from the model's own early",
+         start="tiny"),
+    Case("a teacher without images",
+         "train experiment=tiny dataset=latents dataset.root=latents codec=vae codec.path=vae "
+         "patch=1 method=[repa]",
+         "method=repa: its teacher looks at images, and dataset=latents has latents alone; use",
+         start="encoded"),
+    heavy("an encoder without weights", f"{FLOW} method=[repa] method.repa.teacher=mine",
+          "mine: transformers cannot load the encoder", prepare=encoder),
     Case("an option of another kind of guidance", f"{FLOW} guidance.momentum=-0.5",
          "guidance.momentum=-0.5: is an option of guidance.kind=apg; guidance.kind=cfg ignores"),
     Case("a velocity of zero for a prediction of noise",

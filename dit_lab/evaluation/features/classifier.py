@@ -30,7 +30,6 @@ from dit_lab.runs.folder import digest
 from dit_lab.sampling.images import to_uint8
 
 WIDTHS = (32, 64)  # channels at half and a quarter of the resolution
-CONVOLUTIONS = 3 * len(WIDTHS)  # layers of the trunk up to its last feature map
 NUM_FEATURES = 64
 BATCH_IMAGES = 128
 EPOCHS, MOST_STEPS = 20, 1000  # whichever is reached first
@@ -63,7 +62,7 @@ class Classifier:
     def maps(self, images: Tensor) -> Tensor:
         """Map images (N, c, h, w) in [-1, 1] to feature maps (N, WIDTHS[-1], h / 4, w / 4)."""
         small = functional.adaptive_avg_pool2d(images, pooled_size(*images.shape[2:]))
-        found: Tensor = self._network.trunk[:CONVOLUTIONS](small)
+        found: Tensor = self._network.trunk[: 3 * len(WIDTHS)](small)
         return found
 
     @torch.no_grad()
