@@ -18,8 +18,8 @@ PACKAGE = ROOT / "dit_lab"
 
 GROUND = {"core", "runs", "statistics"}
 SIDE_BY_SIDE = {
-    "models", "objectives", "samplers", "codecs", "data", "training", "tracking", "sampling",
-    "evaluation", "interop",
+    "models", "objectives", "methods", "samplers", "codecs", "data", "training", "tracking",
+    "sampling", "evaluation", "interop",
 }  # fmt: skip
 ALSO = {  # of the parts that stand side by side
     "sampling": {"samplers"},
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "statistics": set(),
     "runs": {"core"},
     **{part: GROUND | ALSO.get(part, set()) for part in SIDE_BY_SIDE},
+    "methods": {"core"},
     **{part: GROUND | SIDE_BY_SIDE | set(ABOVE[:place]) for place, part in enumerate(ABOVE)},
 }
 

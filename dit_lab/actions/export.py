@@ -17,7 +17,7 @@ from dit_lab.build.parts import build_objective
 from dit_lab.build.trained import read_weights, without_heads
 from dit_lab.codecs.facts import IDENTITY
 from dit_lab.codecs.loading import load_network, quiet
-from dit_lab.config.compatibility import samplers_of
+from dit_lab.config.compatibility import needs_of_config, samplers_of
 from dit_lab.config.objects import to_tree
 from dit_lab.config.recorded import read_recorded
 from dit_lab.core.errors import RequestError
@@ -48,7 +48,9 @@ class Export:
         self.config = read_recorded(self.folder)
         self.shapes = recorded_shapes(self.folder)
         found = read_weights(self.folder, chosen, weights, self.config)
-        self.weights = replace(found, tensors=without_heads(found.tensors))
+        self.weights = replace(
+            found, tensors=without_heads(found.tensors, needs_of_config(self.config))
+        )
 
     @property
     def told(self) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
-from dit_lab.config.compatibility import needs_of_objective
+from dit_lab.config.compatibility import active_methods, needs_of_config, with_methods
 from dit_lab.config.components import is_registered
 from dit_lab.config.objects import to_component
 from dit_lab.config.schema import RunConfig
@@ -21,6 +21,7 @@ from dit_lab.core.cost import Cost, TrainingMemory, cost, training_memory
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component
 from dit_lab.core.types import Shapes
+from dit_lab.methods.options import Method
 from dit_lab.models.options import COMPONENTS, DiT
 from dit_lab.runs.finding import all_runs
 from dit_lab.runs.folder import FINISHED, RunFolder, read_status
@@ -39,8 +40,10 @@ MOST_RUNS = 50  # runs that are read to estimate the speed of this machine
 
 def model_cost(config: RunConfig, shapes: Shapes) -> Cost | None:
     """Return the cost of the configured DiT, or None for a user-defined architecture."""
-    needs = needs_of_objective(config.objective)
-    return _cost(config.model, config.objective, shapes, needs=needs)
+    methods = active_methods(config).values()
+    return _cost(
+        config.model, config.objective, shapes, needs=needs_of_config(config), methods=methods
+    )
 
 
 def recorded_cost(config: Mapping[str, Any], shapes: Shapes) -> Cost | None:
@@ -50,14 +53,40 @@ def recorded_cost(config: Mapping[str, Any], shapes: Shapes) -> Cost | None:
     model, known = to_component("model", config["model"]), config["objective"]
     if is_registered("objective", known["_target_"]):
         objective = to_component("objective", known)
-        return _cost(model, objective, shapes, needs=needs_of(objective))
+        methods = _recorded_methods(config)
+        if methods is None:
+            return None
+        needs = with_methods(needs_of(objective), methods, model)
+        return _cost(model, objective, shapes, needs=needs, methods=methods)
     plain = SimpleNamespace(learn_sigma=known.get("learn_sigma", False))  # its code is not run
     return _cost(model, plain, shapes, needs=ModelNeeds())
 
 
-def _cost(model: Component, objective: Any, shapes: Shapes, *, needs: ModelNeeds) -> Cost | None:
+def _recorded_methods(config: Mapping[str, Any]) -> list[Component] | None:
+    """Return the options of recorded methods, or None if one is user-defined."""
+    known = config.get("method", {}).values()
+    if not all(is_registered("method", options["_target_"]) for options in known):
+        return None
+    made = [to_component("method", options) for options in known]
+    return [options for options in made if not options.is_off]
+
+
+def _cost(
+    model: Component,
+    objective: Any,
+    shapes: Shapes,
+    *,
+    needs: ModelNeeds,
+    methods: Iterable[Component] = (),
+) -> Cost | None:
     if not isinstance(model, DiT):
         return None
+    passes, routed = getattr(objective, "passes", LossPasses()), None
+    for method in methods:
+        if isinstance(method, Method):
+            work = method.work(depth=model.depth)
+            passes = replace(passes, plain=passes.plain + work.plain)
+            routed = work.routed or routed
     channels, height, width = shapes.latent
     return cost(
         **{name: getattr(model, name) for name in COUNTED},
@@ -66,7 +95,8 @@ def _cost(model: Component, objective: Any, shapes: Shapes, *, needs: ModelNeeds
         num_classes=shapes.data.num_classes,
         learn_sigma=getattr(objective, "learn_sigma", False),
         needs=needs,
-        passes=getattr(objective, "passes", LossPasses()),
+        passes=passes,
+        routed=routed,
     )
 
 

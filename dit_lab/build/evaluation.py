@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dit_lab.build.parts import Parts, build_images
 from dit_lab.config.checks.metrics import asked, extractors_of
 from dit_lab.config.components import load_component
@@ -15,6 +17,11 @@ from dit_lab.config.schema import RunConfig
 from dit_lab.core.options import target_of
 from dit_lab.data.facts import images_config
 from dit_lab.evaluation.features.classifier import classifier_fingerprint, trained_classifier
+from dit_lab.evaluation.features.encoders import (
+    classifier_encoder,
+    folder_encoder,
+    random_encoder,
+)
 from dit_lab.evaluation.features.extractors import Extractor, Pixels, pooled_size
 from dit_lab.evaluation.features.fidelity import DinoV2, Inception
 from dit_lab.evaluation.features.reference_statistics import kept_statistics
@@ -74,6 +81,28 @@ class Extractors:
         if name == "classifier":  # known before it is trained
             return classifier_fingerprint(data)
         return self[name].fingerprint
+
+
+def build_teacher(
+    parts: Parts, check_stop: Callable[[], None], name: str, features: int
+) -> Callable[[Tensor], Tensor]:
+    """Return a frozen encoder of images, on the grid of the model's tokens.
+
+    Args:
+        parts: the parts of the training.
+        check_stop: called while an encoder is trained.
+        name: "classifier", "random", or a folder.
+        features: width of its features.
+    """
+    patch, (_, height, width) = parts.config.model.patch_size, parts.shapes.latent
+    grid = height // patch, width // patch
+    if name == "random":
+        channels = parts.shapes.data.channels
+        return random_encoder(channels, features, grid=grid, device=parts.device)
+    if name != "classifier":
+        return folder_encoder(name, grid=grid, device=parts.device)
+    classifier: Any = Extractors(parts, check_stop)["classifier"]
+    return classifier_encoder(classifier, grid=grid)
 
 
 def cache_folder(config: RunConfig) -> Path:

@@ -70,6 +70,7 @@ def evaluation_card(
             "trained_before": "; ".join(identity["forced_over"]),
         },
         versions=versions(),
+        methods=hashed.get("method", {}),
     )
 
 

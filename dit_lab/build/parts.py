@@ -16,10 +16,11 @@ from dit_lab.codecs.cached import Cached
 from dit_lab.codecs.identity import Identity
 from dit_lab.config import schema
 from dit_lab.config.checks.data import OfData, images_of
+from dit_lab.config.compatibility import needs_of_config
 from dit_lab.config.components import load_component
 from dit_lab.config.schema import EncodeConfig, RunConfig
 from dit_lab.core import rng
-from dit_lab.core.calls import Asked, needs_of
+from dit_lab.core.calls import Asked
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import accepted, arguments_of, parameters_of, target_of
 from dit_lab.core.process_group import SINGLE_PROCESS
@@ -39,6 +40,7 @@ from dit_lab.data.pairs import Pairs
 from dit_lab.data.unlabelled import Unlabelled
 from dit_lab.models.options import class_dropout
 from dit_lab.samplers.guidance import Guidance
+from dit_lab.samplers.guiding import Projected
 from dit_lab.sampling.generate import Generator
 from dit_lab.training.batches import Draws, TrainingBatches, no_draws, paired_noise
 from dit_lab.training.parallel import compile_blocks, for_sampling, in_float32, with_weights
@@ -95,9 +97,9 @@ def build_model(parts: Parts, *, heads: bool = True) -> nn.Module:
 
     Without `heads`, it lacks those that are for training only.
     """
-    needs = needs_of(parts.objective)
+    needs = needs_of_config(parts.config)
     if not heads:
-        needs = replace(needs, velocity_blocks=0)
+        needs = needs.in_sampling()
     channels, height, width = parts.shapes.latent
     model: nn.Module = build(
         parts.config,
@@ -190,17 +192,23 @@ def build_images(config: RunConfig, data: DataFacts, split: str) -> Dataset:
 def build_batches(
     parts: Parts,
     *,
+    objective: Objective | None = None,
     dataset: Dataset,
     codec: Codec,
     process_index: int,
     num_processes: int,
 ) -> TrainingBatches:
-    """Return the training batches, in the order and with the random draws of the seed."""
+    """Return the training batches, in the order and with the random draws of the seed.
+
+    `objective` is the one of training, with methods; None for that of `parts`.
+    """
+    objective = objective or parts.objective
     config = parts.config
     return TrainingBatches(
         dataset=dataset,
         order=SampleOrder(config.seed, len(dataset)),
-        draws=_draws(parts, codec, "train"),
+        draws=_draws(replace(parts, objective=objective), codec, "train"),
+        keep_images=getattr(objective, "takes_images", False),
         codec=codec,
         coupling=build(config, "coupling"),
         device=parts.device,
@@ -284,4 +292,7 @@ def _guidance(options: schema.Guidance) -> Guidance:
         interval=(options.interval[0], options.interval[1]),
         channels=None if channels == "all" else channels,
         rescale=options.rescale,
+        kind=options.kind,
+        projected=Projected(options.parallel, options.norm_threshold, options.momentum),
+        zero_until=options.zero_until,
     )

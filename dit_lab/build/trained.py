@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from dit_lab.build.parts import Parts, build_generator, build_model, build_parts, labelled_call
 from dit_lab.config.checks.coupling import check_pair_noise
+from dit_lab.config.compatibility import needs_of_config
 from dit_lab.config.recorded import read_recorded
 from dit_lab.config.schema import RunConfig
 from dit_lab.core import trust
-from dit_lab.core.calls import HEADS
+from dit_lab.core.calls import HEADS, ModelNeeds
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import changed, target_of
 from dit_lab.core.process_group import SINGLE_PROCESS
@@ -179,7 +180,8 @@ def load(
     _refuse_other_codec(parts.codec, folder)
     found = read_weights(folder, chosen, weights, config)
     model = build_model(parts, heads=False)
-    load_weights(model, without_heads(found.tensors), source=found.source)
+    tensors = without_heads(found.tensors, needs_of_config(config))
+    load_weights(model, tensors, source=found.source)
     return Trained(
         parts=parts,
         folder=folder,
@@ -228,9 +230,14 @@ def read_weights(
     return Weights(tensors, name, step, source)
 
 
-def without_heads(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that sampling needs: all but those of heads."""
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(HEADS)}
+def without_heads(tensors: Mapping[str, Tensor], needs: ModelNeeds) -> dict[str, Tensor]:
+    """Return the tensors that sampling needs: all but those of heads that only training uses."""
+    sampled = [head.name for head in needs.in_sampling().heads]
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(HEADS) or name.removeprefix(HEADS).partition(".")[0] in sampled
+    }
 
 
 def _exported_weights(file: Path, weights: str, config: RunConfig) -> Weights:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dit_lab.build.evaluation import build_teacher
 from dit_lab.build.initial import load_initial_weights
+from dit_lab.build.methods import training_objective
 from dit_lab.build.optimizer import build_optimizer
 from dit_lab.build.parts import (
     Parts,
@@ -52,6 +55,7 @@ def training_objects(
         cpu_offload=config.distributed.cpu_offload,
         compiled=config.training.compile,
     )
+    objective = training_objective(parts, partial(build_teacher, parts, context.check_stop))
     dataset, codec = build_examples(parts, "train")
     optimizer, weights = (
         build_optimizer(config, model.module),
@@ -62,9 +66,10 @@ def training_objects(
         "process_group": context.process_group,
         "model": model,
         "null_label": null_label(parts),
-        "objective": parts.objective,
+        "objective": objective,
         "batches": build_batches(
             parts,
+            objective=objective,
             dataset=dataset,
             codec=codec,
             process_index=context.process_group.index,

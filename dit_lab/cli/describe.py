@@ -23,6 +23,7 @@ from dit_lab.build.cost import device_memory, in_bf16, model_cost, training_imag
 from dit_lab.cli.arguments import add_config_dir, path, say_own_choices
 from dit_lab.config.axes import asks_for_sweep
 from dit_lab.config.checks.machine import check_file, with_processes
+from dit_lab.config.compatibility import active_methods
 from dit_lab.config.compose import compose_train
 from dit_lab.config.keys import search
 from dit_lab.config.prepare import check_request
@@ -217,8 +218,10 @@ def _dit_rows(
 ) -> list[tuple[str, str]]:
     devices = args.devices or config.distributed.num_processes
     total_flops = training_images(config) * size.training_flops_per_image
+    heads = f", {size.head_parameters:,} of them in heads" if size.head_parameters else ""
     return [
-        ("parameters", f"{size.parameters:,} ({size.trainable_parameters:,} trainable)"),
+        ("parameters", f"{size.parameters:,} ({size.trainable_parameters:,} trainable{heads})"),
+        *([("methods", ", ".join(active_methods(config)))] if config.method else []),
         ("forward", f"{size.forward_macs_per_image / 1e9:.4g} GMACs per image"),
         ("training", f"{size.training_flops_per_image / 1e9:.4g} GFLOP per image{_of(size)}"),
         ("budget", f"{_budget(config, data)}, {total_flops:.3g} FLOP"),

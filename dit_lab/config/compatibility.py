@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dit_lab.config.components import is_registered, load_component
+from dit_lab.config.schema import RunConfig
 from dit_lab.core.calls import ModelNeeds, needs_of
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, target_of
+from dit_lab.core.types import Shapes
 
 ANY_PATH = (
     "euler", "midpoint", "heun", "rk4", "dopri5", "euler_maruyama", "ddim", "dpm_solver", "unipc",
@@ -35,20 +37,65 @@ SAMPLERS = {
 
 def needs_of_objective(objective: Component) -> ModelNeeds:
     """Return what an objective needs of its model, by its options or its user-defined class."""
-    return needs_of(_stating(objective))
+    return needs_of(_stating("objective", objective))
 
 
-def depends_on_end(objective: Component) -> bool:
-    """Return whether the loss of a step depends on the number of steps."""
-    return bool(getattr(_stating(objective), "depends_on_end", False))
+def active_methods(config: RunConfig) -> dict[str, Component]:
+    """Return the training methods that are on, by name: those of a strength above zero."""
+    return {
+        name: options
+        for name, options in config.method.items()
+        if not getattr(options, "is_off", False)
+    }
 
 
-def _stating(objective: Component) -> Any:
-    """Return what has the attributes of an objective: its options, or its user-defined class."""
-    target = target_of(objective)
-    if is_registered("objective", target):
-        return objective
-    return load_component(target, key="objective._target_")
+def needs_of_config(config: RunConfig) -> ModelNeeds:
+    """Return what the objective and the training methods need of the model."""
+    needs = needs_of_objective(config.objective)
+    for name, options in active_methods(config).items():
+        if is_registered("method", target_of(options)):
+            needs = with_methods(needs, [options], config.model)
+        else:
+            needs = needs.with_those(needs_of(_stating(f"method.{name}", options)))
+    return needs
+
+
+def with_methods(needs: ModelNeeds, methods: Iterable[Component], model: Component) -> ModelNeeds:
+    """Return needs together with those of the package's methods for a model."""
+    width, depth = getattr(model, "hidden_size", 0), getattr(model, "depth", 0)
+    for options in methods:
+        needs = needs.with_those(options.needs_of(width=width, depth=depth))
+    return needs
+
+
+def model_size(config: RunConfig, shapes: Shapes) -> dict[str, int]:
+    """Return width, depth and number of tokens of the model, as far as its options say them."""
+    known = {"width": "hidden_size", "depth": "depth"}
+    size = {
+        name: getattr(config.model, key)
+        for name, key in known.items()
+        if hasattr(config.model, key)
+    }
+    if patch := getattr(config.model, "patch_size", None):
+        _, height, width = shapes.latent
+        size["tokens"] = (height // patch) * (width // patch)
+    return size
+
+
+def depends_on_end(path: str, component: Component) -> bool:
+    """Return whether the loss of a step depends on the number of steps.
+
+    `path` is the key of an objective or a training method.
+    """
+    return bool(getattr(_stating(path, component), "depends_on_end", False))
+
+
+def _stating(path: str, component: Component) -> Any:
+    """Return what has the attributes of a component: its options, or its user-defined class."""
+    target = target_of(component)
+    if is_registered(path.partition(".")[0], target):
+        return component
+    return load_component(target, key=f"{path}._target_")
 
 
 def draws_noise(sampler: Component) -> bool:

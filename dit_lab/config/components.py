@@ -17,12 +17,13 @@ from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component
 from dit_lab.data import options as data
 from dit_lab.evaluation import options as evaluation
+from dit_lab.methods import options as methods
 from dit_lab.models import options as models
 from dit_lab.objectives import options as objectives
 from dit_lab.samplers import options as samplers
 from dit_lab.training import options as training
 
-PARTS = (models, objectives, training, samplers, data, codecs, evaluation)
+PARTS = (models, objectives, methods, training, samplers, data, codecs, evaluation)
 
 COMPONENTS: dict[str, dict[str, type[Component]]] = {
     group: dict(components) for part in PARTS for group, components in part.COMPONENTS.items()
@@ -38,7 +39,7 @@ COMPONENT_GROUPS = (
     "model", "objective", "coupling", "sampler", "dataset", "codec", "optimizer", "schedule",
 )  # fmt: skip
 
-LISTS = ("metric", "hook")
+LISTS = ("method", "metric", "hook")
 """Groups with several chosen members, each a component under its own name."""
 
 

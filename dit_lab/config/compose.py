@@ -32,6 +32,7 @@ from dit_lab.core import trust
 from dit_lab.core.errors import RequestError
 from dit_lab.core.text import checked_name, local_path
 from dit_lab.data.pair_facts import pairs_folder
+from dit_lab.methods.options import TEACHERS
 from dit_lab.runs.access import refuse_unreadable
 from dit_lab.runs.finding import find_run
 from dit_lab.runs.folder import RunFolder
@@ -311,10 +312,10 @@ def _with_absolute_paths(config: Tree) -> Tree:
             node = node.get(parent, {})
         if isinstance(node.get(leaf), str) and not node[leaf].startswith(HUB):
             node[leaf] = str(local_path(node[leaf], f"{path}=").absolute())
-    for name, metric in config.get("metric", {}).items():
-        if (reference := metric.get("reference")) is not None:
-            given = local_path(reference, f"metric.{name}.reference=")
-            metric["reference"] = str(given.absolute())
+    for group, key, words in (("metric", "reference", ()), ("method", "teacher", TEACHERS)):
+        for name, options in config.get(group, {}).items():
+            if (given := options.get(key)) not in (None, *words):
+                options[key] = str(local_path(given, f"{group}.{name}.{key}=").absolute())
     return config
 
 

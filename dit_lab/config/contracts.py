@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from dit_lab.core import types
+from dit_lab.core import hook, method, types
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import parameters_of
 
@@ -38,7 +38,7 @@ CONTRACTS = {
     "model": Contract(
         stated="dit_lab.core.types.Model",
         given=("input_size", "in_channels", "num_classes", "learn_sigma", "generator"),
-        offered=("second_time", "conditions", "velocity_blocks"),
+        offered=("second_time", "conditions", "heads", "fusion"),
         calls={"forward": "x, time, labels"},
         extends="torch.nn.Module",
     ),
@@ -51,8 +51,18 @@ CONTRACTS = {
             "model_time": "t",
             "prediction": "output, x, t",
         },
-        may={"draws": "uniform", "conditions": "*, scale, interval"},
+        may={
+            "draws": "uniform",
+            "conditions": "*, scale, interval",
+            "loss_of": "output, batch",
+        },
         has=("interpolant", "learn_sigma"),
+    ),
+    "method": Contract(
+        stated="dit_lab.core.method.Method",
+        offered=("width", "depth", "tokens", "teacher"),
+        calls={"asks": "batch, progress", "terms": "seen, predict, batch, objective"},
+        may={"draws": "uniform"},
     ),
     "coupling": Contract(stated="dit_lab.core.types.Coupling", calls={"couple": "batch"}),
     "sampler": Contract(
@@ -202,10 +212,13 @@ def _extends(component: Any, name: str) -> bool:
 def _own(component: Any, name: str) -> Any:
     """Return a method, or None if it is missing or a protocol's own without a body."""
     method = getattr(component, name, None)
-    stated = getattr(method, "__module__", "") == types.__name__ and name not in BODIES
+    stated = getattr(method, "__module__", "") in PROTOCOLS and name not in BODIES
     unwritten = getattr(method, "__name__", "") == "_forward_unimplemented"  # of torch.nn.Module
     return None if stated or unwritten else method
 
+
+PROTOCOLS = tuple(module.__name__ for module in (types, method, hook))
+"""Modules of the protocols."""
 
 BODIES = ("to", "latents", "encode")
 """Methods of the protocols in core/types that have a usable body."""

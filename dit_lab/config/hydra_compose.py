@@ -255,8 +255,9 @@ def _compose(config_name: str, overrides: tuple[str, ...], sources: Sources) -> 
     Raises RequestError, and all errors of Hydra.
     """
     alone = {_alone(group): {"defaults": [{group: "???"}]} for group in search_path.groups()}
-    # hook/_none: without a member, Hydra reads an empty list as a value
-    for path, values in {**alone, "hook/_none": {}, **sources.nodes}.items():
+    # NAME/_none: without a member, Hydra reads an empty list as a value
+    empty: dict[str, Any] = {f"{group}/_none": {} for group in LISTS}
+    for path, values in {**alone, **empty, **sources.nodes}.items():
         group, _, name = path.rpartition("/")
         package = "_global_" if group in SET_OTHERS else None
         ConfigStore.instance().store(name, values, group or None, package)

@@ -22,6 +22,7 @@ from dit_lab.core.options import Component, without_later_defaults
 from dit_lab.core.text import checked_name
 from dit_lab.core.types import Shapes
 from dit_lab.data.pair_facts import read_pair_facts
+from dit_lab.methods.options import TEACHERS, encoder_fingerprint
 from dit_lab.runs.access import refuse_unreadable
 from dit_lab.runs.exported import read_exported
 from dit_lab.runs.finding import find_run
@@ -74,7 +75,18 @@ def train_hash(config: RunConfig) -> str:
             inherited = {"parent": line["train_hash"]}
     if initial := initial_weights(config):
         inherited["initial_weights"] = initial
-    return digest({**deciding(as_hashed(to_tree(config))), **inherited})
+    return digest({**deciding(_with_teachers(as_hashed(to_tree(config)))), **inherited})
+
+
+def _with_teachers(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration in which the folder of a teacher is the fingerprint of the teacher."""
+    methods = {}
+    for name, options in tree.get("method", {}).items():
+        teacher = options.get("teacher")
+        is_folder = teacher is not None and teacher not in TEACHERS and Path(teacher).is_dir()
+        changed = {"teacher": encoder_fingerprint(teacher)} if is_folder else {}
+        methods[name] = {**options, **changed}
+    return {**tree, "method": methods} if methods else tree
 
 
 def config_hash(config: RunConfig) -> str:

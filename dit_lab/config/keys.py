@@ -28,6 +28,7 @@ from dit_lab.core.options import default_of
 GROUPS = {
     "model": "size of the DiT, or an architecture",
     "objective": "training objective",
+    "method": "what is added to training: losses, routes for tokens, heads",
     "coupling": "which noise a training image is paired with",
     "sampler": "sampler of images; auto: the default of the objective",
     "dataset": "dataset of images or latents",

@@ -13,6 +13,7 @@ from typing import Any, Optional
 from omegaconf import MISSING
 
 from dit_lab.core.options import Component, option
+from dit_lab.samplers.options import Guidance as Guidance
 
 # OmegaConf 2.3 evaluates these annotations; it supports Optional[...] but not X | None.
 # ruff: noqa: UP045
@@ -34,26 +35,6 @@ class EMA:
     )
     snapshot_every_steps: int = option(
         at_least=0, help="steps between snapshots for post-hoc EMA; 0: none"
-    )
-
-
-@dataclass
-class Guidance:
-    scale: float = option(
-        at_least=0, filled=True, help="s in uncond + s (cond - uncond); 1 is no guidance"
-    )
-    weight: Optional[float] = option(at_least=-1, help="the other convention, s = 1 + w")
-    interval: list[float] = option(help="flow times at which guidance acts; 0 is noise, 1 is data")
-    channels: Any = option(
-        help="channels that are guided: all, or the first k; the original DiT guides 3 of 4"
-    )
-    rescale: float = option(
-        at_least=0,
-        at_most=1,
-        help="1: guided outputs are rescaled to the standard deviation of unguided ones",
-    )
-    weak_run: Optional[str] = option(
-        help="RUN, a smaller model or an earlier checkpoint to guide away from (autoguidance)"
     )
 
 
@@ -233,6 +214,7 @@ class RunConfig:
     init_from: Optional[str] = option(None, help="RUN or an exported file with the initial weights")
     model: Component = MISSING
     objective: Component = MISSING
+    method: dict[str, Component] = option({}, later=True)
     coupling: Component = MISSING
     sampler: Component = MISSING
     dataset: Component = MISSING

@@ -10,17 +10,20 @@ cells, T tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, Unpack, cast
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HEADS = "heads."
-"""Prefix of the names of parameters that only training uses."""
+"""Prefix of the names of the parameters of heads."""
 
 VELOCITY = "velocity"
 """Name of the head that predicts the velocity."""
+
+EARLY = "early"
+"""Name of the head of internal guidance."""
 
 GUIDANCE = "guidance"
 """Name of the scalar input of a model that was trained with guidance inside."""
@@ -34,6 +37,14 @@ class Output(NamedTuple):
     hidden: dict[int, Tensor]  # by the number of the block from 1, tokens (N, T, D) after it
 
 
+class Route(NamedTuple):
+    """Blocks that compute only a part of the tokens."""
+
+    first: int  # from 1
+    last: int
+    kept: Tensor  # (N, K) int64, ascending: the tokens that they compute
+
+
 class Asked(TypedDict, total=False):
     """What a model may be asked for besides (x, time, labels)."""
 
@@ -42,6 +53,14 @@ class Asked(TypedDict, total=False):
     heads: Sequence[str]  # heads whose output is wanted
     hidden: Sequence[int]  # blocks whose tokens are wanted, from 1
     main: bool  # False: only heads or hidden tokens, without the blocks after the last one needed
+    route: Route  # blocks that compute only a part of the tokens
+
+
+class Uniform(Protocol):
+    """Gives the numbers from U[0, 1) of a stream, by its name, as functions of seed and image."""
+
+    def __call__(self, stream: str, /, *shape: int) -> Tensor:
+        """Return float64 numbers (N, *shape) on the CPU."""
 
 
 class LabelledCall(Protocol):
@@ -56,15 +75,49 @@ class LabelledCall(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class HeadNeed:
+    """A further output of a model, computed from the tokens of an inner block.
+
+    A head of images has `blocks` blocks of its own and a final layer, as the main output has. A
+    head of tokens has linear layers of these `widths` with SiLU between them, or one convolution.
+    """
+
+    name: str
+    after: int  # the block whose tokens it takes, from 1; 0 and below count back from the last one
+    blocks: int = 0
+    widths: tuple[int, ...] = ()  # () for an image
+    kernel: int = 1  # above 1: one convolution over the grid of tokens, with this side
+    sampled: bool = False  # whether sampling uses it too
+
+    def begins(self, depth: int) -> int:
+        """Return the block whose tokens it takes, from 1; 0: the embedded patches."""
+        return self.after if self.after > 0 else depth + self.after
+
+
+@dataclass(frozen=True, slots=True)
 class ModelNeeds:
-    """What an objective needs of its model besides (x, time, labels).
+    """What an objective or a method needs of its model besides (x, time, labels).
 
     Those that are not at their default are passed to the constructor of the model.
     """
 
     second_time: bool = False
     conditions: tuple[str, ...] = ()  # names of further scalar inputs
-    velocity_blocks: int = 0  # above 0: a second head, for the velocity, with blocks of its own
+    heads: tuple[HeadNeed, ...] = ()
+    fusion: tuple[int, int] | None = None  # first and last block of a route of SPRINT
+
+    def with_those(self, other: ModelNeeds) -> ModelNeeds:
+        """Return both needs together."""
+        return ModelNeeds(
+            second_time=self.second_time or other.second_time,
+            conditions=(*self.conditions, *other.conditions),
+            heads=(*self.heads, *other.heads),
+            fusion=self.fusion or other.fusion,
+        )
+
+    def in_sampling(self) -> ModelNeeds:
+        """Return the needs of sampling: without the heads that only training uses."""
+        return replace(self, heads=tuple(head for head in self.heads if head.sampled))
 
     def arguments(self) -> dict[str, Any]:
         """Return the needs as arguments of the model's constructor."""
@@ -90,11 +143,34 @@ class LossPasses:
     derivatives: float = 0.0  # along a trajectory, each at the cost of two evaluations
 
 
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Blocks that compute only a part of the tokens in training."""
+
+    blocks: int = 0
+    left_out: float = 0.0  # share of the tokens
+    steps: float = 1.0  # share of the training steps
+
+
 class Progress(NamedTuple):
     """Position of a training: finished steps and the number of steps of the whole."""
 
     step: int = 0
     total_steps: int = 1
+
+    @property
+    def share(self) -> float:
+        """Finished share of the training, in [0, 1]."""
+        return self.step / self.total_steps
+
+
+class Evaluated(NamedTuple):
+    """The evaluation of a loss with gradients: what the model was given, and its output."""
+
+    x: Tensor  # (N, C, H, W)
+    time: Tensor  # (N,), in the unit of the model
+    asked: Asked  # without what methods asked for
+    output: Output  # with what they asked for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,9 @@ Letters in the formulas: T tokens, D width, M MLP width, L depth, p patch size, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
-from dit_lab.core.calls import LossPasses, ModelNeeds
+from dit_lab.core.calls import HeadNeed, LossPasses, ModelNeeds, Routed
 
 TIME_FEATURES = 256  # as in models.embeddings, which imports torch
 FLOAT32_BYTES = 4
@@ -63,11 +64,12 @@ class Cost:
     trainable_parameters: int
     forward_macs_per_image: int
     training_flops_per_image: int  # 6 x MACs: the backward pass costs two forward passes
-    depth: int  # blocks, with those of a second head
+    depth: int  # blocks, with those of heads
     block_parameters: int  # of one block, all trainable
     kept: StoredActivations
     plain_flops_per_image: int = 0  # part of training: evaluations without gradient in the loss
     derivative_flops_per_image: int = 0  # part of training: derivatives along trajectories
+    head_parameters: int = 0  # part of the trainable parameters
 
     @property
     def end_parameters(self) -> int:
@@ -116,13 +118,14 @@ def cost(
     qk_norm: bool = False,
     needs: ModelNeeds = ModelNeeds(),  # noqa: B008 - frozen
     passes: LossPasses = LossPasses(),  # noqa: B008 - frozen
+    routed: Routed | None = None,
 ) -> Cost:
     """Return exact parameter counts, multiply-adds of one forward pass, and stored activations.
 
     Only matrix products are counted. The arguments are those of `models.dit.DiT`, with what the
     objective needs of it and how often its loss evaluates it. The forward pass is one of sampling,
-    without a second head. Evaluations of a loss without gradient have the main output or the head,
-    which cost the same, and those with gradient have both.
+    without heads. Evaluations without gradient count as one of the main output, those with gradient
+    have all heads.
     """
     height, width = input_size
     tokens = (height // patch_size) * (width // patch_size)
@@ -144,13 +147,31 @@ def cost(
     block = _parameters(token_block + image_block) + 2 * scale
     if qk_norm:  # for queries and keys of a head: a scale, and for layer norm a shift
         block += 2 * (d // num_heads) * (1 if norm == "rms" else 2)
-    own = needs.velocity_blocks
-    head = own * block + _parameters(final[0] + final[1]) + scale if own else 0
-    trainable = _parameters(token_ends + image_ends) + depth * block + label_rows * d + scale
-    attention = 2 * tokens**2 * d  # queries x keys, then weights x values
-    block_macs = tokens * _macs(token_block) + _macs(image_block) + attention
-    macs = tokens * _macs(token_ends) + _macs(image_ends) + depth * block_macs
-    head_macs = own * block_macs + tokens * _macs(final[0]) + _macs(final[1]) if own else 0
+    fusion = [(2 * d, d)] if needs.fusion else []
+    trainable = _parameters(token_ends + image_ends + fusion) + depth * block
+    trainable += label_rows * d + scale + (d if fusion else 0)  # and the mask of a fusion
+
+    def block_macs(tokens: int) -> int:
+        attention = 2 * tokens**2 * d  # queries x keys, then weights x values
+        return tokens * _macs(token_block) + _macs(image_block) + attention
+
+    macs = tokens * _macs(token_ends + fusion) + _macs(image_ends) + depth * block_macs(tokens)
+    head, head_macs, own = 0, 0, sum(need.blocks for need in needs.heads)
+    for need in needs.heads:
+        if need.widths:
+            layers = _token_layers(need, d)
+            head += _parameters(layers)
+            head_macs += tokens * _macs(layers)
+        else:
+            head += need.blocks * block + _parameters(final[0] + final[1]) + scale
+            head_macs += (
+                need.blocks * block_macs(tokens) + tokens * _macs(final[0]) + _macs(final[1])
+            )
+    saved = 0
+    if routed is not None:
+        computed = max(1, tokens - round(routed.left_out * tokens))
+        each = block_macs(tokens) - block_macs(computed)
+        saved = round(routed.steps * routed.blocks * each)
     plain = round(2 * passes.plain * macs)
     derivatives = round(4 * passes.derivatives * macs)
     return Cost(
@@ -158,9 +179,10 @@ def cost(
         parameters=trainable + head + tokens * d,
         trainable_parameters=trainable + head,
         forward_macs_per_image=macs,
-        training_flops_per_image=6 * (macs + head_macs) + plain + derivatives,
+        training_flops_per_image=6 * (macs - saved + head_macs) + plain + derivatives,
         plain_flops_per_image=plain,
         derivative_flops_per_image=derivatives,
+        head_parameters=head,
         depth=depth + own,
         block_parameters=block,
         kept=_kept(d, m, norm=norm, mlp=mlp, rope=rope, qk_norm=qk_norm),
@@ -257,6 +279,13 @@ def _gathered_bytes(model: Cost, bf16: bool) -> int:
     ends = model.end_parameters * FLOAT32_BYTES
     gradient = model.block_parameters * FLOAT32_BYTES  # of one block, before reduction
     return blocks + ends + gradient
+
+
+def _token_layers(need: HeadNeed, width: int) -> list[tuple[int, int]]:
+    """Return (inputs, outputs) of the layers of a head of tokens, of `width` at its input."""
+    if need.kernel > 1:
+        return [(need.kernel**2 * width, need.widths[-1])]
+    return list(pairwise((width, *need.widths)))
 
 
 def _parameters(layers: list[tuple[int, int]]) -> int:

@@ -81,10 +81,12 @@ def _box_muller(bits: np.ndarray, out: np.ndarray) -> None:
         part *= radius[:, :columns]
 
 
-def uniform(seed: int, purpose: str, indices: Tensor) -> Tensor:
-    """Return U[0, 1) float64 numbers of shape (len(indices),) on the CPU."""
-    draws = [stream.random() for stream in _streams(seed, purpose, indices.tolist())]
-    return torch.tensor(draws, dtype=torch.float64)
+def uniform(seed: int, purpose: str, indices: Tensor, *shape: int) -> Tensor:
+    """Return U[0, 1) float64 numbers of shape (len(indices), *shape) on the CPU."""
+    streams = _streams(seed, purpose, indices.tolist())
+    if not shape:
+        return torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
+    return torch.from_numpy(np.stack([stream.random(shape) for stream in streams]))
 
 
 def permutation(seed: int, purpose: str, index: int, size: int) -> Tensor:

@@ -18,9 +18,12 @@ from dit_lab.core.calls import Output as Output
 from dit_lab.core.calls import Predict as Predict
 from dit_lab.core.calls import Prediction as Prediction
 from dit_lab.core.calls import Progress as Progress
+from dit_lab.core.calls import Uniform as Uniform
 from dit_lab.core.data_facts import DataFacts as DataFacts
 from dit_lab.core.data_facts import DataFindings as DataFindings
 from dit_lab.core.data_facts import default_classes as default_classes
+from dit_lab.core.errors import RequestError
+from dit_lab.core.hook import Hook as Hook
 
 if TYPE_CHECKING:
     import torch
@@ -42,13 +45,16 @@ class Batch:
     noise: Tensor  # (N, C, H, W) float32, standard normal
     time: Tensor  # (N,) in the unit of the objective: flow time in [0, 1] or DDPM timestep
     drop_label: Tensor  # (N,) bool, True where the null label replaces the label
-    draws: Mapping[str, Tensor] = field(default_factory=dict)  # each (N,), of `Objective.draws`
+    draws: Mapping[str, Tensor] = field(default_factory=dict)  # each (N, ...), by name
+    images: Tensor | None = None  # (N, c, h, w), what `data` was encoded from, for some methods
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return a copy of the batch with `change` applied to each tensor."""
-        *names, _ = self.__slots__
+        *names, _, _ = self.__slots__
         tensors = {name: change(getattr(self, name)) for name in names}
-        return Batch(**tensors, draws={name: change(x) for name, x in self.draws.items()})
+        images = None if self.images is None else change(self.images)
+        draws = {name: change(x) for name, x in self.draws.items()}
+        return Batch(**tensors, draws=draws, images=images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +133,23 @@ class Objective(Protocol):
             `Batch.time`, (N,).
         """
 
-    def draws(self, uniform: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
+    def draws(self, uniform: Uniform) -> Mapping[str, Tensor]:
         """Return the further random values of each image, by name; none unless overridden.
 
         Args:
-            uniform: gives the numbers (N,) float64 from U[0, 1) of a stream, by its name. Each is a
-                function of the seed and the image.
+            uniform: gives random numbers for each image, by the name of a stream.
 
         Returns:
-            `Batch.draws`, each (N,).
+            `Batch.draws`, each (N, ...).
         """
         return {}
+
+    def loss_of(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss terms of a raw output at `Batch.time`, as `loss` does; optional.
+
+        Training methods that compare other outputs or other targets need it.
+        """
+        raise RequestError(f"{type(self).__name__}: has no loss_of(output, batch)")
 
     def loss(self, predict: ModelCall, batch: Batch) -> dict[str, Tensor]:
         """Return the loss terms of a batch, by name.
@@ -301,43 +313,6 @@ class Evaluator(Protocol):
     def every_steps(self) -> int: ...
 
     def run(self, model: LabelledCall, step: int) -> EvaluationResult: ...
-
-
-class Hook(Protocol):
-    """Callbacks of a run, on rank 0 only: a metrics file, a tracker, a progress display.
-
-    Subclasses override the methods that they need.
-    """
-
-    def on_start(self, *, first_step: int, total_steps: int) -> None:
-        """Called when training starts, or resumes after `first_step` finished steps."""
-        return
-
-    def on_step(self, step: int) -> None:
-        """Called when the optimizer has finished `step` steps."""
-        return
-
-    def on_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Called with metrics by name: every `training.log_every_steps`, and after evaluations."""
-        return
-
-    def on_artifact(self, step: int, path: Path) -> None:
-        """Called when an evaluation has written a file to the run folder, such as a sample grid."""
-        return
-
-    def on_message(self, text: str) -> None:
-        """Called with a line for the user."""
-        return
-
-    def on_end(self, *, status: str, step: int, error: str | None) -> None:
-        """Called when the run ends.
-
-        Args:
-            status: FINISHED, KILLED (stopped by a signal, and saved) or FAILED.
-            step: The last finished step.
-            error: The traceback of a failed run, else None.
-        """
-        return
 
 
 def is_due(step: int, *, every_steps: int, total_steps: int) -> bool:

@@ -6,7 +6,7 @@ Torch-free, so that results can be shown immediately.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -22,7 +22,8 @@ from dit_lab.runs.folder import RunFolder, digest, read_json, step_of, write_jso
 class Card:
     """The settings and conditions of an evaluation.
 
-    Fields have no defaults, so no result can be stored without one of them.
+    Fields have no defaults, so no result can be stored without one of them; but cards of earlier
+    versions have no `methods`.
     """
 
     samples: str  # "generated", or the baseline's name
@@ -49,6 +50,7 @@ class Card:
     num_threads: int
     code: Mapping[str, str]  # hashes of the training and evaluation code
     versions: Mapping[str, str]
+    methods: Mapping[str, Any] = field(default_factory=dict)  # training methods, with options
 
     @property
     def eval_hash(self) -> str:
@@ -65,7 +67,7 @@ class Card:
         return digest({k: v for k, v in self._asked().items() if k not in of_one})
 
     def _asked(self) -> dict[str, Any]:
-        found = ("evaluations_per_image", "device", "num_threads", "versions", "code")
+        found = ("evaluations_per_image", "device", "num_threads", "versions", "code", "methods")
         return {k: v for k, v in asdict(self).items() if k not in found}
 
 

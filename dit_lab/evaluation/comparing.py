@@ -29,6 +29,7 @@ EFFECTS: Mapping[str, Effect] = {
     "step": Effect.compared,
     "weights": Effect.compared,
     "objective": Effect.compared,
+    "methods": Effect.compared,
     "code.trained": Effect.compared,
     "code.trained_before": Effect.compared,
     "seed": Effect.chance,

@@ -1,11 +1,11 @@
-"""Blocks, final layer and heads of a diffusion transformer.
+"""Blocks and final layer of a diffusion transformer.
 
 Shapes: N images, T tokens, D width, p patch size, K output channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,18 +55,21 @@ class Block(nn.Module):
         self.mlp = (SwiGLU if mlp == "swiglu" else Mlp)(hidden_size, mlp_size)
         self.adaLN_modulation = _modulation(hidden_size, 6)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map tokens x (N, T, D) and a condition (N, D) to tokens (N, T, D)."""
-        if self.recompute == "nothing" or not self.training:
-            return self._transform(x, condition)
-        if self.recompute == "selective":
-            return _checkpointed(self._transform, x, condition, context_fn=_keep_products)
-        return _checkpointed(self._transform, x, condition)
+    def forward(self, x: Tensor, condition: Tensor, places: Tensor | None = None) -> Tensor:
+        """Map tokens x (N, T, D) and a condition (N, D) to tokens (N, T, D).
 
-    def _transform(self, x: Tensor, condition: Tensor) -> Tensor:
+        `places` (N, T) are those of the tokens on the grid; None if they are all its tokens.
+        """
+        if self.recompute == "nothing" or not self.training:
+            return self._transform(x, condition, places)
+        if self.recompute == "selective":
+            return _checkpointed(self._transform, x, condition, places, context_fn=_keep_products)
+        return _checkpointed(self._transform, x, condition, places)
+
+    def _transform(self, x: Tensor, condition: Tensor, places: Tensor | None) -> Tensor:
         modulation = self.adaLN_modulation(condition)[:, None]  # (N, 1, 6 D)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=2)
-        x = addcmul(x, gate_a, self.attn(addcmul(shift_a, self.norm1(x), 1 + scale_a)))
+        x = addcmul(x, gate_a, self.attn(addcmul(shift_a, self.norm1(x), 1 + scale_a), places))
         return addcmul(x, gate_m, self.mlp(addcmul(shift_m, self.norm2(x), 1 + scale_m)))
 
 
@@ -85,30 +88,6 @@ class FinalLayer(nn.Module):
         return self.linear(addcmul(shift, self.norm_final(x), 1 + scale))
 
 
-class Head(nn.Module):
-    """Blocks and a final layer of its own, from the tokens of an inner block to patches."""
-
-    def __init__(self, blocks: Iterable[Block], final_layer: FinalLayer, *, after: int) -> None:
-        """Make a head on the tokens after block `after` of the model, from 1."""
-        super().__init__()
-        self.after = after
-        self.blocks = nn.ModuleList(blocks)
-        self.final_layer = final_layer
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map tokens x (N, T, D) and a condition (N, D) to patches (N, T, p * p * K)."""
-        for block in self.blocks:
-            x = block(x, condition)
-        patches: Tensor = self.final_layer(x, condition)
-        return patches
-
-    @torch.no_grad()
-    def initialise_to_zero(self, generator: torch.Generator | None) -> None:
-        """Initialise all parameters as those of the model, so that the output is 0 at first."""
-        initialise_linear(self, generator)
-        close_gates(self.blocks, self.final_layer)
-
-
 def initialise_linear(model: nn.Module, generator: torch.Generator | None) -> None:
     """Initialise all linear layers, and patch embeddings as such, with biases of zero."""
     for module in model.modules():
@@ -125,7 +104,7 @@ def close_gates(blocks: nn.ModuleList, final_layer: FinalLayer) -> None:
     nn.init.zeros_(final_layer.linear.weight)
 
 
-def _checkpointed(run: Callable[..., Tensor], *inputs: Tensor, **how: Any) -> Tensor:
+def _checkpointed(run: Callable[..., Tensor], *inputs: Tensor | None, **how: Any) -> Tensor:
     """Call `run` under activation checkpointing; `run` must not use random numbers."""
     return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False, **how)
 

@@ -16,15 +16,14 @@ latent cells, p patch size, T = (H / p)(W / p) tokens, D width, h heads.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from dit_lab.core.calls import VELOCITY, Output
+from dit_lab.core.calls import HeadNeed, Output, Route
 from dit_lab.core.cost import mlp_width
 from dit_lab.core.errors import RequestError
-from dit_lab.models.blocks import Block, FinalLayer, Head, close_gates, initialise_linear
+from dit_lab.models.blocks import Block, FinalLayer, close_gates, initialise_linear
 from dit_lab.models.embeddings import (
     LabelEmbedding,
     PatchEmbedding,
@@ -32,7 +31,9 @@ from dit_lab.models.embeddings import (
     TimeEmbedding,
     sincos_positions,
 )
+from dit_lab.models.heads import ImageHead, make_head
 from dit_lab.models.options import check_activation_checkpointing, check_layers, recomputed
+from dit_lab.models.routes import Fusion, Way
 
 STEP = "step"
 """Name of the embedding of the distance from the first time to the second."""
@@ -65,8 +66,8 @@ class DiT(nn.Module):
         second_time: take a second time, whose distance from the first is embedded like a time.
         conditions: names of further scalar inputs, each embedded like a time. These embeddings are
             added to the condition and start at zero, so that the model is at first one of one time.
-        velocity_blocks: above 0, a second head predicts a velocity from the tokens before the last
-            `velocity_blocks` blocks, by as many blocks of its own.
+        heads: further outputs, computed from the tokens of inner blocks.
+        fusion: first and last block, from 1, over which a `Fusion` joins the tokens.
         generator: random generator of the initial parameters, on the device of the model.
 
     Raises:
@@ -93,7 +94,8 @@ class DiT(nn.Module):
         activation_checkpointing: int | str = "none",
         second_time: bool = False,
         conditions: Sequence[str] = (),
-        velocity_blocks: int = 0,
+        heads: Sequence[HeadNeed] = (),
+        fusion: tuple[int, int] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -143,11 +145,22 @@ class DiT(nn.Module):
         for name in (*([STEP] if second_time else []), *conditions):
             self.scalar_embedders[name] = embedder = TimeEmbedding(hidden_size)
             embedder.initialise_to_zero(generator)
-        if velocity_blocks:
-            after = _branching_block(depth, velocity_blocks)
-            own = (block(number) for number in range(after + 1, depth + 1))
-            self.heads[VELOCITY] = head = Head(own, final_layer(), after=after)
-            head.initialise_to_zero(generator)
+        self.head_after: dict[str, int] = {}  # head -> the block whose tokens it takes, from 1
+        for need in heads:
+            self.heads[need.name] = head = make_head(
+                need,
+                width=hidden_size,
+                depth=depth,
+                grid=self.grid,
+                block=block,
+                final_layer=final_layer,
+            )
+            head.initialise(generator)
+            self.head_after[need.name] = need.begins(depth)
+        self.span, self.fusion = fusion, None
+        if fusion is not None:
+            self.fusion = Fusion(hidden_size)
+            self.fusion.initialise()
 
     def forward(
         self,
@@ -160,6 +173,7 @@ class DiT(nn.Module):
         heads: Sequence[str] = (),
         hidden: Sequence[int] = (),
         main: bool = True,
+        route: Route | None = None,
     ) -> Tensor | Output:
         """Predict the raw output (N, K, H, W) of images x (N, C, H, W).
 
@@ -173,6 +187,8 @@ class DiT(nn.Module):
             hidden: numbers of the blocks, from 1, whose tokens (N, T, D) are wanted.
             main: False for an `Output` without the raw output, and without the blocks that only
                 the raw output needs.
+            route: blocks that compute only a part of the tokens. The others are put back in their
+                places after it; with a fusion, its mask takes their places.
 
         Returns:
             The raw output; with `heads` or `hidden`, an `Output`.
@@ -191,38 +207,34 @@ class DiT(nn.Module):
             values = {**(conditions or {}), STEP: distance}
             for name, embedder in self.scalar_embedders.items():
                 condition = condition + embedder(values[name])
-        if heads or hidden:
-            return self._output(tokens, condition, heads, hidden, main)
-        for block in self.blocks:
-            tokens = block(tokens, condition)
-        return self._assemble(self.final_layer(tokens, condition))
-
-    def _output(
-        self,
-        tokens: Tensor,
-        condition: Tensor,
-        heads: Sequence[str],
-        hidden: Sequence[int],
-        main: bool,
-    ) -> Output:
-        """Return the output with those of heads and the tokens after blocks."""
-        branches = {name: cast(Head, self.heads[name]) for name in heads}
-        kept = {*hidden, *(head.after for head in branches.values())}
+        way = Way(route, self.span, self.fusion)
+        wanted = {*hidden, *(self.head_after[name] for name in heads), way.last}
+        until = len(self.blocks) if main else max(wanted)
         after = {0: tokens}
-        for number, block in enumerate(self.blocks[: None if main else max(kept)], start=1):
-            tokens = block(tokens, condition)
-            if number in kept:
-                after[number] = tokens
-        answers = {
-            name: self._assemble(head(after[head.after], condition))
-            for name, head in branches.items()
-        }
-        wanted = {number: after[number] for number in hidden}
-        if not main:
-            return Output(tokens.new_empty(0), answers, wanted)
-        return Output(self._assemble(self.final_layer(tokens, condition)), answers, wanted)
+        for number, block in enumerate(self.blocks[:until], start=1):
+            tokens = block(way.into(number, tokens), condition, way.places(number))
+            if number in wanted:
+                after[number] = way.whole(number, tokens)
+            if number == way.last:
+                tokens = after[number]
+        answer = self._image(self.final_layer(tokens, condition)) if main else None
+        if not (heads or hidden) and answer is not None:
+            return answer
+        return Output(
+            main=tokens.new_empty(0) if answer is None else answer,
+            heads={
+                name: self._of_head(name, after[self.head_after[name]], condition) for name in heads
+            },
+            hidden={number: after[number] for number in hidden},
+        )
 
-    def _assemble(self, patches: Tensor) -> Tensor:
+    def _of_head(self, name: str, tokens: Tensor, condition: Tensor) -> Tensor:
+        """Return the output of a head, an image (N, K, H, W) or tokens (N, T, Z)."""
+        head = self.heads[name]
+        output: Tensor = head(tokens, condition)
+        return self._image(output) if isinstance(head, ImageHead) else output
+
+    def _image(self, patches: Tensor) -> Tensor:
         """Arrange the patches (N, T, p * p * K) of the tokens as images (N, K, H, W)."""
         (rows, columns), p = self.grid, self.patch_size
         patches = patches.unflatten(1, (rows, columns)).unflatten(3, (p, p, self.out_channels))
@@ -238,15 +250,6 @@ class DiT(nn.Module):
             nn.init.normal_(table.weight, std=0.02, generator=generator)
         close_gates(self.blocks, self.final_layer)
         self.pos_embed.copy_(sincos_positions(self.pos_embed.shape[2], *self.grid)[None])
-
-
-def _branching_block(depth: int, velocity_blocks: int) -> int:
-    """Return the block, from 1, after which the second head begins; 0: before all blocks."""
-    if velocity_blocks > depth:
-        raise RequestError(
-            f"velocity_blocks: {velocity_blocks} are more than the {depth} of the model (depth)"
-        )
-    return depth - velocity_blocks
 
 
 def _check_sizes(height: int, width: int, patch_size: int, hidden_size: int, heads: int) -> None:

@@ -63,9 +63,13 @@ class RotaryPositions(nn.Module):
         self.register_buffer("cos", angle.cos().to(torch.float32), persistent=False)
         self.register_buffer("sin", angle.sin().to(torch.float32), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Rotate queries or keys x (N, T, h, D / h); the result is at least float32."""
-        cos, sin = self.cos[:, None], self.sin[:, None]  # (T, 1, D / 2h)
+    def forward(self, x: Tensor, places: Tensor | None = None) -> Tensor:
+        """Rotate queries or keys x (N, T, h, D / h); the result is at least float32.
+
+        `places` (N, T) are those of the tokens on the grid; None if they are all its tokens.
+        """
+        cos, sin = (self.cos, self.sin) if places is None else (self.cos[places], self.sin[places])
+        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # (T, 1, D / 2h) or (N, T, 1, D / 2h)
         first, second = x.unflatten(3, (-1, 2)).unbind(4)  # each (N, T, h, D / 2h)
         turned = (first * cos - second * sin, second * cos + first * sin)
         return torch.stack(turned, dim=4).flatten(3)

@@ -63,14 +63,14 @@ class Attention(nn.Module):
         self.qk_norm = qk_norm
         self.rotary = rotary
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (N, T, D) to tokens (N, T, D)."""
+    def forward(self, x: Tensor, places: Tensor | None = None) -> Tensor:
+        """Map tokens (N, T, D) to tokens (N, T, D); `places` (N, T) if they are not all tokens."""
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (N, T, 3, h, D / h)
         query, key, value = qkv.unbind(2)  # each (N, T, h, D / h)
         if self.qk_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if self.rotary is not None:
-            query, key = self.rotary(query), self.rotary(key)
+            query, key = self.rotary(query, places), self.rotary(key, places)
         parts = (part.to(value.dtype).transpose(1, 2) for part in (query, key, value))
         mixed = scaled_dot_product_attention(*parts)  # (N, h, T, D / h)
         return self.proj(mixed.transpose(1, 2).flatten(2))

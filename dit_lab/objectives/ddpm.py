@@ -103,9 +103,14 @@ class DDPM:
             `learn_sigma`, "vb" is the term of the variational bound in bits per dimension, and
             "loss" the hybrid loss (Nichol & Dhariwal 2021, eq. 16).
         """
+        x = self.interpolant.shares_at(batch.time, batch.data).mix(batch.data, batch.noise)
+        return self.loss_of(predict(x, batch.time.float()), batch)
+
+    def loss_of(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss terms of a raw output (N, C or 2C, H, W) at the times of a batch."""
         shares = self.interpolant.shares_at(batch.time, batch.data)
         x = shares.mix(batch.data, batch.noise)
-        value, variance = self._split(predict(x, batch.time.float()).float())
+        value, variance = self._split(output.float())
         target = shares.target(self.kind, batch.data, batch.noise)
         error = value - target
         mse = error.square().flatten(1).mean(1)

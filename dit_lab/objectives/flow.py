@@ -133,10 +133,13 @@ class FlowObjective:
             `direction_weight`, it is the sum of "mse" (the weighted error, whatever `loss` is) and
             the weighted "direction".
         """
-        path = self.interpolant
-        x = path.interpolate(batch.data, batch.noise, batch.time)
-        target = path.target(self.kind, batch.data, batch.noise, batch.time)
-        value = self._value(predict(x, self.time_scale * batch.time)).float()
+        x = self.interpolant.interpolate(batch.data, batch.noise, batch.time)
+        return self.loss_of(predict(x, self.time_scale * batch.time), batch)
+
+    def loss_of(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss terms of a raw output (N, C or 2C, H, W) at the times of a batch."""
+        target = self.interpolant.target(self.kind, batch.data, batch.noise, batch.time)
+        value = self._value(output).float()
         if self._squares:
             loss = self._weight(batch.time) * (value - target).square().flatten(1).mean(1)
         else:

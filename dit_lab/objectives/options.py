@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from dit_lab.core.calls import GUIDANCE, LossPasses, ModelNeeds
+from dit_lab.core.calls import GUIDANCE, VELOCITY, HeadNeed, LossPasses, ModelNeeds
 from dit_lab.core.errors import RequestError
 from dit_lab.core.options import Component, option
 from dit_lab.objectives.checks import (
@@ -38,7 +38,9 @@ FROM, UNTIL = "guidance_from", "guidance_until"
 def improved_needs(velocity_blocks: int) -> ModelNeeds:
     """Return what improved MeanFlow needs of its model."""
     return ModelNeeds(
-        second_time=True, conditions=(GUIDANCE, FROM, UNTIL), velocity_blocks=velocity_blocks
+        second_time=True,
+        conditions=(GUIDANCE, FROM, UNTIL),
+        heads=(HeadNeed(VELOCITY, after=-velocity_blocks, blocks=velocity_blocks),),
     )
 
 

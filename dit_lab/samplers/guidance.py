@@ -10,14 +10,20 @@ Shapes: N images, C data channels, K output channels (C, or 2C with learn_sigma)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dit_lab.core.calls import GUIDANCE, Asked, needs_of
+from dit_lab.core.calls import EARLY, GUIDANCE, Output, needs_of
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import LabelledCall, Objective, Predict, Prediction
+from dit_lab.samplers.guiding import Projected, ProjectedGuidance, away, rescaled, zero_star
+
+Move = Callable[[Tensor, Tensor, float, float], Tensor]
+"""(output, other, scale, flow time) -> guided output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,10 @@ class Guidance:
         channels: number of data channels that are guided; None for all. The original DiT guides 3.
         rescale: how far to reset the standard deviation of the guided output to that of the
             unguided one, from 0 (not at all) to 1 (Lin et al. 2024, section 3.4, with 0.7).
+        kind: "cfg" (also for a weak model), "apg", "cfg_zero_star", or "internal", away from the
+            early output of a model that was trained with it.
+        projected: options of "apg".
+        zero_until: flow time up to which the velocity is 0, for "cfg_zero_star"; None for never.
 
     Raises:
         RequestError: a value is out of range.
@@ -40,6 +50,9 @@ class Guidance:
     interval: tuple[float, float] = (0.0, 1.0)
     channels: int | None = None
     rescale: float = 0.0
+    kind: str = "cfg"
+    projected: Projected = Projected()  # noqa: RUF009 - frozen
+    zero_until: float | None = None
 
     def __post_init__(self) -> None:
         low, high = self.interval
@@ -81,19 +94,23 @@ def predictor(
     Raises:
         RequestError: guidance is on, but there is neither a null label nor a weak model.
     """
-    needs = needs_of(objective)
+    needs, internal = needs_of(objective), guidance.kind == "internal"
     inside = GUIDANCE in needs.conditions  # the model itself takes the scale
-    if guidance.scale != 1 and null_label is None and weak is None and not inside:
+    within = inside or internal
+    if guidance.scale != 1 and null_label is None and weak is None and not within:
         raise RequestError(
             f"guidance.scale: {guidance.scale} needs a model trained with labels and with "
             "class_dropout_prob > 0; this one has no null label, use guidance.scale=1"
         )
 
-    def call(asked: LabelledCall, x: Tensor, given: Tensor, t: float, to: float | None) -> Tensor:
+    move = mover(guidance)
+
+    def call(
+        asked: LabelledCall, x: Tensor, given: Tensor, t: float, to: float | None, **more: Any
+    ) -> Any:
         def each(value: float) -> Tensor:
             return torch.full((len(x),), value, dtype=torch.float32, device=x.device)
 
-        more: Asked = {}
         if needs.second_time and to is not None:
             more["to"] = each(objective.model_time(to))
         if needs.conditions:
@@ -102,7 +119,10 @@ def predictor(
         return asked(x, each(objective.model_time(t)), given, **more)
 
     def pair(x: Tensor, t: float, to: float | None) -> tuple[Tensor, Tensor]:
-        """Return the model's raw output, and that for the null label or of the weak model."""
+        """Return the model's raw output, and the one that guidance moves away from."""
+        if internal:
+            output: Output = call(model, x, labels, t, to, heads=[EARLY])
+            return output.main, output.heads[EARLY]
         if weak is not None:
             return call(model, x, labels, t, to), call(weak, x, labels, t, to)
         assert null_label is not None
@@ -119,28 +139,49 @@ def predictor(
             scale=guidance.scale,
             channels=_guided_channels(guidance, x.shape[1]),
             rescale=guidance.rescale,
+            t=t,
+            move=move,
         )
         return replace(objective.prediction(output, x, t), guided=True)
 
     return predict
 
 
-def guide(
-    output: Tensor, other: Tensor, *, scale: float, channels: int, rescale: float = 0.0
-) -> Tensor:
-    """Return the guided raw output (N, K, H, W).
+def mover(guidance: Guidance) -> Move:
+    """Return the kind of guidance along the trajectories of some images."""
+    projected = ProjectedGuidance(guidance.projected)
 
-    `other` is the raw output for the null label or of the weak model. Only the first `channels` are
-    guided; all others, such as the variance, are those of `output`.
+    def move(output: Tensor, other: Tensor, scale: float, t: float) -> Tensor:
+        if guidance.kind == "apg":
+            return projected.guided(output, other, scale=scale, t=t)
+        if guidance.kind != "cfg_zero_star":
+            return away(output, other, scale)
+        if guidance.zero_until is not None and t <= guidance.zero_until:
+            return torch.zeros_like(output)
+        return zero_star(output, other, scale)
+
+    return move
+
+
+def guide(
+    output: Tensor,
+    other: Tensor,
+    *,
+    scale: float,
+    channels: int,
+    rescale: float = 0.0,
+    t: float = 0.0,
+    move: Move = lambda output, other, scale, t: away(output, other, scale),
+) -> Tensor:
+    """Return the guided raw output (N, K, H, W) at flow time t.
+
+    `other` is the raw output for the null label, of the weak model, or the early one. Only the
+    first `channels` are guided; all others, such as the variance, are those of `output`.
     """
     plain, start = output[:, :channels], other[:, :channels]
-    moved = start + scale * (plain - start)
+    moved = move(plain, start, scale, t)
     if rescale:
-        before, after = (
-            part.flatten(1).std(1, correction=0).reshape(-1, 1, 1, 1) for part in (plain, moved)
-        )
-        ratio = torch.where(after > 0, before / after, 1.0)  # constant outputs stay as they are
-        moved = moved * (rescale * ratio + 1 - rescale)
+        moved = rescaled(moved, plain, rescale)
     return torch.cat([moved, output[:, channels:]], dim=1)
 
 

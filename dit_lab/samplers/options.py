@@ -17,6 +17,7 @@ MULTISTEP_GRID = ("log_snr", "uniform", "quadratic", "shifted", "given")
 DIFFUSION = ("constant", "sbdm", "sigma", "linear", "decreasing", "increasing_decreasing")
 LAST_STEP = ("mean", "tweedie", "euler", "none")
 SOLVER = ("ode", "sde")
+GUIDANCE_KIND = ("cfg", "apg", "cfg_zero_star", "internal")
 
 MOST_STEPS = 100_000
 
@@ -124,6 +125,46 @@ class DPMSolver(Multistep):
 class Dopri5(Component):
     rtol: float = option(1e-5, above=0, help="relative tolerance")
     atol: float = option(1e-5, above=0, help="absolute tolerance")
+
+
+@dataclass
+class Guidance:
+    scale: float = option(
+        at_least=0, filled=True, help="s in uncond + s (cond - uncond); 1 is no guidance"
+    )
+    weight: Optional[float] = option(at_least=-1, help="the other convention, s = 1 + w")
+    interval: list[float] = option(help="flow times at which guidance acts; 0 is noise, 1 is data")
+    channels: Any = option(
+        help="channels that are guided: all, or the first k; the original DiT guides 3 of 4"
+    )
+    rescale: float = option(
+        at_least=0,
+        at_most=1,
+        help="1: guided outputs are rescaled to the standard deviation of unguided ones",
+    )
+    weak_run: Optional[str] = option(
+        help="RUN, a smaller model or an earlier checkpoint to guide away from (autoguidance)"
+    )
+    kind: str = option(
+        "cfg",
+        choices=GUIDANCE_KIND,
+        later=True,
+        help="cfg; apg: projected differences; cfg_zero_star; internal: away from an early output",
+    )
+    parallel: float = option(
+        0.0, later=True, help="kind=apg: share kept of the part parallel to the output (eta)"
+    )
+    norm_threshold: float = option(
+        0.0, at_least=0, later=True, help="kind=apg: largest norm of a difference (r); 0: no bound"
+    )
+    momentum: float = option(
+        0.0, above=-1, below=1, later=True,
+        help="kind=apg: weight of the differences at earlier times (beta)",
+    )  # fmt: skip
+    zero_until: Optional[float] = option(
+        None, at_least=0, at_most=1, later=True,
+        help="kind=cfg_zero_star: flow time up to which the velocity is 0; null: never",
+    )  # fmt: skip
 
 
 COMPONENTS: dict[str, dict[str, type[Component]]] = {

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from dit_lab.core import rng
+from dit_lab.core.calls import Uniform
 from dit_lab.core.errors import RequestError
 from dit_lab.core.types import Batch, Codec, Coupling, Dataset, PairedDataset
 from dit_lab.training.loading import Transfer, messages_of, read_ahead
@@ -46,12 +47,14 @@ class Drawn(NamedTuple):
         """Move the tensors to pinned memory; called by a DataLoader."""
         return self.each(Tensor.pin_memory)
 
-    def encoded(self, codec: Codec) -> Batch:
-        """Return the batch with `data` encoded to latents."""
-        return replace(self.batch, data=codec.encode(self.batch.data, self.posterior))
+    def encoded(self, codec: Codec, *, keep_images: bool = False) -> Batch:
+        """Return the batch with `data` encoded to latents; `keep_images` keeps the images too."""
+        images = self.batch.data if keep_images else None
+        data = codec.encode(self.batch.data, self.posterior)
+        return replace(self.batch, data=data, images=images)
 
 
-def no_draws(uniform: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
+def no_draws(uniform: Uniform) -> Mapping[str, Tensor]:
     """Return no further random values, as objectives of one time need none."""
     return {}
 
@@ -65,7 +68,7 @@ class Draws:
     latent_shape: tuple[int, int, int]
     time_from_uniform: Callable[[Tensor], Tensor]
     label_drop_prob: float
-    further: Callable[[Callable[[str], Tensor]], Mapping[str, Tensor]] = no_draws
+    further: Callable[[Uniform], Mapping[str, Tensor]] = no_draws
     """`Objective.draws`."""
     posterior: bool = False  # the codec samples its latents
 
@@ -76,8 +79,8 @@ class Draws:
         if noise is None:
             noise = self._normal("noise", indices)
 
-        def uniform(field: str) -> Tensor:
-            return rng.uniform(self.seed, f"{self.purpose}/{field}", indices)
+        def uniform(field: str, *shape: int) -> Tensor:
+            return rng.uniform(self.seed, f"{self.purpose}/{field}", indices, *shape)
 
         batch = Batch(
             sample_counter=indices,
@@ -156,6 +159,7 @@ class TrainingBatches:
     process_index: int
     num_processes: int
     num_workers: int
+    keep_images: bool = False  # batches also have the images before encoding
 
     def from_step(self, first_step: int) -> Generator[Sequence[Batch], None, None]:
         """Yield lists of `accumulation` micro-batches, from step `first_step` on."""
@@ -180,7 +184,9 @@ class TrainingBatches:
                 if text not in said:  # each worker sends its own copy of a message
                     said.add(text)
                     _log.warning(text)
-            return self.coupling.couple(to_device(drawn).encoded(self.codec))
+            return self.coupling.couple(
+                to_device(drawn).encoded(self.codec, keep_images=self.keep_images)
+            )
 
         with closing(micro_batches):
             while True:

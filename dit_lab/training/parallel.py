@@ -14,7 +14,6 @@ from torch import Tensor, distributed, nn
 from torch.func import functional_call
 
 from dit_lab.core.calls import Asked, LabelledCall, Output
-from dit_lab.core.errors import RequestError
 from dit_lab.core.processes import on_loopback
 from dit_lab.training.ema import Average
 from dit_lab.training.packed import pack
@@ -41,7 +40,7 @@ class ParallelModel(Protocol):
     def with_average(self, average: Average) -> LabelledCall:
         """Return the model with averaged weights as they are when it is called, in training.
 
-        Its outputs have no gradient. Raises RequestError for a sharded model.
+        Its outputs have no gradient.
         """
 
     def accumulating(self) -> AbstractContextManager[None]:
@@ -123,31 +122,39 @@ class Sharded:
                 sharding); None for all.
             cpu_offload: keep shards, gradients and optimizer state in host memory.
         """
+        self._accelerator = accelerator
+        self._whole = deepcopy(model).to("meta").eval()
+        self._mesh = _mesh(accelerator, processes_per_copy)
+        self._cpu_offload = cpu_offload
+        self._shard(model)
+        self.module: nn.Module = model
+        self.trained: nn.Module = model
+        assert callable(model.set_requires_gradient_sync)
+        self._sum_gradients: Callable[[bool], None] = model.set_requires_gradient_sync
+
+    def _shard(self, model: nn.Module, *, keep_ends: bool = True) -> None:
+        """Shard a model in place.
+
+        With `keep_ends`, what is outside of the blocks stays gathered after a forward pass.
+        """
         from torch.distributed.fsdp import (
             CPUOffloadPolicy,
-            FSDPModule,
             MixedPrecisionPolicy,
             OffloadPolicy,
             fully_shard,
         )
 
-        self._accelerator = accelerator
-        self._whole = deepcopy(model).to("meta").eval()
-        mesh = _mesh(accelerator, processes_per_copy)
         as_stored = MixedPrecisionPolicy(cast_forward_inputs=False)
-        as_used = as_stored
-        if accelerator.mixed_precision == "bf16":
+        as_used, place = as_stored, OffloadPolicy()
+        if self._accelerator.mixed_precision == "bf16":
             as_used = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        place = OffloadPolicy()
-        if cpu_offload:
-            place = CPUOffloadPolicy(pin_memory=accelerator.device.type == "cuda")
+        if self._cpu_offload:
+            place = CPUOffloadPolicy(pin_memory=self._accelerator.device.type == "cuda")
+        how: Any = {"mesh": self._mesh, "offload_policy": place}
         for block in blocks_of(model):
-            fully_shard(block, mesh=mesh, mp_policy=as_used, offload_policy=place)
-        fully_shard(model, mesh=mesh, mp_policy=as_stored, offload_policy=place)
-        assert isinstance(model, FSDPModule)
-        self.module: nn.Module = model
-        self.trained: nn.Module = model
-        self._sum_gradients: Callable[[bool], None] = model.set_requires_gradient_sync
+            fully_shard(block, mp_policy=as_used, **how)
+        ends = None if keep_ends else True
+        fully_shard(model, mp_policy=as_stored, reshard_after_forward=ends, **how)
 
     def __call__(
         self, x: Tensor, time: Tensor, labels: Tensor, /, **asked: Unpack[Asked]
@@ -155,10 +162,22 @@ class Sharded:
         return self._in_precision(self.module)(x, time, labels, **asked)
 
     def with_average(self, average: Average) -> LabelledCall:
-        raise RequestError(
-            "distributed=fsdp: the objective evaluates averaged weights in training, which would "
-            "have to be gathered at every step; use distributed=ddp"
-        )
+        averaged = deepcopy(self._whole).train()
+        buffers = dict(self.module.named_buffers())
+        self._shard(averaged, keep_ends=False)
+        averaged.to_empty(device="cpu" if self._cpu_offload else self._accelerator.device)
+        for name, buffer in averaged.named_buffers():
+            buffer.copy_(buffers[name])
+        weights = dict(averaged.named_parameters())
+        inner = self._in_precision(averaged)
+
+        @torch.no_grad()
+        def call(x: Tensor, time: Tensor, labels: Tensor, /, **asked: Unpack[Asked]) -> Tensor:
+            for name, tensor in average.shadow.items():
+                weights[name].copy_(tensor)
+            return inner(x, time, labels, **asked)
+
+        return call
 
     @contextmanager
     def accumulating(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dit_lab.core.calls import (
     GUIDANCE,
     VELOCITY,
+    HeadNeed,
     ModelCall,
     ModelNeeds,
     Output,
@@ -22,6 +23,7 @@ from dit_lab.models.dit import DiT
 from dit_lab.objectives.improved_mean_flow import ImprovedMeanFlow
 from dit_lab.objectives.rectified_flow import RectifiedFlow
 
+VELOCITY_HEAD = HeadNeed(VELOCITY, after=-1, blocks=1)
 MakeModel = Callable[..., DiT]
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 TIME, LATER = torch.tensor([0.0, 0.2, 0.5, 0.9]), torch.tensor([0.1, 0.9, 0.5, 1.0])
@@ -60,7 +62,7 @@ def test_what_a_model_needs_is_what_its_constructor_gets() -> None:
     assert needs_of(ImprovedMeanFlow(velocity_blocks=2)).arguments() == {
         "second_time": True,
         "conditions": (GUIDANCE, "guidance_from", "guidance_until"),
-        "velocity_blocks": 2,
+        "heads": (HeadNeed(VELOCITY, after=-2, blocks=2),),
     }
 
 
@@ -78,7 +80,7 @@ def test_hidden_tokens_are_those_between_the_blocks(make_model: MakeModel) -> No
 
 def test_a_second_head_branches_off_before_its_blocks(make_model: MakeModel) -> None:
     """With the weights of the last blocks and of the final layer, it is the main output."""
-    model = make_model(perturbed=True, depth=3, velocity_blocks=2)
+    model = make_model(perturbed=True, depth=3, heads=[HeadNeed(VELOCITY, after=-2, blocks=2)])
     head: Any = model.heads[VELOCITY]
     for own, main in zip(head.blocks, model.blocks[1:], strict=True):
         own.load_state_dict(main.state_dict())
@@ -94,7 +96,7 @@ def test_a_second_head_branches_off_before_its_blocks(make_model: MakeModel) -> 
 
 def test_without_the_main_output_its_own_blocks_are_not_computed(make_model: MakeModel) -> None:
     """A head alone costs as much as the main output alone."""
-    model = make_model(perturbed=True, depth=3, velocity_blocks=2)
+    model = make_model(perturbed=True, depth=3, heads=[HeadNeed(VELOCITY, after=-2, blocks=2)])
     whole = call(model).output(X, TIME, heads=[VELOCITY], hidden=[1])
     with FlopCounterMode(display=False) as plain:
         model(X, TIME, LABELS)
@@ -109,7 +111,7 @@ def test_without_the_main_output_its_own_blocks_are_not_computed(make_model: Mak
 def test_new_inputs_are_without_effect_at_first(make_model: MakeModel) -> None:
     """The same seed gives the same weights with them, and the model is one of one time."""
     plain = make_model(depth=2)
-    rich = make_model(depth=2, second_time=True, conditions=("a", "b"), velocity_blocks=1)
+    rich = make_model(depth=2, second_time=True, conditions=("a", "b"), heads=[VELOCITY_HEAD])
     same = plain.state_dict()
     assert all(torch.equal(rich.state_dict()[name], weight) for name, weight in same.items())
     draw = torch.Generator().manual_seed(1)

@@ -41,8 +41,5 @@ CASES = (
          "objective.finest_steps=100: expected a power of 2"),
     Case("forward-mode derivatives of float8", f"{MEAN} precision=fp8",
          "objective.derivative=jvp: float8 products have no forward-mode derivative; use "),
-    Case("averages of a sharded model in training",
-         f"{DIGITS} objective=shortcut distributed=fsdp distributed.num_processes=2",
-         "objective.target_weights=average: the averages of a sharded model would have to be gath"),
 )
 # fmt: on

@@ -26,8 +26,8 @@ LIBRARY_ONLY = {
         ("models/dit.py", "does not divide the input"),
         ("models/dit.py", "does not divide hidden_size"),
         ("models/dit.py", "is not a multiple of 4"),
-        ("models/dit.py", "are more than the {depth} of the model"),
-        ("training/parallel.py", "the objective evaluates averaged weights"),
+        ("models/heads.py", "the model has {depth} blocks, not"),
+        ("core/types.py", "has no loss_of(output, batch)"),
         ("models/options.py", "{name}={asked}: expected"),
         ("objectives/time_sampling.py", "is not positive"),
         ("objectives/time_sampling.py", "use uniform, logit_normal or cosmap"),
@@ -93,6 +93,7 @@ LIBRARY_ONLY = {
     ),
     "the tests have it installed; see tests/evaluation/features/test_fidelity.py": (
         ("evaluation/features/fidelity.py", "needs torch-fidelity"),
+        ("evaluation/features/encoders.py", "the encoder needs transformers"),
     ),
     "it needs a layer without a derivative, as in tests/objectives/test_derivative.py": (
         ("objectives/derivative.py", "_refusal(str(error)"),

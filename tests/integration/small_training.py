@@ -21,6 +21,7 @@ from tests.integration import small_training
 small_training.enter(function, rank, processes, port, options)
 """
 STEPS, GLOBAL_BATCH = 20, 16
+DEPTH = 4  # blocks of a model that is trained with methods
 ADAMW = {"member": "adamw", "lr": 1e-4}
 
 
@@ -133,6 +134,24 @@ def build(
     return Parts(context, parallel, made, emas)
 
 
+def _methods(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Training methods by the name of their class, for a model of width 16 with four tokens."""
+    import torch
+    from hydra.utils import get_class
+
+    from dit_lab.core.options import accepted
+
+    def teacher(images: Any) -> Any:
+        return torch.stack([images.flatten(1)[:, k : k + 8] for k in range(4)], dim=1)
+
+    given = {"width": 16, "depth": DEPTH, "tokens": 4, "teacher": teacher, "features": 8}
+    found = {}
+    for name, options in chosen.items():
+        kind: Any = get_class(f"dit_lab.methods.{name}")
+        found[name.rpartition(".")[2].lower()] = kind(**accepted(kind, given), **options)
+    return found
+
+
 def _optimizer(model: Any, *, member: str, **options: Any) -> Any:
     """A member of the group, with its defaults but for these options."""
     from types import SimpleNamespace
@@ -157,6 +176,7 @@ def train(
     powers: Sequence[float] = (),
     objective: str = "rectified_flow.RectifiedFlow",
     objective_options: Mapping[str, Any] = {},
+    methods: Mapping[str, Mapping[str, Any]] = {},
     **options: Any,
 ) -> None:
     """Train in a folder, resuming from its newest checkpoint; rows go to rows.json.
@@ -173,6 +193,7 @@ def train(
     from dit_lab.core.types import Hook
     from dit_lab.data.digits import Digits
     from dit_lab.data.order import SampleOrder
+    from dit_lab.methods.together import WithMethods
     from dit_lab.training.batches import Draws, TrainingBatches, no_draws
     from dit_lab.training.checkpoint_store import CheckpointStore
     from dit_lab.training.coupling import Independent
@@ -201,11 +222,16 @@ def train(
             bad = step in nan_at and parts.context.process_group.index == nan_on
             return {name: term * torch.nan if bad else term for name, term in terms.items()}
 
-    flow = Flow(**objective_options)
+    flow: Any = Flow(**objective_options)
+    needs = needs_of(flow)
+    if methods:
+        flow = WithMethods(flow, _methods(methods))
+        for method in flow.methods.values():
+            needs = needs.with_those(method.needs)
+        options["depth"] = DEPTH
     parts = build(
-        dtype=dtype, sharded=sharded, accumulation=accumulation,
-        needs=needs_of(flow).arguments(), **options,
-    )  # fmt: skip
+        dtype=dtype, sharded=sharded, accumulation=accumulation, needs=needs.arguments(), **options
+    )
     process_group, digits = parts.context.process_group, Digits(split="train")
     batches = TrainingBatches(
         dataset=digits,
@@ -223,6 +249,7 @@ def train(
         process_index=process_group.index,
         num_processes=process_group.size,
         num_workers=0,
+        keep_images=True,
     )  # fmt: skip
     writers = parts.context.writers if sharded else SINGLE_PROCESS
     store = CheckpointStore(Path(folder), run="here", process_group=writers, warn=print)

@@ -21,6 +21,7 @@ from dit_lab.build.cost import model_cost
 from dit_lab.build.parts import build, build_objective
 from dit_lab.config import search_path
 from dit_lab.config.axes import asks_for_sweep, product, sweep_overrides
+from dit_lab.config.compatibility import needs_of_config
 from dit_lab.config.compose import compose_train
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.options import target_of
@@ -114,6 +115,7 @@ def test_it_composes_and_builds(name: str, typed: list[str], data: dict[str, lis
             model = build(
                 config, "model", input_size=tuple(size), in_channels=channels,
                 num_classes=shapes.data.num_classes, learn_sigma=objective.learn_sigma,
+                **needs_of_config(config).arguments(),
             )  # fmt: skip
         cost = model_cost(config, shapes)
         assert cost is not None

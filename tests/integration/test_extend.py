@@ -239,7 +239,7 @@ def everything(straight: Path, forked_in: Command, train_dataset: list[str]) -> 
     return straight
 
 
-OTHERS = ("model", "optimizer", "codec", "hook", "tracker")
+OTHERS = ("model", "method", "optimizer", "codec", "hook", "tracker")
 """The page's other trainings, each with the name of its run."""
 
 
@@ -316,6 +316,20 @@ def test_the_model_is_described_by_its_parameters(straight: Path, forked_in: Com
     )
     assert "not counted" in done.stdout
     assert "FLOP" not in done.stdout.partition("not counted")[0]
+
+
+def test_the_method_adds_its_terms(others: Path) -> None:
+    """Beside a method of the package, in the same training."""
+    config = recorded(others, "small")
+    assert config["method"]["small_tokens"] == {
+        "_target_": "mylab.methods.SmallTokens", "weight": 0.01, "block": None
+    }  # fmt: skip
+    parts = ("objective", "small_tokens/loss", "internal_guidance/loss")
+    terms = [logged(others, "small", f"train/{part}")[10] for part in parts]
+    assert terms[1] > 0 and terms[2] > 0
+    assert logged(others, "small", "train/loss")[10] == pytest.approx(sum(terms), rel=1e-6)
+    sizes = logged(others, "small", "train/small_tokens/size")
+    assert terms[1] == pytest.approx(0.01 * sizes[10], rel=1e-6)
 
 
 def test_the_optimizer_and_the_schedule_are_used(others: Path) -> None:

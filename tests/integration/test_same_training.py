@@ -120,10 +120,8 @@ def test_few_step_objectives_train_alike(tmp_path: Path, objective: str, way: st
     """Gradients of losses with derivatives and several evaluations are averaged over processes."""
     processes, options = WAYS[way]
     chosen: dict[str, Any] = dict(FEW_STEP[objective])
-    if objective == "shortcut.Shortcut" and options.get("sharded"):
-        chosen["target_weights"] = "current"
     same: dict[str, Any] = {"objective": objective, "objective_options": chosen, "steps": 10}
-    if chosen.get("target_weights") == "current" or "shortcut" not in objective:
+    if "shortcut" not in objective:
         same["dtype"] = "float64"  # averages are float32
     in_processes(1, "train", folder=str(tmp_path / "alone"), **same)
     in_processes(processes, "train", folder=str(tmp_path / "way"), **same, **options)
@@ -134,6 +132,49 @@ def test_few_step_objectives_train_alike(tmp_path: Path, objective: str, way: st
     assert {name for name in found if name.startswith("heads.")} == {
         name for name in expected if name.startswith("heads.")
     }
+
+
+METHODS: dict[str, dict[str, dict[str, Any]]] = {
+    "repa": {"alignment.Repa": {"hidden_width": 24}},
+    "sra": {"alignment.Sra": {}},
+    "dispersive": {"pairs.Dispersive": {"group_images": 4}},
+    "contrastive": {"pairs.Contrastive": {"group_images": 4}},
+    "tread": {"routing.Tread": {}},
+    "sprint": {"routing.Sprint": {"until": 0.5}},
+    "internal_guidance": {"internal.InternalGuidance": {}},
+    "repa, tread": {"alignment.Repa": {"hidden_width": 24}, "routing.Tread": {}},
+}
+
+
+@pytest.mark.parametrize("way", ["accumulation 2", "2 whole", "2 sharded, accumulation 2"])
+@pytest.mark.parametrize("methods", METHODS)
+def test_methods_train_alike(tmp_path: Path, methods: str, way: str) -> None:
+    """Their draws, groups, heads and averages do not depend on the processes."""
+    processes, options = WAYS[way]
+    same: dict[str, Any] = {"methods": METHODS[methods], "steps": 10}
+    if methods != "sra":  # averages are float32
+        same["dtype"] = "float64"
+    in_processes(1, "train", folder=str(tmp_path / "alone"), **same)
+    in_processes(processes, "train", folder=str(tmp_path / "way"), **same, **options)
+    found, expected = (
+        checkpoint(tmp_path / place, 10).tensors("model") for place in ("way", "alone")
+    )
+    assert distance(found, expected) <= (1e-10 if "dtype" in same else 1e-5)
+
+
+def test_methods_resume_in_every_bit(tmp_path: Path) -> None:
+    """Draws, heads, averages and the teacher's weights after a stop are those of one run."""
+    chosen = {name: options for one in METHODS.values() for name, options in one.items()}
+    del chosen["routing.Tread"]
+    chosen["routing.Sprint"] = {"until": 1.0}
+    in_processes(1, "train", folder=str(tmp_path / "whole"), methods=chosen, steps=10)
+    for steps in (5, 10):
+        in_processes(1, "train", folder=str(tmp_path / "parts"), methods=chosen, steps=steps)
+    found, expected = tensors(tmp_path / "parts", 10), tensors(tmp_path / "whole", 10)
+    for group in GROUPS:
+        assert found[group].keys() == expected[group].keys()
+        for name, weight in expected[group].items():
+            assert torch.equal(found[group][name], weight), (group, name)
 
 
 def test_shards_of_one_process_are_its_whole_in_bf16(tmp_path: Path) -> None:

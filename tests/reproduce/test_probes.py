@@ -31,7 +31,7 @@ from dit_lab.objectives.ddpm import DDPM
 from dit_lab.reproduce.expected import Value, judge_probes, recorded_probes
 from dit_lab.reproduce.probes import probe
 from dit_lab.samplers.ancestral import DDIMSampler, DDPMSampler
-from dit_lab.samplers.guidance import guide
+from dit_lab.samplers.guiding import away
 from dit_lab.samplers.ode import Heun
 from dit_lab.samplers.respacing import stride
 from dit_lab.samplers.sde import EulerMaruyama
@@ -131,9 +131,9 @@ PLANTED: dict[str, tuple[Callable[..., Any], str, str, set[str]]] = {
     "validation noise of another seed": (
         validation_batches, '"validation")', '"train")', {"validation", "fixed"},
     ),
-    "a guidance scale too large": (guide, "scale * (plain", "(scale + 1) * (plain", {"guided"}),
+    "a guidance scale too large": (away, "scale * (output", "(scale + 1) * (output", {"guided"}),
     "guidance towards no label": (
-        guide, "start + scale * (plain - start)", "plain + scale * (start - plain)", {"guided"},
+        away, "other + scale * (output - other)", "output + scale * (other - output)", {"guided"},
     ),
     "guidance although none is asked for": (
         _guidance, "scale=options.scale", "scale=options.scale + 1", {"images", "evaluations"},

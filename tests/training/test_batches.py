@@ -31,7 +31,7 @@ from dit_lab.training.stop import StopSignal
 
 GLOBAL_BATCH = 16
 STEPS = 3
-TENSORS = [name for name in Batch.__slots__ if name != "draws"]
+TENSORS = [name for name in Batch.__slots__ if name not in ("draws", "images")]
 Make = Callable[..., TrainingBatches]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from dit_lab.config.checks.machine import AUTO
+from dit_lab.config.checks.methods import check_groups
 from dit_lab.config.compatibility import draws_noise
 from dit_lab.config.schema import RunConfig
 from dit_lab.core.errors import RequestError
@@ -36,17 +36,7 @@ def check_coupling(config: RunConfig) -> None:
         raise RequestError(
             f"objective.path={objective.path}: coupling=reflow straightens paths; use linear"
         )
-    group = getattr(config.coupling, "group_images", 1)
-    training, processes = config.training, config.distributed.num_processes
-    if processes == AUTO:  # checked again once the number is known
-        return
-    at_once = training.global_batch_size // (training.accumulation * processes)
-    if at_once % group:
-        fitting = [n for n in range(2, at_once + 1) if at_once % n == 0]
-        raise RequestError(
-            f"coupling.group_images={group}: does not divide the micro-batch of {at_once} images "
-            f"per process; use {', '.join(map(str, fitting[-6:]))}"
-        )
+    check_groups(config, "coupling", getattr(config.coupling, "group_images", 1))
 
 
 def check_coupled_sampling(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from dit_lab.config.compatibility import depends_on_end
+from dit_lab.config.compatibility import active_methods, depends_on_end
 from dit_lab.config.components import load_component
 from dit_lab.config.identity import initial_run, is_forced, parent_run
 from dit_lab.config.objects import to_tree
@@ -64,14 +64,19 @@ def _other_training(config: RunConfig, parent: RunFolder, now: Mapping[str, Any]
     if before[END] == after[END]:
         return ""
     schedule = load_component(target_of(config.schedule), key="schedule._target_")
+    choices = config.choices
     depending = {
-        "schedule": getattr(schedule, "depends_on_end", True),  # of a user-defined schedule
-        "objective": depends_on_end(config.objective),
+        f"schedule={choices['schedule']}": getattr(schedule, "depends_on_end", True),
+        f"objective={choices['objective']}": depends_on_end("objective", config.objective),
+        **{
+            f"method={name}": depends_on_end(f"method.{name}", options)
+            for name, options in active_methods(config).items()
+        },
     }
-    for group, depends in depending.items():
+    for chosen, depends in depending.items():
         if depends:
             return (
-                f"{group}={config.choices[group]} depends on {END}, so a run of "
+                f"{chosen} depends on {END}, so a run of "
                 f"{counted(after[END], 'step')} is not one of {counted(before[END], 'step')} with "
                 "more after it"
             )

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from dit_lab.config import search_path
 from dit_lab.config.checks.coupling import check_coupled_sampling
 from dit_lab.config.checks.few_step import check_guidance
+from dit_lab.config.checks.guidance import check_kind
 from dit_lab.config.checks.machine import check_compiler
 from dit_lab.config.compatibility import samplers_of
 from dit_lab.config.schema import RunConfig
@@ -39,6 +40,7 @@ def check_sampling(config: RunConfig, *, trained: RunConfig, run: RunFolder | No
             f"allowed: auto, {', '.join(names)}"
         )
     check_guidance(config, objective, chosen=trained.choices["objective"])
+    check_kind(config.guidance, trained)
     check_coupled_sampling(sampler, trained, config.choices)
     if hasattr(sampler, "spacing") and hasattr(objective, "num_timesteps"):
         visited(sampler.spacing, objective.num_timesteps, sampler.steps)
@@ -55,7 +57,8 @@ def check_sampling(config: RunConfig, *, trained: RunConfig, run: RunFolder | No
 def check_conditioning(config: RunConfig, shapes: Shapes, *, model: Component) -> None:
     """Check guidance and labels against the number of classes and channels. Raises RequestError."""
     guidance, num_classes = config.guidance, shapes.data.num_classes
-    away_from_null = guidance.scale != 1.0 and guidance.weak_run is None
+    other = guidance.weak_run is not None or guidance.kind == "internal"
+    away_from_null = guidance.scale != 1.0 and not other
     if guidance.weak_run is not None and guidance.scale == 1.0:
         raise RequestError(
             f"guidance.weak_run={guidance.weak_run}: guidance.scale=1 is no guidance; give a "

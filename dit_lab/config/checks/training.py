@@ -7,6 +7,7 @@ from dit_lab.config.checks.coupling import check_coupled_data, check_coupling
 from dit_lab.config.checks.data import check_declarations, check_images, read_facts
 from dit_lab.config.checks.few_step import check_needs
 from dit_lab.config.checks.machine import AUTO, check_float8, check_processes
+from dit_lab.config.checks.methods import check_methods
 from dit_lab.config.checks.metrics import check_metrics
 from dit_lab.config.checks.optimizers import check_optimizer_settings
 from dit_lab.config.checks.own import check_own_parts, latents_of
@@ -32,6 +33,7 @@ def check_settings(config: RunConfig) -> None:
     check_optimizer_settings(config)
     _check_averages(config.ema, config.optimizer)
     _check_heads(config.model)
+    check_methods(config)
     check_coupling(config)
     check_sampling(config, trained=config)
     if config.tracking.backend == "mlflow":

@@ -59,6 +59,13 @@ class Classifier:
         return torch.cat(seen).numpy()
 
     @torch.no_grad()
+    def maps(self, images: Tensor) -> Tensor:
+        """Map images (N, c, h, w) in [-1, 1] to feature maps (N, WIDTHS[-1], h / 4, w / 4)."""
+        small = functional.adaptive_avg_pool2d(images, pooled_size(*images.shape[2:]))
+        found: Tensor = self._network.trunk[: 3 * len(WIDTHS)](small)
+        return found
+
+    @torch.no_grad()
     def probabilities(self, features: Features) -> Probabilities:
         """Map features (N, D) to class probabilities (N, K)."""
         logits = self._network.head(torch.from_numpy(features).to(self._device))

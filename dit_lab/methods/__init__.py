@@ -1,0 +1,1 @@
+"""Training methods: what is added to the loss of an objective."""
