@@ -31,18 +31,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.experiment is None:
-        for one in catalogue():
-            _print_entry(one)
+        entries = catalogue()
+        width = max(len(one.name) for one in entries) + 2
+        for one in entries:
+            _print_entry(one, width)
         say("dit-lab experiments EXPERIMENT   all its results")
         say("dit-lab reproduce EXPERIMENT     run it again and compare")
         return 0
     folder = search_path.experiment_folder(args.experiment)
-    _print_entry(entry(args.experiment, folder))
+    _print_entry(entry(args.experiment, folder), len(args.experiment) + 2)
     _print_numbers(folder)
     return 0
 
 
-def _print_entry(entry: Entry) -> None:
+def _print_entry(entry: Entry, width: int) -> None:
+    """Print an entry, with its name in a column of this width."""
     known = ": ".join(filter(None, (entry.status, entry.main)))
     lines = (
         entry.header.get("question"),
@@ -50,9 +53,9 @@ def _print_entry(entry: Entry) -> None:
         entry.header.get("command"),
     )
     first, *others = list(filter(None, lines)) or [""]
-    say(f"{entry.name:<16}{first}")
+    say(f"{entry.name:<{width}}{first}")
     for line in others:
-        say(f"{'':<16}{line}")
+        say(f"{'':<{width}}{line}")
     say()
 
 
