@@ -86,6 +86,12 @@ def first_of(name: str) -> list[str]:
     return [*typed, *product(sweep_overrides(typed))[0]]
 
 
+def from_nothing(name: str) -> list[str]:
+    """What lets an experiment that begins from trained weights begin without them."""
+    begins = read_recipe(EXPERIMENTS[name] / "recipe.yaml").get("init_from")
+    return ["init_from=null"] if begins else []
+
+
 def is_here(config: RunConfig) -> bool:
     """Whether what is composed can be described without the files of a dataset."""
     dataset = config.dataset
@@ -106,8 +112,7 @@ def test_it_composes_and_builds(name: str, typed: list[str], data: dict[str, lis
     if not is_here(config := compose_train(overrides)):
         kind = target_of(config.dataset).rpartition(".")[2]
         overrides += data[kind]
-    if read_recipe(EXPERIMENTS[name] / "recipe.yaml").get("init_from"):
-        overrides.append("init_from=null")
+    overrides += from_nothing(name)
     sweep = asks_for_sweep(overrides)
     models = different_trainings(overrides) if sweep else {ONE: compose_train(overrides)}
     for config in models.values():
@@ -135,7 +140,7 @@ def test_two_steps(name: str, forked_in: Fork, tmp_path: Path, data: dict[str, l
     reduced = [*REDUCED, *data[target_of(config.dataset).rpartition(".")[2]]]
     if getattr(config.objective, "direction_weight", 0) and not is_here(config):
         reduced.append("objective.direction_weight=0")
-    done = forked_in(tmp_path, "train", *overrides, *reduced)
+    done = forked_in(tmp_path, "train", *overrides, *reduced, *from_nothing(name))
     assert done.returncode == 0, done.stdout + done.stderr
     (status,) = tmp_path.glob("outputs/runs/reduced/*/status.json")
     assert (read_json(status)["status"], read_json(status)["step"]) == ("FINISHED", 2)
