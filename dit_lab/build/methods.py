@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
 from dit_lab.build.parts import Parts
 from dit_lab.config.compatibility import active_methods, model_size
 from dit_lab.config.components import load_component
 from dit_lab.core.method import Method
 from dit_lab.core.options import accepted, arguments_of, target_of
 from dit_lab.core.types import Objective
+from dit_lab.methods.alignment import Teacher
 from dit_lab.methods.together import WithMethods
-
-Teacher = Callable[[Tensor], Tensor]
 
 
 def training_objective(parts: Parts, teacher: Callable[[str, int], Teacher]) -> Objective:

@@ -33,7 +33,7 @@ class Output(NamedTuple):
     """The result of a model that was asked for more than its main output."""
 
     main: Tensor  # (N, K, H, W); (0,) with main=False
-    heads: dict[str, Tensor]  # by name, each (N, K, H, W)
+    heads: dict[str, Tensor]  # by name, images (N, K, H, W) or tokens (N, T, Z)
     hidden: dict[int, Tensor]  # by the number of the block from 1, tokens (N, T, D) after it
 
 
@@ -169,7 +169,6 @@ class Evaluated(NamedTuple):
 
     x: Tensor  # (N, C, H, W)
     time: Tensor  # (N,), in the unit of the model
-    asked: Asked  # without what methods asked for
     output: Output  # with what they asked for
 
 

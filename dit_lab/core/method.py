@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 class Method(Protocol):
     """Something that is added to training: a loss of hidden tokens, a route for tokens, a head.
 
-    All members but `asks` and `terms` are optional. The constructor may take `width` and `depth`,
-    those of the model, as an addition to the options.
+    All members but `asks` and `terms` are optional. The constructor may take the `width`, `depth`
+    and number of `tokens` of the model besides its options. An option `group_images`, for terms
+    that relate images to each other, must divide the micro-batch of a process.
     """
 
     needs: ModelNeeds = ModelNeeds()  # what the model must have
-
     averaged_weights: bool = False  # `terms` evaluates averaged weights
     takes_images: bool = False  # `terms` needs the images that `Batch.data` was encoded from
-    group_images: int = 1  # consecutive images that `terms` relates to each other
     depends_on_end: bool = False  # whether a term of a step depends on `total_steps`
 
     def draws(self, uniform: Uniform) -> Mapping[str, Tensor]:

@@ -162,7 +162,7 @@ class Repa(Method):
     weight: float = option(0.5, at_least=0, help="weight of the loss")
     teacher: str = option(
         "classifier",
-        help="FOLDER of an encoder for timm or transformers, classifier (the lab's own), or random",
+        help="FOLDER of an encoder for transformers, classifier (the lab's own), or random",
     )
     features: int = option(
         64, at_least=1, at_most=65_536, help="width of the features of teacher=random"

@@ -30,7 +30,6 @@ class WithMethods(Objective):
         self.objective, self.methods = objective, methods
         self.learn_sigma = objective.learn_sigma
         self.averaged_weights = _any("averaged_weights", objective, *methods.values())
-        self.depends_on_end = _any("depends_on_end", objective, *methods.values())
         self.takes_images = _any("takes_images", *methods.values())
 
     @property
@@ -92,7 +91,7 @@ class _Watched:
             return self._model(x, time, labels, **given)
         output = self._model(x, time, labels, **_joined(given, self._asked))
         whole = output if isinstance(output, Output) else Output(output, {}, {})
-        self.seen = Evaluated(x, time, given, whole)
+        self.seen = Evaluated(x, time, whole)
         return whole if "heads" in given or "hidden" in given else whole.main
 
 
